@@ -1,0 +1,126 @@
+"""A log in memory, for tests and as the base of the simulator's faulty log."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+
+from replicator.errors import LogTrimmed
+from replicator.log.port import AppendRefused, Entry
+from replicator.position import Offset
+
+
+class MemoryLog:
+    """One shared topic. Any number of nodes of one event loop may hold the same instance."""
+
+    def __init__(self, *, identity: str | None = None, max_payload_bytes: int = 16 << 20) -> None:
+        self.identity = identity or str(uuid.uuid4())
+        self.entries: list[Entry] = []
+        self._first = Offset(0)
+        self._next = Offset(0)
+        self._max_payload_bytes = max_payload_bytes
+        self._grown = asyncio.Event()
+
+    async def append(self, payloads: Sequence[bytes]) -> Offset:
+        return self.append_now(payloads)
+
+    def append_now(self, payloads: Sequence[bytes]) -> Offset:
+        if sum(map(len, payloads)) > self._max_payload_bytes:
+            raise AppendRefused(f"the batch is over {self._max_payload_bytes} bytes")
+        base = self._next
+        self.entries.extend(Entry(Offset(base + i), payload) for i, payload in enumerate(payloads))
+        self._next = Offset(base + len(payloads))
+        self._grown.set()
+        self._grown = asyncio.Event()
+        return base
+
+    def skip_offsets(self, count: int) -> None:
+        """Leave a hole, as Kafka may."""
+        self._next = Offset(self._next + count)
+
+    def trim(self, first: Offset) -> None:
+        """Drop the entries below `first`."""
+        self._first = first
+        self.entries = [entry for entry in self.entries if entry.offset >= first]
+
+    def reader(self, start: Offset) -> MemoryReader:
+        return MemoryReader(self, start)
+
+    async def start(self) -> Offset:
+        return self._first
+
+    async def end(self) -> Offset:
+        return self._next
+
+    async def close(self) -> None:
+        pass
+
+    async def grown(self) -> None:
+        await self._grown.wait()
+
+
+class MemoryReader:
+    def __init__(self, log: MemoryLog, start: Offset) -> None:
+        self._log = log
+        self._position = start
+
+    async def next(self) -> Sequence[Entry]:
+        while True:
+            if self._position < self._log._first:
+                raise LogTrimmed(f"the log starts at {self._log._first}, {self._position} is gone: start from a snapshot")
+            found = self._after(self._position)
+            if found:
+                self._position = Offset(found[-1].offset + 1)
+                return found
+            await self._log.grown()
+
+    def _after(self, offset: Offset) -> list[Entry]:
+        entries = self._log.entries
+        index = len(entries)
+        while index and entries[index - 1].offset >= offset:
+            index -= 1
+        return entries[index : index + 1000]
+
+    def seek(self, offset: Offset) -> None:
+        self._position = offset
+
+    async def close(self) -> None:
+        pass
+
+
+class MemoryAckTopic:
+    """One shared ack topic; each node opens its own channel on it."""
+
+    def __init__(self) -> None:
+        self._channels: list[MemoryAcks] = []
+
+    def open(self) -> MemoryAcks:
+        channel = MemoryAcks(self)
+        self._channels.append(channel)
+        return channel
+
+    def publish(self, payload: bytes) -> None:
+        for channel in self._channels:
+            channel.deliver(payload)
+
+    def leave(self, channel: MemoryAcks) -> None:
+        self._channels.remove(channel)
+
+
+class MemoryAcks:
+    def __init__(self, topic: MemoryAckTopic) -> None:
+        self._topic = topic
+        self._arrived: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def deliver(self, payload: bytes) -> None:
+        self._arrived.put_nowait(payload)
+
+    async def send(self, payload: bytes) -> None:
+        self._topic.publish(payload)
+
+    async def receive(self) -> Sequence[bytes]:
+        return [await self._arrived.get()]
+
+    async def close(self) -> None:
+        self._topic.leave(self)
