@@ -1,0 +1,43 @@
+r"""How (table, row, field) becomes one LMDB key, and back.
+
+    key = table 00 | row, each 00 written 00 FF | 00 01 | field
+
+Keys sort by table, then row, then field, whatever bytes they hold, and all fields of a row stand together.
+LMDB takes at most 511 bytes (its MDB_MAXKEYSIZE).
+"""
+
+from __future__ import annotations
+
+from replicator.errors import BadRequest
+
+MAX_KEY_BYTES = 511
+_END = b"\x00\x01"
+_PAST = b"\x00\x02"
+
+
+def encode_key(table: str, row: bytes, field: bytes) -> bytes:
+    """Raises `BadRequest` if it is longer than LMDB takes."""
+    if b"\x00" in row:
+        row = row.replace(b"\x00", b"\x00\xff")
+    key = b"%b\x00%b\x00\x01%b" % (table.encode(), row, field)
+    if len(key) > MAX_KEY_BYTES:
+        raise BadRequest(f"key too long: table, key and field take {len(key)} bytes in the store, at most {MAX_KEY_BYTES}")
+    return key
+
+
+def decode_key(key: bytes) -> tuple[str, bytes, bytes]:
+    table, rest = key.split(b"\x00", 1)
+    row, field = rest.split(_END, 1)
+    return table.decode(), row.replace(b"\x00\xff", b"\x00"), field
+
+
+def table_range(table: str) -> tuple[bytes, bytes]:
+    """Bounds [start, stop) of all keys of a table."""
+    name = table.encode()
+    return name + b"\x00", name + b"\x01"
+
+
+def row_range(table: str, row: bytes) -> tuple[bytes, bytes]:
+    """Bounds [start, stop) of all keys of a row; `stop` is also where the next row may begin."""
+    stem = table.encode() + b"\x00" + row.replace(b"\x00", b"\x00\xff")
+    return stem + _END, stem + _PAST

@@ -1,0 +1,33 @@
+"""A stored value is a type tag and bytes; a capital tag carries an expiry (8 bytes, ms since 1970, big-endian) first."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+NEVER = None
+
+
+class Value(NamedTuple):
+    tag: bytes  # one lower-case letter, e.g. b"s" for a string
+    data: bytes
+    expires_at_ms: int | None = NEVER
+
+
+def encode_value(tag: bytes, data: bytes, expires_at_ms: int | None = NEVER) -> bytes:
+    if expires_at_ms is None:
+        return tag + data
+    return tag.upper() + expires_at_ms.to_bytes(8, "big") + data
+
+
+def decode_value(stored: bytes) -> Value:
+    tag = stored[:1]
+    if tag.islower():
+        return Value(tag, stored[1:])
+    return Value(tag.lower(), stored[9:], int.from_bytes(stored[1:9], "big"))
+
+
+def expiry_of(stored: bytes | None) -> int | None:
+    """When the value expires (ms since 1970), or None."""
+    if stored is None or stored[0] >= 0x61:  # lower case
+        return None
+    return int.from_bytes(stored[1:9], "big")

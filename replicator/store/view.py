@@ -1,0 +1,131 @@
+"""Reading state: the port `View`, writes in flight laid over it, and one transaction on top of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from replicator.records.types import Change
+from replicator.store.keys import encode_key
+
+
+class View(Protocol):
+    """State as of one moment. Keys are whole store keys (`store.keys`), values are encoded (`store.values`)."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Entries with start <= key < stop, in key order. Ends being valid when the state changes."""
+        ...
+
+    def rows(self, table: str) -> int:
+        """Number of rows of a table: of its entries with the empty field."""
+        ...
+
+
+class Overlay:
+    """Writes that are in flight, over the store. Forgets a key when its last write in flight has landed."""
+
+    def __init__(self, base: View) -> None:
+        self.base = base
+        self._values: dict[bytes, bytes | None] = {}
+        self._writers: dict[bytes, int] = {}
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: bytes) -> bytes | None:
+        if key in self._values:
+            return self._values[key]
+        return self.base.get(key)
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        return merge(self.base.scan(start, stop), self._values, start, stop)
+
+    def rows(self, table: str) -> int:
+        return self.base.rows(table) + row_delta(self.base, table, self._values)
+
+    def lay(self, key: bytes, value: bytes | None) -> None:
+        self._values[key] = value
+        self._writers[key] = self._writers.get(key, 0) + 1
+
+    def lift(self, key: bytes) -> None:
+        left = self._writers[key] - 1
+        if left:
+            self._writers[key] = left
+        else:
+            del self._writers[key], self._values[key]
+
+    def clear(self) -> None:
+        self._values.clear()
+        self._writers.clear()
+
+
+class Transaction:
+    """Reads and writes of one client transaction, executed at the leader. Its changes become one record."""
+
+    def __init__(self, base: View) -> None:
+        self._base = base
+        self._changes: dict[bytes, Change] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        change = self._changes.get(key)
+        return change.new if change else self._base.get(key)
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        return merge(self._base.scan(start, stop), self._written(), start, stop)
+
+    def rows(self, table: str) -> int:
+        return self._base.rows(table) + row_delta(self._base, table, self._written())
+
+    def put(self, table: str, row: bytes, field: bytes, value: bytes | None) -> None:
+        """Set a field, or remove it (None). Removing what is not there changes nothing."""
+        key = encode_key(table, row, field)
+        before = self._changes.get(key)
+        old = before.old if before else self._base.get(key)
+        if value is None and old is None:
+            self._changes.pop(key, None)
+        else:
+            self._changes[key] = Change(table, row, field, old, value)
+
+    @property
+    def changes(self) -> dict[bytes, Change]:
+        """By store key, in the order in which the keys were first written."""
+        return self._changes
+
+    def _written(self) -> dict[bytes, bytes | None]:
+        return {key: change.new for key, change in self._changes.items()}
+
+
+def merge(
+    base: Iterator[tuple[bytes, bytes]], written: dict[bytes, bytes | None], start: bytes, stop: bytes
+) -> Iterator[tuple[bytes, bytes]]:
+    """`base` with `written` laid over it (None removes), in key order."""
+    fresh = sorted(key for key in written if start <= key < stop)
+    index = 0
+    for key, value in base:
+        while index < len(fresh) and fresh[index] < key:
+            laid = written[fresh[index]]
+            if laid is not None:
+                yield fresh[index], laid
+            index += 1
+        if index < len(fresh) and fresh[index] == key:
+            continue
+        yield key, value
+    for key in fresh[index:]:
+        laid = written[key]
+        if laid is not None:
+            yield key, laid
+
+
+def row_delta(base: View, table: str, written: dict[bytes, bytes | None]) -> int:
+    """How many rows `written` adds to a table of `base`."""
+    stem = table.encode() + b"\x00"
+    return sum(
+        (value is not None) - (base.get(key) is not None)
+        for key, value in written.items()
+        if key.startswith(stem) and key.endswith(b"\x00\x01")
+    )
