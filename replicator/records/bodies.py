@@ -1,0 +1,127 @@
+"""Each kind of body as the fields of its Avro record, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from replicator.position import Author, Epoch, NodeId, Offset, Seq
+from replicator.records.types import (
+    Body,
+    Change,
+    Checkpoint,
+    Claim,
+    Heartbeat,
+    Member,
+    Membership,
+    Mode,
+    Policy,
+    Reason,
+    Release,
+    Suspend,
+    WaitFor,
+    Write,
+    WriteMode,
+)
+
+Fields = dict[str, Any]
+_NAMESPACE = "replicator."
+
+
+def to_avro(body: Body) -> tuple[str, Fields]:
+    """The name of the union's branch and its fields, as fastavro takes them."""
+    return _NAMESPACE + type(body).__name__, _fields(body)
+
+
+def _fields(body: Body) -> Fields:
+    match body:
+        case Write():
+            return {"changes": [change._asdict() for change in body.changes]}
+        case Claim():
+            node, incarnation = body.leader
+            return {
+                "node": node,
+                "incarnation": incarnation,
+                "epoch": body.epoch,
+                "observed": body.observed,
+                "reason": body.reason.value,
+            }
+        case Heartbeat():
+            return {}
+        case Checkpoint():
+            return {"digest": body.digest.to_bytes(16, "big"), "entries": body.entries}
+        case Membership():
+            return _membership_fields(body)
+        case Suspend():
+            return {"keys": list(body.keys)}
+        case Release():
+            return {"up_to_seq": body.up_to_seq}
+
+
+def _membership_fields(body: Membership) -> Fields:
+    policy = body.policy
+    return {
+        "members": [
+            {
+                "node": member.node,
+                "mode": member.mode.value,
+                "resp": member.resp,
+                "http": member.http,
+                "priority": member.priority,
+            }
+            for member in body.members
+        ],
+        "policy": {
+            "write": policy.write.value,
+            "wait_for": policy.wait_for.value,
+            "quorum": policy.quorum,
+            "named": list(policy.named),
+        },
+    }
+
+
+def from_avro(name: str, fields: Fields) -> Body:
+    """Raises `ValueError` for a branch that this program does not carry out."""
+    match name.removeprefix(_NAMESPACE):
+        case "Write":
+            return Write(tuple(Change(**change) for change in fields["changes"]))
+        case "Claim":
+            return Claim(
+                leader=Author(NodeId(fields["node"]), fields["incarnation"]),
+                epoch=Epoch(fields["epoch"]),
+                observed=Offset(fields["observed"]),
+                reason=Reason(fields["reason"]),
+            )
+        case "Heartbeat":
+            return Heartbeat()
+        case "Checkpoint":
+            return Checkpoint(int.from_bytes(fields["digest"], "big"), fields["entries"])
+        case "Membership":
+            return _membership(fields)
+        case "Suspend":
+            return Suspend(tuple(fields["keys"]))
+        case "Release":
+            return Release(Seq(fields["up_to_seq"]))
+        case other:
+            raise ValueError(f"this program does not carry out {other} records")
+
+
+def _membership(fields: Fields) -> Membership:
+    policy = fields["policy"]
+    return Membership(
+        members=tuple(
+            Member(
+                node=NodeId(member["node"]),
+                mode=Mode(member["mode"]),
+                resp=member["resp"],
+                http=member["http"],
+                priority=member["priority"],
+            )
+            for member in fields["members"]
+        ),
+        policy=Policy(
+            write=WriteMode(policy["write"]),
+            wait_for=WaitFor(policy["wait_for"]),
+            quorum=policy["quorum"],
+            named=tuple(NodeId(node) for node in policy["named"]),
+        ),
+    )

@@ -1,0 +1,149 @@
+"""Records as Avro, and back.
+
+The wire form is Avro binary of `schemas/record.v1.avsc`, without a container. Every version of the schema begins with
+`version` and `timeline`, so that a reader can tell a record of the future from one that was never ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import xxhash
+
+from replicator.errors import LogDamage, UpgradeNeeded
+from replicator.position import Author
+from replicator.records import bodies, fast
+from replicator.records.types import VERSION, Ack, Body, Header, Record, Write
+
+GENESIS = bytes(8)
+"""The chain before the first record."""
+
+_BROKEN = (ValueError, IndexError, KeyError, EOFError, TypeError, OverflowError)
+_PLAUSIBLE_VERSIONS = range(1, 1000)
+
+Schema = dict[str, Any]
+
+
+class NotARecord(ValueError):
+    """The value is no record of this log: somebody else wrote it."""
+
+
+def link(chain: bytes, encoded_body: bytes) -> bytes:
+    """The chain after a record: xxh3-64 of the chain before and the record's body; 8 bytes."""
+    digest: bytes = xxhash.xxh3_64_digest(chain + encoded_body)
+    return digest
+
+
+def load_schema(name: str) -> Schema:
+    """The JSON of one file in `schemas/`."""
+    packaged = Path(__file__).parent / "schemas"
+    folder = packaged if packaged.is_dir() else Path(__file__).parents[2] / "schemas"
+    schema: Schema = json.loads((folder / name).read_text())
+    return schema
+
+
+class RecordCodec:
+    """Reads records written with any schema of `writers` (by version), and writes those of `VERSION`.
+
+    Fields that a writer's schema lacks take the reader's defaults (Avro 1.12, "Schema Resolution").
+    """
+
+    def __init__(self, writers: Mapping[int, Schema] | None = None, reader: Schema | None = None) -> None:
+        newest = load_schema(f"record.v{VERSION}.avsc")
+        self._reader = fastavro.parse_schema(reader or newest)
+        self._writers = {version: fastavro.parse_schema(it) for version, it in (writers or {VERSION: newest}).items()}
+        self._headers = fast.HeaderReader()
+
+    def encode(self, header: Header, encoded_body: bytes) -> bytes:
+        return fast.encode_header(header) + encoded_body
+
+    def encode_body(self, body: Body) -> bytes:
+        if type(body) is Write:
+            return fast.encode_write(body)
+        out = BytesIO()
+        header = {**_EMPTY_HEADER}
+        fastavro.schemaless_writer(out, self._reader, {"header": header, "body": bodies.to_avro(body)})
+        return out.getvalue()[_EMPTY_HEADER_BYTES:]
+
+    def decode(self, payload: bytes, timeline: bytes) -> Record:
+        """One record of `timeline` (16 bytes; empty before the first claim, when any is taken).
+
+        Raises `NotARecord`, `UpgradeNeeded`, or `LogDamage` (ours by its first fields, but broken).
+        """
+        version, ours = _begin(payload, timeline)
+        writer = self._writers.get(version)
+        if writer is None:
+            if ours and version in _PLAUSIBLE_VERSIONS:
+                raise UpgradeNeeded(
+                    f"a record has version {version}, this program reads up to {max(self._writers)}: "
+                    "install a newer replicator on this node"
+                )
+            raise NotARecord("its first bytes are not those of a record")
+        try:
+            header, body_at = self._headers.read(payload)
+            encoded_body = payload[body_at:]
+            if version == VERSION and encoded_body[:1] == b"\x00":
+                return Record(header, fast.decode_write(encoded_body), encoded_body)
+            stream = BytesIO(payload)
+            avro: Any = fastavro.schemaless_reader(stream, writer, self._reader, return_record_name=True)
+            if stream.read(1):
+                raise ValueError("bytes after the end")
+            return Record(header, bodies.from_avro(*avro["body"]), encoded_body)
+        except _BROKEN as error:
+            if ours:
+                raise LogDamage(f"a record of this log cannot be decoded: {error!r}") from error
+            raise NotARecord(f"it cannot be decoded: {error!r}") from error
+
+
+_EMPTY_HEADER = {
+    "version": 0,
+    "timeline": bytes(16),
+    "epoch": 0,
+    "node": "",
+    "incarnation": 0,
+    "seq": 0,
+    "timestamp_us": 0,
+    "chain": bytes(8),
+}
+_EMPTY_HEADER_BYTES = 6 + 16 + 8
+
+
+def _begin(payload: bytes, timeline: bytes) -> tuple[int, bool]:
+    """The version (0: none), and whether the timeline that follows it is `timeline`."""
+    try:
+        version, at = fast.decode_long(payload, 0)
+    except (IndexError, ValueError):
+        return 0, False
+    return version, bool(timeline) and payload.startswith(timeline, at)
+
+
+class AckCodec:
+    """`schemas/ack.v1.avsc`."""
+
+    def __init__(self) -> None:
+        self._schema = fastavro.parse_schema(load_schema("ack.v1.avsc"))
+
+    def encode(self, ack: Ack) -> bytes:
+        fields = ack._asdict()
+        author = fields.pop("author")
+        out = BytesIO()
+        fastavro.schemaless_writer(
+            out, self._schema, {"version": 1, "node": author.node, "incarnation": author.incarnation, **fields}
+        )
+        return out.getvalue()
+
+    def decode(self, payload: bytes) -> Ack:
+        """Raises `NotARecord`."""
+        try:
+            fields: Any = fastavro.schemaless_reader(BytesIO(payload), self._schema, None)
+            if fields.pop("version") != 1:
+                raise ValueError("an ack of another version")
+            author = Author(fields.pop("node"), fields.pop("incarnation"))
+            return Ack(author=author, **fields)
+        except _BROKEN as error:
+            raise NotARecord(f"not an ack: {error!r}") from error

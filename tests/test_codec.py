@@ -1,0 +1,188 @@
+"""Records on the wire: golden bytes, the hand-written half against fastavro, and schemas that change."""
+
+from __future__ import annotations
+
+import copy
+from io import BytesIO
+from typing import Any
+
+import fastavro
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator.errors import LogDamage, UpgradeNeeded
+from replicator.position import Author, Epoch, NodeId, Offset, Seq
+from replicator.records import bodies, fast
+from replicator.records.codec import GENESIS, AckCodec, NotARecord, RecordCodec, link, load_schema
+from replicator.records.types import (
+    Ack,
+    Body,
+    Change,
+    Checkpoint,
+    Claim,
+    Header,
+    Heartbeat,
+    Member,
+    Membership,
+    Mode,
+    Policy,
+    Reason,
+    Release,
+    Suspend,
+    WaitFor,
+    Write,
+    WriteMode,
+)
+
+TIMELINE = bytes(range(16))
+HEADER = Header(1, TIMELINE, Epoch(3), Author(NodeId("n1"), 7), Seq(100), 1_700_000_000_000_000, b"chain678")
+PREFIX = "02000102030405060708090a0b0c0d0e0f06046e310ec8018080f281838985066368" + "61696e363738"
+
+GOLDEN: list[tuple[Body, str]] = [
+    (
+        Write((Change("kv", b"k", b"", None, b"sv"), Change("kv", b"h", b"fx", b"f1", None))),
+        "0004046b76026b0000020473760" + "46b7602680466780204663100" + "00",
+    ),
+    (Claim(Author(NodeId("n2"), 9), Epoch(4), Offset(41), Reason.ELECTION), "02046e3212085202"),
+    (Heartbeat(), "04"),
+    (Checkpoint(258, 5), "06" + "00" * 14 + "0102" + "0a"),
+    (
+        Membership(
+            (Member(NodeId("n1"), Mode.SYNC, "h:1", "h:2", 1),),
+            Policy(WriteMode.SYNC, WaitFor.QUORUM, 1, (NodeId("n1"),)),
+        ),
+        "0802046e310406683a3106683a320200" + "02020202046e3100",
+    ),
+    (Suspend((b"a", b"b")), "0a040261026200"),
+    (Release(Seq(12)), "0c18"),
+]
+
+
+@pytest.fixture
+def codec() -> RecordCodec:
+    return RecordCodec()
+
+
+@pytest.mark.parametrize(
+    ("body", "golden"), GOLDEN, ids=lambda it: type(it).__name__ if not isinstance(it, str) else ""
+)
+def test_golden_bytes(codec: RecordCodec, body: Body, golden: str) -> None:
+    encoded = codec.encode_body(body)
+    assert encoded.hex() == golden
+    payload = codec.encode(HEADER, encoded)
+    assert payload.hex() == PREFIX + golden
+    record = codec.decode(payload, TIMELINE)
+    assert record.header == HEADER
+    assert record.body == body
+    assert record.encoded_body == encoded
+
+
+optional = st.none() | st.binary(max_size=300)
+changes = st.builds(Change, st.sampled_from(["kv", "tö", "x" * 80]), st.binary(), st.binary(), optional, optional)
+longs = st.integers(-(2**63), 2**63 - 1)
+
+
+def by_fastavro(header: Header, body: Body) -> bytes:
+    version, timeline, epoch, author, seq, timestamp_us, chain = header
+    out = BytesIO()
+    fields = {
+        "version": version,
+        "timeline": timeline,
+        "epoch": epoch,
+        "node": author.node,
+        "incarnation": author.incarnation,
+        "seq": seq,
+        "timestamp_us": timestamp_us,
+        "chain": chain,
+    }
+    schema = fastavro.parse_schema(load_schema("record.v1.avsc"))
+    fastavro.schemaless_writer(out, schema, {"header": fields, "body": bodies.to_avro(body)})
+    return out.getvalue()
+
+
+@given(st.lists(changes, max_size=5), longs, longs, longs, st.text(max_size=20))
+def test_the_fast_half_writes_what_fastavro_writes_and_reads_it(
+    rows: list[Change], epoch: int, seq: int, time: int, node: str
+) -> None:
+    header = Header(1, TIMELINE, Epoch(epoch), Author(NodeId(node), seq), Seq(seq), time, GENESIS)
+    write = Write(tuple(rows))
+    payload = by_fastavro(header, write)
+    assert fast.encode_header(header) + fast.encode_write(write) == payload
+    record = RecordCodec().decode(payload, TIMELINE)
+    assert (record.header, record.body) == (header, write)
+
+
+def test_a_field_added_later_takes_its_default_from_old_records() -> None:
+    old = load_schema("record.v1.avsc")
+    new = copy.deepcopy(old)
+    fields: list[Any] = new["fields"][1]["type"][3]["fields"]
+    fields.append({"name": "note", "type": "string", "default": "none"})
+    record = RecordCodec({1: old}, reader=new).decode(by_fastavro(HEADER, Checkpoint(1, 2)), TIMELINE)
+    assert record.body == Checkpoint(1, 2)
+    payload = BytesIO()
+    fastavro.schemaless_writer(payload, fastavro.parse_schema(old), _avro(HEADER, Checkpoint(1, 2)))
+    payload.seek(0)
+    read: Any = fastavro.schemaless_reader(payload, fastavro.parse_schema(old), fastavro.parse_schema(new))
+    assert read["body"]["note"] == "none"
+
+
+def test_a_record_with_an_added_field_is_read_by_its_own_schema() -> None:
+    old = load_schema("record.v1.avsc")
+    new = copy.deepcopy(old)
+    new["fields"][1]["type"][3]["fields"].append({"name": "note", "type": "string", "default": "none"})
+    payload = BytesIO()
+    avro = _avro(HEADER._replace(version=2), Checkpoint(1, 2))
+    avro["body"][1]["note"] = "a word"
+    fastavro.schemaless_writer(payload, fastavro.parse_schema(new), avro)
+    record = RecordCodec({1: old, 2: new}, reader=old).decode(payload.getvalue(), TIMELINE)
+    assert record.header.version == 2
+    assert record.body == Checkpoint(1, 2)
+
+
+def _avro(header: Header, body: Body) -> dict[str, Any]:
+    fields = header._asdict()
+    author = fields.pop("author")
+    return {"header": {**fields, "node": author.node, "incarnation": author.incarnation}, "body": bodies.to_avro(body)}
+
+
+def test_a_record_of_the_future_asks_for_an_upgrade(codec: RecordCodec) -> None:
+    payload = codec.encode(HEADER._replace(version=2), codec.encode_body(Heartbeat()))
+    with pytest.raises(UpgradeNeeded, match="version 2"):
+        codec.decode(payload, TIMELINE)
+
+
+@pytest.mark.parametrize("payload", [b"", b"hello", b'{"json": 1}', b"\xff" * 40, b"\x04" + bytes(100)])
+def test_what_a_stranger_wrote_is_not_a_record(codec: RecordCodec, payload: bytes) -> None:
+    with pytest.raises(NotARecord):
+        codec.decode(payload, TIMELINE)
+
+
+@given(st.binary(max_size=200))
+def test_garbage_raises_nothing_else(garbage: bytes) -> None:
+    with pytest.raises((NotARecord, LogDamage, UpgradeNeeded)):
+        RecordCodec().decode(garbage, b"")
+
+
+@given(st.integers(0, 200))
+def test_a_record_of_ours_that_is_cut_short_is_damage(cut: int) -> None:
+    codec = RecordCodec()
+    payload = codec.encode(HEADER, codec.encode_body(Write((Change("kv", b"key", b"", b"sold", b"snew"),))))
+    cut = min(cut, len(payload) - 1)
+    with pytest.raises((LogDamage, NotARecord)) as caught:
+        codec.decode(payload[:cut], TIMELINE)
+    assert (caught.type is LogDamage) == (cut >= 17)
+
+
+def test_the_chain_depends_on_all_before() -> None:
+    one, other = link(GENESIS, b"a"), link(GENESIS, b"b")
+    assert len(one) == 8
+    assert link(one, b"c") != link(other, b"c")
+
+
+def test_acks_there_and_back() -> None:
+    ack = Ack(TIMELINE, Author(NodeId("n2"), 5), Offset(10), Seq(9), Epoch(1), 123)
+    codec = AckCodec()
+    assert codec.decode(codec.encode(ack)) == ack
+    with pytest.raises(NotARecord):
+        codec.decode(b"junk")
