@@ -68,7 +68,7 @@ class MemoryReader:
     async def next(self) -> Sequence[Entry]:
         while True:
             if self._position < self._log._first:
-                raise LogTrimmed(f"the log starts at {self._log._first}, {self._position} is gone: start from a snapshot")
+                raise LogTrimmed(f"the log starts at {self._log._first}, {self._position} is gone: start a new store")
             found = self._after(self._position)
             if found:
                 self._position = Offset(found[-1].offset + 1)

@@ -21,7 +21,7 @@ def encode_key(table: str, row: bytes, field: bytes) -> bytes:
         row = row.replace(b"\x00", b"\x00\xff")
     key = b"%b\x00%b\x00\x01%b" % (table.encode(), row, field)
     if len(key) > MAX_KEY_BYTES:
-        raise BadRequest(f"key too long: table, key and field take {len(key)} bytes in the store, at most {MAX_KEY_BYTES}")
+        raise BadRequest(f"key too long: with table and field it takes {len(key)} bytes, at most {MAX_KEY_BYTES}")
     return key
 
 
