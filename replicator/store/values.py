@@ -1,4 +1,4 @@
-"""A stored value is a type tag and bytes; a capital tag carries an expiry first (8 bytes, ms since 1970, big-endian)."""
+"""A stored value is a type tag and bytes; a capital tag carries an expiry first (8 bytes, big-endian ms since 1970)."""
 
 from __future__ import annotations
 

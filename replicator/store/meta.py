@@ -1,0 +1,90 @@
+"""What a store knows of itself; written in the same LMDB transaction as the changes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from replicator.errors import StoreError
+from replicator.position import Author, Epoch, NodeId, Offset, Seq
+from replicator.protocol.commit import LogState
+from replicator.records.types import Member, Membership, Mode, Policy, WaitFor, WriteMode
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    cluster: str
+    topic_id: str
+    state: LogState = field(default_factory=LogState)
+    digest: int = 0  # sum mod 2^128 of xxh3-128 over live entries
+    entries: int = 0
+    rows: dict[str, int] = field(default_factory=dict)  # by table
+    membership: Membership = field(default_factory=Membership)
+
+    def encode(self) -> bytes:
+        state = self.state
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "cluster": self.cluster,
+                "topic_id": self.topic_id,
+                "timeline": state.timeline.hex(),
+                "epoch": state.epoch,
+                "leader": state.leader,
+                "seq": state.seq,
+                "chain": state.chain.hex(),
+                "offset": state.offset,
+                "leader_offset": state.leader_offset,
+                "digest": f"{self.digest:032x}",
+                "entries": self.entries,
+                "rows": self.rows,
+                "members": [list(member) for member in map(_member_fields, self.membership.members)],
+                "policy": _policy_fields(self.membership.policy),
+            }
+        ).encode()
+
+
+def decode_meta(encoded: bytes) -> Meta:
+    """Raises `StoreError`."""
+    fields: dict[str, Any] = json.loads(encoded)
+    if fields["format"] != FORMAT:
+        raise StoreError(
+            f"the store has format {fields['format']}, this program reads {FORMAT}: "
+            "move its folder away and let the node build it again from a snapshot or the log"
+        )
+    leader = fields["leader"]
+    write, wait_for, quorum, named = fields["policy"]
+    return Meta(
+        cluster=fields["cluster"],
+        topic_id=fields["topic_id"],
+        state=LogState(
+            timeline=bytes.fromhex(fields["timeline"]),
+            epoch=Epoch(fields["epoch"]),
+            leader=Author(NodeId(leader[0]), leader[1]) if leader else None,
+            seq=Seq(fields["seq"]),
+            chain=bytes.fromhex(fields["chain"]),
+            offset=Offset(fields["offset"]),
+            leader_offset=Offset(fields["leader_offset"]),
+        ),
+        digest=int(fields["digest"], 16),
+        entries=fields["entries"],
+        rows=fields["rows"],
+        membership=Membership(
+            members=tuple(
+                Member(NodeId(node), Mode(mode), resp, http, priority)
+                for node, mode, resp, http, priority in fields["members"]
+            ),
+            policy=Policy(WriteMode(write), WaitFor(wait_for), quorum, tuple(map(NodeId, named))),
+        ),
+    )
+
+
+def _member_fields(member: Member) -> tuple[str, str, str, str, int]:
+    return member.node, member.mode.value, member.resp, member.http, member.priority
+
+
+def _policy_fields(policy: Policy) -> tuple[str, str, int, tuple[str, ...]]:
+    return policy.write.value, policy.wait_for.value, policy.quorum, policy.named

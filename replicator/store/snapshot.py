@@ -1,0 +1,133 @@
+"""Copies of a store, each tagged with the offset at which it stands: a replica that starts from one reads on at N + 1.
+
+    <folder>/<offset>-<digest's first 8 digits>/data.mdb       compact LMDB copy
+                                               /manifest.json  written last: a folder without one is no snapshot
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from replicator.errors import SnapshotError
+from replicator.store.machine import Machine, read_meta, replace_with
+from replicator.store.meta import FORMAT
+
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    name: str
+    cluster: str
+    topic_id: str
+    timeline: str
+    offset: int  # of the last record applied
+    seq: int
+    epoch: int
+    chain: str
+    digest: str
+    entries: int
+    bytes: int
+    sha256: str  # of data.mdb
+    taken_at_ms: int  # since 1970
+    format: int = FORMAT
+
+
+def take(machine: Machine, folder: Path) -> Manifest:
+    """Copy an open store into `folder`. For a worker thread; call `machine.reserve_for_copy` before.
+
+    Raises `SnapshotError`, `StoreFull`, `StoreError`; then nothing is left behind.
+    """
+    unfinished = folder / f".{uuid.uuid4().hex}.unfinished"
+    try:
+        unfinished.mkdir(parents=True)
+    except OSError as error:
+        raise SnapshotError(f"{folder} cannot hold snapshots: {error.strerror}. Choose another folder") from error
+    try:
+        machine.copy_to(unfinished)
+        manifest = _describe(unfinished)
+        (unfinished / _MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+        _sync(unfinished / "data.mdb")
+        _sync(unfinished / _MANIFEST)
+        final = folder / manifest.name
+        if (final / _MANIFEST).exists():  # of the same state
+            return read_manifest(final)
+        os.rename(unfinished, final)
+        _sync(folder)
+        return manifest
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def listed(folder: Path) -> list[Manifest]:
+    """Complete snapshots, the newest offset first. Raises `SnapshotError` if one cannot be read."""
+    if not folder.is_dir():
+        return []
+    found = [read_manifest(file.parent) for file in folder.glob(f"[!.]*/{_MANIFEST}")]
+    return sorted(found, key=lambda manifest: manifest.offset, reverse=True)
+
+
+def read_manifest(snapshot: Path) -> Manifest:
+    try:
+        return Manifest(**json.loads((snapshot / _MANIFEST).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise SnapshotError(f"{snapshot} is no complete snapshot: {error}") from error
+
+
+def restore(snapshot: Path, store: Path, cluster: str) -> Manifest:
+    """Make a store that is not open a copy of `snapshot`, after checking it against its manifest.
+
+    Raises `SnapshotError`; then the store is as it was.
+    """
+    manifest = read_manifest(snapshot)
+    if manifest.cluster != cluster:
+        raise SnapshotError(f"{snapshot} is of cluster {manifest.cluster}, not {cluster}")
+    if manifest.format != FORMAT:
+        raise SnapshotError(f"{snapshot} has format {manifest.format}, this program reads {FORMAT}")
+    if _sha256(snapshot / "data.mdb") != manifest.sha256:
+        raise SnapshotError(f"{snapshot}/data.mdb is not what its manifest says (sha256): take a new snapshot")
+    replace_with(store, snapshot)
+    return manifest
+
+
+def _describe(copy: Path) -> Manifest:
+    meta = read_meta(copy)
+    if meta is None:
+        raise SnapshotError("the store is still empty: write something first")
+    (copy / "lock.mdb").unlink(missing_ok=True)
+    state, digest = meta.state, f"{meta.digest:032x}"
+    return Manifest(
+        name=f"{state.offset:020d}-{digest[:8]}",
+        cluster=meta.cluster,
+        topic_id=meta.topic_id,
+        timeline=state.timeline.hex(),
+        offset=state.offset,
+        seq=state.seq,
+        epoch=state.epoch,
+        chain=state.chain.hex(),
+        digest=digest,
+        entries=meta.entries,
+        bytes=(copy / "data.mdb").stat().st_size,
+        sha256=_sha256(copy / "data.mdb"),
+        taken_at_ms=time.time_ns() // 1_000_000,
+    )
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
