@@ -122,5 +122,9 @@ class MemoryAcks:
     async def receive(self) -> Sequence[bytes]:
         return [await self._arrived.get()]
 
+    async def skip(self) -> None:
+        while not self._arrived.empty():
+            self._arrived.get_nowait()
+
     async def close(self) -> None:
         self._topic.leave(self)

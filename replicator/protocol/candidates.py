@@ -6,11 +6,16 @@ from replicator.position import NodeId
 from replicator.records.types import Membership, Mode
 
 
-def rank(membership: Membership, leader: NodeId | None, node: NodeId) -> int:
-    """The place of `node` among those that may follow `leader`, from 0; a node that is no member comes after all."""
+def rank(membership: Membership, leader: NodeId, node: NodeId) -> int | None:
+    """The place of `node` among those that may follow `leader`, from 0; None: it never leads.
+
+    A node that is no member yet comes after all that are.
+    """
+    own = membership.get(node)
+    if own is not None and own.mode is Mode.SNAPSHOTTER:
+        return None
     order = sorted(
         (member for member in membership.members if member.node != leader and member.mode is not Mode.SNAPSHOTTER),
         key=lambda member: (member.mode is not Mode.SYNC, member.priority, member.node),
     )
-    names = [member.node for member in order]
-    return names.index(node) if node in names else len(names)
+    return order.index(own) if own in order else len(order)

@@ -1,0 +1,117 @@
+"""Acks: a follower says how far it has applied the log, a leader listens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from replicator.errors import BrokerUnavailable
+from replicator.log.port import Acks
+from replicator.node.clock import Clock
+from replicator.node.replica import Replica
+from replicator.position import Author, NodeId, Offset
+from replicator.records.codec import AckCodec, NotARecord
+from replicator.records.types import Ack
+
+log = logging.getLogger(__name__)
+
+RETRY_MS = 200
+
+
+class AckSender:
+    """One ack in flight; it speaks for all that was applied since the last one."""
+
+    def __init__(self, author: Author, replica: Replica, acks: Acks, clock: Clock, pause_ms: float) -> None:
+        self._author = author
+        self._replica = replica
+        self._acks = acks
+        self._clock = clock
+        self._pause_ms = pause_ms
+        self._codec = AckCodec()
+
+    async def run(self) -> None:
+        acked = Offset(self._replica.state.offset - 1)  # at first, say where this node begins
+        while True:
+            await self._replica.applied(Offset(acked + 1))
+            state = self._replica.state
+            ack = Ack(state.timeline, self._author, state.offset, state.seq, state.epoch, self._clock.wall_us())
+            if state.timeline:
+                try:
+                    await self._acks.send(self._codec.encode(ack))
+                except BrokerUnavailable as error:
+                    log.info("%s", error)
+                    await self._clock.sleep(RETRY_MS)
+                    continue
+            acked = state.offset
+            await self._clock.sleep(self._pause_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    ack: Ack
+    at_ms: float  # on this node's clock
+
+
+class AckBook:
+    """How far each replica has said it is."""
+
+    def __init__(self, acks: Acks, clock: Clock) -> None:
+        self.latest: dict[NodeId, Heard] = {}
+        self._acks = acks
+        self._clock = clock
+        self._codec = AckCodec()
+        self._changed = asyncio.Event()
+
+    async def listen(self) -> None:
+        """For as long as this node leads."""
+        self.latest.clear()
+        skipped = False
+        while True:
+            try:
+                if not skipped:  # what came while another node led
+                    await self._acks.skip()
+                    skipped = True
+                payloads = await self._acks.receive()
+            except BrokerUnavailable as error:
+                log.info("%s", error)
+                await self._clock.sleep(RETRY_MS)
+                continue
+            for payload in payloads:
+                self._note(payload)
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    def count(self, offset: Offset) -> int:
+        """How many replicas have applied up to `offset`."""
+        return sum(heard.ack.offset >= offset for heard in self.latest.values())
+
+    async def wait(self, offset: Offset, replicas: int, timeout_ms: float) -> int:
+        """Wait until so many replicas have applied `offset`, or for `timeout_ms` (0: for ever); how many have."""
+        deadline_ms = self._clock.elapsed_ms() + timeout_ms if timeout_ms else None
+        while self.count(offset) < replicas:
+            if deadline_ms is None:
+                await self._changed.wait()
+                continue
+            left_ms = deadline_ms - self._clock.elapsed_ms()
+            if left_ms <= 0:
+                break
+            await _either(self._changed.wait(), self._clock.sleep(left_ms))
+        return self.count(offset)
+
+    def _note(self, payload: bytes) -> None:
+        try:
+            ack = self._codec.decode(payload)
+        except NotARecord as error:
+            log.warning("%s", error)
+            return
+        self.latest[ack.author.node] = Heard(ack, self._clock.elapsed_ms())
+
+
+async def _either(*waits: object) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]  # type: ignore[call-overload]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,30 @@
+"""The clock of one node: a port, so that a simulated cluster can run many nodes on clocks of different rates."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def elapsed_ms(self) -> float:
+        """Time since some moment; never steps, and goes on while the machine sleeps."""
+        ...
+
+    def wall_us(self) -> int:
+        """Time since 1970; may step."""
+        ...
+
+    async def sleep(self, duration_ms: float) -> None: ...
+
+
+class SystemClock:
+    def elapsed_ms(self) -> float:
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e6
+
+    def wall_us(self) -> int:
+        return time.time_ns() // 1000
+
+    async def sleep(self, duration_ms: float) -> None:
+        await asyncio.sleep(duration_ms / 1000)

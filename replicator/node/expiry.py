@@ -1,0 +1,74 @@
+"""The leader deletes what has expired, and so ships it: followers never look at a clock.
+
+A row expires as a whole, when the value in its empty field does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from replicator.errors import ReplicatorError
+from replicator.node.clock import Clock
+from replicator.node.inflight import Done
+from replicator.position import Offset
+from replicator.store.keys import decode_key, row_range
+from replicator.store.machine import Machine
+from replicator.store.values import expiry_of
+from replicator.store.view import Transaction
+
+log = logging.getLogger(__name__)
+
+LOOK_MS = 50
+ROWS_AT_ONCE = 200
+
+
+class Writer(Protocol):
+    def begin(self) -> Transaction: ...
+
+    def submit(self, transaction: Transaction, done: Done) -> None: ...
+
+
+async def delete_expired(writer: Writer, machine: Machine, clock: Clock) -> None:
+    """For as long as this node leads."""
+    while True:
+        now_ms = clock.wall_us() // 1000
+        due_ms = machine.next_expiry_ms()
+        if due_ms is None or due_ms > now_ms:
+            await clock.sleep(LOOK_MS if due_ms is None else min(LOOK_MS, due_ms - now_ms))
+            continue
+        try:
+            await _delete(writer, machine.expired(now_ms, ROWS_AT_ONCE), now_ms)
+        except ReplicatorError as error:
+            log.info("expired rows stay for now: %s", error)
+            await clock.sleep(LOOK_MS)
+
+
+async def _delete(writer: Writer, keys: list[bytes], now_ms: int) -> None:
+    """One record for each row; returns when all are applied. Raises what became of the first that failed."""
+    last: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    left = len(keys)
+
+    def done(error: ReplicatorError | None, offset: Offset) -> None:
+        nonlocal left
+        left -= 1
+        if last.done():
+            return
+        if error is not None:
+            last.set_exception(error)
+        elif left == 0:
+            last.set_result(None)
+
+    try:
+        for key in keys:
+            transaction = writer.begin()
+            table, row, _ = decode_key(key)
+            expires_ms = expiry_of(transaction.get(key))
+            if expires_ms is not None and expires_ms <= now_ms:
+                for found, _ in list(transaction.scan(*row_range(table, row))):
+                    transaction.put(table, row, decode_key(found)[2], None)
+            writer.submit(transaction, done)
+        await last
+    finally:
+        last.cancel()

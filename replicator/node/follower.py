@@ -1,0 +1,138 @@
+"""The follower: reads and applies the log, and stands for election when the leader has fallen silent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from math import inf
+
+from replicator.errors import BrokerUnavailable, NotLeader
+from replicator.log.port import AppendInDoubt, AppendRefused, Entry
+from replicator.node.role import Follow, Lead, Shared, run_beside
+from replicator.position import Epoch, Offset
+from replicator.protocol.candidates import rank
+from replicator.protocol.commit import LogState
+from replicator.records.types import VERSION, Claim, Header, Reason
+
+log = logging.getLogger(__name__)
+
+DOUBT_PAUSE_MS = 50
+TIMELINE_BITS = 128
+
+
+class Follower:
+    def __init__(self, shared: Shared, follow: Follow) -> None:
+        self._shared = shared
+        self._follow = follow
+        self._heard_ms = shared.clock.elapsed_ms()  # when the leader's last record was received
+        self._claims_sent_ms: dict[Epoch, float] = {}  # when the first claim of an epoch was sent
+        self._luck = shared.random.random()
+        self._lead: Lead | None = None  # as the last accepted claim says
+
+    async def run(self) -> Lead:
+        """Until this node leads. Raises what reading and applying the log raise."""
+        campaign = self._resolve() if self._follow.doubt is not None else self._stand()
+        return await run_beside(self._read(), campaign)
+
+    async def _read(self) -> Lead:
+        shared = self._shared
+        shared.reader.seek(Offset(shared.replica.state.offset + 1))
+        while True:
+            lead = self._promotion()
+            if lead is not None:
+                return lead
+            self._take(await shared.reader.next())
+
+    def _take(self, entries: Sequence[Entry]) -> None:
+        shared = self._shared
+        accepted = shared.replica.read(entries)
+        if accepted:
+            self._heard_ms = shared.clock.elapsed_ms()
+        for offset, (header, body, _) in accepted:
+            if type(body) is Claim:
+                self._note_claim(header, body)
+            elif header.author == shared.author:
+                shared.inflight.applied(header.epoch, header.seq, offset)
+
+    def _note_claim(self, header: Header, claim: Claim) -> None:
+        shared = self._shared
+        log.info("epoch %d: %s leads (%s)", claim.epoch, claim.leader, claim.reason)
+        shared.inflight.fence(claim.epoch)
+        if claim.leader != shared.author:
+            shared.inflight.reject(NotLeader(f"{claim.leader.node} leads now: the write was not sent. Ask it"))
+            self._lead = None
+            return
+        own = header.author == shared.author
+        wait_ms = shared.timing.lease_ms if claim.reason is Reason.FORCE else 0
+        self._lead = Lead(
+            why=claim.reason,
+            lease_from_ms=self._claims_sent_ms.get(claim.epoch) if own else None,
+            serve_from_ms=shared.clock.elapsed_ms() + wait_ms,
+        )
+
+    def _promotion(self) -> Lead | None:
+        state, follow = self._shared.replica.state, self._follow
+        if state.leader != self._shared.author or state.offset < follow.resume_after:
+            return None
+        if follow.doubt is not None and state.epoch <= follow.doubt:
+            return None
+        return self._lead or Lead(why=follow.why, lease_from_ms=None)
+
+    async def _resolve(self) -> None:
+        """In doubt: claim again until another epoch begins. What had not come before it is void."""
+        shared = self._shared
+        while shared.replica.state.leader == shared.author and shared.replica.state.epoch == self._follow.doubt:
+            await self._claim(shared.replica.state, Reason.DOUBT)
+            await shared.clock.sleep(DOUBT_PAUSE_MS)
+        await self._stand()
+
+    async def _stand(self) -> None:
+        """Claim whenever the leader has not been heard of for long enough."""
+        shared = self._shared
+        while True:
+            state = shared.replica.state
+            wait_ms = self._heard_ms + self._patience_ms(state) - shared.clock.elapsed_ms()
+            if wait_ms > 0:
+                await shared.clock.sleep(min(wait_ms, shared.timing.election_ms))
+                continue
+            if await self._has_read_all(state):
+                await self._claim(state, Reason.ELECTION if state.leader else Reason.FIRST)
+            self._heard_ms = shared.clock.elapsed_ms()
+            self._luck = shared.random.random()
+
+    def _patience_ms(self, state: LogState) -> float:
+        """How long the leader may be silent."""
+        shared = self._shared
+        if state.leader is None:  # the log is empty: nobody to wait for but candidates of higher priority
+            return shared.timing.step_ms * shared.priority + 1
+        place = rank(shared.replica.machine.meta.membership, state.leader.node, shared.author.node)
+        return inf if place is None else shared.timing.candidacy_ms(place, self._luck)
+
+    async def _has_read_all(self, state: LogState) -> bool:
+        """Whether the log was found to end at `state`, by a broker that answers as fast as a heartbeat should come.
+
+        A claim over records that are still unread would be void; a broker that was away has held the leader up, too.
+        """
+        shared = self._shared
+        asked_ms = shared.clock.elapsed_ms()
+        try:
+            end = await shared.log.end()
+        except BrokerUnavailable as error:
+            log.info("no election while Kafka does not answer: %s", error)
+            return False
+        late = shared.clock.elapsed_ms() - asked_ms > shared.timing.heartbeat_ms
+        return not late and end == state.offset + 1 and state is shared.replica.state
+
+    async def _claim(self, state: LogState, reason: Reason) -> None:
+        shared = self._shared
+        epoch = Epoch(state.epoch + 1)
+        log.info("claiming epoch %d (%s), having read up to offset %d", epoch, reason, state.offset)
+        timeline = state.timeline or shared.random.getrandbits(TIMELINE_BITS).to_bytes(16, "big")
+        header = Header(VERSION, timeline, epoch, shared.author, state.seq, shared.clock.wall_us(), state.chain)
+        codec = shared.replica.codec
+        claim = codec.encode_body(Claim(shared.author, epoch, state.offset, reason))
+        self._claims_sent_ms.setdefault(epoch, shared.clock.elapsed_ms())
+        try:
+            await shared.log.append([codec.encode(header, claim)])
+        except (AppendRefused, AppendInDoubt) as error:
+            log.info("the claim of epoch %d: %s", epoch, error)

@@ -1,0 +1,279 @@
+"""One node: its role now, and what clients may ask of it in that role."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from replicator.errors import (
+    BadRequest,
+    BrokerUnavailable,
+    Busy,
+    Loading,
+    NotLeader,
+    ReplicatorError,
+    StoreFull,
+)
+from replicator.log.port import Acks
+from replicator.node.acks import AckBook, AckSender
+from replicator.node.expiry import delete_expired
+from replicator.node.follower import Follower
+from replicator.node.inflight import Done, Pending
+from replicator.node.leader import Leader
+from replicator.node.role import Follow, Shared, run_beside
+from replicator.position import BEFORE_LOG, NodeId, Offset
+from replicator.protocol.limits import MAX_INFLIGHT_BYTES, MAX_RECORD_BYTES
+from replicator.protocol.membership import with_member, without_member
+from replicator.records.types import Heartbeat, Member, Membership, Write
+from replicator.store.view import Transaction, View
+
+log = logging.getLogger(__name__)
+
+RETRY_MS = 500
+SWEEP_MS = 100
+ACK_PAUSE_MS = 20
+READ_ONLY = "You can't write against a read only replica."  # as Redis says it: clients look for it
+
+
+class State(StrEnum):
+    CATCHING_UP = "catching up"  # has not yet read what the log held when this node started
+    SERVING = "serving"
+    WAITING = "waiting"  # for Kafka or for space on the disk; goes on by itself
+    FAILED = "failed"  # for good; the error says what to do
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    id: NodeId
+    role: str
+    state: State
+    trouble: str  # empty if there is none
+    epoch: int
+    leader: NodeId | None
+    timeline: str
+    topic_id: str
+    seq: int
+    applied_offset: int
+    end_offset: int  # of the last record in the log that this node knows of
+    digest: str
+    entries: int
+    lag_ms: float  # age of the last record applied, if it is not the last one there is
+    lease_left_ms: float
+    void_records: int
+    inflight: int
+
+
+class Node:
+    """Runs a `Follower` or a `Leader`, one after the other, and answers the servers (`serve.backend.Backend`)."""
+
+    def __init__(self, shared: Shared, acks: Acks, member: Member) -> None:
+        """`member`: what this node is to be registered as."""
+        self._shared = shared
+        self._member = member
+        self._role: Follower | Leader = Follower(shared, Follow("started"))
+        self._caught_up = False
+        self._stopped = False
+        self._trouble = ""
+        self._trouble_at = BEFORE_LOG
+        self._failure: ReplicatorError | None = None
+        self._end = shared.replica.state.offset
+        self.book = AckBook(acks, shared.clock)
+        self._sender = AckSender(shared.author, shared.replica, acks, shared.clock, ACK_PAUSE_MS)
+
+    # What runs
+
+    async def run(self) -> None:
+        """Until it is cancelled. A failure that needs an operator leaves the node up, to say what it is."""
+        try:
+            await run_beside(self._roles(), self._sweep(), self._sender.run(), self._catch_up())
+        finally:
+            self._stopped = True
+            self._shared.inflight.abandon("the node stops")
+
+    async def _roles(self) -> None:
+        follow = Follow("started")
+        while True:
+            try:
+                follow = await self._turn(follow)
+            except (BrokerUnavailable, StoreFull) as error:
+                follow = replace(follow, why=str(error))
+                await self._wait_for(error)
+            except ReplicatorError as error:
+                self._fail(error)
+                await asyncio.Event().wait()
+
+    async def _turn(self, follow: Follow) -> Follow:
+        """Once a follower, once a leader."""
+        shared = self._shared
+        self._role = follower = Follower(shared, follow)
+        log.info("%s follows: %s", shared.author, follow.why)
+        lead = await follower.run()
+        self._role = leader = Leader(shared, lead)
+        log.info("%s leads epoch %d: %s", shared.author, shared.replica.state.epoch, lead.why)
+        return await self._lead(leader)
+
+    async def _lead(self, leader: Leader) -> Follow:
+        machine = self._shared.replica.machine
+        self._caught_up = True
+        self._register(leader)
+        return await run_beside(
+            leader.run(),
+            self.book.listen(),
+            delete_expired(self, machine, self._shared.clock),
+        )
+
+    def _register(self, leader: Leader) -> None:
+        """A leader that the log does not know, or knows under another address, says so first."""
+        known = leader.membership.get(self._member.node)
+        own = replace(self._member, mode=known.mode) if known else self._member
+        if known != own:
+            leader.propose(with_member(leader.membership, own))
+
+    async def _catch_up(self) -> None:
+        """Serve once all is applied that the log held when this node started."""
+        shared = self._shared
+        while True:
+            try:
+                self._end = Offset(await shared.log.end() - 1)
+                break
+            except BrokerUnavailable as error:
+                self._trouble = str(error)
+                await shared.clock.sleep(RETRY_MS)
+            except ReplicatorError as error:
+                self._fail(error)
+                return
+        self._trouble = ""
+        await shared.replica.applied(self._end)
+        self._caught_up = True
+
+    async def _sweep(self) -> None:
+        shared = self._shared
+        while True:
+            await shared.clock.sleep(SWEEP_MS)
+            shared.inflight.expire(shared.clock.elapsed_ms())
+
+    async def _wait_for(self, error: ReplicatorError) -> None:
+        log.warning("%s", error)
+        self._trouble, self._trouble_at = str(error), self._shared.replica.state.offset
+        await self._shared.clock.sleep(RETRY_MS)
+
+    def _fail(self, error: ReplicatorError) -> None:
+        log.critical("this node stops applying and serving: %s", error)
+        self._failure, self._trouble = error, str(error)
+        self._shared.inflight.abandon(str(error))
+
+    # What the servers ask
+
+    @property
+    def state(self) -> State:
+        if self._failure is not None:
+            return State.FAILED
+        if self._stopped:
+            return State.STOPPED
+        if self._trouble and self._shared.replica.state.offset <= self._trouble_at:
+            return State.WAITING
+        return State.SERVING if self._caught_up else State.CATCHING_UP
+
+    def status(self) -> NodeStatus:
+        shared, role, state = self._shared, self._role, self.state
+        meta = shared.replica.machine.meta
+        log_state = meta.state
+        return NodeStatus(
+            id=shared.author.node,
+            role="leader" if isinstance(role, Leader) else "follower",
+            state=state,
+            trouble=self._trouble if state is not State.SERVING else "",
+            epoch=log_state.epoch,
+            leader=log_state.leader.node if log_state.leader else None,
+            timeline=log_state.timeline.hex(),
+            topic_id=meta.topic_id,
+            seq=log_state.seq,
+            applied_offset=log_state.offset,
+            end_offset=max(self._end, log_state.offset),
+            digest=f"{meta.digest:032x}",
+            entries=meta.entries,
+            lag_ms=shared.replica.age_ms(shared.clock.wall_us()) if log_state.offset < self._end else 0.0,
+            lease_left_ms=role.lease_left_ms() if isinstance(role, Leader) else 0.0,
+            void_records=shared.replica.void_records,
+            inflight=len(shared.inflight),
+        )
+
+    async def look(self) -> NodeStatus:
+        """The status, after asking the log for its end."""
+        with contextlib.suppress(ReplicatorError):  # the node's state tells of it
+            self._end = Offset(await self._shared.log.end() - 1)
+        return self.status()
+
+    def view(self) -> View:
+        """The store as it is. Raises what made this node fail, and `Loading`."""
+        if self._failure is not None:
+            raise self._failure
+        if not self._caught_up:
+            state = self._shared.replica.state
+            raise Loading(f"the node reads the log: at offset {state.offset} of {self._end}. {self._trouble}".strip())
+        return self._shared.replica.machine.view
+
+    def now_ms(self) -> int | None:
+        return self._shared.clock.wall_us() // 1000 if isinstance(self._role, Leader) else None
+
+    def begin(self) -> Transaction:
+        """Raises `NotLeader`, `Busy`."""
+        self._leader()
+        inflight = self._shared.inflight
+        if inflight.bytes > MAX_INFLIGHT_BYTES:
+            raise Busy(f"{inflight.bytes >> 20} MiB of writes are in flight. Try again")
+        return Transaction(inflight.overlay)
+
+    def submit(self, transaction: Transaction, done: Done) -> None:
+        """Raises `NotLeader`, `BadRequest` (too large)."""
+        leader = self._leader()
+        shared = self._shared
+        inflight = shared.inflight
+        changes = transaction.changes
+        if not changes and not inflight and leader.lease_left_ms() > 0:
+            done(None, shared.replica.state.offset)
+            return
+        # without changes a heartbeat takes the place of the write: once it counts, what was read does, too
+        body = Write(tuple(changes.values())) if changes else Heartbeat()
+        encoded = shared.replica.codec.encode_body(body)
+        if len(encoded) > MAX_RECORD_BYTES:
+            raise BadRequest(
+                f"one transaction would take {len(encoded)} bytes in the log, at most {MAX_RECORD_BYTES}: "
+                "split it into smaller ones"
+            )
+        deadline_ms = shared.clock.elapsed_ms() + shared.timing.answer_ms
+        pending = Pending(body, encoded, changes, done, deadline_ms)
+        inflight.add(pending, [(key, change.new) for key, change in changes.items()])
+        leader.wake()
+
+    @property
+    def leads(self) -> bool:
+        return isinstance(self._role, Leader)
+
+    @property
+    def membership(self) -> Membership:
+        return self._shared.replica.machine.meta.membership
+
+    def enrol(self, member: Member) -> None:
+        """Make `member` part of the cluster, or change what is known of it. Raises `NotLeader`."""
+        leader = self._leader()
+        leader.propose(with_member(leader.membership, member))
+
+    def expel(self, node: NodeId) -> None:
+        """Raises `NotLeader`, `BadRequest` (no member, or the leader)."""
+        leader = self._leader()
+        if node == self._shared.author.node:
+            raise BadRequest(f"{node} leads: give the lead to another node first")
+        leader.propose(without_member(leader.membership, node))
+
+    def _leader(self) -> Leader:
+        role = self._role
+        if isinstance(role, Leader):
+            return role
+        if self._shared.replica.state.leader == self._shared.author:
+            raise Busy("the leader is finding out what became of its last append. Try again")
+        raise NotLeader(READ_ONLY)

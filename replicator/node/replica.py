@@ -1,0 +1,104 @@
+"""One reader of the log: decodes, judges and applies records, and tells who waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from replicator.log.port import Entry
+from replicator.position import Offset
+from replicator.protocol.commit import LogState, judge, skip
+from replicator.records.codec import NotARecord, RecordCodec
+from replicator.records.types import Change, Record, Write
+from replicator.store.machine import Machine
+
+log = logging.getLogger(__name__)
+
+RowListener = Callable[[str, bytes], None]
+"""Called with the table and row of each change that has been applied."""
+
+
+class Accepted(NamedTuple):
+    offset: Offset
+    record: Record
+
+
+class Replica:
+    def __init__(self, machine: Machine, codec: RecordCodec) -> None:
+        self.machine = machine
+        self.codec = codec
+        self.void_records = 0
+        self.row_listener: RowListener | None = None
+        self._waiters: list[tuple[Offset, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+        self._written_us = 0
+
+    @property
+    def state(self) -> LogState:
+        return self.machine.state
+
+    def read(self, entries: Sequence[Entry]) -> list[Accepted]:
+        """Take the next entries of the log; those that count. Raises what `RecordCodec.decode`, `judge` and `apply` do.
+
+        Entries that were read before are passed over.
+        """
+        state = self.state
+        accepted: list[Accepted] = []
+        void_before, why_void = self.void_records, ""
+        for offset, payload in entries:
+            if offset <= state.offset:
+                continue
+            try:
+                record = self.codec.decode(payload, state.timeline)
+            except NotARecord as error:
+                state = skip(state, offset)
+                self.void_records += 1
+                why_void = f"offset {offset}: {error}"
+                continue
+            state, void = judge(state, offset, record)
+            if void is None:
+                accepted.append(Accepted(offset, record))
+            else:
+                self.void_records += 1
+                why_void = f"offset {offset}: {type(record.body).__name__} by {record.header.author}, {void}"
+        if why_void:
+            log.warning("%d records are void, the last at %s", self.void_records - void_before, why_void)
+        if state is not self.state:
+            self.apply(accepted, state)
+        return accepted
+
+    def apply(self, accepted: Sequence[Accepted], state: LogState) -> None:
+        """Apply records that have been judged already; the store then stands at `state`."""
+        self.machine.apply([record.body for _, record in accepted], state)
+        if accepted:
+            self._written_us = accepted[-1].record.header.timestamp_us
+        waiters = self._waiters
+        while waiters and waiters[0][0] <= state.offset:
+            future = heapq.heappop(waiters)[2]
+            if not future.done():
+                future.set_result(None)
+        if self.row_listener is not None:
+            for _, record in accepted:
+                if type(record.body) is Write:
+                    _tell(self.row_listener, record.body.changes)
+
+    def age_ms(self, now_us: int) -> float:
+        """How long ago the last record applied was written, by its author's clock."""
+        return max(0.0, (now_us - self._written_us) / 1000) if self._written_us else 0.0
+
+    async def applied(self, offset: Offset) -> None:
+        """Wait until the store stands at `offset` or beyond."""
+        if self.state.offset >= offset:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiters, (offset, next(self._order), future))
+        await future
+
+
+def _tell(listener: RowListener, changes: Sequence[Change]) -> None:
+    for change in changes:
+        listener(change.table, change.row)

@@ -1,0 +1,117 @@
+"""Nodes of one process on a log in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from replicator.errors import ReplicatorError
+from replicator.log.memory import MemoryAckTopic, MemoryLog
+from replicator.log.port import Log
+from replicator.node.clock import SystemClock
+from replicator.node.inflight import Inflight
+from replicator.node.node import Node
+from replicator.node.replica import Replica
+from replicator.node.role import Shared
+from replicator.position import Author, NodeId, Offset
+from replicator.protocol.timing import Timing
+from replicator.records.codec import RecordCodec
+from replicator.records.types import Member, Mode
+from replicator.store.machine import Machine, open_machine
+
+WAIT_S = 10
+
+
+class RunningNode:
+    def __init__(self, node: Node, machine: Machine, task: asyncio.Task[None]) -> None:
+        self.node = node
+        self.machine = machine
+        self.task = task
+
+    async def stop(self) -> None:
+        """As a killed process would: nothing is finished."""
+        self.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.task
+        self.machine.close()
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.node.view().get(key)
+
+    async def write(self, row: bytes, value: bytes | None) -> Offset:
+        """Raises what the write ended in."""
+        transaction = self.node.begin()
+        transaction.put("kv", row, b"", value)
+        return await submit(self.node, transaction)
+
+
+async def submit(node: Node, transaction: object) -> Offset:
+    ended: asyncio.Future[Offset] = asyncio.get_running_loop().create_future()
+
+    def done(error: ReplicatorError | None, offset: Offset) -> None:
+        if error is None:
+            ended.set_result(offset)
+        else:
+            ended.set_exception(error)
+
+    node.submit(transaction, done)  # type: ignore[arg-type]
+    return await ended
+
+
+class MemoryCluster:
+    def __init__(self, folder: Path, timing: Timing | None = None) -> None:
+        self.folder = folder
+        self.log = MemoryLog()
+        self.acks = MemoryAckTopic()
+        self.timing = timing or Timing()
+        self.nodes: dict[str, RunningNode] = {}
+
+    async def start(self, name: str, log: Log | None = None, priority: int = 0) -> RunningNode:
+        log = log or self.log
+        machine = open_machine(self.folder / name, "test", log.identity, map_bytes=1 << 20)
+        seed = random.Random()
+        author = Author(NodeId(name), seed.getrandbits(63))
+        shared = Shared(
+            author=author,
+            priority=priority,
+            replica=Replica(machine, RecordCodec()),
+            inflight=Inflight(machine.view),
+            log=log,
+            reader=log.reader(Offset(machine.state.offset + 1)),
+            clock=SystemClock(),
+            timing=self.timing,
+            random=seed,
+        )
+        member = Member(author.node, Mode.ASYNC, f"{name}:1", f"{name}:2", priority)
+        node = Node(shared, self.acks.open(), member)
+        running = RunningNode(node, machine, asyncio.create_task(node.run()))
+        self.nodes[name] = running
+        return running
+
+    async def stop(self) -> None:
+        for running in self.nodes.values():
+            if not running.task.done():
+                await running.stop()
+
+    async def leader(self) -> RunningNode:
+        await until(lambda: any(self._leads(it) for it in self.nodes.values()))
+        return next(it for it in self.nodes.values() if self._leads(it))
+
+    async def level(self) -> None:
+        """Wait until every node that runs has applied the whole log."""
+        await until(lambda: all(it.machine.state.offset + 1 >= len(self.log.entries) for it in self._live()))
+
+    def _live(self) -> list[RunningNode]:
+        return [it for it in self.nodes.values() if not it.task.done()]
+
+    def _leads(self, running: RunningNode) -> bool:
+        return not running.task.done() and running.node.leads
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.001)

@@ -1,0 +1,248 @@
+"""Nodes on a log in memory: what a write goes through, and what takes a leader off its course."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from replicator.errors import BadRequest, Busy, Fenced, LogDamage, NotLeader, ReplicatorError
+from replicator.log.memory import MemoryLog
+from replicator.log.port import AppendInDoubt, AppendRefused
+from replicator.node.node import State
+from replicator.position import Offset
+from replicator.store.keys import encode_key
+from replicator.store.values import encode_value
+from tests.memory_cluster import MemoryCluster, submit, until
+
+
+def key(row: bytes) -> bytes:
+    return encode_key("kv", row, b"")
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[MemoryCluster]:
+    cluster = MemoryCluster(tmp_path)
+    yield cluster
+    await cluster.stop()
+
+
+class FaultyLog(MemoryLog):
+    """Does once, at the next append, what `fault` says."""
+
+    fault: str = ""
+
+    async def append(self, payloads: Sequence[bytes]) -> Offset:
+        fault, self.fault = self.fault, ""
+        if fault == "refuse":
+            raise AppendRefused("no")
+        if fault == "lose":
+            raise AppendInDoubt("the request was lost")
+        base = self.append_now(payloads)
+        if fault == "lose answer":
+            raise AppendInDoubt("the answer was lost")
+        if fault == "land twice":
+            self.append_now(payloads)
+        return base
+
+
+async def test_a_write_is_on_every_node_with_equal_digests(cluster: MemoryCluster) -> None:
+    for name in ("n1", "n2", "n3"):
+        await cluster.start(name, priority=int(name[1]) - 1)
+    leader = await cluster.leader()
+    for index in range(100):
+        await leader.write(b"row%d" % index, b"s%d" % index)
+    await cluster.level()
+    digests = {running.machine.meta.digest for running in cluster.nodes.values()}
+    assert len(digests) == 1
+    for running in cluster.nodes.values():
+        assert running.get(key(b"row42")) == b"s42"
+        assert running.machine.recount() == (running.machine.meta.digest, 100)
+        assert running.node.view().rows("kv") == 100
+
+
+async def test_writes_at_once_see_each_other_and_share_a_batch(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    counter = key(b"counter")
+
+    async def increment() -> None:
+        transaction = leader.node.begin()
+        before = int((transaction.get(counter) or b"s0")[1:])
+        transaction.put("kv", b"counter", b"", b"s%d" % (before + 1))
+        await submit(leader.node, transaction)
+
+    await asyncio.gather(*(increment() for _ in range(500)))
+    assert leader.get(counter) == b"s500"
+
+
+async def test_followers_refuse_writes(cluster: MemoryCluster) -> None:
+    await cluster.start("n1")
+    await cluster.leader()
+    follower = await cluster.start("n2", priority=1)
+    await cluster.level()
+    with pytest.raises(NotLeader, match="read only replica"):
+        follower.node.begin()
+
+
+async def test_a_node_resumes_at_applied_plus_one(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    follower = await cluster.start("n2", priority=1)
+    await cluster.leader()
+    await leader.write(b"a", b"s1")
+    await cluster.level()
+    await follower.stop()
+    stood_at = follower.machine.state.offset
+    await leader.write(b"a", b"s2")
+    cluster.log.entries = [entry for entry in cluster.log.entries if entry.offset > stood_at]  # must not be needed
+    again = await cluster.start("n2", priority=1)
+    await until(lambda: again.machine.state.offset >= leader.machine.state.offset)
+    assert again.get(key(b"a")) == b"s2"
+
+
+async def test_a_restarted_leader_leads_again_under_a_new_epoch(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    await leader.write(b"a", b"s1")
+    await leader.stop()
+    again = await cluster.start("n1")
+    await cluster.leader()
+    assert again.machine.state.epoch == 2
+    assert again.get(key(b"a")) == b"s1"
+    await again.write(b"a", b"s2")
+
+
+async def test_the_death_of_the_leader_makes_another(cluster: MemoryCluster) -> None:
+    first = await cluster.start("n1")
+    await cluster.start("n2", priority=1)
+    await cluster.leader()
+    await first.write(b"a", b"s1")
+    await first.stop()
+    second = await cluster.leader()
+    assert second.get(key(b"a")) == b"s1"
+    await second.write(b"b", b"s2")
+
+
+@pytest.mark.parametrize(("fault", "in_log"), [("lose", False), ("lose answer", True), ("land twice", True)])
+async def test_doubt_is_ended_by_a_claim(cluster: MemoryCluster, fault: str, in_log: bool) -> None:
+    log = cluster.log = FaultyLog()
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    await leader.write(b"a", b"s1")
+    log.fault = fault
+    ends = await asyncio.gather(leader.write(b"a", b"s2"), return_exceptions=True)
+    await cluster.leader()
+    await leader.write(b"b", b"s3")
+    if in_log:
+        assert isinstance(ends[0], int)
+        assert leader.get(key(b"a")) == b"s2"
+    else:
+        assert isinstance(ends[0], Fenced)
+        assert leader.get(key(b"a")) == b"s1"
+    assert leader.get(key(b"b")) == b"s3"
+
+
+async def test_a_refused_append_rejects_its_writes_and_no_others(cluster: MemoryCluster) -> None:
+    log = cluster.log = FaultyLog()
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    await leader.write(b"a", b"s1")
+    log.fault = "refuse"
+    with pytest.raises(Busy, match="not written: no"):
+        await leader.write(b"a", b"s2")
+    await leader.write(b"b", b"s3")
+    assert leader.get(key(b"a")) == b"s1"
+
+
+async def test_records_of_a_stranger_are_void(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    follower = await cluster.start("n2", priority=1)
+    await cluster.leader()
+    await leader.write(b"a", b"s1")
+    cluster.log.append_now([b"", b"not a record", bytes(1_000_000)])
+    await leader.write(b"a", b"s2")
+    await cluster.level()
+    await cluster.leader()
+    assert follower.get(key(b"a")) == b"s2"
+    assert follower.node.status().void_records == 3
+
+
+async def test_a_record_of_this_log_that_is_broken_stops_the_node(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    await leader.write(b"a", b"s1")
+    follower = await cluster.start("n2", priority=1)
+    await cluster.level()
+    copied = cluster.log.entries[-1].payload
+    cluster.log.append_now([copied[:-1]])
+    await until(lambda: follower.node.state is State.FAILED)
+    with pytest.raises(LogDamage):
+        follower.node.view()
+
+
+async def test_a_record_of_the_future_stops_the_node(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    await leader.write(b"a", b"s1")
+    follower = await cluster.start("n2", priority=1)
+    await cluster.level()
+    cluster.log.append_now([b"\x04" + cluster.log.entries[-1].payload[1:]])  # version 2
+    await until(lambda: follower.node.state is State.FAILED)
+    with pytest.raises(ReplicatorError, match="install a newer replicator"):
+        follower.node.view()
+
+
+async def test_what_is_too_large_is_refused_before_append(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    with pytest.raises(BadRequest, match="split it"):
+        await leader.write(b"a", b"s" + bytes(4_000_000))
+    with pytest.raises(BadRequest, match="key too long"):
+        await leader.write(b"a" * 511, b"s")
+    await leader.write(b"a", b"s1")
+
+
+async def test_a_transaction_without_changes_ends_after_what_it_read(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    writing = asyncio.ensure_future(leader.write(b"a", b"s1"))
+    await asyncio.sleep(0)
+    transaction = leader.node.begin()
+    assert transaction.get(key(b"a")) == b"s1"
+    assert leader.get(key(b"a")) is None
+    await submit(leader.node, transaction)
+    assert writing.done()
+
+
+async def test_expired_rows_are_deleted_by_the_leader_everywhere(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    follower = await cluster.start("n2", priority=1)
+    await cluster.leader()
+    now_ms = leader.node.now_ms()
+    assert now_ms is not None
+    await leader.write(b"a", encode_value(b"s", b"1", now_ms + 20))
+    await leader.write(b"b", encode_value(b"s", b"2", now_ms + 3_600_000))
+    await until(lambda: leader.get(key(b"a")) is None and follower.get(key(b"a")) is None)
+    await cluster.level()
+    assert follower.get(key(b"b")) is not None
+    assert follower.machine.meta.digest == leader.machine.meta.digest
+
+
+async def test_the_membership_tells_every_node_of_the_leader(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    follower = await cluster.start("n2", priority=1)
+    await cluster.leader()
+    await until(lambda: bool(follower.node.membership.members))
+    assert follower.node.status().leader == leader.node.status().id
+    assert [member.resp for member in follower.node.membership.members] == ["n1:1"]
+
+
+async def test_acks_tell_the_leader_how_far_its_followers_are(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    await cluster.start("n2", priority=1)
+    await cluster.leader()
+    offset = await leader.write(b"a", b"s1")
+    assert await leader.node.book.wait(offset, 1, 5_000) == 1
+    assert await leader.node.book.wait(offset, 2, 10) == 1
