@@ -56,7 +56,8 @@ class Heard:
 class AckBook:
     """How far each replica has said it is."""
 
-    def __init__(self, acks: Acks, clock: Clock) -> None:
+    def __init__(self, own: NodeId, acks: Acks, clock: Clock) -> None:
+        self._own = own
         self.latest: dict[NodeId, Heard] = {}
         self._acks = acks
         self._clock = clock
@@ -105,7 +106,8 @@ class AckBook:
         except NotARecord as error:
             log.warning("%s", error)
             return
-        self.latest[ack.author.node] = Heard(ack, self._clock.elapsed_ms())
+        if ack.author.node != self._own:  # from when this node followed
+            self.latest[ack.author.node] = Heard(ack, self._clock.elapsed_ms())
 
 
 async def _either(*waits: object) -> None:

@@ -81,7 +81,7 @@ class Node:
         self._trouble_at = BEFORE_LOG
         self._failure: ReplicatorError | None = None
         self._end = shared.replica.state.offset
-        self.book = AckBook(acks, shared.clock)
+        self.book = AckBook(shared.author.node, acks, shared.clock)
         self._sender = AckSender(shared.author, shared.replica, acks, shared.clock, ACK_PAUSE_MS)
 
     # What runs
@@ -89,7 +89,7 @@ class Node:
     async def run(self) -> None:
         """Until it is cancelled. A failure that needs an operator leaves the node up, to say what it is."""
         try:
-            await run_beside(self._roles(), self._sweep(), self._sender.run(), self._catch_up())
+            await run_beside(self._roles(), self._sweep(), self._catch_up())
         finally:
             self._stopped = True
             self._shared.inflight.abandon("the node stops")
@@ -111,7 +111,7 @@ class Node:
         shared = self._shared
         self._role = follower = Follower(shared, follow)
         log.info("%s follows: %s", shared.author, follow.why)
-        lead = await follower.run()
+        lead = await run_beside(follower.run(), self._sender.run())
         self._role = leader = Leader(shared, lead)
         log.info("%s leads epoch %d: %s", shared.author, shared.replica.state.epoch, lead.why)
         return await self._lead(leader)
