@@ -29,6 +29,8 @@ from replicator.store.values import expiry_of
 
 FIRST_MAP_BYTES = 1 << 30
 _META = b"meta"
+# LMDB's errors carry the system's words only; a write that a full disk cut short is EIO to it
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _DIGEST_MASK = (1 << 128) - 1
 
 log = logging.getLogger(__name__)
@@ -331,6 +333,8 @@ def _check_identity(folder: Path, meta: Meta, cluster: str, topic_id: str) -> No
 
 
 def _store_error(folder: Path, error: Exception) -> StoreError:
-    if os.strerror(errno.ENOSPC) in str(error):
-        return StoreFull(f"no space left for {folder}: free some. Nothing was skipped, the node goes on from there")
+    if any(os.strerror(number) in str(error) for number in _FULL):
+        return StoreFull(
+            f"{folder} cannot be written, its disk is full or failing ({error}): free some space. Nothing was skipped"
+        )
     return StoreError(f"the store in {folder} failed: {error}")

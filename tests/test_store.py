@@ -1,0 +1,216 @@
+"""The LMDB machine: one offset a transaction, its digest, and what it refuses."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator.errors import BadRequest, Diverged, LogDamage, SnapshotError, StoreError, StoreFull
+from replicator.position import Author, Epoch, NodeId, Offset, Seq
+from replicator.protocol.commit import LogState
+from replicator.records.types import Change, Checkpoint, Member, Membership, Mode, Write
+from replicator.store import boot, snapshot
+from replicator.store.keys import decode_key, encode_key, row_range, table_range
+from replicator.store.machine import Machine, open_machine
+from replicator.store.values import decode_value, encode_value
+
+ROWS = [b"row%05d" % number for number in range(5000)]
+
+
+def write(row: bytes, old: bytes | None, new: bytes | None, field: bytes = b"") -> Write:
+    return Write((Change("kv", row, field, old, new),))
+
+
+def state_at(offset: int) -> LogState:
+    author = Author(NodeId("n1"), 7)
+    return LogState(b"t" * 16, Epoch(1), author, Seq(offset + 1), b"c" * 8, Offset(offset), Offset(offset))
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    machine = open_machine(tmp_path / "store", "test", "topic", map_bytes=64 << 10)
+    yield machine
+    machine.close()
+
+
+@given(st.text(min_size=1, max_size=5).filter(lambda t: "\0" not in t), st.binary(max_size=60), st.binary(max_size=60))
+def test_keys_come_back(table: str, row: bytes, field: bytes) -> None:
+    assert decode_key(encode_key(table, row, field)) == (table, row, field)
+
+
+@given(st.binary(max_size=8), st.binary(max_size=8), st.binary(max_size=8), st.binary(max_size=8))
+def test_keys_sort_by_row_then_field(row: bytes, field: bytes, row2: bytes, field2: bytes) -> None:
+    first, second = encode_key("t", row, field), encode_key("t", row2, field2)
+    assert (first < second) == ((row, field) < (row2, field2))
+    start, stop = row_range("t", row)
+    assert (start <= second < stop) == (row == row2)
+    low, high = table_range("t")
+    assert low <= first < high
+
+
+@given(st.sampled_from([b"s", b"h"]), st.binary(max_size=20), st.none() | st.integers(0, 2**63 - 1))
+def test_values_come_back(tag: bytes, data: bytes, expires_at_ms: int | None) -> None:
+    assert decode_value(encode_value(tag, data, expires_at_ms)) == (tag, data, expires_at_ms)
+
+
+def test_a_key_may_be_as_long_as_lmdb_takes_it_and_no_longer() -> None:
+    room = 511 - len(encode_key("kv", b"", b""))
+    assert len(encode_key("kv", b"k" * room, b"")) == 511
+    with pytest.raises(BadRequest, match="at most 511"):
+        encode_key("kv", b"k" * (room + 1), b"")
+
+
+def test_the_map_grows_while_batches_are_applied(machine: Machine) -> None:
+    machine.apply([write(row, None, b"s" + bytes(1000)) for row in ROWS], state_at(4999))
+    assert machine.meta.entries == len(ROWS)
+    assert machine.recount() == (machine.meta.digest, len(ROWS))
+
+
+def test_offset_digest_and_rows_survive_a_restart(tmp_path: Path) -> None:
+    machine = open_machine(tmp_path, "test", "topic")
+    machine.apply([write(b"a", None, b"s1"), write(b"a", None, b"f1", b"field")], state_at(1))
+    machine.apply([write(b"a", b"s1", b"s2"), write(b"b", None, b"s")], state_at(3))
+    machine.apply([Membership((Member(NodeId("n1"), Mode.SYNC, "a:1", "a:2", 0),))], state_at(4))
+    before = machine.meta
+    machine.close()
+    again = open_machine(tmp_path, "test", "topic")
+    try:
+        assert again.meta == before
+        assert again.state == state_at(4)
+        assert (again.meta.entries, again.view.rows("kv")) == (3, 2)
+        assert [key for key, _ in again.view.scan(*table_range("kv"))] == [
+            encode_key("kv", b"a", b""),
+            encode_key("kv", b"a", b"field"),
+            encode_key("kv", b"b", b""),
+        ]
+        removals = [write(b"a", b"s2", None), write(b"a", b"f1", None, b"field"), write(b"b", b"s", None)]
+        again.apply(removals, state_at(7))
+        assert (again.meta.digest, again.meta.entries, again.view.rows("kv")) == (0, 0, 0)
+    finally:
+        again.close()
+
+
+def test_a_change_from_another_value_is_a_divergence_and_changes_nothing(machine: Machine) -> None:
+    machine.apply([write(b"a", None, b"s1")], state_at(0))
+    before = machine.meta
+    changes = [(b"a", None, b"s2"), (b"a", b"s9", b"s2"), (b"a", b"s9", None), (b"b", b"s", None)]
+    for wrong in (write(*change) for change in changes):
+        with pytest.raises(Diverged):
+            machine.apply([write(b"c", None, b"s"), wrong], state_at(2))
+    assert machine.meta == before
+    assert machine.view.get(encode_key("kv", b"c", b"")) is None
+
+
+def test_a_checkpoint_is_compared_at_its_place(machine: Machine) -> None:
+    machine.apply([write(b"a", None, b"s1")], state_at(0))
+    right = Checkpoint(machine.meta.digest, 1)
+    machine.apply([right, write(b"b", None, b"s1")], state_at(2))
+    with pytest.raises(Diverged, match="checkpoint"):
+        machine.apply([right], state_at(3))
+
+
+def test_expiry_is_found_in_order_and_forgotten_with_its_value(machine: Machine) -> None:
+    def put(row: bytes, old: bytes | None, expires: int | None) -> bytes:
+        new = encode_value(b"s", b"1", expires)
+        machine.apply([write(row, old, new)], state_at(0))
+        return new
+
+    late, soon = put(b"late", None, 2000), put(b"soon", None, 1000)
+    assert machine.next_expiry_ms() == 1000
+    assert machine.expired(1500, 10) == [encode_key("kv", b"soon", b"")]
+    assert len(machine.expired(5000, 10)) == 2
+    put(b"soon", soon, None)
+    assert machine.next_expiry_ms() == 2000
+    machine.apply([write(b"late", late, None)], state_at(1))
+    assert machine.next_expiry_ms() is None
+
+
+def test_a_full_disk_applies_nothing_and_goes_on_when_there_is_space(machine: Machine) -> None:
+    machine.apply([write(b"a", None, b"s1")], state_at(0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    big = [write(row, None, b"s" + bytes(1000)) for row in ROWS]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(StoreFull, match="free some space"):
+            machine.apply(big, state_at(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert machine.state == state_at(0)
+    assert machine.view.get(encode_key("kv", b"a", b"")) == b"s1"
+    machine.apply(big, state_at(5000))
+    assert machine.recount() == (machine.meta.digest, 5001)
+
+
+def test_a_store_has_one_owner(tmp_path: Path, machine: Machine) -> None:
+    with pytest.raises(StoreError, match="in use by another process"):
+        open_machine(tmp_path / "store", "test", "topic")
+
+
+def test_a_store_of_another_cluster_or_topic_is_refused(tmp_path: Path) -> None:
+    machine = open_machine(tmp_path, "test", "topic")
+    machine.apply([write(b"a", None, b"s1")], state_at(0))
+    machine.close()
+    with pytest.raises(StoreError, match="belongs to cluster test"):
+        open_machine(tmp_path, "other", "topic")
+    with pytest.raises(LogDamage, match="made anew"):
+        open_machine(tmp_path, "test", "another topic")
+
+
+def test_after_a_crash_of_the_system_the_store_is_not_trusted(tmp_path: Path) -> None:
+    machine = open_machine(tmp_path, "test", "topic")
+    machine.apply([write(b"a", None, b"s1")], state_at(0))
+    machine.close()
+    assert not (tmp_path / boot.MARK).exists()
+    (tmp_path / boot.MARK).write_text(boot.boot_id())  # killed in this boot: what it wrote is in the page cache
+    machine = open_machine(tmp_path, "test", "topic")
+    assert machine.state.offset == 0
+    machine.close()
+    (tmp_path / boot.MARK).write_text("another boot")
+    machine = open_machine(tmp_path, "test", "topic")
+    assert machine.state == LogState()
+    machine.close()
+
+
+def test_a_snapshot_stands_at_an_offset_and_restores(tmp_path: Path, machine: Machine) -> None:
+    machine.apply([write(row, None, b"s1") for row in ROWS], state_at(41))
+    machine.reserve_for_copy()
+    manifest = snapshot.take(machine, tmp_path / "snapshots")
+    assert (manifest.offset, manifest.entries, manifest.cluster) == (41, len(ROWS), "test")
+    assert snapshot.take(machine, tmp_path / "snapshots") == manifest  # of the same state: once is enough
+    machine.apply([write(b"later", None, b"s1")], state_at(42))
+    later = snapshot.take(machine, tmp_path / "snapshots")
+    assert snapshot.listed(tmp_path / "snapshots") == [later, manifest]
+    snapshot.restore(tmp_path / "snapshots" / manifest.name, tmp_path / "new", "test")
+    restored = open_machine(tmp_path / "new", "test", "topic")
+    try:
+        assert restored.state == state_at(41)
+        assert restored.recount() == (int(manifest.digest, 16), len(ROWS))
+    finally:
+        restored.close()
+
+
+def test_a_snapshot_that_was_tampered_with_is_refused(tmp_path: Path, machine: Machine) -> None:
+    machine.apply([write(b"a", None, b"s1")], state_at(0))
+    folder = tmp_path / "snapshots" / snapshot.take(machine, tmp_path / "snapshots").name
+    with pytest.raises(SnapshotError, match="is of cluster test"):
+        snapshot.restore(folder, tmp_path / "new", "other")
+    data = bytearray((folder / "data.mdb").read_bytes())
+    data[-1] ^= 1
+    (folder / "data.mdb").write_bytes(data)
+    with pytest.raises(SnapshotError, match="sha256"):
+        snapshot.restore(folder, tmp_path / "new", "test")
+    (folder / "manifest.json").unlink()
+    assert snapshot.listed(tmp_path / "snapshots") == []
+    with pytest.raises(SnapshotError, match="no complete snapshot"):
+        snapshot.restore(folder, tmp_path / "new", "test")
+
+
+def test_an_empty_store_makes_no_snapshot(tmp_path: Path, machine: Machine) -> None:
+    with pytest.raises(SnapshotError, match="still empty"):
+        snapshot.take(machine, tmp_path / "snapshots")
+    assert list((tmp_path / "snapshots").iterdir()) == []
