@@ -1,0 +1,22 @@
+"""Where a user's files go, after the XDG base directory specification."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """What can be fetched again: `$REPLICATOR_CACHE`, or `replicator` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    own = os.environ.get("REPLICATOR_CACHE")
+    return Path(own).expanduser() if own else _xdg("XDG_CACHE_HOME", ".cache")
+
+
+def default_broker_dir() -> Path:
+    """The broker folder when none is named: `replicator/broker` in `$XDG_DATA_HOME` or `~/.local/share`."""
+    return _xdg("XDG_DATA_HOME", ".local/share") / "broker"
+
+
+def _xdg(variable: str, below_home: str) -> Path:
+    base = os.environ.get(variable)
+    return (Path(base) if base else Path.home() / below_home) / "replicator"

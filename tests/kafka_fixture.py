@@ -1,0 +1,42 @@
+"""A real Apache Kafka for the tests: `kafka` is its bootstrap address, `local_broker` one that a test may maltreat."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from replicator.log.broker import LocalBroker
+from replicator.log.kafka_admin import delete_topics, ensure_topics
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`REPLICATOR_TEST_BOOTSTRAP` names a running cluster to use instead."""
+    named = os.environ.get("REPLICATOR_TEST_BOOTSTRAP")
+    if named:
+        yield named
+        return
+    broker = LocalBroker(tmp_path_factory.mktemp("broker"))
+    yield broker.start()
+    broker.stop()
+
+
+@pytest.fixture
+def kafka_cluster(kafka: str) -> Iterator[str]:
+    """Name of a cluster of its own, with its topics."""
+    name = f"t-{uuid.uuid4().hex[:12]}"
+    ensure_topics(kafka, name)
+    yield name
+    delete_topics(kafka, name)
+
+
+@pytest.fixture
+def local_broker(tmp_path: Path) -> Iterator[LocalBroker]:
+    broker = LocalBroker(tmp_path / "broker")
+    broker.start()
+    yield broker
+    broker.stop()

@@ -1,0 +1,127 @@
+"""The log on a real Apache Kafka: the contract, and what brokers and operators do to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogTrimmed
+from replicator.log.broker import LocalBroker
+from replicator.log.kafka import KafkaAcks, KafkaLog, KafkaOptions
+from replicator.log.kafka_admin import delete_topics, ensure_topics, trim
+from replicator.log.port import AppendInDoubt, AppendRefused
+from replicator.position import NodeId, Offset
+from tests.log_contract import AcksContract, LogContract, read
+from tests.memory_cluster import until
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+async def log(kafka: str, kafka_cluster: str) -> AsyncIterator[KafkaLog]:
+    log = await KafkaLog.open(kafka, kafka_cluster, options=KafkaOptions(identity_check_ms=100))
+    yield log
+    await log.close()
+
+
+class TestKafkaLog(LogContract):
+    pass
+
+
+class TestKafkaAcks(AcksContract):
+    @pytest.fixture
+    async def open_acks(
+        self, kafka: str, kafka_cluster: str
+    ) -> AsyncIterator[Callable[[str], Awaitable[KafkaAcks]]]:
+        channels = []
+
+        async def open_channel(node: str) -> KafkaAcks:
+            channels.append(await KafkaAcks.open(kafka, kafka_cluster, NodeId(node)))
+            return channels[-1]
+
+        yield open_channel
+        for channel in channels:
+            await channel.close()
+
+
+async def test_a_trimmed_log_says_where_it_starts(kafka: str, kafka_cluster: str, log: KafkaLog) -> None:
+    await log.append([b"a"])
+    await log.append([b"b"])
+    await asyncio.to_thread(trim, kafka, kafka_cluster, Offset(1))
+    assert await log.start() == 1
+    reader = log.reader(Offset(0))
+    with pytest.raises(LogTrimmed, match="starts at 1"):
+        await reader.next()
+    await reader.close()
+
+
+async def test_a_topic_made_anew_is_damage(kafka: str, kafka_cluster: str, log: KafkaLog) -> None:
+    await log.append([b"a"])
+    reader = log.reader(Offset(1))
+    await asyncio.to_thread(delete_topics, kafka, kafka_cluster)
+    await asyncio.to_thread(ensure_topics, kafka, kafka_cluster)
+    async with asyncio.timeout(20):
+        with pytest.raises(LogDamage, match=r"made anew|was deleted"):
+            while True:
+                await reader.next()
+    with pytest.raises(AppendRefused, match=r"made anew|was deleted"):
+        await log.append([b"b"])
+    with pytest.raises(LogDamage):
+        await log.end()
+    await reader.close()
+
+
+async def test_a_missing_topic_and_a_missing_broker_are_told_apart(kafka: str) -> None:
+    with pytest.raises(ConfigError, match=r"no topic nowhere\.wal"):
+        await KafkaLog.open(kafka, "nowhere")
+    with pytest.raises(BrokerUnavailable, match="does not answer"):
+        await KafkaLog.open("127.0.0.1:9", "nowhere")
+
+
+async def test_a_restarted_broker_loses_and_repeats_nothing(local_broker: LocalBroker) -> None:
+    bootstrap = local_broker.start()
+    ensure_topics(bootstrap, "restart")
+    log = await KafkaLog.open(bootstrap, "restart", options=KafkaOptions(append_timeout_ms=500))
+    reader = log.reader(Offset(0))
+    acknowledged: set[bytes] = set()
+    doubtful: set[bytes] = set()
+    refused: set[bytes] = set()
+    restarted = asyncio.Event()
+
+    async def write() -> None:
+        number, left = 0, 20
+        while left:
+            payload = b"%d" % number
+            number += 1
+            left -= restarted.is_set()
+            try:
+                await log.append([payload])
+                acknowledged.add(payload)
+            except AppendInDoubt:
+                doubtful.add(payload)
+            except AppendRefused:
+                refused.add(payload)
+                await asyncio.sleep(0.01)
+
+    writing = asyncio.create_task(write())
+    await until(lambda: len(acknowledged) >= 50)
+    await asyncio.to_thread(local_broker.kill)
+    await asyncio.to_thread(local_broker.start)
+    restarted.set()
+    await writing
+    while True:
+        try:
+            end = await log.end()
+            break
+        except BrokerUnavailable:
+            continue
+    entries = await read(reader, end)
+    seen = [payload for _, payload in entries]
+    assert len(seen) == len(set(seen)), "appended twice"
+    assert acknowledged <= set(seen), "an acknowledged append is lost"
+    assert not refused & set(seen), "a refused append is in the log"
+    assert set(seen) <= acknowledged | doubtful
+    await reader.close()
+    await log.close()
