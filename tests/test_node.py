@@ -244,5 +244,5 @@ async def test_acks_tell_the_leader_how_far_its_followers_are(cluster: MemoryClu
     await cluster.start("n2", priority=1)
     await cluster.leader()
     offset = await leader.write(b"a", b"s1")
-    assert await leader.node.book.wait(offset, 1, 5_000) == 1
-    assert await leader.node.book.wait(offset, 2, 10) == 1
+    assert await leader.node.wait_acked(offset, 1, 5_000) == 1
+    assert await leader.node.wait_acked(offset, 2, 10) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -15,14 +16,16 @@ from replicator.errors import (
     Loading,
     NotLeader,
     ReplicatorError,
+    Stale,
     StoreFull,
 )
 from replicator.log.port import Acks
-from replicator.node.acks import AckBook, AckSender
+from replicator.node.acks import AckBook, AckSender, Heard
 from replicator.node.expiry import delete_expired
 from replicator.node.follower import Follower
 from replicator.node.inflight import Done, Pending
 from replicator.node.leader import Leader
+from replicator.node.replica import RowListener
 from replicator.node.role import Follow, Shared, run_beside
 from replicator.position import BEFORE_LOG, NodeId, Offset
 from replicator.protocol.limits import MAX_INFLIGHT_BYTES, MAX_RECORD_BYTES
@@ -35,6 +38,7 @@ log = logging.getLogger(__name__)
 RETRY_MS = 500
 SWEEP_MS = 100
 ACK_PAUSE_MS = 20
+LEASE_POLL_MS = 2
 READ_ONLY = "You can't write against a read only replica."  # as Redis says it: clients look for it
 
 
@@ -81,7 +85,7 @@ class Node:
         self._trouble_at = BEFORE_LOG
         self._failure: ReplicatorError | None = None
         self._end = shared.replica.state.offset
-        self.book = AckBook(shared.author.node, acks, shared.clock)
+        self._book = AckBook(shared.author.node, acks, shared.clock)
         self._sender = AckSender(shared.author, shared.replica, acks, shared.clock, ACK_PAUSE_MS)
 
     # What runs
@@ -122,7 +126,7 @@ class Node:
         self._register(leader)
         return await run_beside(
             leader.run(),
-            self.book.listen(),
+            self._book.listen(),
             delete_expired(self, machine, self._shared.clock),
         )
 
@@ -217,6 +221,36 @@ class Node:
             raise Loading(f"the node reads the log: at offset {state.offset} of {self._end}. {self._trouble}".strip())
         return self._shared.replica.machine.view
 
+    def read_barrier(self) -> Awaitable[None] | None:
+        role = self._role
+        if isinstance(role, Leader) and role.lease_left_ms() <= 0:
+            return self._lease_or_role(role)
+        return None
+
+    async def _lease_or_role(self, leader: Leader) -> None:
+        """Raises `Stale`."""
+        clock = self._shared.clock
+        deadline_ms = clock.elapsed_ms() + self._shared.timing.answer_ms
+        while self._role is leader and leader.lease_left_ms() <= 0:
+            if clock.elapsed_ms() >= deadline_ms:
+                raise Stale("this node led, and cannot find out whether it still does: Kafka does not answer")
+            await clock.sleep(LEASE_POLL_MS)
+
+    async def wait_acked(self, offset: Offset, replicas: int, timeout_ms: float) -> int:
+        return await self._book.wait(offset, replicas, timeout_ms)
+
+    @property
+    def heard(self) -> dict[NodeId, Heard]:
+        return self._book.latest if self.leads else {}
+
+    @property
+    def row_listener(self) -> RowListener | None:
+        return self._shared.replica.row_listener
+
+    @row_listener.setter
+    def row_listener(self, listener: RowListener | None) -> None:
+        self._shared.replica.row_listener = listener
+
     def now_ms(self) -> int | None:
         return self._shared.clock.wall_us() // 1000 if isinstance(self._role, Leader) else None
 
@@ -248,6 +282,7 @@ class Node:
         deadline_ms = shared.clock.elapsed_ms() + shared.timing.answer_ms
         pending = Pending(body, encoded, changes, done, deadline_ms)
         inflight.add(pending, [(key, change.new) for key, change in changes.items()])
+        shared.replica.tell(changes.values())
         leader.wake()
 
     @property

@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from replicator.log.port import Entry
@@ -84,7 +84,13 @@ class Replica:
         if self.row_listener is not None:
             for _, record in accepted:
                 if type(record.body) is Write:
-                    _tell(self.row_listener, record.body.changes)
+                    self.tell(record.body.changes)
+
+    def tell(self, changes: Iterable[Change]) -> None:
+        """Tell the listener of changes, made or about to be made."""
+        if self.row_listener is not None:
+            for change in changes:
+                self.row_listener(change.table, change.row)
 
     def age_ms(self, now_us: int) -> float:
         """How long ago the last record applied was written, by its author's clock."""
@@ -97,8 +103,3 @@ class Replica:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiters, (offset, next(self._order), future))
         await future
-
-
-def _tell(listener: RowListener, changes: Sequence[Change]) -> None:
-    for change in changes:
-        listener(change.table, change.row)

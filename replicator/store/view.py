@@ -91,6 +91,10 @@ class Transaction:
         else:
             self._changes[key] = Change(table, row, field, old, value)
 
+    def roll_back(self, changes: dict[bytes, Change]) -> None:
+        """Be again as when `changes` was a copy of `self.changes`."""
+        self._changes = changes
+
     @property
     def changes(self) -> dict[bytes, Change]:
         """By store key, in the order in which the keys were first written."""

@@ -1,0 +1,56 @@
+"""Transactions: all that is queued between MULTI and EXEC becomes one record."""
+
+from __future__ import annotations
+
+from replicator.errors import BadRequest
+from replicator.serve.commands.table import Args, Kind, command, control, session
+from replicator.serve.resp import OK, Error, Reply
+from replicator.serve.session import Session
+
+
+@control("multi", 1)
+def multi(session: Session, args: Args) -> Reply:
+    if session.multi.open:
+        raise BadRequest("MULTI calls can not be nested")
+    session.multi.begin()
+    session.answer(OK)
+    return None
+
+
+@control("exec", 1)
+def exec_(session: Session, args: Args) -> Reply:
+    if not session.multi.open:
+        raise BadRequest("EXEC without MULTI")
+    if session.multi.spoiled:
+        session.multi.discard()
+        session.answer(Error("EXECABORT Transaction discarded because of previous errors."))
+        return None
+    session.execute(args)
+    return None
+
+
+@control("discard", 1)
+def discard(session: Session, args: Args) -> Reply:
+    if not session.multi.open:
+        raise BadRequest("DISCARD without MULTI")
+    session.multi.discard()
+    session.answer(OK)
+    return None
+
+
+@command("watch", -2, Kind.CONTROL, (1, -1, 1))
+def watch(session: Session, args: Args) -> Reply:
+    if session.multi.open:
+        session.answer(Error("ERR WATCH inside MULTI is not allowed"))  # which does not spoil the MULTI
+        return None
+    if not session.after_own_writes(args):  # which would touch the keys
+        session.multi.watch(args[1:])
+        session.answer(OK)
+    return None
+
+
+@session("unwatch", 1)
+def unwatch(session: Session, args: Args) -> Reply:
+    if not session.multi.open:
+        session.multi.unwatch()
+    return OK

@@ -1,0 +1,181 @@
+"""Redis keys as rows of the table `kv`.
+
+    header   field ""        string: tag s, the bytes       hash: tag h, number of fields (8 bytes, big-endian)
+    field    field "f"+name  hash: tag f, the bytes
+
+The header alone carries the expiry. A row whose time has come by the leader's clock is as good as gone, although its
+entries stay until the leader has deleted them; followers do not look at a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from replicator.errors import BadRequest, WrongType
+from replicator.store.keys import decode_key, encode_key, row_range, table_range
+from replicator.store.values import Value, decode_value, encode_value
+from replicator.store.view import Transaction, View
+
+TABLE = "kv"
+MAX_VALUE_BYTES = 512 << 10
+STRING, HASH, FIELD = b"s", b"h", b"f"
+TYPES = {STRING: b"string", HASH: b"hash"}
+
+
+class Keyspace:
+    """Reads of one view, at one time. `now_ms` None: nothing counts as expired."""
+
+    def __init__(self, view: View, now_ms: int | None) -> None:
+        self._view = view
+        self.now_ms = now_ms
+
+    def header(self, row: bytes) -> Value | None:
+        stored = self._view.get(encode_key(TABLE, row, b""))
+        if stored is None:
+            return None
+        value = decode_value(stored)
+        if value.expires_at_ms is not None and self.now_ms is not None and value.expires_at_ms <= self.now_ms:
+            return None
+        return value
+
+    def string(self, row: bytes) -> bytes | None:
+        """Raises `WrongType`."""
+        value = self.header(row)
+        if value is None:
+            return None
+        if value.tag != STRING:
+            raise WrongType
+        return value.data
+
+    def hash_size(self, row: bytes) -> int:
+        """Number of fields, 0 if there is no such row. Raises `WrongType`."""
+        value = self.header(row)
+        if value is None:
+            return 0
+        if value.tag != HASH:
+            raise WrongType
+        return int.from_bytes(value.data, "big")
+
+    def hash_field(self, row: bytes, name: bytes) -> bytes | None:
+        """Raises `WrongType`."""
+        return self._field(row, name) if self.hash_size(row) else None
+
+    def hash_fields(self, row: bytes, from_name: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Names and values in the order of their names. Raises `WrongType`."""
+        if not self.hash_size(row):
+            return
+        _, stop = row_range(TABLE, row)
+        start = encode_key(TABLE, row, b"f")
+        for key, stored in self._view.scan(start + from_name, stop):
+            yield key[len(start) :], stored[1:]
+
+    def rows(self, from_row: bytes = b"") -> Iterator[tuple[bytes, Value]]:
+        """Live rows in their order, with their headers."""
+        start, stop = row_range(TABLE, from_row)[0], table_range(TABLE)[1]
+        if not from_row:
+            start = table_range(TABLE)[0]
+        while True:
+            found = next(islice(self._view.scan(start, stop), 1), None)
+            if found is None:
+                return
+            _, row, _ = decode_key(found[0])
+            value = self.header(row)
+            if value is not None:
+                yield row, value
+            start = row_range(TABLE, row)[1]
+
+    def size(self) -> int:
+        return self._view.rows(TABLE)
+
+    def _field(self, row: bytes, name: bytes) -> bytes | None:
+        stored = self._view.get(encode_key(TABLE, row, b"f" + name))
+        return None if stored is None else stored[1:]
+
+
+class WritableKeyspace(Keyspace):
+    """Reads and writes of one transaction."""
+
+    def __init__(self, transaction: Transaction, time_ms: int) -> None:
+        super().__init__(transaction, time_ms)
+        self.transaction = transaction
+        self.time_ms = time_ms
+
+    def put_string(self, row: bytes, data: bytes, expires_at_ms: int | None = None) -> None:
+        """Whatever the row held before. Raises `BadRequest` if it is too large."""
+        _check_size(data)
+        self._clear_fields(row)
+        self.transaction.put(TABLE, row, b"", encode_value(STRING, data, expires_at_ms))
+
+    def put_fields(self, row: bytes, fields: dict[bytes, bytes]) -> int:
+        """How many of the fields are new. Raises `WrongType`, `BadRequest`."""
+        before = self._begin_hash(row)
+        added = 0
+        for name, data in fields.items():
+            _check_size(data)
+            added += self._field(row, name) is None
+            self.transaction.put(TABLE, row, b"f" + name, FIELD + data)
+        if added:
+            self._put_count(row, before + added)
+        return added
+
+    def remove_fields(self, row: bytes, names: list[bytes]) -> int:
+        """How many of the fields were there. Raises `WrongType`."""
+        before = self.hash_size(row)
+        if not before:
+            return 0
+        removed = 0
+        for name in names:
+            if self._field(row, name) is not None:
+                self.transaction.put(TABLE, row, b"f" + name, None)
+                removed += 1
+        if removed == before:
+            self.transaction.put(TABLE, row, b"", None)
+        elif removed:
+            self._put_count(row, before - removed)
+        return removed
+
+    def set_expiry(self, row: bytes, value: Value, expires_at_ms: int | None) -> None:
+        self.transaction.put(TABLE, row, b"", encode_value(value.tag, value.data, expires_at_ms))
+
+    def remove(self, row: bytes) -> bool:
+        """Whether there was such a row."""
+        value = self.header(row)
+        self._clear_fields(row)
+        self.transaction.put(TABLE, row, b"", None)
+        return value is not None
+
+    def rename(self, source: bytes, target: bytes) -> None:
+        """`source` is there; what `target` held is gone."""
+        entries = list(self._view.scan(*row_range(TABLE, source)))
+        self.remove(target)
+        for key, stored in entries:
+            field = decode_key(key)[2]
+            self.transaction.put(TABLE, source, field, None)
+            self.transaction.put(TABLE, target, field, stored)
+
+    def _begin_hash(self, row: bytes) -> int:
+        """Number of its fields; what is left of an expired row is removed. Raises `WrongType`."""
+        before = self.hash_size(row)
+        if not before:
+            self._clear_fields(row)
+            self.transaction.put(TABLE, row, b"", None)
+        return before
+
+    def _put_count(self, row: bytes, count: int) -> None:
+        value = self.header(row)
+        expires_at_ms = value.expires_at_ms if value else None
+        self.transaction.put(TABLE, row, b"", encode_value(HASH, count.to_bytes(8, "big"), expires_at_ms))
+
+    def _clear_fields(self, row: bytes) -> None:
+        stored = self.transaction.get(encode_key(TABLE, row, b""))
+        if stored is None or stored[:1].lower() != HASH:
+            return
+        _, stop = row_range(TABLE, row)
+        for key, _ in list(self._view.scan(encode_key(TABLE, row, b"f"), stop)):
+            self.transaction.put(TABLE, row, decode_key(key)[2], None)
+
+
+def _check_size(data: bytes) -> None:
+    if len(data) > MAX_VALUE_BYTES:
+        raise BadRequest(f"a value of {len(data)} bytes is too large, at most {MAX_VALUE_BYTES}: split it")

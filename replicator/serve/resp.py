@@ -1,0 +1,76 @@
+"""Replies in the Redis serialization protocol, versions 2 and 3 (Redis documentation, "RESP protocol spec").
+
+A reply is a Python value: bytes (bulk string), int, None (null), list, dict (map; flat in RESP2), or one of the
+types below. Requests are parsed by hiredis.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+from replicator.errors import Definite, Indefinite, ReplicatorError
+
+
+class Simple(NamedTuple):
+    text: bytes
+
+
+class Error(NamedTuple):
+    text: str  # begins with its code, e.g. "ERR syntax error"
+
+
+class Verbatim(NamedTuple):
+    """Text for people."""
+
+    text: bytes
+
+
+class NullArray(NamedTuple):
+    """What EXEC answers when a watched key was touched."""
+
+
+class Encoded(NamedTuple):
+    """Bytes of the protocol itself."""
+
+    data: bytes
+
+
+Reply: TypeAlias = (
+    "bytes | int | list[Reply] | dict[bytes, Reply] | Simple | Error | Verbatim | NullArray | Encoded | None"
+)
+
+OK = Simple(b"OK")
+QUEUED = Simple(b"QUEUED")
+
+
+def encode(reply: Reply, protocol: int) -> bytes:
+    """`protocol` is 2 or 3."""
+    match reply:
+        case bytes():
+            return b"$%d\r\n%b\r\n" % (len(reply), reply)
+        case None:
+            return b"$-1\r\n" if protocol == 2 else b"_\r\n"
+        case int():
+            return b":%d\r\n" % reply
+        case Simple(text):
+            return b"+%b\r\n" % text
+        case Error(message):
+            return b"-%b\r\n" % message.replace("\r", " ").replace("\n", " ").encode()
+        case list():
+            return b"*%d\r\n%b" % (len(reply), b"".join([encode(item, protocol) for item in reply]))
+        case dict():
+            parts = [encode(name, protocol) + encode(value, protocol) for name, value in reply.items()]
+            items = b"".join(parts)
+            return b"*%d\r\n%b" % (2 * len(reply), items) if protocol == 2 else b"%%%d\r\n%b" % (len(reply), items)
+        case Verbatim(text):
+            return encode(text, 2) if protocol == 2 else b"=%d\r\ntxt:%b\r\n" % (len(text) + 4, text)
+        case NullArray():
+            return b"*-1\r\n" if protocol == 2 else b"_\r\n"
+        case Encoded(data):
+            return data
+
+
+def error_reply(error: ReplicatorError) -> Error:
+    if isinstance(error, Definite | Indefinite):
+        return Error(f"{error.code} {error}")
+    return Error(f"ERR this node has stopped serving: {error}")

@@ -1,0 +1,280 @@
+"""One client connection: parses commands, runs them in order, answers them in order.
+
+Writes of one connection do not wait for each other: each sees the ones before it, and its answer waits in a slot until
+its fate is known. A read waits until this connection's own writes are in the store. All answers that are ready leave
+in one write to the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Coroutine
+from typing import TYPE_CHECKING, Any, cast
+
+from replicator.errors import Definite, ReplicatorError
+from replicator.position import BEFORE_LOG, Offset
+from replicator.serve.commands.table import TABLE, Args, Command, Kind, look_up
+from replicator.serve.keyspace import Keyspace, WritableKeyspace
+from replicator.serve.multi import Multi
+from replicator.serve.requests import ProtocolBroken, Requests
+from replicator.serve.resp import QUEUED, Error, Reply, encode, error_reply
+
+if TYPE_CHECKING:
+    from replicator.serve.redis_server import RedisServer
+
+MAX_SLOTS = 4096  # writes of one connection in flight
+MAX_UNPARSED_BYTES = 1 << 20  # read ahead while the connection waits
+
+
+class Slot:
+    """The place of an answer in the order of answers; as the `done` of a write it learns its fate."""
+
+    __slots__ = ("data", "ready", "session")
+
+    def __init__(self, session: Session, data: bytes, ready: bool) -> None:
+        self.session = session
+        self.data = data
+        self.ready = ready
+
+    def __call__(self, error: ReplicatorError | None, offset: Offset) -> None:
+        session = self.session
+        if error is None:
+            session.last_offset = offset
+            session.server.stats.writes_ok += 1
+        else:
+            session.server.stats.count_failure(error)
+            self.data = encode(error_reply(error), session.protocol)
+        self.ready = True
+        session.settle()
+
+
+class Session(asyncio.Protocol):
+    def __init__(self, server: RedisServer, id: int) -> None:
+        self.server = server
+        self.id = id
+        self.protocol = 2
+        self.authenticated = not server.password
+        self.name: bytes = b""
+        self.library: dict[bytes, bytes] = {}
+        self.address = ""
+        self.connected_s = asyncio.get_running_loop().time()
+        self.last_command = b""
+        self.last_offset = BEFORE_LOG  # of this connection's last write
+        self.multi: Multi = Multi(server.watches)
+        self._transport: asyncio.Transport
+        self._requests = Requests()
+        self._slots: deque[Slot] = deque()
+        self._out: list[bytes] = []
+        self._held: Args | None = None  # waits until the slots are empty
+        self._task: asyncio.Task[None] | None = None  # what the connection waits for
+        self._full = False  # the client does not read
+        self._reading = True
+        self._awake = False  # `_wake` is scheduled
+        self._ending = False  # closes once all answers are out
+        self._closing = False
+
+    # The socket
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        peer = transport.get_extra_info("peername")
+        self.address = f"{peer[0]}:{peer[1]}" if peer else "?"
+        refusal = self.server.admit(self)
+        if refusal:
+            self._transport.write(encode(Error(refusal), 2))
+            self.close()
+
+    def data_received(self, data: bytes) -> None:
+        self._requests.feed(data)
+        self._pump()
+        if self._reading and self._requests.unparsed > MAX_UNPARSED_BYTES and self._blocked:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._pump()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._closing = True
+        if self._task is not None:
+            self._task.cancel()
+        self.multi.unwatch()
+        self.server.forget(self)
+
+    def close(self) -> None:
+        """After what is ready has been sent."""
+        self._flush()
+        self._closing = True
+        self._transport.close()
+
+    @property
+    def idle(self) -> bool:
+        return not self._slots and self._task is None
+
+    # Commands in, answers out
+
+    @property
+    def _blocked(self) -> bool:
+        waiting = self._held is not None or self._task is not None or self._ending
+        return waiting or self._full or len(self._slots) >= MAX_SLOTS
+
+    def _pump(self) -> None:
+        requests = self._requests
+        while not (self._closing or self._blocked):
+            try:
+                args = requests.next()
+            except ProtocolBroken as error:
+                self.answer(Error(f"ERR Protocol error: {error}"))
+                self.close_after_answers()
+                break
+            if args is None:
+                break
+            self._run(args)
+        self._flush()
+        if not (self._reading or self._closing or self._blocked):
+            self._reading = True
+            self._transport.resume_reading()
+
+    def _run(self, args: Args) -> None:
+        self.server.stats.commands += 1
+        try:
+            command = TABLE.get(args[0])
+            if command is None or not command.accepts(len(args)):
+                command = look_up(args)
+            self.last_command = command.name
+            if not self.authenticated and not command.before_auth:
+                self.answer(Error("NOAUTH Authentication required."))
+                return
+            if self.multi.open and command.kind is not Kind.CONTROL:
+                self._queue(command, args)
+            elif command.kind is Kind.READ:
+                self._read(command, args)
+            elif command.kind is Kind.WRITE:
+                self._write(command, args)
+            elif command.kind is Kind.SESSION:
+                self.answer(command.handler(self, args))
+            else:
+                command.handler(self, args)
+        except ReplicatorError as error:
+            self.multi.spoil()
+            self.answer(error_reply(error))
+
+    def answer(self, reply: Reply) -> None:
+        data = encode(reply, self.protocol)
+        if self._slots:
+            self._slots.append(Slot(self, data, True))
+        else:
+            self._out.append(data)
+
+    def _read(self, command: Command, args: Args) -> None:
+        if self.after_own_writes(args):
+            return
+        backend = self.server.backend
+        barrier = backend.read_barrier()
+        if barrier is None:
+            self.answer(command.handler(Keyspace(backend.view(), backend.now_ms()), args))
+        else:
+            self.wait(self._read_after(barrier, command, args))
+
+    async def _read_after(self, barrier: Awaitable[None], command: Command, args: Args) -> None:
+        await barrier
+        backend = self.server.backend
+        self.answer(command.handler(Keyspace(backend.view(), backend.now_ms()), args))
+
+    def _write(self, command: Command, args: Args) -> None:
+        backend = self.server.backend
+        transaction = backend.begin()
+        reply = command.handler(WritableKeyspace(transaction, backend.now_ms() or 0), args)
+        slot = Slot(self, encode(reply, self.protocol), False)
+        self._slots.append(slot)
+        try:
+            backend.submit(transaction, slot)
+        except Definite as error:
+            slot(error, BEFORE_LOG)
+
+    def _queue(self, command: Command, args: Args) -> None:
+        if command.kind is Kind.WRITE:
+            self.server.backend.begin()  # is there somebody to write to?
+        self.multi.queue(command, args)
+        self.answer(QUEUED)
+
+    def execute(self, args: Args) -> None:
+        """EXEC: all queued commands as one record."""
+        if self.multi.untouched and self.after_own_writes(args):
+            return
+        backend = self.server.backend
+        if not self.multi.writes:
+            barrier = backend.read_barrier()
+            if barrier is not None:
+                self.wait(self._execute_after(barrier))
+                return
+            self.answer(self.multi.run(self, Keyspace(backend.view(), backend.now_ms())))
+            return
+        transaction = backend.begin()
+        reply = self.multi.run(self, WritableKeyspace(transaction, backend.now_ms() or 0))
+        slot = Slot(self, encode(reply, self.protocol), False)
+        self._slots.append(slot)
+        try:
+            backend.submit(transaction, slot)
+        except Definite as error:
+            slot(error, BEFORE_LOG)
+
+    async def _execute_after(self, barrier: Awaitable[None]) -> None:
+        await barrier
+        backend = self.server.backend
+        self.answer(self.multi.run(self, Keyspace(backend.view(), backend.now_ms())))
+
+    # Waiting
+
+    def after_own_writes(self, args: Args) -> bool:
+        """Whether the command has to wait for this connection's writes; then it is run again."""
+        if self._slots:
+            self._held = args
+            return True
+        return False
+
+    def wait(self, work: Coroutine[Any, Any, None]) -> None:
+        """Nothing else happens on this connection until `work`, which answers, is done."""
+        self._task = asyncio.get_running_loop().create_task(self._finish(work))
+
+    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except ReplicatorError as error:
+            self.answer(error_reply(error))
+        self._task = None
+        self._pump()
+
+    def settle(self) -> None:
+        """A slot has become ready."""
+        if not self._awake:
+            self._awake = True
+            asyncio.get_running_loop().call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._awake = False
+        slots = self._slots
+        while slots and slots[0].ready:
+            self._out.append(slots.popleft().data)
+        if self._held is not None and not slots and not self._closing:
+            args, self._held = self._held, None
+            self._run(args)
+        self._pump()
+        if self._ending and not slots:
+            self.close()
+
+    def close_after_answers(self) -> None:
+        self._ending = True
+        if not self._slots:
+            self.close()
+
+    def _flush(self) -> None:
+        if self._out:
+            out, self._out = self._out, []
+            if not self._transport.is_closing():
+                self._transport.write(out[0] if len(out) == 1 else b"".join(out))
