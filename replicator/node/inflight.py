@@ -11,11 +11,11 @@ its deadline is answered with UNKNOWN and stays until its fate is read in the lo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 from replicator.errors import Busy, Definite, Fenced, ReplicatorError, Unknown
 from replicator.position import BEFORE_LOG, Epoch, Offset, Seq
-from replicator.records.types import Body
+from replicator.records.types import Body, Change
 from replicator.store.view import Overlay, View
 
 Done = Callable[[ReplicatorError | None, Offset], None]
@@ -25,14 +25,14 @@ Done = Callable[[ReplicatorError | None, Offset], None]
 class Pending:
     """One record to be: a client's write, or one of the leader's own."""
 
-    __slots__ = ("body", "deadline_ms", "done", "encoded", "epoch", "keys", "offset", "seq")
+    __slots__ = ("body", "changes", "deadline_ms", "done", "encoded", "epoch", "offset", "seq")
 
     def __init__(
-        self, body: Body, encoded: bytes, keys: Iterable[bytes], done: Done | None, deadline_ms: float
+        self, body: Body, encoded: bytes, changes: Mapping[bytes, Change], done: Done | None, deadline_ms: float
     ) -> None:
         self.body = body
         self.encoded = encoded
-        self.keys = keys
+        self.changes = changes  # of `body`, by store key
         self.done = done  # None once it has been answered
         self.deadline_ms = deadline_ms
         self.epoch = Epoch(0)
@@ -63,9 +63,8 @@ class Inflight:
     def sent(self) -> bool:
         return bool(self._sent)
 
-    def add(self, pending: Pending, values: Iterable[tuple[bytes, bytes | None]]) -> None:
-        for key, value in values:
-            self.overlay.lay(key, value)
+    def add(self, pending: Pending) -> None:
+        self.overlay.lay(pending.changes)
         self.bytes += len(pending.encoded)
         self._queued.append(pending)
 
@@ -130,5 +129,4 @@ class Inflight:
 
     def _forget(self, pending: Pending) -> None:
         self.bytes -= len(pending.encoded)
-        for key in pending.keys:
-            self.overlay.lift(key)
+        self.overlay.lift(pending.changes)

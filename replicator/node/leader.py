@@ -13,12 +13,13 @@ import logging
 from replicator.errors import BrokerUnavailable, Busy, LogDamage, ReplicatorError, StoreFull
 from replicator.log.port import AppendInDoubt, AppendRefused
 from replicator.node.inflight import Done, Pending
-from replicator.node.replica import Accepted
 from replicator.node.role import Follow, Lead, Shared, run_beside
 from replicator.position import Offset, Seq
+from replicator.protocol.commit import LogState
 from replicator.protocol.limits import GROUP_BYTES, GROUP_RECORDS
 from replicator.records.codec import link
-from replicator.records.types import VERSION, Body, Checkpoint, Header, Heartbeat, Membership, Record
+from replicator.records.fast import HeaderWriter
+from replicator.records.types import VERSION, Body, Checkpoint, Heartbeat, Membership
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +70,14 @@ class Leader:
         self._proposed = None  # applied, or void with all that came after it
 
     def _enqueue(self, body: Body, done: Done | None = None) -> None:
-        self._shared.inflight.add(self._own(body, done), ())
+        self._shared.inflight.add(self._own(body, done))
         self.wake()
 
     def _own(self, body: Body, done: Done | None = None) -> Pending:
         """A record of the leader's own."""
         shared = self._shared
         deadline_ms = shared.clock.elapsed_ms() + shared.timing.answer_ms
-        return Pending(body, shared.replica.codec.encode_body(body), (), done, deadline_ms)
+        return Pending(body, shared.replica.codec.encode_body(body), {}, done, deadline_ms)
 
     def _check(self) -> None:
         """Put a checkpoint before the next group, now and then, while the store stands at the end of the log."""
@@ -101,9 +102,7 @@ class Leader:
     async def _append(self, group: list[Pending]) -> Follow | None:
         shared = self._shared
         expected = Offset(self._state.offset + 1)
-        records = self._number(group, expected)
-        encode = shared.replica.codec.encode
-        payloads = [encode(record.header, record.encoded_body) for record in records]
+        payloads, state = self._number(group)
         self._sent_ms = sent_ms = shared.clock.elapsed_ms()
         try:
             base = await shared.log.append(payloads)
@@ -117,34 +116,30 @@ class Leader:
             return self._misplaced(base, expected, len(group))
         self._lease_from_ms = sent_ms
         try:
-            self._commit(base, records)
+            self._commit(group, state)
         except StoreFull as error:
             return Follow(why=str(error), resume_after=self._state.offset)
         return None
 
-    def _number(self, group: list[Pending], base: Offset) -> list[Record]:
-        """Give each write its place behind all that is committed."""
-        state = self._state
-        now_us = self._shared.clock.wall_us()
-        seq, chain = state.seq, state.chain
-        records = []
-        for index, pending in enumerate(group):
-            seq = Seq(seq + 1)
+    def _number(self, group: list[Pending]) -> tuple[list[bytes], LogState]:
+        """Give each write its place behind all that is committed: the records, and the state behind them."""
+        state, author = self._state, self._shared.author
+        writer = HeaderWriter(VERSION, state.timeline, state.epoch, author, self._shared.clock.wall_us())
+        epoch, seq, chain, offset = state.epoch, state.seq, state.chain, state.offset
+        payloads = []
+        for pending in group:
+            seq, offset = Seq(seq + 1), Offset(offset + 1)
             chain = link(chain, pending.encoded)
-            pending.epoch, pending.seq, pending.offset = state.epoch, seq, Offset(base + index)
-            header = Header(VERSION, state.timeline, state.epoch, self._shared.author, seq, now_us, chain)
-            records.append(Record(header, pending.body, pending.encoded))
-        return records
+            pending.epoch, pending.seq, pending.offset = epoch, seq, offset
+            payloads.append(writer.write(seq, chain) + pending.encoded)
+        return payloads, state._replace(seq=seq, chain=chain, offset=offset, leader_offset=offset)
 
-    def _commit(self, base: Offset, records: list[Record]) -> None:
+    def _commit(self, group: list[Pending], state: LogState) -> None:
         shared = self._shared
-        last = records[-1].header
-        end = Offset(base + len(records) - 1)
-        self._state = self._state._replace(seq=last.seq, chain=last.chain, offset=end, leader_offset=end)
-        accepted = [Accepted(Offset(base + index), record) for index, record in enumerate(records)]
-        shared.replica.apply(accepted, self._state)
-        for offset, record in accepted:
-            shared.inflight.applied(record.header.epoch, record.header.seq, offset)
+        self._state = state
+        shared.replica.apply([pending.body for pending in group], state)
+        for pending in group:
+            shared.inflight.applied(pending.epoch, pending.seq, pending.offset)
 
     def _misplaced(self, base: Offset, expected: Offset, count: int) -> Follow:
         if base < expected:

@@ -281,8 +281,9 @@ class Node:
             )
         deadline_ms = shared.clock.elapsed_ms() + shared.timing.answer_ms
         pending = Pending(body, encoded, changes, done, deadline_ms)
-        inflight.add(pending, [(key, change.new) for key, change in changes.items()])
-        shared.replica.tell(changes.values())
+        inflight.add(pending)
+        if shared.replica.row_listener is not None:
+            shared.replica.tell(changes.values())
         leader.wake()
 
     @property

@@ -13,7 +13,7 @@ from replicator.log.port import Entry
 from replicator.position import Offset
 from replicator.protocol.commit import LogState, judge, skip
 from replicator.records.codec import NotARecord, RecordCodec
-from replicator.records.types import Change, Record, Write
+from replicator.records.types import Body, Change, Record, Write
 from replicator.store.machine import Machine
 
 log = logging.getLogger(__name__)
@@ -67,24 +67,24 @@ class Replica:
                 why_void = f"offset {offset}: {type(record.body).__name__} by {record.header.author}, {void}"
         if why_void:
             log.warning("%d records are void, the last at %s", self.void_records - void_before, why_void)
-        if state is not self.state:
-            self.apply(accepted, state)
-        return accepted
-
-    def apply(self, accepted: Sequence[Accepted], state: LogState) -> None:
-        """Apply records that have been judged already; the store then stands at `state`."""
-        self.machine.apply([record.body for _, record in accepted], state)
         if accepted:
             self._written_us = accepted[-1].record.header.timestamp_us
+        if state is not self.state:
+            self.apply([record.body for _, record in accepted], state)
+        return accepted
+
+    def apply(self, bodies: Sequence[Body], state: LogState) -> None:
+        """Apply what is known to count; the store then stands at `state`."""
+        self.machine.apply(bodies, state)
         waiters = self._waiters
         while waiters and waiters[0][0] <= state.offset:
             future = heapq.heappop(waiters)[2]
             if not future.done():
                 future.set_result(None)
         if self.row_listener is not None:
-            for _, record in accepted:
-                if type(record.body) is Write:
-                    self.tell(record.body.changes)
+            for body in bodies:
+                if type(body) is Write:
+                    self.tell(body.changes)
 
     def tell(self, changes: Iterable[Change]) -> None:
         """Tell the listener of changes, made or about to be made."""

@@ -56,12 +56,18 @@ def _author_prefix(version: int, timeline: bytes, epoch: Epoch, author: Author) 
 
 def encode_header(header: Header) -> bytes:
     version, timeline, epoch, author, seq, timestamp_us, chain = header
-    return b"%b%b%b%b" % (
-        _author_prefix(version, timeline, epoch, author),
-        encode_long(seq),
-        encode_long(timestamp_us),
-        chain,
-    )
+    return HeaderWriter(version, timeline, epoch, author, timestamp_us).write(seq, chain)
+
+
+class HeaderWriter:
+    """Writes the headers of records that differ in seq and chain only."""
+
+    def __init__(self, version: int, timeline: bytes, epoch: Epoch, author: Author, timestamp_us: int) -> None:
+        self._prefix = _author_prefix(version, timeline, epoch, author)
+        self._timestamp = encode_long(timestamp_us)
+
+    def write(self, seq: Seq, chain: bytes) -> bytes:
+        return b"%b%b%b%b" % (self._prefix, encode_long(seq), self._timestamp, chain)
 
 
 @lru_cache(maxsize=256)

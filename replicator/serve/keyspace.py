@@ -20,6 +20,9 @@ from replicator.store.view import Transaction, View
 TABLE = "kv"
 MAX_VALUE_BYTES = 512 << 10
 STRING, HASH, FIELD = b"s", b"h", b"f"
+_PLAIN_STRING = STRING[0]  # without expiry
+_HASHES = HASH + HASH.upper()
+_SHORT = 256  # bytes that certainly fit
 TYPES = {STRING: b"string", HASH: b"hash"}
 
 
@@ -28,10 +31,11 @@ class Keyspace:
 
     def __init__(self, view: View, now_ms: int | None) -> None:
         self._view = view
+        self._get = view.get
         self.now_ms = now_ms
 
     def header(self, row: bytes) -> Value | None:
-        stored = self._view.get(encode_key(TABLE, row, b""))
+        stored = self._get(_header_key(row))
         if stored is None:
             return None
         value = decode_value(stored)
@@ -41,6 +45,11 @@ class Keyspace:
 
     def string(self, row: bytes) -> bytes | None:
         """Raises `WrongType`."""
+        stored = self._get(_header_key(row))
+        if stored is None:
+            return None
+        if stored[0] == _PLAIN_STRING:
+            return stored[1:]
         value = self.header(row)
         if value is None:
             return None
@@ -89,7 +98,7 @@ class Keyspace:
         return self._view.rows(TABLE)
 
     def _field(self, row: bytes, name: bytes) -> bytes | None:
-        stored = self._view.get(encode_key(TABLE, row, b"f" + name))
+        stored = self._get(encode_key(TABLE, row, b"f" + name))
         return None if stored is None else stored[1:]
 
 
@@ -104,8 +113,11 @@ class WritableKeyspace(Keyspace):
     def put_string(self, row: bytes, data: bytes, expires_at_ms: int | None = None) -> None:
         """Whatever the row held before. Raises `BadRequest` if it is too large."""
         _check_size(data)
-        self._clear_fields(row)
-        self.transaction.put(TABLE, row, b"", encode_value(STRING, data, expires_at_ms))
+        key = _header_key(row)
+        stored = self._get(key)
+        if stored is not None and stored[0] in _HASHES:
+            self._clear_fields(row)
+        self.transaction.put_at(key, TABLE, row, b"", encode_value(STRING, data, expires_at_ms))
 
     def put_fields(self, row: bytes, fields: dict[bytes, bytes]) -> int:
         """How many of the fields are new. Raises `WrongType`, `BadRequest`."""
@@ -174,6 +186,12 @@ class WritableKeyspace(Keyspace):
         _, stop = row_range(TABLE, row)
         for key, _ in list(self._view.scan(encode_key(TABLE, row, b"f"), stop)):
             self.transaction.put(TABLE, row, decode_key(key)[2], None)
+
+
+def _header_key(row: bytes) -> bytes:
+    if len(row) > _SHORT or 0 in row:
+        return encode_key(TABLE, row, b"")
+    return b"kv\x00%b\x00\x01" % row
 
 
 def _check_size(data: bytes) -> None:

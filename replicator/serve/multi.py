@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from replicator.errors import ReplicatorError
 from replicator.serve import resp
+from replicator.serve.backend import Backend
 from replicator.serve.commands.table import Args, Command, Kind
 from replicator.serve.keyspace import TABLE, Keyspace, WritableKeyspace
 
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 
 
 class Watches:
-    """Who watches which row. `touch` is a node's row listener."""
+    """Who watches which row. Listens to the node while anybody does."""
 
-    def __init__(self) -> None:
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._watchers: dict[bytes, set[Multi]] = {}
 
     def touch(self, table: str, row: bytes) -> None:
@@ -26,12 +28,15 @@ class Watches:
 
     def add(self, row: bytes, multi: Multi) -> None:
         self._watchers.setdefault(row, set()).add(multi)
+        self._backend.row_listener = self.touch
 
     def remove(self, row: bytes, multi: Multi) -> None:
         watchers = self._watchers[row]
         watchers.discard(multi)
         if not watchers:
             del self._watchers[row]
+        if not self._watchers:
+            self._backend.row_listener = None
 
 
 class Multi:

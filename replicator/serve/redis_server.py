@@ -58,7 +58,7 @@ class RedisServer:
         self.http_address = http_address
         self.sessions: dict[int, Session] = {}
         self.stats = Stats()
-        self.watches = Watches()
+        self.watches = Watches(backend)
         self.started_s = 0.0
         self._ids = itertools.count(1)
         self._server: asyncio.Server
@@ -68,7 +68,6 @@ class RedisServer:
         """Raises `ConfigError` if the address cannot be had."""
         loop = asyncio.get_running_loop()
         self.started_s = loop.time()
-        self.backend.row_listener = self.watches.touch
         try:
             self._server = await loop.create_server(
                 lambda: Session(self, next(self._ids)), self.host, self.port, backlog=1024

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from replicator.errors import Definite, ReplicatorError
 from replicator.position import BEFORE_LOG, Offset
-from replicator.serve.commands.table import TABLE, Args, Command, Kind, look_up
+from replicator.serve.commands.table import BY_SPELLING, Args, Command, Kind, look_up
 from replicator.serve.keyspace import Keyspace, WritableKeyspace
 from replicator.serve.multi import Multi
 from replicator.serve.requests import ProtocolBroken, Requests
@@ -65,6 +65,7 @@ class Session(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._requests = Requests()
         self._slots: deque[Slot] = deque()
+        self._readable: Keyspace | None = None  # what reads see, for as long as nothing else can happen on the loop
         self._out: list[bytes] = []
         self._held: Args | None = None  # waits until the slots are empty
         self._task: asyncio.Task[None] | None = None  # what the connection waits for
@@ -124,17 +125,17 @@ class Session(asyncio.Protocol):
         return waiting or self._full or len(self._slots) >= MAX_SLOTS
 
     def _pump(self) -> None:
-        requests = self._requests
-        while not (self._closing or self._blocked):
-            try:
-                args = requests.next()
-            except ProtocolBroken as error:
-                self.answer(Error(f"ERR Protocol error: {error}"))
-                self.close_after_answers()
-                break
-            if args is None:
-                break
-            self._run(args)
+        next_request, run = self._requests.next, self._run
+        try:
+            while not (self._closing or self._blocked):
+                args = next_request()
+                if args is None:
+                    break
+                run(args)
+        except ProtocolBroken as error:
+            self.answer(Error(f"ERR Protocol error: {error}"))
+            self.close_after_answers()
+        self._readable = None
         self._flush()
         if not (self._reading or self._closing or self._blocked):
             self._reading = True
@@ -143,20 +144,23 @@ class Session(asyncio.Protocol):
     def _run(self, args: Args) -> None:
         self.server.stats.commands += 1
         try:
-            command = TABLE.get(args[0])
+            command = BY_SPELLING.get(args[0])
             if command is None or not command.accepts(len(args)):
                 command = look_up(args)
             self.last_command = command.name
+            kind = command.kind
             if not self.authenticated and not command.before_auth:
                 self.answer(Error("NOAUTH Authentication required."))
-                return
-            if self.multi.open and command.kind is not Kind.CONTROL:
+            elif self.multi.open and kind is not Kind.CONTROL:
                 self._queue(command, args)
-            elif command.kind is Kind.READ:
-                self._read(command, args)
-            elif command.kind is Kind.WRITE:
+            elif kind is Kind.READ:
+                if self._readable is not None and not self._slots:
+                    self._out.append(encode(command.handler(self._readable, args), self.protocol))
+                else:
+                    self._read(command, args)
+            elif kind is Kind.WRITE:
                 self._write(command, args)
-            elif command.kind is Kind.SESSION:
+            elif kind is Kind.SESSION:
                 self.answer(command.handler(self, args))
             else:
                 command.handler(self, args)
@@ -177,7 +181,8 @@ class Session(asyncio.Protocol):
         backend = self.server.backend
         barrier = backend.read_barrier()
         if barrier is None:
-            self.answer(command.handler(Keyspace(backend.view(), backend.now_ms()), args))
+            self._readable = Keyspace(backend.view(), backend.now_ms())
+            self.answer(command.handler(self._readable, args))
         else:
             self.wait(self._read_after(barrier, command, args))
 

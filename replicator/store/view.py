@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from replicator.records.types import Change
@@ -48,16 +48,19 @@ class Overlay:
     def rows(self, table: str) -> int:
         return self.base.rows(table) + row_delta(self.base, table, self._values)
 
-    def lay(self, key: bytes, value: bytes | None) -> None:
-        self._values[key] = value
-        self._writers[key] = self._writers.get(key, 0) + 1
+    def lay(self, changes: Mapping[bytes, Change]) -> None:
+        """`changes` by store key."""
+        for key, change in changes.items():
+            self._values[key] = change.new
+            self._writers[key] = self._writers.get(key, 0) + 1
 
-    def lift(self, key: bytes) -> None:
-        left = self._writers[key] - 1
-        if left:
-            self._writers[key] = left
-        else:
-            del self._writers[key], self._values[key]
+    def lift(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            left = self._writers[key] - 1
+            if left:
+                self._writers[key] = left
+            else:
+                del self._writers[key], self._values[key]
 
     def clear(self) -> None:
         self._values.clear()
@@ -83,7 +86,10 @@ class Transaction:
 
     def put(self, table: str, row: bytes, field: bytes, value: bytes | None) -> None:
         """Set a field, or remove it (None). Removing what is not there changes nothing."""
-        key = encode_key(table, row, field)
+        self.put_at(encode_key(table, row, field), table, row, field, value)
+
+    def put_at(self, key: bytes, table: str, row: bytes, field: bytes, value: bytes | None) -> None:
+        """`put` for a caller that has the store key already."""
         before = self._changes.get(key)
         old = before.old if before else self._base.get(key)
         if value is None and old is None:

@@ -43,6 +43,8 @@ class Command:
 
 
 TABLE: dict[bytes, Command] = {}
+BY_SPELLING: dict[bytes, Command] = {}
+"""Also in upper case, as most clients send it."""
 
 Handler = Callable[[Any, Args], Reply]
 
@@ -54,7 +56,9 @@ def command(
 
     def register(handler: Handler) -> Handler:
         lower = name.encode()
-        TABLE[lower] = Command(lower, arity, kind, handler, *keys, before_auth)
+        TABLE[lower] = BY_SPELLING[lower] = BY_SPELLING[lower.upper()] = Command(
+            lower, arity, kind, handler, *keys, before_auth
+        )
         return handler
 
     return register
@@ -78,7 +82,7 @@ def control(name: str, arity: int, *, before_auth: bool = False) -> Callable[[Ha
 
 def look_up(args: Args) -> Command:
     """The command of a line. Raises `BadRequest` as Redis words it."""
-    found = TABLE.get(args[0]) or TABLE.get(args[0].lower())
+    found = TABLE.get(args[0].lower())
     if found is None:
         name = args[0][:128].decode(errors="replace")
         shown = " ".join(f"'{arg[:128].decode(errors='replace')}'" for arg in args[1:20])
