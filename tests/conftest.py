@@ -1,3 +1,4 @@
 from tests.kafka_fixture import kafka, kafka_cluster, local_broker
+from tests.redis_fixture import client, serve, server
 
-__all__ = ["kafka", "kafka_cluster", "local_broker"]
+__all__ = ["client", "kafka", "kafka_cluster", "local_broker", "serve", "server"]

@@ -62,8 +62,9 @@ class Requests:
         return self._next_line()
 
     def _next_line(self) -> Args | None:
-        assert self._inline is not None
-        while True:
+        while self._inline is not None:
+            if not self._inline or self._inline.startswith(b"*"):
+                return self._leave_lines()
             line, newline, rest = self._inline.partition(b"\n")
             if not newline:
                 if len(line) > MAX_INLINE_BYTES:
@@ -73,22 +74,19 @@ class Requests:
             self.unparsed = len(rest)
             args = _split(bytes(line).rstrip(b"\r"))
             if args:
-                if not rest:
-                    self._to_arrays()
                 return args
-            if not rest:
-                self._to_arrays()
-                return None
-            if rest[:1] == b"*":
-                self._to_arrays()
-                self.feed(bytes(rest))
-                return self.next()
+        return None
 
-    def _to_arrays(self) -> None:
-        """What comes next may be arrays again."""
+    def _leave_lines(self) -> Args | None:
+        """What comes next may be an array."""
+        rest = bytes(self._inline or b"")
         self._inline = None
         self._reader = hiredis.Reader()
         self.unparsed = 0
+        if not rest:
+            return None
+        self.feed(rest)
+        return self.next()
 
 
 def _split(line: bytes) -> Args:

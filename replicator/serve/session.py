@@ -143,10 +143,10 @@ class Session(asyncio.Protocol):
 
     def _run(self, args: Args) -> None:
         self.server.stats.commands += 1
+        command = None
         try:
-            command = BY_SPELLING.get(args[0])
-            if command is None or not command.accepts(len(args)):
-                command = look_up(args)
+            found = BY_SPELLING.get(args[0])
+            command = found if found is not None and found.accepts(len(args)) else look_up(args)
             self.last_command = command.name
             kind = command.kind
             if not self.authenticated and not command.before_auth:
@@ -165,7 +165,8 @@ class Session(asyncio.Protocol):
             else:
                 command.handler(self, args)
         except ReplicatorError as error:
-            self.multi.spoil()
+            if command is None or command.kind is not Kind.CONTROL:
+                self.multi.spoil()
             self.answer(error_reply(error))
 
     def answer(self, reply: Reply) -> None:

@@ -28,7 +28,7 @@ def echo(session: Session, args: Args) -> Reply:
 
 @session("select", 2)
 def select(session: Session, args: Args) -> Reply:
-    if integer(args[1], "invalid DB index") != 0:
+    if integer(args[1]) != 0:
         raise BadRequest("DB index is out of range")
     return OK
 

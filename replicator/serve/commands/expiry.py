@@ -26,10 +26,6 @@ _CONDITIONS = (b"nx", b"xx", b"gt", b"lt")
 
 
 def _expire(keyspace: WritableKeyspace, args: Args, unit: bytes, name: str) -> int:
-    number = integer(args[2]) * _UNIT_MS[unit]
-    when = number + keyspace.time_ms if unit in _RELATIVE else number
-    if not -(2**63) <= when < 2**63:
-        raise BadRequest(f"invalid expire time in '{name}' command")
     conditions = {word.lower() for word in args[3:]}
     for word in args[3:]:
         if word.lower() not in _CONDITIONS:
@@ -38,6 +34,10 @@ def _expire(keyspace: WritableKeyspace, args: Args, unit: bytes, name: str) -> i
         raise BadRequest("NX and XX, GT or LT options at the same time are not compatible")
     if {b"gt", b"lt"} <= conditions:
         raise BadRequest("GT and LT options at the same time are not compatible")
+    number = integer(args[2]) * _UNIT_MS[unit]
+    when = number + keyspace.time_ms if unit in _RELATIVE else number
+    if not -(2**63) <= when < 2**63:
+        raise BadRequest(f"invalid expire time in '{name}' command")
     value = keyspace.header(args[1])
     if value is None:
         return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from replicator.errors import BadRequest
-from replicator.serve.commands.strings import OVERFLOW, add_decimals, decimal
+from replicator.serve.commands.strings import OVERFLOW, add_decimals, decimal, or_zero
 from replicator.serve.commands.table import Args, integer, read, write, wrong_arity
 from replicator.serve.keyspace import Keyspace, WritableKeyspace
 from replicator.serve.resp import OK, Reply
@@ -79,7 +79,7 @@ def hdel(keyspace: WritableKeyspace, args: Args) -> Reply:
 @write("hincrby", 4)
 def hincrby(keyspace: WritableKeyspace, args: Args) -> Reply:
     amount = integer(args[3])
-    number = integer(keyspace.hash_field(args[1], args[2]) or b"0", "hash value is not an integer") + amount
+    number = integer(or_zero(keyspace.hash_field(args[1], args[2])), "hash value is not an integer") + amount
     if not -(2**63) <= number < 2**63:
         raise BadRequest(OVERFLOW)
     keyspace.put_fields(args[1], {args[2]: b"%d" % number})
@@ -89,7 +89,9 @@ def hincrby(keyspace: WritableKeyspace, args: Args) -> Reply:
 @write("hincrbyfloat", 4)
 def hincrbyfloat(keyspace: WritableKeyspace, args: Args) -> Reply:
     amount = decimal(args[3], "value is not a valid float")
-    number = decimal(keyspace.hash_field(args[1], args[2]) or b"0", "hash value is not a float")
+    if not amount.is_finite():
+        raise BadRequest("value is NaN or Infinity")
+    number = decimal(or_zero(keyspace.hash_field(args[1], args[2])), "hash value is not a float")
     data = add_decimals(number, amount)
     keyspace.put_fields(args[1], {args[2]: data})
     return data

@@ -118,6 +118,8 @@ def scan(keyspace: Keyspace, args: Args) -> Reply:
 @read("hscan", -3)
 def hscan(keyspace: Keyspace, args: Args) -> Reply:
     position = CURSORS.position(_cursor(args[2]))
+    if not keyspace.hash_size(args[1]):
+        return [b"0", []]
     options = _options(args[3:], (b"match", b"count"))
     matches = glob(options.get(b"match", b"*")).match
     left = _count(options)

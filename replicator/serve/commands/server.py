@@ -51,6 +51,7 @@ def role(session: Session, args: Args) -> Reply:
 
 @control("wait", 3)
 def wait(session: Session, args: Args) -> Reply:
+    _refuse_within_multi(session, "WAIT cannot be part of a transaction, whose end it would wait for")
     replicas, timeout_ms = integer(args[1]), integer(args[2], "timeout is not an integer or out of range")
     if timeout_ms < 0:
         raise BadRequest("timeout is negative")
@@ -59,6 +60,12 @@ def wait(session: Session, args: Args) -> Reply:
     if not session.after_own_writes(args):
         session.wait(_wait(session, max(0, replicas), timeout_ms))
     return None
+
+
+def _refuse_within_multi(session: Session, why: str) -> None:
+    if session.multi.open:
+        session.multi.spoil()
+        raise BadRequest(why)
 
 
 async def _wait(session: Session, replicas: int, timeout_ms: int) -> None:
@@ -71,8 +78,7 @@ def flushall(session: Session, args: Args) -> Reply:
     """Every key, in several records: what others write meanwhile may stay, and a crash may leave a rest."""
     if len(args) > 2 or (len(args) == 2 and args[1].lower() not in (b"sync", b"async")):
         raise BadRequest(SYNTAX)
-    if session.multi.open:
-        raise BadRequest("FLUSHALL takes several records, so it cannot be part of a transaction")
+    _refuse_within_multi(session, "FLUSHALL takes several records, so it cannot be part of a transaction")
     if not session.after_own_writes(args):
         session.wait(_flush(session))
     return None

@@ -38,6 +38,8 @@ def strlen(keyspace: Keyspace, args: Args) -> Reply:
 def getrange(keyspace: Keyspace, args: Args) -> Reply:
     start, end = integer(args[2]), integer(args[3])
     data = keyspace.string(args[1]) or b""
+    if end < start < 0:
+        return b""
     start = max(0, start + len(data)) if start < 0 else start
     end = max(0, end + len(data)) if end < 0 else end
     return data[start : end + 1] if start <= end and data else b""
@@ -71,20 +73,21 @@ _EXCLUSIVE = (frozenset((b"nx", b"xx")), frozenset((b"ex", b"px", b"exat", b"pxa
 def _set_options(args: Args, time_ms: int) -> dict[bytes, int | None]:
     """By name in lower case; those with a time hold when the value expires (ms since 1970). Raises `BadRequest`."""
     options: dict[bytes, int | None] = {}
+    amounts: dict[bytes, bytes] = {}
     rest = iter(args[3:])
     for word in rest:
         name = word.lower()
         if name in (b"ex", b"px", b"exat", b"pxat"):
-            amount = next(rest, None)
-            if amount is None:
-                raise BadRequest(SYNTAX)
-            options[name] = deadline_ms(amount, name, time_ms, "set")
+            amounts[name] = next(rest, b"")
+            options[name] = None
         elif name in (b"nx", b"xx", b"get", b"keepttl"):
             options[name] = None
         else:
             raise BadRequest(SYNTAX)
-    if any(len(names & options.keys()) > 1 for names in _EXCLUSIVE):
+    if b"" in amounts.values() or any(len(names & options.keys()) > 1 for names in _EXCLUSIVE):
         raise BadRequest(SYNTAX)
+    for name, amount in amounts.items():
+        options[name] = deadline_ms(amount, name, time_ms, "set")
     return options
 
 
@@ -125,22 +128,17 @@ def getdel(keyspace: WritableKeyspace, args: Args) -> Reply:
 
 @write("getex", -2)
 def getex(keyspace: WritableKeyspace, args: Args) -> Reply:
-    old = keyspace.string(args[1])
-    if len(args) == 2:
-        return old
-    name = args[2].lower()
-    if name == b"persist" and len(args) == 3:
-        expires = None
-    elif name in (b"ex", b"px", b"exat", b"pxat") and len(args) == 4:
-        expires = deadline_ms(args[3], name, keyspace.time_ms, "getex")
-    else:
+    name = args[2].lower() if len(args) > 2 else b""
+    if len(args) != {b"": 2, b"persist": 3, b"ex": 4, b"px": 4, b"exat": 4, b"pxat": 4}.get(name):
         raise BadRequest(SYNTAX)
-    value = keyspace.header(args[1])
-    if value is not None:
-        if expires is not None and expires <= keyspace.time_ms:
-            keyspace.remove(args[1])
-        elif expires != value.expires_at_ms:
-            keyspace.set_expiry(args[1], value, expires)
+    old, value = keyspace.string(args[1]), keyspace.header(args[1])
+    if value is None or not name:
+        return old
+    expires = None if name == b"persist" else deadline_ms(args[3], name, keyspace.time_ms, "getex")
+    if expires is not None and expires <= keyspace.time_ms:
+        keyspace.remove(args[1])
+    elif expires != value.expires_at_ms:
+        keyspace.set_expiry(args[1], value, expires)
     return old
 
 
@@ -177,8 +175,12 @@ def _replace(keyspace: WritableKeyspace, key: bytes, data: bytes) -> None:
     keyspace.put_string(key, data, before.expires_at_ms if before else None)
 
 
+def or_zero(data: bytes | None) -> bytes:
+    return b"0" if data is None else data
+
+
 def _add(keyspace: WritableKeyspace, key: bytes, amount: int) -> int:
-    number = integer(keyspace.string(key) or b"0") + amount
+    number = integer(or_zero(keyspace.string(key))) + amount
     if not -(2**63) <= number < 2**63:
         raise BadRequest(OVERFLOW)
     _replace(keyspace, key, b"%d" % number)
@@ -210,8 +212,8 @@ def decrby(keyspace: WritableKeyspace, args: Args) -> Reply:
 
 @write("incrbyfloat", 3)
 def incrbyfloat(keyspace: WritableKeyspace, args: Args) -> Reply:
+    number = decimal(or_zero(keyspace.string(args[1])), NOT_A_FLOAT)
     amount = decimal(args[2], NOT_A_FLOAT)
-    number = decimal(keyspace.string(args[1]) or b"0", NOT_A_FLOAT)
     data = add_decimals(number, amount)
     _replace(keyspace, args[1], data)
     return data

@@ -84,9 +84,9 @@ def look_up(args: Args) -> Command:
     """The command of a line. Raises `BadRequest` as Redis words it."""
     found = TABLE.get(args[0].lower())
     if found is None:
-        name = args[0][:128].decode(errors="replace")
-        shown = " ".join(f"'{arg[:128].decode(errors='replace')}'" for arg in args[1:20])
-        raise BadRequest(f"unknown command '{name}', with args beginning with: {shown} ".rstrip(" ") + " ")
+        name, *shown = (arg[:128].partition(b"\0")[0].decode(errors="replace") for arg in args[:20])
+        beginning = "".join(f"'{arg}' " for arg in shown)
+        raise BadRequest(f"unknown command '{name}', with args beginning with: {beginning}")
     if not found.accepts(len(args)):
         raise wrong_arity(found.name)
     return found

@@ -8,6 +8,10 @@ from replicator.serve.resp import OK, Error, Reply
 from replicator.serve.session import Session
 
 
+class ExecAborted(BadRequest):
+    code = "EXECABORT"
+
+
 @control("multi", 1)
 def multi(session: Session, args: Args) -> Reply:
     if session.multi.open:
@@ -17,14 +21,16 @@ def multi(session: Session, args: Args) -> Reply:
     return None
 
 
-@control("exec", 1)
+@control("exec", -1)
 def exec_(session: Session, args: Args) -> Reply:
+    if len(args) > 1:
+        session.multi.discard()
+        raise ExecAborted("Transaction discarded because of: wrong number of arguments for 'exec' command")
     if not session.multi.open:
         raise BadRequest("EXEC without MULTI")
     if session.multi.spoiled:
         session.multi.discard()
-        session.answer(Error("EXECABORT Transaction discarded because of previous errors."))
-        return None
+        raise ExecAborted("Transaction discarded because of previous errors.")
     session.execute(args)
     return None
 

@@ -1,0 +1,118 @@
+"""Our server on a node in memory, on a loop in a thread, for clients that block; and a real Redis to compare with."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import redis
+from redis.backoff import ConstantBackoff, NoBackoff
+from redis.retry import Retry
+
+from replicator.serve.redis_server import RedisServer
+from tests.memory_cluster import MemoryCluster, RunningNode
+
+T = TypeVar("T")
+
+
+class ServerThread:
+    """A cluster of `nodes` in memory, each with a server."""
+
+    def __init__(self, folder: Path, nodes: int = 1, **options: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._folder = folder
+        self._options = options
+        self.servers: list[RedisServer] = []
+        self.cluster: MemoryCluster
+        self.run(self._start(nodes))
+
+    @property
+    def port(self) -> int:
+        return self.servers[0].port
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    def client(self, index: int = 0, **options: Any) -> Any:
+        no_retry = Retry(NoBackoff(), 0)
+        return redis.Redis(port=self.servers[index].port, socket_timeout=20, retry=no_retry, **options)
+
+    def close(self) -> None:
+        self.run(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _start(self, nodes: int) -> None:
+        self.cluster = MemoryCluster(self._folder)
+        for index in range(nodes):
+            running: RunningNode = await self.cluster.start(f"n{index + 1}", priority=index)
+            server = RedisServer(running.node, "127.0.0.1", 0, **self._options)
+            await server.start()
+            self.servers.append(server)
+        await self.cluster.leader()
+        await self.cluster.level()
+
+    async def _stop(self) -> None:
+        for server in self.servers:
+            await server.close()
+        await self.cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
+    thread = ServerThread(tmp_path_factory.mktemp("server"), nodes=2)
+    yield thread
+    thread.close()
+
+
+@pytest.fixture
+def client(server: ServerThread) -> Iterator[Any]:
+    client = server.client()
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ServerThread]]:
+    """Start servers with other options."""
+    threads: list[ServerThread] = []
+
+    def start(**options: Any) -> ServerThread:
+        threads.append(ServerThread(tmp_path_factory.mktemp("server"), **options))
+        return threads[-1]
+
+    yield start
+    for thread in threads:
+        thread.close()
+
+
+@contextmanager
+def real_redis(folder: Path) -> Iterator[int]:
+    """The port of a Redis of our own."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed (Debian: redis-server)")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL)
+    try:
+        with redis.Redis(port=port, retry=Retry(ConstantBackoff(0.05), 100)) as client:
+            client.ping()
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
