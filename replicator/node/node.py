@@ -201,7 +201,7 @@ class Node:
             digest=f"{meta.digest:032x}",
             entries=meta.entries,
             lag_ms=shared.replica.age_ms(shared.clock.wall_us()) if log_state.offset < self._end else 0.0,
-            lease_left_ms=role.lease_left_ms() if isinstance(role, Leader) else 0.0,
+            lease_left_ms=self.lease_left_ms,
             void_records=shared.replica.void_records,
             inflight=len(shared.inflight),
         )
@@ -291,8 +291,20 @@ class Node:
         return isinstance(self._role, Leader)
 
     @property
+    def lease_left_ms(self) -> float:
+        """How long reads here are sure to see all that was written anywhere; 0: they are not."""
+        role = self._role
+        return role.lease_left_ms() if isinstance(role, Leader) else 0.0
+
+    @property
     def membership(self) -> Membership:
         return self._shared.replica.machine.meta.membership
+
+    @property
+    def leading_member(self) -> Member | None:
+        """The leader, if its address is known."""
+        leader = self._shared.replica.state.leader
+        return self.membership.get(leader.node) if leader else None
 
     def enrol(self, member: Member) -> None:
         """Make `member` part of the cluster, or change what is known of it. Raises `NotLeader`."""
