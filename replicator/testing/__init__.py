@@ -1,0 +1,1 @@
+"""Whole clusters in one process, on virtual time and a log with faults: one seed, one history."""

@@ -1,0 +1,69 @@
+"""The log read once more, by itself: what every node must have come to."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from replicator.log.port import Entry
+from replicator.position import Offset
+from replicator.protocol.commit import LogState, judge, skip
+from replicator.records.codec import NotARecord, RecordCodec
+from replicator.records.types import Body, Write
+from replicator.store.keys import encode_key
+from replicator.store.machine import entry_digest
+from replicator.testing.history import author_of
+
+_MASK = (1 << 128) - 1
+
+
+class Stand(NamedTuple):
+    """After one offset."""
+
+    state: LogState
+    digest: int
+    entries: int
+
+
+class Canonical(NamedTuple):
+    stands: dict[Offset, Stand]
+    entries: dict[bytes, bytes]  # at the end
+    written: dict[str, list[Offset]]  # by the name of the operation: where the records stand that carry it out
+
+
+def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
+    """Raises `LogDamage`."""
+    state = LogState()
+    digest = 0
+    entries: dict[bytes, bytes] = {}
+    stands: dict[Offset, Stand] = {}
+    written: dict[str, list[Offset]] = {}
+    for offset, payload in log:
+        try:
+            record = codec.decode(payload, state.timeline)
+        except NotARecord:
+            state = skip(state, offset)
+        else:
+            state, void = judge(state, offset, record)
+            if void is None:
+                digest += _apply(record.body, entries, offset, written)
+        stands[offset] = Stand(state, digest & _MASK, len(entries))
+    return Canonical(stands, entries, written)
+
+
+def _apply(body: Body, entries: dict[bytes, bytes], offset: Offset, written: dict[str, list[Offset]]) -> int:
+    """By how much the digest grows."""
+    if not isinstance(body, Write):
+        return 0
+    growth = 0
+    for table, row, field, _, new in body.changes:
+        key = encode_key(table, row, field)
+        old = entries.pop(key, None)
+        if old is not None:
+            growth -= entry_digest(key, old)
+        if new is not None:
+            growth += entry_digest(key, new)
+            entries[key] = new
+        name = author_of(new)
+        if name is not None:
+            written.setdefault(name, []).append(offset)
+    return growth

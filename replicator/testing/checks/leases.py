@@ -1,0 +1,12 @@
+"""At any true moment at most one node holds a lease."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from replicator.testing.observer import Overlap
+
+
+def check(overlaps: Sequence[Overlap]) -> Iterator[str]:
+    for at_s, node, other in overlaps:
+        yield f"at {at_s:.6f} s both {node} and {other} hold a lease"

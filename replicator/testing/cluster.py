@@ -1,0 +1,104 @@
+"""Simulated nodes: the real `Node` on a simulated log, clock and process, with a real store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from replicator.node.inflight import Inflight
+from replicator.node.node import Node
+from replicator.node.replica import Replica
+from replicator.node.role import Shared
+from replicator.position import Author, NodeId, Offset
+from replicator.protocol.timing import Timing
+from replicator.records.codec import RecordCodec
+from replicator.records.types import Member, Mode
+from replicator.store import boot
+from replicator.store.machine import Machine, open_machine
+from replicator.testing.broker import Broker, Link, SimAcks, SimLog
+from replicator.testing.clock import SimClock
+from replicator.testing.history import Operation, Outcome
+from replicator.testing.loop import Process, SimLoop
+
+CLUSTER = "simulated"
+_MAP_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class Running:
+    """One life of a node: from its start to its death."""
+
+    process: Process
+    link: Link
+    acks: SimAcks
+    machine: Machine
+    node: Node
+    task: asyncio.Task[None]
+    asked: dict[str, Operation] = field(default_factory=dict)  # by clients that wait for the answer
+
+
+class SimNode:
+    """One member over all its lives. Its clock goes on while it is dead."""
+
+    def __init__(self, name: str, priority: int, folder: Path, broker: Broker, timing: Timing) -> None:
+        self.name = name
+        self.priority = priority
+        self.life: Running | None = None
+        self.clock = SimClock(broker.loop, broker.rng)
+        self._folder = folder
+        self._broker = broker
+        self._loop: SimLoop = broker.loop
+        self._timing = timing
+
+    def start(self) -> Running:
+        broker = self._broker
+        process = Process(self.name)
+        machine = open_machine(self._folder, CLUSTER, broker.log.identity, map_bytes=_MAP_BYTES)
+        link = Link(broker, self.name)
+        log, acks = SimLog(link), SimAcks(link)
+        author = Author(NodeId(self.name), broker.rng.getrandbits(63))
+        shared = Shared(
+            author=author,
+            priority=self.priority,
+            replica=Replica(machine, RecordCodec()),
+            inflight=Inflight(machine.view),
+            log=log,
+            reader=log.reader(Offset(machine.state.offset + 1)),
+            clock=self.clock,
+            timing=self._timing,
+            random=random.Random(broker.rng.getrandbits(64)),
+        )
+        node = Node(shared, acks, Member(author.node, Mode.ASYNC, f"{self.name}:1", f"{self.name}:2", self.priority))
+        task = self._loop.create_task(node.run(), context=process.context)
+        self.life = Running(process, link, acks, machine, node, task)
+        broker.trace(f"{self.name}: starts as {author} at offset {machine.state.offset}")
+        return self.life
+
+    async def kill(self, *, system: bool) -> None:
+        """As SIGKILL does; with `system`, as a crash of the operating system, after which the store is not trusted."""
+        life, self.life = self.life, None
+        assert life is not None
+        self._broker.trace(f"{self.name}: {'its system crashes' if system else 'is killed'}")
+        life.link.cut = True
+        now_s = self._loop.time()
+        for operation in life.asked.values():
+            operation.answer(Outcome.UNKNOWN, now_s, "the node died")
+        life.asked.clear()
+        if life.process.paused:
+            self._loop.resume(life.process)
+        life.task.cancel()
+        await asyncio.wait([life.task])
+        await life.acks.close()
+        _drop(life.machine)
+        if system:
+            (self._folder / boot.MARK).write_text("another boot")
+
+
+def _drop(machine: Machine) -> None:
+    """Let go of a store as the death of its process does: neither synced nor marked as closed."""
+    machine._forget_read()
+    machine._env.close()
+    os.close(machine._owner)

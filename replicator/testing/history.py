@@ -1,0 +1,59 @@
+"""What clients saw: each operation with the true times of its call and its answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import inf
+
+
+class Kind(StrEnum):
+    READ = "read"
+    PUT = "put"  # the value becomes the operation's name
+    APPEND = "append"  # the name is added to the value, in one transaction
+
+
+class Outcome(StrEnum):
+    OK = "OK"
+    REJECTED = "REJECTED"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(slots=True)
+class Operation:
+    name: str  # unique in a history, and part of what it writes
+    node: str
+    kind: Kind
+    key: bytes
+    called_s: float
+    outcome: Outcome | None = None  # None: not answered yet
+    answered_s: float = inf
+    value: bytes | None = None  # what a read returned
+    why: str = ""
+
+    def answer(self, outcome: Outcome, now_s: float, why: str = "", value: bytes | None = None) -> None:
+        self.outcome, self.answered_s, self.why, self.value = outcome, now_s, why, value
+
+    def after(self, before: bytes | None) -> bytes | None:
+        """The value of the key after this operation took effect on `before`."""
+        if self.kind is Kind.READ:
+            return before
+        name = self.name.encode()
+        return b"s" + name if self.kind is Kind.PUT or before is None else before + b"," + name
+
+    def __str__(self) -> str:
+        shown = f" = {self.value!r}" if self.kind is Kind.READ and self.outcome is Outcome.OK else ""
+        return f"{self.name} {self.kind} {self.key.decode()} at {self.node}: {self.outcome}{shown} {self.why}".rstrip()
+
+
+@dataclass(slots=True)
+class History:
+    operations: list[Operation] = field(default_factory=list)
+
+    def writes(self) -> list[Operation]:
+        return [it for it in self.operations if it.kind is not Kind.READ]
+
+
+def author_of(value: bytes | None) -> str | None:
+    """The name of the operation that wrote `value`."""
+    return None if value is None else value[1:].rsplit(b",", 1)[-1].decode()

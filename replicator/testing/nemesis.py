@@ -1,0 +1,140 @@
+"""Kills, pauses, stalls and cuts off what a cluster is made of, and puts it right again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from replicator.testing.broker import Broker
+from replicator.testing.cluster import SimNode
+from replicator.testing.observer import Observer
+
+_HOUR_US = 3_600_000_000
+_SHORT_S, _LONG_S = 0.05, 3.0
+
+
+class Nemesis:
+    def __init__(
+        self,
+        nodes: Sequence[SimNode],
+        broker: Broker,
+        rng: random.Random,
+        observer: Observer,
+        trace: Callable[[str], None],
+    ) -> None:
+        self._nodes = nodes
+        self._broker = broker
+        self._loop = broker.loop
+        self._rng = rng
+        self._observer = observer
+        self._trace = trace
+        self._busy: set[str] = set()  # nodes that are dying or dead, or paused
+        self.stopping = False
+
+    async def run(self) -> None:
+        """Disturb, time and again, until `stopping`; `heal` then ends what goes on."""
+        faults, rng = self._broker.faults, self._rng
+        running: list[asyncio.Task[None]] = []
+        while faults.events:
+            await asyncio.sleep(rng.expovariate(1000 / faults.disturbance_ms))
+            if self.stopping:
+                break
+            name = rng.choice(faults.events)
+            running.append(asyncio.create_task(EVENTS[name](self, self._rng.choice(self._nodes))))
+        for task in running:
+            await task
+
+    def start(self, node: SimNode) -> None:
+        self._observer.watch(node, node.start())
+
+    async def kill(self, node: SimNode, *, system: bool = False) -> None:
+        assert node.life is not None
+        self._observer.forget(node, node.life)
+        await node.kill(system=system)
+
+    def _a_while_s(self) -> float:
+        return self._rng.random() * self._rng.choice((_SHORT_S, 1.0, _LONG_S))
+
+    async def _rest(self, duration_s: float) -> None:
+        """Shorter, once everything is to end."""
+        end_s = self._loop.time() + duration_s
+        while not self.stopping and self._loop.time() < end_s:  # noqa: ASYNC110 (virtual time: nobody waits)
+            await asyncio.sleep(min(0.1, end_s - self._loop.time()))
+
+    async def kill_one(self, node: SimNode) -> None:
+        if node.name in self._busy:
+            return
+        self._busy.add(node.name)
+        await self.kill(node, system=self._rng.random() < 0.3)
+        await self._rest(self._a_while_s())
+        self.start(node)
+        self._busy.discard(node.name)
+
+    async def kill_all(self, _: SimNode) -> None:
+        """Every member, at once; they come back one after the other."""
+        nodes = [it for it in self._nodes if it.name not in self._busy]
+        self._busy.update(it.name for it in nodes)
+        for node in nodes:
+            await self.kill(node)
+        for node in nodes:
+            await self._rest(self._rng.random() * _SHORT_S)
+            self.start(node)
+            self._busy.discard(node.name)
+
+    async def pause(self, node: SimNode) -> None:
+        """SIGSTOP and, later, SIGCONT: the node's clocks go on meanwhile."""
+        if node.name in self._busy or node.life is None:
+            return
+        self._busy.add(node.name)
+        self._trace(f"{node.name}: is paused")
+        self._loop.pause(node.life.process)
+        await self._rest(self._a_while_s())
+        self._loop.resume(node.life.process)
+        self._trace(f"{node.name}: goes on")
+        self._busy.discard(node.name)
+
+    async def stall_reader(self, node: SimNode) -> None:
+        """Nothing of the log reaches one node for a while."""
+        if node.life is not None:
+            duration_s = self._a_while_s()
+            self._trace(f"{node.name}: reads nothing for {duration_s:.3f} s")
+            node.life.link.stalled_until_s = self._loop.time() + duration_s
+
+    async def cut_off(self, node: SimNode) -> None:
+        if node.life is not None:
+            duration_s = self._a_while_s()
+            self._trace(f"{node.name}: is cut off from the broker for {duration_s:.3f} s")
+            node.life.link.away_until_s = self._loop.time() + duration_s
+
+    async def outage(self, _: SimNode) -> None:
+        duration_s = self._a_while_s()
+        self._trace(f"broker: is down for {duration_s:.3f} s")
+        self._broker.down_until_s = self._loop.time() + duration_s
+
+    async def set_wall_clock(self, node: SimNode) -> None:
+        step_us = self._rng.choice((-_HOUR_US, _HOUR_US))
+        self._trace(f"{node.name}: its wall clock steps by {step_us // 1_000_000} s")
+        node.clock.wall_offset_us += step_us
+
+    async def stranger(self, _: SimNode) -> None:
+        """Somebody else writes to the topic: noise, or a record of ours once more."""
+        log = self._broker.log
+        copied = self._rng.choice(log.entries).payload if log.entries and self._rng.random() < 0.5 else b"noise"
+        self._trace(f"stranger: appends {len(copied)} bytes at offset {len(log.entries)}")
+        log.append_now([copied])
+
+
+Event = Callable[[Nemesis, SimNode], Coroutine[Any, Any, None]]
+
+EVENTS: dict[str, Event] = {
+    "kill one": Nemesis.kill_one,
+    "kill all": Nemesis.kill_all,
+    "pause": Nemesis.pause,
+    "stall reader": Nemesis.stall_reader,
+    "cut off": Nemesis.cut_off,
+    "outage": Nemesis.outage,
+    "set wall clock": Nemesis.set_wall_clock,
+    "stranger": Nemesis.stranger,
+}

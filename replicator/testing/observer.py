@@ -1,0 +1,76 @@
+"""Looks at a node after each of its steps: how far its store stands, and whether it holds a lease."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from replicator.protocol.commit import LogState
+from replicator.testing.cluster import Running, SimNode
+from replicator.testing.loop import Process
+
+
+class Sample(NamedTuple):
+    """A store at one moment."""
+
+    node: str
+    at_s: float
+    state: LogState
+    digest: int
+    entries: int
+
+
+class Overlap(NamedTuple):
+    """Two nodes held a lease at the same true time."""
+
+    at_s: float
+    node: str
+    other: str
+
+
+class Observer:
+    def __init__(self, now_s: Callable[[], float], trace: Callable[[str], None]) -> None:
+        self._now_s = now_s
+        self._trace = trace
+        self._nodes: dict[Process, tuple[SimNode, Running]] = {}
+        self._stands: dict[str, LogState] = {}
+        self._lease_until_s: dict[str, float] = {}
+        self.samples: list[Sample] = []
+        self.overlaps: list[Overlap] = []
+        self._overlapping: set[frozenset[str]] = set()  # told once for each two nodes
+
+    def watch(self, node: SimNode, life: Running) -> None:
+        self._nodes[life.process] = node, life
+        self._stands.pop(node.name, None)
+
+    def forget(self, node: SimNode, life: Running) -> None:
+        """It is about to die."""
+        del self._nodes[life.process]
+        self._lease_until_s.pop(node.name, None)
+
+    def after_step(self, process: Process) -> None:
+        watched = self._nodes.get(process)
+        if watched is None:
+            return
+        sim, life = watched
+        meta = life.machine.meta
+        if self._stands.get(sim.name) is not meta.state:
+            self._stands[sim.name] = meta.state
+            self.samples.append(Sample(sim.name, self._now_s(), meta.state, meta.digest, meta.entries))
+        left_ms = life.node.lease_left_ms
+        if left_ms > 0:
+            self._note_lease(sim, left_ms)
+        else:
+            self._lease_until_s.pop(sim.name, None)
+
+    def _note_lease(self, sim: SimNode, left_ms: float) -> None:
+        now_s = self._now_s()
+        if sim.name not in self._lease_until_s:
+            self._trace(f"{sim.name}: holds a lease")
+        self._lease_until_s[sim.name] = now_s + sim.clock.true_s(left_ms)
+        for other, until_s in self._lease_until_s.items():
+            pair = frozenset((sim.name, other))
+            if other != sim.name and until_s > now_s and pair not in self._overlapping:
+                self._overlapping.add(pair)
+                self._trace(f"{sim.name}: holds a lease while {other} holds one")
+                self.overlaps.append(Overlap(now_s, sim.name, other))

@@ -1,0 +1,202 @@
+"""One history of a cluster: from a seed to what the checkers say of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from replicator.errors import ReplicatorError
+from replicator.node.node import State
+from replicator.protocol.timing import MAX_DRIFT, Timing
+from replicator.records.codec import RecordCodec
+from replicator.testing import faults as fault_plans
+from replicator.testing.broker import Broker
+from replicator.testing.checks import leases, linear, replicas, writes
+from replicator.testing.checks.canonical import Canonical, read_log
+from replicator.testing.clients import Client
+from replicator.testing.cluster import SimNode
+from replicator.testing.history import History, Kind, Outcome
+from replicator.testing.loop import SimLoop, Stuck
+from replicator.testing.nemesis import EVENTS, Nemesis
+from replicator.testing.observer import Observer
+
+QUIET_S = 30.0  # virtual: by then a healed cluster has one leader, and all nodes have read all
+_SURPLUS_STEPS = 400_000  # to heal and to come to rest
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Same plan, same history."""
+
+    seed: int
+    steps: int = 4000  # callbacks that run before the faults end
+    nodes: int = 3
+    timing: Timing | None = None  # None: drawn
+
+    @property
+    def command(self) -> str:
+        return f"replicator simulate --seed {self.seed} --steps {self.steps} --nodes {self.nodes}"
+
+
+@dataclass(slots=True)
+class Report:
+    plan: Plan
+    problems: list[str] = field(default_factory=list)
+    fingerprint: str = ""  # sha256 of the trace and of the log
+    outcomes: dict[str, int] = field(default_factory=dict)
+    records: int = 0
+    epochs: int = 0
+    steps: int = 0
+    virtual_s: float = 0.0
+
+    def __str__(self) -> str:
+        counted = ", ".join(f"{count} {name}" for name, count in sorted(self.outcomes.items()))
+        head = (
+            f"seed {self.plan.seed}: {self.virtual_s:.1f} s, {self.steps} steps, {self.records} records, "
+            f"{self.epochs} epochs; {counted}"
+        )
+        if not self.problems:
+            return head
+        return "\n".join((head, *self.problems[:20], f"replay it: {self.plan.command} --trace"))
+
+
+def run(plan: Plan, on_trace: Callable[[str], None] = lambda line: None) -> Report:
+    """Play one history and check it. `on_trace` gets one line for each thing that happens."""
+    home = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="replicator-sim-", dir=home if home.is_dir() else None))
+    try:
+        return _Simulation(plan, folder, on_trace).play()
+    finally:
+        shutil.rmtree(folder)
+
+
+class _Simulation:
+    def __init__(self, plan: Plan, folder: Path, on_trace: Callable[[str], None]) -> None:
+        rng = random.Random(plan.seed)
+        self.plan = plan
+        self.loop = SimLoop(rng)  # type: ignore[abstract]  # it has no sockets, signals, threads or children
+        self.history = History()
+        self._on_trace = on_trace
+        self._print = hashlib.sha256()
+        self.broker = Broker(self.loop, rng, fault_plans.draw(rng, tuple(EVENTS)), self.trace)
+        timing = plan.timing or _draw_timing(rng)
+        self.nodes = [SimNode(f"n{i + 1}", i, folder / f"n{i + 1}", self.broker, timing) for i in range(plan.nodes)]
+        self.observer = Observer(self.loop.time, self.trace)
+        self.loop.after_step = self.observer.after_step
+        self.nemesis = Nemesis(self.nodes, self.broker, rng, self.observer, self.trace)
+        keys = rng.choice((1, 3))
+        self.clients = [
+            Client(f"c{i}", keys, self.nodes, self.loop, rng, self.history, self.trace)
+            for i in range(rng.choice((2, 5)))
+        ]
+        self.trace(f"{timing}")
+        self.trace(f"{self.broker.faults}")
+        for node in self.nodes:
+            self.trace(f"{node.name}: clock runs at {node.clock.rate:.4f}")
+
+    def trace(self, what: str) -> None:
+        line = f"{self.loop.time():12.6f}  {what}"
+        self._print.update(line.encode() + b"\n")
+        self._on_trace(line)
+
+    def play(self) -> Report:
+        report = Report(self.plan)
+        try:
+            self.loop.run(self._main(report.problems), self.plan.steps + _SURPLUS_STEPS)
+        except Stuck as stuck:
+            report.problems.append(f"the history does not end: {stuck}")
+            return report
+        report.problems.extend(self._check(report))
+        report.fingerprint = self._fingerprint()
+        report.steps, report.virtual_s = self.loop.steps, self.loop.time()
+        for operation in self.history.operations:
+            outcome = str(operation.outcome or Outcome.UNKNOWN)
+            report.outcomes[outcome] = report.outcomes.get(outcome, 0) + 1
+        return report
+
+    async def _main(self, problems: list[str]) -> None:
+        for node in self.nodes:
+            self.nemesis.start(node)
+        disturbing = asyncio.create_task(self.nemesis.run())
+        asking = [asyncio.create_task(client.run()) for client in self.clients]
+        while self.loop.steps < self.plan.steps:  # noqa: ASYNC110 (virtual time: nobody waits)
+            await asyncio.sleep(0.01)
+        self.trace("faults end")
+        self.broker.faults = fault_plans.NONE
+        self.broker.down_until_s = 0.0
+        self.nemesis.stopping = True
+        for client in self.clients:
+            client.stopping = True
+        await disturbing
+        for node in self.nodes:
+            assert node.life is not None
+            node.life.link.stalled_until_s = node.life.link.away_until_s = 0.0
+        await asyncio.wait(asking)
+        problems.extend(await self._rest())
+        for node in self.nodes:
+            await self.nemesis.kill(node)
+
+    async def _rest(self) -> list[str]:
+        """Wait until the cluster has come to rest; what keeps it from that."""
+        deadline_s = self.loop.time() + QUIET_S
+        while unfinished := self._unfinished():
+            if self.loop.time() > deadline_s:
+                return unfinished
+            await asyncio.sleep(0.05)
+        return []
+
+    def _unfinished(self) -> list[str]:
+        lives = [(node.name, node.life) for node in self.nodes if node.life is not None]
+        ends = [f"{name} has ended: {life.task}" for name, life in lives if life.task.done()]
+        failed = [
+            f"{name} is {life.node.state}: {life.node.status().trouble}"
+            for name, life in lives
+            if life.node.state is not State.SERVING
+        ]
+        leaders = [name for name, life in lives if life.node.leads and life.node.lease_left_ms > 0]
+        idle = [f"{len(life.asked)} operations at {name} are not answered" for name, life in lives if life.asked]
+        alone = [] if len(leaders) == 1 else [f"leaders with a lease: {leaders}"]
+        return ends + failed + alone + idle
+
+    def _check(self, report: Report) -> Iterator[str]:
+        try:
+            canonical = read_log(self.broker.log.entries, RecordCodec())
+        except ReplicatorError as error:
+            yield f"the log is damaged: {error}"
+            return
+        report.records = len(canonical.stands)
+        report.epochs = max((it.state.epoch for it in canonical.stands.values()), default=0)
+        yield from writes.check(self.history, canonical)
+        yield from replicas.check(self.observer.samples, canonical)
+        yield from leases.check(self.observer.overlaps)
+        yield from linear.check(self.history, _took_effect(self.history, canonical))
+
+    def _fingerprint(self) -> str:
+        for offset, payload in self.broker.log.entries:
+            self._print.update(b"%d %b" % (offset, payload))
+        return self._print.hexdigest()
+
+
+def _took_effect(history: History, canonical: Canonical) -> frozenset[str]:
+    return frozenset(it.name for it in history.operations if it.kind is not Kind.READ and it.name in canonical.written)
+
+
+def _draw_timing(rng: random.Random) -> Timing:
+    """The defaults, or an election time-out that is as short as is allowed and favours nobody."""
+    if rng.random() < 0.3:
+        return Timing(answer_ms=1500)
+    lease_ms = rng.choice((300, 600))
+    return Timing(
+        heartbeat_ms=lease_ms // rng.choice((2, 4)),
+        lease_ms=lease_ms,
+        election_ms=round(lease_ms * (1 + MAX_DRIFT) + 0.5),
+        step_ms=rng.choice((0, 20)),
+        jitter_ms=rng.choice((5, 50)),
+        answer_ms=1500,
+    )
