@@ -1,0 +1,183 @@
+"""From a config to a running node: the only place that chooses concrete parts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import TypeVar
+
+from replicator.config import NodeConfig
+from replicator.errors import BrokerUnavailable, ConfigError, LogDamage
+from replicator.log.kafka import KafkaAcks, KafkaLog
+from replicator.log.kafka_admin import ensure_topics
+from replicator.log.kafka_security import KafkaSecurity
+from replicator.node.clock import SystemClock
+from replicator.node.inflight import Inflight
+from replicator.node.node import Node
+from replicator.node.replica import Replica
+from replicator.node.role import Shared, run_beside
+from replicator.position import Author, NodeId, Offset
+from replicator.protocol.timing import Timing
+from replicator.records.codec import RecordCodec
+from replicator.records.types import Member, Mode
+from replicator.serve.admin import Admin, Snapshots
+from replicator.serve.enrolment import enrol
+from replicator.serve.redis_server import RedisServer
+from replicator.store import snapshot
+from replicator.store.machine import Machine, open_machine, read_meta
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 0.5
+STORE = "store"
+
+T = TypeVar("T")
+
+
+async def run_node(config: NodeConfig) -> None:
+    """Run one node until SIGTERM or SIGINT. Raises what keeps it from starting."""
+    timing = _timing(config)
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    running = asyncio.create_task(_run(config, timing))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+    if not running.done():
+        log.info("stopping")
+        running.cancel()
+    stopping.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def _run(config: NodeConfig, timing: Timing) -> None:
+    settings = config.node
+    async with AsyncExitStack() as parts:
+        admin = Admin(settings.id, settings.cluster, settings.password)
+        await admin.start(settings.http)
+        parts.push_async_callback(admin.close)
+
+        kafka = await _when_kafka_answers(admin, lambda: _open_log(config))
+        parts.push_async_callback(kafka.close)
+        security = _security(config)
+        open_acks = KafkaAcks.open
+        acks = await _when_kafka_answers(
+            admin, lambda: open_acks(config.kafka.bootstrap, settings.cluster, NodeId(settings.id), security=security)
+        )
+        parts.push_async_callback(acks.close)
+        machine = open_machine(settings.dir / STORE, settings.cluster, kafka.identity)
+        parts.callback(machine.close)
+        reader = kafka.reader(Offset(machine.state.offset + 1))
+        parts.push_async_callback(reader.close)
+
+        draw = random.SystemRandom()
+        shared = Shared(
+            author=Author(NodeId(settings.id), draw.getrandbits(63)),
+            priority=settings.priority,
+            replica=Replica(machine, RecordCodec()),
+            inflight=Inflight(machine.view),
+            log=kafka,
+            reader=reader,
+            clock=SystemClock(),
+            timing=timing,
+            random=draw,
+        )
+        member = Member(
+            shared.author.node, Mode.ASYNC, config.advertised_resp, config.advertised_http, settings.priority
+        )
+        node = Node(shared, acks, member)
+        server = RedisServer(
+            node,
+            settings.resp.host,
+            settings.resp.port,
+            password=settings.password,
+            max_clients=settings.max_clients,
+            http_address=config.advertised_http,
+        )
+        running = asyncio.create_task(run_beside(node.run(), enrol(node, member, settings.password)))
+        parts.push_async_callback(_cancel, running)
+        await server.start()
+        parts.push_async_callback(server.close)  # the first to go: what it has begun still needs the node
+        admin.show(node, server.stats, _snapshots(config, machine))
+        log.info("%s: Redis protocol at %s, HTTP at %s", shared.author, settings.resp, settings.http)
+        await asyncio.shield(running)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _open_log(config: NodeConfig) -> KafkaLog:
+    """The log; its topics are created, unless there is a store already, which must find the ones it knows."""
+    kafka, cluster, security = config.kafka, config.node.cluster, _security(config)
+    store = config.node.dir / STORE
+    if not (store / "data.mdb").exists() or read_meta(store) is None:
+        await asyncio.to_thread(
+            ensure_topics,
+            kafka.bootstrap,
+            cluster,
+            replication_factor=kafka.replication_factor or None,
+            security=security,
+        )
+        return await KafkaLog.open(kafka.bootstrap, cluster, security=security)
+    try:
+        return await KafkaLog.open(kafka.bootstrap, cluster, security=security)
+    except ConfigError as error:
+        raise LogDamage(
+            f"{store} follows a log that is not at {kafka.bootstrap} any more ({error}). Check --bootstrap and "
+            "--cluster, or move the store away to begin afresh"
+        ) from error
+
+
+async def _when_kafka_answers(admin: Admin, work: Callable[[], Awaitable[T]]) -> T:
+    told = ""
+    while True:
+        try:
+            return await work()
+        except BrokerUnavailable as error:
+            admin.waiting_for = str(error)
+            if told != str(error):
+                log.warning("%s", error)
+                told = str(error)
+            await asyncio.sleep(RETRY_S)
+
+
+def _snapshots(config: NodeConfig, machine: Machine) -> Snapshots:
+    folder = config.snapshot_dir
+    one_at_a_time = asyncio.Lock()
+
+    async def take() -> snapshot.Manifest:
+        async with one_at_a_time:
+            machine.reserve_for_copy()
+            return await asyncio.to_thread(snapshot.take, machine, folder)
+
+    return Snapshots(str(folder), take, lambda: snapshot.listed(folder))
+
+
+def _security(config: NodeConfig) -> KafkaSecurity:
+    kafka = config.kafka
+    return KafkaSecurity(
+        security_protocol=kafka.security_protocol,
+        cafile=kafka.cafile or None,
+        certfile=kafka.certfile or None,
+        keyfile=kafka.keyfile or None,
+        sasl_mechanism=kafka.sasl_mechanism,
+        username=kafka.username or None,
+        password=kafka.password or None,
+    )
+
+
+def _timing(config: NodeConfig) -> Timing:
+    try:
+        return Timing(**config.timing)
+    except TypeError as error:
+        raise ConfigError(f"section timing: {error}. It has {', '.join(Timing.__dataclass_fields__)}") from error

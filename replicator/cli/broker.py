@@ -1,0 +1,64 @@
+"""`replicator broker`: an Apache Kafka of your own, for trying things out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from replicator.cli import options
+from replicator.cli.output import console, print_json
+from replicator.log.broker import BrokerState, LocalBroker
+from replicator.log.broker.paths import default_broker_dir
+
+app = typer.Typer(help="A real Apache Kafka on this machine, without Docker, Maven or Java.", no_args_is_help=True)
+
+NOT_RUNNING = 3  # as service managers have it
+
+Dir = Annotated[Path, typer.Option("--dir", help="The broker's folder.", show_default=False)]
+
+
+@app.command()
+def start(
+    dir: Dir = default_broker_dir(),  # noqa: B008 (typer's way)
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="By default the last one, or a free one.")] = None,
+    heap: Annotated[str, typer.Option(help="Java's heap.")] = "512m",
+    kafka_home: Annotated[Path | None, typer.Option(help="An unpacked Kafka distribution to use.")] = None,
+) -> None:
+    """Start the broker, and return when it answers. Its data is kept from one start to the next.
+
+    Example: replicator broker start --port 9092
+    """
+    with console.status("starting Kafka"):
+        bootstrap = LocalBroker(dir, port, heap, home=kafka_home).start()
+    console.print(f"Kafka answers at [bold]{bootstrap}[/]")
+
+
+@app.command()
+def stop(dir: Dir = default_broker_dir()) -> None:  # noqa: B008
+    """Stop the broker.
+
+    Example: replicator broker stop
+    """
+    console.print("stopped" if LocalBroker(dir).stop() else "it did not run")
+
+
+@app.command()
+def status(dir: Dir = default_broker_dir(), json: options.Json = False) -> None:  # noqa: B008
+    """Tell whether the broker runs, and where. Exit code 3 if it does not.
+
+    Example: replicator broker status --json
+    """
+    found = LocalBroker(dir).status()
+    if json:
+        print_json(asdict(found))
+    else:
+        shown = Table(show_header=False)
+        for name, value in asdict(found).items():
+            shown.add_row(name.replace("_", " "), "" if value is None else str(value))
+        console.print(shown)
+    if found.state is not BrokerState.RUNNING:
+        raise typer.Exit(NOT_RUNNING)

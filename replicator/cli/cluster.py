@@ -1,0 +1,94 @@
+"""`replicator cluster`: all nodes of a cluster on this machine."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from replicator.cli import options
+from replicator.cli.client import find_cluster
+from replicator.cli.folder import ClusterFile, ClusterFolder, check_free
+from replicator.cli.output import console
+from replicator.cli.status import table
+from replicator.cli.waiting import wait_ready
+from replicator.errors import BrokerUnavailable, ConfigError
+from replicator.log.kafka_admin import delete_topics
+
+app = typer.Typer(help="Start and stop a whole cluster on this machine.", no_args_is_help=True)
+
+READY_S = 120
+
+
+@app.command()
+def up(
+    nodes: Annotated[int, typer.Option(min=1, max=100, help="How many nodes: n1, n2, …")] = 3,
+    dir: options.Dir = options.DEFAULT_DIR,
+    bootstrap: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="A Kafka that runs; otherwise one is started here.")
+    ] = None,
+    base_port: Annotated[
+        int, typer.Option(min=1, max=60000, help="n1's port for Redis clients; HTTP is 1000 higher.")
+    ] = 7001,
+    name: Annotated[str, typer.Option(help="The cluster's name: its log is the topic NAME.wal.")] = "replicator",
+) -> None:
+    """Start a cluster in the background, and return when it serves.
+
+    Started again, it starts what does not run.
+
+    Example: replicator cluster up --nodes 3 --dir ./demo
+    """
+    folder = ClusterFolder(dir)
+    cluster = folder.load() if folder.exists() else ClusterFile(name, "", False, base_port)
+    cluster = _with_nodes(cluster, nodes)
+    for entry in cluster.nodes:
+        if folder.process(entry.id) is None:
+            check_free(entry.resp_port)
+            check_free(entry.http_port)
+    if bootstrap:
+        cluster = replace(cluster, bootstrap=bootstrap, own_broker=False)
+    elif cluster.own_broker or not cluster.bootstrap:
+        with console.status("starting Kafka"):
+            cluster = replace(cluster, bootstrap=folder.broker.start(), own_broker=True)
+    folder.save(cluster)
+    for entry in cluster.nodes:
+        folder.start_node(cluster, entry)
+    client = find_cluster(dir, None, options.environment_password())
+    wait_ready(folder, client, cluster.nodes, READY_S)
+    console.print(table(client))
+
+
+def _with_nodes(cluster: ClusterFile, count: int) -> ClusterFile:
+    for index in range(1, count + 1):
+        cluster = cluster.with_node(f"n{index}")
+    return cluster
+
+
+@app.command()
+def down(
+    dir: options.Dir = options.DEFAULT_DIR,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Delete its topics and its folder, too: all its data.")
+    ] = False,
+) -> None:
+    """Stop all nodes, followers first, and the Kafka that was started with them.
+
+    Example: replicator cluster down --purge
+    """
+    folder = ClusterFolder(dir)
+    cluster = folder.load()
+    for entry in reversed(cluster.nodes):
+        if folder.stop_node(entry.id):
+            console.print(f"stopped {entry.id}")
+    if purge and not cluster.own_broker:
+        try:
+            delete_topics(cluster.bootstrap, cluster.name)
+        except (BrokerUnavailable, ConfigError) as error:
+            raise ConfigError(f"the nodes are stopped, but nothing was deleted: {error}") from error
+    if cluster.own_broker and folder.broker.stop():
+        console.print("stopped Kafka")
+    if purge:
+        shutil.rmtree(folder.dir)
+        console.print(f"deleted {folder.dir}")

@@ -1,0 +1,45 @@
+"""`replicator doctor`: is Kafka set up so that nothing acknowledged can be lost?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from replicator.cli import options
+from replicator.cli.folder import ClusterFolder
+from replicator.cli.output import console, print_json
+from replicator.errors import ConfigError
+from replicator.log.kafka_check import check_topic
+
+
+def doctor(
+    dir: options.Dir = options.DEFAULT_DIR,
+    bootstrap: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Kafka, if there is no folder.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="The cluster's name, if there is no folder.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Check the settings of the brokers and of the log's topic, and tell why each matters.
+
+    Exit code 1 if something should be changed.
+
+    Example: replicator doctor --bootstrap kafka:9092 --cluster shop
+    """
+    if (bootstrap is None) != (cluster is None):
+        raise ConfigError("give both --bootstrap and --cluster, or neither and the folder of a cluster by --dir")
+    if bootstrap is None or cluster is None:
+        file = ClusterFolder(dir).load()
+        bootstrap, cluster = file.bootstrap, file.name
+    findings = check_topic(bootstrap, cluster)
+    if json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        shown = Table("", "setting", "is", "should be", "why", title=f"{cluster} at {bootstrap}")
+        for finding in findings:
+            mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
+            shown.add_row(mark, finding.name, finding.value, finding.expected, finding.why)
+        console.print(shown)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,35 @@
+"""The command `replicator`."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from replicator.cli import broker, cluster, doctor, node, replica, snapshot, status
+from replicator.cli.output import errors
+from replicator.errors import ReplicatorError
+
+app = typer.Typer(
+    help="A replicated store whose only truth is a Kafka log. Any Redis client works with it.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(broker.app, name="broker")
+app.add_typer(cluster.app, name="cluster")
+app.add_typer(node.app, name="node")
+app.add_typer(replica.app, name="replica")
+app.add_typer(snapshot.app, name="snapshot")
+app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Errors that are expected become one sentence and exit code 1."""
+    try:
+        app()
+    except ReplicatorError as error:
+        errors.print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)

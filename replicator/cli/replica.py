@@ -1,0 +1,98 @@
+"""`replicator replica`: who belongs to the cluster."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from replicator.cli import options
+from replicator.cli.client import ClusterClient, NodeRefused, find_cluster
+from replicator.cli.folder import ClusterFolder
+from replicator.cli.output import console
+from replicator.cli.waiting import wait_ready
+from replicator.errors import ConfigError, ReplicatorError, SnapshotError
+from replicator.store import snapshot
+
+app = typer.Typer(help="Add replicas to a running cluster, and take them away.", no_args_is_help=True)
+
+READY_S = 3600
+LEAVE_S = 20
+POLL_S = 0.1
+
+
+@app.command()
+def add(
+    id: Annotated[str, typer.Argument(help="Its name, new in this cluster.")],
+    dir: options.Dir = options.DEFAULT_DIR,
+    from_snapshot: Annotated[
+        bool, typer.Option("--from-snapshot", help="Begin with a snapshot instead of the start of the log.")
+    ] = False,
+    name: Annotated[str | None, typer.Option("--snapshot", help="Which one; by default the newest.")] = None,
+) -> None:
+    """Start a new replica on this machine, and return when it has caught up and is a member.
+
+    Example: replicator replica add n4 --from-snapshot
+    """
+    folder = ClusterFolder(dir)
+    cluster = folder.load()
+    if any(entry.id == id for entry in cluster.nodes):
+        raise ConfigError(f"{id} is in this cluster already: `replicator node start {id}` starts it")
+    if folder.node_dir(id).exists():
+        raise ConfigError(f"{folder.node_dir(id)} is there already: move it away, or choose another name")
+    cluster = cluster.with_node(id)
+    if from_snapshot or name:
+        manifest = snapshot.restore(_choose(folder, name), folder.node_dir(id) / "store", cluster.name)
+        console.print(f"snapshot {manifest.name} at offset {manifest.offset}: reads on from {manifest.offset + 1}")
+    entry = cluster.node(id)
+    folder.start_node(cluster, entry)
+    folder.save(cluster)
+    wait_ready(folder, find_cluster(dir, None, options.environment_password()), [entry], READY_S)
+    console.print(f"{id} serves at 127.0.0.1:{entry.resp_port}")
+
+
+def _choose(folder: ClusterFolder, name: str | None) -> Path:
+    if name:
+        return folder.snapshots / name
+    manifests = snapshot.listed(folder.snapshots)
+    if not manifests:
+        raise SnapshotError(f"there is no snapshot in {folder.snapshots}: `replicator snapshot take` makes one")
+    return folder.snapshots / manifests[0].name
+
+
+@app.command()
+def remove(
+    id: Annotated[str, typer.Argument(help="A replica of this cluster.")],
+    dir: options.Dir = options.DEFAULT_DIR,
+    password: options.Password = "",
+) -> None:
+    """Stop a replica, make it no member any more, and delete its store.
+
+    Example: replicator replica remove n4
+    """
+    folder = ClusterFolder(dir)
+    cluster = folder.load()
+    cluster.node(id)
+    client = find_cluster(dir, None, password)
+    if client.any_status()["node"].get("leader") == id:
+        raise ConfigError(f"{id} leads: stop it first, and another one takes over")
+    folder.stop_node(id)
+    try:
+        client.leader().ask("DELETE", f"/members/{id}")
+        _wait_gone(client, id)
+    except NodeRefused as error:
+        console.print(f"{id}: {error}")
+    folder.save(cluster.without_node(id))
+    shutil.rmtree(folder.node_dir(id), ignore_errors=True)
+    console.print(f"removed {id}")
+
+
+def _wait_gone(client: ClusterClient, id: str) -> None:
+    deadline = time.monotonic() + LEAVE_S
+    while any(member["node"] == id for member in client.leader().status()["members"]):
+        if time.monotonic() > deadline:
+            raise ReplicatorError(f"{id} is still a member: try again")
+        time.sleep(POLL_S)

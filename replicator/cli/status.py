@@ -1,0 +1,101 @@
+"""`replicator status`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.table import Table
+
+from replicator.cli import options
+from replicator.cli.client import UNREACHABLE, ClusterClient, find_cluster
+from replicator.cli.output import console, print_json
+from replicator.log.kafka_topic import wal_topic
+
+STATE_COLOURS = {"serving": "green", "catching up": "yellow", "waiting": "yellow", "failed": "red", UNREACHABLE: "red"}
+
+
+def status(
+    dir: options.Dir = options.DEFAULT_DIR,
+    connect: options.Connect = None,
+    json: options.Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until Ctrl-C.")] = False,
+    password: options.Password = "",
+) -> None:
+    """Who leads, who is how far, and whether all hold the same.
+
+    Exit code 1 if there is no leader or a node does not serve.
+
+    Example: replicator status --watch
+    """
+    client = find_cluster(dir, connect, password)
+    if watch:
+        with Live(table(client), console=console, refresh_per_second=4) as live:
+            while True:
+                time.sleep(0.5)
+                live.update(table(client))
+    summary = summarise(client)
+    if json:
+        print_json(summary)
+    else:
+        console.print(_draw(summary))
+    if not summary["leader"] or any(node["state"] != "serving" for node in summary["nodes"]):
+        raise typer.Exit(1)
+
+
+def summarise(client: ClusterClient) -> dict[str, Any]:
+    """The fields of `--json`. The cluster is as its node with the highest epoch sees it."""
+    statuses = client.statuses()
+    seen = max(statuses, key=lambda it: (it["node"].get("epoch", -1), it["node"].get("applied_offset", -1)))
+    node = seen["node"]
+    end_offset = max(it["node"].get("end_offset", -1) for it in statuses)
+    return {
+        "cluster": seen.get("cluster", ""),
+        "timeline": node.get("timeline", ""),
+        "topic": wal_topic(seen.get("cluster", "")),
+        "topic_id": node.get("topic_id", ""),
+        "epoch": node.get("epoch", 0),
+        "leader": node.get("leader"),
+        "end_offset": end_offset,
+        "nodes": [_summarise_node(it, end_offset) for it in statuses],
+    }
+
+
+def _summarise_node(status: Any, end_offset: int) -> dict[str, Any]:
+    node, member = status["node"], status["member"]
+    applied = node.get("applied_offset")
+    return {
+        "id": node["id"],
+        "role": node.get("role"),
+        "mode": member["mode"],
+        "resp": member["resp"],
+        "http": member["http"],
+        "state": node["state"],
+        "trouble": node.get("trouble", ""),
+        "applied_offset": applied,
+        "lag_records": None if applied is None else max(0, end_offset - applied),
+        "lag_ms": node.get("lag_ms"),
+        "digest": node.get("digest"),
+        "entries": node.get("entries"),
+    }
+
+
+def table(client: ClusterClient) -> Table:
+    return _draw(summarise(client))
+
+
+def _draw(summary: dict[str, Any]) -> Table:
+    place = f"epoch {summary['epoch']}, leader {summary['leader']}, log end {summary['end_offset']}"
+    columns = ("node", "role", "mode", "redis", "state", "applied", "lag", "entries", "digest")
+    shown = Table(*columns, title=f"{summary['cluster']}: {place}")
+    for node in sorted(summary["nodes"], key=lambda it: str(it["id"])):
+        colour = STATE_COLOURS.get(node["state"], "white")
+        values = [node[key] for key in ("applied_offset", "lag_records", "entries")]
+        applied, lag, entries = ("" if value is None else str(value) for value in values)
+        role = f"[bold]{node['role']}[/]" if node["role"] == "leader" else node["role"] or ""
+        state = f"[{colour}]{node['state']}[/] {node['trouble']}".strip()
+        digest = (node["digest"] or "")[:8]
+        shown.add_row(node["id"], role, node["mode"], node["resp"], state, applied, lag, entries, digest)
+    return shown

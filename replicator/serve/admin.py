@@ -1,0 +1,198 @@
+"""The HTTP side of a node.
+
+    GET  /healthz     200 unless the node has failed for good
+    GET  /readyz      200 once it answers reads
+    GET  /status      everything about this node, as JSON
+    GET  /metrics     for Prometheus
+    GET  /snapshots   those in this node's folder
+    POST /snapshots   take one
+    PUT  /members     {"node", "resp", "http", "priority"}: join, or tell another address (leader only)
+    DELETE /members/ID                                        leave (leader only)
+
+Requests that change something need `Authorization: Bearer <password>` if the node has a password.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+from aiohttp import web
+
+from replicator.config import Address
+from replicator.errors import BadRequest, ConfigError, Definite, NotLeader, ReplicatorError
+from replicator.node.node import Node, State
+from replicator.position import NodeId
+from replicator.records.types import Member, Mode
+from replicator.serve.metrics import render
+from replicator.serve.redis_server import Stats
+from replicator.store.snapshot import Manifest
+
+MAX_BODY_BYTES = 64 << 10
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Snapshots:
+    """How this node takes snapshots, and where they are."""
+
+    def __init__(
+        self, folder: str, take: Callable[[], Awaitable[Manifest]], listed: Callable[[], list[Manifest]]
+    ) -> None:
+        self.folder = folder
+        self.take = take
+        self.listed = listed
+
+
+class Admin:
+    """Serves before there is a node, too: it then says what the process waits for."""
+
+    def __init__(self, node_id: str, cluster: str, password: str) -> None:
+        self.waiting_for = "the process starts"
+        self._node_id = node_id
+        self._cluster = cluster
+        self._password = password
+        self._node: Node | None = None
+        self._stats = Stats()
+        self._snapshots: Snapshots | None = None
+        self._runner: web.AppRunner
+
+    async def start(self, address: Address) -> None:
+        """Raises `ConfigError` if the address cannot be had."""
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard])
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/status", self._status),
+                web.get("/metrics", self._metrics),
+                web.get("/snapshots", self._list_snapshots),
+                web.post("/snapshots", self._take_snapshot),
+                web.put("/members", self._enrol),
+                web.delete("/members/{node}", self._expel),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, address.host, address.port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ConfigError(f"cannot listen at {address}: {error.strerror}. Choose another with --http") from error
+
+    def show(self, node: Node, stats: Stats, snapshots: Snapshots) -> None:
+        """From now on there is a node."""
+        self._node, self._stats, self._snapshots = node, stats, snapshots
+
+    async def close(self) -> None:
+        await self._runner.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.method not in ("GET", "HEAD") and self._password:
+            expected = f"Bearer {self._password}"
+            if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), expected.encode()):
+                return _error(401, "this needs the header Authorization: Bearer <password>")
+        try:
+            return await handler(request)
+        except NotLeader as error:
+            return _error(409, str(error), leader=self._leader_http())
+        except Definite as error:
+            return _error(400, str(error))
+        except ReplicatorError as error:
+            return _error(503, str(error))
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        if self._node is not None and self._node.state is State.FAILED:
+            return _error(500, self._node.status().trouble)
+        return web.json_response({"id": self._node_id, "alive": True})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        if self._node is None:
+            return _error(503, self.waiting_for)
+        status = self._node.status()
+        if status.state is not State.SERVING:
+            return _error(503, f"{status.state}. {status.trouble}".strip())
+        return web.json_response({"id": status.id, "role": status.role})
+
+    async def _status(self, request: web.Request) -> web.Response:
+        if self._node is None:
+            node: dict[str, Any] = {"id": self._node_id, "state": State.WAITING, "trouble": self.waiting_for}
+            return web.json_response({"cluster": self._cluster, "node": node, "members": []})
+        status = await self._node.look()
+        members = [{**asdict(member), "mode": member.mode.value} for member in self._node.membership.members]
+        heard = {node: heard.ack.offset for node, heard in self._node.heard.items()}
+        return web.json_response(
+            {"cluster": self._cluster, "node": asdict(status), "members": members, "acked_offsets": heard}
+        )
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        if self._node is None:
+            return _error(503, self.waiting_for)
+        return web.Response(body=render(self._node.status, self._stats), content_type="text/plain")
+
+    async def _list_snapshots(self, request: web.Request) -> web.Response:
+        snapshots = self._ready_snapshots()
+        manifests = await asyncio.to_thread(snapshots.listed)
+        return web.json_response({"folder": snapshots.folder, "snapshots": [asdict(it) for it in manifests]})
+
+    async def _take_snapshot(self, request: web.Request) -> web.Response:
+        snapshots = self._ready_snapshots()
+        manifest = await snapshots.take()
+        return web.json_response({"folder": snapshots.folder, **asdict(manifest)}, status=201)
+
+    def _ready_snapshots(self) -> Snapshots:
+        if self._snapshots is None:
+            raise BadRequest(f"there is no store yet: {self.waiting_for}")
+        return self._snapshots
+
+    async def _enrol(self, request: web.Request) -> web.Response:
+        node = self._ready_node()
+        fields = await _json(request)
+        try:
+            known = node.membership.get(NodeId(fields["node"]))
+            member = Member(
+                NodeId(str(fields["node"])),
+                known.mode if known else Mode.ASYNC,
+                str(fields["resp"]),
+                str(fields["http"]),
+                int(fields["priority"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadRequest(f'send {{"node", "resp", "http", "priority"}}: {error!r}') from error
+        node.enrol(member)
+        return web.json_response({"accepted": member.node}, status=202)
+
+    async def _expel(self, request: web.Request) -> web.Response:
+        node = NodeId(request.match_info["node"])
+        self._ready_node().expel(node)
+        return web.json_response({"accepted": node}, status=202)
+
+    def _ready_node(self) -> Node:
+        if self._node is None:
+            raise BadRequest(f"there is no node yet: {self.waiting_for}")
+        return self._node
+
+    def _leader_http(self) -> str | None:
+        if self._node is None:
+            return None
+        leader = self._node.status().leader
+        member = self._node.membership.get(leader) if leader else None
+        return member.http if member else None
+
+
+async def _json(request: web.Request) -> dict[str, Any]:
+    try:
+        fields = await request.json()
+    except ValueError as error:
+        raise BadRequest("the body is no JSON") from error
+    if not isinstance(fields, dict):
+        raise BadRequest("the body is no JSON object")
+    return fields
+
+
+def _error(status: int, message: str, **more: Any) -> web.Response:
+    return web.json_response({"error": message, **more}, status=status)
