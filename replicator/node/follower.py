@@ -25,7 +25,6 @@ class Follower:
         self._shared = shared
         self._follow = follow
         self._heard_ms = shared.clock.elapsed_ms()  # when the leader's last record was received
-        self._claims_sent_ms: dict[Epoch, float] = {}  # when the first claim of an epoch was sent
         self._luck = shared.random.random()
         self._lead: Lead | None = None  # as the last accepted claim says
 
@@ -58,6 +57,7 @@ class Follower:
         shared = self._shared
         log.info("epoch %d: %s leads (%s)", claim.epoch, claim.leader, claim.reason)
         shared.inflight.fence(claim.epoch)
+        sent_ms = shared.claims_sent_ms.pop(claim.epoch, None)
         if claim.leader != shared.author:
             shared.inflight.reject(NotLeader(f"{claim.leader.node} leads now: the write was not sent. Ask it"))
             self._lead = None
@@ -66,7 +66,7 @@ class Follower:
         wait_ms = shared.timing.lease_ms if claim.reason is Reason.FORCE else 0
         self._lead = Lead(
             why=claim.reason,
-            lease_from_ms=self._claims_sent_ms.get(claim.epoch) if own else None,
+            lease_from_ms=sent_ms if own else None,
             serve_from_ms=shared.clock.elapsed_ms() + wait_ms,
         )
 
@@ -131,7 +131,7 @@ class Follower:
         header = Header(VERSION, timeline, epoch, shared.author, state.seq, shared.clock.wall_us(), state.chain)
         codec = shared.replica.codec
         claim = codec.encode_body(Claim(shared.author, epoch, state.offset, reason))
-        self._claims_sent_ms.setdefault(epoch, shared.clock.elapsed_ms())
+        shared.claims_sent_ms.setdefault(epoch, shared.clock.elapsed_ms())
         try:
             await shared.log.append([codec.encode(header, claim)])
         except (AppendRefused, AppendInDoubt) as error:

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from replicator.log.port import Log, Reader
@@ -41,6 +41,8 @@ class Shared:
     clock: Clock
     timing: Timing
     random: random.Random
+    claims_sent_ms: dict[Epoch, float] = field(default_factory=dict)
+    """When this process first sent a claim of an epoch not yet begun. Any copy of it may be the one that counts."""
 
 
 @dataclass(frozen=True, slots=True)
