@@ -6,6 +6,7 @@ environment, `[section] name = …` in the file, its default.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -19,6 +20,7 @@ T = TypeVar("T")
 
 PREFIX = "REPLICATOR"
 _MAX_PORT = 65535
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # fit for a Kafka topic and for a folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,16 @@ def address(text: str) -> Address:
     if not (host and colon and port.isdigit() and int(port) <= _MAX_PORT):
         raise ConfigError(f"{text!r} is no address: write HOST:PORT, for instance 127.0.0.1:7001")
     return Address(host, int(port))
+
+
+def checked_name(what: str, text: str) -> str:
+    """`text`, if a node or a cluster may be called so. Raises `ConfigError`."""
+    if not _NAME.fullmatch(text):
+        raise ConfigError(
+            f"{what} {text!r}: use at most 100 letters (a to z), digits, dots, dashes and underscores, "
+            "and begin with a letter or digit"
+        )
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +109,8 @@ def load(file: Path | None, environment: Mapping[str, str], given: Mapping[str, 
         for name, section in layer.items():
             merged[name].update({key: value for key, value in section.items() if value is not None})
     node = _section("node", NodeSection, merged["node"])
-    if not node.id.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise ConfigError(f"node id {node.id!r}: use letters, digits, dots, dashes and underscores")
+    checked_name("node.id", node.id)
+    checked_name("node.cluster", node.cluster)
     timing = {name: _convert("timing", name, int, value) for name, value in merged["timing"].items()}
     return NodeConfig(node, _section("kafka", KafkaSection, merged["kafka"]), timing)
 
@@ -141,12 +153,27 @@ def _section(name: str, kind: type[T], values: Mapping[str, Any]) -> T:
 
 def _convert(section: str, name: str, kind: Any, value: Any) -> Any:
     if kind is Address:
-        return value if isinstance(value, Address) else address(str(value))
+        return _address_of(f"{section}.{name}", value)
     if kind is int:
+        return _whole_number(f"{section}.{name}", value)
+    if not isinstance(value, str | Path):
+        raise ConfigError(f"{section}.{name} should be a text: write it in quotes")
+    return str(value) if kind is str else Path(value).expanduser()
+
+
+def _address_of(setting: str, value: Any) -> Address:
+    try:
+        return value if isinstance(value, Address) else address(str(value))
+    except ConfigError as error:
+        raise ConfigError(f"{setting}: {error}") from None
+
+
+def _whole_number(setting: str, value: Any) -> int:
+    if isinstance(value, int | str) and not isinstance(value, bool):
         try:
-            return int(value)
-        except (TypeError, ValueError):
-            raise ConfigError(f"{section}.{name} is {value!r}, and should be a whole number") from None
-    if kind in (Path, Path | None):
-        return Path(value).expanduser()
-    return str(value)
+            number = int(value)
+        except ValueError:
+            number = -1
+        if number >= 0:
+            return number
+    raise ConfigError(f"{setting} is {value!r}, and should be a whole number, 0 or more")
