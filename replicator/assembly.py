@@ -74,6 +74,7 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
         parts.push_async_callback(acks.close)
         machine = open_machine(settings.dir / STORE, settings.cluster, kafka.identity)
         parts.callback(machine.close)
+        log.info("%s reads the log from offset %d on", settings.id, machine.state.offset + 1)
         reader = kafka.reader(Offset(machine.state.offset + 1))
         parts.push_async_callback(reader.close)
 

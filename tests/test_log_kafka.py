@@ -32,9 +32,7 @@ class TestKafkaLog(LogContract):
 
 class TestKafkaAcks(AcksContract):
     @pytest.fixture
-    async def open_acks(
-        self, kafka: str, kafka_cluster: str
-    ) -> AsyncIterator[Callable[[str], Awaitable[KafkaAcks]]]:
+    async def open_acks(self, kafka: str, kafka_cluster: str) -> AsyncIterator[Callable[[str], Awaitable[KafkaAcks]]]:
         channels = []
 
         async def open_channel(node: str) -> KafkaAcks:

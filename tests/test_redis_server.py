@@ -314,6 +314,10 @@ def test_redis_benchmark(server: ServerThread) -> None:
     options = ["-p", str(server.port), "-t", "set,get,incr,hset,mset", "-n", "5000", "-c", "50", "-P", "16", "--csv"]
     done = subprocess.run([program, *options], capture_output=True, text=True, check=True, timeout=100)
     assert [line.split(",")[0] for line in done.stdout.splitlines()[1:]] == [
-        '"SET"', '"GET"', '"INCR"', '"HSET"', '"MSET (10 keys)"',
+        '"SET"',
+        '"GET"',
+        '"INCR"',
+        '"HSET"',
+        '"MSET (10 keys)"',
     ]
     assert "error" not in (done.stdout + done.stderr).lower()

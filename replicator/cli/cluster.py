@@ -50,8 +50,10 @@ def up(
     if bootstrap:
         cluster = replace(cluster, bootstrap=bootstrap, own_broker=False)
     elif cluster.own_broker or not cluster.bootstrap:
+        cluster = replace(cluster, own_broker=True)
+        folder.save(cluster)  # from here on `down` has something to stop
         with console.status("starting Kafka"):
-            cluster = replace(cluster, bootstrap=folder.broker.start(), own_broker=True)
+            cluster = replace(cluster, bootstrap=folder.broker.start())
     folder.save(cluster)
     for entry in cluster.nodes:
         folder.start_node(cluster, entry)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from replicator.cli import broker, cluster, doctor, node, replica, snapshot, status
+from replicator.cli import broker, cluster, demo, doctor, node, replica, snapshot, status
 from replicator.cli.output import errors
 from replicator.errors import ReplicatorError
 
@@ -24,6 +24,7 @@ app.add_typer(replica.app, name="replica")
 app.add_typer(snapshot.app, name="snapshot")
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
 
 
 def main() -> None:

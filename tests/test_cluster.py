@@ -1,0 +1,355 @@
+"""A cluster of real processes on a real Kafka, used and maltreated as users and machines do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from replicator.cli.demo import _free_ports as free_ports
+from replicator.cli.folder import ClusterFolder
+from replicator.log.broker import LocalBroker
+from replicator.log.kafka_admin import delete_topics, ensure_topics
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+
+WAIT_S = 60
+
+
+class Cluster:
+    """Drives the command line as a user would."""
+
+    def __init__(self, dir: Path, bootstrap: str) -> None:
+        self.dir = dir
+        self.name = f"c-{uuid.uuid4().hex[:8]}"
+        self.bootstrap = bootstrap
+        self.base_port = free_ports(6)
+        self.folder = ClusterFolder(dir)
+
+    def run(self, *args: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "replicator", *args, "--dir", str(self.dir)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+        assert done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    def up(self, nodes: int) -> None:
+        options = ("--nodes", str(nodes), "--base-port", str(self.base_port), "--name", self.name)
+        self.run("cluster", "up", *options, "--bootstrap", self.bootstrap)
+
+    def client(self, id: str, **options: Any) -> Any:
+        return redis.Redis(port=self.folder.load().node(id).resp_port, socket_timeout=30, **options)
+
+    def status(self) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-m", "replicator", "status", "--json", "--dir", str(self.dir)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return json.loads(done.stdout)
+
+    def node(self, id: str, path: str = "/status") -> Any:
+        port = self.folder.load().node(id).http_port
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            return json.load(error)
+        except OSError:
+            return {"node": {"state": "unreachable"}}
+
+    def kill(self, id: str) -> None:
+        mark = self.folder.process(id)
+        assert mark is not None
+        os.kill(mark.pid, signal.SIGKILL)
+
+    def leader(self, ids: list[str]) -> str:
+        found: list[str] = []
+
+        def leads() -> bool:
+            found[:] = [id for id in ids if self.node(id)["node"].get("role") == "leader"]
+            return bool(found)
+
+        wait_for(leads)
+        return found[0]
+
+    def level(self) -> list[Any]:
+        """The nodes once all have applied all, and hold the same."""
+        found: list[Any] = []
+
+        def is_level() -> bool:
+            found[:] = self.status()["nodes"]
+            return len({it["applied_offset"] for it in found}) == 1
+
+        wait_for(is_level)
+        assert len({it["digest"] for it in found}) == 1, found
+        return found
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+class Writer(threading.Thread):
+    """Writes numbers at whatever node takes them, and remembers how each write ended."""
+
+    def __init__(self, clients: list[Any]) -> None:
+        super().__init__(daemon=True)
+        self.clients = clients
+        self.acknowledged: set[int] = set()
+        self.rejected: set[int] = set()
+        self.unknown: set[int] = set()
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        number = 0
+        at = 0
+        while not self.stop.is_set():
+            number += 1
+            try:
+                self.clients[at].set(f"w:{number}", number)
+                self.acknowledged.add(number)
+            except redis.ResponseError as error:
+                (self.unknown if str(error).startswith("UNKNOWN") else self.rejected).add(number)
+                at = (at + 1) % len(self.clients)
+                time.sleep(0.01)
+            except redis.ConnectionError as error:
+                (self.rejected if "refused" in str(error) else self.unknown).add(number)
+                at = (at + 1) % len(self.clients)
+                time.sleep(0.01)
+
+    def finish(self) -> None:
+        self.stop.set()
+        self.join()
+
+    def check(self, client: Any) -> None:
+        found = {int(key[2:]) for key in client.scan_iter("w:*", count=1000)}
+        assert self.acknowledged <= found, f"lost: {sorted(self.acknowledged - found)[:10]}"
+        assert not self.rejected & found, f"rejected, and there: {sorted(self.rejected & found)[:10]}"
+        assert found <= self.acknowledged | self.unknown
+
+
+@pytest.fixture(scope="module")
+def cluster(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), kafka)
+    cluster.up(3)
+    yield cluster
+    cluster.run("cluster", "down", "--purge")
+    assert not cluster.dir.exists()
+
+
+def test_writes_reach_every_node(cluster: Cluster) -> None:
+    leader = cluster.client(cluster.leader(["n1", "n2", "n3"]))
+    for number in range(200):
+        leader.set(f"key:{number}", number)
+    leader.hset("hash", mapping={"a": 1, "b": 2})
+    assert leader.wait(2, 10_000) == 2
+    for id in ("n1", "n2", "n3"):
+        assert cluster.client(id).get("key:199") == b"199"
+        assert cluster.client(id).hgetall("hash") == {b"a": b"1", b"b": b"2"}
+
+
+def test_status_tells_all_that_programs_need(cluster: Cluster) -> None:
+    cluster.level()
+    status = cluster.status()
+    assert status.keys() == {
+        "cluster", "timeline", "topic", "topic_id", "epoch", "leader", "end_offset", "nodes",
+    }  # fmt: skip
+    fields = {
+        "id",
+        "role",
+        "mode",
+        "resp",
+        "http",
+        "state",
+        "applied_offset",
+        "lag_records",
+        "lag_ms",
+        "digest",
+        "entries",
+    }
+    assert all(fields <= node.keys() for node in status["nodes"])
+    assert [node["id"] for node in status["nodes"]] == ["n1", "n2", "n3"]
+    text = cluster.run("status")
+    assert "serving" in text and "n3" in text
+    port = cluster.folder.load().nodes[1]
+    for connect in (f"127.0.0.1:{port.http_port}", f"127.0.0.1:{port.resp_port}"):
+        done = subprocess.run(
+            [sys.executable, "-m", "replicator", "status", "--json", "--connect", connect],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert json.loads(done.stdout)["topic_id"] == status["topic_id"]
+
+
+def test_http(cluster: Cluster) -> None:
+    assert cluster.node("n2", "/healthz") == {"id": "n2", "alive": True}
+    assert cluster.node("n2", "/readyz")["id"] == "n2"
+    port = cluster.folder.load().node("n1").http_port
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        metrics = answer.read().decode()
+    assert "replicator_epoch 1.0" in metrics or "replicator_epoch" in metrics
+    assert 'replicator_writes_total{outcome="ok"}' in metrics
+
+
+def test_doctor_names_what_one_broker_cannot_give(cluster: Cluster) -> None:
+    text = cluster.run("doctor", code=1)
+    assert "unclean.leader.election.enable" in text
+    findings = {it["name"]: it for it in json.loads(cluster.run("doctor", "--json", code=1))}
+    assert findings["cleanup.policy"]["ok"] and not findings["brokers"]["ok"]
+
+
+def test_a_replica_begins_with_a_snapshot_and_reads_on_at_n_plus_1(cluster: Cluster) -> None:
+    leader = cluster.client(cluster.leader(["n1", "n2", "n3"]))
+    manifest = json.loads(cluster.run("snapshot", "take", "--json"))
+    leader.set("after the snapshot", "1")
+    cluster.run("replica", "add", "n4", "--from-snapshot")
+    assert f"n4 reads the log from offset {manifest['offset'] + 1} on" in cluster.folder.log_file("n4").read_text()
+    assert cluster.client("n4").get("after the snapshot") == b"1"
+    assert {node["id"] for node in cluster.level()} == {"n1", "n2", "n3", "n4"}
+    assert json.loads(cluster.run("snapshot", "list", "--json"))[0]["name"] == manifest["name"]
+    assert "is in this cluster already" in cluster.run("replica", "add", "n4", code=1)
+    cluster.run("replica", "remove", "n4")
+    assert {node["id"] for node in cluster.level()} == {"n1", "n2", "n3"}
+
+
+def test_a_killed_follower_catches_up(cluster: Cluster) -> None:
+    leader = cluster.leader(["n1", "n2", "n3"])
+    victim = next(id for id in ("n3", "n2") if id != leader)
+    writer = Writer([cluster.client(leader)])
+    writer.start()
+    wait_for(lambda: len(writer.acknowledged) > 100)
+    cluster.kill(victim)
+    wait_for(lambda: len(writer.acknowledged) > 500)
+    cluster.run("node", "start", victim)
+    writer.finish()
+    cluster.level()
+    writer.check(cluster.client(victim))
+    assert not writer.rejected and not writer.unknown
+
+
+def test_a_killed_leader_loses_no_acknowledged_write(cluster: Cluster) -> None:
+    ids = ["n1", "n2", "n3"]
+    old = cluster.leader(ids)
+    cluster.client(old).flushall()
+    writer = Writer([cluster.client(id) for id in [old, *(it for it in ids if it != old)]])
+    writer.start()
+    wait_for(lambda: len(writer.acknowledged) > 300)
+    cluster.kill(old)
+    before = len(writer.acknowledged)
+    wait_for(lambda: len(writer.acknowledged) > before + 300)
+    cluster.run("node", "start", old)
+    writer.finish()
+    cluster.level()
+    for id in ids:
+        writer.check(cluster.client(id))
+    assert cluster.leader(ids) != old
+
+
+def test_a_second_process_for_a_node_is_refused(cluster: Cluster) -> None:
+    entry = cluster.folder.load().node("n1")
+    for resp, http, message in (
+        (entry.resp_port, entry.http_port, "cannot listen"),
+        (0, 0, "in use by another process"),
+    ):
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "replicator", "node", "run", "--id", "n1", "--cluster", cluster.name),
+                *("--bootstrap", cluster.bootstrap, "--dir", str(cluster.folder.node_dir("n1"))),
+                *("--resp", f"127.0.0.1:{resp}", "--http", f"127.0.0.1:{http}"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 1
+        assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_commands_that_cannot_be_carried_out_say_why(cluster: Cluster, tmp_path: Path) -> None:
+    assert "there is no node n9" in cluster.run("node", "start", "n9", code=1)
+    leader = cluster.leader(["n1", "n2", "n3"])
+    assert "leads" in cluster.run("replica", "remove", leader, code=1)
+    other = Cluster(tmp_path, cluster.bootstrap)
+    assert "there is no cluster in" in other.run("status", code=1)
+    other.base_port = cluster.base_port
+    with pytest.raises(AssertionError, match="cannot be had"):
+        other.up(1)
+
+
+def test_a_restarted_broker_costs_no_acknowledged_write(tmp_path: Path) -> None:
+    broker = LocalBroker(tmp_path / "broker")
+    cluster = Cluster(tmp_path / "cluster", broker.start())
+    try:
+        cluster.up(2)
+        writer = Writer([cluster.client("n1"), cluster.client("n2")])
+        writer.start()
+        wait_for(lambda: len(writer.acknowledged) > 200)
+        broker.kill()
+        broker.start()
+        before = len(writer.acknowledged)
+        wait_for(lambda: len(writer.acknowledged) > before + 200)
+        writer.finish()
+        cluster.level()
+        for id in ("n1", "n2"):
+            writer.check(cluster.client(id))
+    finally:
+        cluster.run("cluster", "down")
+        broker.stop()
+
+
+def test_a_broker_that_comes_later_is_waited_for(tmp_path: Path) -> None:
+    broker = LocalBroker(tmp_path / "broker")
+    bootstrap = broker.start()
+    broker.stop()
+    cluster = Cluster(tmp_path / "cluster", bootstrap)
+    starting = threading.Thread(target=cluster.up, args=(1,))
+    starting.start()
+    try:
+        wait_for(lambda: cluster.folder.exists() and "does not answer" in str(cluster.node("n1", "/readyz")))
+        broker.start()
+        starting.join(WAIT_S)
+        assert cluster.client("n1").set("a", "1")
+    finally:
+        starting.join(WAIT_S)
+        cluster.run("cluster", "down")
+        broker.stop()
+
+
+def test_a_topic_made_anew_stops_the_nodes(kafka: str, tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, kafka)
+    cluster.up(2)
+    try:
+        cluster.client("n1").set("a", "1")
+        delete_topics(kafka, cluster.name)
+        ensure_topics(kafka, cluster.name)
+        for id in ("n1", "n2"):
+            wait_for(lambda id=id: cluster.node(id)["node"]["state"] == "failed")  # type: ignore[misc]
+            with pytest.raises(redis.ResponseError, match=r"made anew|was deleted"):
+                cluster.client(id).get("a")
+        cluster.run("node", "stop", "n2")
+        assert "made anew" in cluster.run("node", "start", "n2", code=1)
+    finally:
+        cluster.run("cluster", "down", "--purge")
