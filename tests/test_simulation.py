@@ -1,0 +1,152 @@
+"""Thousands of short histories of simulated clusters, and proof that the checkers can fail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import count, islice
+from math import inf
+
+import pytest
+
+from replicator.testing.campaign import Mutation, run_all
+from replicator.testing.checks.linear import first_violation
+from replicator.testing.history import Kind, Operation, Outcome
+from replicator.testing.simulation import Plan, run
+from tests import simulation_mutations as mutations
+
+STEPS = 2_500
+SEEDS = 1_500
+ENOUGH_SEEDS = 1_000  # to find any broken rule
+
+# found something once: keep what they found fixed
+REGRESSIONS = (
+    Plan(264, 4_000),  # a lease counted from the second copy of a claim of which the first had counted
+    Plan(375, 4_000),
+    Plan(535, 4_000),
+)
+
+
+@pytest.mark.timeout(300)
+def test_histories_are_as_promised() -> None:
+    reports = list(run_all([*REGRESSIONS, *(Plan(seed, STEPS) for seed in range(SEEDS))]))
+    wrong = [str(report) for report in reports if report.problems]
+    assert not wrong, "\n".join(wrong[:5])
+    assert len(reports) == SEEDS + len(REGRESSIONS)
+    # they are no empty ones
+    assert sum(report.outcomes.get("OK", 0) for report in reports) > 20 * SEEDS
+    assert sum(report.outcomes.get("UNKNOWN", 0) for report in reports) > SEEDS
+    assert sum(report.epochs for report in reports) > 3 * SEEDS
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("mutation", "noticed"),
+    [
+        (mutations.claims_need_not_have_observed, "hold a lease|not linearizable|accepted other"),
+        (mutations.elections_are_shorter_than_leases, "hold a lease"),
+        (mutations.leaders_ignore_what_others_wrote, "accepted other records"),
+        (mutations.doubt_counts_as_rejection, "rejected, and yet in the log"),
+        (mutations.writes_are_answered_before_they_are_committed, "acknowledged and lost"),
+        (mutations.leaders_read_without_a_lease, "not linearizable"),
+        (mutations.repeated_records_count_again, "accepted other records|failed"),
+        (mutations.stores_forget_a_change, "has digest"),
+        (mutations.leases_run_from_the_last_copy_of_a_claim, "hold a lease"),
+    ],
+)
+def test_a_broken_rule_is_noticed(mutation: Mutation, noticed: str) -> None:
+    plans = islice((Plan(seed, STEPS) for seed in count()), ENOUGH_SEEDS)
+    found = next((report for report in run_all(plans, mutation) if _speaks_of(report.problems, noticed)), None)
+    assert found is not None, f"{ENOUGH_SEEDS} histories and nothing was noticed"
+
+
+def _speaks_of(problems: list[str], noticed: str) -> bool:
+    return any(phrase in problem for problem in problems for phrase in noticed.split("|"))
+
+
+def test_one_seed_is_one_history_in_any_process() -> None:
+    program = (
+        "import logging; logging.disable(logging.CRITICAL)\n"
+        "from replicator.testing.simulation import Plan, run\n"
+        "print(*(run(Plan(seed, 1500)).fingerprint for seed in range(5)))"
+    )
+    prints = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    ]
+    assert prints[0] == prints[1]
+    assert len(set(prints[0].split())) == 5
+
+
+def test_the_trace_tells_the_history_and_changes_nothing() -> None:
+    lines: list[str] = []
+    traced = run(Plan(1, 1_500), lines.append)
+    assert traced.fingerprint == run(Plan(1, 1_500)).fingerprint
+    assert any("holds a lease" in line for line in lines)
+
+
+def operation(
+    name: str, kind: Kind, called_s: float, answered_s: float, value: bytes | None = None, known: bool = True
+) -> Operation:
+    outcome = Outcome.OK if known else Outcome.UNKNOWN
+    return Operation(name, "n1", kind, b"k", called_s, outcome, answered_s, value)
+
+
+@pytest.mark.parametrize(
+    ("history", "linearizable"),
+    [
+        ([], True),
+        ([operation("a", Kind.PUT, 0, 1), operation("r", Kind.READ, 2, 3, b"sa")], True),
+        ([operation("a", Kind.PUT, 0, 1), operation("r", Kind.READ, 2, 3, None)], False),
+        ([operation("a", Kind.PUT, 0, 5), operation("r", Kind.READ, 2, 3, None)], True),
+        (  # two reads at the same time as a write must agree on its place
+            [
+                operation("a", Kind.PUT, 0, 9),
+                operation("r", Kind.READ, 1, 2, b"sa"),
+                operation("q", Kind.READ, 3, 4, None),
+            ],
+            False,
+        ),
+        (  # a write of unknown outcome may take effect long after
+            [
+                operation("a", Kind.PUT, 0, inf, known=False),
+                operation("r", Kind.READ, 3, 4, None),
+                operation("q", Kind.READ, 5, 6, b"sa"),
+            ],
+            True,
+        ),
+        (  # but not be undone
+            [
+                operation("a", Kind.PUT, 0, inf, known=False),
+                operation("r", Kind.READ, 3, 4, b"sa"),
+                operation("q", Kind.READ, 5, 6, None),
+            ],
+            False,
+        ),
+        (
+            [
+                operation("a", Kind.APPEND, 0, 5),
+                operation("b", Kind.APPEND, 0, 5),
+                operation("r", Kind.READ, 6, 7, b"sb,a"),
+            ],
+            True,
+        ),
+        (
+            [
+                operation("a", Kind.APPEND, 0, 1),
+                operation("b", Kind.APPEND, 2, 3),
+                operation("r", Kind.READ, 6, 7, b"sb,a"),
+            ],
+            False,
+        ),
+    ],
+)
+def test_linearizability_is_told_from_its_absence(history: list[Operation], linearizable: bool) -> None:
+    assert (first_violation(history) is None) is linearizable
