@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import redis
 
-from replicator.cli.demo import _free_ports as free_ports
+from replicator.cli.demo import free_ports
 from replicator.cli.folder import ClusterFolder
 from replicator.log.broker import LocalBroker
 from replicator.log.kafka_admin import delete_topics, ensure_topics

@@ -64,7 +64,7 @@ def _load_airports() -> Airports:
 
 def _tell_story(dir: Path, airports: Airports, nodes: int, bootstrap: str | None) -> None:
     console.rule(f"a cluster of {nodes} nodes")
-    cluster.up(nodes, dir, bootstrap, _free_ports(nodes + 1), f"demo-{os.getpid()}")
+    cluster.up(nodes, dir, bootstrap, free_ports(nodes + 1), f"demo-{os.getpid()}")
     folder, client = ClusterFolder(dir), find_cluster(dir, None, options.environment_password())
     ports = {entry.id: entry.resp_port for entry in folder.load().nodes}
     with redis.Redis(port=ports["n1"]) as leader:
@@ -173,7 +173,7 @@ def _compare(id: str, port: int, expected: Airports) -> None:
             bars.update(task, advance=len(batch))
 
 
-def _free_ports(count: int) -> int:
+def free_ports(count: int) -> int:
     """A base port with room for `count` nodes."""
     for base in PORTS:
         try:

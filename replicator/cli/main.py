@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from replicator.cli import broker, cluster, demo, doctor, node, replica, snapshot, status
+from replicator.cli import bench, broker, cluster, demo, doctor, node, replica, snapshot, status
 from replicator.cli.output import errors
 from replicator.errors import ReplicatorError
 
@@ -25,6 +25,7 @@ app.add_typer(snapshot.app, name="snapshot")
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+app.command("bench")(bench.bench)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Copies of a store, each tagged with the offset at which it stands: a replica that starts from one reads on at N + 1.
 
-    <folder>/<offset>-<digest's first 8 digits>/data.mdb       compact LMDB copy
-                                               /manifest.json  written last: a folder without one is no snapshot
+<folder>/<offset>-<digest's first 8 digits>/data.mdb       compact LMDB copy
+                                           /manifest.json  written last: a folder without one is no snapshot
 """
 
 from __future__ import annotations
