@@ -24,7 +24,7 @@ from replicator.testing import cluster
 
 def claims_need_not_have_observed() -> AbstractContextManager[object]:
     """A claim counts though the leader wrote after what the candidate had read."""
-    return patch.dict(commit.CLAIM_RULES, {Reason.ELECTION: commit._always})  # type: ignore[arg-type]
+    return patch.dict(commit.CLAIM_RULES, {Reason.ELECTION: commit._always})
 
 
 def elections_are_shorter_than_leases() -> AbstractContextManager[object]:
@@ -114,7 +114,7 @@ def _short_memory() -> Iterator[None]:
             return default
 
     def shared(*args: Any, **fields: Any) -> Shared:
-        return Shared(*args, **fields, claims_sent_ms=Forgetful())
+        return Shared(*args, **{**fields, "claims_sent_ms": Forgetful()})
 
     with patch.object(cluster, "Shared", shared):
         yield

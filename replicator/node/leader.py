@@ -64,10 +64,12 @@ class Leader:
     def propose(self, membership: Membership) -> None:
         """Make `membership` the one of the cluster."""
         self._proposed = membership
-        self._enqueue(membership, self._settled)
 
-    def _settled(self, error: ReplicatorError | None, offset: Offset) -> None:
-        self._proposed = None  # applied, or void with all that came after it
+        def settled(error: ReplicatorError | None, offset: Offset) -> None:
+            if self._proposed is membership:  # applied, or void with all that came after it
+                self._proposed = None
+
+        self._enqueue(membership, settled)
 
     def _enqueue(self, body: Body, done: Done | None = None) -> None:
         self._shared.inflight.add(self._own(body, done))

@@ -9,7 +9,8 @@
     PUT  /members     {"node", "resp", "http", "priority"}: join, or tell another address (leader only)
     DELETE /members/ID                                        leave (leader only)
 
-Requests that change something need `Authorization: Bearer <password>` if the node has a password.
+Requests that change something need `Authorization: Bearer <password>` if the node has a password. Every error is
+`{"error": what to do}`; a node that does not lead names the leader's HTTP address as `leader`, too (409).
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from aiohttp import web
 
-from replicator.config import Address
-from replicator.errors import BadRequest, ConfigError, Definite, NotLeader, ReplicatorError
+from replicator.config import Address, address, checked_name
+from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError
 from replicator.node.node import Node, State
 from replicator.position import NodeId
 from replicator.records.types import Member, Mode
-from replicator.serve.metrics import render
+from replicator.serve.metrics import CONTENT_TYPE, render
 from replicator.serve.redis_server import Stats
 from replicator.store.snapshot import Manifest
 
@@ -60,8 +61,13 @@ class Admin:
         self._snapshots: Snapshots | None = None
         self._runner: web.AppRunner
 
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._runner.addresses[0][1])
+
     async def start(self, address: Address) -> None:
-        """Raises `ConfigError` if the address cannot be had."""
+        """Port 0: any free one. Raises `ConfigError` if the address cannot be had."""
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard])
         app.add_routes(
             [
@@ -98,9 +104,11 @@ class Admin:
                 return _error(401, "this needs the header Authorization: Bearer <password>")
         try:
             return await handler(request)
+        except web.HTTPError as error:
+            return _error(error.status, f"{error.reason}: see GET /status, /metrics, /snapshots")
         except NotLeader as error:
             return _error(409, str(error), leader=self._leader_http())
-        except Definite as error:
+        except (BadRequest, ConfigError) as error:
             return _error(400, str(error))
         except ReplicatorError as error:
             return _error(503, str(error))
@@ -132,7 +140,7 @@ class Admin:
     async def _metrics(self, request: web.Request) -> web.Response:
         if self._node is None:
             return _error(503, self.waiting_for)
-        return web.Response(body=render(self._node.status, self._stats), content_type="text/plain")
+        return web.Response(body=render(await self._node.look(), self._stats), headers={"Content-Type": CONTENT_TYPE})
 
     async def _list_snapshots(self, request: web.Request) -> web.Response:
         snapshots = self._ready_snapshots()
@@ -146,23 +154,15 @@ class Admin:
 
     def _ready_snapshots(self) -> Snapshots:
         if self._snapshots is None:
-            raise BadRequest(f"there is no store yet: {self.waiting_for}")
+            raise Loading(f"there is no store yet: {self.waiting_for}")
         return self._snapshots
 
     async def _enrol(self, request: web.Request) -> web.Response:
         node = self._ready_node()
-        fields = await _json(request)
-        try:
-            known = node.membership.get(NodeId(fields["node"]))
-            member = Member(
-                NodeId(str(fields["node"])),
-                known.mode if known else Mode.ASYNC,
-                str(fields["resp"]),
-                str(fields["http"]),
-                int(fields["priority"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadRequest(f'send {{"node", "resp", "http", "priority"}}: {error!r}') from error
+        member = _member(await _json(request))
+        known = node.membership.get(member.node)
+        if known is not None:
+            member = replace(member, mode=known.mode)
         node.enrol(member)
         return web.json_response({"accepted": member.node}, status=202)
 
@@ -173,7 +173,7 @@ class Admin:
 
     def _ready_node(self) -> Node:
         if self._node is None:
-            raise BadRequest(f"there is no node yet: {self.waiting_for}")
+            raise Loading(f"there is no node yet: {self.waiting_for}")
         return self._node
 
     def _leader_http(self) -> str | None:
@@ -192,6 +192,16 @@ async def _json(request: web.Request) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise BadRequest("the body is no JSON object")
     return fields
+
+
+def _member(fields: dict[str, Any]) -> Member:
+    """Raises `BadRequest`, `ConfigError`."""
+    try:
+        name, priority = checked_name("node", str(fields["node"])), int(fields["priority"])
+        resp, http = (str(address(str(fields[key]))) for key in ("resp", "http"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadRequest(f'send {{"node", "resp", "http", "priority"}}: {error!r}') from error
+    return Member(NodeId(name), Mode.ASYNC, resp, http, priority)
 
 
 def _error(status: int, message: str, **more: Any) -> web.Response:

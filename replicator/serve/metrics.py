@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from replicator.node.node import NodeStatus, State
 from replicator.serve.redis_server import Stats
 
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
 
 class NodeCollector(Collector):
-    def __init__(self, status: Callable[[], NodeStatus], stats: Stats) -> None:
+    def __init__(self, status: NodeStatus, stats: Stats) -> None:
         self._status = status
         self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
-        status = self._status()
+        status, stats = self._status, self._stats
         yield InfoMetricFamily(
             "replicator_node", "who this is", {"id": status.id, "role": status.role, "timeline": status.timeline}
         )
@@ -37,16 +39,16 @@ class NodeCollector(Collector):
         for name, (what, value) in gauges.items():
             yield GaugeMetricFamily(f"replicator_{name}", what, value)
         writes = CounterMetricFamily("replicator_writes", "writes that have ended here", labels=["outcome"])
-        writes.add_metric(["ok"], self._stats.writes_ok)
-        writes.add_metric(["rejected"], self._stats.writes_rejected)
-        writes.add_metric(["unknown"], self._stats.writes_unknown)
+        writes.add_metric(["ok"], stats.writes_ok)
+        writes.add_metric(["rejected"], stats.writes_rejected)
+        writes.add_metric(["unknown"], stats.writes_unknown)
         yield writes
-        yield CounterMetricFamily("replicator_commands", "commands of Redis clients", self._stats.commands)
-        yield CounterMetricFamily("replicator_connections", "connections of Redis clients", self._stats.connections)
+        yield CounterMetricFamily("replicator_commands", "commands of Redis clients", stats.commands)
+        yield CounterMetricFamily("replicator_connections", "connections of Redis clients", stats.connections)
         yield CounterMetricFamily("replicator_void_records", "records read that do not count", status.void_records)
 
 
-def render(status: Callable[[], NodeStatus], stats: Stats) -> bytes:
+def render(status: NodeStatus, stats: Stats) -> bytes:
     """The text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(NodeCollector(status, stats))
