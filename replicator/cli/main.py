@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from replicator.cli import bench, broker, cluster, demo, doctor, node, replica, snapshot, status
+from replicator.cli import bench, broker, cluster, demo, doctor, node, replica, simulate, snapshot, status
 from replicator.cli.output import errors
 from replicator.errors import ReplicatorError
 
@@ -26,6 +26,7 @@ app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.command("bench")(bench.bench)
+app.command("simulate")(simulate.simulate)
 
 
 def main() -> None:
