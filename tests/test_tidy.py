@@ -1,4 +1,4 @@
-"""Prompts rather than laws: files and functions that have grown, commands without help, paths that are nobody's business."""
+"""Prompts rather than laws: what has grown, commands without help, paths that are nobody's business."""
 
 from __future__ import annotations
 
