@@ -75,7 +75,10 @@ class RecordCodec:
 
         Raises `NotARecord`, `UpgradeNeeded`, or `LogDamage` (ours by its first fields, but broken).
         """
-        version, ours = _begin(payload, timeline)
+        if self._headers.continues(payload, VERSION, timeline):
+            version, ours = VERSION, True
+        else:
+            version, ours = _begin(payload, timeline)
         writer = self._writers.get(version)
         if writer is None:
             if ours and version in _PLAUSIBLE_VERSIONS:

@@ -126,10 +126,17 @@ class _Prefix(NamedTuple):
 
 
 class HeaderReader:
-    """Decodes headers; remembers the shared part of the last one, which a run of records repeats."""
+    """Decodes headers; remembers what a run of records repeats: the shared part, and the time of a group."""
 
     def __init__(self) -> None:
+        self._time = b"\x00"  # as it stands in a record
+        self._time_us = 0
         self._last = _Prefix(b"\xff", 0, b"", Epoch(0), Author(NodeId(""), 0))
+
+    def continues(self, payload: bytes, version: int, timeline: bytes) -> bool:
+        """Whether it begins as the last one did, which was of this version and timeline."""
+        last = self._last
+        return payload.startswith(last.data) and last.version == version and last.timeline == timeline
 
     def read(self, payload: bytes) -> tuple[Header, int]:
         """The header and where the body begins. Raises `ValueError` or `IndexError` if it is cut short."""
@@ -137,7 +144,12 @@ class HeaderReader:
         if not payload.startswith(last.data):
             last = self._last = _read_prefix(payload)
         seq, at = decode_long(payload, len(last.data))
-        timestamp_us, at = decode_long(payload, at)
+        if payload.startswith(self._time, at):
+            at += len(self._time)
+        else:
+            self._time_us, end = decode_long(payload, at)
+            self._time, at = payload[at:end], end
+        timestamp_us = self._time_us
         end = at + _CHAIN_BYTES
         if end > len(payload):
             raise ValueError("cut short in the chain")
@@ -157,19 +169,22 @@ def _read_prefix(payload: bytes) -> _Prefix:
 
 
 def _read_bytes(data: bytes, at: int) -> tuple[bytes, int]:
-    length, at = decode_long(data, at)
+    length = data[at]
+    if length < 0x80:  # as most are
+        length = (length >> 1) ^ -(length & 1)
+        at += 1
+    else:
+        length, at = decode_long(data, at)
     end = at + length
     if length < 0 or end > len(data):
         raise ValueError("cut short in bytes")
     return data[at:end], end
 
 
-def _read_optional(data: bytes, at: int) -> tuple[bytes | None, int]:
-    branch = data[at]
-    if branch == 0:
-        return None, at + 1
-    if branch != 2:
-        raise ValueError(f"branch {branch} of a union of two")
+def _read_some(data: bytes, at: int) -> tuple[bytes, int]:
+    """The second branch of ["null", "bytes"]."""
+    if data[at] != 2:
+        raise ValueError(f"branch {data[at]} of a union of two")
     return _read_bytes(data, at + 1)
 
 
@@ -187,11 +202,21 @@ def decode_write(body: bytes) -> Write:
             count = -count
             _, at = decode_long(body, at)
         for _ in range(count):
-            table, at = _read_bytes(body, at)
-            row, at = _read_bytes(body, at)
-            field, at = _read_bytes(body, at)
-            old, at = _read_optional(body, at)
-            new, at = _read_optional(body, at)
+            # What `_read_bytes` does, for lengths below 64. A slice past the end is noticed by what comes after it.
+            if (length := body[at]) & 0x81:
+                table, at = _read_bytes(body, at)
+            else:
+                table, at = body[at + 1 : at + 1 + (length >> 1)], at + 1 + (length >> 1)
+            if (length := body[at]) & 0x81:
+                row, at = _read_bytes(body, at)
+            else:
+                row, at = body[at + 1 : at + 1 + (length >> 1)], at + 1 + (length >> 1)
+            if (length := body[at]) & 0x81:
+                field, at = _read_bytes(body, at)
+            else:
+                field, at = body[at + 1 : at + 1 + (length >> 1)], at + 1 + (length >> 1)
+            old, at = (None, at + 1) if body[at] == 0 else _read_some(body, at)
+            new, at = (None, at + 1) if body[at] == 0 else _read_some(body, at)
             changes.append(Change(_table_name(table), row, field, old, new))
         count, at = decode_long(body, at)
     if at != len(body):
