@@ -285,6 +285,11 @@ def test_a_password(serve: Callable[..., ServerThread]) -> None:
         server.client().get("a")
     with pytest.raises(redis.AuthenticationError):
         server.client(password="wrong").get("a")
+    exchange(
+        server,
+        b"AUTH sesame\r\nGET a\r\nGET a\r\nRESET\r\nGET a\r\n",
+        b"+OK\r\n$-1\r\n$-1\r\n+RESET\r\n-NOAUTH Authentication required.\r\n",
+    )
     for protocol in (2, 3):
         assert server.client(password="sesame", protocol=protocol).set("a", "1")
         assert server.client(username="default", password="sesame", protocol=protocol).get("a") == b"1"

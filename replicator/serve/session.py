@@ -129,6 +129,8 @@ class Session(asyncio.Protocol):
         try:
             while not (self._closing or self._blocked):
                 args = next_request()
+                while args is not None and self._read_at_once(args):
+                    args = next_request()
                 if args is None:
                     break
                 run(args)
@@ -143,6 +145,7 @@ class Session(asyncio.Protocol):
 
     def _run(self, args: Args) -> None:
         self.server.stats.commands += 1
+        self._readable = None  # after RESET, for one, nothing may be read
         command = None
         try:
             found = BY_SPELLING.get(args[0])
@@ -154,10 +157,7 @@ class Session(asyncio.Protocol):
             elif self.multi.open and kind is not Kind.CONTROL:
                 self._queue(command, args)
             elif kind is Kind.READ:
-                if self._readable is not None and not self._slots:
-                    self._out.append(encode(command.handler(self._readable, args), self.protocol))
-                else:
-                    self._read(command, args)
+                self._read(command, args)
             elif kind is Kind.WRITE:
                 self._write(command, args)
             elif kind is Kind.SESSION:
@@ -168,6 +168,23 @@ class Session(asyncio.Protocol):
             if command is None or command.kind is not Kind.CONTROL:
                 self.multi.spoil()
             self.answer(error_reply(error))
+
+    def _read_at_once(self, args: Args) -> bool:
+        """Answer a read as the one before it was, with nothing between them; False if that is not the case."""
+        readable = self._readable
+        if readable is None or self._slots or self.multi.open:
+            return False
+        command = BY_SPELLING.get(args[0])
+        if command is None or command.kind is not Kind.READ or not command.accepts(len(args)):
+            return False
+        try:
+            reply = command.handler(readable, args)
+        except ReplicatorError as error:
+            reply = error_reply(error)
+        self.server.stats.commands += 1
+        self.last_command = command.name
+        self._out.append(encode(reply, self.protocol))
+        return True
 
     def answer(self, reply: Reply) -> None:
         data = encode(reply, self.protocol)

@@ -25,6 +25,7 @@ from replicator.records.types import Body, Change, Checkpoint, Membership, Write
 from replicator.store import boot
 from replicator.store.keys import encode_key
 from replicator.store.meta import Meta, decode_meta
+from replicator.store.values import NO_EXPIRY_TAG as _NO_EXPIRY
 from replicator.store.values import expiry_of
 
 FIRST_MAP_BYTES = 1 << 30
@@ -232,6 +233,8 @@ class _Batch:
             self._count += step
             if not field:
                 self._rows[table] = self._rows.get(table, 0) + step
+        if (old is None or old[0] >= _NO_EXPIRY) and (new is None or new[0] >= _NO_EXPIRY):
+            return  # as most, cheaply
         before, after = expiry_of(old), expiry_of(new)
         if before != after:
             if before is not None:

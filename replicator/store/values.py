@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 NEVER = None
+NO_EXPIRY_TAG = ord("a")
+"""Tags from here on are lower case."""
 
 
 class Value(NamedTuple):
@@ -28,6 +30,6 @@ def decode_value(stored: bytes) -> Value:
 
 def expiry_of(stored: bytes | None) -> int | None:
     """When the value expires (ms since 1970), or None."""
-    if stored is None or stored[0] >= 0x61:  # lower case
+    if stored is None or stored[0] >= NO_EXPIRY_TAG:
         return None
     return int.from_bytes(stored[1:9], "big")
