@@ -47,6 +47,7 @@ REPLAY_FLOOR_PER_S = 100_000
 MEMORY_TOLERANCE = 0.2
 SAMPLES = 10
 REPLAY_S = 600
+POLL_S = 0.2  # each question takes the follower a millisecond
 
 
 @dataclass
@@ -164,7 +165,7 @@ def _replay(report: Report, folder: ClusterFolder) -> None:
                 first = (now, applied)
             if applied >= target:
                 break
-            time.sleep(0.02)
+            time.sleep(POLL_S)
         else:
             raise ReplicatorError(f"the follower has not caught up after {REPLAY_S} s")
     began, already = first or (now, applied)
