@@ -6,6 +6,7 @@ import time
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
@@ -82,20 +83,21 @@ def _summarise_node(status: Any, end_offset: int) -> dict[str, Any]:
     }
 
 
-def table(client: ClusterClient) -> Table:
+def table(client: ClusterClient) -> Group:
     return _draw(summarise(client))
 
 
-def _draw(summary: dict[str, Any]) -> Table:
+def _draw(summary: dict[str, Any]) -> Group:
     place = f"epoch {summary['epoch']}, leader {summary['leader']}, log end {summary['end_offset']}"
-    columns = ("node", "role", "mode", "redis", "state", "applied", "lag", "entries", "digest")
+    columns = ("node", "role", "redis", "state", "applied", "lag", "entries", "digest")
     shown = Table(*columns, title=f"{summary['cluster']}: {place}")
     for node in sorted(summary["nodes"], key=lambda it: str(it["id"])):
         colour = STATE_COLOURS.get(node["state"], "white")
         values = [node[key] for key in ("applied_offset", "lag_records", "entries")]
         applied, lag, entries = ("" if value is None else str(value) for value in values)
         role = f"[bold]{node['role']}[/]" if node["role"] == "leader" else node["role"] or ""
-        state = f"[{colour}]{node['state']}[/] {node['trouble']}".strip()
+        state = f"[{colour}]{node['state']}[/]"
         digest = (node["digest"] or "")[:8]
-        shown.add_row(node["id"], role, node["mode"], node["resp"], state, applied, lag, entries, digest)
-    return shown
+        shown.add_row(node["id"], role, node["resp"], state, applied, lag, entries, digest)
+    troubles = [f"{node['id']}: {node['trouble']}" for node in summary["nodes"] if node["trouble"]]
+    return Group(shown, *troubles)
