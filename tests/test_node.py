@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from replicator.errors import BadRequest, Busy, Fenced, LogDamage, NotLeader, ReplicatorError
+from replicator.errors import BadRequest, Busy, Fenced, LogDamage, NotLeader, ReplicatorError, Unknown
 from replicator.log.memory import MemoryLog
 from replicator.log.port import AppendInDoubt, AppendRefused
 from replicator.node.node import State
@@ -246,3 +247,24 @@ async def test_acks_tell_the_leader_how_far_its_followers_are(cluster: MemoryClu
     offset = await leader.write(b"a", b"s1")
     assert await leader.node.wait_acked(offset, 1, 5_000) == 1
     assert await leader.node.wait_acked(offset, 2, 10) == 1
+
+
+async def test_a_full_disk_holds_writes_up_and_loses_none(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    await cluster.start("n2", priority=1)
+    await cluster.leader()
+    await leader.write(b"a", b"s1")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, hard))
+    try:
+        writes = [asyncio.ensure_future(leader.write(b"big%d" % number, b"s" + bytes(50_000))) for number in range(20)]
+        await until(lambda: leader.node.state is State.WAITING)
+        assert "free some space" in leader.node.status().trouble
+        assert leader.get(key(b"a")) == b"s1"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    ends = await asyncio.gather(*writes, return_exceptions=True)
+    assert all(isinstance(end, int | Unknown) for end in ends), ends  # in the log, every one
+    await cluster.leader()
+    await cluster.level()
+    await until(lambda: all(it.get(key(b"big19")) is not None for it in cluster.nodes.values()))
