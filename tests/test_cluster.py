@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from replicator.cli.demo import free_ports
 from replicator.cli.folder import ClusterFolder
@@ -55,7 +57,9 @@ class Cluster:
         self.run("cluster", "up", *options, "--bootstrap", self.bootstrap)
 
     def client(self, id: str, **options: Any) -> Any:
-        return redis.Redis(port=self.folder.load().node(id).resp_port, socket_timeout=30, **options)
+        # a retry would hide that the first attempt may have been carried out
+        once = Retry(NoBackoff(), 0)
+        return redis.Redis(port=self.folder.load().node(id).resp_port, socket_timeout=30, retry=once, **options)
 
     def status(self) -> Any:
         done = subprocess.run(
