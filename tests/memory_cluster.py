@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from replicator.errors import ReplicatorError
 from replicator.log.memory import MemoryAckTopic, MemoryLog
-from replicator.log.port import Log
+from replicator.log.port import AppendInDoubt, AppendRefused, Log
 from replicator.node.clock import SystemClock
 from replicator.node.inflight import Inflight
 from replicator.node.node import Node
@@ -61,10 +61,32 @@ async def submit(node: Node, transaction: object) -> Offset:
     return await ended
 
 
+class FaultyLog(MemoryLog):
+    """Does once what `fault` says, at the next append in which `fault_at` stands."""
+
+    fault: str = ""
+    fault_at: bytes = b""
+
+    async def append(self, payloads: Sequence[bytes]) -> Offset:
+        fault = self.fault if self.fault_at in payloads[0] else ""
+        if fault:
+            self.fault = ""
+        if fault == "refuse":
+            raise AppendRefused("no")
+        if fault == "lose":
+            raise AppendInDoubt("the request was lost")
+        base = self.append_now(payloads)
+        if fault == "lose answer":
+            raise AppendInDoubt("the answer was lost")
+        if fault == "land twice":
+            self.append_now(payloads)
+        return base
+
+
 class MemoryCluster:
-    def __init__(self, folder: Path, timing: Timing | None = None) -> None:
+    def __init__(self, folder: Path, timing: Timing | None = None, log: MemoryLog | None = None) -> None:
         self.folder = folder
-        self.log = MemoryLog()
+        self.log = log or MemoryLog()
         self.acks = MemoryAckTopic()
         self.timing = timing or Timing()
         self.nodes: dict[str, RunningNode] = {}
@@ -85,11 +107,13 @@ class MemoryCluster:
             timing=self.timing,
             random=seed,
         )
-        member = Member(author.node, Mode.ASYNC, f"{name}:1", f"{name}:2", priority)
-        node = Node(shared, self.acks.open(), member)
+        node = Node(shared, self.acks.open(), self.member(name, priority))
         running = RunningNode(node, machine, asyncio.create_task(node.run()))
         self.nodes[name] = running
         return running
+
+    def member(self, name: str, priority: int = 0) -> Member:
+        return Member(NodeId(name), Mode.ASYNC, f"{name}:1", f"{name}:2", priority)
 
     async def stop(self) -> None:
         for running in self.nodes.values():

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from replicator.errors import BadRequest, Busy, Fenced, LogDamage, NotLeader, ReplicatorError, Unknown
-from replicator.log.memory import MemoryLog
-from replicator.log.port import AppendInDoubt, AppendRefused
 from replicator.node.node import State
-from replicator.position import Offset
 from replicator.store.keys import encode_key
 from replicator.store.values import encode_value
-from tests.memory_cluster import MemoryCluster, submit, until
+from tests.memory_cluster import FaultyLog, MemoryCluster, submit, until
 
 
 def key(row: bytes) -> bytes:
@@ -28,25 +25,6 @@ async def cluster(tmp_path: Path) -> AsyncIterator[MemoryCluster]:
     cluster = MemoryCluster(tmp_path)
     yield cluster
     await cluster.stop()
-
-
-class FaultyLog(MemoryLog):
-    """Does once, at the next append, what `fault` says."""
-
-    fault: str = ""
-
-    async def append(self, payloads: Sequence[bytes]) -> Offset:
-        fault, self.fault = self.fault, ""
-        if fault == "refuse":
-            raise AppendRefused("no")
-        if fault == "lose":
-            raise AppendInDoubt("the request was lost")
-        base = self.append_now(payloads)
-        if fault == "lose answer":
-            raise AppendInDoubt("the answer was lost")
-        if fault == "land twice":
-            self.append_now(payloads)
-        return base
 
 
 async def test_a_write_is_on_every_node_with_equal_digests(cluster: MemoryCluster) -> None:

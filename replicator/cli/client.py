@@ -103,9 +103,16 @@ class ClusterClient:
         except (NodeUnreachable, NodeRefused) as error:
             return {"member": member, "node": {"id": member["node"], "state": UNREACHABLE, "trouble": str(error)}}
 
+    def member(self, id: str) -> NodeClient:
+        """Raises `NodeUnreachable`, `ConfigError` if it is none."""
+        for member in self.any_status()["members"]:
+            if member["node"] == id:
+                return self.node(member["http"])
+        raise ConfigError(f"{id} is no member of this cluster: see `replicator status`")
+
     def leader(self) -> NodeClient:
-        """Raises `NodeUnreachable`."""
-        status = self.any_status()
+        """As the node with the newest epoch knows it. Raises `NodeUnreachable`."""
+        status = max(self.statuses(), key=lambda it: it["node"].get("epoch", -1))
         for member in status["members"]:
             if member["node"] == status["node"].get("leader"):
                 return self.node(member["http"])

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from replicator.errors import BrokerUnavailable
+from replicator.errors import BrokerUnavailable, Busy
 from replicator.log.port import Acks
 from replicator.node.clock import Clock
 from replicator.node.replica import Replica
@@ -99,6 +99,20 @@ class AckBook:
                 break
             await _either(self._changed.wait(), self._clock.sleep(left_ms))
         return self.count(offset)
+
+    async def reached(self, node: NodeId, offset: Offset, timeout_ms: float) -> Author:
+        """`node` in its present life: it has said from now on that it has applied `offset`.
+
+        Raises `Busy` if that takes longer.
+        """
+        asked_ms = self._clock.elapsed_ms()
+        while (heard := self.latest.get(node)) is None or heard.at_ms < asked_ms or heard.ack.offset < offset:
+            left_ms = asked_ms + timeout_ms - self._clock.elapsed_ms()
+            if left_ms <= 0:
+                stands = "has not been heard of" if heard is None else f"is at offset {heard.ack.offset} of {offset}"
+                raise Busy(f"{node} {stands}: it cannot lead before it has caught up. Try again, or choose another")
+            await _either(self._changed.wait(), self._clock.sleep(left_ms))
+        return heard.ack.author
 
     def _note(self, payload: bytes) -> None:
         try:

@@ -8,11 +8,11 @@ from math import inf
 
 from replicator.errors import BrokerUnavailable, NotLeader
 from replicator.log.port import AppendInDoubt, AppendRefused, Entry
-from replicator.node.role import Follow, Lead, Shared, run_beside
-from replicator.position import Epoch, Offset
+from replicator.node.role import Follow, Lead, Shared, claim_record, run_beside
+from replicator.position import Author, Epoch, Offset
 from replicator.protocol.candidates import rank
 from replicator.protocol.commit import LogState
-from replicator.records.types import VERSION, Claim, Header, Reason
+from replicator.records.types import Claim, Header, Reason
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,12 @@ class Follower:
         self._heard_ms = shared.clock.elapsed_ms()  # when the leader's last record was received
         self._luck = shared.random.random()
         self._lead: Lead | None = None  # as the last accepted claim says
+        self._heir = follow.heir
+
+    @property
+    def holds_writes(self) -> bool:
+        """Whether writes are kept until the heir is heard: their clients then find it when they try again."""
+        return self._heir is not None
 
     async def run(self) -> Lead:
         """Until this node leads. Raises what reading and applying the log raise."""
@@ -50,6 +56,8 @@ class Follower:
         for offset, (header, body, _) in accepted:
             if type(body) is Claim:
                 self._note_claim(header, body)
+            elif header.author == self._heir:
+                self._turn_away(header.author)
             elif header.author == shared.author:
                 shared.inflight.applied(header.epoch, header.seq, offset)
 
@@ -59,16 +67,18 @@ class Follower:
         shared.inflight.fence(claim.epoch)
         sent_ms = shared.claims_sent_ms.pop(claim.epoch, None)
         if claim.leader != shared.author:
-            shared.inflight.reject(NotLeader(f"{claim.leader.node} leads now: the write was not sent. Ask it"))
             self._lead = None
+            if claim.leader != self._heir:
+                self._turn_away(claim.leader)
             return
+        if claim.reason is Reason.FORCE:
+            shared.restraint.until_ms = shared.clock.elapsed_ms() + shared.timing.old_lease_ms
         own = header.author == shared.author
-        wait_ms = shared.timing.lease_ms if claim.reason is Reason.FORCE else 0
-        self._lead = Lead(
-            why=claim.reason,
-            lease_from_ms=sent_ms if own else None,
-            serve_from_ms=shared.clock.elapsed_ms() + wait_ms,
-        )
+        self._lead = Lead(why=claim.reason, lease_from_ms=sent_ms if own else None)
+
+    def _turn_away(self, leader: Author) -> None:
+        self._heir = None
+        self._shared.inflight.reject(NotLeader(f"{leader.node} leads now: the write was not sent. Ask it"))
 
     def _promotion(self) -> Lead | None:
         state, follow = self._shared.replica.state, self._follow
@@ -123,16 +133,24 @@ class Follower:
         late = shared.clock.elapsed_ms() - asked_ms > shared.timing.heartbeat_ms
         return not late and end == state.offset + 1 and state is shared.replica.state
 
+    async def force(self) -> None:
+        """Take the lead although somebody else may have it: an operator's word. Until this node has been made leader.
+
+        Raises `BrokerUnavailable`.
+        """
+        shared = self._shared
+        while shared.replica.state.leader != shared.author:
+            await self._claim(shared.replica.state, Reason.FORCE)
+            await shared.replica.applied(Offset(await shared.log.end() - 1))
+
     async def _claim(self, state: LogState, reason: Reason) -> None:
         shared = self._shared
         epoch = Epoch(state.epoch + 1)
         log.info("claiming epoch %d (%s), having read up to offset %d", epoch, reason, state.offset)
-        timeline = state.timeline or shared.random.getrandbits(TIMELINE_BITS).to_bytes(16, "big")
-        header = Header(VERSION, timeline, epoch, shared.author, state.seq, shared.clock.wall_us(), state.chain)
-        codec = shared.replica.codec
-        claim = codec.encode_body(Claim(shared.author, epoch, state.offset, reason))
+        if not state.timeline:
+            state = state._replace(timeline=shared.random.getrandbits(TIMELINE_BITS).to_bytes(16, "big"))
         shared.claims_sent_ms.setdefault(epoch, shared.clock.elapsed_ms())
         try:
-            await shared.log.append([codec.encode(header, claim)])
+            await shared.log.append([claim_record(shared, state, shared.author, reason)])
         except (AppendRefused, AppendInDoubt) as error:
             log.info("the claim of epoch %d: %s", epoch, error)

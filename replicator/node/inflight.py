@@ -5,7 +5,8 @@
        └──reject────▶ REJECTED: never appended
 
 Every write saw the ones before it, so one that is void takes all later ones with it. A write that is still here after
-its deadline is answered with UNKNOWN and stays until its fate is read in the log.
+its deadline is answered with UNKNOWN and stays until its fate is read in the log. The leader's own records change no
+rows, so they need not queue up behind the writes of clients: they go first.
 """
 
 from __future__ import annotations
@@ -49,14 +50,16 @@ class Inflight:
     def __init__(self, base: View) -> None:
         self.overlay = Overlay(base)
         self.bytes = 0  # of all encoded bodies here
+        self._own: deque[Pending] = deque()  # queued records of the leader itself
         self._queued: deque[Pending] = deque()
         self._sent: deque[Pending] = deque()
 
     def __len__(self) -> int:
-        return len(self._queued) + len(self._sent)
+        return len(self._own) + len(self._queued) + len(self._sent)
 
     @property
     def queued(self) -> bool:
+        """Whether a client's write waits."""
         return bool(self._queued)
 
     @property
@@ -68,13 +71,20 @@ class Inflight:
         self.bytes += len(pending.encoded)
         self._queued.append(pending)
 
-    def add_first(self, pending: Pending) -> None:
-        """Queue a record without changes before all others. Only while nothing is sent."""
+    def add_own(self, pending: Pending) -> None:
+        """Queue a record without changes, of the leader itself."""
         self.bytes += len(pending.encoded)
-        self._queued.appendleft(pending)
+        self._own.append(pending)
+
+    def take_own(self) -> list[Pending]:
+        """The leader's own records that are queued, now counted as sent."""
+        group = list(self._own)
+        self._own.clear()
+        self._sent.extend(group)
+        return group
 
     def take(self, max_records: int, max_bytes: int) -> list[Pending]:
-        """The next group to append, now counted as sent: at least one if any is queued."""
+        """The next writes to append, now counted as sent: at least one if any is queued."""
         group: list[Pending] = []
         size = 0
         while self._queued and len(group) < max_records:
@@ -119,8 +129,9 @@ class Inflight:
             self._queued.clear()
 
     def _clear(self, error_of: Callable[[Pending], ReplicatorError]) -> None:
-        ended = [*self._sent, *self._queued]
+        ended = [*self._sent, *self._own, *self._queued]
         self._sent.clear()
+        self._own.clear()
         self._queued.clear()
         self.overlay.clear()
         self.bytes = 0

@@ -9,22 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 
 from replicator.errors import BrokerUnavailable, Busy, LogDamage, ReplicatorError, StoreFull
 from replicator.log.port import AppendInDoubt, AppendRefused
 from replicator.node.inflight import Done, Pending
-from replicator.node.role import Follow, Lead, Shared, run_beside
-from replicator.position import Offset, Seq
+from replicator.node.role import Follow, Lead, Shared, claim_record, run_beside
+from replicator.position import Author, Offset, Seq
 from replicator.protocol.commit import LogState
 from replicator.protocol.limits import GROUP_BYTES, GROUP_RECORDS
 from replicator.records.codec import link
 from replicator.records.fast import HeaderWriter
-from replicator.records.types import VERSION, Body, Checkpoint, Heartbeat, Membership
+from replicator.records.types import VERSION, Body, Checkpoint, Heartbeat, Membership, Reason
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_MS = 5_000
 REFUSED_PAUSE_MS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    heir: Author
+    done: asyncio.Future[None]
+
+    def fail(self, error: ReplicatorError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 class Leader:
@@ -33,15 +44,15 @@ class Leader:
         self._state = shared.replica.state  # of the log, as far as it is committed
         self._wake = asyncio.Event()
         self._lease_from_ms = lead.lease_from_ms
-        self._serve_from_ms = lead.serve_from_ms
         self._proposed: Membership | None = None
+        self._handover: Handover | None = None
         self._sent_ms = shared.clock.elapsed_ms()
         self._checked_ms = shared.clock.elapsed_ms()
 
     def lease_left_ms(self) -> float:
         """How long reads here are sure to see all that was written anywhere; 0 if they are not now."""
         now_ms = self._shared.clock.elapsed_ms()
-        if self._lease_from_ms is None or now_ms < self._serve_from_ms:
+        if self._lease_from_ms is None or now_ms < self._shared.restraint.until_ms:
             return 0.0
         return max(0.0, self._lease_from_ms + self._shared.timing.lease_ms - now_ms)
 
@@ -54,7 +65,11 @@ class Leader:
         if self._lease_from_ms is None:
             self._enqueue(Heartbeat())
         self.wake()
-        return await run_beside(self._flush(), self._beat())
+        try:
+            return await run_beside(self._flush(), self._beat(), self._wait_out())
+        finally:
+            if self._handover is not None:
+                self._handover.fail(Busy("the lead was lost meanwhile. See `replicator status`"))
 
     @property
     def membership(self) -> Membership:
@@ -72,8 +87,19 @@ class Leader:
         self._enqueue(membership, settled)
 
     def _enqueue(self, body: Body, done: Done | None = None) -> None:
-        self._shared.inflight.add(self._own(body, done))
+        self._shared.inflight.add_own(self._own(body, done))
         self.wake()
+
+    def hand_over(self, heir: Author) -> asyncio.Future[None]:
+        """Let `heir`, which has caught up, lead: no write is sent any more, and the claim follows the last one.
+
+        The future ends once the claim is in the log. It raises `Busy` if this node goes on leading.
+        """
+        if self._handover is not None:
+            raise Busy(f"the lead is being given to {self._handover.heir.node}")
+        self._handover = Handover(heir, asyncio.get_running_loop().create_future())
+        self.wake()
+        return self._handover.done
 
     def _own(self, body: Body, done: Done | None = None) -> Pending:
         """A record of the leader's own."""
@@ -87,19 +113,49 @@ class Leader:
         now_ms = shared.clock.elapsed_ms()
         if now_ms - self._checked_ms >= CHECKPOINT_MS and not shared.inflight.sent:
             meta = shared.replica.machine.meta
-            shared.inflight.add_first(self._own(Checkpoint(meta.digest, meta.entries)))
+            shared.inflight.add_own(self._own(Checkpoint(meta.digest, meta.entries)))
             self._checked_ms = now_ms
 
     async def _flush(self) -> Follow:
-        inflight = self._shared.inflight
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while inflight.queued:
-                self._check()
-                follow = await self._append(inflight.take(GROUP_RECORDS, GROUP_BYTES))
+            while group := self._next_group():
+                follow = await self._append(group)
                 if follow is not None:
                     return follow
+            if self._handover is not None:
+                follow = await self._give_away(self._handover)
+                if follow is not None:
+                    return follow
+
+    def _next_group(self) -> list[Pending]:
+        inflight = self._shared.inflight
+        if inflight.queued:
+            self._check()
+        group = inflight.take_own()
+        if self._handover is None and self._shared.clock.elapsed_ms() >= self._shared.restraint.until_ms:
+            group += inflight.take(GROUP_RECORDS, GROUP_BYTES)
+        return group
+
+    async def _give_away(self, handover: Handover) -> Follow | None:
+        """Serve nothing any more, and let a claim for another node follow."""
+        shared, state = self._shared, self._state
+        lease_from_ms, self._lease_from_ms = self._lease_from_ms, None
+        log.info("giving the lead to %s, which has caught up", handover.heir)
+        try:
+            base = await shared.log.append([claim_record(shared, state, handover.heir, Reason.HANDOVER)])
+        except AppendRefused as error:
+            self._lease_from_ms, self._handover = lease_from_ms, None
+            handover.fail(Busy(f"the lead was not given away: {error}"))
+            self.wake()
+            return None
+        except AppendInDoubt as error:
+            return Follow(why=str(error), resume_after=state.offset, doubt=state.epoch)
+        if base != state.offset + 1:
+            return self._misplaced(base, Offset(state.offset + 1), 1)
+        handover.done.set_result(None)
+        return Follow(f"gave the lead to {handover.heir.node}", resume_after=base, heir=handover.heir)
 
     async def _append(self, group: list[Pending]) -> Follow | None:
         shared = self._shared
@@ -159,6 +215,13 @@ class Leader:
             log.warning("%s", error)
         await self._shared.clock.sleep(REFUSED_PAUSE_MS)
 
+    async def _wait_out(self) -> None:
+        """What has queued up during the restraint goes on when it is over."""
+        shared = self._shared
+        while (left_ms := shared.restraint.until_ms - shared.clock.elapsed_ms()) > 0:
+            await shared.clock.sleep(left_ms)
+        self.wake()
+
     async def _beat(self) -> None:
         """Keep the lease while nobody writes."""
         shared = self._shared
@@ -167,7 +230,7 @@ class Leader:
             now_ms = shared.clock.elapsed_ms()
             if now_ms < due_ms:
                 await shared.clock.sleep(due_ms - now_ms)
-            elif shared.inflight:
+            elif shared.inflight.sent:
                 await shared.clock.sleep(shared.timing.heartbeat_ms)
             else:
                 self._enqueue(Heartbeat())

@@ -28,6 +28,7 @@ from replicator.node.leader import Leader
 from replicator.node.replica import RowListener
 from replicator.node.role import Follow, Shared, run_beside
 from replicator.position import BEFORE_LOG, NodeId, Offset
+from replicator.protocol.candidates import check_may_lead
 from replicator.protocol.limits import MAX_INFLIGHT_BYTES, MAX_RECORD_BYTES
 from replicator.protocol.membership import with_member, without_member
 from replicator.records.types import Heartbeat, Member, Membership, Write
@@ -39,6 +40,7 @@ RETRY_MS = 500
 SWEEP_MS = 100
 ACK_PAUSE_MS = 20
 LEASE_POLL_MS = 2
+CATCH_UP_MS = 10_000  # which a node that is to lead may take to catch up
 READ_ONLY = "You can't write against a read only replica."  # as Redis says it: clients look for it
 
 
@@ -256,7 +258,7 @@ class Node:
 
     def begin(self) -> Transaction:
         """Raises `NotLeader`, `Busy`."""
-        self._leader()
+        self._writer()
         inflight = self._shared.inflight
         if inflight.bytes > MAX_INFLIGHT_BYTES:
             raise Busy(f"{inflight.bytes >> 20} MiB of writes are in flight. Try again")
@@ -264,11 +266,11 @@ class Node:
 
     def submit(self, transaction: Transaction, done: Done) -> None:
         """Raises `NotLeader`, `BadRequest` (too large)."""
-        leader = self._leader()
+        leader = self._writer()
         shared = self._shared
         inflight = shared.inflight
         changes = transaction.changes
-        if not changes and not inflight and leader.lease_left_ms() > 0:
+        if not changes and not inflight and self.lease_left_ms > 0:
             done(None, shared.replica.state.offset)
             return
         # without changes a heartbeat takes the place of the write: once it counts, what was read does, too
@@ -284,7 +286,8 @@ class Node:
         inflight.add(pending)
         if shared.replica.row_listener is not None:
             shared.replica.tell(changes.values())
-        leader.wake()
+        if leader is not None:
+            leader.wake()
 
     @property
     def leads(self) -> bool:
@@ -317,6 +320,32 @@ class Node:
         if node == self._shared.author.node:
             raise BadRequest(f"{node} leads: give the lead to another node first")
         leader.propose(without_member(leader.membership, node))
+
+    async def promote(self, node: NodeId, *, force: bool) -> None:
+        """Let `node` lead. With `force` it has to be this node, which takes the lead, whoever has it.
+
+        Raises `NotLeader` (ask the leader; for `force`, ask `node`), `BadRequest`, `Busy`, `BrokerUnavailable`.
+        """
+        role, own = self._role, self._shared.author.node
+        check_may_lead(self.membership, node)
+        if self.leads and node == own:
+            raise BadRequest(f"{node} leads already")
+        if not force:
+            leader = self._leader()
+            heir = await self._book.reached(node, self._shared.replica.state.offset, CATCH_UP_MS)
+            await leader.hand_over(heir)
+        elif isinstance(role, Follower) and node == own:
+            self.view()  # raises why it cannot serve
+            await role.force()
+        else:
+            raise NotLeader(f"only {node} itself can take the lead by force: ask it")
+
+    def _writer(self) -> Leader | None:
+        """The leader; None while writes are kept for the next one, to whom they will be sent. Raises as `_leader`."""
+        role = self._role
+        if isinstance(role, Follower) and role.holds_writes:
+            return None
+        return self._leader()
 
     def _leader(self) -> Leader:
         role = self._role

@@ -1,9 +1,9 @@
 """What the two roles of a node share, and the words by which one hands over to the other.
 
-                      its own claim is accepted, and read up to its own last append
+             a claim for it is accepted, and it has read up to its own last append
         Follower ────────────────────────────────────────────────────────────────────▶ Leader
                  ◀────────────────────────────────────────────────────────────────────
-                      an append is in doubt, or somebody else's record stands before it
+             an append is in doubt, somebody else's record stands before it, or it gave the lead away
 
 A leader whose append went astray reads its fate as a follower does. So a candidate is a follower that has appended a
 claim, and a doubt is a claim in the leader's own name.
@@ -23,7 +23,9 @@ from replicator.node.clock import Clock
 from replicator.node.inflight import Inflight
 from replicator.node.replica import Replica
 from replicator.position import BEFORE_LOG, Author, Epoch, Offset
+from replicator.protocol.commit import LogState
 from replicator.protocol.timing import Timing
+from replicator.records.types import VERSION, Claim, Header, Reason
 
 T = TypeVar("T")
 
@@ -43,6 +45,15 @@ class Shared:
     random: random.Random
     claims_sent_ms: dict[Epoch, float] = field(default_factory=dict)
     """When this process first sent a claim of an epoch not yet begun. Any copy of it may be the one that counts."""
+    restraint: Restraint = field(default_factory=lambda: Restraint())
+
+
+@dataclass(slots=True)
+class Restraint:
+    """What this node has to let pass before it acts as a leader."""
+
+    until_ms: float = 0.0
+    """After a forced claim: the old leader may hold its lease until then, so there is no other, and no new write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +63,7 @@ class Follow:
     why: str
     resume_after: Offset = BEFORE_LOG
     doubt: Epoch | None = None
+    heir: Author | None = None  # who was given the lead: clients' writes wait until it is heard, so as to find it
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,13 @@ class Lead:
 
     why: str
     lease_from_ms: float | None
-    serve_from_ms: float = 0.0  # a forced claim: the old leader may still hold its lease until then
+
+
+def claim_record(shared: Shared, state: LogState, leader: Author, reason: Reason) -> bytes:
+    """A claim by this node, which has read the log up to `state`, that `leader` leads the next epoch."""
+    epoch, codec = Epoch(state.epoch + 1), shared.replica.codec
+    header = Header(VERSION, state.timeline, epoch, shared.author, state.seq, shared.clock.wall_us(), state.chain)
+    return codec.encode(header, codec.encode_body(Claim(leader, epoch, state.offset, reason)))
 
 
 async def run_beside(main: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, None]) -> T:

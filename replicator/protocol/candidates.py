@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from replicator.errors import BadRequest
 from replicator.position import NodeId
 from replicator.records.types import Membership, Mode
+
+
+def check_may_lead(membership: Membership, node: NodeId) -> None:
+    """Raises `BadRequest` if `node` is no member, or one that never leads."""
+    member = membership.get(node)
+    if member is None:
+        raise BadRequest(f"{node} is no member: see `replicator status`")
+    if member.mode is Mode.SNAPSHOTTER:
+        raise BadRequest(f"{node} is a snapshotter, which never leads: choose another")
 
 
 def rank(membership: Membership, leader: NodeId, node: NodeId) -> int | None:

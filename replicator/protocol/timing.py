@@ -35,12 +35,17 @@ class Timing:
                 f"lease_ms ({self.lease_ms}) must be at least twice heartbeat_ms ({self.heartbeat_ms}), "
                 "or an idle leader loses its lease with each late heartbeat"
             )
-        least = self.lease_ms * (1 + MAX_DRIFT)
-        if self.election_ms < least:
+        if self.election_ms < self.old_lease_ms:
+            least = f"{self.old_lease_ms:.0f}"
             raise ConfigError(
-                f"election_ms ({self.election_ms}) must be at least lease_ms x {1 + MAX_DRIFT} ({least:.0f}), "
+                f"election_ms ({self.election_ms}) must be at least lease_ms x {1 + MAX_DRIFT} ({least}), "
                 "or a new leader may write while the old one still answers reads"
             )
+
+    @property
+    def old_lease_ms(self) -> float:
+        """By this node's clock, how long another node's lease may last that had begun before now."""
+        return self.lease_ms * (1 + MAX_DRIFT)
 
     def candidacy_ms(self, rank: int, random: float) -> float:
         """How long a candidate waits since it last heard of the leader.

@@ -8,6 +8,7 @@
     POST /snapshots   take one
     PUT  /members     {"node", "resp", "http", "priority"}: join, or tell another address (leader only)
     DELETE /members/ID                                        leave (leader only)
+    POST /promote     {"node", "force"}: let a node lead (leader only; with force: that node only)
 
 Requests that change something need `Authorization: Bearer <password>` if the node has a password. Every error is
 `{"error": what to do}`; a node that does not lead names the leader's HTTP address as `leader`, too (409).
@@ -79,6 +80,7 @@ class Admin:
                 web.post("/snapshots", self._take_snapshot),
                 web.put("/members", self._enrol),
                 web.delete("/members/{node}", self._expel),
+                web.post("/promote", self._promote),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None)
@@ -170,6 +172,14 @@ class Admin:
         node = NodeId(request.match_info["node"])
         self._ready_node().expel(node)
         return web.json_response({"accepted": node}, status=202)
+
+    async def _promote(self, request: web.Request) -> web.Response:
+        fields = await _json(request)
+        name, force = fields.get("node"), fields.get("force", False)
+        if not isinstance(name, str) or not isinstance(force, bool):
+            raise BadRequest('send {"node": ID, "force": true or false}')
+        await self._ready_node().promote(NodeId(name), force=force)
+        return web.json_response({"accepted": name}, status=202)
 
     def _ready_node(self) -> Node:
         if self._node is None:

@@ -38,6 +38,7 @@ class Running:
     node: Node
     task: asyncio.Task[None]
     asked: dict[str, Operation] = field(default_factory=dict)  # by clients that wait for the answer
+    errands: set[asyncio.Task[None]] = field(default_factory=set)  # what else it was asked to do
 
 
 class SimNode:
@@ -47,6 +48,7 @@ class SimNode:
         self.name = name
         self.priority = priority
         self.life: Running | None = None
+        self.member = Member(NodeId(name), Mode.ASYNC, f"{name}:1", f"{name}:2", priority)
         self.clock = SimClock(broker.loop, broker.rng)
         self._folder = folder
         self._broker = broker
@@ -71,7 +73,7 @@ class SimNode:
             timing=self._timing,
             random=random.Random(broker.rng.getrandbits(64)),
         )
-        node = Node(shared, acks, Member(author.node, Mode.ASYNC, f"{self.name}:1", f"{self.name}:2", self.priority))
+        node = Node(shared, acks, self.member)
         task = self._loop.create_task(node.run(), context=process.context)
         self.life = Running(process, link, acks, machine, node, task)
         broker.trace(f"{self.name}: starts as {author} at offset {machine.state.offset}")
@@ -89,8 +91,10 @@ class SimNode:
         life.asked.clear()
         if life.process.paused:
             self._loop.resume(life.process)
-        life.task.cancel()
-        await asyncio.wait([life.task])
+        dying = [life.task, *life.errands]
+        for task in dying:
+            task.cancel()
+        await asyncio.wait(dying)
         await life.acks.close()
         _drop(life.machine)
         if system:

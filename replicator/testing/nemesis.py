@@ -10,6 +10,7 @@ from typing import Any
 from replicator.testing.broker import Broker
 from replicator.testing.cluster import SimNode
 from replicator.testing.observer import Observer
+from replicator.testing.operator import Operator
 
 _HOUR_US = 3_600_000_000
 _SHORT_S, _LONG_S = 0.05, 3.0
@@ -22,6 +23,7 @@ class Nemesis:
         broker: Broker,
         rng: random.Random,
         observer: Observer,
+        operator: Operator,
         trace: Callable[[str], None],
     ) -> None:
         self._nodes = nodes
@@ -29,6 +31,7 @@ class Nemesis:
         self._loop = broker.loop
         self._rng = rng
         self._observer = observer
+        self._operator = operator
         self._trace = trace
         self._busy: set[str] = set()  # nodes that are dying or dead, or paused
         self.stopping = False
@@ -113,6 +116,12 @@ class Nemesis:
         self._trace(f"broker: is down for {duration_s:.3f} s")
         self._broker.down_until_s = self._loop.time() + duration_s
 
+    async def hand_over(self, node: SimNode) -> None:
+        self._operator.hand_over(node)
+
+    async def force(self, node: SimNode) -> None:
+        self._operator.force(node)
+
     async def set_wall_clock(self, node: SimNode) -> None:
         step_us = self._rng.choice((-_HOUR_US, _HOUR_US))
         self._trace(f"{node.name}: its wall clock steps by {step_us // 1_000_000} s")
@@ -135,6 +144,8 @@ EVENTS: dict[str, Event] = {
     "stall reader": Nemesis.stall_reader,
     "cut off": Nemesis.cut_off,
     "outage": Nemesis.outage,
+    "hand over": Nemesis.hand_over,
+    "force": Nemesis.force,
     "set wall clock": Nemesis.set_wall_clock,
     "stranger": Nemesis.stranger,
 }

@@ -25,6 +25,7 @@ from replicator.testing.history import History, Kind, Outcome
 from replicator.testing.loop import SimLoop, Stuck
 from replicator.testing.nemesis import EVENTS, Nemesis
 from replicator.testing.observer import Observer
+from replicator.testing.operator import Operator
 
 QUIET_S = 30.0  # virtual: by then a healed cluster has one leader, and all nodes have read all
 _SURPLUS_STEPS = 400_000  # to heal and to come to rest
@@ -89,7 +90,8 @@ class _Simulation:
         self.nodes = [SimNode(f"n{i + 1}", i, folder / f"n{i + 1}", self.broker, timing) for i in range(plan.nodes)]
         self.observer = Observer(self.loop.time, self.trace)
         self.loop.after_step = self.observer.after_step
-        self.nemesis = Nemesis(self.nodes, self.broker, rng, self.observer, self.trace)
+        self.operator = Operator(self.nodes, self.loop, self.trace)
+        self.nemesis = Nemesis(self.nodes, self.broker, rng, self.observer, self.operator, self.trace)
         keys = rng.choice((1, 3))
         self.clients = [
             Client(f"c{i}", keys, self.nodes, self.loop, rng, self.history, self.trace)
@@ -123,6 +125,7 @@ class _Simulation:
     async def _main(self, problems: list[str]) -> None:
         for node in self.nodes:
             self.nemesis.start(node)
+        enrolling = asyncio.create_task(self.operator.enrol_all())
         disturbing = asyncio.create_task(self.nemesis.run())
         asking = [asyncio.create_task(client.run()) for client in self.clients]
         while self.loop.steps < self.plan.steps:  # noqa: ASYNC110 (virtual time: nobody waits)
@@ -139,6 +142,7 @@ class _Simulation:
             node.life.link.stalled_until_s = node.life.link.away_until_s = 0.0
         await asyncio.wait(asking)
         problems.extend(await self._rest())
+        await enrolling
         for node in self.nodes:
             await self.nemesis.kill(node)
 

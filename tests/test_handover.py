@@ -1,0 +1,135 @@
+"""A leader gives the lead away, and a node takes it by force."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from replicator.errors import BadRequest, Busy, NotLeader
+from replicator.position import NodeId
+from replicator.records.types import Claim, Member, Mode, Reason
+from replicator.store.keys import encode_key
+from tests.memory_cluster import FaultyLog, MemoryCluster, RunningNode, until
+
+A = encode_key("kv", b"a", b"")
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[MemoryCluster]:
+    cluster = MemoryCluster(tmp_path, log=FaultyLog())
+    for place, name in enumerate(("n1", "n2", "n3")):
+        await cluster.start(name, priority=place)
+    leader = await cluster.leader()
+    for name in cluster.nodes:
+        leader.node.enrol(cluster.member(name))
+    await until(lambda: all(len(it.node.membership.members) == 3 for it in cluster.nodes.values()))
+    yield cluster
+    await cluster.stop()
+
+
+def let_the_claim_for_n2(cluster: MemoryCluster, fault: str) -> None:
+    assert isinstance(cluster.log, FaultyLog)
+    cluster.log.fault, cluster.log.fault_at = fault, b"\x02\x04n2"
+
+
+def claims(cluster: MemoryCluster) -> list[tuple[str, Reason]]:
+    codec = cluster.nodes["n1"].node._shared.replica.codec
+    bodies = [codec.decode(entry.payload, b"").body for entry in cluster.log.entries]
+    return [(body.leader.node, body.reason) for body in bodies if isinstance(body, Claim)]
+
+
+async def promote(running: RunningNode, to: str, *, force: bool = False) -> None:
+    await running.node.promote(NodeId(to), force=force)
+
+
+async def test_the_leader_gives_the_lead_to_a_replica_that_has_caught_up(cluster: MemoryCluster) -> None:
+    old, heir = cluster.nodes["n1"], cluster.nodes["n3"]
+    await old.write(b"a", b"s1")
+    await promote(old, "n3")
+    await until(lambda: heir.node.lease_left_ms > 0)
+    assert not old.node.leads
+    assert heir.get(A) == b"s1"
+    await heir.write(b"a", b"s2")
+    await until(lambda: old.get(A) == b"s2")
+    assert claims(cluster) == [("n1", Reason.FIRST), ("n3", Reason.HANDOVER)]
+
+
+async def test_writes_wait_for_the_heir_and_are_then_sent_to_it(cluster: MemoryCluster) -> None:
+    old, heir = cluster.nodes["n1"], cluster.nodes["n2"]
+    promoting = asyncio.create_task(promote(old, "n2"))
+    ends = []
+    while not promoting.done():
+        ends.append(asyncio.create_task(old.write(b"a", b"s1")))
+        await asyncio.sleep(0)
+    ends.append(asyncio.create_task(old.write(b"a", b"s2")))  # the heir has not been heard of yet
+    results = await asyncio.gather(*ends, return_exceptions=True)
+    assert heir.node.leads and heir.node.lease_left_ms > 0  # a client that tries again there is served at once
+    assert isinstance(results[-1], NotLeader) and "n2 leads now" in str(results[-1])
+    assert all(isinstance(it, int | NotLeader) for it in results)
+
+
+@pytest.mark.parametrize(
+    ("fault", "leader", "reason"),
+    [("lose", "n1", Reason.DOUBT), ("lose answer", "n2", Reason.HANDOVER), ("land twice", "n2", Reason.HANDOVER)],
+)
+async def test_a_claim_in_doubt_ends_with_one_leader(
+    cluster: MemoryCluster, fault: str, leader: str, reason: Reason
+) -> None:
+    old = cluster.nodes["n1"]
+    offset = await old.write(b"a", b"s1")
+    await old.node.wait_acked(offset, 2, 5_000)
+    let_the_claim_for_n2(cluster, fault)
+    await asyncio.gather(promote(old, "n2"), return_exceptions=True)
+    await until(lambda: cluster.nodes[leader].node.lease_left_ms > 0)
+    assert claims(cluster)[-1] == (leader, reason)
+    await cluster.nodes[leader].write(b"a", b"s2")
+
+
+async def test_a_claim_that_the_log_refuses_leaves_the_leader_in_office(cluster: MemoryCluster) -> None:
+    old = cluster.nodes["n1"]
+    let_the_claim_for_n2(cluster, "refuse")
+    with pytest.raises(Busy, match="was not given away"):
+        await promote(old, "n2")
+    await old.write(b"a", b"s1")
+    assert claims(cluster) == [("n1", Reason.FIRST)]
+
+
+async def test_who_cannot_lead_is_not_given_the_lead(cluster: MemoryCluster) -> None:
+    leader = cluster.nodes["n1"]
+    leader.node.enrol(Member(NodeId("s1"), Mode.SNAPSHOTTER, "s1:1", "s1:2", 9))
+    await until(lambda: len(leader.node.membership.members) == 4)
+    for name, why in (("n9", "no member"), ("s1", "a snapshotter"), ("n1", "leads already")):
+        with pytest.raises(BadRequest, match=why):
+            await promote(leader, name)
+    with pytest.raises(NotLeader):
+        await promote(cluster.nodes["n2"], "n3")
+    with pytest.raises(NotLeader, match="only n3 itself"):
+        await promote(cluster.nodes["n2"], "n3", force=True)
+
+
+async def test_a_forced_leader_waits_until_the_old_lease_is_over(cluster: MemoryCluster) -> None:
+    old, new = cluster.nodes["n1"], cluster.nodes["n2"]
+    await old.write(b"a", b"s1")
+    before_ms = new.node._shared.clock.elapsed_ms()
+    await promote(new, "n2", force=True)
+    await until(lambda: new.node.leads)
+    assert new.node.lease_left_ms == 0
+    await new.write(b"a", b"s2")
+    assert new.node._shared.clock.elapsed_ms() - before_ms >= cluster.timing.old_lease_ms
+    assert new.node.lease_left_ms > 0
+    await until(lambda: not old.node.leads)
+    assert claims(cluster)[-1] == ("n2", Reason.FORCE)
+
+
+async def test_an_heir_that_dies_at_once_is_followed_by_another(cluster: MemoryCluster) -> None:
+    old, heir = cluster.nodes["n1"], cluster.nodes["n2"]
+    heir.node._shared.reader.next = asyncio.Event().wait  # type: ignore[assignment,method-assign]
+    await promote(old, "n2")
+    await heir.stop()
+    held = asyncio.create_task(old.write(b"a", b"s1"))
+    await until(lambda: any(it.node.lease_left_ms > 0 for it in (old, cluster.nodes["n3"])))
+    ended = (await asyncio.gather(held, return_exceptions=True))[0]
+    assert isinstance(ended, int | NotLeader)
