@@ -5,6 +5,7 @@ from replicator.serve.commands import (
     expiry,
     hashes,
     keys,
+    once,
     scan,
     server,
     strings,
@@ -12,6 +13,6 @@ from replicator.serve.commands import (
 )
 from replicator.serve.commands.table import TABLE
 
-FAMILIES = (connection, expiry, hashes, keys, scan, server, strings, transactions)
+FAMILIES = (connection, expiry, hashes, keys, once, scan, server, strings, transactions)
 
 __all__ = ["FAMILIES", "TABLE"]

@@ -70,6 +70,35 @@ def encode(reply: Reply, protocol: int) -> bytes:
             return data
 
 
+def decode(data: bytes) -> Reply:
+    """What became `data` by `encode(…, 3)`: a reply such as writes have, made of Simple, bytes, int, None and lists."""
+    return _decode(data, 0)[0]
+
+
+def _decode(data: bytes, at: int) -> tuple[Reply, int]:
+    """The reply that begins at `at`, and where the next one does."""
+    end = data.index(b"\r\n", at)
+    head, rest = data[at + 1 : end], end + 2
+    match data[at : at + 1]:
+        case b"_":
+            return None, rest
+        case b":":
+            return int(head), rest
+        case b"+":
+            return Simple(head), rest
+        case b"$":
+            size = int(head)
+            return data[rest : rest + size], rest + size + 2
+        case b"*":
+            items: list[Reply] = []
+            for _ in range(int(head)):
+                item, rest = _decode(data, rest)
+                items.append(item)
+            return items, rest
+        case kind:
+            raise ValueError(f"a reply that begins with {kind!r} cannot be decoded")
+
+
 def error_reply(error: ReplicatorError) -> Error:
     if isinstance(error, Definite | Indefinite):
         return Error(f"{error.code} {error}")

@@ -182,6 +182,8 @@ def _flags(command: Command) -> Iterator[Reply]:
     yield Simple(command.kind.value.encode())
     if command.before_auth:
         yield Simple(b"no_auth")
+    if command.line_at:
+        yield Simple(b"movablekeys")
 
 
 def _describe(command: Command) -> Reply:

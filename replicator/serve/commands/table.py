@@ -31,11 +31,16 @@ class Command:
     last_key: int = 0
     step: int = 0
     before_auth: bool = False
+    line_at: int = 0  # where the line of another command begins, which this one carries out
 
     def accepts(self, count: int) -> bool:
         return count == self.arity if self.arity > 0 else count >= -self.arity
 
     def keys(self, args: Args) -> list[bytes]:
+        if self.line_at:
+            line = args[self.line_at :]
+            inner = TABLE.get(line[0].lower())
+            return inner.keys(line) if inner is not None and inner.accepts(len(line)) else []
         if not self.first_key:
             return []
         last = self.last_key if self.last_key > 0 else len(args) + self.last_key
@@ -50,14 +55,20 @@ Handler = Callable[[Any, Args], Reply]
 
 
 def command(
-    name: str, arity: int, kind: Kind, keys: tuple[int, int, int] = (0, 0, 0), *, before_auth: bool = False
+    name: str,
+    arity: int,
+    kind: Kind,
+    keys: tuple[int, int, int] = (0, 0, 0),
+    *,
+    before_auth: bool = False,
+    line_at: int = 0,
 ) -> Callable[[Handler], Handler]:
     """Register a handler. It may raise what `errors.Definite` covers; nothing has happened then."""
 
     def register(handler: Handler) -> Handler:
         lower = name.encode()
         TABLE[lower] = BY_SPELLING[lower] = BY_SPELLING[lower.upper()] = Command(
-            lower, arity, kind, handler, *keys, before_auth
+            lower, arity, kind, handler, *keys, before_auth, line_at
         )
         return handler
 

@@ -1,0 +1,299 @@
+"""REPL.ONCE: whatever becomes of the first attempt and its answer, the second does what was asked for once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator.errors import BadRequest, Definite, Unknown
+from replicator.log.memory import MemoryLog
+from replicator.position import Offset
+from replicator.protocol.limits import ONCE_AGE_MS
+from replicator.serve.commands.table import look_up
+from replicator.serve.keyspace import WritableKeyspace
+from replicator.serve.once import SLOTS, TABLE, Answers
+from replicator.serve.resp import Reply, Simple, decode, encode
+from replicator.store.keys import encode_key
+from replicator.store.machine import open_machine
+from replicator.store.values import decode_value
+from replicator.store.view import Transaction
+from tests.memory_cluster import MemoryCluster, RunningNode, submit, until
+from tests.redis_fixture import ServerThread
+from tests.test_node import FaultyLog
+from tests.test_redis_differential import Raw
+from tests.test_redis_server import raw, read_all
+
+SIMPLE = st.builds(Simple, st.sampled_from([b"OK", b"", b"a b"]))
+REPLIES: st.SearchStrategy[Reply] = st.recursive(
+    st.none() | st.integers(-(2**63), 2**63 - 1) | st.binary() | SIMPLE, lambda items: st.lists(items, max_size=4)
+)
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[MemoryCluster]:
+    cluster = MemoryCluster(tmp_path)
+    yield cluster
+    await cluster.stop()
+
+
+async def ask(running: RunningNode, line: bytes) -> Reply:
+    """Carry out a command line as a session does. Raises what the write ended in."""
+    args = line.split()
+    transaction = running.node.begin()
+    reply = look_up(args).handler(WritableKeyspace(transaction, running.node.now_ms() or 0), args)
+    await submit(running.node, transaction)
+    return reply
+
+
+@given(REPLIES)
+def test_replies_come_back(reply: Reply) -> None:
+    assert decode(encode(reply, 3)) == reply
+
+
+class TestAttempts:
+    """On nodes in memory, with a log that fails."""
+
+    @pytest.mark.parametrize("fault", ["refuse", "lose", "lose answer", "land twice"])
+    async def test_a_retry_under_the_next_epoch_applies_once(self, cluster: MemoryCluster, fault: str) -> None:
+        log = cluster.log = FaultyLog()
+        leader = await cluster.start("n1")
+        await cluster.leader()
+        log.fault = fault
+        with suppress(Definite):
+            await ask(leader, b"REPL.ONCE id INCR n")
+        await cluster.leader()
+        assert await ask(leader, b"REPL.ONCE id INCR n") == 1
+        assert await ask(leader, b"INCR n") == 2
+
+    @pytest.mark.parametrize("lands", [True, False])
+    async def test_a_retry_at_the_next_leader_applies_once(self, cluster: MemoryCluster, lands: bool) -> None:
+        log = cluster.log = DeafLog()
+        first = await cluster.start("n1")
+        await cluster.start("n2", priority=1)
+        await cluster.leader()
+        await ask(first, b"SET n 10")
+        await cluster.level()
+        log.deaf, log.lands = True, lands
+        attempt = asyncio.ensure_future(ask(first, b"REPL.ONCE id INCR n"))
+        await until(lambda: log.unanswered)
+        await first.stop()
+        with pytest.raises(Unknown):
+            await attempt
+        second = await cluster.leader()
+        assert second is not first
+        assert await ask(second, b"REPL.ONCE id INCR n") == 11
+        assert await ask(second, b"INCR n") == 12
+
+    async def test_a_retry_while_the_first_attempt_is_in_flight_waits_for_its_answer(
+        self, cluster: MemoryCluster
+    ) -> None:
+        leader = await cluster.start("n1")
+        await cluster.leader()
+        attempts = [ask(leader, b"REPL.ONCE id INCR n") for _ in range(5)]
+        assert await asyncio.gather(*attempts) == [1] * 5
+        assert leader.get(encode_key("kv", b"n", b"")) == b"s1"
+
+    async def test_what_is_remembered_is_the_same_on_every_node(self, cluster: MemoryCluster) -> None:
+        leader = await cluster.start("n1")
+        follower = await cluster.start("n2", priority=1)
+        await cluster.leader()
+        for number in range(20):
+            await ask(leader, b"REPL.ONCE id%d INCR n" % number)
+        await cluster.level()
+        assert follower.node.view().rows(TABLE) == leader.node.view().rows(TABLE) == 20
+        key = encode_key(TABLE, b"id7", b"")
+        assert follower.get(key) == leader.get(key) is not None
+        assert follower.machine.meta.digest == leader.machine.meta.digest == follower.machine.recount()[0]
+
+    async def test_ids_are_deleted_everywhere_when_their_time_has_come(self, cluster: MemoryCluster) -> None:
+        leader = await cluster.start("n1")
+        follower = await cluster.start("n2", priority=1)
+        await cluster.leader()
+        transaction = leader.node.begin()
+        Answers(transaction, leader.node.now_ms() or 0, age_ms=20).remember(b"id", [b"incr", b"n"], b":7\r\n")
+        await submit(leader.node, transaction)
+        await until(lambda: leader.node.view().rows(TABLE) == follower.node.view().rows(TABLE) == 0)
+        assert await ask(leader, b"REPL.ONCE id INCR n") == 1
+
+
+class DeafLog(MemoryLog):
+    """Once deaf, it answers no append any more to the node that led then; the first may still land."""
+
+    deaf = lands = unanswered = False
+
+    async def append(self, payloads: Sequence[bytes]) -> Offset:
+        if not self.deaf:
+            return await super().append(payloads)
+        self.deaf, self.unanswered = False, True
+        if self.lands:
+            self.append_now(payloads)
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+
+class TestMemory:
+    """What is remembered, and for how long."""
+
+    @pytest.fixture
+    def transaction(self, tmp_path: Path) -> Iterator[Transaction]:
+        machine = open_machine(tmp_path, "test", "topic", map_bytes=1 << 20)
+        yield Transaction(machine.view)
+        machine.close()
+
+    def test_the_oldest_id_gives_way(self, transaction: Transaction) -> None:
+        answers = Answers(transaction, 1000, ids=3)
+        for number in range(10):
+            answers.remember(b"id%d" % number, [b"x"], b":%d\r\n" % number)
+            known = [it for it in range(10) if answers.recall(b"id%d" % it, [b"x"]) is not None]
+            assert known == list(range(max(0, number - 2), number + 1))
+        assert transaction.rows(TABLE) == 3
+        assert transaction.rows(SLOTS) == 3 + 1
+        assert answers.recall(b"id9", [b"x"]) == b":9\r\n"
+
+    def test_an_id_that_has_expired_counts_as_absent_and_may_come_again(self, transaction: Transaction) -> None:
+        Answers(transaction, 1000, ids=3, age_ms=50).remember(b"id", [b"x"], b":1\r\n")
+        assert Answers(transaction, 1049).recall(b"id", [b"x"]) == b":1\r\n"
+        assert Answers(transaction, 1050).recall(b"id", [b"x"]) is None
+        assert Answers(transaction, 1050).recall(b"id", [b"other"]) is None
+
+    def test_an_id_that_came_again_outlives_its_first_slot(self, transaction: Transaction) -> None:
+        answers = Answers(transaction, 1000, ids=3)
+        for id in (b"again", b"a", b"again", b"b"):  # b takes the first slot of "again"
+            answers.remember(id, [b"x"], b"_\r\n")
+        assert answers.recall(b"again", [b"x"]) is not None
+        for id in (b"c", b"d"):  # d takes the second
+            answers.remember(id, [b"x"], b"_\r\n")
+        assert answers.recall(b"again", [b"x"]) is None
+        assert transaction.rows(TABLE) == 3
+
+    def test_an_id_may_take_the_slot_it_has(self, transaction: Transaction) -> None:
+        answers = Answers(transaction, 1000, ids=1)
+        for number in range(3):
+            answers.remember(b"id", [b"x"], b":%d\r\n" % number)
+        assert answers.recall(b"id", [b"x"]) == b":2\r\n"
+
+    def test_the_same_id_with_another_line_is_an_error(self, transaction: Transaction) -> None:
+        answers = Answers(transaction, 1000)
+        answers.remember(b"id", [b"set", b"a", b"bc"], b"+OK\r\n")
+        for other in ([b"set", b"ab", b"c"], [b"set", b"a", b"bc", b"nx"]):
+            with pytest.raises(BadRequest, match="another command line"):
+                answers.recall(b"id", other)
+
+    def test_a_write_costs_at_most_four_changes_more(self, transaction: Transaction) -> None:
+        answers = Answers(transaction, 1000, ids=1)
+        answers.remember(b"first", [b"x"], b"_\r\n")
+        before = len(transaction.changes)
+        answers.remember(b"second", [b"x"], b"_\r\n")
+        assert before == 3 and len(transaction.changes) <= before + 1
+
+    def test_the_leader_gives_it_the_age_that_is_promised(self, transaction: Transaction) -> None:
+        Answers(transaction, 1000).remember(b"id", [b"x"], b"_\r\n")
+        stored = transaction.get(encode_key(TABLE, b"id", b""))
+        assert stored is not None and decode_value(stored).expires_at_ms == 1000 + ONCE_AGE_MS
+
+
+class TestClients:
+    """As clients of Redis see it."""
+
+    def test_each_client_gets_the_answer_in_its_own_protocol(self, server: ServerThread, client: Any) -> None:
+        answers = {
+            b"SETNX k 1": (1, 1),
+            b"SET k 2 GET": (b"1", b"1"),
+            b"SET k 3": (b"OK", b"OK"),
+            b"GETDEL none": (None, None),
+            b"INCRBYFLOAT f 0.5": (b"0.5", b"0.5"),
+            b"DEL k f": (2, 2),
+        }
+        for protocols in ((2, 3), (3, 2)):
+            clients = [Raw(server.port, protocol) for protocol in protocols]
+            for number, (line, expected) in enumerate(answers.items()):
+                once = [b"REPL.ONCE", b"p%d-%d" % (protocols[0], number), *line.split()]
+                assert tuple(it.ask(*once) for it in clients) == expected, line
+            for it in clients:
+                it.close()
+
+    @pytest.mark.parametrize(("protocol", "null"), [(3, b"_\r\n"), (2, b"$-1\r\n")])
+    def test_null_is_that_of_the_protocol(self, server: ServerThread, client: Any, protocol: int, null: bytes) -> None:
+        once = b"REPL.ONCE null-%d GETDEL none\r\n" % protocol
+        with raw(server) as connection:
+            connection.sendall(b"HELLO %d\r\n%b%bQUIT\r\n" % (protocol, once, once))
+            assert read_all(connection).endswith(b"\r\n" + null + null + b"+OK\r\n")
+
+    def test_in_a_transaction_each_counts_for_itself(self, client: Any) -> None:
+        for _ in range(2):
+            with client.pipeline() as pipe:
+                pipe.execute_command("REPL.ONCE", "multi-1", "INCR", "n")
+                pipe.execute_command("REPL.ONCE", "multi-1", "INCR", "n")
+                pipe.execute_command("REPL.ONCE", "multi-2", "INCR", "n")
+                assert pipe.execute() == [1, 1, 2]
+        assert client.get("n") == b"2"
+
+    def test_a_command_that_fails_is_not_remembered(self, client: Any) -> None:
+        once = ("REPL.ONCE", "fails", "INCR", "n")
+        client.hset("n", "f", "1")
+        with pytest.raises(redis.ResponseError, match="wrong kind"):
+            client.execute_command(*once)
+        with client.pipeline() as pipe:
+            pipe.execute_command(*once)
+            assert isinstance(pipe.execute(raise_on_error=False)[0], redis.ResponseError)
+        client.delete("n")
+        assert client.execute_command(*once) == client.execute_command(*once) == 1
+
+    @pytest.mark.parametrize(
+        ("line", "complaint"),
+        [
+            ("REPL.ONCE id", "wrong number of arguments for 'repl.once'"),
+            ("REPL.ONCE id GET k", "'get' is none"),
+            ("REPL.ONCE id FLUSHALL", "'flushall' is none"),
+            ("REPL.ONCE id EXEC", "'exec' is none"),
+            ("REPL.ONCE id repl.once other INCR n", "can not be nested"),
+            ("REPL.ONCE id NO-SUCH k", "unknown command 'NO-SUCH'"),
+            ("REPL.ONCE id INCR", "wrong number of arguments for 'incr'"),
+            (f"REPL.ONCE {'i' * 129} INCR n", "1 to 128 bytes, this one has 129"),
+            ("REPL.ONCE used INCRBY n 2", "another command line"),
+        ],
+    )
+    def test_what_it_refuses(self, client: Any, line: str, complaint: str) -> None:
+        client.execute_command("REPL.ONCE", "used", "INCRBY", "elsewhere", "1")
+        with pytest.raises(redis.ResponseError, match=complaint):
+            client.execute_command(*line.split())
+        assert not client.exists("n", "k")
+
+    def test_an_id_may_hold_any_bytes(self, client: Any) -> None:
+        ids = [b"\x00", b"\x00\xff", b"next", b"0", b"\xff" * 128]
+        assert [client.execute_command("REPL.ONCE", id, "INCR", "n") for id in ids * 2] == [1, 2, 3, 4, 5] * 2
+
+    def test_a_follower_refuses_it(self, client: Any, server: ServerThread) -> None:
+        follower = server.client(1)
+        with pytest.raises(redis.ReadOnlyError):
+            follower.execute_command("REPL.ONCE", "id", "INCR", "n")
+        follower.close()
+
+    def test_what_is_remembered_is_no_key(self, client: Any) -> None:
+        client.execute_command("REPL.ONCE", "nokey", "SET", "k", "1")
+        assert (client.dbsize(), client.keys(), list(client.scan_iter())) == (1, [b"k"], [b"k"])
+        client.flushall()
+        assert client.execute_command("REPL.ONCE", "nokey", "SET", "k", "1") == b"OK"
+        assert client.dbsize() == 0
+
+    def test_it_tells_the_keys_of_the_command_within(self, client: Any) -> None:
+        assert client.command_getkeys("REPL.ONCE", "id", "MSET", "a", "1", "b", "2") == ["a", "b"]
+        described = client.execute_command("COMMAND", "INFO", "REPL.ONCE")
+        assert "movablekeys" in str(described) and "write" in str(described)
+
+    def test_a_retry_of_another_connection_counts_among_many(self, serve: Callable[..., ServerThread]) -> None:
+        own = serve()
+        clients = [own.client() for _ in range(4)]
+        for number in range(50):
+            answers = {it.execute_command("REPL.ONCE", f"id{number}", "INCR", "n") for it in clients}
+            assert answers == {number + 1}
+        for it in clients:
+            it.close()
