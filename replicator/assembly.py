@@ -28,6 +28,7 @@ from replicator.records.codec import RecordCodec
 from replicator.records.types import Member, Mode
 from replicator.serve.admin import Admin, Snapshots
 from replicator.serve.enrolment import enrol
+from replicator.serve.identity import Identity
 from replicator.serve.redis_server import RedisServer
 from replicator.store import snapshot
 from replicator.store.machine import Machine, open_machine, read_meta
@@ -63,7 +64,9 @@ async def run_node(config: NodeConfig) -> None:
 async def _run(config: NodeConfig, timing: Timing) -> None:
     settings = config.node
     async with AsyncExitStack() as parts:
-        admin = Admin(settings.id, settings.cluster, settings.password)
+        draw = random.SystemRandom()
+        identity = Identity(settings.cluster, Author(NodeId(settings.id), draw.getrandbits(63)))
+        admin = Admin(identity, settings.password)
         await admin.start(settings.http)
         parts.push_async_callback(admin.close)
 
@@ -81,9 +84,8 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
         reader = kafka.reader(Offset(machine.state.offset + 1))
         parts.push_async_callback(reader.close)
 
-        draw = random.SystemRandom()
         shared = Shared(
-            author=Author(NodeId(settings.id), draw.getrandbits(63)),
+            author=identity.author,
             priority=settings.priority,
             replica=Replica(machine, RecordCodec()),
             inflight=Inflight(machine.view),
@@ -105,7 +107,7 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
             max_clients=settings.max_clients,
             http_address=config.advertised_http,
         )
-        running = asyncio.create_task(run_beside(node.run(), enrol(node, member, settings.password)))
+        running = asyncio.create_task(run_beside(node.run(), enrol(node, identity, member, settings.password)))
         parts.push_async_callback(_cancel, running)
         await server.start()
         parts.push_async_callback(server.close)  # the first to go: what it has begun still needs the node

@@ -15,17 +15,26 @@ from replicator.config import Address
 from replicator.errors import BadRequest, ConfigError, LogDamage
 from replicator.log.memory import MemoryLog
 from replicator.node.node import State
-from replicator.position import NodeId, Offset
+from replicator.position import Author, NodeId, Offset
 from replicator.protocol.timing import Timing
 from replicator.records.types import Member, Mode
 from replicator.serve.admin import Admin, Snapshots
 from replicator.serve.enrolment import enrol
+from replicator.serve.identity import Identity
 from replicator.serve.redis_server import Stats
 from replicator.store import snapshot
 from tests.memory_cluster import MemoryCluster, RunningNode, until
 
 PASSWORD = "s3cret"
+NOWHERE = "127.0.0.1:1"  # where nobody listens
 JOINING = {"node": "n9", "resp": "h9:7001", "http": "h9:8001", "priority": 9}
+
+
+def identity(name: str, incarnation: int = 1, cluster: str = "test") -> Identity:
+    return Identity(cluster, Author(NodeId(name), incarnation))
+
+
+FIRST = identity("n1")
 
 
 class Site:
@@ -57,8 +66,8 @@ class Sites:
         self._session = aiohttp.ClientSession()
         self._admins: list[Admin] = []
 
-    async def open(self, running: RunningNode | None = None, password: str = "") -> Site:
-        admin = Admin("n1", "test", password)
+    async def open(self, running: RunningNode | None = None, password: str = "", who: Identity = FIRST) -> Site:
+        admin = Admin(who, password)
         await admin.start(Address("127.0.0.1", 0))
         self._admins.append(admin)
         if running is not None:
@@ -230,7 +239,7 @@ async def test_a_snapshot_is_taken_and_listed(sites: Sites) -> None:
 async def test_an_address_that_is_taken(sites: Sites) -> None:
     first = await sites.open()
     with pytest.raises(ConfigError, match=r"cannot listen at .*Choose another with --http"):
-        await Admin("n2", "test", "").start(Address("127.0.0.1", first.admin.port))
+        await Admin(identity("n2"), "").start(Address("127.0.0.1", first.admin.port))
 
 
 async def test_a_follower_enrols_itself_and_later_its_new_address(sites: Sites) -> None:
@@ -239,12 +248,55 @@ async def test_a_follower_enrols_itself_and_later_its_new_address(sites: Sites) 
     site = await sites.open(leader, PASSWORD)
     leader.node.enrol(Member(NodeId("n1"), Mode.ASYNC, "n1:1", site.http, 0))
     follower = await sites.cluster.start("n2", priority=1)
-    member = Member(NodeId("n2"), Mode.ASYNC, "n2:1", "n2:2", 1)
-    await enrol(follower.node, member, PASSWORD)
+    member = Member(NodeId("n2"), Mode.ASYNC, "127.0.0.1:1", NOWHERE, 1)
+    await enrol(follower.node, identity("n2"), member, PASSWORD)
     assert leader.node.membership.get(NodeId("n2")) == member
     moved = replace(member, resp="elsewhere:1")
-    await enrol(follower.node, moved, PASSWORD)
+    await enrol(follower.node, identity("n2"), moved, PASSWORD)
     assert leader.node.membership.get(NodeId("n2")) == moved
+
+
+async def enrol_elsewhere(sites: Sites, old_http: str) -> RunningNode:
+    """n2 starts, registered at `old_http`, and wants to be known at another address; the leader."""
+    leader = await sites.cluster.start("n1")
+    await sites.cluster.leader()
+    site = await sites.open(leader)
+    leader.node.enrol(Member(NodeId("n1"), Mode.ASYNC, "n1:1", site.http, 0))
+    leader.node.enrol(Member(NodeId("n2"), Mode.ASYNC, "n2:1", old_http, 1))
+    second = await sites.cluster.start("n2", priority=1)
+    await enrol(second.node, identity("n2", 8), Member(NodeId("n2"), Mode.ASYNC, "n2:1", NOWHERE, 1), "")
+    return leader
+
+
+async def test_a_second_process_of_a_node_that_still_answers_ends(sites: Sites) -> None:
+    first = await sites.open(who=identity("n2", 7))
+    with pytest.raises(ConfigError, match=f"n2 of cluster test runs already: it answers at {first.http}"):
+        await enrol_elsewhere(sites, first.http)
+    known = sites.cluster.nodes["n1"].node.membership.get(NodeId("n2"))
+    assert known is not None and known.http == first.http
+
+
+@pytest.mark.parametrize(
+    "there",
+    [identity("n3", 7), identity("n2", 7, cluster="other"), identity("n2", 8), None],
+    ids=["another node", "another cluster", "itself", "nobody"],
+)
+async def test_a_node_moves_when_its_old_address_is_no_longer_its_own(sites: Sites, there: Identity | None) -> None:
+    old_http = (await sites.open(who=there)).http if there else "127.0.0.1:2"
+    leader = await enrol_elsewhere(sites, old_http)
+    known = leader.node.membership.get(NodeId("n2"))
+    assert known is not None and known.http == NOWHERE
+
+
+def test_processes_are_told_apart_by_what_they_say_of_themselves() -> None:
+    own = identity("n2", 8)
+    status = {"cluster": "test", "incarnation": identity("n2", 7).incarnation, "node": {"id": "n2", "topic_id": "T"}}
+    assert own.is_claimed_by(status, "T")
+    assert own.is_claimed_by({**status, "node": {"id": "n2"}}, "T")  # has no store yet
+    assert not own.is_claimed_by(status, "of another Kafka")
+    strangers: list[Any] = [None, [], {}, "up", {"cluster": "test", "incarnation": "7", "node": None}]
+    for strange in strangers:
+        assert not own.is_claimed_by(strange, "T")
 
 
 class GatedLog(MemoryLog):

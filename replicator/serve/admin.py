@@ -29,6 +29,7 @@ from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, Repli
 from replicator.node.node import Node, State
 from replicator.position import NodeId
 from replicator.records.types import Member, Mode
+from replicator.serve.identity import Identity
 from replicator.serve.metrics import CONTENT_TYPE, render
 from replicator.serve.redis_server import Stats
 from replicator.store.snapshot import Manifest
@@ -52,10 +53,9 @@ class Snapshots:
 class Admin:
     """Serves before there is a node, too: it then says what the process waits for."""
 
-    def __init__(self, node_id: str, cluster: str, password: str) -> None:
+    def __init__(self, identity: Identity, password: str) -> None:
         self.waiting_for = "the process starts"
-        self._node_id = node_id
-        self._cluster = cluster
+        self._identity = identity
         self._password = password
         self._node: Node | None = None
         self._stats = Stats()
@@ -118,7 +118,7 @@ class Admin:
     async def _healthz(self, request: web.Request) -> web.Response:
         if self._node is not None and self._node.state is State.FAILED:
             return _error(500, self._node.status().trouble)
-        return web.json_response({"id": self._node_id, "alive": True})
+        return web.json_response({"id": self._identity.author.node, "alive": True})
 
     async def _readyz(self, request: web.Request) -> web.Response:
         if self._node is None:
@@ -129,15 +129,14 @@ class Admin:
         return web.json_response({"id": status.id, "role": status.role})
 
     async def _status(self, request: web.Request) -> web.Response:
+        who = {"cluster": self._identity.cluster, "incarnation": self._identity.incarnation}
         if self._node is None:
-            node: dict[str, Any] = {"id": self._node_id, "state": State.WAITING, "trouble": self.waiting_for}
-            return web.json_response({"cluster": self._cluster, "node": node, "members": []})
+            node = {"id": self._identity.author.node, "state": State.WAITING, "trouble": self.waiting_for}
+            return web.json_response({**who, "node": node, "members": []})
         status = await self._node.look()
         members = [{**asdict(member), "mode": member.mode.value} for member in self._node.membership.members]
         heard = {node: heard.ack.offset for node, heard in self._node.heard.items()}
-        return web.json_response(
-            {"cluster": self._cluster, "node": asdict(status), "members": members, "acked_offsets": heard}
-        )
+        return web.json_response({**who, "node": asdict(status), "members": members, "acked_offsets": heard})
 
     async def _metrics(self, request: web.Request) -> web.Response:
         if self._node is None:

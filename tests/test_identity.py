@@ -1,0 +1,71 @@
+"""Processes that are not who they say they are: a second one of a node, and one with another cluster's store."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from replicator.cli.demo import free_ports
+from replicator.log.kafka_admin import delete_topics, ensure_topics
+from tests.test_cluster import Cluster
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def cluster(kafka: str, tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path / "cluster", kafka)
+    cluster.up(2)
+    yield cluster
+    cluster.run("cluster", "down", "--purge")
+
+
+def run(cluster: Cluster, id: str, dir: Path, name: str = "") -> str:
+    """What a process says that is started as node `id` with ports of its own, and ends with exit code 1."""
+    port = free_ports(2)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "replicator", "node", "run", "--id", id, "--cluster", name or cluster.name),
+            *("--bootstrap", cluster.bootstrap, "--dir", str(dir)),
+            *("--resp", f"127.0.0.1:{port}", "--http", f"127.0.0.1:{port + 1}"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr and "never retrieved" not in done.stderr
+    return done.stderr
+
+
+def test_a_second_process_of_a_node_elsewhere_ends_and_the_first_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    leader = cluster.client(cluster.leader(["n1", "n2"]))
+    leader.set("a", "1")
+    before = {id: cluster.node(id) for id in ("n1", "n2")}
+    for id in ("n1", "n2"):
+        said = run(cluster, id, tmp_path / f"other-{id}")
+        assert f"{id} of cluster {cluster.name} runs already: it answers at 127.0.0.1:" in said
+    leader.set("a", "2")
+    for id in ("n1", "n2"):
+        after = cluster.node(id)
+        for fact in ("incarnation", "members"):
+            assert after[fact] == before[id][fact]
+        assert (after["node"]["epoch"], after["node"]["leader"]) == (1, before[id]["node"]["leader"])
+    assert {node["state"] for node in cluster.level()} == {"serving"}
+
+
+def test_a_store_of_another_cluster_is_refused(cluster: Cluster) -> None:
+    cluster.run("node", "stop", "n2")
+    other = f"{cluster.name}-other"
+    folder = cluster.folder.node_dir("n2")
+    assert "Check --bootstrap and --cluster" in run(cluster, "n2", folder, other)
+    ensure_topics(cluster.bootstrap, other)
+    try:
+        assert f"belongs to cluster {cluster.name}, not {other}" in run(cluster, "n2", folder, other)
+    finally:
+        delete_topics(cluster.bootstrap, other)
+    cluster.run("node", "start", "n2")
