@@ -178,7 +178,8 @@ def test_status_tells_all_that_programs_need(cluster: Cluster) -> None:
     cluster.level()
     status = cluster.status()
     assert status.keys() == {
-        "cluster", "timeline", "topic", "topic_id", "epoch", "leader", "end_offset", "nodes",
+        "cluster", "timeline", "topic", "topic_id", "epoch", "leader", "elected", "lease_left_ms", "end_offset",
+        "nodes",
     }  # fmt: skip
     fields = {
         "id",
@@ -197,6 +198,7 @@ def test_status_tells_all_that_programs_need(cluster: Cluster) -> None:
     assert [node["id"] for node in status["nodes"]] == ["n1", "n2", "n3"]
     text = cluster.run("status")
     assert "serving" in text and "n3" in text
+    assert f"epoch {status['epoch']}: {status['leader']} leads since " in text and ", lease left " in text
     port = cluster.folder.load().nodes[1]
     for connect in (f"127.0.0.1:{port.http_port}", f"127.0.0.1:{port.resp_port}"):
         done = subprocess.run(

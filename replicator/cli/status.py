@@ -59,9 +59,26 @@ def summarise(client: ClusterClient) -> dict[str, Any]:
         "topic_id": node.get("topic_id", ""),
         "epoch": node.get("epoch", 0),
         "leader": node.get("leader"),
+        "lease_left_ms": _lease_left_ms(statuses, node),
+        "elected": _elected(statuses, node),
         "end_offset": end_offset,
         "nodes": [_summarise_node(it, end_offset) for it in statuses],
     }
+
+
+def _lease_left_ms(statuses: list[Any], seen: Any) -> float | None:
+    """Of the leader, if it answers."""
+    leaders = (it["node"] for it in statuses if it["node"].get("role") == "leader")
+    return next((it["lease_left_ms"] for it in leaders if it["epoch"] == seen.get("epoch")), None)
+
+
+def _elected(statuses: list[Any], seen: Any) -> dict[str, Any] | None:
+    """How the term began that `seen` is in, as told by any node that was there."""
+    for node in (it["node"] for it in statuses):
+        elected = node.get("elected")
+        if elected and elected["epoch"] == seen.get("epoch"):
+            return {**elected, "term_ms": node["term_ms"]}
+    return None
 
 
 def _summarise_node(status: Any, end_offset: int) -> dict[str, Any]:
@@ -88,7 +105,7 @@ def table(client: ClusterClient) -> Group:
 
 
 def _draw(summary: dict[str, Any]) -> Group:
-    place = f"epoch {summary['epoch']}, leader {summary['leader']}, log end {summary['end_offset']}"
+    place = f"log end {summary['end_offset']}"
     columns = ("node", "role", "redis", "state", "applied", "lag", "entries", "digest")
     shown = Table(*columns, title=f"{summary['cluster']}: {place}")
     for node in sorted(summary["nodes"], key=lambda it: str(it["id"])):
@@ -100,4 +117,25 @@ def _draw(summary: dict[str, Any]) -> Group:
         digest = (node["digest"] or "")[:8]
         shown.add_row(node["id"], role, node["resp"], state, applied, lag, entries, digest)
     troubles = [f"{node['id']}: {node['trouble']}" for node in summary["nodes"] if node["trouble"]]
-    return Group(shown, *troubles)
+    return Group(shown, _term(summary), *troubles)
+
+
+def _term(summary: dict[str, Any]) -> str:
+    """Such as: epoch 7: n2 leads since 12 s (election: n1 had not been heard of), lease left 540 ms."""
+    if not summary["leader"]:
+        return f"epoch {summary['epoch']}: nobody leads"
+    said = f"epoch {summary['epoch']}: {summary['leader']} leads"
+    if summary["elected"]:
+        elected = summary["elected"]
+        said += f" since {_duration(elected['term_ms'])} ({elected['reason']}: {elected['why']})"
+    if summary["lease_left_ms"] is not None:
+        said += f", lease left {summary['lease_left_ms']:.0f} ms"
+    return said
+
+
+def _duration(duration_ms: float) -> str:
+    seconds = int(duration_ms // 1000)
+    if seconds < 120:
+        return f"{seconds} s"
+    minutes = seconds // 60
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h"

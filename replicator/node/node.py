@@ -21,6 +21,7 @@ from replicator.errors import (
 )
 from replicator.log.port import Acks
 from replicator.node.acks import AckBook, AckSender, Heard
+from replicator.node.elections import Election
 from replicator.node.expiry import delete_expired
 from replicator.node.follower import Follower
 from replicator.node.inflight import Done, Pending
@@ -31,7 +32,7 @@ from replicator.position import BEFORE_LOG, NodeId, Offset
 from replicator.protocol.candidates import check_may_lead
 from replicator.protocol.limits import MAX_INFLIGHT_BYTES, MAX_RECORD_BYTES
 from replicator.protocol.membership import with_member, without_member
-from replicator.records.types import Heartbeat, Member, Membership, Write
+from replicator.records.types import Heartbeat, Member, Membership, Reason, Write
 from replicator.store.view import Transaction, View
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,9 @@ class NodeStatus:
     lease_left_ms: float
     void_records: int
     inflight: int
+    elected: Election | None  # how this term began, if this process has read it
+    term_ms: float | None  # how long ago that was
+    claims: dict[Reason, int]  # that counted, as far as this process has read
 
 
 class Node:
@@ -187,7 +191,7 @@ class Node:
     def status(self) -> NodeStatus:
         shared, role, state = self._shared, self._role, self.state
         meta = shared.replica.machine.meta
-        log_state = meta.state
+        log_state, elections = meta.state, shared.replica.elections
         return NodeStatus(
             id=shared.author.node,
             role="leader" if isinstance(role, Leader) else "follower",
@@ -206,6 +210,9 @@ class Node:
             lease_left_ms=self.lease_left_ms,
             void_records=shared.replica.void_records,
             inflight=len(shared.inflight),
+            elected=elections.last,
+            term_ms=elections.last.age_ms(shared.clock.wall_us()) if elections.last else None,
+            claims=dict(elections.counts),
         )
 
     async def look(self) -> NodeStatus:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from replicator.log.port import Entry
-from replicator.position import Offset
+from replicator.node.elections import Elections
+from replicator.position import Author, Offset
 from replicator.protocol.commit import LogState, judge, skip
 from replicator.records.codec import NotARecord, RecordCodec
-from replicator.records.types import Body, Change, Record, Write
+from replicator.records.types import Body, Change, Claim, Record, Write
 from replicator.store.machine import Machine
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Replica:
         self.machine = machine
         self.codec = codec
         self.void_records = 0
+        self.elections = Elections()
         self.row_listener: RowListener | None = None
         self._waiters: list[tuple[Offset, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
@@ -69,9 +71,18 @@ class Replica:
             log.warning("%d records are void, the last at %s", self.void_records - void_before, why_void)
         if accepted:
             self._written_us = accepted[-1].record.header.timestamp_us
-        if state is not self.state:
+        before = self.state
+        if state is not before:
             self.apply([record.body for _, record in accepted], state)
+        if state.epoch != before.epoch:
+            self._note_claims(before.leader, accepted)
         return accepted
+
+    def _note_claims(self, leader: Author | None, accepted: Iterable[Accepted]) -> None:
+        for offset, (header, body, _) in accepted:
+            if type(body) is Claim:
+                self.elections.note(leader, offset, header, body)
+                leader = body.leader
 
     def apply(self, bodies: Sequence[Body], state: LogState) -> None:
         """Apply what is known to count; the store then stands at `state`."""

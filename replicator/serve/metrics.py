@@ -43,6 +43,10 @@ class NodeCollector(Collector):
         writes.add_metric(["rejected"], stats.writes_rejected)
         writes.add_metric(["unknown"], stats.writes_unknown)
         yield writes
+        claims = CounterMetricFamily("replicator_claims", "claims to the lead that counted", labels=["reason"])
+        for reason, count in status.claims.items():
+            claims.add_metric([reason], count)
+        yield claims
         yield CounterMetricFamily("replicator_commands", "commands of Redis clients", stats.commands)
         yield CounterMetricFamily("replicator_connections", "connections of Redis clients", stats.connections)
         yield CounterMetricFamily("replicator_void_records", "records read that do not count", status.void_records)

@@ -1,0 +1,161 @@
+"""Who leads, since when and why: what nodes remember of it, and how people and programs are told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from replicator.cli.client import ClusterClient
+from replicator.cli.output import console
+from replicator.cli.status import summarise, table
+from replicator.node.elections import Elections
+from replicator.node.node import State
+from replicator.position import Author, Epoch, NodeId, Offset
+from replicator.records.types import VERSION, Claim, Header, Reason
+from replicator.serve.metrics import render
+from replicator.serve.redis_server import Stats
+from tests.memory_cluster import MemoryCluster, until
+from tests.test_node import FaultyLog
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[MemoryCluster]:
+    cluster = MemoryCluster(tmp_path)
+    yield cluster
+    await cluster.stop()
+
+
+async def test_every_node_tells_the_same_of_the_last_claim(cluster: MemoryCluster) -> None:
+    await cluster.start("n1")
+    await cluster.leader()
+    await cluster.start("n2", priority=1)
+    await cluster.level()
+    first, second = (running.node.status() for running in cluster.nodes.values())
+    assert first.elected is not None and first.elected == second.elected
+    assert (first.elected.epoch, first.elected.leader, first.elected.before) == (1, "n1", None)
+    assert (first.elected.reason, first.elected.offset) == (Reason.FIRST, 0)
+    assert first.term_ms is not None and 0 <= first.term_ms < 60_000
+    assert first.claims == second.claims == {**dict.fromkeys(Reason, 0), Reason.FIRST: 1}
+
+
+async def test_an_election_names_the_leader_that_fell_silent(cluster: MemoryCluster) -> None:
+    first = await cluster.start("n1")
+    await cluster.start("n2", priority=1)
+    await cluster.leader()
+    await cluster.level()
+    await first.stop()
+    status = (await cluster.leader()).node.status()
+    assert status.elected is not None
+    assert (status.elected.epoch, status.elected.leader, status.elected.before) == (status.epoch, "n2", "n1")
+    assert (status.elected.reason, status.elected.why) == (Reason.ELECTION, "n1 had not been heard of")
+    assert status.claims[Reason.FIRST] == status.claims[Reason.ELECTION] == 1
+
+
+async def test_a_doubt_is_a_term_of_the_same_leader(cluster: MemoryCluster) -> None:
+    log = cluster.log = FaultyLog()
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    log.fault = "lose answer"
+    await leader.write(b"a", b"s1")
+    await until(lambda: leader.node.status().epoch > 1)
+    status = leader.node.status()
+    assert status.elected is not None
+    assert (status.elected.leader, status.elected.before, status.elected.reason) == ("n1", "n1", Reason.DOUBT)
+    assert status.claims[Reason.DOUBT] >= 1
+
+
+async def test_a_node_that_has_not_seen_the_claim_says_nothing(cluster: MemoryCluster) -> None:
+    await cluster.start("n1")
+    await cluster.leader()
+    follower = await cluster.start("n2", priority=1)
+    await cluster.level()
+    await follower.stop()
+    again = await cluster.start("n2", priority=1)
+    await until(lambda: again.node.state is State.SERVING)
+    status = again.node.status()
+    assert (status.epoch, status.leader) == (1, "n1")
+    assert (status.elected, status.term_ms, sum(status.claims.values())) == (None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("reason", "why"),
+    [
+        (Reason.FIRST, "the log was empty"),
+        (Reason.ELECTION, "n1 had not been heard of"),
+        (Reason.DOUBT, "it did not know what had become of its last append"),
+        (Reason.HANDOVER, "n1 gave it the lead"),
+        (Reason.FORCE, "an operator's word"),
+    ],
+)
+def test_each_reason_has_words(reason: Reason, why: str) -> None:
+    old, new = Author(NodeId("n1"), 1), Author(NodeId("n2"), 2)
+    elections = Elections()
+    header = Header(VERSION, bytes(16), Epoch(2), new, seq=cast(Any, 0), timestamp_us=5_000_000, chain=bytes(8))
+    elections.note(old, Offset(9), header, Claim(new, Epoch(2), Offset(8), reason))
+    assert elections.last is not None
+    assert (elections.last.why, elections.last.offset, elections.counts[reason]) == (why, 9, 1)
+    assert elections.last.age_ms(7_500_000) == 2_500
+    assert elections.last.age_ms(1) == 0  # by a clock that is behind
+
+
+async def test_claims_are_counted_by_reason_in_the_metrics(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    lines = render(leader.node.status(), Stats()).decode().splitlines()
+    assert 'replicator_claims_total{reason="first"} 1.0' in lines
+    assert 'replicator_claims_total{reason="election"} 0.0' in lines
+    assert "replicator_epoch 1.0" in lines
+
+
+def test_info_tells_it(client: Any) -> None:
+    info = client.info("replicator")
+    assert (info["term_reason"], info["term_why"]) == ("first", "the log was empty")
+    assert info["term_ms"] >= 0
+    assert 0 <= info["lease_left_ms"] <= 600
+
+
+class Told:
+    """A cluster whose nodes say what the test lets them say."""
+
+    def __init__(self, *nodes: dict[str, Any]) -> None:
+        self._nodes = nodes
+
+    def statuses(self) -> list[Any]:
+        member = {"mode": "async", "resp": "h:1", "http": "h:2"}
+        return [{"cluster": "c", "member": member, "node": {"state": "serving", **node}} for node in self._nodes]
+
+
+ELECTED = {"epoch": 7, "reason": "election", "why": "n1 had not been heard of"}
+OLD = {"id": "n1", "role": "leader", "epoch": 6, "leader": "n1", "lease_left_ms": 99.0, "elected": None}
+LEADER = {"id": "n2", "role": "leader", "epoch": 7, "leader": "n2", "lease_left_ms": 540.4, "elected": None}
+FOLLOWER = {"id": "n3", "role": "follower", "epoch": 7, "leader": "n2", "lease_left_ms": 0.0, "term_ms": 12_345.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        (
+            [OLD, LEADER, {**FOLLOWER, "elected": ELECTED}],
+            "epoch 7: n2 leads since 12 s (election: n1 had not been heard of), lease left 540 ms",
+        ),
+        ([LEADER, {**FOLLOWER, "elected": {**ELECTED, "epoch": 6}}], "epoch 7: n2 leads, lease left 540 ms"),
+        ([{**FOLLOWER, "elected": ELECTED, "term_ms": 300_000.0}], "epoch 7: n2 leads since 5 min (election: n1 had "),
+        ([{**FOLLOWER, "elected": ELECTED, "term_ms": 1e9}], "epoch 7: n2 leads since 277 h (election: n1 had "),
+        ([{**FOLLOWER, "leader": None, "epoch": 0}], "epoch 0: nobody leads"),
+        ([{"id": "n1", "state": "unreachable"}], "epoch 0: nobody leads"),
+    ],
+)
+def test_status_tells_why_as_far_as_any_node_knows(nodes: list[dict[str, Any]], said: str) -> None:
+    with console.capture() as shown:
+        console.print(table(cast(ClusterClient, Told(*nodes))), soft_wrap=True)
+    assert said in shown.get()
+
+
+def test_programs_are_told_the_same() -> None:
+    summary = summarise(cast(ClusterClient, Told(OLD, LEADER, {**FOLLOWER, "elected": ELECTED})))
+    assert summary["elected"] == {**ELECTED, "term_ms": 12_345.0}
+    assert summary["lease_left_ms"] == 540.4
+    assert summarise(cast(ClusterClient, Told(OLD, {**FOLLOWER, "elected": None})))["lease_left_ms"] is None
