@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +30,7 @@ from replicator.store.values import decode_value
 from replicator.store.view import Transaction
 from tests.memory_cluster import MemoryCluster, RunningNode, submit, until
 from tests.redis_fixture import ServerThread
+from tests.test_cluster import Cluster, wait_for
 from tests.test_node import FaultyLog
 from tests.test_redis_differential import Raw
 from tests.test_redis_server import raw, read_all
@@ -297,3 +301,53 @@ class TestClients:
             assert answers == {number + 1}
         for it in clients:
             it.close()
+
+
+class Counter(threading.Thread):
+    """Counts up under one id after the other; whatever goes wrong, it sends the same line again, to the next node."""
+
+    def __init__(self, clients: list[Any]) -> None:
+        super().__init__(daemon=True)
+        self._clients = itertools.cycle(clients)
+        self.answers: list[int] = []
+        self.retries = 0
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        client = next(self._clients)
+        while not self.stop.is_set():
+            once = ("REPL.ONCE", f"count-{len(self.answers)}", "INCR", "counter")
+            while True:
+                try:
+                    self.answers.append(client.execute_command(*once))
+                    break
+                except redis.RedisError:
+                    self.retries += 1
+                    client = next(self._clients)
+                    time.sleep(0.01)
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(240)
+def test_a_counter_goes_up_by_one_each_time_while_leaders_are_killed(kafka: str, tmp_path: Path) -> None:
+    ids = ["n1", "n2", "n3"]
+    cluster = Cluster(tmp_path / "cluster", kafka)
+    cluster.up(3)
+    try:
+        counter = Counter([cluster.client(id) for id in ids])
+        counter.start()
+        for _ in range(2):
+            reached = len(counter.answers) + 200
+            wait_for(lambda reached=reached: len(counter.answers) > reached)  # type: ignore[misc]
+            victim = cluster.leader(ids)
+            cluster.kill(victim)
+            reached = len(counter.answers) + 200
+            wait_for(lambda reached=reached: len(counter.answers) > reached)  # type: ignore[misc]
+            cluster.run("node", "start", victim)
+        counter.stop.set()
+        counter.join()
+        assert counter.answers == list(range(1, len(counter.answers) + 1))
+        assert counter.retries > 0
+        cluster.level()
+    finally:
+        cluster.run("cluster", "down", "--purge")
