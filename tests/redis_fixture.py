@@ -17,10 +17,13 @@ import redis
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
+from replicator.protocol.timing import Timing
 from replicator.serve.redis_server import RedisServer
 from tests.memory_cluster import MemoryCluster, RunningNode
 
 T = TypeVar("T")
+
+STEADY = Timing(lease_ms=20_000, election_ms=30_000)  # n1 leads to the end, however slow the machine is
 
 
 class ServerThread:
@@ -54,7 +57,7 @@ class ServerThread:
         self._loop.close()
 
     async def _start(self, nodes: int) -> None:
-        self.cluster = MemoryCluster(self._folder)
+        self.cluster = MemoryCluster(self._folder, STEADY)
         for index in range(nodes):
             running: RunningNode = await self.cluster.start(f"n{index + 1}", priority=index)
             server = RedisServer(running.node, "127.0.0.1", 0, **self._options)

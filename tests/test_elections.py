@@ -17,8 +17,7 @@ from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.records.types import VERSION, Claim, Header, Reason
 from replicator.serve.metrics import render
 from replicator.serve.redis_server import Stats
-from tests.memory_cluster import MemoryCluster, until
-from tests.test_node import FaultyLog
+from tests.memory_cluster import FaultyLog, MemoryCluster, until
 
 
 @pytest.fixture

@@ -102,6 +102,9 @@ class Follower:
         while True:
             state = shared.replica.state
             wait_ms = self._heard_ms + self._patience_ms(state) - shared.clock.elapsed_ms()
+            if not shared.restraint.may_stand:
+                await shared.clock.sleep(shared.timing.heartbeat_ms)
+                continue
             if wait_ms > 0:
                 await shared.clock.sleep(min(wait_ms, shared.timing.election_ms))
                 continue

@@ -316,6 +316,10 @@ class Node:
         leader = self._shared.replica.state.leader
         return self.membership.get(leader.node) if leader else None
 
+    def let_stand(self) -> None:
+        """From now on this node may stand for election: no other process passes for it."""
+        self._shared.restraint.may_stand = True
+
     def enrol(self, member: Member) -> None:
         """Make `member` part of the cluster, or change what is known of it. Raises `NotLeader`."""
         leader = self._leader()

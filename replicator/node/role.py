@@ -52,6 +52,7 @@ class Shared:
 class Restraint:
     """What this node has to let pass before it acts as a leader."""
 
+    may_stand: bool = True  # for election: not before it is known that no other process passes for this node
     until_ms: float = 0.0
     """After a forced claim: the old leader may hold its lease until then, so there is no other, and no new write."""
 

@@ -34,8 +34,10 @@ async def enrol(node: Node, identity: Identity, member: Member, password: str) -
         while not _is_known(node, member):
             if node.state is State.SERVING:
                 await _look_for_another(session, node, identity)
+                node.let_stand()
                 await _ask_leader(session, node, member)
             await asyncio.sleep(RETRY_S)
+    node.let_stand()
 
 
 def _is_known(node: Node, member: Member) -> bool:
