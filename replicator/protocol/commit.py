@@ -1,23 +1,18 @@
 """The commit rule: which records of the log count. Every reader decides the same, from the records alone (design, 3).
 
-    data record       epoch of another term                  void: other epoch
-                      author is not the leader of this term  void: not the leader
-                      seq already used                       void: repeated
-                      seq skips, chain or timeline differs   log damage
-                      otherwise                              accepted
+A data record is accepted if epoch, author, timeline, seq and chain are those that the records before it make due. If
+not, the first line of `DATA_RULES` that holds says what it is: void, or damage of the log.
 
-    claim             epoch is not the current + 1           void: other epoch
-                      the rule of its reason (`CLAIM_RULES`) void: outrun, or not the leader
-                      another timeline                       log damage
-                      otherwise                              accepted; its node leads from here on
+A claim is void if its epoch is not the one after the current, or by the rule of its reason (`CLAIM_RULES`); of another
+timeline it is damage. Otherwise it is accepted, and its node leads from here on. A claim cannot know seq and chain of
+the record before it, so it takes them from where it stands: those in its header are not judged.
 
-What is no record at all (a stranger's bytes) is void. A claim cannot know seq and chain of the record before it, so
-it takes them from where it stands: those in its header are not judged.
+What is no record at all (a stranger's bytes) is void.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -46,17 +41,45 @@ class Void(StrEnum):
     OUTRUN = "the leader wrote after what the candidate had observed"
 
 
+class Damage(StrEnum):
+    """What a leader that follows the rule never writes: the log was changed, lost a part, or is another one."""
+
+    TIMELINE = "another timeline"
+    HOLE = "a hole in seq"
+    CHAIN = "a broken chain"
+
+
+class DataRule(NamedTuple):
+    when: str
+    holds: Callable[[LogState, Header, bytes], bool]  # of the state, the record's header, and the chain that is due
+    verdict: Void | Damage
+
+
+DATA_RULES: Sequence[DataRule] = (
+    DataRule("its epoch is not the current one", lambda state, it, _: it.epoch != state.epoch, Void.OTHER_EPOCH),
+    DataRule("its author is not the leader", lambda state, it, _: it.author != state.leader, Void.NOT_THE_LEADER),
+    DataRule("its seq is not above the last one", lambda state, it, _: it.seq <= state.seq, Void.REPEATED),
+    DataRule("its timeline is not the log's", lambda state, it, _: it.timeline != state.timeline, Damage.TIMELINE),
+    DataRule("its seq is not the next one", lambda state, it, _: it.seq != state.seq + 1, Damage.HOLE),
+    DataRule("its chain does not continue the last one", lambda _, it, chain: it.chain != chain, Damage.CHAIN),
+)
+"""What a data record that is not accepted is: the first line that holds. If none does, it is accepted."""
+
+
 def _unchallenged(state: LogState, header: Header, claim: Claim) -> Void | None:
+    """by the node that wants to lead, and no record of the leader stands after `observed`"""
     if header.author != claim.leader:
         return Void.NOT_THE_LEADER
     return Void.OUTRUN if state.leader_offset > claim.observed else None
 
 
 def _by_the_leader(state: LogState, header: Header, claim: Claim) -> Void | None:
+    """by the current leader"""
     return None if header.author == state.leader else Void.NOT_THE_LEADER
 
 
 def _always(state: LogState, header: Header, claim: Claim) -> Void | None:
+    """always"""
     return None
 
 
@@ -67,7 +90,7 @@ CLAIM_RULES: Mapping[Reason, Callable[[LogState, Header, Claim], Void | None]] =
     Reason.HANDOVER: _by_the_leader,
     Reason.FORCE: _always,
 }
-"""What makes a claim of the next epoch void; None: nothing."""
+"""What makes a claim of the next epoch void; None: nothing. When that is so stands in the function's docstring."""
 
 
 def judge(state: LogState, offset: Offset, record: Record) -> tuple[LogState, Void | None]:
@@ -75,16 +98,19 @@ def judge(state: LogState, offset: Offset, record: Record) -> tuple[LogState, Vo
     header, body, encoded_body = record
     if type(body) is Claim:
         return _judge_claim(state, offset, record, body)
-    if header.epoch != state.epoch:
-        return skip(state, offset), Void.OTHER_EPOCH
-    if header.author != state.leader:
-        return skip(state, offset), Void.NOT_THE_LEADER
-    if header.seq <= state.seq:
-        return skip(state, offset), Void.REPEATED
     chain = link(state.chain, encoded_body)
-    if header.seq != state.seq + 1 or header.chain != chain or header.timeline != state.timeline:
-        raise LogDamage(_damage(state, offset, header, chain))
-    return LogState(state.timeline, state.epoch, state.leader, header.seq, chain, offset, offset), None
+    if (  # as most are
+        header.chain == chain
+        and header.seq == state.seq + 1
+        and header.epoch == state.epoch
+        and header.author == state.leader
+        and header.timeline == state.timeline
+    ):
+        return LogState(state.timeline, state.epoch, state.leader, header.seq, chain, offset, offset), None
+    verdict = next(rule.verdict for rule in DATA_RULES if rule.holds(state, header, chain))
+    if isinstance(verdict, Damage):
+        raise _damage(verdict, state, offset, header, chain)
+    return skip(state, offset), verdict
 
 
 def skip(state: LogState, offset: Offset) -> LogState:
@@ -99,20 +125,19 @@ def _judge_claim(state: LogState, offset: Offset, record: Record, claim: Claim) 
     if void:
         return skip(state, offset), void
     if state.timeline and record.header.timeline != state.timeline:
-        raise LogDamage(f"the claim at offset {offset} is of timeline {record.header.timeline.hex()}, {_REMEDY}")
+        raise _damage(Damage.TIMELINE, state, offset, record.header, state.chain)
     chain = link(state.chain, record.encoded_body)
     seq = Seq(state.seq + 1)
     return LogState(record.header.timeline, claim.epoch, claim.leader, seq, chain, offset, offset), None
 
 
-_REMEDY = "which does not follow from what this node has read: compare the nodes' logs, restore the topic or a snapshot"
-
-
-def _damage(state: LogState, offset: Offset, header: Header, chain: bytes) -> str:
-    if header.timeline != state.timeline:
-        what = f"timeline {header.timeline.hex()} instead of {state.timeline.hex()}"
-    elif header.seq != state.seq + 1:
-        what = f"seq {header.seq} instead of {state.seq + 1}"
-    else:
-        what = f"chain {header.chain.hex()} instead of {chain.hex()}"
-    return f"the record at offset {offset} by {header.author} has {what}, {_REMEDY}"
+def _damage(damage: Damage, state: LogState, offset: Offset, header: Header, chain: bytes) -> LogDamage:
+    found, due = {
+        Damage.TIMELINE: (header.timeline.hex(), state.timeline.hex()),
+        Damage.HOLE: (header.seq, state.seq + 1),
+        Damage.CHAIN: (header.chain.hex(), chain.hex()),
+    }[damage]
+    return LogDamage(
+        f"the record at offset {offset} by {header.author} shows {damage}: {found} instead of {due}, which does not "
+        "follow from what this node has read. Compare the nodes' logs, restore the topic or a snapshot"
+    )
