@@ -1,0 +1,92 @@
+"""Logs of a few records as a tree, each judged once: a log is the number of its last record's place in the tree."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from replicator.position import Author, Epoch, NodeId, Offset, Seq
+from replicator.protocol.commit import LogState, Void, judge
+from replicator.records.codec import link
+from replicator.records.types import VERSION, Claim, Header, Heartbeat, Reason, Record, Write
+
+TIMELINE = b"t" * 16
+EMPTY = 0
+
+
+class Kind(StrEnum):
+    WRITE = "write"
+    BEAT = "heartbeat"
+    ELECTION = Reason.ELECTION.value
+    DOUBT = Reason.DOUBT.value
+    HANDOVER = Reason.HANDOVER.value
+    FORCE = Reason.FORCE.value
+
+
+class Message(NamedTuple):
+    """A record under way."""
+
+    kind: Kind
+    author: int
+    leader: int  # whom a claim names
+    known: int  # the log that its author had read
+
+
+class Log(NamedTuple):
+    before: int
+    state: LogState
+    record: Record | None
+    void: Void | None
+    writes: tuple[Offset, ...]  # of each author's last accepted write
+
+
+class Logs:
+    def __init__(self, nodes: int) -> None:
+        self.authors = [Author(NodeId("ABC"[number]), number) for number in range(nodes)]
+        self._tree = [Log(EMPTY, LogState(), None, None, (Offset(-1),) * nodes)]
+        self._longer: dict[tuple[int, Message], int] = {}
+        self.first = self.append(EMPTY, self.claim(Reason.FIRST, self.authors[0], self.authors[0], EMPTY), 0)
+
+    def __getitem__(self, log: int) -> Log:
+        return self._tree[log]
+
+    def land(self, log: int, message: Message) -> int:
+        longer = self._longer.get((log, message))
+        if longer is None:
+            longer = self._longer[log, message] = self.append(log, self.record(message), message.author)
+        return longer
+
+    def since(self, known: int, log: int) -> list[Log]:
+        """What stands behind `known` in `log`."""
+        records: list[Log] = []
+        while log != known:
+            records.append(self._tree[log])
+            log = self._tree[log].before
+        return records[::-1]
+
+    def append(self, log: int, record: Record, author: int) -> int:
+        before = self._tree[log]
+        offset = Offset(before.state.offset + 1)
+        state, void = judge(before.state, offset, record)
+        writes = before.writes
+        if void is None and type(record.body) is Write:
+            writes = (*writes[:author], offset, *writes[author + 1 :])
+        self._tree.append(Log(log, state, record, void, writes))
+        return len(self._tree) - 1
+
+    def record(self, message: Message) -> Record:
+        """As a node writes it that knows the log up to `known`."""
+        kind, author, leader, known = message
+        if kind not in (Kind.WRITE, Kind.BEAT):
+            return self.claim(Reason(kind.value), self.authors[author], self.authors[leader], known)
+        state = self._tree[known].state
+        encoded = f"{kind} {author} {known}".encode()
+        chain = link(state.chain, encoded)
+        header = Header(VERSION, TIMELINE, state.epoch, self.authors[author], Seq(state.seq + 1), 0, chain)
+        return Record(header, Write(()) if kind is Kind.WRITE else Heartbeat(), encoded)
+
+    def claim(self, reason: Reason, author: Author, leader: Author, known: int) -> Record:
+        state = self._tree[known].state
+        epoch = Epoch(state.epoch + 1)
+        header = Header(VERSION, TIMELINE, epoch, author, state.seq, 0, state.chain)
+        return Record(header, Claim(leader, epoch, state.offset, reason), f"{reason} {author} {leader}".encode())

@@ -1,0 +1,248 @@
+"""A model of nodes, clocks and messages in whole ticks, played through in every order of steps.
+
+Two or three nodes; the first leads. A step is one of: the clock ticks; a record under way lands in the log; a leader
+sends a record, hears of its fate, or gives up waiting; a node reads the log; a node claims. A record may land at any
+time after it was sent, or never, and its answer may come at any time after that. All clocks run alike.
+
+What is promised (design, 3 and 5): at most one node holds a lease, and nobody else's write has been accepted that a
+node with a lease does not know of.
+
+Times are relative to now, so that equal situations are equal states: each is gone on from once, together with the
+number of histories that lead to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from replicator.protocol.lease import Lease
+from replicator.protocol.roles import Event, Role, advance
+from replicator.protocol.timing import Timing
+from replicator.records.types import Claim
+from tests.exhaustive_logs import Kind, Logs, Message
+
+TIMING = Timing(heartbeat_ms=1, lease_ms=2, election_ms=3, step_ms=0, jitter_ms=0)
+COPIES = 2  # of one claim under way
+FIRST_EPOCH = 1  # the one in which an operator forces claims
+NOW = 0
+
+
+class Append(NamedTuple):
+    """A leader waits for its answer."""
+
+    message: Message
+    sent: int
+    landed: int | None  # the log that ends with it
+
+
+class Node(NamedTuple):
+    role: Role
+    known: int  # the log as far as it was read, or written without a gap
+    lease: Lease
+    heard: int  # when it last received a record that counts
+    append: Append | None = None
+    claimed: int | None = None  # when it first sent a claim of the epoch after the one it knows
+
+
+class State(NamedTuple):
+    log: int
+    under_way: tuple[Message, ...]
+    nodes: tuple[Node, ...]
+
+
+Step = tuple[str, State]
+
+
+class Model:
+    """Subclasses break a rule."""
+
+    def __init__(self, nodes: int = 2, *, operator: bool = True) -> None:
+        self.logs = Logs(nodes)
+        self.operator = operator
+        leader = Node(Role.LEADING, self.logs.first, Lease(NOW), NOW)
+        follower = Node(Role.FOLLOWING, self.logs.first, Lease(), NOW)
+        self.start = State(self.logs.first, (), (leader, *(follower,) * (nodes - 1)))
+
+    # What is promised
+
+    def broken(self, state: State) -> str:
+        holders = [number for number, node in enumerate(state.nodes) if self.holds_lease(node)]
+        if len(holders) > 1:
+            return "two nodes hold a lease"
+        writes = self.logs[state.log].writes
+        for holder in holders:
+            known = self.logs[state.nodes[holder].known].state.offset
+            if any(offset > known for author, offset in enumerate(writes) if author != holder):
+                return "a node with a lease misses a write"
+        return ""
+
+    def holds_lease(self, node: Node) -> bool:
+        return node.role is Role.LEADING and node.lease.left_ms(NOW, TIMING.lease_ms) > 0
+
+    # What may happen
+
+    def steps(self, state: State) -> Iterator[Step]:
+        yield "tick", State(state.log, state.under_way, tuple(map(_older, state.nodes)))
+        for message in dict.fromkeys(state.under_way):
+            yield f"{message.author} {message.kind} lands", self._land(state, message)
+        for number, node in enumerate(state.nodes):
+            if node.role not in (Role.LEADING, Role.HANDING_OVER):
+                yield from self._reader(state, number, node)
+            elif node.append is None:
+                yield from self._leader(state, number, node)
+            else:
+                yield from self._waiting(state, number, node, node.append)
+
+    def _land(self, state: State, message: Message) -> State:
+        log = self.logs.land(state.log, message)
+        node = state.nodes[message.author]
+        if node.append is not None and node.append.message == message:
+            node = node._replace(append=node.append._replace(landed=log))
+        return _with(state, message.author, node)._replace(log=log, under_way=_without(state.under_way, message))
+
+    def _leader(self, state: State, number: int, node: Node) -> Iterator[Step]:
+        yield self._append(state, number, node, Kind.WRITE if self.may_write(node) else Kind.BEAT, number)
+        if self.may_hand_over(node):
+            handing_over = node._replace(role=advance(node.role, Event.HANDOVER_STARTED))
+            for other in range(len(state.nodes)):
+                if other != number:
+                    yield self._append(state, number, handing_over, Kind.HANDOVER, other)
+
+    def may_write(self, node: Node) -> bool:
+        return node.lease.wait_ms(NOW) == 0
+
+    def may_hand_over(self, node: Node) -> bool:
+        return node.lease.wait_ms(NOW) == 0
+
+    def _append(self, state: State, number: int, node: Node, kind: Kind, leader: int) -> Step:
+        message = Message(kind, number, leader, node.known)
+        after = _with(state, number, node._replace(append=Append(message, NOW, None)))
+        return f"{number} sends {kind}", after._replace(under_way=_and(state.under_way, message))
+
+    def _waiting(self, state: State, number: int, node: Node, append: Append) -> Iterator[Step]:
+        role, rest = node.role, node._replace(append=None)
+        doubting = rest._replace(role=advance(role, Event.APPEND_IN_DOUBT), claimed=None)
+        yield f"{number} is in doubt", _with(state, number, doubting)
+        if append.landed is None:
+            if role is Role.HANDING_OVER:
+                refused = _with(state, number, rest._replace(role=advance(role, Event.HANDOVER_REFUSED)))
+                yield f"{number} is refused", refused._replace(under_way=_without(state.under_way, append.message))
+            return
+        landed = self.logs[append.landed]
+        if landed.before != node.known:
+            yield f"{number} is misplaced", _with(state, number, rest._replace(role=advance(role, Event.MISPLACED)))
+            return
+        assert landed.void is None, "the next offset was answered to a record that is void"
+        if role is Role.HANDING_OVER:
+            done = rest._replace(role=advance(role, Event.OTHER_CLAIM_ACCEPTED), heard=NOW, claimed=None)
+        else:
+            done = rest._replace(lease=node.lease.renewed(self.lease_from(append)))
+        yield f"{number} has committed", _with(state, number, done._replace(known=append.landed))
+
+    def lease_from(self, append: Append) -> int:
+        return append.sent
+
+    def _reader(self, state: State, number: int, node: Node) -> Iterator[Step]:
+        if node.known != state.log or node.role is Role.CHECKING:
+            yield f"{number} reads", _with(state, number, self._read(state.log, number, node))
+        if node.role is Role.RESOLVING:
+            yield from self._claim(state, number, node, Kind.DOUBT)
+        elif node.role is not Role.CHECKING:
+            if NOW - node.heard >= TIMING.candidacy_ms(rank=0, random=0.0):
+                yield from self._claim(state, number, node._replace(heard=NOW), Kind.ELECTION)
+            if self.operator and self.logs[state.log].state.epoch == FIRST_EPOCH:
+                yield from self._claim(state, number, node, Kind.FORCE)
+
+    def _claim(self, state: State, number: int, node: Node, kind: Kind) -> Iterator[Step]:
+        message = Message(kind, number, number, node.known)
+        if state.under_way.count(message) < COPIES:
+            claimed = self.first_sent(node)
+            after = _with(state, number, node._replace(role=advance(node.role, Event.CLAIM_SENT), claimed=claimed))
+            yield f"{number} claims: {kind}", after._replace(under_way=_and(state.under_way, message))
+
+    def first_sent(self, node: Node) -> int:
+        return NOW if node.claimed is None else node.claimed
+
+    def _read(self, log: int, number: int, node: Node) -> Node:
+        """All that there is."""
+        role, lease, heard, claimed = node.role, node.lease, node.heard, node.claimed
+        own = self.logs.authors[number]
+        for _, _, record, void, _ in self.logs.since(node.known, log):
+            if record is None or void is not None:
+                continue
+            heard, body = NOW, record.body
+            if not isinstance(body, Claim):
+                role = advance(role, Event.OUTRUN) if role is Role.CANDIDATE else role
+                continue
+            if body.leader == own:
+                role = advance(role, Event.OWN_CLAIM_ACCEPTED)
+                sent = claimed if record.header.author == own else None
+                lease = lease.claimed(body.reason, sent, NOW, TIMING.lease_ms)
+            else:
+                role = advance(role, Event.OTHER_CLAIM_ACCEPTED)
+            claimed = None
+        if role is Role.CHECKING:
+            role = advance(role, Event.STILL_LEADER)
+        return Node(role, log, lease, heard, None, claimed)
+
+
+def _with(state: State, number: int, node: Node) -> State:
+    return state._replace(nodes=(*state.nodes[:number], node, *state.nodes[number + 1 :]))
+
+
+def _and(messages: tuple[Message, ...], message: Message) -> tuple[Message, ...]:
+    return tuple(sorted((*messages, message)))
+
+
+def _without(messages: tuple[Message, ...], message: Message) -> tuple[Message, ...]:
+    place = messages.index(message)
+    return messages[:place] + messages[place + 1 :]
+
+
+def _older(node: Node) -> Node:
+    """A tick later. What is too long ago to matter is all the same."""
+    start, serve = node.lease
+    append, claimed = node.append, node.claimed
+    oldest = -TIMING.lease_ms
+    return node._replace(
+        lease=Lease(None if start is None or start - 1 <= oldest else start - 1, max(0.0, serve - 1)),
+        heard=max(node.heard - 1, -TIMING.election_ms),
+        append=append and append._replace(sent=max(append.sent - 1, oldest)),
+        claimed=None if claimed is None else max(claimed - 1, oldest),
+    )
+
+
+class Explored(NamedTuple):
+    histories: int  # of all steps
+    states: int  # different ones
+    broken: str  # the first broken promise, and the steps to it
+
+
+def explore(model: Model, steps: int) -> Explored:
+    """All histories of so many steps, or up to the first broken promise."""
+    came_from: dict[State, tuple[State, str]] = {}
+    frontier = {model.start: 1}
+    states = 0
+    for _ in range(steps):
+        longer: dict[State, int] = {}
+        for state, histories in frontier.items():
+            for name, after in model.steps(state):
+                known = longer.get(after)
+                longer[after] = histories + (known or 0)
+                if known is None and after not in came_from:
+                    came_from[after] = state, name
+                    broken = model.broken(after)
+                    if broken:
+                        return Explored(sum(longer.values()), states, f"{broken}: {_path(model, came_from, after)}")
+        frontier = longer
+        states += len(frontier)
+    return Explored(sum(frontier.values()), states, "")
+
+
+def _path(model: Model, came_from: dict[State, tuple[State, str]], state: State) -> str:
+    names: list[str] = []
+    while state != model.start:
+        state, name = came_from[state]
+        names.append(name)
+    return ", ".join(reversed(names))

@@ -1,0 +1,59 @@
+"""All small histories of the protocol, not some: of records landing in the log, and of leases running out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+
+from tests import exhaustive_mutations as mutations
+from tests.exhaustive_landings import Landings
+from tests.exhaustive_time import Model, explore
+
+STEPS = 13  # what the longest way to a broken promise takes: a lease from the last copy of a claim
+
+
+@pytest.mark.timeout(300)
+def test_all_readers_of_any_small_log_accept_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    landings = Landings()
+    landings.play(5)
+    landings.play(5, begun=True)
+    with capsys.disabled():
+        print(f"\n{landings.histories:,} histories of 5 landings, each played")
+    assert landings.histories > 1_000_000
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("nodes", "operator", "steps", "least"),
+    [
+        pytest.param(2, False, STEPS, 50_000_000, id="two nodes"),
+        pytest.param(2, True, 10, 5_000_000, id="two nodes and an operator"),
+        pytest.param(3, True, 8, 2_000_000, id="three nodes and an operator"),
+    ],
+)
+def test_a_node_with_a_lease_misses_no_write(
+    nodes: int, operator: bool, steps: int, least: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    explored = explore(Model(nodes, operator=operator), steps)
+    with capsys.disabled():
+        print(
+            f"\n{explored.histories:,} histories of {steps} steps, {nodes} nodes{' and an operator' * operator}: "
+            f"all ways through {explored.states:,} states, each played once"
+        )
+    assert not explored.broken
+    assert explored.histories > least
+
+
+@pytest.mark.parametrize("patched", mutations.IN_THE_LOG.values(), ids=mutations.IN_THE_LOG.keys())
+def test_a_broken_rule_shows_in_the_log(patched: Callable[[], AbstractContextManager[Any]]) -> None:
+    with patched(), pytest.raises(AssertionError):
+        Landings().play(4)
+
+
+@pytest.mark.parametrize("mutation", mutations.IN_TIME.values(), ids=mutations.IN_TIME.keys())
+def test_a_broken_rule_shows_in_time(mutation: mutations.Mutation) -> None:
+    with mutation.patched():
+        assert explore(mutation.model(), STEPS).broken
