@@ -67,14 +67,14 @@ DATA_RULES: Sequence[DataRule] = (
 
 
 def _unchallenged(state: LogState, header: Header, claim: Claim) -> Void | None:
-    """by the node that wants to lead, and no record of the leader stands after `observed`"""
+    """if the node that wants to lead wrote it, and no record of the leader stands after `observed`"""
     if header.author != claim.leader:
         return Void.NOT_THE_LEADER
     return Void.OUTRUN if state.leader_offset > claim.observed else None
 
 
 def _by_the_leader(state: LogState, header: Header, claim: Claim) -> Void | None:
-    """by the current leader"""
+    """if the current leader wrote it"""
     return None if header.author == state.leader else Void.NOT_THE_LEADER
 
 
@@ -90,7 +90,7 @@ CLAIM_RULES: Mapping[Reason, Callable[[LogState, Header, Claim], Void | None]] =
     Reason.HANDOVER: _by_the_leader,
     Reason.FORCE: _always,
 }
-"""What makes a claim of the next epoch void; None: nothing. When that is so stands in the function's docstring."""
+"""What makes a claim of the next epoch void; None: nothing. The functions' docstrings say when it counts."""
 
 
 def judge(state: LogState, offset: Offset, record: Record) -> tuple[LogState, Void | None]:

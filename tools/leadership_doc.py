@@ -1,0 +1,53 @@
+"""Writes the tables of `replicator/protocol` into docs/leadership.md, between its markers.
+
+python -m tools.leadership_doc
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+
+from replicator.protocol.commit import CLAIM_RULES, DATA_RULES, Void
+from replicator.protocol.roles import TRANSITIONS, Role
+
+PAGE = Path(__file__).parents[1] / "docs" / "leadership.md"
+_PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def roles() -> str:
+    """A Mermaid diagram of `TRANSITIONS`."""
+    edges = sorted((list(Role).index(was), list(Role).index(to), event) for (was, event), to in TRANSITIONS.items())
+    lines = [f'    state "{role}" as {role.name.lower()}' for role in Role]
+    lines.append(f"    [*] --> {Role.FOLLOWING.name.lower()}")
+    for (was, to), same in groupby(edges, key=lambda edge: edge[:2]):
+        label = "<br>or ".join(event for _, _, event in same)
+        lines.append(f"    {list(Role)[was].name.lower()} --> {list(Role)[to].name.lower()}: {label}")
+    return "\n".join(("```mermaid", "stateDiagram-v2", *lines, "```"))
+
+
+def data() -> str:
+    rows = [(it.when, f"{'void' if isinstance(it.verdict, Void) else 'log damage'}: {it.verdict}") for it in DATA_RULES]
+    return _table(("the first that holds", "makes a data record"), [*rows, ("none of these", "accepted")])
+
+
+def claims() -> str:
+    rows = [(reason.value, rule.__doc__ or "") for reason, rule in CLAIM_RULES.items()]
+    return _table(("reason", "a claim of the next epoch counts"), rows)
+
+
+def _table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(f"| {left} | {right} |" for left, right in (head, ("---", "---"), *rows))
+
+
+PARTS = {"roles": roles, "data": data, "claims": claims}
+
+
+def regenerated(page: str) -> str:
+    return _PART.sub(lambda part: f"{part[1]}{PARTS[part[2]]()}\n{part[3]}", page)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(regenerated(PAGE.read_text()))
