@@ -80,7 +80,8 @@ class Landings:
     def play(self, landings: int, *, begun: bool = False) -> None:
         """All histories of so many landings, in an empty log or one that begins with A's claim.
 
-        Raises `AssertionError`.
+        Each is judged record by record. What there is before the last two landings is read again, too, which takes
+        longer. Raises `AssertionError`.
         """
         history = History((), (LogState(),), [], (), ())
         if begun:

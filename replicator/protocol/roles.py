@@ -7,8 +7,8 @@
     checking       led; its last append stands elsewhere than expected, or could not be applied: reads up to it
     resolving      led; its last append has no answer: claims again in its own name and reads up to that claim
 
-A node leads because a claim that names it was accepted, and for no other reason; `checking` ends without a new claim
-only if nobody else's came before the append. An accepted claim that names another node ends every role. Whatever is not
+A node leads because a claim that names it was accepted, and for no other reason; `checking` ends without a new claim,
+if nobody else's came before the append. An accepted claim that names another node ends every role. Whatever is not
 in `TRANSITIONS` cannot happen: a node whose append is in doubt, for one, never leads on without a claim.
 
 A process starts as `following`, whatever it was before: its incarnation is new.
@@ -64,7 +64,6 @@ TRANSITIONS: Mapping[tuple[Role, Event], Role] = MappingProxyType(
         (Role.HANDING_OVER, Event.APPEND_IN_DOUBT): Role.RESOLVING,
         (Role.HANDING_OVER, Event.MISPLACED): Role.CHECKING,
         (Role.CHECKING, Event.STILL_LEADER): Role.LEADING,
-        (Role.CHECKING, Event.OWN_CLAIM_ACCEPTED): Role.LEADING,  # forced, or others had the lead and gave it back
         (Role.RESOLVING, Event.CLAIM_SENT): Role.RESOLVING,
         (Role.RESOLVING, Event.OWN_CLAIM_ACCEPTED): Role.LEADING,
         **{(role, Event.OTHER_CLAIM_ACCEPTED): Role.FOLLOWING for role in Role},
