@@ -25,6 +25,7 @@ class Follower:
         self._shared = shared
         self._follow = follow
         self._heard_ms = shared.clock.elapsed_ms()  # when the leader's last record was received
+        self.last_record_ms = self._heard_ms  # the same, but for claims of its own that had no success
         self._luck = shared.random.random()
         self._lead: Lead | None = None  # as the last accepted claim says
         self._heir = follow.heir
@@ -52,7 +53,7 @@ class Follower:
         shared = self._shared
         accepted = shared.replica.read(entries)
         if accepted:
-            self._heard_ms = shared.clock.elapsed_ms()
+            self._heard_ms = self.last_record_ms = shared.clock.elapsed_ms()
         for offset, (header, body, _) in accepted:
             if type(body) is Claim:
                 self._note_claim(header, body)

@@ -61,6 +61,7 @@ class NodeStatus:
     trouble: str  # empty if there is none
     epoch: int
     leader: NodeId | None
+    leader_silent_ms: float  # since this node read its last record; 0 where it leads itself
     timeline: str
     topic_id: str
     seq: int
@@ -199,6 +200,7 @@ class Node:
             trouble=self._trouble if state is not State.SERVING else "",
             epoch=log_state.epoch,
             leader=log_state.leader.node if log_state.leader else None,
+            leader_silent_ms=self.leader_silent_ms,
             timeline=log_state.timeline.hex(),
             topic_id=meta.topic_id,
             seq=log_state.seq,
@@ -307,6 +309,11 @@ class Node:
         return role.lease_left_ms() if isinstance(role, Leader) else 0.0
 
     @property
+    def leader_silent_ms(self) -> float:
+        role = self._role
+        return self._shared.clock.elapsed_ms() - role.last_record_ms if isinstance(role, Follower) else 0.0
+
+    @property
     def membership(self) -> Membership:
         return self._shared.replica.machine.meta.membership
 
@@ -364,4 +371,7 @@ class Node:
             return role
         if self._shared.replica.state.leader == self._shared.author:
             raise Busy("the leader is finding out what became of its last append. Try again")
-        raise NotLeader(READ_ONLY)
+        leader = self.leading_member
+        if leader is None or leader.node == self._shared.author.node:  # this node, before it was started again
+            raise NotLeader(f"{READ_ONLY} Nobody leads now. Try again")
+        raise NotLeader(f"{READ_ONLY} {leader.node} leads, at {leader.resp}")
