@@ -104,6 +104,8 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
             node,
             settings.resp.host,
             settings.resp.port,
+            cluster=settings.cluster,
+            timing=timing,
             password=settings.password,
             max_clients=settings.max_clients,
             http_address=config.advertised_http,

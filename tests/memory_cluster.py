@@ -26,8 +26,9 @@ WAIT_S = 10
 
 
 class RunningNode:
-    def __init__(self, node: Node, machine: Machine, task: asyncio.Task[None]) -> None:
+    def __init__(self, node: Node, machine: Machine, member: Member, task: asyncio.Task[None]) -> None:
         self.node = node
+        self.member = member
         self.machine = machine
         self.task = task
 
@@ -91,7 +92,7 @@ class MemoryCluster:
         self.timing = timing or Timing()
         self.nodes: dict[str, RunningNode] = {}
 
-    async def start(self, name: str, log: Log | None = None, priority: int = 0) -> RunningNode:
+    async def start(self, name: str, log: Log | None = None, priority: int = 0, resp: str = "") -> RunningNode:
         log = log or self.log
         machine = open_machine(self.folder / name, "test", log.identity, map_bytes=1 << 20)
         seed = random.Random()
@@ -107,13 +108,14 @@ class MemoryCluster:
             timing=self.timing,
             random=seed,
         )
-        node = Node(shared, self.acks.open(), self.member(name, priority))
-        running = RunningNode(node, machine, asyncio.create_task(node.run()))
+        member = self.member(name, priority, resp)
+        node = Node(shared, self.acks.open(), member)
+        running = RunningNode(node, machine, member, asyncio.create_task(node.run()))
         self.nodes[name] = running
         return running
 
-    def member(self, name: str, priority: int = 0) -> Member:
-        return Member(NodeId(name), Mode.ASYNC, f"{name}:1", f"{name}:2", priority)
+    def member(self, name: str, priority: int = 0, resp: str = "") -> Member:
+        return Member(NodeId(name), Mode.ASYNC, resp or f"{name}:1", f"{name}:2", priority)
 
     async def stop(self) -> None:
         for running in self.nodes.values():

@@ -17,11 +17,14 @@ import redis
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
+from replicator.node.follower import Follower
 from replicator.protocol.timing import Timing
+from replicator.records.types import Reason
 from replicator.serve.redis_server import RedisServer
-from tests.memory_cluster import MemoryCluster, RunningNode
+from tests.memory_cluster import MemoryCluster, RunningNode, until
 
 T = TypeVar("T")
+CLUSTER = "test"
 
 STEADY = Timing(lease_ms=20_000, election_ms=30_000)  # n1 leads to the end, however slow the machine is
 
@@ -29,11 +32,12 @@ STEADY = Timing(lease_ms=20_000, election_ms=30_000)  # n1 leads to the end, how
 class ServerThread:
     """A cluster of `nodes` in memory, each with a server."""
 
-    def __init__(self, folder: Path, nodes: int = 1, **options: Any) -> None:
+    def __init__(self, folder: Path, nodes: int = 1, timing: Timing = STEADY, **options: Any) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self._folder = folder
+        self._timing = timing
         self._options = options
         self.servers: list[RedisServer] = []
         self.cluster: MemoryCluster
@@ -50,6 +54,17 @@ class ServerThread:
         no_retry = Retry(NoBackoff(), 0)
         return redis.Redis(port=self.servers[index].port, socket_timeout=20, retry=no_retry, **options)
 
+    def node(self, index: int) -> RunningNode:
+        return self.cluster.nodes[f"n{index + 1}"]
+
+    def kill(self, index: int) -> None:
+        self.run(self.servers[index].close())
+        self.run(self.node(index).stop())
+
+    def usurp(self, index: int) -> None:
+        """Let this node claim the lead although nothing is wrong with the leader."""
+        self.run(self._usurp(self.node(index)))
+
     def close(self) -> None:
         self.run(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -57,14 +72,28 @@ class ServerThread:
         self._loop.close()
 
     async def _start(self, nodes: int) -> None:
-        self.cluster = MemoryCluster(self._folder, STEADY)
+        self.cluster = cluster = MemoryCluster(self._folder, self._timing)
         for index in range(nodes):
-            running: RunningNode = await self.cluster.start(f"n{index + 1}", priority=index)
-            server = RedisServer(running.node, "127.0.0.1", 0, **self._options)
+            port = free_port()
+            running = await cluster.start(f"n{index + 1}", priority=index, resp=f"127.0.0.1:{port}")
+            server = RedisServer(
+                running.node, "127.0.0.1", port, cluster=CLUSTER, timing=cluster.timing, **self._options
+            )
             await server.start()
             self.servers.append(server)
-        await self.cluster.leader()
-        await self.cluster.level()
+        leader = await cluster.leader()
+        for running in cluster.nodes.values():
+            leader.node.enrol(running.member)
+        await until(lambda: all(len(it.node.membership.members) == nodes for it in cluster.nodes.values()))
+        await cluster.level()
+
+    async def _usurp(self, running: RunningNode) -> None:
+        follower = running.node._role
+        assert isinstance(follower, Follower)
+        while running.node.status().leader != running.member.node:
+            await follower._claim(running.machine.state, Reason.ELECTION)
+            await self.cluster.level()
+        await until(lambda: running.node.leads)
 
     async def _stop(self) -> None:
         for server in self.servers:
@@ -101,16 +130,32 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
         thread.close()
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextmanager
-def real_redis(folder: Path) -> Iterator[int]:
-    """The port of a Redis of our own."""
+def real_redis(folder: Path, *more: str) -> Iterator[int]:
+    """The port of a Redis of our own, started with `more` options."""
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed (Debian: redis-server)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    port = free_port()
+    options = [
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--dir",
+        str(folder),
+        *more,
+    ]
     process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL)
     try:
         with redis.Redis(port=port, retry=Retry(ConstantBackoff(0.05), 100)) as client:

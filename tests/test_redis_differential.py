@@ -32,11 +32,17 @@ class Raw:
             self.ask(b"HELLO", b"3")
 
     def ask(self, *args: bytes) -> Any:
+        self.send(*args)
+        return self.next()
+
+    def send(self, *args: bytes) -> None:
         parts = [b"*%d\r\n" % len(args), *(b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args)]
         self._socket.sendall(b"".join(parts))
+
+    def next(self) -> Any:
         while (reply := self._reader.gets()) is False:
             data = self._socket.recv(1 << 16)
-            assert data, f"closed after {args}"
+            assert data, "the connection was closed"
             self._reader.feed(data)
         return reply
 

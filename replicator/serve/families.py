@@ -6,13 +6,15 @@ from replicator.serve.commands import (
     hashes,
     keys,
     once,
+    pubsub,
     scan,
+    sentinel,
     server,
     strings,
     transactions,
 )
 from replicator.serve.commands.table import TABLE
 
-FAMILIES = (connection, expiry, hashes, keys, once, scan, server, strings, transactions)
+FAMILIES = (connection, expiry, hashes, keys, once, pubsub, scan, sentinel, server, strings, transactions)
 
 __all__ = ["FAMILIES", "TABLE"]

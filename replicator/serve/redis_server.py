@@ -7,11 +7,14 @@ import itertools
 from dataclasses import dataclass
 
 from replicator.errors import ConfigError, Definite, ReplicatorError
+from replicator.protocol.timing import Timing
 from replicator.serve import families
 from replicator.serve.backend import Backend
 from replicator.serve.keyspace import TABLE
 from replicator.serve.multi import Watches
 from replicator.serve.session import Session
+from replicator.serve.subscriptions import Events
+from replicator.serve.topology import Topology, look
 
 assert families.TABLE, "the families register their commands when they are imported"
 
@@ -46,6 +49,8 @@ class RedisServer:
         host: str,
         port: int,
         *,
+        cluster: str,
+        timing: Timing,
         password: str = "",
         max_clients: int = 10_000,
         http_address: str = "",
@@ -53,12 +58,15 @@ class RedisServer:
         self.backend = backend
         self.host = host
         self.port = port
+        self.cluster = cluster
+        self.timing = timing
         self.password = password
         self.max_clients = max_clients
         self.http_address = http_address
         self.sessions: dict[int, Session] = {}
         self.stats = Stats()
         self.watches = Watches(backend)
+        self.events = Events(cluster, self.topology)
         self.started_s = 0.0
         self._ids = itertools.count(1)
         self._server: asyncio.Server
@@ -103,6 +111,9 @@ class RedisServer:
         self.sessions.pop(session.id, None)
         if not self.sessions:
             self._drained.set()
+
+    def topology(self) -> Topology:
+        return look(self.backend, self.timing.lease_ms)
 
     def rows(self) -> int:
         """Number of keys; 0 while the node cannot tell."""

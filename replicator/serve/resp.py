@@ -26,7 +26,13 @@ class Verbatim(NamedTuple):
 
 
 class NullArray(NamedTuple):
-    """What EXEC answers when a watched key was touched."""
+    """What EXEC answers when a watched key was touched; other than `None`, in RESP2."""
+
+
+class Push(NamedTuple):
+    """What subscribers get beside the answers to their commands; an array in RESP2."""
+
+    items: list[Reply]
 
 
 class Encoded(NamedTuple):
@@ -36,7 +42,7 @@ class Encoded(NamedTuple):
 
 
 Reply: TypeAlias = (
-    "bytes | int | list[Reply] | dict[bytes, Reply] | Simple | Error | Verbatim | NullArray | Encoded | None"
+    "bytes | int | list[Reply] | dict[bytes, Reply] | Simple | Error | Verbatim | NullArray | Push | Encoded | None"
 )
 
 OK = Simple(b"OK")
@@ -66,6 +72,9 @@ def encode(reply: Reply, protocol: int) -> bytes:
             return encode(text, 2) if protocol == 2 else b"=%d\r\ntxt:%b\r\n" % (len(text) + 4, text)
         case NullArray():
             return b"*-1\r\n" if protocol == 2 else b"_\r\n"
+        case Push(items):
+            array = encode(items, protocol)
+            return array if protocol == 2 else b">" + array[1:]
         case Encoded(data):
             return data
 

@@ -19,12 +19,14 @@ from replicator.serve.keyspace import Keyspace, WritableKeyspace
 from replicator.serve.multi import Multi
 from replicator.serve.requests import ProtocolBroken, Requests
 from replicator.serve.resp import QUEUED, Error, Reply, encode, error_reply
+from replicator.serve.subscriptions import WHILE_SUBSCRIBED, Subscriptions, refusal
 
 if TYPE_CHECKING:
     from replicator.serve.redis_server import RedisServer
 
 MAX_SLOTS = 4096  # writes of one connection in flight
 MAX_UNPARSED_BYTES = 1 << 20  # read ahead while the connection waits
+MAX_UNREAD_BYTES = 1 << 20  # pushed to a client that does not read
 
 
 class Slot:
@@ -62,6 +64,7 @@ class Session(asyncio.Protocol):
         self.last_command = b""
         self.last_offset = BEFORE_LOG  # of this connection's last write
         self.multi: Multi = Multi(server.watches)
+        self.subscriptions = Subscriptions(server.events, self.push)
         self._transport: asyncio.Transport
         self._requests = Requests()
         self._slots: deque[Slot] = deque()
@@ -105,6 +108,7 @@ class Session(asyncio.Protocol):
         if self._task is not None:
             self._task.cancel()
         self.multi.unwatch()
+        self.subscriptions.clear()
         self.server.forget(self)
 
     def close(self) -> None:
@@ -154,6 +158,8 @@ class Session(asyncio.Protocol):
             kind = command.kind
             if not self.authenticated and not command.before_auth:
                 self.answer(Error("NOAUTH Authentication required."))
+            elif self.subscriptions.restrict(self.protocol) and command.name not in WHILE_SUBSCRIBED:
+                self.answer(refusal(command.name))
             elif self.multi.open and kind is not Kind.CONTROL:
                 self._queue(command, args)
             elif kind is Kind.READ:
@@ -192,6 +198,13 @@ class Session(asyncio.Protocol):
             self._slots.append(Slot(self, data, True))
         else:
             self._out.append(data)
+
+    def push(self, reply: Reply) -> None:
+        """What the client did not ask for just now. One that lets too much of it lie is cut off."""
+        self.answer(reply)
+        self._flush()
+        if self._transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            self._transport.abort()
 
     def _read(self, command: Command, args: Args) -> None:
         if self.after_own_writes(args):

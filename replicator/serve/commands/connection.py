@@ -18,6 +18,8 @@ REDIS_VERSION = b"7.0.15"  # whose commands and error texts these are
 def ping(session: Session, args: Args) -> Reply:
     if len(args) > 2:
         raise wrong_arity(b"ping")
+    if session.subscriptions.restrict(session.protocol):
+        return [b"pong", args[1] if len(args) == 2 else b""]
     return args[1] if len(args) == 2 else Simple(b"PONG")
 
 
@@ -43,6 +45,7 @@ def quit_(session: Session, args: Args) -> Reply:
 @control("reset", 1, before_auth=True)
 def reset(session: Session, args: Args) -> Reply:
     session.multi.discard()
+    session.subscriptions.clear()
     session.protocol = 2
     session.name = b""
     session.authenticated = not session.server.password
@@ -145,12 +148,15 @@ def describe(session: Session) -> bytes:
     age_s = int(asyncio.get_running_loop().time() - session.connected_s)
     library = session.library
     return (
-        b"id=%d addr=%b name=%b age=%d db=0 sub=0 psub=0 multi=%d cmd=%b user=default resp=%d lib-name=%b lib-ver=%b\n"
+        b"id=%d addr=%b name=%b age=%d db=0 sub=%d psub=%d multi=%d cmd=%b user=default resp=%d "
+        b"lib-name=%b lib-ver=%b\n"
         % (
             session.id,
             session.address.encode(),
             session.name,
             age_s,
+            len(session.subscriptions.channels),
+            len(session.subscriptions.patterns),
             0 if session.multi.open else -1,
             session.last_command or b"NULL",
             session.protocol,
