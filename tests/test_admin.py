@@ -52,6 +52,10 @@ class Site:
         async with self._session.request(method, f"http://{self.http}{path}", **options) as answer:
             return answer.status, await answer.json()
 
+    async def head(self, path: str) -> int:
+        async with self._session.head(f"http://{self.http}{path}") as answer:
+            return answer.status
+
     async def text(self, path: str) -> str:
         async with self._session.get(f"http://{self.http}{path}") as answer:
             return await answer.text()
@@ -343,3 +347,27 @@ async def test_a_stranger_cannot_be_expelled(sites: Sites) -> None:
     _, running = await led(sites)
     with pytest.raises(BadRequest, match="no member"):
         running.node.expel(NodeId("n9"))
+
+
+async def test_a_load_balancer_finds_the_leader_and_the_replicas(sites: Sites) -> None:
+    site, leader = await led(sites)
+    follower = await sites.cluster.start("n2", priority=1)
+    await sites.cluster.level()
+    other = await sites.open(follower)
+    await until(lambda: leader.node.lease_left_ms > 0 and follower.node.state is State.SERVING)
+    named = {"state": "serving", "leader": "n1", "resp": "n1:1", "http": "n1:2"}
+    assert await site.ask("GET", "/leader") == (200, {"id": "n1", "role": "leader", **named})
+    assert await site.ask("GET", "/replica") == (503, {"id": "n1", "role": "leader", **named})
+    assert await other.ask("GET", "/leader") == (503, {"id": "n2", "role": "follower", **named})
+    assert await other.ask("GET", "/replica") == (200, {"id": "n2", "role": "follower", **named})
+    assert [await it.head(path) for it in (site, other) for path in ("/leader", "/replica")] == [200, 503, 503, 200]
+
+
+async def test_a_load_balancer_sends_nothing_to_a_node_that_cannot_serve(sites: Sites) -> None:
+    site, leader = await led(sites)
+    follower = await sites.cluster.start("n2", priority=1)
+    other, none = await sites.open(follower), await sites.open()
+    await until(lambda: follower.node.state is State.SERVING)
+    leader.node._role._serve_from_ms = float("inf")  # type: ignore[union-attr]  # it has lost its lease
+    follower.node._fail(LogDamage("the log has lost its tail: restore it"))
+    assert [await it.head(path) for it in (site, other, none) for path in ("/leader", "/replica")] == [503] * 6

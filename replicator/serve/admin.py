@@ -2,6 +2,8 @@
 
     GET  /healthz     200 unless the node has failed for good
     GET  /readyz      200 once it answers reads
+    GET  /leader      200 if this node leads and holds its lease: a load balancer sends writes here
+    GET  /replica     200 if it follows and answers reads
     GET  /status      everything about this node, as JSON
     GET  /metrics     for Prometheus
     GET  /snapshots   those in this node's folder
@@ -74,6 +76,8 @@ class Admin:
             [
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
+                web.get("/leader", self._is_leader),
+                web.get("/replica", self._is_replica),
                 web.get("/status", self._status),
                 web.get("/metrics", self._metrics),
                 web.get("/snapshots", self._list_snapshots),
@@ -127,6 +131,21 @@ class Admin:
         if status.state is not State.SERVING:
             return _error(503, f"{status.state}. {status.trouble}".strip())
         return web.json_response({"id": status.id, "role": status.role})
+
+    async def _is_leader(self, request: web.Request) -> web.Response:
+        status = self._ready_node().status()
+        return self._role(status.state is State.SERVING and status.lease_left_ms > 0)
+
+    async def _is_replica(self, request: web.Request) -> web.Response:
+        status = self._ready_node().status()
+        return self._role(status.state is State.SERVING and status.role == "follower")
+
+    def _role(self, wanted: bool) -> web.Response:
+        node = self._ready_node()
+        status, leader = node.status(), node.leading_member
+        known = {"resp": leader.resp, "http": leader.http} if leader else {}
+        answer = {"id": status.id, "role": status.role, "state": status.state, "leader": status.leader, **known}
+        return web.json_response(answer, status=200 if wanted else 503)
 
     async def _status(self, request: web.Request) -> web.Response:
         who = {"cluster": self._identity.cluster, "incarnation": self._identity.incarnation}
