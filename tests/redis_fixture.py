@@ -32,7 +32,7 @@ STEADY = Timing(lease_ms=20_000, election_ms=30_000)  # n1 leads to the end, how
 class ServerThread:
     """A cluster of `nodes` in memory, each with a server."""
 
-    def __init__(self, folder: Path, nodes: int = 1, timing: Timing = STEADY, **options: Any) -> None:
+    def __init__(self, folder: Path, nodes: int = 1, timing: Timing | None = None, **options: Any) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -103,7 +103,7 @@ class ServerThread:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
-    thread = ServerThread(tmp_path_factory.mktemp("server"), nodes=2)
+    thread = ServerThread(tmp_path_factory.mktemp("server"), nodes=2, timing=STEADY)
     yield thread
     thread.close()
 

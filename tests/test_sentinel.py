@@ -188,7 +188,7 @@ def test_a_leader_without_a_lease_does_not_call_itself_up(trio: ServerThread) ->
     leader = trio.node(0).node
     client = sentinel_client(trio)
     assert not client.sentinel_master(CLUSTER)["is_sdown"]
-    leader._role._serve_from_ms = float("inf")  # type: ignore[union-attr]
+    leader._shared.restraint.until_ms = float("inf")
     assert client.sentinel_master(CLUSTER)["is_sdown"]
 
 
