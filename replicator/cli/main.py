@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from replicator.cli import bench, broker, cluster, demo, doctor, node, replica, simulate, snapshot, status
+from replicator.cli import bench, broker, chaos, cluster, demo, doctor, node, replica, simulate, snapshot, status
 from replicator.cli.output import errors
 from replicator.errors import ReplicatorError
 
@@ -18,6 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(broker.app, name="broker")
+app.add_typer(chaos.app, name="chaos")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(node.app, name="node")
 app.add_typer(replica.app, name="replica")

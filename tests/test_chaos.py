@@ -1,0 +1,125 @@
+"""`replicator chaos failover`: does it measure what it says, and notice what must not be?"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from replicator.cli.chaos_client import Connection
+from replicator.cli.chaos_events import Kind, Run
+from replicator.cli.chaos_figures import Figures, figures
+from replicator.cli.chaos_ledger import End, Faults, Ledger
+
+ACKNOWLEDGED, REJECTED, UNKNOWN = End.ACKNOWLEDGED, End.REJECTED, End.UNKNOWN
+
+
+class Holding(Connection):
+    """A node that holds these keys."""
+
+    def __init__(self, held: dict[str, bytes]) -> None:
+        super().__init__(0, "")
+        self._held = held
+
+    async def ask(self, timeout_s: float, *command: str | int) -> Any:
+        assert command[0] == "MGET"
+        return [self._held.get(str(key)) for key in command[1:]]
+
+
+def ledger_of(*ends: End) -> Ledger:
+    ledger = Ledger("w:")
+    for end in ends:
+        ledger.note(ledger.open(), end, "n1")
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "end"),
+    [
+        (REJECTED, ACKNOWLEDGED, ACKNOWLEDGED),
+        (UNKNOWN, ACKNOWLEDGED, ACKNOWLEDGED),
+        (REJECTED, REJECTED, REJECTED),
+        (UNKNOWN, REJECTED, UNKNOWN),
+        (REJECTED, UNKNOWN, UNKNOWN),
+    ],
+)
+def test_a_write_that_was_tried_twice_is_rejected_only_if_both_were(first: End, again: End, end: End) -> None:
+    assert first.then(again) is end
+
+
+def test_the_pause_is_the_longest_gap_that_reaches_beyond_the_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger("w:")
+    for at_s, end in ((0, ACKNOWLEDGED), (5, ACKNOWLEDGED), (6, ACKNOWLEDGED), (8, REJECTED), (9, ACKNOWLEDGED)):
+        clock = SimpleNamespace(monotonic=lambda at_s=at_s: at_s)
+        monkeypatch.setattr("replicator.cli.chaos_ledger.time", clock)
+        ledger.note(ledger.open(), end, "n1")
+    assert ledger.pause_s(since_s=7) == 3
+    assert ledger.pause_s(since_s=5) == 5
+    assert ledger.elsewhere("n2") == 4 and ledger.elsewhere("n1") == 0
+
+
+def test_what_is_lost_and_what_is_there_against_its_word_is_counted() -> None:
+    ledger = ledger_of(ACKNOWLEDGED, ACKNOWLEDGED, ACKNOWLEDGED, REJECTED, REJECTED, UNKNOWN, UNKNOWN)
+    found = [b"0", None, b"7", None, b"4", None, b"6"]
+    assert ledger.check(range(7), found) == Faults(lost=2, rejected_there=1)
+    assert ledger.check(range(3, 6), found[3:6]) == Faults(lost=0, rejected_there=1)
+    assert ledger.count(range(7)) == 3 and ledger.count(range(1, 4)) == 2
+
+
+async def test_every_node_has_to_hold_every_write() -> None:
+    ledger = ledger_of(*[ACKNOWLEDGED] * 2500)
+    held = {ledger.key(number): b"%d" % number for number in range(2500)}
+    runs = [Run(Kind.KILL, 0.5, range(1200), 3, 0), Run(Kind.KILL, 0.7, range(1200, 2500), 4, 0)]
+    whole = await figures(Kind.KILL, runs, ledger, [Holding(held), Holding(held)])
+    assert whole == Figures(Kind.KILL, (500.0, 700.0), 2500, lost=0, rejected_there=0, failed_twice=7, stale_reads=0)
+    lacking = {key: value for key, value in held.items() if key != ledger.key(2000)}
+    assert (await figures(Kind.KILL, runs, ledger, [Holding(held), Holding(lacking)])).lost == 1
+
+
+def test_only_a_handover_may_fail_no_write() -> None:
+    fine = Figures(Kind.KILL, (1.0,), 10, lost=0, rejected_there=0, failed_twice=7, stale_reads=0)
+    assert not fine.broken
+    assert replace(fine, kind=Kind.HANDOVER).broken
+    assert all(
+        it.broken for it in (replace(fine, lost=1), replace(fine, rejected_there=1), replace(fine, stale_reads=1))
+    )
+
+
+def test_a_percentile_is_one_of_the_pauses() -> None:
+    of_100 = Figures(Kind.KILL, tuple(range(100, 0, -1)), 0, 0, 0, 0, 0)
+    assert [of_100.pause_ms(percent) for percent in (50, 95, 99, 100)] == [50, 95, 99, 100]
+    of_1 = replace(of_100, pauses_ms=(7.0,))
+    assert [of_1.pause_ms(percent) for percent in (50, 95, 99, 100)] == [7.0] * 4
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "replicator", "chaos", "failover", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "COLUMNS": "200"})
+
+
+def test_wrong_options_are_told(tmp_path: Any) -> None:
+    for args, why in (
+        (("--kinds", "kill,fire"), "choose from kill,pause,stall,handover"),
+        (("--dir", str(tmp_path)), "there is no cluster in"),
+        (("--dir", str(tmp_path), "--bootstrap", "127.0.0.1:1"), "leave --bootstrap out"),
+    ):
+        done = run(*args)
+        assert done.returncode == 1 and why in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(240)
+def test_each_kind_of_failover_costs_a_pause_and_no_write(kafka: str) -> None:
+    done = run("--runs", "1", "--json", "--bootstrap", kafka)
+    found = json.loads(done.stdout)
+    assert done.returncode == 0 and found["ok"], found
+    assert [it["kind"] for it in found["kinds"]] == ["kill", "pause", "stall", "handover"]
+    for it in found["kinds"]:
+        assert it["acknowledged"] > 600
+        assert it["runs"] == 1 and 0 < it["p50_ms"] == it["max_ms"] == it["pauses_ms"][0] < 10_000
