@@ -3,155 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from replicator.cli.demo import free_ports
-from replicator.cli.folder import ClusterFolder
 from replicator.log.broker import LocalBroker
 from replicator.log.kafka_admin import delete_topics, ensure_topics
+from tests.process_cluster import WAIT_S, Cluster, Writer, wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
-
-WAIT_S = 60
-
-
-class Cluster:
-    """Drives the command line as a user would."""
-
-    def __init__(self, dir: Path, bootstrap: str) -> None:
-        self.dir = dir
-        self.name = f"c-{uuid.uuid4().hex[:8]}"
-        self.bootstrap = bootstrap
-        self.base_port = free_ports(6)
-        self.folder = ClusterFolder(dir)
-
-    def run(self, *args: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "replicator", *args, "--dir", str(self.dir)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env={**os.environ, "COLUMNS": "200"},
-        )
-        assert done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
-        return done.stdout + done.stderr
-
-    def up(self, nodes: int) -> None:
-        options = ("--nodes", str(nodes), "--base-port", str(self.base_port), "--name", self.name)
-        self.run("cluster", "up", *options, "--bootstrap", self.bootstrap)
-
-    def client(self, id: str, **options: Any) -> Any:
-        # a retry would hide that the first attempt may have been carried out
-        once = Retry(NoBackoff(), 0)
-        return redis.Redis(port=self.folder.load().node(id).resp_port, socket_timeout=30, retry=once, **options)
-
-    def status(self) -> Any:
-        done = subprocess.run(
-            [sys.executable, "-m", "replicator", "status", "--json", "--dir", str(self.dir)],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        return json.loads(done.stdout)
-
-    def node(self, id: str, path: str = "/status") -> Any:
-        port = self.folder.load().node(id).http_port
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            return json.load(error)
-        except OSError:
-            return {"node": {"state": "unreachable"}}
-
-    def kill(self, id: str) -> None:
-        mark = self.folder.process(id)
-        assert mark is not None
-        os.kill(mark.pid, signal.SIGKILL)
-
-    def leader(self, ids: list[str]) -> str:
-        found: list[str] = []
-
-        def leads() -> bool:
-            found[:] = [id for id in ids if self.node(id)["node"].get("role") == "leader"]
-            return bool(found)
-
-        wait_for(leads)
-        return found[0]
-
-    def level(self) -> list[Any]:
-        """The nodes once all have applied all, and hold the same."""
-        found: list[Any] = []
-
-        def is_level() -> bool:
-            found[:] = self.status()["nodes"]
-            return len({it["applied_offset"] for it in found}) == 1
-
-        wait_for(is_level)
-        assert len({it["digest"] for it in found}) == 1, found
-        return found
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
-class Writer(threading.Thread):
-    """Writes numbers at whatever node takes them, and remembers how each write ended."""
-
-    def __init__(self, clients: list[Any]) -> None:
-        super().__init__(daemon=True)
-        self.clients = clients
-        self.acknowledged: set[int] = set()
-        self.rejected: set[int] = set()
-        self.unknown: set[int] = set()
-        self.stop = threading.Event()
-
-    def run(self) -> None:
-        number = 0
-        at = 0
-        while not self.stop.is_set():
-            number += 1
-            try:
-                self.clients[at].set(f"w:{number}", number)
-                self.acknowledged.add(number)
-            except redis.ResponseError as error:
-                (self.unknown if str(error).startswith("UNKNOWN") else self.rejected).add(number)
-                at = (at + 1) % len(self.clients)
-                time.sleep(0.01)
-            except (redis.ConnectionError, redis.TimeoutError) as error:
-                (self.rejected if "refused" in str(error) else self.unknown).add(number)
-                at = (at + 1) % len(self.clients)
-                time.sleep(0.01)
-
-    def finish(self) -> None:
-        self.stop.set()
-        self.join()
-
-    def check(self, client: Any) -> None:
-        found = {int(key[2:]) for key in client.scan_iter("w:*", count=1000)}
-        assert self.acknowledged <= found, f"lost: {sorted(self.acknowledged - found)[:10]}"
-        assert not self.rejected & found, f"rejected, and there: {sorted(self.rejected & found)[:10]}"
-        assert found <= self.acknowledged | self.unknown
 
 
 @pytest.fixture(scope="module")

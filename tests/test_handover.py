@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from replicator.errors import BadRequest, Busy, NotLeader
+from replicator.log.port import Entry
 from replicator.position import NodeId
 from replicator.records.types import Claim, Member, Mode, Reason
 from replicator.store.keys import encode_key
@@ -133,3 +134,29 @@ async def test_an_heir_that_dies_at_once_is_followed_by_another(cluster: MemoryC
     await until(lambda: any(it.node.lease_left_ms > 0 for it in (old, cluster.nodes["n3"])))
     ended = (await asyncio.gather(held, return_exceptions=True))[0]
     assert isinstance(ended, int | NotLeader)
+
+
+async def test_a_deposed_leader_answers_reads_once_it_has_read_what_others_wrote(cluster: MemoryCluster) -> None:
+    old, new = cluster.nodes["n1"], cluster.nodes["n2"]
+    await old.write(b"a", b"s1")
+    reader = old.node._shared.reader
+    awake, read_on = asyncio.Event(), reader.next
+
+    async def stalled() -> Sequence[Entry]:
+        await awake.wait()
+        return await read_on()
+
+    reader.next = stalled  # type: ignore[method-assign]
+    await promote(new, "n2", force=True)
+    await until(lambda: new.node.leads)
+    await new.write(b"a", b"s2")
+    await until(lambda: not old.node.leads)
+    barrier = old.node.read_barrier()
+    assert barrier is not None
+    reading = asyncio.ensure_future(barrier)
+    await until(lambda: cluster.nodes["n3"].get(A) == b"s2")
+    assert not reading.done() and old.get(A) == b"s1"
+    awake.set()
+    await reading
+    assert old.get(A) == b"s2"
+    assert old.node.read_barrier() is None  # from now on it is a follower like any other

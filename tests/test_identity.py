@@ -11,7 +11,7 @@ import pytest
 
 from replicator.cli.demo import free_ports
 from replicator.log.kafka_admin import delete_topics, ensure_topics
-from tests.test_cluster import Cluster
+from tests.process_cluster import Cluster
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 

@@ -29,8 +29,8 @@ from replicator.store.machine import open_machine
 from replicator.store.values import decode_value
 from replicator.store.view import Transaction
 from tests.memory_cluster import FaultyLog, MemoryCluster, RunningNode, submit, until
+from tests.process_cluster import Cluster, wait_for
 from tests.redis_fixture import ServerThread
-from tests.test_cluster import Cluster, wait_for
 from tests.test_redis_differential import Raw
 from tests.test_redis_server import raw, read_all
 

@@ -14,7 +14,7 @@ import pytest
 import redis
 from redis.sentinel import Sentinel
 
-from tests.test_cluster import Cluster, Writer, wait_for
+from tests.process_cluster import Cluster, Writer, wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 

@@ -87,6 +87,7 @@ class Node:
         self._member = member
         self._role: Follower | Leader = Follower(shared, Follow("started"))
         self._caught_up = False
+        self._deposed = False  # has led, and not read what was written since: its clients do not know yet
         self._stopped = False
         self._trouble = ""
         self._trouble_at = BEFORE_LOG
@@ -129,7 +130,7 @@ class Node:
 
     async def _lead(self, leader: Leader) -> Follow:
         machine = self._shared.replica.machine
-        self._caught_up = True
+        self._caught_up = self._deposed = True
         self._register(leader)
         return await run_beside(
             leader.run(),
@@ -234,18 +235,33 @@ class Node:
 
     def read_barrier(self) -> Awaitable[None] | None:
         role = self._role
-        if isinstance(role, Leader) and role.lease_left_ms() <= 0:
-            return self._lease_or_role(role)
-        return None
+        if isinstance(role, Leader):
+            return self._lease_or_role(role) if role.lease_left_ms() <= 0 else None
+        return self._read_index(role) if self._deposed and self._failure is None else None
 
     async def _lease_or_role(self, leader: Leader) -> None:
-        """Raises `Stale`."""
+        """Raises `BrokerUnavailable`, `Stale`."""
         clock = self._shared.clock
         deadline_ms = clock.elapsed_ms() + self._shared.timing.answer_ms
         while self._role is leader and leader.lease_left_ms() <= 0:
             if clock.elapsed_ms() >= deadline_ms:
                 raise Stale("this node led, and cannot find out whether it still does: Kafka does not answer")
             await clock.sleep(LEASE_POLL_MS)
+        barrier = self.read_barrier()
+        if barrier is not None:
+            await barrier
+
+    async def _read_index(self, follower: Follower) -> None:
+        """Wait until all is applied that the log holds now. Raises `BrokerUnavailable`, `Stale`."""
+        shared = self._shared
+        end = await shared.log.end()
+        try:
+            async with asyncio.timeout(shared.timing.answer_ms / 1000):
+                await shared.replica.applied(Offset(end - 1))
+        except TimeoutError:
+            raise Stale(f"this node led, and has not read what was written since, up to offset {end - 1}") from None
+        if self._role is follower:
+            self._deposed = False
 
     async def wait_acked(self, offset: Offset, replicas: int, timeout_ms: float) -> int:
         return await self._book.wait(offset, replicas, timeout_ms)
