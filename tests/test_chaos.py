@@ -15,7 +15,7 @@ import pytest
 from replicator.cli.chaos_client import Connection
 from replicator.cli.chaos_events import Kind, Run
 from replicator.cli.chaos_figures import Figures, figures
-from replicator.cli.chaos_ledger import End, Faults, Ledger
+from replicator.cli.chaos_ledger import SETTLED_WRITES, End, Faults, Ledger
 
 ACKNOWLEDGED, REJECTED, UNKNOWN = End.ACKNOWLEDGED, End.REJECTED, End.UNKNOWN
 
@@ -53,15 +53,17 @@ def test_a_write_that_was_tried_twice_is_rejected_only_if_both_were(first: End, 
     assert first.then(again) is end
 
 
-def test_the_pause_is_the_longest_gap_that_reaches_beyond_the_event(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pause_is_the_longest_gap_between_the_event_and_the_new_leader(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger("w:")
-    for at_s, end in ((0, ACKNOWLEDGED), (5, ACKNOWLEDGED), (6, ACKNOWLEDGED), (8, REJECTED), (9, ACKNOWLEDGED)):
+    before = [(0, "n1", ACKNOWLEDGED), (5, "n1", ACKNOWLEDGED), (6, "n1", ACKNOWLEDGED), (8, "n1", REJECTED)]
+    after = [(9, "n2", ACKNOWLEDGED), *[(10, "n2", ACKNOWLEDGED)] * SETTLED_WRITES, (99, "n2", ACKNOWLEDGED)]
+    for at_s, node, end in before + after:
         clock = SimpleNamespace(monotonic=lambda at_s=at_s: at_s)
         monkeypatch.setattr("replicator.cli.chaos_ledger.time", clock)
-        ledger.note(ledger.open(), end, "n1")
-    assert ledger.pause_s(since_s=7) == 3
-    assert ledger.pause_s(since_s=5) == 5
-    assert ledger.elsewhere("n2") == 4 and ledger.elsewhere("n1") == 0
+        ledger.note(ledger.open(), end, node)
+    assert ledger.pause_s(since_s=7, leader="n1") == 3
+    assert ledger.pause_s(since_s=5, leader="n1") == 5
+    assert ledger.elsewhere("n2") == 3 and ledger.elsewhere("n1") == SETTLED_WRITES + 2
 
 
 def test_what_is_lost_and_what_is_there_against_its_word_is_counted() -> None:

@@ -21,7 +21,7 @@ from replicator.cli.status import summarise
 from replicator.errors import ReplicatorError
 from replicator.log.broker.process import ProcessMark, wait_gone
 
-WARM_WRITES = 300  # acknowledged before the event, and after it
+WARM_WRITES = 300  # acknowledged before the event, and by another leader after it
 PAUSE_S = 2.0  # longer than the lease and an election
 STALL_S = 0.9
 WAIT_S = 60.0
@@ -68,7 +68,7 @@ class Arena:
         await self.acknowledged(WARM_WRITES, but="")
         event_s = time.monotonic()
         stale_reads = await EVENTS[kind](self, leader)
-        pause_s = ledger.pause_s(event_s)
+        pause_s = ledger.pause_s(event_s, leader)
         await self._heal()
         return Run(kind, pause_s, range(first, len(ledger)), ledger.failed_twice, stale_reads)
 

@@ -8,6 +8,8 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import NamedTuple
 
+SETTLED_WRITES = 100  # by which all clients have found the new leader
+
 
 class End(IntEnum):
     UNKNOWN = 0  # also: not ended yet
@@ -67,9 +69,15 @@ class Ledger:
         """How many writes of this run other nodes have acknowledged."""
         return sum(it.node != node for it in self.acknowledged)
 
-    def pause_s(self, since_s: float) -> float:
-        """The longest time without an acknowledgement that reached into the time since `since_s`."""
-        times = [it.at_s for it in self.acknowledged]
+    def pause_s(self, since_s: float, leader: str) -> float:
+        """The longest time without an acknowledgement, from `since_s` until others than `leader` have given some."""
+        times: list[float] = []
+        elsewhere = 0
+        for at_s, node in self.acknowledged:
+            times.append(at_s)
+            elsewhere += node != leader
+            if elsewhere == SETTLED_WRITES:
+                break
         return max((after - before for before, after in pairwise(times) if after >= since_s), default=0.0)
 
     def count(self, numbers: range) -> int:
