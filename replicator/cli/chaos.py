@@ -130,8 +130,8 @@ async def _campaign(folder: ClusterFolder, kinds: Sequence[Kind], runs: int) -> 
 
 
 def _table(found: Sequence[Figures]) -> Table:
-    shown = Table("kind", title="How long writes pause, in ms", box=box.SIMPLE_HEAD)
-    for name in ("runs", "p50", "p95", "p99", "max", "acknow-\nledged", "lost", "failed\ntwice", "stale\nreads"):
+    shown = Table("kind", title="How long writes pause, in ms", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("runs", "p50", "p95", "p99", "max", "acked", "lost", "failed\ntwice", "stale\nreads"):
         shown.add_column(name, justify="right")
     for it in found:
         pauses = (f"{it.pause_ms(percent):,.0f}" for percent in (50, 95, 99, 100))
