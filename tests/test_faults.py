@@ -192,11 +192,11 @@ def test_strangers_records_are_void(cluster: Cluster, writer: Writer) -> None:
 
     meddled = asyncio.run(meddle())
     goes_on(writer)
+    writer.finish()
+    assert not writer.unknown
     cluster.level()
     for id in IDS:
         assert void_records(cluster, id) >= before[id] + meddled
-    writer.finish()
-    assert not writer.unknown
 
 
 def test_the_lead_is_handed_over_under_load(cluster: Cluster, writer: Writer) -> None:
