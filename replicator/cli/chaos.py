@@ -17,7 +17,7 @@ from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
 from replicator.cli import cluster, options
-from replicator.cli.chaos_client import Connection
+from replicator.cli.chaos_client import Connection, NotConnected
 from replicator.cli.chaos_events import Arena, Kind, Run
 from replicator.cli.chaos_figures import Figures, delete, figures
 from replicator.cli.chaos_ledger import Ledger
@@ -26,7 +26,7 @@ from replicator.cli.client import find_cluster
 from replicator.cli.demo import free_ports
 from replicator.cli.folder import ClusterFolder
 from replicator.cli.output import console, print_json, progress
-from replicator.errors import ConfigError
+from replicator.errors import ConfigError, ReplicatorError
 
 app = typer.Typer(help="Break a cluster under load, and see what it costs.", no_args_is_help=True)
 
@@ -57,7 +57,10 @@ def failover(
     chosen = _kinds(kinds)
     console.quiet = json
     with _cluster(dir, bootstrap) as folder:
-        found = asyncio.run(_campaign(folder, chosen, runs))
+        try:
+            found = asyncio.run(_campaign(folder, chosen, runs))
+        except (NotConnected, OSError) as error:
+            raise ReplicatorError(f"a node that should answer does not ({error!r}): see `replicator status`") from error
     broken = any(it.broken for it in found)
     if json:
         print_json({"kinds": [it.as_json() for it in found], "ok": not broken})
