@@ -137,7 +137,7 @@ class Writer(threading.Thread):
                 (self.unknown if str(error).startswith("UNKNOWN") else self.rejected).add(number)
                 at = (at + 1) % len(self.clients)
                 time.sleep(0.01)
-            except redis.ConnectionError as error:
+            except (redis.ConnectionError, redis.TimeoutError) as error:
                 (self.rejected if "refused" in str(error) else self.unknown).add(number)
                 at = (at + 1) % len(self.clients)
                 time.sleep(0.01)

@@ -368,6 +368,6 @@ async def test_a_load_balancer_sends_nothing_to_a_node_that_cannot_serve(sites: 
     follower = await sites.cluster.start("n2", priority=1)
     other, none = await sites.open(follower), await sites.open()
     await until(lambda: follower.node.state is State.SERVING)
-    leader.node._role._serve_from_ms = float("inf")  # type: ignore[union-attr]  # it has lost its lease
+    leader.node._shared.restraint.until_ms = float("inf")  # it has lost its lease
     follower.node._fail(LogDamage("the log has lost its tail: restore it"))
     assert [await it.head(path) for it in (site, other, none) for path in ("/leader", "/replica")] == [503] * 6
