@@ -17,6 +17,7 @@ from replicator.records.types import Claim, Header, Reason
 log = logging.getLogger(__name__)
 
 DOUBT_PAUSE_MS = 50
+STANDING_POLL_MS = 10
 TIMELINE_BITS = 128
 
 
@@ -104,7 +105,8 @@ class Follower:
             state = shared.replica.state
             wait_ms = self._heard_ms + self._patience_ms(state) - shared.clock.elapsed_ms()
             if not shared.restraint.may_stand:
-                await shared.clock.sleep(shared.timing.heartbeat_ms)
+                await shared.clock.sleep(STANDING_POLL_MS)
+                self._heard_ms = shared.clock.elapsed_ms()  # those of higher priority may have had to wait, too
                 continue
             if wait_ms > 0:
                 await shared.clock.sleep(min(wait_ms, shared.timing.election_ms))

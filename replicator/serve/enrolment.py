@@ -20,6 +20,7 @@ from replicator.serve.identity import Identity
 
 log = logging.getLogger(__name__)
 
+POLL_S = 0.02
 RETRY_S = 0.2
 REQUEST_S = 5
 
@@ -31,6 +32,8 @@ async def enrol(node: Node, identity: Identity, member: Member, password: str) -
     """
     headers = {"Authorization": f"Bearer {password}"} if password else {}
     async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(REQUEST_S)) as session:
+        while node.state is not State.SERVING:  # noqa: ASYNC110 (a state follows from many things)
+            await asyncio.sleep(POLL_S)
         while not _is_known(node, member):
             if node.state is State.SERVING:
                 await _look_for_another(session, node, identity)
