@@ -6,6 +6,6 @@ GROUP_RECORDS = 2_000
 GROUP_BYTES = 1_000_000
 MAX_INFLIGHT_BYTES = 64 << 20
 
-ONCE_IDS = 100_000  # the oldest gives way to one more
+ONCE_IDS = 1_000_000  # at 30,000 writes a second more than half a minute, far longer than a write is in doubt
 ONCE_AGE_MS = 24 * 3600 * 1000
 ONCE_ID_BYTES = 128

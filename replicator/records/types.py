@@ -122,7 +122,7 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Suspend:
-    """No sync replica answers linearizable reads of these store keys until they are written."""
+    """No sync replica answers linearizable reads of these store keys until they are written, each as often as named."""
 
     keys: tuple[bytes, ...]
 

@@ -1,8 +1,8 @@
 """The state that the log adds up to, in LMDB.
 
 Three databases: `entries` (store key → value, see `keys` and `values`), `expiry` (when → store key, derived from the
-values), `meta` (one value: `meta.Meta`). A batch of records is applied in one transaction together with its `Meta`, so
-that a store always stands at exactly one offset.
+values), `meta` (`meta.Meta`, and the suspended keys if there are any). A batch of records is applied in one
+transaction together with its `Meta`, so that a store always stands at exactly one offset.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ import lmdb
 import xxhash
 
 from replicator.errors import Diverged, LogDamage, StoreError, StoreFull
+from replicator.position import Seq
 from replicator.protocol.commit import LogState
-from replicator.records.types import Body, Change, Checkpoint, Membership, Write
+from replicator.protocol.suspension import Suspended, Suspending
+from replicator.records.types import Body, Change, Checkpoint, Claim, Membership, Release, Suspend, Write, WriteMode
 from replicator.store import boot
 from replicator.store.keys import encode_key
-from replicator.store.meta import Meta, decode_meta
+from replicator.store.meta import Meta, decode_meta, decode_suspended, encode_suspended
 from replicator.store.values import NO_EXPIRY_TAG as _NO_EXPIRY
 from replicator.store.values import expiry_of
 
 FIRST_MAP_BYTES = 1 << 30
 _META = b"meta"
+_SUSPENDED = b"suspended"
 # LMDB's errors carry the system's words only; a write that a full disk cut short is EIO to it
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _DIGEST_MASK = (1 << 128) - 1
@@ -73,10 +76,11 @@ def _range(cursor: Any, start: bytes, stop: bytes) -> Iterator[tuple[bytes, byte
 class Machine:
     """One open store. All methods but `copy_to` belong to the node's event loop."""
 
-    def __init__(self, folder: Path, owner: int, env: Any, meta: Meta) -> None:
+    def __init__(self, folder: Path, owner: int, env: Any, meta: Meta, suspended: Suspended) -> None:
         """Use `open_machine`."""
         self.folder = folder
         self.meta = meta
+        self.suspended = suspended
         self.view = LmdbView(self)
         self.read_transaction: Any = None
         self._owner = owner
@@ -103,16 +107,18 @@ class Machine:
         while True:
             try:
                 with self._env.begin(write=True) as txn:
-                    batch = _Batch(txn, self._entries, self._expiry, self.meta)
+                    batch = _Batch(txn, self._entries, self._expiry, self.meta, self.suspended)
                     batch.apply(bodies)
                     meta = batch.meta(state)
                     txn.put(_META, meta.encode(), db=self._info)
+                    if batch.suspending.changed:
+                        txn.put(_SUSPENDED, encode_suspended(batch.suspending.keys), db=self._info)
             except lmdb.MapFullError:
                 self._grow()
             except lmdb.Error as error:
                 raise _store_error(self.folder, error) from error
             else:
-                self.meta = meta
+                self.meta, self.suspended = meta, batch.suspending.keys
                 return
 
     def expired(self, now_ms: int, limit: int) -> list[bytes]:
@@ -177,7 +183,7 @@ class Machine:
 class _Batch:
     """One transaction of `Machine.apply`."""
 
-    def __init__(self, txn: Any, entries: Any, expiry: Any, before: Meta) -> None:
+    def __init__(self, txn: Any, entries: Any, expiry: Any, before: Meta, suspended: Suspended) -> None:
         self._txn = txn
         self._entries = entries
         self._expiry = expiry
@@ -186,16 +192,32 @@ class _Batch:
         self._count = before.entries
         self._rows = before.rows.copy()
         self._membership = before.membership
+        self.suspending = Suspending(suspended)
 
     def apply(self, bodies: Sequence[Body]) -> None:
-        for body in bodies:
+        suspends = self._membership.policy.write is WriteMode.INVALIDATE or bool(self.suspending.keys)
+        for seq, body in enumerate(bodies, self._before.state.seq + 1):
             if type(body) is Write:
                 for change in body.changes:
                     self._change(change)
+                if suspends:
+                    self._suspend_written(Seq(seq), body)
             elif type(body) is Membership:
                 self._membership = body
+                suspends = suspends or body.policy.write is WriteMode.INVALIDATE
             elif type(body) is Checkpoint:
                 self._compare(body)
+            elif type(body) is Suspend:
+                self.suspending.announce(Seq(seq), body.keys)
+                suspends = True
+            elif type(body) is Release:
+                self.suspending.release(body.up_to_seq)
+            elif type(body) is Claim:
+                self.suspending.claim()
+
+    def _suspend_written(self, seq: Seq, body: Write) -> None:
+        for table, row, field, _, _ in body.changes:
+            self.suspending.write(seq, encode_key(table, row, field), self._membership.policy.write)
 
     def meta(self, state: LogState) -> Meta:
         before = self._before
@@ -277,7 +299,7 @@ def open_machine(folder: Path, cluster: str, topic_id: str, *, map_bytes: int = 
         meta = _read_meta(env) or Meta(cluster, topic_id)
         _check_identity(folder, meta, cluster, topic_id)
         boot.mark_open(folder, this_boot)
-        return Machine(folder, owner, env, meta)
+        return Machine(folder, owner, env, meta, _read_suspended(env))
     except BaseException:
         if env is not None:
             env.close()
@@ -323,6 +345,12 @@ def _read_meta(env: Any) -> Meta | None:
     with env.begin(db=env.open_db(b"meta")) as txn:
         encoded = txn.get(_META)
     return None if encoded is None else decode_meta(encoded)
+
+
+def _read_suspended(env: Any) -> Suspended:
+    with env.begin(db=env.open_db(b"meta")) as txn:
+        encoded = txn.get(_SUSPENDED)
+    return {} if encoded is None else decode_suspended(encoded)
 
 
 def _check_identity(folder: Path, meta: Meta, cluster: str, topic_id: str) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import dataclass, field
 from typing import Any
 
 from replicator.errors import StoreError
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.commit import LogState
+from replicator.protocol.suspension import Suspended, Suspension
 from replicator.records.types import Member, Membership, Mode, Policy, WaitFor, WriteMode
 
 FORMAT = 1
+_SUSPENSION = struct.Struct(">QQIH")  # written, announced, awaited, length of the key that follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,20 @@ def decode_meta(encoded: bytes) -> Meta:
             policy=Policy(WriteMode(write), WaitFor(wait_for), quorum, tuple(map(NodeId, named))),
         ),
     )
+
+
+def encode_suspended(suspended: Suspended) -> bytes:
+    return b"".join(_SUSPENSION.pack(*it, len(key)) + key for key, it in suspended.items())
+
+
+def decode_suspended(encoded: bytes) -> dict[bytes, Suspension]:
+    suspended = {}
+    at = 0
+    while at < len(encoded):
+        written, announced, awaited, length = _SUSPENSION.unpack_from(encoded, at)
+        at += _SUSPENSION.size + length
+        suspended[encoded[at - length : at]] = Suspension(Seq(written), Seq(announced), awaited)
+    return suspended
 
 
 def _member_fields(member: Member) -> tuple[str, str, str, str, int]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from replicator.records.types import Change
-from replicator.store.keys import encode_key
+from replicator.store.keys import encode_key, table_range
 
 
 class View(Protocol):
@@ -23,6 +23,38 @@ class View(Protocol):
         ...
 
 
+class Held(Exception):
+    """A read would see a key of which another node may hold another value."""
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+class Guarded:
+    """A view that raises `Held` instead of answering from one of the keys `held`, or from those that `blocks` names."""
+
+    def __init__(self, base: View, held: Collection[bytes], blocks: Callable[[bytes], bool] = lambda key: True) -> None:
+        self._base = base
+        self._held = held
+        self._blocks = blocks
+
+    def get(self, key: bytes) -> bytes | None:
+        if key in self._held and self._blocks(key):
+            raise Held(key)
+        return self._base.get(key)
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        for key in self._held:
+            if start <= key < stop and self._blocks(key):
+                raise Held(key)
+        return self._base.scan(start, stop)
+
+    def rows(self, table: str) -> int:
+        self.scan(*table_range(table))
+        return self._base.rows(table)
+
+
 class Overlay:
     """Writes that are in flight, over the store. Forgets a key when its last write in flight has landed."""
 
@@ -31,11 +63,14 @@ class Overlay:
         self._values: dict[bytes, bytes | None] = {}
         self._writers: dict[bytes, int] = {}
 
-    def __contains__(self, key: bytes) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self._values
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._values)
 
     def get(self, key: bytes) -> bytes | None:
         if key in self._values:

@@ -1,0 +1,97 @@
+"""How current a read has to be: the four levels, as clients say them and as a store meets them.
+
+eventual                      the store as it is
+bounded MS [RECORDS]          all that the log held MS before the read was asked for, but for its last RECORDS records
+session TOKEN                 all that the client has written and read, wherever that was
+linearizable                  all that anybody was told before the read was asked for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from replicator.errors import BadRequest, Stale
+from replicator.position import Offset, Token
+
+_MAX = 10**9
+
+
+class Kind(StrEnum):
+    EVENTUAL = "eventual"
+    BOUNDED = "bounded"
+    SESSION = "session"
+    LINEARIZABLE = "linearizable"
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    kind: Kind
+    max_age_ms: int = 0  # bounded
+    max_records: int = 0  # bounded
+    token: Token | None = None  # session
+
+    def __str__(self) -> str:
+        match self.kind:
+            case Kind.BOUNDED:
+                return f"bounded {self.max_age_ms}" + (f" {self.max_records}" if self.max_records else "")
+            case Kind.SESSION:
+                return f"session {encode_token(self.token)}" if self.token else "session"
+            case other:
+                return other.value
+
+
+EVENTUAL = Level(Kind.EVENTUAL)
+LINEARIZABLE = Level(Kind.LINEARIZABLE)
+
+
+def parse_level(words: Sequence[str]) -> tuple[Level, int]:
+    """The level that the first words name, and how many they are. Raises `BadRequest`."""
+    name = words[0].lower() if words else ""
+    if name not in list(Kind):
+        raise BadRequest(
+            f"unknown read level '{name[:80]}': say eventual, bounded MS [RECORDS], session TOKEN or linearizable"
+        )
+    kind = Kind(name)
+    if kind is Kind.BOUNDED:
+        return _parse_bounded(words)
+    if kind is Kind.SESSION:
+        if len(words) < 2:
+            raise BadRequest("session needs the token that REPL.TOKEN gave")
+        return Level(kind, token=decode_token(words[1])), 2
+    return Level(kind), 1
+
+
+def _parse_bounded(words: Sequence[str]) -> tuple[Level, int]:
+    numbers = []
+    for word in words[1:3]:
+        if not word.isdecimal():
+            break
+        numbers.append(int(word) if len(word) < 20 else _MAX + 1)
+    if not numbers or max(numbers) > _MAX:
+        raise BadRequest(f"bounded needs a number of milliseconds, at most {_MAX}, and perhaps one of records")
+    if numbers[0] == 0:
+        raise BadRequest("bounded 0 can never be met: say at least 1 ms, or linearizable")
+    return Level(Kind.BOUNDED, numbers[0], sum(numbers[1:])), 1 + len(numbers)
+
+
+def encode_token(token: Token) -> str:
+    return f"{token.timeline}:{token.offset}"
+
+
+def decode_token(text: str) -> Token:
+    """Raises `BadRequest`."""
+    timeline, _, offset = text.partition(":")
+    if len(timeline) != 32 or set(timeline) - set("0123456789abcdef") or not offset.isdecimal() or len(offset) > 18:
+        raise BadRequest(f"{text[:80]!r} is no token: send what REPL.TOKEN gave")
+    return Token(timeline, Offset(int(offset)))
+
+
+def check_timeline(token: Token, timeline: str) -> None:
+    """Raises `Stale` if the token belongs to another history than this store."""
+    if token.timeline != timeline:
+        raise Stale(
+            f"the token is of timeline {token.timeline}, this cluster's is {timeline}: it was restored to an "
+            "earlier point or is another one. Begin a new session"
+        )
