@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from replicator.errors import BrokerUnavailable, Busy
 from replicator.log.port import Acks
 from replicator.node.clock import Clock
 from replicator.node.replica import Replica
-from replicator.position import Author, NodeId, Offset
+from replicator.position import BEFORE_LOG, Author, NodeId, Offset
 from replicator.records.codec import AckCodec, NotARecord
-from replicator.records.types import Ack
+from replicator.records.types import Ack, Mode
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +23,19 @@ RETRY_MS = 200
 class AckSender:
     """One ack in flight; it speaks for all that was applied since the last one."""
 
-    def __init__(self, author: Author, replica: Replica, acks: Acks, clock: Clock, pause_ms: float) -> None:
+    def __init__(self, author: Author, replica: Replica, acks: Acks, clock: Clock, async_pause_ms: float) -> None:
         self._author = author
         self._replica = replica
         self._acks = acks
         self._clock = clock
-        self._pause_ms = pause_ms
+        self._async_pause_ms = async_pause_ms
         self._codec = AckCodec()
+
+    @property
+    def _pause_ms(self) -> float:
+        """A leader waits for sync replicas, and for those that are to become one."""
+        own = self._replica.machine.meta.membership.get(self._author.node)
+        return 0.0 if own is not None and own.mode in (Mode.SYNC, Mode.JOINING) else self._async_pause_ms
 
     async def run(self) -> None:
         acked = Offset(self._replica.state.offset - 1)  # at first, say where this node begins
@@ -44,7 +51,9 @@ class AckSender:
                     await self._clock.sleep(RETRY_MS)
                     continue
             acked = state.offset
-            await self._clock.sleep(self._pause_ms)
+            pause_ms = self._pause_ms
+            if pause_ms:
+                await self._clock.sleep(pause_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +65,13 @@ class Heard:
 class AckBook:
     """How far each replica has said it is."""
 
-    def __init__(self, own: NodeId, acks: Acks, clock: Clock) -> None:
+    def __init__(self, own: NodeId, acks: Acks, clock: Clock, silence_ms: float) -> None:
+        """`silence_ms`: after which a replica counts as gone."""
         self._own = own
+        self._silence_ms = silence_ms
+        self._since_ms = clock.elapsed_ms()
         self.latest: dict[NodeId, Heard] = {}
+        self.on_acks: Callable[[], None] = lambda: None
         self._acks = acks
         self._clock = clock
         self._codec = AckCodec()
@@ -67,6 +80,7 @@ class AckBook:
     async def listen(self) -> None:
         """For as long as this node leads."""
         self.latest.clear()
+        self._since_ms = self._clock.elapsed_ms()
         skipped = False
         while True:
             try:
@@ -82,6 +96,17 @@ class AckBook:
                 self._note(payload)
             self._changed.set()
             self._changed = asyncio.Event()
+            self.on_acks()
+
+    def acked(self, node: NodeId) -> Offset:
+        heard = self.latest.get(node)
+        return BEFORE_LOG if heard is None else heard.ack.offset
+
+    def is_heard(self, node: NodeId) -> bool:
+        """Whether it is not silent for too long; who was never heard of had the time since this node leads."""
+        heard = self.latest.get(node)
+        since_ms = self._since_ms if heard is None else heard.at_ms
+        return self._clock.elapsed_ms() - since_ms <= self._silence_ms
 
     def count(self, offset: Offset) -> int:
         """How many replicas have applied up to `offset`."""

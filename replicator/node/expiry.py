@@ -32,6 +32,7 @@ class Writer(Protocol):
 
 async def delete_expired(writer: Writer, machine: Machine, clock: Clock) -> None:
     """For as long as this node leads."""
+    told = ""
     while True:
         now_ms = clock.wall_us() // 1000
         due_ms = machine.next_expiry_ms()
@@ -41,7 +42,9 @@ async def delete_expired(writer: Writer, machine: Machine, clock: Clock) -> None
         try:
             await _delete(writer, machine.expired(now_ms, ROWS_AT_ONCE), now_ms)
         except ReplicatorError as error:
-            log.info("expired rows stay for now: %s", error)
+            if told != str(error):
+                log.info("expired rows stay for now: %s", error)
+                told = str(error)
             await clock.sleep(LOOK_MS)
 
 

@@ -12,7 +12,9 @@ from replicator.node.role import Follow, Lead, Shared, claim_record, run_beside
 from replicator.position import Author, Epoch, Offset
 from replicator.protocol.candidates import rank
 from replicator.protocol.commit import LogState
-from replicator.records.types import Claim, Header, Reason
+from replicator.protocol.confirmation import required
+from replicator.protocol.roles import Event, Role
+from replicator.records.types import Claim, Header, Membership, Reason
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +30,9 @@ class Follower:
         self._heard_ms = shared.clock.elapsed_ms()  # when the leader's last record was received
         self.last_record_ms = self._heard_ms  # the same, but for claims of its own that had no success
         self._luck = shared.random.random()
-        self._lead: Lead | None = None  # as the last accepted claim says
-        self._heir = follow.heir
+        self._claimed = follow.why  # the reason of the last accepted claim
+        leads = shared.replica.state.leader
+        self._heir = follow.heir if leads in (shared.author, follow.heir) else None  # not after somebody else's claim
 
     @property
     def holds_writes(self) -> bool:
@@ -38,8 +41,7 @@ class Follower:
 
     async def run(self) -> Lead:
         """Until this node leads. Raises what reading and applying the log raise."""
-        campaign = self._resolve() if self._follow.doubt is not None else self._stand()
-        return await run_beside(self._read(), campaign)
+        return await run_beside(self._read(), self._campaign())
 
     async def _read(self) -> Lead:
         shared = self._shared
@@ -52,16 +54,25 @@ class Follower:
 
     def _take(self, entries: Sequence[Entry]) -> None:
         shared = self._shared
+        membership = shared.replica.machine.meta.membership
         accepted = shared.replica.read(entries)
         if accepted:
             self._heard_ms = self.last_record_ms = shared.clock.elapsed_ms()
         for offset, (header, body, _) in accepted:
             if type(body) is Claim:
                 self._note_claim(header, body)
+            elif shared.standing.role is Role.CANDIDATE:
+                shared.standing.met(Event.OUTRUN)
+            if type(body) is Membership:
+                shared.standing.note_membership(membership, body, shared.clock.elapsed_ms(), shared.timing)
+                membership = body
             elif header.author == self._heir:
                 self._turn_away(header.author)
-            elif header.author == shared.author:
-                shared.inflight.applied(header.epoch, header.seq, offset)
+            if header.author == shared.author:
+                if required(membership, shared.author.node).needed:
+                    shared.inflight.land(header.epoch, header.seq, offset)
+                else:
+                    shared.inflight.applied(header.epoch, header.seq, offset)
 
     def _note_claim(self, header: Header, claim: Claim) -> None:
         shared = self._shared
@@ -69,52 +80,57 @@ class Follower:
         shared.inflight.fence(claim.epoch)
         sent_ms = shared.claims_sent_ms.pop(claim.epoch, None)
         if claim.leader != shared.author:
-            self._lead = None
+            shared.standing.met(Event.OTHER_CLAIM_ACCEPTED)
+            shared.inflight.disown()
             if claim.leader != self._heir:
                 self._turn_away(claim.leader)
             return
-        if claim.reason is Reason.FORCE:
-            shared.restraint.until_ms = shared.clock.elapsed_ms() + shared.timing.old_lease_ms
-        own = header.author == shared.author
-        self._lead = Lead(why=claim.reason, lease_from_ms=sent_ms if own else None)
+        shared.standing.met(Event.OWN_CLAIM_ACCEPTED)
+        shared.standing.lease = shared.standing.lease.claimed(
+            claim.reason,
+            sent_ms if header.author == shared.author else None,
+            shared.clock.elapsed_ms(),
+            shared.timing.lease_ms,
+        )
+        self._claimed = claim.reason
 
     def _turn_away(self, leader: Author) -> None:
         self._heir = None
         self._shared.inflight.reject(NotLeader(f"{leader.node} leads now: the write was not sent. Ask it"))
 
     def _promotion(self) -> Lead | None:
-        state, follow = self._shared.replica.state, self._follow
-        if state.leader != self._shared.author or state.offset < follow.resume_after:
-            return None
-        if follow.doubt is not None and state.epoch <= follow.doubt:
-            return None
-        return self._lead or Lead(why=follow.why, lease_from_ms=None)
+        standing, state = self._shared.standing, self._shared.replica.state
+        if standing.role is Role.CHECKING and state.offset >= self._follow.resume_after:
+            standing.met(Event.STILL_LEADER)
+        return Lead(self._claimed) if standing.role is Role.LEADING else None
 
-    async def _resolve(self) -> None:
-        """In doubt: claim again until another epoch begins. What had not come before it is void."""
-        shared = self._shared
-        while shared.replica.state.leader == shared.author and shared.replica.state.epoch == self._follow.doubt:
-            await self._claim(shared.replica.state, Reason.DOUBT)
-            await shared.clock.sleep(DOUBT_PAUSE_MS)
-        await self._stand()
-
-    async def _stand(self) -> None:
-        """Claim whenever the leader has not been heard of for long enough."""
+    async def _campaign(self) -> None:
+        """Claim: in doubt, until the claim is read; otherwise whenever the leader is silent for long enough."""
         shared = self._shared
         while True:
-            state = shared.replica.state
-            wait_ms = self._heard_ms + self._patience_ms(state) - shared.clock.elapsed_ms()
-            if not shared.restraint.may_stand:
-                await shared.clock.sleep(STANDING_POLL_MS)
-                self._heard_ms = shared.clock.elapsed_ms()  # those of higher priority may have had to wait, too
-                continue
-            if wait_ms > 0:
-                await shared.clock.sleep(min(wait_ms, shared.timing.election_ms))
-                continue
-            if await self._has_read_all(state):
-                await self._claim(state, Reason.ELECTION if state.leader else Reason.FIRST)
-            self._heard_ms = shared.clock.elapsed_ms()
-            self._luck = shared.random.random()
+            match shared.standing.role:
+                case Role.RESOLVING:
+                    await self._claim(shared.replica.state, Reason.DOUBT)
+                    await shared.clock.sleep(DOUBT_PAUSE_MS)
+                case Role.FOLLOWING | Role.CANDIDATE if shared.standing.may_stand:
+                    await self._stand()
+                case Role.FOLLOWING:
+                    await shared.clock.sleep(STANDING_POLL_MS)
+                    self._heard_ms = shared.clock.elapsed_ms()  # those of higher priority may have had to wait, too
+                case _:
+                    await shared.clock.sleep(shared.timing.heartbeat_ms)
+
+    async def _stand(self) -> None:
+        shared = self._shared
+        state = shared.replica.state
+        wait_ms = self._heard_ms + self._patience_ms(state) - shared.clock.elapsed_ms()
+        if wait_ms > 0:
+            await shared.clock.sleep(min(wait_ms, shared.timing.election_ms))
+            return
+        if await self._has_read_all(state):
+            await self._claim(state, Reason.ELECTION if state.leader else Reason.FIRST)
+        self._heard_ms = shared.clock.elapsed_ms()
+        self._luck = shared.random.random()
 
     def _patience_ms(self, state: LogState) -> float:
         """How long the leader may be silent."""
@@ -155,6 +171,7 @@ class Follower:
         log.info("claiming epoch %d (%s), having read up to offset %d", epoch, reason, state.offset)
         if not state.timeline:
             state = state._replace(timeline=shared.random.getrandbits(TIMELINE_BITS).to_bytes(16, "big"))
+        shared.standing.met(Event.CLAIM_SENT)
         shared.claims_sent_ms.setdefault(epoch, shared.clock.elapsed_ms())
         try:
             await shared.log.append([claim_record(shared, state, shared.author, reason)])

@@ -2,7 +2,7 @@
 
 One append is in flight at a time; what arrives meanwhile is the next group. The broker answers with the offset of the
 batch: if it is the next one, nobody else has appended and the group is committed. If not, or without an answer, the
-leader becomes a follower that reads what happened (`role`).
+leader becomes a follower that reads what happened (`role`). What is committed waits for acks (`commitment`).
 """
 
 from __future__ import annotations
@@ -11,27 +11,45 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from replicator.errors import BrokerUnavailable, Busy, LogDamage, ReplicatorError, StoreFull
+from replicator.errors import BrokerUnavailable, Busy, LogDamage, NoReplicas, ReplicatorError
 from replicator.log.port import AppendInDoubt, AppendRefused
+from replicator.node.acks import AckBook
+from replicator.node.announcement import Announcement
+from replicator.node.commitment import Commitment
 from replicator.node.inflight import Done, Pending
-from replicator.node.role import Follow, Lead, Shared, claim_record, run_beside
+from replicator.node.role import Follow, Shared, claim_record, run_beside
 from replicator.position import Author, Offset, Seq
 from replicator.protocol.commit import LogState
 from replicator.protocol.limits import GROUP_BYTES, GROUP_RECORDS
+from replicator.protocol.membership import with_joined
+from replicator.protocol.roles import Event, Role
+from replicator.protocol.suspension import Suspension
 from replicator.records.codec import link
 from replicator.records.fast import HeaderWriter
-from replicator.records.types import VERSION, Body, Checkpoint, Heartbeat, Membership, Reason
+from replicator.records.types import (
+    VERSION,
+    Body,
+    Checkpoint,
+    Heartbeat,
+    Membership,
+    Mode,
+    Reason,
+    Release,
+    WriteMode,
+)
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_MS = 5_000
 REFUSED_PAUSE_MS = 100
+HANDOVER_MS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Handover:
     heir: Author
     done: asyncio.Future[None]
+    deadline_ms: float
 
     def fail(self, error: ReplicatorError) -> None:
         if not self.done.done():
@@ -39,22 +57,33 @@ class Handover:
 
 
 class Leader:
-    def __init__(self, shared: Shared, lead: Lead) -> None:
+    def __init__(self, shared: Shared, book: AckBook) -> None:
         self._shared = shared
+        self._book = book
         self._state = shared.replica.state  # of the log, as far as it is committed
+        self._commitment = Commitment(shared, book)
+        self._announcement = Announcement(shared, self._commitment, self._enqueue)
         self._wake = asyncio.Event()
-        self._lease_from_ms = lead.lease_from_ms
         self._proposed: Membership | None = None
         self._handover: Handover | None = None
+        self._appending = False
+        self._last = self._state.offset  # where its last append stands
         self._sent_ms = shared.clock.elapsed_ms()
         self._checked_ms = shared.clock.elapsed_ms()
+        self._reviewed = self._state.offset  # where the log ended at the last review
+        self._inherited = self._state.seq
+        self.refusal: NoReplicas | None = None  # why no write is taken now
 
     def lease_left_ms(self) -> float:
         """How long reads here are sure to see all that was written anywhere; 0 if they are not now."""
-        now_ms = self._shared.clock.elapsed_ms()
-        if self._lease_from_ms is None or now_ms < self._shared.restraint.until_ms:
+        shared = self._shared
+        if shared.standing.role is not Role.LEADING:
             return 0.0
-        return max(0.0, self._lease_from_ms + self._shared.timing.lease_ms - now_ms)
+        return shared.standing.lease.left_ms(shared.clock.elapsed_ms(), shared.timing.lease_ms)
+
+    def inherited_write(self, suspension: Suspension) -> bool:
+        """Whether an earlier leader wrote the key, and replicas may not have read it yet."""
+        return 0 < suspension.written <= self._inherited
 
     def wake(self) -> None:
         """To be called when something was added to `inflight`."""
@@ -62,19 +91,29 @@ class Leader:
 
     async def run(self) -> Follow:
         """Until this node does not know whether it still leads. Raises `LogDamage`, `Diverged`, `StoreError`."""
-        if self._lease_from_ms is None:
+        if self._shared.standing.lease.from_ms is None:
             self._enqueue(Heartbeat())
+        self._announcement.take_back_old()
+        self._book.on_acks = self._on_acks
         self.wake()
         try:
-            return await run_beside(self._flush(), self._beat(), self._wait_out())
+            return await run_beside(self._flush(), self._beat())
         finally:
+            self._book.on_acks = lambda: None
             if self._handover is not None:
                 self._handover.fail(Busy("the lead was lost meanwhile. See `replicator status`"))
+
+    def interrupted(self, why: str) -> Follow:
+        """What comes after an error that ended `run`: an append may have been in flight."""
+        standing = self._shared.standing
+        if standing.role in (Role.LEADING, Role.HANDING_OVER):
+            standing.met(Event.APPEND_IN_DOUBT if self._appending else Event.NOT_APPLIED)
+        return Follow(why, resume_after=max(self._state.offset, self._last))
 
     @property
     def membership(self) -> Membership:
         """As it will be once all that is in flight is applied."""
-        return self._proposed or self._shared.replica.machine.meta.membership
+        return self._proposed or self._commitment.membership
 
     def propose(self, membership: Membership) -> None:
         """Make `membership` the one of the cluster."""
@@ -86,10 +125,6 @@ class Leader:
 
         self._enqueue(membership, settled)
 
-    def _enqueue(self, body: Body, done: Done | None = None) -> None:
-        self._shared.inflight.add_own(self._own(body, done))
-        self.wake()
-
     def hand_over(self, heir: Author) -> asyncio.Future[None]:
         """Let `heir`, which has caught up, lead: no write is sent any more, and the claim follows the last one.
 
@@ -97,24 +132,46 @@ class Leader:
         """
         if self._handover is not None:
             raise Busy(f"the lead is being given to {self._handover.heir.node}")
-        self._handover = Handover(heir, asyncio.get_running_loop().create_future())
+        deadline_ms = self._shared.clock.elapsed_ms() + HANDOVER_MS
+        self._handover = Handover(heir, asyncio.get_running_loop().create_future(), deadline_ms)
         self.wake()
         return self._handover.done
 
-    def _own(self, body: Body, done: Done | None = None) -> Pending:
+    def review(self) -> None:
+        """To be called now and then: who is silent, who has caught up, what takes too long."""
+        shared, handover = self._shared, self._handover
+        self._refuse(self._commitment.refusal)
+        for member in self.membership.members:
+            if member.mode is Mode.JOINING and self._book.acked(member.node) >= self._reviewed:
+                log.info("%s has caught up: writes wait for it from now on", member.node)
+                self.propose(with_joined(self.membership, member.node))
+        self._reviewed = self._state.offset
+        if handover is not None and shared.clock.elapsed_ms() > handover.deadline_ms and not self._appending:
+            self._handover = None
+            handover.fail(Busy("the lead was not given away: what is in the log has not been confirmed in time"))
+        self.wake()
+
+    def _refuse(self, refusal: NoReplicas | None) -> None:
+        if (refusal is None) is not (self.refusal is None):
+            log.warning("%s", refusal or "all replicas that writes wait for are heard again")
+        self.refusal = refusal
+        if refusal is not None:
+            self._shared.inflight.give_up(refusal)
+
+    def _on_acks(self) -> None:
+        self._commitment.advance()
+        if self.refusal is not None:
+            self._refuse(self._commitment.refusal)
+        self.wake()
+
+    def _enqueue(self, body: Body, done: Done | None = None) -> Pending:
         """A record of the leader's own."""
         shared = self._shared
         deadline_ms = shared.clock.elapsed_ms() + shared.timing.answer_ms
-        return Pending(body, shared.replica.codec.encode_body(body), {}, done, deadline_ms)
-
-    def _check(self) -> None:
-        """Put a checkpoint before the next group, now and then, while the store stands at the end of the log."""
-        shared = self._shared
-        now_ms = shared.clock.elapsed_ms()
-        if now_ms - self._checked_ms >= CHECKPOINT_MS and not shared.inflight.sent:
-            meta = shared.replica.machine.meta
-            shared.inflight.add_own(self._own(Checkpoint(meta.digest, meta.entries)))
-            self._checked_ms = now_ms
+        pending = Pending(body, shared.replica.codec.encode_body(body), {}, done, deadline_ms)
+        shared.inflight.add_own(pending)
+        self.wake()
+        return pending
 
     async def _flush(self) -> Follow:
         while True:
@@ -124,59 +181,69 @@ class Leader:
                 follow = await self._append(group)
                 if follow is not None:
                     return follow
-            if self._handover is not None:
+            if self._handover is not None and not self._commitment.waits and not self._restrained:
                 follow = await self._give_away(self._handover)
                 if follow is not None:
                     return follow
 
-    def _next_group(self) -> list[Pending]:
-        inflight = self._shared.inflight
-        if inflight.queued:
-            self._check()
-        group = inflight.take_own()
-        if self._handover is None and self._shared.clock.elapsed_ms() >= self._shared.restraint.until_ms:
-            group += inflight.take(GROUP_RECORDS, GROUP_BYTES)
-        return group
+    @property
+    def _restrained(self) -> bool:
+        return self._shared.standing.holds_writes(self._shared.clock.elapsed_ms())
 
-    async def _give_away(self, handover: Handover) -> Follow | None:
-        """Serve nothing any more, and let a claim for another node follow."""
-        shared, state = self._shared, self._state
-        lease_from_ms, self._lease_from_ms = self._lease_from_ms, None
-        log.info("giving the lead to %s, which has caught up", handover.heir)
-        try:
-            base = await shared.log.append([claim_record(shared, state, handover.heir, Reason.HANDOVER)])
-        except AppendRefused as error:
-            self._lease_from_ms, self._handover = lease_from_ms, None
-            handover.fail(Busy(f"the lead was not given away: {error}"))
-            self.wake()
-            return None
-        except AppendInDoubt as error:
-            return Follow(why=str(error), resume_after=state.offset, doubt=state.epoch)
-        if base != state.offset + 1:
-            return self._misplaced(base, Offset(state.offset + 1), 1)
-        handover.done.set_result(None)
-        return Follow(f"gave the lead to {handover.heir.node}", resume_after=base, heir=handover.heir)
+    def _next_group(self) -> list[Pending]:
+        """The leader's own records, and clients' writes behind them if they may be sent."""
+        inflight, mode = self._shared.inflight, self._commitment.membership.policy.write
+        checks = self._check() if inflight.queued else False
+        if self._commitment.release_due is not None:
+            self._enqueue(Release(self._commitment.release_due))
+            self._commitment.release_due = None
+        own = inflight.take_own()
+        if checks or self._handover is not None or self._restrained or any(type(it.body) is Membership for it in own):
+            return own  # what follows another membership is written under its policy
+        if mode is WriteMode.SUSPEND or self._announcement.open:
+            return own + self._announcement.next_group(announce=mode is WriteMode.SUSPEND)
+        writes = inflight.next(GROUP_RECORDS, GROUP_BYTES)
+        inflight.take(writes)
+        return own + writes
+
+    def _check(self) -> bool:
+        """Now and then, put a checkpoint before the next group; whether writes have to wait for that.
+
+        It is taken while the store stands at the end of the log.
+        """
+        shared = self._shared
+        now_ms = shared.clock.elapsed_ms()
+        if now_ms - self._checked_ms < CHECKPOINT_MS:
+            return False
+        if shared.inflight.sent:
+            return True
+        meta = shared.replica.machine.meta
+        self._enqueue(Checkpoint(meta.digest, meta.entries))
+        self._checked_ms = now_ms
+        return False
 
     async def _append(self, group: list[Pending]) -> Follow | None:
         shared = self._shared
         expected = Offset(self._state.offset + 1)
         payloads, state = self._number(group)
         self._sent_ms = sent_ms = shared.clock.elapsed_ms()
+        self._appending = True
         try:
             base = await shared.log.append(payloads)
         except AppendRefused as error:
-            shared.inflight.reject(Busy(f"not written: {error}"))
+            self._appending = False
+            shared.inflight.refuse(group, Busy(f"not written: {error}"))
             await self._after_refusal()
             return None
         except AppendInDoubt as error:
-            return Follow(why=str(error), resume_after=self._state.offset, doubt=self._state.epoch)
+            shared.standing.met(Event.APPEND_IN_DOUBT)
+            return Follow(str(error))
+        self._appending = False
         if base != expected:
             return self._misplaced(base, expected, len(group))
-        self._lease_from_ms = sent_ms
-        try:
-            self._commit(group, state)
-        except StoreFull as error:
-            return Follow(why=str(error), resume_after=self._state.offset)
+        shared.standing.lease = shared.standing.lease.renewed(sent_ms)
+        self._state = state
+        self._commitment.add(group, state)
         return None
 
     def _number(self, group: list[Pending]) -> tuple[list[bytes], LogState]:
@@ -192,20 +259,40 @@ class Leader:
             payloads.append(writer.write(seq, chain) + pending.encoded)
         return payloads, state._replace(seq=seq, chain=chain, offset=offset, leader_offset=offset)
 
-    def _commit(self, group: list[Pending], state: LogState) -> None:
-        shared = self._shared
-        self._state = state
-        shared.replica.apply([pending.body for pending in group], state)
-        for pending in group:
-            shared.inflight.applied(pending.epoch, pending.seq, pending.offset)
-
     def _misplaced(self, base: Offset, expected: Offset, count: int) -> Follow:
         if base < expected:
             raise LogDamage(
                 f"the log gave offset {base} to a record whose place is {expected}: it has lost its tail. "
                 "Restore the broker's data, or the cluster from a snapshot"
             )
-        return Follow(why=f"others wrote at offset {expected}", resume_after=Offset(base + count - 1))
+        self._shared.standing.met(Event.MISPLACED)
+        self._last = Offset(base + count - 1)
+        return Follow(f"others wrote at offset {expected}", resume_after=self._last)
+
+    async def _give_away(self, handover: Handover) -> Follow | None:
+        """Serve nothing any more, and let a claim for another node follow."""
+        shared, state = self._shared, self._state
+        shared.standing.met(Event.HANDOVER_STARTED)
+        log.info("giving the lead to %s, which has caught up", handover.heir)
+        self._appending = True
+        try:
+            base = await shared.log.append([claim_record(shared, state, handover.heir, Reason.HANDOVER)])
+        except AppendRefused as error:
+            self._appending = False
+            shared.standing.met(Event.HANDOVER_REFUSED)
+            self._handover = None
+            handover.fail(Busy(f"the lead was not given away: {error}"))
+            self.wake()
+            return None
+        except AppendInDoubt as error:
+            shared.standing.met(Event.APPEND_IN_DOUBT)
+            return Follow(str(error))
+        self._appending = False
+        if base != state.offset + 1:
+            return self._misplaced(base, Offset(state.offset + 1), 1)
+        handover.done.set_result(None)
+        shared.standing.met(Event.OTHER_CLAIM_ACCEPTED)
+        return Follow(f"gave the lead to {handover.heir.node}", resume_after=base, heir=handover.heir)
 
     async def _after_refusal(self) -> None:
         """Is it the log itself that is gone? Raises `LogDamage`."""
@@ -215,13 +302,6 @@ class Leader:
             log.warning("%s", error)
         await self._shared.clock.sleep(REFUSED_PAUSE_MS)
 
-    async def _wait_out(self) -> None:
-        """What has queued up during the restraint goes on when it is over."""
-        shared = self._shared
-        while (left_ms := shared.restraint.until_ms - shared.clock.elapsed_ms()) > 0:
-            await shared.clock.sleep(left_ms)
-        self.wake()
-
     async def _beat(self) -> None:
         """Keep the lease while nobody writes."""
         shared = self._shared
@@ -230,7 +310,7 @@ class Leader:
             now_ms = shared.clock.elapsed_ms()
             if now_ms < due_ms:
                 await shared.clock.sleep(due_ms - now_ms)
-            elif shared.inflight.sent:
+            elif self._appending:
                 await shared.clock.sleep(shared.timing.heartbeat_ms)
             else:
                 self._enqueue(Heartbeat())

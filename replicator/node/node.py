@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TypeVar
 
 from replicator.errors import (
     BadRequest,
@@ -16,7 +17,6 @@ from replicator.errors import (
     Loading,
     NotLeader,
     ReplicatorError,
-    Stale,
     StoreFull,
 )
 from replicator.log.port import Acks
@@ -26,22 +26,25 @@ from replicator.node.expiry import delete_expired
 from replicator.node.follower import Follower
 from replicator.node.inflight import Done, Pending
 from replicator.node.leader import Leader
+from replicator.node.operations import Operations
+from replicator.node.reads import Reads
 from replicator.node.replica import RowListener
 from replicator.node.role import Follow, Shared, run_beside
-from replicator.position import BEFORE_LOG, NodeId, Offset
-from replicator.protocol.candidates import check_may_lead
+from replicator.position import BEFORE_LOG, NodeId, Offset, Token
+from replicator.protocol.levels import Level
 from replicator.protocol.limits import MAX_INFLIGHT_BYTES, MAX_RECORD_BYTES
-from replicator.protocol.membership import with_member, without_member
-from replicator.records.types import Heartbeat, Member, Membership, Reason, Write
+from replicator.protocol.membership import with_member
+from replicator.protocol.roles import Role
+from replicator.records.types import Heartbeat, Member, Membership, Mode, Reason, Write
 from replicator.store.view import Transaction, View
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 RETRY_MS = 500
 SWEEP_MS = 100
 ACK_PAUSE_MS = 20
-LEASE_POLL_MS = 2
-CATCH_UP_MS = 10_000  # which a node that is to lead may take to catch up
 READ_ONLY = "You can't write against a read only replica."  # as Redis says it: clients look for it
 
 
@@ -73,6 +76,8 @@ class NodeStatus:
     lease_left_ms: float
     void_records: int
     inflight: int
+    phase: Role  # more exactly than `role`
+    refusal: str  # why no writes are taken at this leader now; empty if they are
     elected: Election | None  # how this term began, if this process has read it
     term_ms: float | None  # how long ago that was
     claims: dict[Reason, int]  # that counted, as far as this process has read
@@ -87,13 +92,16 @@ class Node:
         self._member = member
         self._role: Follower | Leader = Follower(shared, Follow("started"))
         self._caught_up = False
-        self._deposed = False  # has led, and not read what was written since: its clients do not know yet
         self._stopped = False
         self._trouble = ""
         self._trouble_at = BEFORE_LOG
         self._failure: ReplicatorError | None = None
         self._end = shared.replica.state.offset
-        self._book = AckBook(shared.author.node, acks, shared.clock)
+        self._membership_seen = Membership()
+        self._serves_clients = True  # as that membership says
+        self._book = AckBook(shared.author.node, acks, shared.clock, shared.timing.sync_ms)
+        self._reads = Reads(shared, lambda: self._role, self.view)
+        self.operations = Operations(shared, self._book, lambda: self._role, self._leader, self.view)
         self._sender = AckSender(shared.author, shared.replica, acks, shared.clock, ACK_PAUSE_MS)
 
     # What runs
@@ -101,7 +109,7 @@ class Node:
     async def run(self) -> None:
         """Until it is cancelled. A failure that needs an operator leaves the node up, to say what it is."""
         try:
-            await run_beside(self._roles(), self._sweep(), self._catch_up())
+            await run_beside(self._roles(), self._sweep(), self._catch_up(), self._reads.keep_fresh())
         finally:
             self._stopped = True
             self._shared.inflight.abandon("the node stops")
@@ -124,19 +132,24 @@ class Node:
         self._role = follower = Follower(shared, follow)
         log.info("%s follows: %s", shared.author, follow.why)
         lead = await run_beside(follower.run(), self._sender.run())
-        self._role = leader = Leader(shared, lead)
+        self._role = leader = Leader(shared, self._book)
         log.info("%s leads epoch %d: %s", shared.author, shared.replica.state.epoch, lead.why)
         return await self._lead(leader)
 
     async def _lead(self, leader: Leader) -> Follow:
         machine = self._shared.replica.machine
-        self._caught_up = self._deposed = True
+        self._caught_up = True
         self._register(leader)
-        return await run_beside(
-            leader.run(),
-            self._book.listen(),
-            delete_expired(self, machine, self._shared.clock),
-        )
+        try:
+            return await run_beside(
+                leader.run(),
+                self._book.listen(),
+                delete_expired(self, machine, self._shared.clock),
+            )
+        except StoreFull as error:
+            return leader.interrupted(str(error))
+        finally:
+            self._reads.note_deposed()
 
     def _register(self, leader: Leader) -> None:
         """A leader that the log does not know, or knows under another address, says so first."""
@@ -167,6 +180,8 @@ class Node:
         while True:
             await shared.clock.sleep(SWEEP_MS)
             shared.inflight.expire(shared.clock.elapsed_ms())
+            if isinstance(self._role, Leader):
+                self._role.review()
 
     async def _wait_for(self, error: ReplicatorError) -> None:
         log.warning("%s", error)
@@ -213,6 +228,8 @@ class Node:
             lease_left_ms=self.lease_left_ms,
             void_records=shared.replica.void_records,
             inflight=len(shared.inflight),
+            phase=shared.standing.role,
+            refusal=str(role.refusal or "") if isinstance(role, Leader) else "",
             elected=elections.last,
             term_ms=elections.last.age_ms(shared.clock.wall_us()) if elections.last else None,
             claims=dict(elections.counts),
@@ -231,37 +248,47 @@ class Node:
         if not self._caught_up:
             state = self._shared.replica.state
             raise Loading(f"the node reads the log: at offset {state.offset} of {self._end}. {self._trouble}".strip())
+        if not self.serves_clients:
+            node = self._shared.author.node
+            raise BadRequest(f"{node} makes snapshots and serves no clients: ask another node")
         return self._shared.replica.machine.view
 
-    def read_barrier(self) -> Awaitable[None] | None:
-        role = self._role
-        if isinstance(role, Leader):
-            return self._lease_or_role(role) if role.lease_left_ms() <= 0 else None
-        return self._read_index(role) if self._deposed and self._failure is None else None
+    @property
+    def serves_clients(self) -> bool:
+        """Whether it is no snapshotter."""
+        if self.membership is not self._membership_seen:
+            self._membership_seen = self.membership
+            own = self.membership.get(self._shared.author.node)
+            self._serves_clients = own is None or own.mode is not Mode.SNAPSHOTTER
+        return self._serves_clients
 
-    async def _lease_or_role(self, leader: Leader) -> None:
-        """Raises `BrokerUnavailable`, `Stale`."""
-        clock = self._shared.clock
-        deadline_ms = clock.elapsed_ms() + self._shared.timing.answer_ms
-        while self._role is leader and leader.lease_left_ms() <= 0:
-            if clock.elapsed_ms() >= deadline_ms:
-                raise Stale("this node led, and cannot find out whether it still does: Kafka does not answer")
-            await clock.sleep(LEASE_POLL_MS)
-        barrier = self.read_barrier()
-        if barrier is not None:
-            await barrier
+    def read_now(self, level: Level | None) -> View | None:
+        """A view for a read of that level (None: as is usual in this node's role), if nothing has to be waited for.
 
-    async def _read_index(self, follower: Follower) -> None:
-        """Wait until all is applied that the log holds now. Raises `BrokerUnavailable`, `Stale`."""
-        shared = self._shared
-        end = await shared.log.end()
-        try:
-            async with asyncio.timeout(shared.timing.answer_ms / 1000):
-                await shared.replica.applied(Offset(end - 1))
-        except TimeoutError:
-            raise Stale(f"this node led, and has not read what was written since, up to offset {end - 1}") from None
-        if self._role is follower:
-            self._deposed = False
+        It may raise `Held` for single keys; then, and in place of None, `read`. Raises `Stale`, and as `view`.
+        """
+        return self._reads.now(level)
+
+    def read_soon(self, level: Level | None) -> asyncio.Future[None] | None:
+        """For a read that only waits for the log's end, as many at once do: when `read_reached` may be called.
+
+        It raises `Stale`. None: such a read has to wait for other things, too (`read`).
+        """
+        return self._reads.soon(level)
+
+    def read_reached(self) -> View | None:
+        """The view for reads that waited so; None if that is not enough after all. Raises as `view`."""
+        return self._reads.reached_view()
+
+    async def read(self, level: Level | None, answer: Callable[[View], T]) -> T:
+        """What `answer` makes of a view that meets the level; it may be called again. Raises `Stale`, and as `view`."""
+        return await self._reads.read(level, answer)
+
+    def token(self, written: Offset) -> Token:
+        """All that a client can have seen here, and what it has written up to that offset. Raises as `view`."""
+        self.view()
+        state = self._shared.replica.state
+        return Token(state.timeline.hex(), max(written, state.offset))
 
     async def wait_acked(self, offset: Offset, replicas: int, timeout_ms: float) -> int:
         return await self._book.wait(offset, replicas, timeout_ms)
@@ -282,8 +309,10 @@ class Node:
         return self._shared.clock.wall_us() // 1000 if isinstance(self._role, Leader) else None
 
     def begin(self) -> Transaction:
-        """Raises `NotLeader`, `Busy`."""
-        self._writer()
+        """Raises `NotLeader`, `NoReplicas`, `Busy`."""
+        leader = self._writer()
+        if leader is not None and leader.refusal is not None:
+            raise leader.refusal
         inflight = self._shared.inflight
         if inflight.bytes > MAX_INFLIGHT_BYTES:
             raise Busy(f"{inflight.bytes >> 20} MiB of writes are in flight. Try again")
@@ -341,38 +370,7 @@ class Node:
 
     def let_stand(self) -> None:
         """From now on this node may stand for election: no other process passes for it."""
-        self._shared.restraint.may_stand = True
-
-    def enrol(self, member: Member) -> None:
-        """Make `member` part of the cluster, or change what is known of it. Raises `NotLeader`."""
-        leader = self._leader()
-        leader.propose(with_member(leader.membership, member))
-
-    def expel(self, node: NodeId) -> None:
-        """Raises `NotLeader`, `BadRequest` (no member, or the leader)."""
-        leader = self._leader()
-        if node == self._shared.author.node:
-            raise BadRequest(f"{node} leads: give the lead to another node first")
-        leader.propose(without_member(leader.membership, node))
-
-    async def promote(self, node: NodeId, *, force: bool) -> None:
-        """Let `node` lead. With `force` it has to be this node, which takes the lead, whoever has it.
-
-        Raises `NotLeader` (ask the leader; for `force`, ask `node`), `BadRequest`, `Busy`, `BrokerUnavailable`.
-        """
-        role, own = self._role, self._shared.author.node
-        check_may_lead(self.membership, node)
-        if self.leads and node == own:
-            raise BadRequest(f"{node} leads already")
-        if not force:
-            leader = self._leader()
-            heir = await self._book.reached(node, self._shared.replica.state.offset, CATCH_UP_MS)
-            await leader.hand_over(heir)
-        elif isinstance(role, Follower) and node == own:
-            self.view()  # raises why it cannot serve
-            await role.force()
-        else:
-            raise NotLeader(f"only {node} itself can take the lead by force: ask it")
+        self._shared.standing.may_stand = True
 
     def _writer(self) -> Leader | None:
         """The leader; None while writes are kept for the next one, to whom they will be sent. Raises as `_leader`."""

@@ -107,6 +107,10 @@ class Replica:
         """How long ago the last record applied was written, by its author's clock."""
         return max(0.0, (now_us - self._written_us) / 1000) if self._written_us else 0.0
 
+    async def changed(self) -> None:
+        """Wait until records are applied."""
+        await self.applied(Offset(self.state.offset + 1))
+
     async def applied(self, offset: Offset) -> None:
         """Wait until the store stands at `offset` or beyond."""
         if self.state.offset >= offset:

@@ -1,12 +1,8 @@
-"""What the two roles of a node share, and the words by which one hands over to the other.
+"""What the two halves of a node share, and the words by which one hands over to the other.
 
-             a claim for it is accepted, and it has read up to its own last append
-        Follower ────────────────────────────────────────────────────────────────────▶ Leader
-                 ◀────────────────────────────────────────────────────────────────────
-             an append is in doubt, somebody else's record stands before it, or it gave the lead away
-
-A leader whose append went astray reads its fate as a follower does. So a candidate is a follower that has appended a
-claim, and a doubt is a claim in the leader's own name.
+`Follower` reads the log, `Leader` writes it: `protocol.roles` says in which role which of them runs. A leader whose
+append went astray reads its fate as a follower does; a candidate is a follower that has appended a claim, and a doubt
+is a claim in the leader's own name.
 """
 
 from __future__ import annotations
@@ -24,8 +20,11 @@ from replicator.node.inflight import Inflight
 from replicator.node.replica import Replica
 from replicator.position import BEFORE_LOG, Author, Epoch, Offset
 from replicator.protocol.commit import LogState
+from replicator.protocol.confirmation import local_readers
+from replicator.protocol.lease import Lease
+from replicator.protocol.roles import Event, Role, advance
 from replicator.protocol.timing import Timing
-from replicator.records.types import VERSION, Claim, Header, Reason
+from replicator.records.types import VERSION, Claim, Header, Membership, Reason
 
 T = TypeVar("T")
 
@@ -45,34 +44,46 @@ class Shared:
     random: random.Random
     claims_sent_ms: dict[Epoch, float] = field(default_factory=dict)
     """When this process first sent a claim of an epoch not yet begun. Any copy of it may be the one that counts."""
-    restraint: Restraint = field(default_factory=lambda: Restraint())
+    standing: Standing = field(default_factory=lambda: Standing())
 
 
 @dataclass(slots=True)
-class Restraint:
-    """What this node has to let pass before it acts as a leader."""
+class Standing:
+    """What this process is to the others, from its start to its end."""
 
+    role: Role = Role.FOLLOWING
+    lease: Lease = field(default_factory=Lease)
     may_stand: bool = True  # for election: not before it is known that no other process passes for this node
-    until_ms: float = 0.0
-    """After a forced claim: the old leader may hold its lease until then, so there is no other, and no new write."""
+    write_from_ms: float = 0.0  # until then somebody may answer reads who does not learn of new writes
+
+    def met(self, event: Event) -> None:
+        """Raises `ImpossibleEvent`."""
+        self.role = advance(self.role, event)
+
+    def note_membership(self, before: Membership, after: Membership, now_ms: float, timing: Timing) -> None:
+        """Who reads locally no more may not have read yet that this is so."""
+        if local_readers(before) - local_readers(after):
+            self.write_from_ms = max(self.write_from_ms, now_ms + timing.old_follower_lease_ms)
+
+    def holds_writes(self, now_ms: float) -> bool:
+        """Whether this node, if it leads, has to wait before it writes or confirms anything."""
+        return now_ms < self.write_from_ms or self.lease.wait_ms(now_ms) > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Read the log: up to `resume_after`, where this node's last append may stand, and beyond epoch `doubt`."""
+    """Read the log: if the role is `CHECKING`, at least up to `resume_after`, where this node's last append stands."""
 
     why: str
     resume_after: Offset = BEFORE_LOG
-    doubt: Epoch | None = None
     heir: Author | None = None  # who was given the lead: clients' writes wait until it is heard, so as to find it
 
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """Lead from here on. The claim was sent by this node at `lease_from_ms`, or by another (None: no lease yet)."""
+    """Lead from here on."""
 
     why: str
-    lease_from_ms: float | None
 
 
 def claim_record(shared: Shared, state: LogState, leader: Author, reason: Reason) -> bytes:
