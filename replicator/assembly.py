@@ -21,7 +21,7 @@ from replicator.node.clock import SystemClock
 from replicator.node.inflight import Inflight
 from replicator.node.node import Node
 from replicator.node.replica import Replica
-from replicator.node.role import Restraint, Shared, run_beside
+from replicator.node.role import Shared, Standing, run_beside
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol.timing import Timing
 from replicator.records.codec import RecordCodec
@@ -94,7 +94,7 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
             clock=SystemClock(),
             timing=timing,
             random=draw,
-            restraint=Restraint(may_stand=False),
+            standing=Standing(may_stand=False),
         )
         member = Member(
             shared.author.node, Mode.ASYNC, config.advertised_resp, config.advertised_http, settings.priority

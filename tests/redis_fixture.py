@@ -83,7 +83,7 @@ class ServerThread:
             self.servers.append(server)
         leader = await cluster.leader()
         for running in cluster.nodes.values():
-            leader.node.enrol(running.member)
+            leader.node.operations.enrol(running.member)
         await until(lambda: all(len(it.node.membership.members) == nodes for it in cluster.nodes.values()))
         await cluster.level()
 

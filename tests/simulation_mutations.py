@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from math import inf
 from typing import Any
 from unittest.mock import patch
 
 from replicator.errors import Busy
 from replicator.log.port import AppendInDoubt
+from replicator.node.announcement import Announcement
+from replicator.node.commitment import Commitment
 from replicator.node.inflight import Inflight, Pending
 from replicator.node.leader import Leader
-from replicator.node.node import Node
+from replicator.node.read_index import ReadIndex
+from replicator.node.reads import Reads
 from replicator.node.replica import Replica
-from replicator.node.role import Follow, Shared
-from replicator.position import Epoch, Offset
+from replicator.node.role import Follow, Shared, Standing
+from replicator.position import Epoch, Offset, Seq
 from replicator.protocol import commit
 from replicator.protocol.commit import LogState
+from replicator.protocol.confirmation import ENDLESS, Requirement, local_readers
+from replicator.protocol.levels import Level
+from replicator.protocol.roles import Event, Role
+from replicator.protocol.suspension import NONE, Suspending
 from replicator.protocol.timing import Timing
 from replicator.records.types import Body, Reason
+from replicator.store.view import View
 from replicator.testing import cluster
 
 
@@ -43,10 +52,12 @@ def leaders_ignore_what_others_wrote() -> AbstractContextManager[object]:
         try:
             base = await self._shared.log.append(payloads)
         except AppendInDoubt as error:
-            return Follow(str(error), self._state.offset, self._state.epoch)
-        self._lease_from_ms = sent_ms
+            self._shared.standing.met(Event.APPEND_IN_DOUBT)
+            return Follow(str(error))
+        self._shared.standing.lease = self._shared.standing.lease.renewed(sent_ms)
         end = Offset(base + len(group) - 1)
-        self._commit(group, state._replace(offset=end, leader_offset=end))
+        self._state = state._replace(offset=end, leader_offset=end)
+        self._commitment.add(group, self._state)
         return None
 
     return patch.object(Leader, "_append", append)
@@ -57,7 +68,7 @@ def doubt_counts_as_rejection() -> AbstractContextManager[object]:
 
     async def append(self: Leader, group: list[Pending]) -> Follow | None:
         follow = await genuine(self, group)
-        if follow is not None and follow.doubt is not None:
+        if self._shared.standing.role is Role.RESOLVING:
             self._shared.inflight.reject(Busy("no answer"))
         return follow
 
@@ -66,21 +77,20 @@ def doubt_counts_as_rejection() -> AbstractContextManager[object]:
 
 
 def writes_are_answered_before_they_are_committed() -> AbstractContextManager[object]:
-    def take(self: Inflight, max_records: int, max_bytes: int) -> list[Pending]:
-        group = genuine(self, max_records, max_bytes)
+    def take(self: Inflight, group: Sequence[Pending]) -> None:
+        genuine(self, group)
         for pending in group:
             pending.answer(None, pending.offset)
-        return group
 
     genuine = Inflight.take
     return patch.object(Inflight, "take", take)
 
 
 def leaders_read_without_a_lease() -> AbstractContextManager[object]:
-    def read_barrier(self: Node) -> None:
-        return None
+    def now(self: Reads, level: Level | None) -> View:
+        return self.store()
 
-    return patch.object(Node, "read_barrier", read_barrier)
+    return patch.object(Reads, "now", now)
 
 
 def repeated_records_count_again() -> AbstractContextManager[object]:
@@ -122,3 +132,118 @@ def _short_memory() -> Iterator[None]:
 
 def leases_run_from_the_last_copy_of_a_claim() -> AbstractContextManager[object]:
     return _short_memory()
+
+
+def replicas_ignore_suspensions() -> AbstractContextManager[object]:
+    """A sync replica answers reads of keys that are about to change elsewhere."""
+
+    def following_view(self: Reads, since: Seq) -> View:
+        return self.store()
+
+    return patch.object(Reads, "following_view", following_view)
+
+
+def follower_leases_never_end() -> AbstractContextManager[object]:
+    """A sync replica that hears nothing any more goes on answering."""
+
+    def reads_locally(self: Reads) -> bool:
+        membership = self.shared.replica.machine.meta.membership
+        return self.index.age_ms < inf and self.shared.author.node in local_readers(membership)
+
+    return patch.object(Reads, "reads_locally", property(reads_locally))
+
+
+def follower_leases_need_no_question() -> AbstractContextManager[object]:
+    """A sync replica answers from its start on, before it knows whether it has read all."""
+
+    def reads_locally(self: Reads) -> bool:
+        return self.shared.author.node in local_readers(self.shared.replica.machine.meta.membership)
+
+    return patch.object(Reads, "reads_locally", property(reads_locally))
+
+
+def who_reads_locally_no_more_is_not_waited_for() -> AbstractContextManager[object]:
+    """Writes go on as soon as a replica is sync no more, which it may not have read yet."""
+
+    def note_membership(self: Standing, *_: object) -> None:
+        pass
+
+    return patch.object(Standing, "note_membership", note_membership)
+
+
+def writes_wait_for_no_acks() -> AbstractContextManager[object]:
+    def confirmed(self: Requirement, acked: object) -> Offset:
+        return ENDLESS
+
+    return patch.object(Requirement, "confirmed", confirmed)
+
+
+def writes_are_not_announced() -> AbstractContextManager[object]:
+    """Suspend mode without the first of its two rounds."""
+
+    def next_group(self: Announcement, announce: bool) -> list[Pending]:
+        group = self._inflight.next(1000, 1_000_000)
+        self._inflight.take(group)
+        return group
+
+    return patch.object(Announcement, "next_group", next_group)
+
+
+def leaders_show_keys_in_flight() -> AbstractContextManager[object]:
+    """The old value at the leader, while a replica may show the new one."""
+
+    def leading_view(self: Reads, leader: Leader) -> View:
+        return self.inherited_view(leader)
+
+    return patch.object(Reads, "leading_view", leading_view)
+
+
+def leaders_trust_what_they_inherit() -> AbstractContextManager[object]:
+    """The new value at a new leader, while a replica may show the old one."""
+
+    def inherited_view(self: Reads, leader: Leader) -> View:
+        return self.store()
+
+    return patch.object(Reads, "inherited_view", inherited_view)
+
+
+def releases_wait_for_nobody() -> AbstractContextManager[object]:
+    """A new leader releases what was invalidated before all replicas have read up to its claim."""
+
+    def release(self: Commitment, confirmed: Offset) -> None:
+        genuine(self, ENDLESS)
+
+    genuine = Commitment._release
+    return patch.object(Commitment, "_release", release)
+
+
+def what_has_landed_is_confirmed() -> AbstractContextManager[object]:
+    """A deposed leader answers OK though it does not know whether the sync replicas have the write."""
+
+    return patch.object(Inflight, "land", Inflight.applied)
+
+
+def claims_release_what_was_written() -> AbstractContextManager[object]:
+    """In invalidate mode, a new leader's claim alone ends the suspensions."""
+
+    def claim(self: Suspending) -> None:
+        for key in list(self.keys):
+            self._set(key, NONE)
+
+    return patch.object(Suspending, "claim", claim)
+
+
+def sessions_wait_for_nothing() -> AbstractContextManager[object]:
+    def now(self: Reads, level: Level | None) -> View | None:
+        return self.store() if level is not None and level.token is not None else genuine(self, level)
+
+    genuine = Reads.now
+    return patch.object(Reads, "now", now)
+
+
+def bounds_are_ten_times_as_wide() -> AbstractContextManager[object]:
+    def is_within(self: ReadIndex, max_age_ms: float, max_records: int) -> bool:
+        return genuine(self, 10 * max_age_ms, max_records)
+
+    genuine = ReadIndex.is_within
+    return patch.object(ReadIndex, "is_within", is_within)

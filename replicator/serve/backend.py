@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Protocol
+import asyncio
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from replicator.node.acks import Heard
 from replicator.node.inflight import Done
 from replicator.node.node import NodeStatus
 from replicator.node.replica import RowListener
-from replicator.position import NodeId, Offset
+from replicator.position import NodeId, Offset, Token
+from replicator.protocol.levels import Level
 from replicator.records.types import Membership
 from replicator.store.view import Transaction, View
+
+T = TypeVar("T")
 
 
 class Backend(Protocol):
@@ -22,12 +26,30 @@ class Backend(Protocol):
         """The store as it is now. Raises `Loading` or what stopped the node (`LogDamage`, `Diverged`, …)."""
         ...
 
-    def read_barrier(self) -> Awaitable[None] | None:
-        """What a read has to wait for before it takes its `view`; None: nothing.
+    def read_now(self, level: Level | None) -> View | None:
+        """A view for a read of that level (None: as is usual in the node's role), if nothing has to be waited for.
 
-        A leader whose lease has run out waits until it knows whether it still leads. Awaiting it raises `Stale` when
-        that takes too long.
+        It may raise `Held` for single keys; then, and in place of None, `read`. Raises `Stale`, and as `view`.
         """
+        ...
+
+    def read_soon(self, level: Level | None) -> asyncio.Future[None] | None:
+        """For a read that only waits for the log's end, as many at once do: when `read_reached` may be called.
+
+        It raises `Stale`. None: such a read has to wait for other things, too (`read`).
+        """
+        ...
+
+    def read_reached(self) -> View | None:
+        """The view for reads that waited so; None if that is not enough after all. Raises as `view`."""
+        ...
+
+    async def read(self, level: Level | None, answer: Callable[[View], T]) -> T:
+        """What `answer` makes of a view that meets the level; it may be called again. Raises `Stale`, and as `view`."""
+        ...
+
+    def token(self, written: Offset) -> Token:
+        """All that a client can have seen here, and what it has written up to that offset. Raises as `view`."""
         ...
 
     def now_ms(self) -> int | None:

@@ -5,6 +5,7 @@ from replicator.serve.commands import (
     expiry,
     hashes,
     keys,
+    levels,
     once,
     pubsub,
     scan,
@@ -15,6 +16,19 @@ from replicator.serve.commands import (
 )
 from replicator.serve.commands.table import TABLE
 
-FAMILIES = (connection, expiry, hashes, keys, once, pubsub, scan, sentinel, server, strings, transactions)
+FAMILIES = (
+    connection,
+    expiry,
+    hashes,
+    keys,
+    levels,
+    once,
+    pubsub,
+    scan,
+    sentinel,
+    server,
+    strings,
+    transactions,
+)
 
 __all__ = ["FAMILIES", "TABLE"]

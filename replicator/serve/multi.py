@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from replicator.errors import ReplicatorError
 from replicator.serve import resp
@@ -86,11 +86,20 @@ class Multi:
         self._queue = []
         self.unwatch()
 
-    def run(self, session: Session, keyspace: Keyspace) -> resp.Reply:
-        """The replies of all that was queued, in one array; nothing is queued or watched afterwards."""
-        queue, touched = self._queue, self.touched
+    def take(self) -> Queued:
+        """What is to be executed; nothing is queued or watched afterwards."""
+        queued = Queued([] if self.touched else self._queue, self.touched)
         self.discard()
-        return resp.NullArray() if touched else [_run(session, keyspace, *it) for it in queue]
+        return queued
+
+
+class Queued(NamedTuple):
+    commands: list[tuple[Command, Args]]
+    touched: bool  # a watched row has changed: nothing is executed
+
+    def run(self, session: Session, keyspace: Keyspace) -> resp.Reply:
+        """The replies of all, in one array."""
+        return resp.NullArray() if self.touched else [_run(session, keyspace, *it) for it in self.commands]
 
 
 def _run(session: Session, keyspace: Keyspace, command: Command, args: Args) -> resp.Reply:

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
 from replicator.errors import Definite, ReplicatorError
 from replicator.position import BEFORE_LOG, Offset
+from replicator.protocol.levels import Level
 from replicator.serve.commands.table import BY_SPELLING, Args, Command, Kind, look_up
 from replicator.serve.keyspace import Keyspace, WritableKeyspace
 from replicator.serve.multi import Multi
 from replicator.serve.requests import ProtocolBroken, Requests
 from replicator.serve.resp import QUEUED, Error, Reply, encode, error_reply
 from replicator.serve.subscriptions import WHILE_SUBSCRIBED, Subscriptions, refusal
+from replicator.store.view import Held, View
 
 if TYPE_CHECKING:
     from replicator.serve.redis_server import RedisServer
 
 MAX_SLOTS = 4096  # writes of one connection in flight
+MAX_READY_BYTES = 1 << 20  # answers that leave in one write
 MAX_UNPARSED_BYTES = 1 << 20  # read ahead while the connection waits
 MAX_UNREAD_BYTES = 1 << 20  # pushed to a client that does not read
 
@@ -63,6 +66,7 @@ class Session(asyncio.Protocol):
         self.connected_s = asyncio.get_running_loop().time()
         self.last_command = b""
         self.last_offset = BEFORE_LOG  # of this connection's last write
+        self.level: Level | None = None  # of its reads; None: as is usual in the node's role
         self.multi: Multi = Multi(server.watches)
         self.subscriptions = Subscriptions(server.events, self.push)
         self._transport: asyncio.Transport
@@ -70,8 +74,10 @@ class Session(asyncio.Protocol):
         self._slots: deque[Slot] = deque()
         self._readable: Keyspace | None = None  # what reads see, for as long as nothing else can happen on the loop
         self._out: list[bytes] = []
+        self._ready_bytes = 0  # in `_out`
         self._held: Args | None = None  # waits until the slots are empty
         self._task: asyncio.Task[None] | None = None  # what the connection waits for
+        self._index: asyncio.Future[None] | None = None  # the same, shared with others
         self._full = False  # the client does not read
         self._reading = True
         self._awake = False  # `_wake` is scheduled
@@ -119,13 +125,13 @@ class Session(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        return not self._slots and self._task is None
+        return not self._slots and self._task is None and self._index is None
 
     # Commands in, answers out
 
     @property
     def _blocked(self) -> bool:
-        waiting = self._held is not None or self._task is not None or self._ending
+        waiting = self._held is not None or self._task is not None or self._index is not None or self._ending
         return waiting or self._full or len(self._slots) >= MAX_SLOTS
 
     def _pump(self) -> None:
@@ -178,18 +184,20 @@ class Session(asyncio.Protocol):
     def _read_at_once(self, args: Args) -> bool:
         """Answer a read as the one before it was, with nothing between them; False if that is not the case."""
         readable = self._readable
-        if readable is None or self._slots or self.multi.open:
+        if readable is None or self._slots or self.multi.open or self._full:
             return False
         command = BY_SPELLING.get(args[0])
         if command is None or command.kind is not Kind.READ or not command.accepts(len(args)):
             return False
         try:
             reply = command.handler(readable, args)
+        except Held:
+            return False
         except ReplicatorError as error:
             reply = error_reply(error)
         self.server.stats.commands += 1
         self.last_command = command.name
-        self._out.append(encode(reply, self.protocol))
+        self._send(encode(reply, self.protocol))
         return True
 
     def answer(self, reply: Reply) -> None:
@@ -197,7 +205,14 @@ class Session(asyncio.Protocol):
         if self._slots:
             self._slots.append(Slot(self, data, True))
         else:
-            self._out.append(data)
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        """With what else is ready; large answers do not pile up, so that a client that does not read is noticed."""
+        self._out.append(data)
+        self._ready_bytes += len(data)
+        if self._ready_bytes > MAX_READY_BYTES:
+            self._flush()
 
     def push(self, reply: Reply) -> None:
         """What the client did not ask for just now. One that lets too much of it lie is cut off."""
@@ -207,20 +222,55 @@ class Session(asyncio.Protocol):
             self._transport.abort()
 
     def _read(self, command: Command, args: Args) -> None:
-        if self.after_own_writes(args):
-            return
-        backend = self.server.backend
-        barrier = backend.read_barrier()
-        if barrier is None:
-            self._readable = Keyspace(backend.view(), backend.now_ms())
-            self.answer(command.handler(self._readable, args))
-        else:
-            self.wait(self._read_after(barrier, command, args))
+        if not self.after_own_writes(args):
+            self.read_at(self.level, command, args)
 
-    async def _read_after(self, barrier: Awaitable[None], command: Command, args: Args) -> None:
-        await barrier
+    def read_at(self, level: Level | None, command: Command, args: Args) -> None:
+        """Answer a read, at once or when its level is met."""
         backend = self.server.backend
-        self.answer(command.handler(Keyspace(backend.view(), backend.now_ms()), args))
+        view = backend.read_now(level)
+        if view is not None:
+            keyspace = self._answer_from(view, command, args)
+            if keyspace is not None:
+                self._readable = keyspace if level is self.level else None
+                return
+        soon = backend.read_soon(level) if view is None else None
+        if soon is not None:
+            self._index = soon
+            soon.add_done_callback(lambda _: self._answer_reached(soon, level, command, args))
+        else:
+            self._read_later(level, command, args)
+
+    def _answer_from(self, view: View, command: Command, args: Args) -> Keyspace | None:
+        """None if the read would have seen a key that it must not see yet; then there is no answer. Raises."""
+        keyspace = Keyspace(view, self.server.backend.now_ms())
+        try:
+            self.answer(command.handler(keyspace, args))
+        except Held:
+            return None
+        return keyspace
+
+    def _answer_reached(self, soon: asyncio.Future[None], level: Level | None, command: Command, args: Args) -> None:
+        self._index = None
+        error = soon.exception()
+        if self._closing:
+            return
+        try:
+            if error is not None:
+                raise error
+            view = self.server.backend.read_reached()
+            if view is None or self._answer_from(view, command, args) is None:
+                self._read_later(level, command, args)
+        except ReplicatorError as failure:
+            self.answer(error_reply(failure))
+        self._pump()
+
+    def _read_later(self, level: Level | None, command: Command, args: Args) -> None:
+        self.wait(self._answer_read(level, lambda keyspace: command.handler(keyspace, args)))
+
+    async def _answer_read(self, level: Level | None, run: Callable[[Keyspace], Reply]) -> None:
+        backend = self.server.backend
+        self.answer(await backend.read(level, lambda view: run(Keyspace(view, backend.now_ms()))))
 
     def _write(self, command: Command, args: Args) -> None:
         backend = self.server.backend
@@ -234,6 +284,8 @@ class Session(asyncio.Protocol):
             slot(error, BEFORE_LOG)
 
     def _queue(self, command: Command, args: Args) -> None:
+        if command.line_at:
+            look_up(args[command.line_at :])  # raises
         if command.kind is Kind.WRITE:
             self.server.backend.begin()  # is there somebody to write to?
         self.multi.queue(command, args)
@@ -245,25 +297,17 @@ class Session(asyncio.Protocol):
             return
         backend = self.server.backend
         if not self.multi.writes:
-            barrier = backend.read_barrier()
-            if barrier is not None:
-                self.wait(self._execute_after(barrier))
-                return
-            self.answer(self.multi.run(self, Keyspace(backend.view(), backend.now_ms())))
+            queued = self.multi.take()
+            self.wait(self._answer_read(self.level, lambda keyspace: queued.run(self, keyspace)))
             return
         transaction = backend.begin()
-        reply = self.multi.run(self, WritableKeyspace(transaction, backend.now_ms() or 0))
+        reply = self.multi.take().run(self, WritableKeyspace(transaction, backend.now_ms() or 0))
         slot = Slot(self, encode(reply, self.protocol), False)
         self._slots.append(slot)
         try:
             backend.submit(transaction, slot)
         except Definite as error:
             slot(error, BEFORE_LOG)
-
-    async def _execute_after(self, barrier: Awaitable[None]) -> None:
-        await barrier
-        backend = self.server.backend
-        self.answer(self.multi.run(self, Keyspace(backend.view(), backend.now_ms())))
 
     # Waiting
 
@@ -311,6 +355,6 @@ class Session(asyncio.Protocol):
 
     def _flush(self) -> None:
         if self._out:
-            out, self._out = self._out, []
+            out, self._out, self._ready_bytes = self._out, [], 0
             if not self._transport.is_closing():
                 self._transport.write(out[0] if len(out) == 1 else b"".join(out))

@@ -30,6 +30,7 @@ class Broker:
         self.faults = faults
         self.trace = trace
         self.log = MemoryLog(identity="simulated")
+        self.landed_s: list[float] = []  # when each entry came, by offset
         self.down_until_s = 0.0
         self.channels: list[SimAcks] = []
 
@@ -44,6 +45,10 @@ class Broker:
 
     def message_ms(self) -> float:
         return self.faults.message_ms(self.rng)
+
+    def append(self, payloads: Sequence[bytes]) -> Offset:
+        self.landed_s += [self.loop.time()] * len(payloads)
+        return self.log.append_now(payloads)
 
     def publish(self, payload: bytes) -> None:
         for channel in self.channels:
@@ -60,6 +65,7 @@ class Link:
         self.cut = False
         self.stalled_until_s = 0.0  # nothing of the log reaches this process until then
         self.away_until_s = 0.0  # this process alone cannot reach the broker
+        self.lag_ms = broker.rng.choice((0.0, 0.0, 10.0, 200.0))  # by which it reads later than others, at most
 
     @property
     def down_ms(self) -> float:
@@ -104,7 +110,7 @@ class SimLog:
         return await answer
 
     def _land(self, payloads: Sequence[bytes], answer: asyncio.Future[Offset], answered: bool) -> None:
-        base = self._broker.log.append_now(payloads)
+        base = self._broker.append(payloads)
         if answered:
             self._broker.later(self._broker.message_ms(), self._tell, answer, base)
 
@@ -155,7 +161,7 @@ class SimReader:
             found = await self._inner.next()
             self._fetched = list(found[: broker.rng.randint(1, _MAX_ENTRIES)])
             self._inner.seek(Offset(self._fetched[-1].offset + 1))
-        await link.pause(broker.message_ms())
+        await link.pause(broker.message_ms() + broker.rng.random() * link.lag_ms)
         while (wait_s := link.stalled_until_s - broker.loop.time()) > 0:
             await link.pause(wait_s * 1000)
         if link.cut:

@@ -1,4 +1,4 @@
-"""Clients that write to and read from whatever node says that it leads, through the calls that a server makes."""
+"""Clients that write to whatever node says that it leads, and read from any, through the calls that a server makes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import random
 from collections.abc import Callable
 
 from replicator.errors import Definite, ReplicatorError
-from replicator.position import Offset
+from replicator.position import BEFORE_LOG, Offset, Token
+from replicator.protocol import levels
+from replicator.protocol.levels import EVENTUAL, Level
 from replicator.store.keys import encode_key
+from replicator.store.view import Held, View
 from replicator.testing.cluster import Running, SimNode
 from replicator.testing.history import History, Kind, Operation, Outcome
 from replicator.testing.loop import SimLoop
@@ -39,6 +42,8 @@ class Client:
         self._history = history
         self._trace = trace
         self._think_ms = rng.choice(_THINK_MS)
+        self._token = Token("", BEFORE_LOG)
+        self._reads_only = rng.random() < 0.4  # linearizably, from anywhere: who would notice what must not be seen
         self.stopping = False
 
     async def run(self) -> None:
@@ -48,32 +53,44 @@ class Client:
             await asyncio.sleep(rng.random() * self._think_ms / 1000)
             if self.stopping:
                 return
-            life, node = self._find()
+            kind = Kind.READ if self._reads_only else rng.choice(_KINDS)
+            level = self._level() if kind is Kind.READ else None
+            life, node = self._find(anywhere=level is not None)
             if life is None:
                 continue
-            operation = Operation(
-                f"{self._name}.{number}",
-                node,
-                rng.choice(_KINDS),
-                b"k%d" % rng.randrange(self._keys),
-                called_s=self._loop.time(),
-            )
+            key = b"k%d" % rng.randrange(self._keys)
+            operation = Operation(f"{self._name}.{number}", node, kind, key, self._loop.time(), level)
             await self._ask(life, operation)
+            if operation.outcome is Outcome.OK and operation.offset > self._token.offset:
+                timeline = life.machine.state.timeline.hex()
+                self._token = Token(timeline, operation.offset)
 
-    def _find(self) -> tuple[Running | None, str]:
-        leading = [it for it in self._nodes if it.life is not None and it.life.node.leads]
-        if not leading:
+    def _level(self) -> Level | None:
+        """None: asks the leader, and says nothing."""
+        match levels.Kind.LINEARIZABLE if self._reads_only else self._rng.choice((None, *levels.Kind)):
+            case levels.Kind.SESSION:
+                return Level(levels.Kind.SESSION, token=self._token) if self._token.timeline else EVENTUAL
+            case levels.Kind.BOUNDED:
+                return Level(levels.Kind.BOUNDED, self._rng.choice((50, 500)), self._rng.choice((0, 0, 3)))
+            case None:
+                return None
+            case kind:
+                return Level(kind)
+
+    def _find(self, *, anywhere: bool) -> tuple[Running | None, str]:
+        fit = [it for it in self._nodes if it.life is not None and (anywhere or it.life.node.leads)]
+        if not fit:
             return None, ""
-        node = self._rng.choice(leading)
+        node = self._rng.choice(fit)
         return node.life, node.name
 
     async def _ask(self, life: Running, operation: Operation) -> None:
         answered = self._loop.create_future()
 
-        def end(outcome: Outcome, why: str = "", value: bytes | None = None) -> None:
+        def end(outcome: Outcome, why: str = "", value: bytes | None = None, offset: Offset = BEFORE_LOG) -> None:
             if life.asked.pop(operation.name, None) is None:
                 return  # the node has died meanwhile
-            operation.answer(outcome, self._loop.time(), why, value)
+            operation.answer(outcome, self._loop.time(), why, value, offset)
             self._trace(f"{self._name}: {operation}")
             if not answered.done():
                 answered.set_result(None)
@@ -95,7 +112,7 @@ def _write(life: Running, operation: Operation, end: End) -> None:
 
     def done(error: ReplicatorError | None, offset: Offset) -> None:
         if error is None:
-            end(Outcome.OK, f"at offset {offset}")
+            end(Outcome.OK, f"at offset {offset}", None, offset)
         else:
             end(Outcome.REJECTED if isinstance(error, Definite) else Outcome.UNKNOWN, f"{error}")
 
@@ -110,25 +127,30 @@ def _write(life: Running, operation: Operation, end: End) -> None:
 
 def _read(life: Running, operation: Operation, end: End) -> None:
     node = life.node
-    if not node.leads:
+    if operation.level is None and not node.leads:
         end(Outcome.REJECTED, "leads no more")
         return
-    try:
-        barrier = node.read_barrier()
-        if barrier is None:
-            value = node.view().get(encode_key(TABLE, operation.key, b""))
-            end(Outcome.OK, value=value)
-            return
-    except ReplicatorError as error:
-        end(Outcome.REJECTED, str(error))
-        return
+    key = encode_key(TABLE, operation.key, b"")
+
+    def see(view: View) -> None:
+        end(Outcome.OK, "", view.get(key), life.machine.state.offset)
 
     async def wait() -> None:
         try:
-            await barrier
+            await node.read(operation.level, see)
         except ReplicatorError as error:
             end(Outcome.REJECTED, str(error))
-        else:
-            _read(life, operation, end)
 
-    asyncio.get_running_loop().create_task(wait())
+    try:
+        view = node.read_now(operation.level)
+        if view is not None:
+            see(view)
+            return
+    except Held:
+        pass
+    except ReplicatorError as error:
+        end(Outcome.REJECTED, str(error))
+        return
+    errand = asyncio.get_running_loop().create_task(wait())
+    life.errands.add(errand)
+    errand.add_done_callback(life.errands.discard)

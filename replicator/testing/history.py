@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
 
+from replicator.position import BEFORE_LOG, Offset
+from replicator.protocol import levels
+from replicator.protocol.levels import Level
+
 
 class Kind(StrEnum):
     READ = "read"
@@ -26,13 +30,17 @@ class Operation:
     kind: Kind
     key: bytes
     called_s: float
+    level: Level | None = None  # of a read; None: as the leader answers if nothing is said
     outcome: Outcome | None = None  # None: not answered yet
     answered_s: float = inf
     value: bytes | None = None  # what a read returned
+    offset: Offset = BEFORE_LOG  # where the store stood that a read was answered from, or where the write stands
     why: str = ""
 
-    def answer(self, outcome: Outcome, now_s: float, why: str = "", value: bytes | None = None) -> None:
-        self.outcome, self.answered_s, self.why, self.value = outcome, now_s, why, value
+    def answer(
+        self, outcome: Outcome, now_s: float, why: str = "", value: bytes | None = None, offset: Offset = BEFORE_LOG
+    ) -> None:
+        self.outcome, self.answered_s, self.why, self.value, self.offset = outcome, now_s, why, value, offset
 
     def after(self, before: bytes | None) -> bytes | None:
         """The value of the key after this operation took effect on `before`."""
@@ -43,7 +51,9 @@ class Operation:
 
     def __str__(self) -> str:
         shown = f" = {self.value!r}" if self.kind is Kind.READ and self.outcome is Outcome.OK else ""
-        return f"{self.name} {self.kind} {self.key.decode()} at {self.node}: {self.outcome}{shown} {self.why}".rstrip()
+        level = f"{self.level} " if self.level else ""
+        what = f"{self.name} {level}{self.kind} {self.key.decode()} at {self.node}"
+        return f"{what}: {self.outcome}{shown} {self.why}".rstrip()
 
 
 @dataclass(slots=True)
@@ -52,6 +62,10 @@ class History:
 
     def writes(self) -> list[Operation]:
         return [it for it in self.operations if it.kind is not Kind.READ]
+
+    def reads(self, *kinds: levels.Kind) -> list[Operation]:
+        """Those that were answered, of these levels."""
+        return [it for it in self.operations if it.outcome is Outcome.OK and it.level and it.level.kind in kinds]
 
 
 def author_of(value: bytes | None) -> str | None:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from replicator.records.types import Mode
 from replicator.testing.broker import Broker
 from replicator.testing.cluster import SimNode
 from replicator.testing.observer import Observer
@@ -111,6 +112,17 @@ class Nemesis:
             self._trace(f"{node.name}: is cut off from the broker for {duration_s:.3f} s")
             node.life.link.away_until_s = self._loop.time() + duration_s
 
+    async def give_up(self, node: SimNode) -> None:
+        """A member is cut off, and made async while it cannot read that it is."""
+        if node.life is None or node.life.node.leads:
+            return
+        duration_s = _LONG_S * self._rng.random()
+        self._trace(f"{node.name}: is cut off for {duration_s:.3f} s, and given up")
+        node.life.link.away_until_s = node.life.link.stalled_until_s = self._loop.time() + duration_s
+        self._operator.set_mode(node, Mode.ASYNC)
+        await self._rest(duration_s)
+        self._operator.set_mode(node, Mode.SYNC)
+
     async def outage(self, _: SimNode) -> None:
         duration_s = self._a_while_s()
         self._trace(f"broker: is down for {duration_s:.3f} s")
@@ -118,6 +130,12 @@ class Nemesis:
 
     async def hand_over(self, node: SimNode) -> None:
         self._operator.hand_over(node)
+
+    async def change_mode(self, node: SimNode) -> None:
+        self._operator.change_mode(node)
+
+    async def change_policy(self, _: SimNode) -> None:
+        self._operator.change_policy()
 
     async def force(self, node: SimNode) -> None:
         self._operator.force(node)
@@ -132,7 +150,7 @@ class Nemesis:
         log = self._broker.log
         copied = self._rng.choice(log.entries).payload if log.entries and self._rng.random() < 0.5 else b"noise"
         self._trace(f"stranger: appends {len(copied)} bytes at offset {len(log.entries)}")
-        log.append_now([copied])
+        self._broker.append([copied])
 
 
 Event = Callable[[Nemesis, SimNode], Coroutine[Any, Any, None]]
@@ -143,9 +161,12 @@ EVENTS: dict[str, Event] = {
     "pause": Nemesis.pause,
     "stall reader": Nemesis.stall_reader,
     "cut off": Nemesis.cut_off,
+    "give up": Nemesis.give_up,
     "outage": Nemesis.outage,
     "hand over": Nemesis.hand_over,
     "force": Nemesis.force,
+    "change mode": Nemesis.change_mode,
+    "change policy": Nemesis.change_policy,
     "set wall clock": Nemesis.set_wall_clock,
     "stranger": Nemesis.stranger,
 }

@@ -15,9 +15,10 @@ from replicator.errors import ReplicatorError
 from replicator.node.node import State
 from replicator.protocol.timing import MAX_DRIFT, Timing
 from replicator.records.codec import RecordCodec
+from replicator.records.types import WriteMode
 from replicator.testing import faults as fault_plans
 from replicator.testing.broker import Broker
-from replicator.testing.checks import leases, linear, replicas, writes
+from replicator.testing.checks import leases, levels, linear, replicas, writes
 from replicator.testing.checks.canonical import Canonical, read_log
 from replicator.testing.clients import Client
 from replicator.testing.cluster import SimNode
@@ -27,6 +28,7 @@ from replicator.testing.nemesis import EVENTS, Nemesis
 from replicator.testing.observer import Observer
 from replicator.testing.operator import Operator
 
+SET_UP_S = 3.0  # virtual
 QUIET_S = 30.0  # virtual: by then a healed cluster has one leader, and all nodes have read all
 _SURPLUS_STEPS = 400_000  # to heal and to come to rest
 
@@ -39,10 +41,12 @@ class Plan:
     steps: int = 4000  # callbacks that run before the faults end
     nodes: int = 3
     timing: Timing | None = None  # None: drawn
+    writes: WriteMode | None = None  # what writes wait for, most of the time; None: drawn
 
     @property
     def command(self) -> str:
-        return f"replicator simulate --seed {self.seed} --steps {self.steps} --nodes {self.nodes}"
+        writes = f" --writes {self.writes}" if self.writes else ""
+        return f"replicator simulate --seed {self.seed} --steps {self.steps} --nodes {self.nodes}{writes}"
 
 
 @dataclass(slots=True)
@@ -90,7 +94,8 @@ class _Simulation:
         self.nodes = [SimNode(f"n{i + 1}", i, folder / f"n{i + 1}", self.broker, timing) for i in range(plan.nodes)]
         self.observer = Observer(self.loop.time, self.trace)
         self.loop.after_step = self.observer.after_step
-        self.operator = Operator(self.nodes, self.loop, self.trace)
+        drawn = rng.choice(list(WriteMode))
+        self.operator = Operator(self.nodes, self.loop, rng, plan.writes or drawn, self.trace)
         self.nemesis = Nemesis(self.nodes, self.broker, rng, self.observer, self.operator, self.trace)
         keys = rng.choice((1, 3))
         self.clients = [
@@ -125,10 +130,12 @@ class _Simulation:
     async def _main(self, problems: list[str]) -> None:
         for node in self.nodes:
             self.nemesis.start(node)
-        enrolling = asyncio.create_task(self.operator.enrol_all())
+        setting_up = asyncio.create_task(self.operator.set_up())
+        await asyncio.wait([setting_up], timeout=SET_UP_S)  # faults of messages may take longer
         disturbing = asyncio.create_task(self.nemesis.run())
         asking = [asyncio.create_task(client.run()) for client in self.clients]
-        while self.loop.steps < self.plan.steps:  # noqa: ASYNC110 (virtual time: nobody waits)
+        end = self.loop.steps + self.plan.steps
+        while self.loop.steps < end:  # noqa: ASYNC110 (virtual time: nobody waits)
             await asyncio.sleep(0.01)
         self.trace("faults end")
         self.broker.faults = fault_plans.NONE
@@ -142,7 +149,7 @@ class _Simulation:
             node.life.link.stalled_until_s = node.life.link.away_until_s = 0.0
         await asyncio.wait(asking)
         problems.extend(await self._rest())
-        await enrolling
+        await setting_up
         for node in self.nodes:
             await self.nemesis.kill(node)
 
@@ -179,6 +186,7 @@ class _Simulation:
         yield from writes.check(self.history, canonical)
         yield from replicas.check(self.observer.samples, canonical)
         yield from leases.check(self.observer.overlaps)
+        yield from levels.check(self.history, canonical, self.broker.landed_s)
         yield from linear.check(self.history, _took_effect(self.history, canonical))
 
     def _fingerprint(self) -> str:

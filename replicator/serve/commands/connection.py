@@ -47,6 +47,7 @@ def reset(session: Session, args: Args) -> Reply:
     session.multi.discard()
     session.subscriptions.clear()
     session.protocol = 2
+    session.level = None
     session.name = b""
     session.authenticated = not session.server.password
     session.answer(Simple(b"RESET"))

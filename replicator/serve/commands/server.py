@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from replicator.errors import BadRequest, ReplicatorError
 from replicator.position import BEFORE_LOG, Offset
@@ -19,6 +19,7 @@ from replicator.store.view import Transaction
 
 FLUSH_ENTRIES = 5_000
 FLUSH_BYTES = 1_000_000
+NOT_POSITIVE = "value is out of range, must be positive"
 
 
 @session("info", -1)
@@ -52,14 +53,39 @@ def role(session: Session, args: Args) -> Reply:
 @control("wait", 3)
 def wait(session: Session, args: Args) -> Reply:
     _refuse_within_multi(session, "WAIT cannot be part of a transaction, whose end it would wait for")
-    replicas, timeout_ms = integer(args[1]), integer(args[2], "timeout is not an integer or out of range")
+    replicas, timeout_ms = integer(args[1]), _timeout_ms(args[2])
+    _refuse_at_replicas(session, "WAIT")
+    if not session.after_own_writes(args):
+        session.wait(_wait(session, replicas, timeout_ms, lambda acked: acked))
+    return None
+
+
+@control("waitaof", 4)
+def waitaof(session: Session, args: Args) -> Reply:
+    """WAITAOF numlocal numreplicas timeout: the log is the append-only file, and what has been answered is in it."""
+    _refuse_within_multi(session, "WAITAOF cannot be part of a transaction, whose end it would wait for")
+    if integer(args[1]) not in (0, 1):
+        raise BadRequest("value is out of range, value must between 0 and 1")
+    replicas, timeout_ms = integer(args[2], NOT_POSITIVE), _timeout_ms(args[3])
+    if replicas < 0:
+        raise BadRequest(NOT_POSITIVE)
+    _refuse_at_replicas(session, "WAITAOF")
+    if not session.after_own_writes(args):
+        session.wait(_wait(session, replicas, timeout_ms, lambda acked: [1, acked]))
+    return None
+
+
+def _timeout_ms(text: bytes) -> int:
+    """Raises `BadRequest`."""
+    timeout_ms = integer(text, "timeout is not an integer or out of range")
     if timeout_ms < 0:
         raise BadRequest("timeout is negative")
+    return timeout_ms
+
+
+def _refuse_at_replicas(session: Session, name: str) -> None:
     if session.server.backend.status().role != "leader":
-        raise BadRequest("WAIT cannot be used with replica instances.")
-    if not session.after_own_writes(args):
-        session.wait(_wait(session, max(0, replicas), timeout_ms))
-    return None
+        raise BadRequest(f"{name} cannot be used with replica instances.")
 
 
 def _refuse_within_multi(session: Session, why: str) -> None:
@@ -68,9 +94,9 @@ def _refuse_within_multi(session: Session, why: str) -> None:
         raise BadRequest(why)
 
 
-async def _wait(session: Session, replicas: int, timeout_ms: int) -> None:
+async def _wait(session: Session, replicas: int, timeout_ms: int, reply: Callable[[int], Reply]) -> None:
     offset = max(session.last_offset, BEFORE_LOG)
-    session.answer(await session.server.backend.wait_acked(offset, replicas, timeout_ms))
+    session.answer(reply(await session.server.backend.wait_acked(offset, replicas, timeout_ms)))
 
 
 @control("flushall", -1)

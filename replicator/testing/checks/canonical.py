@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import NamedTuple
 
 from replicator.log.port import Entry
@@ -28,6 +29,13 @@ class Canonical(NamedTuple):
     stands: dict[Offset, Stand]
     entries: dict[bytes, bytes]  # at the end
     written: dict[str, list[Offset]]  # by the name of the operation: where the records stand that carry it out
+    values: dict[bytes, list[tuple[Offset, bytes | None]]]  # of each store key, by when it changed
+
+    def value_at(self, key: bytes, offset: Offset) -> bytes | None:
+        """What a store holds that stands at `offset`."""
+        changes = self.values.get(key, [])
+        index = bisect_right(changes, offset, key=lambda change: change[0])
+        return changes[index - 1][1] if index else None
 
 
 def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
@@ -37,6 +45,7 @@ def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
     entries: dict[bytes, bytes] = {}
     stands: dict[Offset, Stand] = {}
     written: dict[str, list[Offset]] = {}
+    values: dict[bytes, list[tuple[Offset, bytes | None]]] = {}
     for offset, payload in log:
         try:
             record = codec.decode(payload, state.timeline)
@@ -45,12 +54,18 @@ def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
         else:
             state, void = judge(state, offset, record)
             if void is None:
-                digest += _apply(record.body, entries, offset, written)
+                digest += _apply(record.body, entries, offset, written, values)
         stands[offset] = Stand(state, digest & _MASK, len(entries))
-    return Canonical(stands, entries, written)
+    return Canonical(stands, entries, written, values)
 
 
-def _apply(body: Body, entries: dict[bytes, bytes], offset: Offset, written: dict[str, list[Offset]]) -> int:
+def _apply(
+    body: Body,
+    entries: dict[bytes, bytes],
+    offset: Offset,
+    written: dict[str, list[Offset]],
+    values: dict[bytes, list[tuple[Offset, bytes | None]]],
+) -> int:
     """By how much the digest grows."""
     if not isinstance(body, Write):
         return 0
@@ -58,6 +73,7 @@ def _apply(body: Body, entries: dict[bytes, bytes], offset: Offset, written: dic
     for table, row, field, _, new in body.changes:
         key = encode_key(table, row, field)
         old = entries.pop(key, None)
+        values.setdefault(key, []).append((offset, new))
         if old is not None:
             growth -= entry_digest(key, old)
         if new is not None:

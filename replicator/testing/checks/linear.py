@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import inf
 
+from replicator.protocol.levels import Kind as Level
 from replicator.testing.history import History, Kind, Operation, Outcome
 
 MAX_STATES = 1_000_000
@@ -26,6 +27,8 @@ def check(history: History, took_effect: frozenset[str]) -> Iterator[str]:
 
 
 def _counts(operation: Operation, took_effect: frozenset[str]) -> bool:
+    if operation.level is not None and operation.level.kind is not Level.LINEARIZABLE:
+        return False
     if operation.outcome is Outcome.OK:
         return True
     return operation.kind is not Kind.READ and operation.name in took_effect
