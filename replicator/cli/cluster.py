@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 
 from replicator.cli import options
-from replicator.cli.client import find_cluster
+from replicator.cli.client import ClusterClient, find_cluster
 from replicator.cli.folder import ClusterFile, ClusterFolder, check_free
-from replicator.cli.output import console
-from replicator.cli.status import table
-from replicator.cli.waiting import wait_ready
+from replicator.cli.output import console, print_json
+from replicator.cli.status import describe_policy, table
+from replicator.cli.waiting import wait_for_membership, wait_ready
 from replicator.errors import BrokerUnavailable, ConfigError
 from replicator.log.kafka_admin import delete_topics
 
 app = typer.Typer(help="Start and stop a whole cluster on this machine.", no_args_is_help=True)
 
 READY_S = 120
+
+
+class Write(StrEnum):
+    ASYNC = "async"
+    SYNC = "sync"
+    SUSPEND = "suspend"
+    INVALIDATE = "invalidate"
 
 
 @app.command()
@@ -60,6 +68,55 @@ def up(
     client = find_cluster(dir, None, options.environment_password())
     wait_ready(folder, client, cluster.nodes, READY_S)
     console.print(table(client))
+
+
+@app.command()
+def policy(
+    wait_for: Annotated[
+        str | None, typer.Argument(metavar="[all|quorum:K|named:A,B]", help="Whose acks a write waits for.")
+    ] = None,
+    write: Annotated[
+        Write | None, typer.Option(help="What a write waits for; suspend and invalidate make replicas linearizable.")
+    ] = None,
+    dir: options.Dir = options.DEFAULT_DIR,
+    connect: options.Connect = None,
+    password: options.Password = "",
+    json: options.Json = False,
+) -> None:
+    """Say what a write waits for before it is answered; without arguments, tell it.
+
+    async: that it is in the log. sync: that the sync members have it in their stores. suspend, invalidate: the same,
+    and that no member could be read and show the old value any more.
+
+    Example: replicator cluster policy quorum:1 --write sync
+    """
+    client = find_cluster(dir, connect, password)
+    if wait_for is not None or write is not None:
+        change_policy(client, wait_for or "all", write or Write.SYNC)
+    current = client.leader().status()["policy"]
+    if json:
+        print_json(current)
+    else:
+        console.print(describe_policy(current))
+
+
+def change_policy(client: ClusterClient, wait_for: str, write: Write) -> None:
+    """Returns once it is in force. Raises `ConfigError`, `ReplicatorError`."""
+    asked = _policy(wait_for, write)
+    client.leader().ask("PUT", "/policy", asked)
+    wait_for_membership(client, lambda it: it["policy"] == asked, "the policy is not in force yet: see the status")
+
+
+def _policy(wait_for: str, write: Write) -> dict[str, Any]:
+    """Raises `ConfigError`."""
+    kind, _, rest = wait_for.partition(":")
+    if kind == "quorum" and rest.isdecimal():
+        return {"write": write.value, "wait_for": kind, "quorum": int(rest), "named": []}
+    if kind == "named" and rest:
+        return {"write": write.value, "wait_for": kind, "quorum": 0, "named": rest.split(",")}
+    if wait_for == "all":
+        return {"write": write.value, "wait_for": kind, "quorum": 0, "named": []}
+    raise ConfigError(f"{wait_for!r} says nothing: write all, quorum:2 or named:n2,n3")
 
 
 def _with_nodes(cluster: ClusterFile, count: int) -> ClusterFile:

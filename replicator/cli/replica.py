@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,16 +14,21 @@ from replicator.cli import options
 from replicator.cli.client import ClusterClient, NodeRefused, find_cluster
 from replicator.cli.folder import ClusterFolder
 from replicator.cli.output import console
-from replicator.cli.waiting import wait_ready
+from replicator.cli.waiting import wait_for_membership, wait_ready
 from replicator.errors import ConfigError, ReplicatorError, SnapshotError
 from replicator.store import snapshot
 
 app = typer.Typer(help="Add replicas to a running cluster, and take them away.", no_args_is_help=True)
 
 READY_S = 3600
-LEAVE_S = 20
 PROMOTE_S = 15.0
 POLL_S = 0.1
+
+
+class AskedMode(StrEnum):
+    ASYNC = "async"
+    SYNC = "sync"
+    SNAPSHOTTER = "snapshotter"
 
 
 @app.command()
@@ -33,6 +39,9 @@ def add(
         bool, typer.Option("--from-snapshot", help="Begin with a snapshot instead of the start of the log.")
     ] = False,
     name: Annotated[str | None, typer.Option("--snapshot", help="Which one; by default the newest.")] = None,
+    mode: Annotated[
+        AskedMode, typer.Option(help="sync: writes wait for it, if the policy says so; snapshotter: serves no clients.")
+    ] = AskedMode.ASYNC,
 ) -> None:
     """Start a new replica on this machine, and return when it has caught up and is a member.
 
@@ -51,7 +60,10 @@ def add(
     entry = cluster.node(id)
     folder.start_node(cluster, entry)
     folder.save(cluster)
-    wait_ready(folder, find_cluster(dir, None, options.environment_password()), [entry], READY_S)
+    client = find_cluster(dir, None, options.environment_password())
+    wait_ready(folder, client, [entry], READY_S)
+    if mode is not AskedMode.ASYNC:
+        change_mode(client, id, mode)
     console.print(f"{id} serves at 127.0.0.1:{entry.resp_port}")
 
 
@@ -83,7 +95,11 @@ def remove(
     folder.stop_node(id)
     try:
         client.leader().ask("DELETE", f"/members/{id}")
-        _wait_gone(client, id)
+        wait_for_membership(
+            client,
+            lambda status: all(it["node"] != id for it in status["members"]),
+            f"{id} is still a member: try again",
+        )
     except NodeRefused as error:
         console.print(f"{id}: {error}")
     folder.save(cluster.without_node(id))
@@ -116,9 +132,29 @@ def promote(
     console.print(f"{id} leads epoch {node['epoch']}")
 
 
-def _wait_gone(client: ClusterClient, id: str) -> None:
-    deadline = time.monotonic() + LEAVE_S
-    while any(member["node"] == id for member in client.leader().status()["members"]):
-        if time.monotonic() > deadline:
-            raise ReplicatorError(f"{id} is still a member: try again")
-        time.sleep(POLL_S)
+@app.command("set-mode")
+def set_mode(
+    id: Annotated[str, typer.Argument(help="A member of the cluster.")],
+    mode: Annotated[AskedMode, typer.Argument(help="What it is to be.")],
+    dir: options.Dir = options.DEFAULT_DIR,
+    connect: options.Connect = None,
+    password: options.Password = "",
+) -> None:
+    """Make a member async, sync or a snapshotter.
+
+    Writes wait for a sync member as the policy says, once it has caught up. A snapshotter serves no clients.
+
+    Example: replicator replica set-mode n2 sync
+    """
+    change_mode(find_cluster(dir, connect, password), id, mode)
+    console.print(f"{id} is {mode}")
+
+
+def change_mode(client: ClusterClient, id: str, mode: AskedMode) -> None:
+    """Returns once it is so. Raises `ReplicatorError`."""
+    client.leader().ask("PUT", f"/members/{id}/mode", {"mode": mode.value})
+    wait_for_membership(
+        client,
+        lambda status: any((it["node"], it["mode"]) == (id, mode) for it in status["members"]),
+        f"{id} is not {mode} yet: it may still be catching up, see `replicator status`",
+    )

@@ -46,7 +46,13 @@ def _choose(serving: list[dict[str, dict[str, str]]], node: str | None) -> dict[
             return status
     if node or not serving:
         raise typer.BadParameter(f"{node or 'no node'} serves now: see `replicator status`")
-    return max(serving, key=lambda it: (it["node"]["role"] == "follower", it["node"]["applied_offset"]))
+    return max(serving, key=_fitness)
+
+
+def _fitness(status: dict[str, dict[str, str]]) -> tuple[bool, bool, str]:
+    """A snapshotter is there for it, and a follower can better be spared than the leader."""
+    node = status["node"]
+    return status["member"]["mode"] == "snapshotter", node["role"] == "follower", node["applied_offset"]
 
 
 @app.command("list")

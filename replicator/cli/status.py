@@ -6,6 +6,7 @@ import time
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
@@ -62,6 +63,7 @@ def summarise(client: ClusterClient) -> dict[str, Any]:
         "lease_left_ms": _lease_left_ms(statuses, node),
         "elected": _elected(statuses, node),
         "end_offset": end_offset,
+        "policy": seen.get("policy"),
         "nodes": [_summarise_node(it, end_offset) for it in statuses],
     }
 
@@ -91,7 +93,7 @@ def _summarise_node(status: Any, end_offset: int) -> dict[str, Any]:
         "resp": member["resp"],
         "http": member["http"],
         "state": node["state"],
-        "trouble": node.get("trouble", ""),
+        "trouble": node.get("trouble") or node.get("refusal", ""),
         "applied_offset": applied,
         "lag_records": None if applied is None else max(0, end_offset - applied),
         "lag_ms": node.get("lag_ms"),
@@ -106,8 +108,8 @@ def table(client: ClusterClient) -> Group:
 
 def _draw(summary: dict[str, Any]) -> Group:
     place = f"log end {summary['end_offset']}"
-    columns = ("node", "role", "redis", "state", "applied", "lag", "entries", "digest")
-    shown = Table(*columns, title=f"{summary['cluster']}: {place}")
+    columns = ("node", "role", "mode", "redis", "state", "applied", "lag", "entries", "digest")
+    shown = Table(*columns, title=f"{summary['cluster']}: {place}", box=SIMPLE_HEAD, pad_edge=False)
     for node in sorted(summary["nodes"], key=lambda it: str(it["id"])):
         colour = STATE_COLOURS.get(node["state"], "white")
         values = [node[key] for key in ("applied_offset", "lag_records", "entries")]
@@ -115,9 +117,21 @@ def _draw(summary: dict[str, Any]) -> Group:
         role = f"[bold]{node['role']}[/]" if node["role"] == "leader" else node["role"] or ""
         state = f"[{colour}]{node['state']}[/]"
         digest = (node["digest"] or "")[:8]
-        shown.add_row(node["id"], role, node["resp"], state, applied, lag, entries, digest)
+        shown.add_row(node["id"], role, node["mode"], node["resp"], state, applied, lag, entries, digest)
     troubles = [f"{node['id']}: {node['trouble']}" for node in summary["nodes"] if node["trouble"]]
-    return Group(shown, _term(summary), *troubles)
+    policy = [describe_policy(summary["policy"])] if summary["policy"] else []
+    return Group(shown, _term(summary), *policy, *troubles)
+
+
+def describe_policy(policy: dict[str, Any]) -> str:
+    if policy["write"] == "async":
+        return "writes are async: answered once they are in the log"
+    wait_for = {
+        "all": "all sync members",
+        "quorum": f"{policy['quorum']} sync members",
+        "named": ", ".join(policy["named"]),
+    }[policy["wait_for"]]
+    return f"writes are {policy['write']}: answered once {wait_for} have them"
 
 
 def _term(summary: dict[str, Any]) -> str:

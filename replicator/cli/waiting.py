@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from replicator.cli.client import ClusterClient, NodeRefused, NodeUnreachable
@@ -12,6 +12,7 @@ from replicator.cli.output import progress
 from replicator.errors import ReplicatorError
 
 POLL_S = 0.1
+MEMBERSHIP_S = 20
 
 
 def wait_ready(
@@ -22,6 +23,7 @@ def wait_ready(
     Raises `ReplicatorError` if a node ends or the time is over.
     """
     deadline = time.monotonic() + timeout_s
+    cluster = folder.load().name
     with progress() as bars:
         tasks = {entry.id: bars.add_task(entry.id, total=None) for entry in entries}
         waiting = {entry.id: entry for entry in entries}
@@ -32,7 +34,7 @@ def wait_ready(
                 bars.update(tasks[entry.id], description=f"{entry.id}: {node['state']}")
                 if node.get("end_offset", -1) > 0:
                     bars.update(tasks[entry.id], total=node["end_offset"] + 1, completed=node["applied_offset"] + 1)
-                if _is_ready(status, entry.id):
+                if _is_ready(status, cluster, entry.id):
                     del waiting[entry.id]
                 elif started and folder.process(entry.id) is None:
                     raise ReplicatorError(f"{entry.id} ended: {folder.last_words(entry.id)}")
@@ -44,6 +46,15 @@ def wait_ready(
             time.sleep(POLL_S)
 
 
+def wait_for_membership(client: ClusterClient, is_so: Callable[[Any], bool], why_not: str) -> None:
+    """Until the leader's status shows it. Raises `ReplicatorError` with `why_not` if that takes too long."""
+    deadline = time.monotonic() + MEMBERSHIP_S
+    while not is_so(client.leader().status()):
+        if time.monotonic() > deadline:
+            raise ReplicatorError(why_not)
+        time.sleep(POLL_S)
+
+
 def _status(client: ClusterClient, http: str) -> Any:
     try:
         return client.node(http).status()
@@ -51,7 +62,9 @@ def _status(client: ClusterClient, http: str) -> Any:
         return {"node": {"state": "starting"}, "members": []}
 
 
-def _is_ready(status: Any, id: str) -> bool:
+def _is_ready(status: Any, cluster: str, id: str) -> bool:
+    if status.get("cluster") != cluster:  # another cluster's node may have its port
+        return False
     node = status["node"]
     members = {member["node"] for member in status["members"]}
     return node["state"] == "serving" and id in members and node.get("leader") in members
