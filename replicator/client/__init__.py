@@ -1,0 +1,28 @@
+"""A client that finds the leader, follows failovers, and repeats no write: docs/client.md shows how it is used.
+
+`routing` decides, `plans` carries a request through, `sync` and `aio` do the talking.
+"""
+
+from replicator.client.aio import AsyncClient, AsyncSession
+from replicator.client.errors import Rejected, Unavailable, UnknownOutcome
+from replicator.client.requests import bounded
+from replicator.client.sync import Client, Session
+from replicator.errors import BadRequest, ConfigError, Stale
+from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level
+
+__all__ = [
+    "EVENTUAL",
+    "LINEARIZABLE",
+    "AsyncClient",
+    "AsyncSession",
+    "BadRequest",
+    "Client",
+    "ConfigError",
+    "Level",
+    "Rejected",
+    "Session",
+    "Stale",
+    "Unavailable",
+    "UnknownOutcome",
+    "bounded",
+]

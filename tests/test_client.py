@@ -1,0 +1,341 @@
+"""The client on clusters in memory: failovers, lost answers, replicas that are behind."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replicator.client import (
+    EVENTUAL,
+    LINEARIZABLE,
+    BadRequest,
+    Client,
+    ConfigError,
+    Rejected,
+    Stale,
+    Unavailable,
+    UnknownOutcome,
+    bounded,
+)
+from replicator.protocol.timing import Timing
+from replicator.serve.session import Slot
+from tests.client_fixture import Connect
+from tests.redis_fixture import CLUSTER, ServerThread
+from tests.test_redis_server import wait_for
+
+IMPATIENT = Timing(lease_ms=20_000, election_ms=30_000, read_ms=50)  # n1 leads to the end; STALE comes soon
+
+
+def nodes(thread: ServerThread) -> list[str]:
+    return [f"127.0.0.1:{server.port}" for server in thread.servers]
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
+    """Three nodes; n1 leads."""
+    thread = ServerThread(tmp_path_factory.mktemp("calm"), nodes=3, timing=IMPATIENT)
+    yield thread
+    thread.close()
+
+
+@pytest.fixture
+def client(calm: ServerThread, connect: Connect) -> Any:
+    client = connect(nodes(calm), cluster=CLUSTER)
+    client.execute("FLUSHALL", once=False)
+    return client
+
+
+@pytest.fixture
+def trio(tmp_path: Path) -> Iterator[ServerThread]:
+    """Three nodes; n1 leads until it is killed."""
+    thread = ServerThread(tmp_path, nodes=3)
+    yield thread
+    thread.close()
+
+
+@contextmanager
+def behind(thread: ServerThread, *indexes: int) -> Iterator[None]:
+    """For these nodes, the log grows no more."""
+    readers: list[Any] = [thread.node(index).node._shared.reader for index in indexes]
+    for reader in readers:
+        reader._after = lambda offset: []
+    yield
+    for reader in readers:
+        del reader._after
+    thread.run(thread.cluster.level())
+
+
+def test_commands(client: Any) -> None:
+    client.set("s", "text")
+    assert client.get("s") == b"text" and client.get("none") is None
+    assert (client.incr("n"), client.incr("n", 5), client.incr("n", -2)) == (1, 6, 4)
+    assert client.hset("h", {"a": 1, "b": b"\0"}) == 2
+    assert client.hgetall("h") == {b"a": b"1", b"b": b"\0"} and client.hgetall("none") == {}
+    assert client.delete("s", "n", "none") == 2
+    assert client.execute("SET", "s", 1.5, "GET") is None and client.read("MGET", "s", "n") == [b"1.5", None]
+
+
+def test_one_node_is_enough_to_find_the_others(calm: ServerThread, connect: Connect) -> None:
+    client = connect(nodes(calm)[2:], cluster=CLUSTER)
+    before = [server.stats.commands for server in calm.servers]
+    client.set("a", 1)
+    for _ in range(4):
+        assert client.get("a") == b"1"
+    assert str(client.leader()) == nodes(calm)[0]
+    assert all(server.stats.commands > count for server, count in zip(calm.servers, before, strict=True))
+
+
+@pytest.mark.parametrize("level", [EVENTUAL, LINEARIZABLE, bounded(60_000), bounded(60_000, 10)])
+@pytest.mark.parametrize("prefer", ["leader", "follower"])
+def test_levels(calm: ServerThread, connect: Connect, level: Any, prefer: str) -> None:
+    client = connect(nodes(calm), cluster=CLUSTER, prefer=prefer, level=level)
+    client.set("a", 1)
+    calm.run(calm.cluster.level())
+    assert client.get("a") == client.get("a", level=EVENTUAL) == b"1"
+
+
+def test_what_a_node_refuses_says_why(client: Any) -> None:
+    client.set("a", "text")
+    for line, message in (
+        (("INCR", "a"), "not an integer"),
+        (("HSET", "a", "b", 1), "wrong kind"),
+        (("GET", "a"), "send it as it is"),
+        (("NONSENSE",), "unknown command"),
+    ):
+        with pytest.raises(Rejected, match=message):
+            client.execute(*line)
+    with pytest.raises(Rejected, match="takes a command that reads"):
+        client.read("SET", "a", 1)
+    with pytest.raises(Rejected, match="wrong kind"):
+        client.read("HGET", "a", "b")
+    with pytest.raises(BadRequest, match="NoneType"):
+        client.set("a", None)
+
+
+def test_a_transaction_takes_effect_as_one(client: Any) -> None:
+    id = uuid.uuid4().hex
+    client.set("text", "text")
+    commands = [("INCR", "n"), ("HSET", "text", "a", 1), ("INCR", "n")]
+    one, error, two = client.transaction(commands, id=id)
+    assert (one, two, error.code) == (1, 2, "WRONGTYPE")
+    assert client.transaction(commands, id=id)[::2] == [1, 2] and client.get("n") == b"2"
+    with pytest.raises(BadRequest):
+        client.transaction([("INCR", "n"), ()])
+    assert client.get("n") == b"2"
+
+
+class TestOnce:
+    @pytest.fixture
+    def lost(self, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+        """The answers to the next write are lost, as often as there are entries: the connection breaks before them."""
+        lost: list[bytes] = []
+        answered = Slot.__call__
+
+        def cut(slot: Slot, *outcome: Any) -> None:
+            answered(slot, *outcome)
+            if lost:
+                lost.pop()
+                slot.session._transport.abort()
+
+        monkeypatch.setattr(Slot, "__call__", cut)
+        return lost
+
+    def test_a_write_whose_answer_is_lost_takes_effect_once(self, client: Any, lost: list[bytes]) -> None:
+        lost.extend([b""] * 3)
+        assert client.incr("n") == 1
+        assert not lost and client.get("n") == b"1"
+
+    def test_a_transaction_whose_answer_is_lost_takes_effect_once(self, client: Any, lost: list[bytes]) -> None:
+        lost.append(b"")
+        assert client.transaction([("INCR", "n"), ("INCR", "n")]) == [1, 2]
+        assert not lost and client.get("n") == b"2"
+
+    def test_a_sessions_write_whose_answer_is_lost_is_seen_by_the_session(self, client: Any, lost: list[bytes]) -> None:
+        session = client.session()
+        lost.append(b"")
+        assert session.incr("n") == 1
+        assert not lost and session.get("n") == b"1"
+
+    def test_under_no_id_a_lost_answer_is_told(self, client: Any, lost: list[bytes]) -> None:
+        lost.append(b"")
+        with pytest.raises(UnknownOutcome, match="may or may not take effect"):
+            client.execute("INCR", "n", once=False)
+        assert client.get("n") == b"1"
+
+    def test_an_id_of_ones_own_is_good_for_later(self, client: Any, calm: ServerThread, connect: Connect) -> None:
+        id = uuid.uuid4().hex
+        assert client.execute("INCR", "n", id=id) == 1
+        other = connect(nodes(calm), cluster=CLUSTER)
+        assert other.execute("INCR", "n", id=id) == 1
+        with pytest.raises(Rejected, match="another command line"):
+            other.execute("DEL", "n", id=id)
+
+
+class Counting(threading.Thread):
+    """Increments a counter without end, each time by a write of its own."""
+
+    def __init__(self, client: Any) -> None:
+        super().__init__(daemon=True)
+        self._client = client
+        self.answers: list[int] = []
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        while not self.stop.is_set():
+            self.answers.append(self._client.incr("n"))
+
+
+class TestFailover:
+    def test_increments_go_on_and_each_happens_once(self, trio: ServerThread, connect: Connect) -> None:
+        counting = Counting(connect(nodes(trio), cluster=CLUSTER))
+        counting.start()
+        wait_for(lambda: len(counting.answers) > 50)
+        trio.kill(0)
+        killed = len(counting.answers)
+        wait_for(lambda: len(counting.answers) > killed + 50)
+        counting.stop.set()
+        counting.join()
+        assert counting.answers == list(range(1, len(counting.answers) + 1))
+
+    def test_a_leader_that_was_deposed_is_left(self, trio: ServerThread, connect: Connect) -> None:
+        client = connect(nodes(trio), cluster=CLUSTER)
+        assert client.incr("n") == 1
+        trio.usurp(2)
+        assert client.incr("n") == 2
+        assert str(client.leader()) == nodes(trio)[2]
+
+    def test_reads_and_sessions_go_on(self, trio: ServerThread, connect: Connect) -> None:
+        client = connect(nodes(trio), cluster=CLUSTER)
+        session = client.session()
+        session.set("a", 1)
+        trio.kill(0)
+        assert session.get("a") == client.get("a") == b"1"
+        session.set("a", 2)
+        assert session.get("a") == b"2"
+
+    def test_with_all_nodes_down_the_end_comes_in_time(self, trio: ServerThread, connect: Connect) -> None:
+        client = connect(nodes(trio), cluster=CLUSTER, timeout_s=0.3)
+        client.set("a", 1)
+        for index in range(3):
+            trio.kill(index)
+        for request in (client.leader, lambda: client.get("a"), lambda: client.set("a", 2)):
+            began_s = time.monotonic()
+            with pytest.raises(Unavailable, match=r"within 0\.3 s") as end:
+                request()
+            assert time.monotonic() - began_s < 5
+            assert all(node in str(end.value) for node in nodes(trio))
+
+    def test_a_node_that_does_not_answer_costs_a_moment_only(self, calm: ServerThread, connect: Connect) -> None:
+        """It takes connections and says nothing."""
+        mute = socket.create_server(("127.0.0.1", 0))
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        client = connect([address, *nodes(calm)], cluster=CLUSTER, timeout_s=20)
+        client.set("a", 1)
+        assert client.get("a") == b"1"
+        silent = connect([address], cluster=CLUSTER, timeout_s=0.2)
+        with pytest.raises(Unavailable, match=address):
+            silent.get("a")
+        mute.close()
+
+
+class TestLevels:
+    """With replicas that are behind."""
+
+    def test_a_session_reads_what_it_wrote_wherever_it_reads(self, client: Any, calm: ServerThread) -> None:
+        session = client.session()
+        session.set("a", "old")
+        calm.run(calm.cluster.level())
+        with behind(calm, 1, 2):
+            session.set("a", "new")
+            assert client.get("a", level=EVENTUAL) == b"old"
+            assert [session.get("a") for _ in range(3)] == [b"new"] * 3
+            assert session.get("a", level=EVENTUAL) == b"old"
+
+    def test_a_session_reads_what_it_has_read_wherever_it_goes_on(self, client: Any, calm: ServerThread) -> None:
+        client.set("a", "old")
+        calm.run(calm.cluster.level())
+        with behind(calm, 2):
+            client.set("a", "new")
+            first = client.session()
+            while first.get("a", level=EVENTUAL) != b"new":  # followers are asked in turn
+                pass
+            assert [first.get("a") for _ in range(4)] == [b"new"] * 4
+            assert [client.session(first.token).get("a") for _ in range(4)] == [b"new"] * 4
+            assert b"old" in [client.session().get("a") for _ in range(4)]
+
+    def test_session_reads_never_go_back(self, calm: ServerThread, client: Any) -> None:
+        writer = Client(nodes(calm), cluster=CLUSTER)
+        counting = Counting(writer)
+        counting.start()
+        session = client.session()
+        seen: list[int] = []
+        while len(seen) < 200:
+            seen.append(int(session.get("n") or 0))
+        counting.stop.set()
+        counting.join()
+        writer.close()
+        assert seen == sorted(seen) and len(set(seen)) > 1
+
+    def test_a_linearizable_read_sees_what_others_were_told(self, client: Any, calm: ServerThread) -> None:
+        client.set("a", "old")
+        calm.run(calm.cluster.level())
+        with behind(calm, 2), calm.client() as other:
+            other.set("a", "new")
+            assert [client.get("a") for _ in range(4)] == [b"new"] * 4
+            assert b"old" in [client.get("a", level=EVENTUAL) for _ in range(2)]
+
+    def test_a_level_that_no_node_meets_is_told(self, client: Any, calm: ServerThread) -> None:
+        session = client.session()
+        session.set("a", 1)
+        timeline, _, offset = session.token.partition(":")
+        ahead = client.session(f"{timeline}:{int(offset) + 1000}")
+        with pytest.raises(Stale, match="cannot be answered here within 50 ms"):
+            ahead.get("a")
+
+    def test_tokens_that_are_none(self, client: Any) -> None:
+        with pytest.raises(BadRequest, match="is no token"):
+            client.session("nonsense")
+        with pytest.raises(Stale, match="Begin a new session"):
+            client.session("0" * 32 + ":7").get("a")
+
+
+def test_a_password(serve: Callable[..., ServerThread], connect: Connect) -> None:
+    thread = serve(password="sesame")
+    client = connect(nodes(thread), cluster=CLUSTER, password="sesame")
+    client.set("a", 1)
+    assert client.get("a") == b"1"
+    for password in ("", "wrong"):
+        client = connect(nodes(thread), cluster=CLUSTER, password=password)
+        for request, line in ((client.read, ("GET", "a")), (client.execute, ("SET", "a", 1))):
+            with pytest.raises(Rejected, match=r"invalid username-password|Authentication required") as end:
+                request(*line)
+            assert end.value.code == "NOAUTH"
+
+
+def test_settings_that_are_wrong(calm: ServerThread, connect: Connect) -> None:
+    with pytest.raises(ConfigError, match="write HOST:PORT"):
+        connect(["somewhere"])
+    for addresses in ((), "127.0.0.1:7001"):
+        with pytest.raises(ConfigError, match="in a list"):
+            connect(addresses)
+    with pytest.raises(ConfigError, match="does not belong to the cluster 'other'"):
+        connect(nodes(calm), cluster="other").set("a", 1)
+
+
+def test_threads_share_a_client(calm: ServerThread) -> None:
+    with Client(nodes(calm), cluster=CLUSTER) as client:
+        client.delete("n")
+        threads = [threading.Thread(target=lambda: [client.incr("n") for _ in range(25)]) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert client.get("n") == b"200"
