@@ -20,14 +20,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from replicator.cli import bench_raw, cluster, options
+from replicator.cli import bench_modes, bench_peers, bench_raw, cluster, options
 from replicator.cli.bench_driver import Figure, Load, redis_benchmark
 from replicator.cli.client import find_cluster
 from replicator.cli.demo import free_ports
 from replicator.cli.folder import ClusterFolder
 from replicator.cli.output import console
 from replicator.cli.waiting import wait_ready
-from replicator.errors import ReplicatorError
+from replicator.errors import ConfigError, ReplicatorError
 
 LOADS = (
     Load("1 client", clients=1, pipeline=1, share=0.05),
@@ -63,7 +63,13 @@ class Report:
     replay: dict[str, float] = field(default_factory=dict)
 
 
+app = typer.Typer()
+app.command("modes")(bench_modes.modes)
+
+
+@app.callback(invoke_without_command=True)
 def bench(
+    context: typer.Context,
     requests: Annotated[int, typer.Option(min=1_000, help="Requests of the fullest load.")] = 200_000,
     writes: Annotated[
         int, typer.Option(min=10_000, help="Writes over which the leader's memory is watched.")
@@ -77,6 +83,8 @@ def bench(
 
     Example: replicator bench --requests 50000 --writes 200000
     """
+    if context.invoked_subcommand is not None:
+        return
     report = Report(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     dir = Path(tempfile.mkdtemp(prefix="replicator-bench-"))
     with ExitStack() as stack:
@@ -105,11 +113,13 @@ def _measure_raw(report: Report, bootstrap: str, dir: Path) -> None:
 
 
 def _measure_redis(report: Report, dir: Path, requests: int) -> None:
-    with bench_raw.redis_server(dir) as port:
-        if port is None:
-            console.print("Redis is not installed (Debian: redis-server): nothing to compare with")
-        else:
-            report.redis = _run_loads("Redis", port, requests)
+    with ExitStack() as stack:
+        try:
+            port = stack.enter_context(bench_peers.redis_server(dir / "redis"))
+        except ConfigError as error:
+            console.print(f"{error}: nothing to compare with")
+            return
+        report.redis = _run_loads("Redis", port, requests)
 
 
 def _run_loads(who: str, port: int, requests: int) -> list[Figure]:

@@ -1,23 +1,15 @@
-"""What the parts do by themselves: Kafka, LMDB, and a Redis to compare with."""
+"""What the parts do by themselves: Kafka and LMDB."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import socket
 import statistics
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
-import redis
 import uvloop
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
 
 from replicator.log.kafka import KafkaLog
 from replicator.log.kafka_admin import delete_topics, ensure_topics
@@ -93,25 +85,3 @@ def lmdb_rates(folder: Path) -> dict[str, float]:
         get_s = time.perf_counter() - began
     env.close()
     return {"lmdb_puts_per_s": ENTRIES / put_s, "lmdb_gets_per_s": ENTRIES / get_s}
-
-
-@contextmanager
-def redis_server(dir: Path) -> Iterator[int | None]:
-    """The port of a Redis on loopback that keeps nothing; None if it is not installed."""
-    program = shutil.which("redis-server")
-    if program is None:
-        yield None
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    options = {"--port": port, "--bind": "127.0.0.1", "--save": "", "--appendonly": "no", "--dir": dir}
-    line = [program, *(str(part) for option in options.items() for part in option)]
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
-    try:
-        with redis.Redis(port=port, retry=Retry(ConstantBackoff(0.05), 100)) as client:
-            client.ping()
-        yield port
-    finally:
-        process.terminate()
-        process.wait()

@@ -23,10 +23,10 @@ app.add_typer(cluster.app, name="cluster")
 app.add_typer(node.app, name="node")
 app.add_typer(replica.app, name="replica")
 app.add_typer(snapshot.app, name="snapshot")
+app.add_typer(bench.app, name="bench")
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
-app.command("bench")(bench.bench)
 app.command("simulate")(simulate.simulate)
 
 

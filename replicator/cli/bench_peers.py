@@ -1,0 +1,134 @@
+"""What is measured beside replicator: Redis, alone and with a replica, and PostgreSQL with a standby.
+
+They run on loopback, in temporary folders, for as long as a `with` block lasts, and leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+from replicator.errors import ConfigError, ReplicatorError
+
+READY_S = 30.0
+STOP_S = 10.0
+POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whose rights a program has; by default those of whoever starts it."""
+
+    user: str | None = None
+    group: int | None = None
+    extra_groups: Sequence[int] | None = None
+
+    def give(self, path: Path) -> None:
+        if self.user is not None:
+            shutil.chown(path, self.user, self.group)
+
+
+OWN = Account()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(
+    line: Sequence[str],
+    folder: Path,
+    stop: signal.Signals,
+    account: Account = OWN,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server in the background; what it says goes to `log` in its folder. Ctrl-C reaches it by way of us."""
+    with open(folder / "log", "ab") as log:
+        process = subprocess.Popen(
+            line,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            env=environment,
+            start_new_session=True,
+            user=account.user,
+            group=account.group,
+            extra_groups=account.extra_groups,
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(stop)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Raises `ReplicatorError` if the process ends, or the time."""
+    deadline = time.monotonic() + READY_S
+    while not is_so():
+        ended = process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            last = (folder / "log").read_text(errors="replace").splitlines()[-1:]
+            what = "has ended" if ended else f"is not ready after {READY_S:.0f} s"
+            raise ReplicatorError(f"{Path(str(process.args[0])).name} {what}: {' '.join(last)}")  # type: ignore[index]
+        time.sleep(POLL_S)
+
+
+@contextmanager
+def redis_server(folder: Path, *options: str) -> Iterator[int]:
+    """The port of a Redis that keeps nothing but what `options` say. Raises `ConfigError` if it is not installed."""
+    program = shutil.which("redis-server")
+    if program is None:
+        raise ConfigError("Redis is not installed (Debian: apt-get install redis-server)")
+    folder.mkdir(parents=True)
+    port = free_port()
+    line = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", *options]
+    with running(line, folder, signal.SIGTERM) as process:
+        with _client(port) as client:
+            wait_until(lambda: _answers(client), process, folder)
+        yield port
+
+
+@contextmanager
+def redis_pair(folder: Path, *options: str) -> Iterator[int]:
+    """The port of a Redis with one replica that has caught up."""
+    with (
+        redis_server(folder / "master", "--repl-diskless-sync-delay", "0", *options) as port,
+        redis_server(folder / "replica", "--replicaof", f"127.0.0.1 {port}", *options),
+        _client(port) as client,
+    ):
+        client.set("first", "1")
+        if client.execute_command("WAIT", 1, int(READY_S * 1000)) != 1:
+            raise ReplicatorError(f"the replica of Redis has not caught up after {READY_S:.0f} s")
+        yield port
+
+
+def _client(port: int) -> Any:
+    return redis.Redis(port=port, retry=Retry(ConstantBackoff(0), 0))
+
+
+def _answers(client: Any) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False

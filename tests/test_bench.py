@@ -1,0 +1,156 @@
+"""The benchmark of modes: what it expects, how it reads and shows figures, its driver, and a whole run in small."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from replicator.cli import bench_figures as figures
+from replicator.cli.bench_figures import AT_FOLLOWER, AT_LEADER, WRITES, Row
+from replicator.cli.bench_load import KEY, VALUE, Template, Workload, percentile, run
+from replicator.cli.bench_postgres import parse_latencies_s, parse_rate
+from replicator.errors import ReplicatorError
+from tests.redis_fixture import ServerThread, free_port
+
+PGBENCH = """pgbench (15.6)
+transaction type: upsert.sql
+query mode: prepared
+number of clients: 64
+latency average = 5.887 ms
+initial connection time = 98.104 ms
+tps = 10870.954614 (without initial connection time)
+"""
+
+
+def writes(name: str, **values: Any) -> Row:
+    return Row(WRITES, name, "", **values)
+
+
+def test_what_pgbench_says_is_understood() -> None:
+    assert parse_rate(PGBENCH) == 10870.954614
+    assert list(parse_latencies_s(["3 17 4553 0 1700000000 123456", "0 18 387 0 1700000000 123999"])) == [
+        0.004553,
+        0.000387,
+    ]
+    with pytest.raises(ReplicatorError, match="PostgreSQL 14"):
+        parse_rate("tps = 12.5 (including connections establishing)")
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    values = [number / 1000 for number in range(1, 101)]
+    assert percentile(values, 0.5) == 51
+    assert percentile(values, 0.99) == 100
+    assert percentile([0.002], 0.99) == 2
+    assert percentile([], 0.5) == 0
+
+
+def test_a_request_is_filled_with_keys_and_values_of_16_bytes() -> None:
+    filled = Template([("SET", KEY, VALUE), ("WAIT", "1", "100%")]).fill()
+    words = filled.decode().split("\r\n")
+    assert words[:4] == ["*3", "$3", "SET", "$16"]
+    assert words[4].startswith("key:") and len(words[4]) == 16
+    assert words[5] == "$16" and len(words[6]) == 16 and words[6].isdecimal()
+    assert words[7:] == ["*3", "$4", "WAIT", "$1", "1", "$4", "100%", ""]
+
+
+def test_expectations_compare_rows_of_the_same_run() -> None:
+    rows = (
+        writes(figures.SYNC_1, per_s=20_000, p50_ms=2.0),
+        writes(figures.REDIS_FSYNC, per_s=20_000),
+        writes(figures.POSTGRES, per_s=10_001),
+        writes(figures.INVALIDATE, p50_ms=2.6),
+        writes(figures.ASYNC, single_p50_ms=0.61),
+        Row(AT_FOLLOWER, figures.LINEARIZABLE, "", per_s=39),
+        Row(AT_FOLLOWER, figures.EVENTUAL, "", per_s=100),
+        Row(AT_LEADER, figures.LINEARIZABLE, "", per_s=99),
+    )
+    assert [it["met"] for it in figures.compare(rows)] == [True, False, False, True, False]
+
+
+def test_what_was_not_measured_or_had_trouble_is_neither_met_nor_missed() -> None:
+    rows = (
+        writes(figures.SYNC_1, per_s=20_000, p50_ms=2.0),
+        writes(figures.REDIS_FSYNC, trouble="Redis is not installed"),
+        writes(figures.POSTGRES, per_s=0.0),
+        writes(figures.INVALIDATE, p50_ms=2.0, trouble="3 bad answers"),
+    )
+    compared = figures.compare(rows)
+    assert [it["met"] for it in compared] == [None] * 5
+    assert [it["measured"] for it in compared] == [None] * 5
+
+
+def test_the_table_shows_figures_and_what_went_wrong() -> None:
+    out = StringIO()
+    console = Console(width=200, file=out)
+    rows = (
+        writes(figures.ASYNC, per_s=12_345.6, p50_ms=1.234, p99_ms=5.6, single_p50_ms=0.5),
+        writes(figures.POSTGRES, trouble="PostgreSQL is not installed"),
+    )
+    console.print(figures.draw(rows, "here"))
+    console.print(figures.draw_expectations(figures.compare(rows)))
+    text = out.getvalue()
+    for part in ("12,346", "1.23", "5.60", "0.50", "PostgreSQL is not installed", "not measured", "≤ 0.6", "met"):
+        assert part in text
+
+
+def test_the_driver_measures_a_server_of_ours(server: ServerThread) -> None:
+    done = run(Workload(server.port, 4, 0.2, [("SET", KEY, VALUE)], [("REPL.READ", "eventual")]))
+    assert done.per_s > 0 and 0 < done.p50_ms <= done.p99_ms and not done.trouble
+
+
+def test_the_driver_tells_of_bad_answers_and_does_not_count_them(server: ServerThread) -> None:
+    done = run(Workload(server.port, 2, 0.2, [("SET", KEY, VALUE), ("INCR", "x", "y")]))
+    assert done.per_s == 0
+    assert "wrong number of arguments" in done.trouble
+
+
+def test_the_driver_says_why_it_cannot_begin(server: ServerThread) -> None:
+    with pytest.raises(ReplicatorError, match="unknown read level"):
+        run(Workload(server.port, 1, 0.2, [("GET", KEY)], [("REPL.READ", "nonsense")]))
+    with pytest.raises(ReplicatorError, match="refused"):
+        run(Workload(free_port(), 1, 0.2, [("GET", KEY)]))
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder that PostgreSQL's user may enter, too."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(240)
+def test_one_run_has_all_rows_and_leaves_nothing_behind(kafka: str, temporary: Path) -> None:
+    out = temporary / "modes.json"
+    line = [sys.executable, "-m", "replicator", "bench", "modes", "--seconds", "0.3", "--json"]
+    options = ["--bootstrap", kafka, "--out", str(out)]
+    done = subprocess.run(
+        [*line, *options], capture_output=True, text=True, timeout=200, env={**os.environ, "TMPDIR": str(temporary)}
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report == json.loads(out.read_text())
+    rows = {(it["group"], it["name"]): it for it in report["rows"]}
+    named = [figures.ASYNC, figures.QUORUM, figures.SYNC_1, figures.SYNC_2, figures.SUSPEND, figures.INVALIDATE]
+    peers = [figures.REDIS_ALONE, figures.REDIS_WAIT, figures.REDIS_FSYNC, figures.POSTGRES]
+    assert [name for group, name in rows if group == WRITES] == named + peers
+    levels = [figures.EVENTUAL, "bounded 500", "session", figures.LINEARIZABLE]
+    local = [f"linearizable at a sync follower, {mode} mode" for mode in ("suspend", "invalidate")]
+    assert [name for group, name in rows if group == AT_LEADER] == levels
+    assert [name for group, name in rows if group == AT_FOLLOWER] == levels + local
+    for (_, name), row in rows.items():
+        if "not installed" not in row["trouble"]:
+            assert not row["trouble"] and row["per_s"] > 0 and row["p50_ms"] <= row["p99_ms"], f"{name}: {row}"
+    assert len(report["expectations"]) == 5
+    assert [path.name for path in temporary.iterdir()] == [out.name]
