@@ -1,0 +1,175 @@
+"""Three nodes in memory under a sync policy, with what tests of it hold back: acks, and what a node reads."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TypeVar
+
+from replicator.errors import ReplicatorError
+from replicator.log.memory import MemoryAckTopic, MemoryLog, MemoryReader
+from replicator.log.port import Entry
+from replicator.node.follower import Follower
+from replicator.position import NodeId, Offset
+from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level
+from replicator.protocol.timing import Timing
+from replicator.records.codec import AckCodec
+from replicator.records.types import Body, Mode, Policy, Reason, WriteMode
+from replicator.store.keys import encode_key
+from tests.memory_cluster import MemoryCluster, RunningNode, until
+
+T = TypeVar("T")
+
+A, B = (encode_key("kv", row, b"") for row in (b"a", b"b"))
+
+STEADY = Timing(heartbeat_ms=20, lease_ms=20_000, election_ms=30_000, sync_ms=20_000, follower_lease_ms=10_000)
+"""Nobody stands for election, and nobody counts as silent, however slow the machine is."""
+
+SYNC, ASYNC, JOINING = Mode.SYNC, Mode.ASYNC, Mode.JOINING
+SUSPEND = Policy(WriteMode.SUSPEND)
+INVALIDATE = Policy(WriteMode.INVALIDATE)
+ALL = Policy(WriteMode.SYNC)
+
+
+class GatedAckTopic(MemoryAckTopic):
+    """Acks of nodes that are held come later, or never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: dict[NodeId, list[bytes]] = {}
+        self._codec = AckCodec()
+
+    def publish(self, payload: bytes) -> None:
+        held = self._held.get(self._codec.decode(payload).author.node)
+        if held is None:
+            super().publish(payload)
+        else:
+            held.append(payload)
+
+    def hold(self, *nodes: str) -> None:
+        for node in nodes:
+            self._held[NodeId(node)] = []
+
+    def let(self, *nodes: str) -> None:
+        for node in nodes:
+            for payload in self._held.pop(NodeId(node)):
+                super().publish(payload)
+
+
+class StallingReader(MemoryReader):
+    stalled = False
+
+    def _after(self, offset: Offset) -> list[Entry]:
+        return [] if self.stalled else super()._after(offset)
+
+
+class StallingLog(MemoryLog):
+    def reader(self, start: Offset) -> StallingReader:
+        return StallingReader(self, start)
+
+
+class ModesCluster(MemoryCluster):
+    """n1 leads."""
+
+    acks: GatedAckTopic
+
+    def __init__(self, folder: Path, timing: Timing = STEADY) -> None:
+        super().__init__(folder, timing, StallingLog())
+        self.acks = GatedAckTopic()
+
+    async def set_up(self, policy: Policy, *modes: Mode) -> None:
+        """Start n1, n2, … in these modes."""
+        for place, _ in enumerate(modes):
+            await self.start(f"n{place + 1}", priority=place)
+        leader = await self.leader()
+        for name, mode in zip(self.nodes, modes, strict=True):
+            leader.node.operations.enrol(self.nodes[name].member)
+            if mode is not ASYNC:
+                leader.node.operations.set_mode(NodeId(name), mode)
+        await until(lambda: self.modes == list(modes))
+        leader.node.operations.set_policy(policy)
+        await until(lambda: all(it.node.membership.policy == policy for it in self.nodes.values()))
+        await self.level()
+
+    @property
+    def n1(self) -> RunningNode:
+        return self.nodes["n1"]
+
+    @property
+    def n2(self) -> RunningNode:
+        return self.nodes["n2"]
+
+    @property
+    def n3(self) -> RunningNode:
+        return self.nodes["n3"]
+
+    @property
+    def modes(self) -> list[Mode]:
+        return [it.mode for it in self.n1.node.membership.members]
+
+    async def heard(self, running: RunningNode) -> None:
+        """Wait until n1 knows that this node has what it has now."""
+        offset, book = running.machine.state.offset, self.n1.node.heard
+        await until(lambda: book[running.member.node].ack.offset >= offset)
+
+    @property
+    def bodies(self) -> list[Body]:
+        """All that the log says."""
+        codec = self.n1.node._shared.replica.codec
+        return [codec.decode(entry.payload, b"").body for entry in self.log.entries]
+
+    def said(self, kind: type[T]) -> list[T]:
+        """What the log says of that kind."""
+        return [body for body in self.bodies if isinstance(body, kind)]
+
+    def stall(self, running: RunningNode) -> None:
+        """Let this node read nothing that comes from now on."""
+        self._reader(running).stalled = True
+
+    def wake(self, running: RunningNode) -> None:
+        self._reader(running).stalled = False
+        self.log.append_now([])  # whoever waits for entries looks again
+
+    def _reader(self, running: RunningNode) -> StallingReader:
+        reader = running.node._shared.reader
+        assert isinstance(reader, StallingReader)
+        return reader
+
+    async def take_over(self, running: RunningNode) -> None:
+        """Let this node lead in the place of one that is dead."""
+        follower = running.node._role
+        assert isinstance(follower, Follower)
+        await follower._claim(running.machine.state, Reason.ELECTION)
+        await until(lambda: running.node.leads and running.node.lease_left_ms > 0)
+
+
+def begin_write(running: RunningNode, row: bytes, value: bytes) -> asyncio.Task[Offset | ReplicatorError]:
+    """A write that need not end before the test goes on: its offset, or why it has none."""
+
+    async def write() -> Offset | ReplicatorError:
+        try:
+            return await running.write(row, value)
+        except ReplicatorError as error:
+            return error
+
+    return asyncio.create_task(write())
+
+
+async def read(running: RunningNode, key: bytes, level: Level | None = LINEARIZABLE) -> bytes | None:
+    return await running.node.read(level, lambda view: view.get(key))
+
+
+async def begin_read(
+    running: RunningNode, key: bytes, level: Level | None = LINEARIZABLE
+) -> asyncio.Task[bytes | None]:
+    """A read that has begun, and need not end before the test goes on."""
+    reading = asyncio.create_task(read(running, key, level))
+    await asyncio.sleep(0)
+    return reading
+
+
+def stored(running: RunningNode, key: bytes) -> bytes | None:
+    """As an eventual read sees it."""
+    view = running.node.read_now(EVENTUAL)
+    assert view is not None
+    return view.get(key)

@@ -1,0 +1,286 @@
+"""Read levels and tokens as clients say them, and which keys are suspended after which record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator.errors import BadRequest, Stale
+from replicator.position import Author, Epoch, NodeId, Offset, Seq, Token
+from replicator.protocol.commit import LogState
+from replicator.protocol.levels import (
+    EVENTUAL,
+    LINEARIZABLE,
+    Kind,
+    Level,
+    check_timeline,
+    decode_token,
+    encode_token,
+    parse_level,
+)
+from replicator.protocol.suspension import Suspending, Suspension, blocks
+from replicator.records.types import (
+    Body,
+    Change,
+    Claim,
+    Membership,
+    Policy,
+    Reason,
+    Release,
+    Suspend,
+    Write,
+    WriteMode,
+)
+from replicator.store import snapshot
+from replicator.store.keys import encode_key
+from replicator.store.machine import Machine, open_machine
+
+TIMELINE = "0123456789abcdef" * 2
+TOKEN = Token(TIMELINE, Offset(7))
+A, B, C = (encode_key("kv", row, b"") for row in (b"a", b"b", b"c"))
+
+
+@pytest.mark.parametrize(
+    ("line", "level", "used"),
+    [
+        ("eventual", EVENTUAL, 1),
+        ("linearizable", LINEARIZABLE, 1),
+        ("LINEARIZABLE GET k", LINEARIZABLE, 1),
+        ("bounded 500", Level(Kind.BOUNDED, 500), 2),
+        ("Bounded 500 10", Level(Kind.BOUNDED, 500, 10), 3),
+        ("bounded 500 0 GET k", Level(Kind.BOUNDED, 500), 3),
+        ("bounded 500 GET 10", Level(Kind.BOUNDED, 500), 2),
+        ("bounded 1000000000 1000000000", Level(Kind.BOUNDED, 10**9, 10**9), 3),
+        (f"session {TIMELINE}:7", Level(Kind.SESSION, token=TOKEN), 2),
+        (f"session {TIMELINE}:0 GET k", Level(Kind.SESSION, token=Token(TIMELINE, Offset(0))), 2),
+    ],
+)
+def test_a_level_takes_its_words_and_leaves_the_rest(line: str, level: Level, used: int) -> None:
+    assert parse_level(line.split()) == (level, used)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("", "unknown read level ''"),
+        ("strong", "unknown read level 'strong': say eventual, bounded MS"),
+        ("default", "unknown read level 'default'"),
+        ("eventually", "unknown read level"),
+        ("x" * 10_000, f"unknown read level '{'x' * 80}': say"),
+        ("bounded", "bounded needs a number of milliseconds"),
+        ("bounded GET k", "bounded needs a number of milliseconds"),
+        ("bounded -1", "bounded needs a number of milliseconds"),
+        ("bounded 1.5", "bounded needs a number of milliseconds"),
+        ("bounded 1000000001", "at most 1000000000"),
+        ("bounded 1 1000000001", "at most 1000000000"),
+        ("bounded " + "9" * 10_000, "at most 1000000000"),
+        ("bounded 1 " + "9" * 10_000, "at most 1000000000"),
+        ("bounded 0", "bounded 0 can never be met: say at least 1 ms, or linearizable"),
+        ("bounded 0 10", "bounded 0 can never be met"),
+        ("session", "session needs the token that REPL.TOKEN gave"),
+        ("session nonsense", "'nonsense' is no token: send what REPL.TOKEN gave"),
+    ],
+)
+def test_what_is_no_level_is_told_with_what_to_say_instead(line: str, complaint: str) -> None:
+    with pytest.raises(BadRequest, match=complaint):
+        parse_level(line.split())
+
+
+@given(
+    st.sampled_from([EVENTUAL, LINEARIZABLE])
+    | st.builds(Level, st.just(Kind.BOUNDED), st.integers(1, 10**9), st.integers(0, 10**9))
+    | st.integers(0, 10**18 - 1).map(lambda at: Level(Kind.SESSION, token=Token(TIMELINE, Offset(at))))
+)
+def test_a_level_is_told_as_it_is_said(level: Level) -> None:
+    words = str(level).split()
+    assert parse_level(words) == (level, len(words))
+
+
+@given(st.binary(min_size=16, max_size=16), st.integers(0, 10**18 - 1))
+def test_tokens_come_back(timeline: bytes, offset: int) -> None:
+    token = Token(timeline.hex(), Offset(offset))
+    assert decode_token(encode_token(token)) == token
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":",
+        TIMELINE,
+        f"{TIMELINE}:",
+        f"{TIMELINE}:x",
+        f"{TIMELINE}:-1",
+        f"{TIMELINE}:1.0",
+        f"{TIMELINE}: 1",
+        f"{TIMELINE}:1:2",
+        f"{TIMELINE}:{10**18}",
+        f"{TIMELINE}:{'9' * 10_000}",
+        f"{TIMELINE.upper()}:1",
+        f"{TIMELINE[1:]}:1",
+        f"{TIMELINE}0:1",
+        f"{'g' * 32}:1",
+        "7",
+    ],
+)
+def test_what_is_no_token_is_refused_in_few_words(text: str) -> None:
+    with pytest.raises(BadRequest, match="is no token: send what REPL.TOKEN gave") as caught:  # noqa: RUF043
+        decode_token(text)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_token_of_another_timeline_is_refused() -> None:
+    check_timeline(TOKEN, TIMELINE)
+    with pytest.raises(Stale, match=f"of timeline {TIMELINE}, this cluster's is {'f' * 32}: it was restored"):
+        check_timeline(TOKEN, "f" * 32)
+
+
+INVALIDATE, SUSPEND, SYNC = (WriteMode.INVALIDATE, WriteMode.SUSPEND, WriteMode.SYNC)
+
+
+def announced(seq: int, awaited: int = 1) -> Suspension:
+    return Suspension(announced=Seq(seq), awaited=awaited)
+
+
+def written(seq: int) -> Suspension:
+    return Suspension(written=Seq(seq))
+
+
+@pytest.mark.parametrize("mode", WriteMode)
+def test_a_suspend_announces_its_keys_in_every_mode_until_each_is_written(mode: WriteMode) -> None:
+    it = Suspending({})
+    it.announce(Seq(5), [A, B, A])
+    assert it.keys == {A: announced(5, awaited=2), B: announced(5)}
+    if mode is not INVALIDATE:
+        it.write(Seq(6), A, mode)
+        assert it.keys == {A: announced(5), B: announced(5)}
+        it.write(Seq(7), A, mode)
+        assert it.keys == {B: announced(5)}
+
+
+def test_a_suspend_takes_back_what_was_announced_before_it() -> None:
+    it = Suspending({A: announced(3), B: announced(3), C: written(2)})
+    it.announce(Seq(5), [B])
+    assert it.keys == {B: announced(5), C: written(2)}
+    it.announce(Seq(6), [])
+    assert it.keys == {C: written(2)}
+
+
+def test_a_write_of_invalidate_mode_suspends_what_it_writes() -> None:
+    it = Suspending({B: announced(3, awaited=2)})
+    it.write(Seq(5), A, INVALIDATE)
+    it.write(Seq(6), A, INVALIDATE)
+    it.write(Seq(7), B, INVALIDATE)  # announced before the mode changed: the new value is here, and perhaps only here
+    assert it.keys == {A: written(6), B: Suspension(Seq(7), Seq(3), 1)}
+
+
+@pytest.mark.parametrize("mode", [WriteMode.ASYNC, SYNC, SUSPEND])
+def test_a_write_of_other_modes_suspends_nothing(mode: WriteMode) -> None:
+    it = Suspending({})
+    it.write(Seq(5), A, mode)
+    assert it.keys == {} and not it.changed
+
+
+def test_a_release_ends_what_was_suspended_up_to_its_seq() -> None:
+    it = Suspending({A: written(5), B: written(6), C: written(7)})
+    it.release(Seq(6))
+    assert it.keys == {C: written(7)}
+
+
+def test_a_claim_ends_what_was_announced_and_keeps_what_is_written() -> None:
+    it = Suspending({A: announced(5), B: written(4)})
+    it.claim()
+    assert it.keys == {B: written(4)}
+
+
+def test_the_release_of_an_earlier_write_does_not_end_a_later_announcement() -> None:
+    it = Suspending({})
+    it.write(Seq(5), A, INVALIDATE)
+    it.announce(Seq(7), [A])  # the mode has changed to suspend at 6
+    it.release(Seq(6))
+    assert A in it.keys
+
+
+def test_what_it_was_given_stays_as_it_was() -> None:
+    before = {A: announced(3), B: written(2)}
+    it = Suspending(before)
+    assert not it.changed
+    it.announce(Seq(5), [A])
+    it.write(Seq(6), A, SUSPEND)
+    it.write(Seq(7), B, INVALIDATE)
+    it.release(Seq(7))
+    assert it.changed and it.keys == {}
+    assert before == {A: announced(3), B: written(2)}
+
+
+def test_a_read_passes_only_what_was_announced_after_it_was_asked_for() -> None:
+    for since in (4, 5, 6):
+        assert blocks(written(5), Seq(since))
+    assert not blocks(announced(5), Seq(4))  # nobody can have seen the write then
+    assert blocks(announced(5), Seq(5)) and blocks(announced(5), Seq(6))
+
+
+class Log:
+    """Applies records to a store one by one."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def apply(self, *bodies: Body) -> None:
+        for body in bodies:
+            at = self.machine.state.offset + 1
+            author = Author(NodeId("n1"), 7)
+            state = LogState(b"t" * 16, Epoch(1), author, Seq(at + 1), b"c" * 8, Offset(at), Offset(at))
+            self.machine.apply([body], state)
+
+
+def set_(row: bytes, old: bytes | None, new: bytes) -> Write:
+    return Write((Change("kv", row, b"", old, new),))
+
+
+def membership(mode: WriteMode) -> Membership:
+    return Membership((), Policy(mode))
+
+
+HISTORY: Sequence[tuple[Body, dict[bytes, Suspension]]] = (
+    (set_(b"a", None, b"s0"), {}),  # seq 1
+    (membership(INVALIDATE), {}),
+    (set_(b"a", b"s0", b"s1"), {A: written(3)}),
+    (set_(b"b", None, b"s1"), {A: written(3), B: written(4)}),
+    (Release(Seq(3)), {B: written(4)}),
+    (Claim(Author(NodeId("n1"), 7), Epoch(2), Offset(4), Reason.ELECTION), {B: written(4)}),
+    (Release(Seq(6)), {}),
+    (membership(SUSPEND), {}),
+    (Suspend((A, B)), {A: announced(9), B: announced(9)}),
+    (set_(b"a", b"s1", b"s2"), {B: announced(9)}),
+    (Suspend((C,)), {C: announced(11)}),
+    (Claim(Author(NodeId("n1"), 7), Epoch(3), Offset(10), Reason.ELECTION), {}),
+)
+
+
+def test_a_store_suspends_record_by_record(tmp_path: Path) -> None:
+    machine = open_machine(tmp_path, "test", "topic")
+    for body, suspended in HISTORY:
+        Log(machine).apply(body)
+        assert machine.suspended == suspended, body
+    machine.close()
+
+
+@pytest.mark.parametrize("count", range(1, len(HISTORY) + 1))
+def test_a_store_that_is_opened_again_or_restored_still_knows_what_is_suspended(tmp_path: Path, count: int) -> None:
+    machine = open_machine(tmp_path / "store", "test", "topic")
+    machine.apply(
+        [body for body, _ in HISTORY[:count]],
+        LogState(b"t" * 16, Epoch(1), Author(NodeId("n1"), 7), Seq(count), b"c" * 8, Offset(count), Offset(count)),
+    )
+    taken = snapshot.take(machine, tmp_path / "snapshots")
+    machine.close()
+    snapshot.restore(tmp_path / "snapshots" / taken.name, tmp_path / "copy", "test")
+    for folder in ("store", "copy"):
+        again = open_machine(tmp_path / folder, "test", "topic")
+        assert again.suspended == HISTORY[count - 1][1], folder
+        again.close()

@@ -1,0 +1,296 @@
+"""Sync mode: what a write waits for, what stops it, and what becomes of it when members or policies change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+from replicator.errors import BadRequest, NoReplicas, Unknown
+from replicator.node.leader import Leader
+from replicator.position import NodeId
+from replicator.protocol.levels import EVENTUAL, LINEARIZABLE
+from replicator.records.types import Membership, Mode, Policy, WaitFor, Write, WriteMode
+from tests.memory_cluster import RunningNode, until
+from tests.modes_cluster import (
+    ALL,
+    ASYNC,
+    INVALIDATE,
+    JOINING,
+    STEADY,
+    SUSPEND,
+    SYNC,
+    A,
+    B,
+    ModesCluster,
+    begin_read,
+    begin_write,
+    read,
+    stored,
+)
+
+N2, N3 = NodeId("n2"), NodeId("n3")
+QUORUM = Policy(WriteMode.SYNC, WaitFor.QUORUM, quorum=1)
+NAMED = Policy(WriteMode.SYNC, WaitFor.NAMED, named=(N3,))
+
+IMPATIENT = replace(STEADY, sync_ms=300, answer_ms=300)
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[ModesCluster]:
+    cluster = ModesCluster(tmp_path)
+    yield cluster
+    await cluster.stop()
+
+
+def refusal(running: RunningNode) -> str:
+    return running.node.status().refusal
+
+
+def review(running: RunningNode) -> None:
+    """What the leader does now and then, at once and more than once."""
+    assert isinstance(running.node._role, Leader)
+    for _ in range(5):
+        running.node._role.review()
+
+
+async def test_the_leader_applies_last_and_only_an_eventual_read_shows_that(cluster: ModesCluster) -> None:
+    await cluster.set_up(ALL, SYNC, SYNC, SYNC)
+    await cluster.n1.write(b"a", b"s0")
+    cluster.acks.hold("n2", "n3")
+    writing = begin_write(cluster.n1, b"a", b"s1")
+    await until(lambda: stored(cluster.n2, A) == b"s1")
+    assert stored(cluster.n1, A) == b"s0"  # a follower shows what the leader does not show yet
+    at_the_leader, as_usual = await begin_read(cluster.n1, A), await begin_read(cluster.n1, A, None)
+    assert await read(cluster.n2, A) == await read(cluster.n3, A) == b"s1"
+    assert await read(cluster.n1, B) is None  # nothing is in flight there
+    assert not (writing.done() or at_the_leader.done() or as_usual.done())
+    cluster.acks.let("n2", "n3")
+    assert await at_the_leader == await as_usual == b"s1"
+    assert isinstance(await writing, int)
+    assert stored(cluster.n1, A) == b"s1"
+
+
+async def test_a_write_waits_for_every_sync_member_and_for_no_other(cluster: ModesCluster) -> None:
+    await cluster.set_up(ALL, ASYNC, SYNC, ASYNC)
+    cluster.acks.hold("n3")
+    await cluster.n1.write(b"a", b"s1")
+    cluster.acks.hold("n2")
+    writing = begin_write(cluster.n1, b"a", b"s2")
+    await until(lambda: stored(cluster.n2, A) == stored(cluster.n3, A) == b"s2")
+    cluster.acks.let("n3")
+    await cluster.heard(cluster.n3)
+    assert not writing.done()
+    cluster.acks.let("n2")
+    assert isinstance(await writing, int)
+
+
+async def test_a_silent_sync_member_stops_writes_before_the_log_and_its_return_resumes_them(tmp_path: Path) -> None:
+    cluster = ModesCluster(tmp_path, IMPATIENT)
+    await cluster.set_up(ALL, SYNC, SYNC, SYNC)
+    await cluster.n1.write(b"a", b"s1")
+    cluster.acks.hold("n2")
+    await until(lambda: "n2" in refusal(cluster.n1))
+    for _ in range(3):
+        with pytest.raises(NoReplicas, match="n2 must have each write, .* 300 ms: nothing was written") as caught:  # noqa: RUF043
+            await cluster.n1.write(b"a", b"s2")
+        assert "set it async" in str(caught.value)
+    assert len(cluster.said(Write)) == 1
+    for running in cluster.nodes.values():
+        assert await read(running, A) == await read(running, A, EVENTUAL) == await read(running, A, None) == b"s1"
+    cluster.acks.let("n2")
+    await until(lambda: not refusal(cluster.n1))
+    await cluster.n1.write(b"a", b"s3")
+    await cluster.stop()
+
+
+async def test_a_silent_member_is_never_weakened_by_the_system(tmp_path: Path) -> None:
+    cluster = ModesCluster(tmp_path, IMPATIENT)
+    await cluster.set_up(ALL, ASYNC, SYNC, SYNC)
+    before = cluster.said(Membership)
+    cluster.acks.hold("n2")
+    await until(lambda: "n2" in refusal(cluster.n1))
+    review(cluster.n1)
+    await cluster.n1.stop()
+    await cluster.take_over(cluster.n3)
+    await until(lambda: "n2" in refusal(cluster.n3))
+    review(cluster.n3)
+    assert cluster.said(Membership) == before
+    assert cluster.n3.node.membership.policy == ALL
+    await cluster.stop()
+
+
+async def test_a_write_that_is_in_the_log_when_a_member_falls_silent_is_unknown_and_takes_effect_later(
+    tmp_path: Path,
+) -> None:
+    cluster = ModesCluster(tmp_path, IMPATIENT)
+    await cluster.set_up(ALL, SYNC, SYNC, SYNC)
+    cluster.acks.hold("n2")
+    ended = await begin_write(cluster.n1, b"a", b"s1")
+    assert isinstance(ended, Unknown)
+    assert isinstance(cluster.bodies[ended.offset], Write)
+    assert stored(cluster.n1, A) is None
+    cluster.acks.let("n2")
+    assert await read(cluster.n1, A) == b"s1"
+    await cluster.stop()
+
+
+async def test_a_write_is_unknown_if_the_lead_is_lost_before_its_acks(cluster: ModesCluster) -> None:
+    await cluster.set_up(ALL, SYNC, SYNC, SYNC)
+    cluster.acks.hold("n2", "n3")
+    writing = begin_write(cluster.n1, b"a", b"s1")
+    await until(lambda: stored(cluster.n2, A) == b"s1")
+    await cluster.n2.node.operations.promote(N2, force=True)
+    ended = await writing
+    assert isinstance(ended, Unknown) and "the lead was lost before its acks" in str(ended)
+    assert isinstance(cluster.bodies[ended.offset], Write)
+    await until(lambda: stored(cluster.n1, A) == b"s1")
+
+
+async def test_a_quorum_goes_on_without_those_it_does_not_need(tmp_path: Path) -> None:
+    cluster = ModesCluster(tmp_path, IMPATIENT)
+    await cluster.set_up(QUORUM, ASYNC, SYNC, SYNC)
+    cluster.acks.hold("n2")
+    await cluster.n1.write(b"a", b"s1")
+    await until(lambda: not cluster.n1.node._book.is_heard(N2))
+    await cluster.n1.write(b"a", b"s2")
+    cluster.acks.hold("n3")
+    await until(lambda: "n2, n3" in refusal(cluster.n1))
+    with pytest.raises(NoReplicas):
+        await cluster.n1.write(b"a", b"s3")
+    cluster.acks.let("n2")
+    await until(lambda: not refusal(cluster.n1))
+    await cluster.n1.write(b"a", b"s4")
+    await cluster.stop()
+
+
+async def test_a_named_member_is_waited_for_and_the_other_sync_members_are_not(cluster: ModesCluster) -> None:
+    await cluster.set_up(NAMED, SYNC, SYNC, SYNC)
+    cluster.acks.hold("n2")
+    await cluster.n1.write(b"a", b"s1")
+    cluster.acks.hold("n3")
+    writing = begin_write(cluster.n1, b"a", b"s2")
+    await until(lambda: stored(cluster.n2, A) == stored(cluster.n3, A) == b"s2")
+    cluster.acks.let("n2")
+    await cluster.heard(cluster.n2)
+    assert not writing.done()
+    cluster.acks.let("n3")
+    assert isinstance(await writing, int)
+
+
+async def test_a_joining_member_counts_from_the_record_that_says_it_has_caught_up(cluster: ModesCluster) -> None:
+    await cluster.set_up(ALL, SYNC, SYNC, ASYNC)
+    cluster.stall(cluster.n3)
+    await cluster.n1.write(b"a", b"s1")
+    review(cluster.n1)  # n3 has not what is in the log by now
+    cluster.n1.node.operations.set_mode(N3, SYNC)
+    await until(lambda: cluster.modes == [SYNC, SYNC, JOINING])
+    review(cluster.n1)
+    writing = begin_write(cluster.n1, b"a", b"s2")
+    await until(lambda: stored(cluster.n2, A) == b"s2")
+    assert cluster.said(Membership)[-1].members[2].mode is JOINING
+    assert isinstance(await writing, int) and stored(cluster.n3, A) is None
+    cluster.wake(cluster.n3)
+    await until(lambda: cluster.modes == [SYNC, SYNC, SYNC])
+    assert [it.members[2].mode for it in cluster.said(Membership)[-2:]] == [JOINING, SYNC]
+    assert stored(cluster.n3, A) == b"s2"
+    cluster.acks.hold("n3")
+    writing = begin_write(cluster.n1, b"a", b"s3")
+    await until(lambda: stored(cluster.n2, A) == stored(cluster.n3, A) == b"s3")
+    assert not writing.done()
+    cluster.acks.let("n3")
+    assert isinstance(await writing, int)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    list(permutations([Policy(), ALL, QUORUM, NAMED, SUSPEND, INVALIDATE], 2)),
+    ids=lambda policy: f"{policy.write}-{policy.wait_for}",
+)
+async def test_a_change_of_policy_ends_every_write_that_is_in_flight(
+    tmp_path: Path, before: Policy, after: Policy
+) -> None:
+    cluster = ModesCluster(tmp_path, replace(STEADY, follower_lease_ms=20))
+    await cluster.set_up(before, SYNC, SYNC, SYNC)
+    writes = []
+    for number in range(30):
+        if number == 15:
+            cluster.n1.node.operations.set_policy(after)
+        writes.append(begin_write(cluster.n1, b"%d" % (number % 7), b"s%d" % number))
+        await asyncio.sleep(0)
+    assert all(isinstance(ended, int) for ended in await asyncio.gather(*writes))
+    await until(lambda: not any(it.machine.suspended for it in cluster.nodes.values()))
+    await until(lambda: all(it.node.membership.policy == after for it in cluster.nodes.values()))
+    for running in cluster.nodes.values():
+        assert await read(running, A.replace(b"a", b"1")) == b"s29"
+    await cluster.stop()
+
+
+@pytest.mark.parametrize("policy", [ALL, SUSPEND, INVALIDATE], ids=lambda policy: str(policy.write))
+@pytest.mark.parametrize("leaves", [False, True], ids=["set async", "expelled"])
+async def test_writes_go_on_once_a_member_that_is_cut_off_counts_no_more(
+    tmp_path: Path, policy: Policy, leaves: bool
+) -> None:
+    cluster = ModesCluster(tmp_path, replace(STEADY, follower_lease_ms=200))
+    await cluster.set_up(policy, SYNC, SYNC, SYNC)
+    await read(cluster.n3, A)  # it may now answer by itself, for as long as its lease
+    cluster.stall(cluster.n3)
+    writing = begin_write(cluster.n1, b"a", b"s1")
+    await until(lambda: stored(cluster.n2, A) == b"s1" or bool(cluster.n2.machine.suspended))
+    assert not writing.done()
+    operations, clock = cluster.n1.node.operations, cluster.n1.node._shared.clock
+    before_ms = clock.elapsed_ms()
+    if leaves:
+        operations.expel(N3)
+    else:
+        operations.set_mode(N3, ASYNC)
+    assert isinstance(await writing, int)
+    if policy is not ALL:
+        assert clock.elapsed_ms() - before_ms >= cluster.timing.old_follower_lease_ms
+    await cluster.stop()
+
+
+async def test_the_lead_is_given_away_once_all_that_is_in_the_log_is_confirmed(cluster: ModesCluster) -> None:
+    await cluster.set_up(ALL, SYNC, SYNC, SYNC)
+    cluster.acks.hold("n3")
+    writing = begin_write(cluster.n1, b"a", b"s1")
+    await until(lambda: stored(cluster.n2, A) == b"s1")
+    promoting = asyncio.create_task(cluster.n1.node.operations.promote(N2, force=False))
+    await until(lambda: isinstance(role := cluster.n1.node._role, Leader) and role._handover is not None)
+    assert not promoting.done() and not writing.done()
+    cluster.acks.let("n3")
+    await promoting
+    assert isinstance(await writing, int)
+    await until(lambda: cluster.n2.node.lease_left_ms > 0)
+    await cluster.n2.write(b"a", b"s2")
+    assert stored(cluster.n1, A) == stored(cluster.n3, A) == b"s2"
+
+
+async def test_the_last_sync_member_can_neither_leave_nor_be_weakened(cluster: ModesCluster) -> None:
+    await cluster.set_up(ALL, ASYNC, SYNC, ASYNC)
+    before = cluster.said(Membership)
+    operations = cluster.n1.node.operations
+    with pytest.raises(BadRequest, match="there would be none"):
+        operations.expel(N2)
+    with pytest.raises(BadRequest, match="there would be none"):
+        operations.set_mode(N2, ASYNC)
+    await cluster.n1.write(b"a", b"s1")
+    assert cluster.said(Membership) == before
+
+
+async def test_a_snapshotter_follows_and_serves_no_clients(cluster: ModesCluster) -> None:
+    await cluster.set_up(ALL, SYNC, SYNC, ASYNC)
+    cluster.n1.node.operations.set_mode(N3, Mode.SNAPSHOTTER)
+    await until(lambda: cluster.n3.node.membership.members[2].mode is Mode.SNAPSHOTTER)
+    await cluster.n1.write(b"a", b"s1")
+    await cluster.level()
+    assert cluster.n3.machine.view.get(A) == b"s1"
+    for level in (None, EVENTUAL, LINEARIZABLE):
+        with pytest.raises(BadRequest, match="n3 makes snapshots and serves no clients"):
+            await read(cluster.n3, A, level)
+    with pytest.raises(BadRequest, match="n3 makes snapshots"):
+        cluster.n3.node.token(cluster.n3.machine.state.offset)
