@@ -1,0 +1,176 @@
+"""Clients of real processes, which record what they ask and are told, and when: on the one clock of this process.
+
+What they record is the simulator's `History`, so its checks judge it (`tests/recorded_checks.py`). Every read stands
+between two tokens in one pipeline, so that it is known where the store was that answered it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import hiredis
+
+from replicator.cli.chaos_client import Connection, NotConnected
+from replicator.position import BEFORE_LOG, Offset, Token
+from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level, decode_token
+from replicator.protocol.levels import Kind as LevelKind
+from replicator.store.values import encode_value
+from replicator.testing.history import History, Kind, Operation, Outcome
+
+BOUND_MS = 500
+THINK_S = 0.03
+WRITE_PATIENCE_S = 1.5
+READ_PATIENCES_S = (0.3, 2.5)  # who is patient is answered once a stopped node goes on, the others go elsewhere
+WAIT_S = 40
+
+
+@dataclass(slots=True)
+class Read(Operation):
+    """`offset` is where the node's store stood at most, `least` at least."""
+
+    least: Offset = BEFORE_LOG
+
+
+class Recorder:
+    """`writers` write at the leader, and read what they have written anywhere; `readers` read at every level."""
+
+    def __init__(self, name: str, ports: dict[str, int], leader: str, keys: int, writers: int, readers: int) -> None:
+        self.history = History()
+        self.keys = [b"%b:k%d" % (name.encode(), number) for number in range(keys)]
+        self.ports = ports
+        self.leader = leader
+        self.stopping = False
+        clients = [*((f"{name}:w{number}", True) for number in range(writers))]
+        clients += [(f"{name}:r{number}", False) for number in range(readers)]
+        self._clients = [RecordingClient(self, *client, seed) for seed, client in enumerate(clients)]
+
+    async def __aenter__(self) -> Recorder:
+        self._tasks = [asyncio.create_task(client.run()) for client in self._clients]
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.stopping = True
+        await asyncio.gather(*self._tasks)
+
+    def counts(self) -> Counter[tuple[str, Outcome | None]]:
+        """By kind of operation (of reads, the level), and outcome."""
+        return Counter((it.level.kind if it.level else "write", it.outcome) for it in self.history.operations)
+
+    def answered(self) -> dict[str, int]:
+        counts = self.counts()
+        return {kind: counts[kind, Outcome.OK] for kind in ("write", *LevelKind)}
+
+    async def goes_on(self, writes: int, reads: int) -> None:
+        """Wait until so many more writes, and so many more reads of each level, were answered."""
+        before = self.answered()
+        more = {kind: count + (writes if kind == "write" else reads) for kind, count in before.items()}
+        await until(lambda: all(count >= more[kind] for kind, count in self.answered().items()))
+
+    def __str__(self) -> str:
+        counts = self.counts()
+        ends = {kind: "/".join(str(counts[kind, outcome]) for outcome in Outcome) for kind in ("write", *LevelKind)}
+        return ", ".join(f"{kind} {end}" for kind, end in ends.items())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110 (a condition on many clients has no one event)
+            await asyncio.sleep(0.02)
+
+
+class RecordingClient:
+    """One operation after the other, each tried once."""
+
+    def __init__(self, recorder: Recorder, name: str, writes: bool, seed: int) -> None:
+        self._recorder = recorder
+        self._name = name
+        self._writes = writes
+        self._rng = random.Random(seed)
+        self._patience_s = READ_PATIENCES_S[seed % len(READ_PATIENCES_S)]
+        self._connections = {id: Connection(port, "") for id, port in recorder.ports.items()}
+        self._token: Token | None = None
+
+    async def run(self) -> None:
+        recorder, rng = self._recorder, self._rng
+        for number in itertools.count():
+            await asyncio.sleep(rng.random() * THINK_S)
+            if recorder.stopping:
+                break
+            name, key = f"{self._name}.{number}", rng.choice(recorder.keys)
+            if self._writes and rng.random() < 0.6:
+                await self._write(Operation(name, recorder.leader, Kind.PUT, key, _now_s()))
+            else:
+                node = rng.choice(list(recorder.ports))
+                await self._read(Read(name, node, Kind.READ, key, _now_s(), self._level()))
+        for connection in self._connections.values():
+            connection.close()
+
+    def _level(self) -> Level:
+        session = Level(LevelKind.SESSION, token=self._token) if self._token else EVENTUAL
+        if self._writes:
+            return session
+        return self._rng.choice((EVENTUAL, Level(LevelKind.BOUNDED, BOUND_MS), session, LINEARIZABLE))
+
+    async def _write(self, operation: Operation) -> None:
+        self._recorder.history.operations.append(operation)
+        try:
+            reply, token = await self._ask(
+                operation.node, WRITE_PATIENCE_S, ("SET", operation.key.decode(), operation.name), ("REPL.TOKEN",)
+            )
+        except NotConnected as error:
+            operation.answer(Outcome.REJECTED, _now_s(), str(error))
+        except (OSError, TimeoutError) as error:
+            operation.answer(Outcome.UNKNOWN, _now_s(), repr(error))
+        else:
+            if not isinstance(reply, hiredis.ReplyError):
+                operation.answer(Outcome.OK, _now_s(), offset=self._see(token).offset)
+                return
+            unknown = str(reply).startswith("UNKNOWN")
+            operation.answer(Outcome.UNKNOWN if unknown else Outcome.REJECTED, _now_s(), str(reply))
+        if self._recorder.leader == operation.node and not operation.why.startswith("NOREPLICAS"):
+            nodes = list(self._recorder.ports)
+            self._recorder.leader = nodes[(nodes.index(operation.node) + 1) % len(nodes)]
+
+    async def _read(self, read: Read) -> None:
+        """A read that is not answered says nothing: its outcome stays open."""
+        self._recorder.history.operations.append(read)
+        asked = ("REPL.READ", *str(read.level).split(), "GET", read.key.decode())
+        with suppress(NotConnected, OSError, TimeoutError):
+            before, value, after = await self._ask(read.node, self._patience_s, ("REPL.TOKEN",), asked, ("REPL.TOKEN",))
+            refusal = next((it for it in (before, value, after) if isinstance(it, hiredis.ReplyError)), None)
+            if refusal is not None:
+                read.answer(Outcome.REJECTED, _now_s(), str(refusal))
+                return
+            stored = None if value is None else encode_value(b"s", value)
+            read.answer(Outcome.OK, _now_s(), value=stored, offset=self._see(after).offset)
+            read.least = decode_token(before.decode()).offset
+
+    async def _ask(self, node: str, patience_s: float, *commands: tuple[str, ...]) -> list[Any]:
+        """The replies to a pipeline."""
+        connection = self._connections[node]
+        try:
+            async with asyncio.timeout(patience_s):
+                await connection.open()
+                for command in commands:
+                    connection.send(*command)
+                return [await connection.receive() for _ in commands]
+        except BaseException:  # what comes later would be taken for the replies to the next commands
+            connection.close()
+            raise
+
+    def _see(self, token: bytes) -> Token:
+        seen = decode_token(token.decode())
+        if self._token is None or self._token.offset < seen.offset:
+            self._token = seen
+        return seen
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
