@@ -296,12 +296,12 @@ class Session(asyncio.Protocol):
         if self.multi.untouched and self.after_own_writes(args):
             return
         backend = self.server.backend
-        if not self.multi.writes:
-            queued = self.multi.take()
+        writes, queued = self.multi.writes, self.multi.take()
+        if not writes:
             self.wait(self._answer_read(self.level, lambda keyspace: queued.run(self, keyspace)))
             return
         transaction = backend.begin()
-        reply = self.multi.take().run(self, WritableKeyspace(transaction, backend.now_ms() or 0))
+        reply = queued.run(self, WritableKeyspace(transaction, backend.now_ms() or 0))
         slot = Slot(self, encode(reply, self.protocol), False)
         self._slots.append(slot)
         try:
