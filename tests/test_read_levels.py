@@ -11,9 +11,11 @@ from unittest.mock import patch
 import hiredis
 import pytest
 
+from replicator.errors import NoReplicas
 from replicator.log.memory import MemoryReader
 from tests.redis_fixture import STEADY, ServerThread
 from tests.test_redis_differential import Raw
+from tests.test_redis_server import wait_for
 
 NO_LEVELS = (b"strong", b"bounded", b"bounded 0", b"bounded -5", b"bounded " + b"9" * 5000, b"session", b"session 7")
 
@@ -192,6 +194,27 @@ def test_a_transaction_that_only_reads_has_the_level_of_its_connection(two: Two)
             two.follower.send(*line.split())
     assert [two.follower.next() for _ in range(3)] == [b"OK", b"QUEUED", b"QUEUED"]
     assert two.follower.next() == [b"new", 1]
+
+
+@pytest.mark.xfail(strict=True, reason="what is watched is looked at before the level is waited for")
+def test_a_transaction_that_waited_for_its_level_is_given_up_if_a_watched_key_changed_meanwhile(
+    two: Two, pair: ServerThread
+) -> None:
+    two.at_the_follower(b"REPL.READ linearizable")
+    for line in (b"WATCH k", b"MULTI", b"GET k"):
+        two.at_the_follower(line)
+    with two.held_back():
+        two.leader.ask(b"SET", b"k", b"new")
+        two.follower.send(b"EXEC")
+        wait_for(lambda: any(it._task is not None for it in pair.servers[1].sessions.values()))
+    assert two.follower.next() is None
+
+
+def test_a_transaction_ends_although_no_write_is_taken(two: Two, pair: ServerThread) -> None:
+    assert [two.leader.ask(*line.split()) for line in (b"MULTI", b"SET k new")] == [b"OK", b"QUEUED"]
+    with patch.object(pair.node(0).node, "begin", side_effect=NoReplicas("n2 is silent")):
+        assert is_error(two.leader.ask(b"EXEC"), "NOREPLICAS n2 is silent")
+    assert two.leader.ask(b"GET", b"k") == b"old"
 
 
 @pytest.mark.parametrize("line", [b"REPL.READ", b"REPL.READ eventual", b"REPL.READ eventual GET k", b"REPL.TOKEN"])

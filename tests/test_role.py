@@ -1,0 +1,31 @@
+"""What the two halves of a node run in."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from replicator.node.role import run_beside
+
+
+@pytest.mark.xfail(strict=True, reason="the cancellation is taken for that of what is being waited for")
+async def test_a_node_that_is_stopped_while_its_role_changes_stops() -> None:
+    ending, end = asyncio.Event(), asyncio.Event()
+
+    async def role() -> None:
+        """Is over at once."""
+
+    async def helper() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+            await end.wait()
+
+    node = asyncio.create_task(run_beside(role(), helper()))
+    await ending.wait()
+    node.cancel()
+    end.set()
+    await asyncio.wait([node])
+    assert node.cancelled()
