@@ -18,6 +18,7 @@
     │   ├── Busy                 -BUSY …           too many writes in flight
     │   ├── Fenced               -FENCED …         another leader took over; the record is void
     │   ├── Stale                -STALE …          a read level cannot be met here and now
+    │   ├── Unblocked            -UNBLOCKED …      the lead was lost while a command waited
     │   └── Loading              -LOADING …        the node is not ready to serve
     └── Indefinite               a request may or may not take effect
         └── Unknown              -UNKNOWN offset N
@@ -103,6 +104,10 @@ class Fenced(Definite):
 
 class Stale(Definite):
     code = "STALE"
+
+
+class Unblocked(Definite):
+    code = "UNBLOCKED"
 
 
 class Loading(Definite):

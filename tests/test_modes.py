@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.errors import BadRequest, NoReplicas, Unknown
+from replicator.errors import BadRequest, NoReplicas, Unblocked, Unknown
 from replicator.node.leader import Leader
 from replicator.position import NodeId
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE
@@ -294,3 +294,13 @@ async def test_a_snapshotter_follows_and_serves_no_clients(cluster: ModesCluster
             await read(cluster.n3, A, level)
     with pytest.raises(BadRequest, match="n3 makes snapshots"):
         cluster.n3.node.token(cluster.n3.machine.state.offset)
+
+
+async def test_who_waits_for_acks_is_told_when_the_lead_is_lost(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    offset = await cluster.n1.write(b"a", b"s1")
+    waiting = asyncio.create_task(cluster.n1.node.wait_acked(offset, 5, 0))
+    await asyncio.sleep(0)
+    await cluster.n1.node.operations.promote(N2, force=False)
+    with pytest.raises(Unblocked, match="instance state changed"):
+        await waiting

@@ -196,7 +196,6 @@ def test_a_transaction_that_only_reads_has_the_level_of_its_connection(two: Two)
     assert two.follower.next() == [b"new", 1]
 
 
-@pytest.mark.xfail(strict=True, reason="what is watched is looked at before the level is waited for")
 def test_a_transaction_that_waited_for_its_level_is_given_up_if_a_watched_key_changed_meanwhile(
     two: Two, pair: ServerThread
 ) -> None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from replicator.node.role import run_beside
 
 
-@pytest.mark.xfail(strict=True, reason="the cancellation is taken for that of what is being waited for")
 async def test_a_node_that_is_stopped_while_its_role_changes_stops() -> None:
     ending, end = asyncio.Event(), asyncio.Event()
 

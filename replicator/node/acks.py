@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from replicator.errors import BrokerUnavailable, Busy
+from replicator.errors import BrokerUnavailable, Busy, Unblocked
 from replicator.log.port import Acks
 from replicator.node.clock import Clock
 from replicator.node.replica import Replica
@@ -70,6 +70,7 @@ class AckBook:
         self._own = own
         self._silence_ms = silence_ms
         self._since_ms = clock.elapsed_ms()
+        self._term = 0  # changes when this node begins and ceases to lead
         self.latest: dict[NodeId, Heard] = {}
         self.on_acks: Callable[[], None] = lambda: None
         self._acks = acks
@@ -81,6 +82,14 @@ class AckBook:
         """For as long as this node leads."""
         self.latest.clear()
         self._since_ms = self._clock.elapsed_ms()
+        self._term += 1
+        try:
+            await self._listen()
+        finally:
+            self._term += 1
+            self._wake()
+
+    async def _listen(self) -> None:
         skipped = False
         while True:
             try:
@@ -94,9 +103,13 @@ class AckBook:
                 continue
             for payload in payloads:
                 self._note(payload)
-            self._changed.set()
-            self._changed = asyncio.Event()
+            self._wake()
             self.on_acks()
+
+    def _wake(self) -> None:
+        """Whoever waits looks again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def acked(self, node: NodeId) -> Offset:
         heard = self.latest.get(node)
@@ -113,9 +126,15 @@ class AckBook:
         return sum(heard.ack.offset >= offset for heard in self.latest.values())
 
     async def wait(self, offset: Offset, replicas: int, timeout_ms: float) -> int:
-        """Wait until so many replicas have applied `offset`, or for `timeout_ms` (0: for ever); how many have."""
+        """Wait until so many replicas have applied `offset`, or for `timeout_ms` (0: for ever); how many have.
+
+        Raises `Unblocked` if this node ceases to lead.
+        """
+        term = self._term
         deadline_ms = self._clock.elapsed_ms() + timeout_ms if timeout_ms else None
         while self.count(offset) < replicas:
+            if self._term != term:
+                raise Unblocked("force unblock from blocking operation, instance state changed (master -> replica?)")
             if deadline_ms is None:
                 await self._changed.wait()
                 continue

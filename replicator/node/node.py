@@ -288,6 +288,8 @@ class Node:
         """All that a client can have seen here, and what it has written up to that offset. Raises as `view`."""
         self.view()
         state = self._shared.replica.state
+        if not state.timeline:
+            raise Loading("the log is empty: nobody has led yet. Ask again")
         return Token(state.timeline.hex(), max(written, state.offset))
 
     async def wait_acked(self, offset: Offset, replicas: int, timeout_ms: float) -> int:

@@ -8,7 +8,6 @@ is a claim in the leader's own name.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -107,6 +106,4 @@ async def run_beside(main: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, 
     finally:
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -86,11 +86,10 @@ class Multi:
         self._queue = []
         self.unwatch()
 
-    def take(self) -> Queued:
-        """What is to be executed; nothing is queued or watched afterwards."""
-        queued = Queued([] if self.touched else self._queue, self.touched)
-        self.discard()
-        return queued
+    @property
+    def queued(self) -> Queued:
+        """What is to be executed, as things are now."""
+        return Queued([] if self.touched else self._queue, self.touched)
 
 
 class Queued(NamedTuple):

@@ -296,10 +296,11 @@ class Session(asyncio.Protocol):
         if self.multi.untouched and self.after_own_writes(args):
             return
         backend = self.server.backend
-        writes, queued = self.multi.writes, self.multi.take()
-        if not writes:
-            self.wait(self._answer_read(self.level, lambda keyspace: queued.run(self, keyspace)))
+        if not self.multi.writes:
+            self.wait(self._execute_reads())
             return
+        queued = self.multi.queued
+        self.multi.discard()
         transaction = backend.begin()
         reply = queued.run(self, WritableKeyspace(transaction, backend.now_ms() or 0))
         slot = Slot(self, encode(reply, self.protocol), False)
@@ -308,6 +309,13 @@ class Session(asyncio.Protocol):
             backend.submit(transaction, slot)
         except Definite as error:
             slot(error, BEFORE_LOG)
+
+    async def _execute_reads(self) -> None:
+        """What is watched counts until the level is met."""
+        try:
+            await self._answer_read(self.level, lambda keyspace: self.multi.queued.run(self, keyspace))
+        finally:
+            self.multi.discard()
 
     # Waiting
 
