@@ -109,7 +109,7 @@ def table(client: ClusterClient) -> Group:
 def _draw(summary: dict[str, Any]) -> Group:
     place = f"log end {summary['end_offset']}"
     columns = ("node", "role", "mode", "redis", "state", "applied", "lag", "entries", "digest")
-    shown = Table(*columns, title=f"{summary['cluster']}: {place}", box=SIMPLE_HEAD, pad_edge=False)
+    shown = Table(*columns, title=f"{summary['cluster']}: {place}", box=SIMPLE_HEAD, pad_edge=False, padding=0)
     for node in sorted(summary["nodes"], key=lambda it: str(it["id"])):
         colour = STATE_COLOURS.get(node["state"], "white")
         values = [node[key] for key in ("applied_offset", "lag_records", "entries")]
