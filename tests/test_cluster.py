@@ -107,6 +107,22 @@ def test_a_replica_begins_with_a_snapshot_and_reads_on_at_n_plus_1(cluster: Clus
     assert {node["id"] for node in cluster.level()} == {"n1", "n2", "n3"}
 
 
+def test_the_last_sync_member_stays_until_writes_do_without_it(cluster: Cluster) -> None:
+    leader = cluster.leader(["n1", "n2", "n3"])
+    last = next(id for id in ("n3", "n2") if id != leader)
+    assert "there would be none" in cluster.run("cluster", "policy", "--write", "sync", code=1)
+    assert "snapshotter" in cluster.run("replica", "set-mode", last, "primary", code=2)
+    cluster.run("replica", "set-mode", last, "sync")
+    assert "quorum of 2" in cluster.run("cluster", "policy", "quorum:2", "--write", "sync", code=1)
+    cluster.run("cluster", "policy", "--write", "sync")
+    assert "there would be none" in cluster.run("replica", "remove", last, code=1)
+    assert cluster.folder.process(last) is not None
+    cluster.client(leader).set("waits for", last)
+    assert cluster.client(last).get("waits for") == last.encode()
+    assert "writes are async" in cluster.run("cluster", "policy", "--write", "async")
+    cluster.run("replica", "set-mode", last, "async")
+
+
 def test_a_killed_follower_catches_up(cluster: Cluster) -> None:
     leader = cluster.leader(["n1", "n2", "n3"])
     victim = next(id for id in ("n3", "n2") if id != leader)

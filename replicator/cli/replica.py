@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from replicator.cli import options
-from replicator.cli.client import ClusterClient, NodeRefused, find_cluster
+from replicator.cli.client import ClusterClient, find_cluster
 from replicator.cli.folder import ClusterFolder
 from replicator.cli.output import console
 from replicator.cli.waiting import wait_for_membership, wait_ready
@@ -82,7 +82,7 @@ def remove(
     dir: options.Dir = options.DEFAULT_DIR,
     password: options.Password = "",
 ) -> None:
-    """Stop a replica, make it no member any more, and delete its store.
+    """Make a replica no member any more, stop it, and delete its store.
 
     Example: replicator replica remove n4
     """
@@ -92,16 +92,15 @@ def remove(
     client = find_cluster(dir, None, password)
     if client.any_status()["node"].get("leader") == id:
         raise ConfigError(f"{id} leads: give the lead to another first, with `replicator replica promote`")
-    folder.stop_node(id)
-    try:
-        client.leader().ask("DELETE", f"/members/{id}")
+    leader = client.leader()
+    if any(it["node"] == id for it in leader.status()["members"]):
+        leader.ask("DELETE", f"/members/{id}")
         wait_for_membership(
             client,
             lambda status: all(it["node"] != id for it in status["members"]),
             f"{id} is still a member: try again",
         )
-    except NodeRefused as error:
-        console.print(f"{id}: {error}")
+    folder.stop_node(id)
     folder.save(cluster.without_node(id))
     shutil.rmtree(folder.node_dir(id), ignore_errors=True)
     console.print(f"removed {id}")

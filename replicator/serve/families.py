@@ -1,6 +1,6 @@
 """Imports every family of commands, so that `commands.table.TABLE` is complete."""
 
-from replicator.serve.commands import (
+from replicator.serve.commands import (  # noqa: F401
     connection,
     expiry,
     hashes,
@@ -16,19 +16,4 @@ from replicator.serve.commands import (
 )
 from replicator.serve.commands.table import TABLE
 
-FAMILIES = (
-    connection,
-    expiry,
-    hashes,
-    keys,
-    levels,
-    once,
-    pubsub,
-    scan,
-    sentinel,
-    server,
-    strings,
-    transactions,
-)
-
-__all__ = ["FAMILIES", "TABLE"]
+__all__ = ["TABLE"]
