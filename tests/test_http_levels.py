@@ -156,7 +156,7 @@ async def test_a_mode_is_asked_for_at_the_leader_and_settled_in_the_log(pair: Pa
         (
             "/policy",
             b'{"write": "sync", "wait_for": "quorum", "quorum": 2}',
-            "a quorum of 2 needs as many sync members",
+            "a quorum of 2 is not to be had",
         ),
         ("/policy", b'{"write": "sync", "wait_for": "named", "named": "n2"}', "named a list of nodes"),
         ("/policy", b'{"write": "sync", "wait_for": "named", "named": [2]}', "named a list of nodes"),

@@ -128,10 +128,10 @@ def describe_policy(policy: dict[str, Any]) -> str:
         return "writes are async: answered once they are in the log"
     wait_for = {
         "all": "all sync members",
-        "quorum": f"{policy['quorum']} sync members",
+        "quorum": f"{policy['quorum']} of the sync members",
         "named": ", ".join(policy["named"]),
     }[policy["wait_for"]]
-    return f"writes are {policy['write']}: answered once {wait_for} have them"
+    return f"writes are {policy['write']}: answered once they are in the stores of {wait_for}"
 
 
 def _term(summary: dict[str, Any]) -> str:

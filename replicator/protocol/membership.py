@@ -76,7 +76,7 @@ def _check(membership: Membership, what: str) -> None:
     if policy.write is not WriteMode.SYNC and policy.wait_for is not WaitFor.ALL:
         raise BadRequest(f"{what}: {policy.write} writes wait for all sync members, not for {policy.wait_for}")
     if policy.wait_for is WaitFor.QUORUM and not 1 <= policy.quorum <= len(sync):
-        raise BadRequest(f"{what}: a quorum of {policy.quorum} needs as many sync members, of {len(sync)}{hint}")
+        raise BadRequest(f"{what}: a quorum of {policy.quorum} is not to be had of {len(sync)} sync members{hint}")
     strangers = sorted(set(policy.named) - set(sync))
     if policy.wait_for is WaitFor.NAMED and (strangers or not policy.named):
         raise BadRequest(f"{what}: {', '.join(strangers) or 'nobody'} is no sync member{hint}")
