@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import signal
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +16,7 @@ from replicator.log.broker import LocalBroker
 from replicator.log.kafka import KafkaLog
 from replicator.position import Offset
 from tests.log_contract import read
-from tests.process_cluster import Appender, Cluster, Writer, wait_for
+from tests.process_cluster import Appender, Cluster, Writer, stopped, wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
 
@@ -63,15 +60,6 @@ def writer(cluster: Cluster) -> Iterator[Writer]:
 def goes_on(writer: Writer | Appender, count: int = 200) -> None:
     before = len(writer.acknowledged)
     wait_for(lambda: len(writer.acknowledged) >= before + count)
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def stand_still(seconds: float) -> None:

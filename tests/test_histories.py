@@ -5,10 +5,7 @@ stopped and killed: is there one order of events that explains it all?
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import hiredis
@@ -16,7 +13,7 @@ import pytest
 
 from replicator.cli.chaos_client import Connection
 from replicator.position import Offset
-from tests.process_cluster import Cluster
+from tests.process_cluster import Cluster, stopped
 from tests.recorded_checks import announced, canonical_of, violations
 from tests.recorder import Recorder, until
 
@@ -50,15 +47,6 @@ def under(cluster: Cluster, mode: str, wait_for: str = "all") -> tuple[str, str,
                 cluster.run("replica", "set-mode", id, wanted)
     cluster.run("cluster", "policy", wait_for, "--write", mode)
     return leader, others[0], others[1]
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 async def kill_and_start(cluster: Cluster, id: str, *_: Recorder) -> None:

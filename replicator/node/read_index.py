@@ -53,7 +53,7 @@ class ReadIndex:
     async def reach(self, max_records: int = 0) -> None:
         """Wait until the store holds all that the log holds now, but for `max_records`. Raises `Stale`."""
         if max_records:
-            end = await self._ask()
+            _, end = await self._ask()
             await self._shared.replica.applied(Offset(end - 1 - max_records))
         else:
             await asyncio.shield(self.reached())
@@ -63,9 +63,8 @@ class ReadIndex:
         async with self._asking:
             joined, self._next = self._next, None
             assert joined is not None
-            asked_ms = shared.clock.elapsed_ms()
             try:
-                end = await self._ask()
+                asked_ms, end = await self._ask()
             except ReplicatorError as error:
                 joined.set_exception(error)
                 joined.exception()  # whoever has gone away does not miss it
@@ -80,8 +79,8 @@ class ReadIndex:
         self.fresh_ms = max(self.fresh_ms, asked_ms)
         joined.set_result(None)
 
-    async def _ask(self) -> Offset:
-        """Raises `Stale`."""
+    async def _ask(self) -> tuple[float, Offset]:
+        """When the question was sent (ms), and the end. Raises `Stale`."""
         asked_ms = self._shared.clock.elapsed_ms()
         try:
             end = await self._shared.log.end()
@@ -89,4 +88,4 @@ class ReadIndex:
             raise Stale(f"how current this replica is cannot be found out: {error}") from error
         if asked_ms > self._asked_ms:
             self._asked_ms, self._end = asked_ms, end
-        return end
+        return asked_ms, end
