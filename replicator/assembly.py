@@ -14,26 +14,27 @@ from typing import TypeVar
 
 from replicator.config import NodeConfig
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage
-from replicator.log.kafka import KafkaAcks, KafkaLog
-from replicator.log.kafka_admin import ensure_topics
-from replicator.log.kafka_security import KafkaSecurity
+from replicator.log.kafka.acks import KafkaAcks
+from replicator.log.kafka.admin import ensure_topics
+from replicator.log.kafka.log import KafkaLog
+from replicator.log.kafka.security import KafkaSecurity
 from replicator.node.clock import SystemClock
-from replicator.node.inflight import Inflight
+from replicator.node.context import NodeContext, RoleState, run_with_background
 from replicator.node.node import Node
 from replicator.node.replica import Replica
-from replicator.node.role import Shared, Standing, run_beside
+from replicator.node.writes import Writes
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol.timing import Timing
 from replicator.records.codec import RecordCodec
 from replicator.records.types import Member, Mode
-from replicator.serve.admin import Admin, Snapshots
-from replicator.serve.enrolment import enrol
-from replicator.serve.identity import Identity
-from replicator.serve.redis_server import RedisServer
+from replicator.server.http.app import Admin, Snapshots
+from replicator.server.identity import Identity
+from replicator.server.redis.server import RedisServer
+from replicator.server.registration import enrol
 from replicator.store import snapshot
 from replicator.store.machine import Machine, open_machine, read_meta
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 RETRY_S = 0.5
 STORE = "store"
@@ -54,7 +55,7 @@ async def run_node(config: NodeConfig) -> None:
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
     if not running.done():
-        log.info("stopping")
+        logger.info("stopping")
         running.cancel()
     stopping.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -80,26 +81,26 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
         parts.push_async_callback(acks.close)
         machine = open_machine(settings.dir / STORE, settings.cluster, kafka.identity)
         parts.callback(machine.close)
-        log.info("%s reads the log from offset %d on", settings.id, machine.state.offset + 1)
+        logger.info("%s reads the log from offset %d on", settings.id, machine.state.offset + 1)
         reader = kafka.reader(Offset(machine.state.offset + 1))
         parts.push_async_callback(reader.close)
 
-        shared = Shared(
+        context = NodeContext(
             author=identity.author,
             priority=settings.priority,
             replica=Replica(machine, RecordCodec()),
-            inflight=Inflight(machine.view),
+            inflight=Writes(machine.view),
             log=kafka,
             reader=reader,
             clock=SystemClock(),
             timing=timing,
             random=draw,
-            standing=Standing(may_stand=False),
+            standing=RoleState(may_stand=False),
         )
         member = Member(
-            shared.author.node, Mode.ASYNC, config.advertised_resp, config.advertised_http, settings.priority
+            context.author.node, Mode.ASYNC, config.advertised_resp, config.advertised_http, settings.priority
         )
-        node = Node(shared, acks, member)
+        node = Node(context, acks, member)
         server = RedisServer(
             node,
             settings.resp.host,
@@ -110,12 +111,12 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
             max_clients=settings.max_clients,
             http_address=config.advertised_http,
         )
-        running = asyncio.create_task(run_beside(node.run(), enrol(node, identity, member, settings.password)))
+        running = asyncio.create_task(run_with_background(node.run(), enrol(node, identity, member, settings.password)))
         parts.push_async_callback(_cancel, running)
         await server.start()
         parts.push_async_callback(server.close)  # the first to go: what it has begun still needs the node
         admin.show(node, server.stats, _snapshots(config, machine))
-        log.info("%s: Redis protocol at %s, HTTP at %s", shared.author, settings.resp, settings.http)
+        logger.info("%s: Redis protocol at %s, HTTP at %s", context.author, settings.resp, settings.http)
         await asyncio.shield(running)
 
 
@@ -155,7 +156,7 @@ async def _when_kafka_answers(admin: Admin, work: Callable[[], Awaitable[T]]) ->
         except BrokerUnavailable as error:
             admin.waiting_for = str(error)
             if told != str(error):
-                log.warning("%s", error)
+                logger.warning("%s", error)
                 told = str(error)
             await asyncio.sleep(RETRY_S)
 

@@ -13,31 +13,14 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from replicator.address import Address, address
 from replicator.errors import ConfigError
 
 Section = Mapping[str, Any]
 T = TypeVar("T")
 
 PREFIX = "REPLICATOR"
-_MAX_PORT = 65535
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # fit for a Kafka topic and for a folder
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-
-def address(text: str) -> Address:
-    """HOST:PORT. Raises `ConfigError`."""
-    host, colon, port = text.rpartition(":")
-    if not (host and colon and port.isdigit() and int(port) <= _MAX_PORT):
-        raise ConfigError(f"{text!r} is no address: write HOST:PORT, for instance 127.0.0.1:7001")
-    return Address(host, int(port))
 
 
 def checked_name(what: str, text: str) -> str:

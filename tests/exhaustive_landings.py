@@ -14,8 +14,8 @@ from functools import cache
 from typing import NamedTuple
 
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
-from replicator.protocol import commit
-from replicator.protocol.commit import LogState
+from replicator.protocol import acceptance as commit
+from replicator.protocol.log_state import LogState
 from replicator.records.codec import RecordCodec, link
 from replicator.records.types import VERSION, Change, Claim, Header, Reason, Record, Write
 from replicator.store.meta import Meta, decode_meta
@@ -43,7 +43,7 @@ def counts(log: Log, claims: list[int], at: int) -> bool:
     match body.reason:
         case Reason.FORCE:
             return True
-        case Reason.DOUBT | Reason.HANDOVER:
+        case Reason.RESOLVE | Reason.HANDOVER:
             return header.author == _leader(log, claims)
         case Reason.FIRST | Reason.ELECTION:
             unread = range(max(body.observed + 1, claims[-1] if claims else 0), at)
@@ -111,10 +111,10 @@ class Landings:
         for author in NODES:
             yield self._claim(here, Reason.FORCE, author, author), None
             if author != here.leader:  # no node of ours does it
-                yield self._claim(here, Reason.DOUBT, author, author), None
+                yield self._claim(here, Reason.RESOLVE, author, author), None
         for term in history.terms:
             other = NODES[term.author == NODES[0]]
-            yield self._claim(term.tip, Reason.DOUBT, term.author, term.author), None
+            yield self._claim(term.tip, Reason.RESOLVE, term.author, term.author), None
             yield self._claim(term.tip, Reason.HANDOVER, term.author, other), None
             for group in term.groups:
                 yield group, None

@@ -6,7 +6,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
-from replicator.protocol.commit import LogState, Void, judge
+from replicator.protocol.acceptance import judge
+from replicator.protocol.log_state import LogState, Void
 from replicator.records.codec import link
 from replicator.records.types import VERSION, Claim, Header, Heartbeat, Reason, Record, Write
 
@@ -14,11 +15,11 @@ TIMELINE = b"t" * 16
 EMPTY = 0
 
 
-class Kind(StrEnum):
+class MessageKind(StrEnum):
     WRITE = "write"
     BEAT = "heartbeat"
     ELECTION = Reason.ELECTION.value
-    DOUBT = Reason.DOUBT.value
+    DOUBT = Reason.RESOLVE.value
     HANDOVER = Reason.HANDOVER.value
     FORCE = Reason.FORCE.value
 
@@ -26,7 +27,7 @@ class Kind(StrEnum):
 class Message(NamedTuple):
     """A record under way."""
 
-    kind: Kind
+    kind: MessageKind
     author: int
     leader: int  # whom a claim names
     known: int  # the log that its author had read
@@ -77,13 +78,13 @@ class Logs:
     def record(self, message: Message) -> Record:
         """As a node writes it that knows the log up to `known`."""
         kind, author, leader, known = message
-        if kind not in (Kind.WRITE, Kind.BEAT):
+        if kind not in (MessageKind.WRITE, MessageKind.BEAT):
             return self.claim(Reason(kind.value), self.authors[author], self.authors[leader], known)
         state = self._tree[known].state
         encoded = f"{kind} {author} {known}".encode()
         chain = link(state.chain, encoded)
         header = Header(VERSION, TIMELINE, state.epoch, self.authors[author], Seq(state.seq + 1), 0, chain)
-        return Record(header, Write(()) if kind is Kind.WRITE else Heartbeat(), encoded)
+        return Record(header, Write(()) if kind is MessageKind.WRITE else Heartbeat(), encoded)
 
     def claim(self, reason: Reason, author: Author, leader: Author, known: int) -> Record:
         state = self._tree[known].state

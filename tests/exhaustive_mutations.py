@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from replicator.position import Offset, Seq
-from replicator.protocol import commit
-from replicator.protocol.commit import LogState
+from replicator.protocol import acceptance, claims
 from replicator.protocol.lease import Lease
+from replicator.protocol.log_state import LogState, Void
 from replicator.protocol.roles import Role
 from replicator.protocol.timing import Timing
 from replicator.records.types import Claim, Reason, Record
@@ -59,32 +59,32 @@ class ServesWhileHandingOver(Model):
 
 
 def claims_need_not_have_observed() -> AbstractContextManager[Any]:
-    return patch.dict(commit.CLAIM_RULES, {Reason.ELECTION: commit._always})
+    return patch.dict(claims.CLAIM_RULES, {Reason.ELECTION: claims._always})
 
 
 def doubts_are_anybodys() -> AbstractContextManager[Any]:
-    return patch.dict(commit.CLAIM_RULES, {Reason.DOUBT: commit._always, Reason.HANDOVER: commit._always})
+    return patch.dict(claims.CLAIM_RULES, {Reason.RESOLVE: claims._always, Reason.HANDOVER: claims._always})
 
 
 def repeated_records_count_again() -> AbstractContextManager[Any]:
-    def judge(state: LogState, offset: Offset, record: Record) -> tuple[LogState, commit.Void | None]:
+    def judge(state: LogState, offset: Offset, record: Record) -> tuple[LogState, Void | None]:
         after, void = genuine(state, offset, record)
-        return after, None if void is commit.Void.REPEATED else void
+        return after, None if void is Void.REPEATED else void
 
-    genuine = commit.judge
-    return patch.object(commit, "judge", judge)
+    genuine = acceptance.judge
+    return patch.object(acceptance, "judge", judge)
 
 
 def deposed_leaders_write_on() -> AbstractContextManager[Any]:
     """A record of another epoch that goes on from where its leader was is taken for the next one."""
 
-    def judge(state: LogState, offset: Offset, record: Record) -> tuple[LogState, commit.Void | None]:
+    def judge(state: LogState, offset: Offset, record: Record) -> tuple[LogState, Void | None]:
         after, void = genuine(state, offset, record)
-        stray = void is commit.Void.OTHER_EPOCH and not isinstance(record.body, Claim)
+        stray = void is Void.OTHER_EPOCH and not isinstance(record.body, Claim)
         return (after._replace(seq=Seq(state.seq + 1)), None) if stray else (after, void)
 
-    genuine = commit.judge
-    return patch.object(commit, "judge", judge)
+    genuine = acceptance.judge
+    return patch.object(acceptance, "judge", judge)
 
 
 def elections_are_shorter_than_leases() -> AbstractContextManager[Any]:

@@ -20,7 +20,7 @@ from replicator.protocol.lease import Lease
 from replicator.protocol.roles import Event, Role, advance
 from replicator.protocol.timing import Timing
 from replicator.records.types import Claim
-from tests.exhaustive_logs import Kind, Logs, Message
+from tests.exhaustive_logs import Logs, Message, MessageKind
 
 TIMING = Timing(heartbeat_ms=1, lease_ms=2, election_ms=3, step_ms=0, jitter_ms=0)
 COPIES = 2  # of one claim under way
@@ -102,12 +102,12 @@ class Model:
         return _with(state, message.author, node)._replace(log=log, under_way=_without(state.under_way, message))
 
     def _leader(self, state: State, number: int, node: Node) -> Iterator[Step]:
-        yield self._append(state, number, node, Kind.WRITE if self.may_write(node) else Kind.BEAT, number)
+        yield self._append(state, number, node, MessageKind.WRITE if self.may_write(node) else MessageKind.BEAT, number)
         if self.may_hand_over(node):
             handing_over = node._replace(role=advance(node.role, Event.HANDOVER_STARTED))
             for other in range(len(state.nodes)):
                 if other != number:
-                    yield self._append(state, number, handing_over, Kind.HANDOVER, other)
+                    yield self._append(state, number, handing_over, MessageKind.HANDOVER, other)
 
     def may_write(self, node: Node) -> bool:
         return node.lease.wait_ms(NOW) == 0
@@ -115,14 +115,14 @@ class Model:
     def may_hand_over(self, node: Node) -> bool:
         return node.lease.wait_ms(NOW) == 0
 
-    def _append(self, state: State, number: int, node: Node, kind: Kind, leader: int) -> Step:
+    def _append(self, state: State, number: int, node: Node, kind: MessageKind, leader: int) -> Step:
         message = Message(kind, number, leader, node.known)
         after = _with(state, number, node._replace(append=Append(message, NOW, None)))
         return f"{number} sends {kind}", after._replace(under_way=_and(state.under_way, message))
 
     def _waiting(self, state: State, number: int, node: Node, append: Append) -> Iterator[Step]:
         role, rest = node.role, node._replace(append=None)
-        doubting = rest._replace(role=advance(role, Event.APPEND_IN_DOUBT), claimed=None)
+        doubting = rest._replace(role=advance(role, Event.APPEND_OUTCOME_UNKNOWN), claimed=None)
         yield f"{number} is in doubt", _with(state, number, doubting)
         if append.landed is None:
             if role is Role.HANDING_OVER:
@@ -147,14 +147,14 @@ class Model:
         if node.known != state.log or node.role is Role.CHECKING:
             yield f"{number} reads", _with(state, number, self._read(state.log, number, node))
         if node.role is Role.RESOLVING:
-            yield from self._claim(state, number, node, Kind.DOUBT)
+            yield from self._claim(state, number, node, MessageKind.DOUBT)
         elif node.role is not Role.CHECKING:
             if NOW - node.heard >= TIMING.candidacy_ms(rank=0, random=0.0):
-                yield from self._claim(state, number, node._replace(heard=NOW), Kind.ELECTION)
+                yield from self._claim(state, number, node._replace(heard=NOW), MessageKind.ELECTION)
             if self.operator and self.logs[state.log].state.epoch == FIRST_EPOCH:
-                yield from self._claim(state, number, node, Kind.FORCE)
+                yield from self._claim(state, number, node, MessageKind.FORCE)
 
-    def _claim(self, state: State, number: int, node: Node, kind: Kind) -> Iterator[Step]:
+    def _claim(self, state: State, number: int, node: Node, kind: MessageKind) -> Iterator[Step]:
         message = Message(kind, number, number, node.known)
         if state.under_way.count(message) < COPIES:
             claimed = self.first_sent(node)

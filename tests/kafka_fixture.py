@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from replicator.log.broker import LocalBroker
-from replicator.log.kafka_admin import delete_topics, ensure_topics
+from replicator.local.kafka import LocalBroker
+from replicator.log.kafka.admin import delete_topics, ensure_topics
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from replicator.errors import ReplicatorError
 from replicator.log.memory import MemoryAckTopic, MemoryLog
-from replicator.log.port import AppendInDoubt, AppendRefused, Log
+from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Log
 from replicator.node.clock import SystemClock
-from replicator.node.inflight import Inflight
+from replicator.node.context import NodeContext
 from replicator.node.node import Node
 from replicator.node.replica import Replica
-from replicator.node.role import Shared
+from replicator.node.writes import Writes
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol.timing import Timing
 from replicator.records.codec import RecordCodec
@@ -75,10 +75,10 @@ class FaultyLog(MemoryLog):
         if fault == "refuse":
             raise AppendRefused("no")
         if fault == "lose":
-            raise AppendInDoubt("the request was lost")
+            raise AppendOutcomeUnknown("the request was lost")
         base = self.append_now(payloads)
         if fault == "lose answer":
-            raise AppendInDoubt("the answer was lost")
+            raise AppendOutcomeUnknown("the answer was lost")
         if fault == "land twice":
             self.append_now(payloads)
         return base
@@ -97,11 +97,11 @@ class MemoryCluster:
         machine = open_machine(self.folder / name, "test", log.identity, map_bytes=1 << 20)
         seed = random.Random()
         author = Author(NodeId(name), seed.getrandbits(63))
-        shared = Shared(
+        context = NodeContext(
             author=author,
             priority=priority,
             replica=Replica(machine, RecordCodec()),
-            inflight=Inflight(machine.view),
+            inflight=Writes(machine.view),
             log=log,
             reader=log.reader(Offset(machine.state.offset + 1)),
             clock=SystemClock(),
@@ -109,7 +109,7 @@ class MemoryCluster:
             random=seed,
         )
         member = self.member(name, priority, resp)
-        node = Node(shared, self.acks.open(), member)
+        node = Node(context, self.acks.open(), member)
         running = RunningNode(node, machine, member, asyncio.create_task(node.run()))
         self.nodes[name] = running
         return running

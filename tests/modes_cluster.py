@@ -115,7 +115,7 @@ class ModesCluster(MemoryCluster):
     @property
     def bodies(self) -> list[Body]:
         """All that the log says."""
-        codec = self.n1.node._shared.replica.codec
+        codec = self.n1.node._context.replica.codec
         return [codec.decode(entry.payload, b"").body for entry in self.log.entries]
 
     def said(self, kind: type[T]) -> list[T]:
@@ -131,7 +131,7 @@ class ModesCluster(MemoryCluster):
         self.log.append_now([])  # whoever waits for entries looks again
 
     def _reader(self, running: RunningNode) -> StallingReader:
-        reader = running.node._shared.reader
+        reader = running.node._context.reader
         assert isinstance(reader, StallingReader)
         return reader
 

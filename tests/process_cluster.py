@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from replicator.cli.demo import free_ports
-from replicator.cli.folder import ClusterFolder
+from replicator.local.folder import ClusterFolder
 
 WAIT_S = 60
 

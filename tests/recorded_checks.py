@@ -10,17 +10,17 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
-from replicator.log.kafka import KafkaLog
+from replicator.log.kafka.log import KafkaLog
 from replicator.log.port import Log, Reader
 from replicator.position import BEFORE_LOG, Offset
-from replicator.protocol.levels import Kind as Level
+from replicator.protocol.levels import LevelKind
 from replicator.protocol.timing import MAX_DRIFT
 from replicator.records.codec import RecordCodec
 from replicator.records.types import Suspend
 from replicator.store.keys import encode_key
 from replicator.testing.checks import linear, writes
 from replicator.testing.checks.canonical import Canonical, read_log
-from replicator.testing.history import History, Kind, Operation, Outcome, author_of
+from replicator.testing.history import History, Operation, OperationKind, Outcome, author_of
 from tests.log_contract import read as read_entries
 from tests.recorder import Read
 
@@ -54,7 +54,7 @@ async def announced(key: bytes, bootstrap: str, cluster: str, start: Offset) -> 
 
 
 def violations(history: History, canonical: Canonical) -> list[str]:
-    reads = [it for it in history.reads(*Level) if isinstance(it, Read)]
+    reads = [it for it in history.reads(*LevelKind) if isinstance(it, Read)]
     return [
         *writes.check(history, canonical),
         *linear.check(history, frozenset(canonical.written)),
@@ -83,7 +83,7 @@ def _sessions(history: History, canonical: Canonical) -> Iterator[str]:
             continue
         client = operation.name.rpartition(".")[0], operation.key
         stands = _stand(_written(operation), canonical)
-        if operation.level and operation.level.kind is Level.SESSION and stands < seen[client]:
+        if operation.level and operation.level.kind is LevelKind.SESSION and stands < seen[client]:
             yield f"a session went back from offset {seen[client]} to {stands}: {operation}"
         seen[client] = max(seen[client], stands)
 
@@ -103,7 +103,7 @@ def _tokens(reads: list[Read], canonical: Canonical) -> Iterator[str]:
 def _bounds(history: History, canonical: Canonical) -> Iterator[str]:
     """Bounded reads show what was acknowledged so long before they were called."""
     done = [it for it in history.writes() if it.outcome is Outcome.OK]
-    for read in history.reads(Level.BOUNDED):
+    for read in history.reads(LevelKind.BOUNDED):
         assert read.level is not None
         since_s = read.called_s - read.level.max_age_ms / 1000 * (1 + MAX_DRIFT)
         due = [_stand(_written(it), canonical) for it in done if it.key == read.key and it.answered_s < since_s]
@@ -114,7 +114,7 @@ def _bounds(history: History, canonical: Canonical) -> Iterator[str]:
 
 def _written(operation: Operation) -> bytes | None:
     """The value that the operation wrote or read."""
-    return operation.value if operation.kind is Kind.READ else operation.after(None)
+    return operation.value if operation.kind is OperationKind.READ else operation.after(None)
 
 
 def _stand(value: bytes | None, canonical: Canonical) -> Offset:

@@ -17,12 +17,11 @@ from typing import Any
 
 import hiredis
 
-from replicator.cli.chaos_client import Connection, NotConnected
+from replicator.chaos.client import Connection, NotConnected
 from replicator.position import BEFORE_LOG, Offset, Token
-from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level, decode_token
-from replicator.protocol.levels import Kind as LevelKind
+from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level, LevelKind, decode_token
 from replicator.store.values import encode_value
-from replicator.testing.history import History, Kind, Operation, Outcome
+from replicator.testing.history import History, Operation, OperationKind, Outcome
 
 BOUND_MS = 500
 THINK_S = 0.03
@@ -105,10 +104,10 @@ class RecordingClient:
                 break
             name, key = f"{self._name}.{number}", rng.choice(recorder.keys)
             if self._writes and rng.random() < 0.6:
-                await self._write(Operation(name, recorder.leader, Kind.PUT, key, _now_s()))
+                await self._write(Operation(name, recorder.leader, OperationKind.PUT, key, _now_s()))
             else:
                 node = rng.choice(list(recorder.ports))
-                await self._read(Read(name, node, Kind.READ, key, _now_s(), self._level()))
+                await self._read(Read(name, node, OperationKind.READ, key, _now_s(), self._level()))
         for connection in self._connections.values():
             connection.close()
 

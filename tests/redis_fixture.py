@@ -20,7 +20,7 @@ from redis.retry import Retry
 from replicator.node.follower import Follower
 from replicator.protocol.timing import Timing
 from replicator.records.types import Reason
-from replicator.serve.redis_server import RedisServer
+from replicator.server.redis.server import RedisServer
 from tests.memory_cluster import MemoryCluster, RunningNode, until
 
 T = TypeVar("T")

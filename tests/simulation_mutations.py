@@ -9,20 +9,20 @@ from typing import Any
 from unittest.mock import patch
 
 from replicator.errors import Busy
-from replicator.log.port import AppendInDoubt
+from replicator.log.port import AppendOutcomeUnknown
 from replicator.node.announcement import Announcement
 from replicator.node.commitment import Commitment
-from replicator.node.inflight import Inflight, Pending
+from replicator.node.context import Follow, NodeContext, RoleState
 from replicator.node.leader import Leader
 from replicator.node.read_index import ReadIndex
 from replicator.node.reads import Reads
 from replicator.node.replica import Replica
-from replicator.node.role import Follow, Shared, Standing
+from replicator.node.writes import PendingWrite, Writes
 from replicator.position import Epoch, Offset, Seq
-from replicator.protocol import commit
-from replicator.protocol.commit import LogState
-from replicator.protocol.confirmation import ENDLESS, Requirement, local_readers
+from replicator.protocol import acceptance, claims
+from replicator.protocol.ack_policy import ENDLESS, Requirement, local_readers
 from replicator.protocol.levels import Level
+from replicator.protocol.log_state import LogState, Void
 from replicator.protocol.roles import Event, Role
 from replicator.protocol.suspension import NONE, Suspending
 from replicator.protocol.timing import Timing
@@ -33,7 +33,7 @@ from replicator.testing import cluster
 
 def claims_need_not_have_observed() -> AbstractContextManager[object]:
     """A claim counts though the leader wrote after what the candidate had read."""
-    return patch.dict(commit.CLAIM_RULES, {Reason.ELECTION: commit._always})
+    return patch.dict(claims.CLAIM_RULES, {Reason.ELECTION: claims._always})
 
 
 def elections_are_shorter_than_leases() -> AbstractContextManager[object]:
@@ -46,15 +46,15 @@ def elections_are_shorter_than_leases() -> AbstractContextManager[object]:
 def leaders_ignore_what_others_wrote() -> AbstractContextManager[object]:
     """The offset in the broker's answer is not looked at."""
 
-    async def append(self: Leader, group: list[Pending]) -> Follow | None:
+    async def append(self: Leader, group: list[PendingWrite]) -> Follow | None:
         payloads, state = self._number(group)
-        self._sent_ms = sent_ms = self._shared.clock.elapsed_ms()
+        self._sent_ms = sent_ms = self._context.clock.elapsed_ms()
         try:
-            base = await self._shared.log.append(payloads)
-        except AppendInDoubt as error:
-            self._shared.standing.met(Event.APPEND_IN_DOUBT)
+            base = await self._context.log.append(payloads)
+        except AppendOutcomeUnknown as error:
+            self._context.standing.met(Event.APPEND_OUTCOME_UNKNOWN)
             return Follow(str(error))
-        self._shared.standing.lease = self._shared.standing.lease.renewed(sent_ms)
+        self._context.standing.lease = self._context.standing.lease.renewed(sent_ms)
         end = Offset(base + len(group) - 1)
         self._state = state._replace(offset=end, leader_offset=end)
         self._commitment.add(group, self._state)
@@ -66,10 +66,10 @@ def leaders_ignore_what_others_wrote() -> AbstractContextManager[object]:
 def doubt_counts_as_rejection() -> AbstractContextManager[object]:
     """A write without an answer is called rejected."""
 
-    async def append(self: Leader, group: list[Pending]) -> Follow | None:
+    async def append(self: Leader, group: list[PendingWrite]) -> Follow | None:
         follow = await genuine(self, group)
-        if self._shared.standing.role is Role.RESOLVING:
-            self._shared.inflight.reject(Busy("no answer"))
+        if self._context.standing.role is Role.RESOLVING:
+            self._context.inflight.reject(Busy("no answer"))
         return follow
 
     genuine = Leader._append
@@ -77,13 +77,13 @@ def doubt_counts_as_rejection() -> AbstractContextManager[object]:
 
 
 def writes_are_answered_before_they_are_committed() -> AbstractContextManager[object]:
-    def take(self: Inflight, group: Sequence[Pending]) -> None:
+    def take(self: Writes, group: Sequence[PendingWrite]) -> None:
         genuine(self, group)
         for pending in group:
             pending.answer(None, pending.offset)
 
-    genuine = Inflight.take
-    return patch.object(Inflight, "take", take)
+    genuine = Writes.take
+    return patch.object(Writes, "take", take)
 
 
 def leaders_read_without_a_lease() -> AbstractContextManager[object]:
@@ -96,13 +96,13 @@ def leaders_read_without_a_lease() -> AbstractContextManager[object]:
 def repeated_records_count_again() -> AbstractContextManager[object]:
     """A record that landed twice is taken for the next one."""
 
-    def judge(state: LogState, offset: Offset, record: Any) -> tuple[LogState, commit.Void | None]:
+    def judge(state: LogState, offset: Offset, record: Any) -> tuple[LogState, Void | None]:
         header = record.header
         if header.seq == state.seq and header.epoch == state.epoch and header.author == state.leader:
             return state._replace(offset=offset, leader_offset=offset), None
         return genuine(state, offset, record)
 
-    genuine = commit.judge
+    genuine = acceptance.judge
     return patch.multiple("replicator.node.replica", judge=judge)
 
 
@@ -123,10 +123,10 @@ def _short_memory() -> Iterator[None]:
             self[key] = default
             return default
 
-    def shared(*args: Any, **fields: Any) -> Shared:
-        return Shared(*args, **{**fields, "claims_sent_ms": Forgetful()})
+    def context(*args: Any, **fields: Any) -> NodeContext:
+        return NodeContext(*args, **{**fields, "claims_sent_ms": Forgetful()})
 
-    with patch.object(cluster, "Shared", shared):
+    with patch.object(cluster, "NodeContext", context):
         yield
 
 
@@ -147,8 +147,8 @@ def follower_leases_never_end() -> AbstractContextManager[object]:
     """A sync replica that hears nothing any more goes on answering."""
 
     def reads_locally(self: Reads) -> bool:
-        membership = self.shared.replica.machine.meta.membership
-        return self.index.age_ms < inf and self.shared.author.node in local_readers(membership)
+        membership = self.context.replica.machine.meta.membership
+        return self.index.age_ms < inf and self.context.author.node in local_readers(membership)
 
     return patch.object(Reads, "reads_locally", property(reads_locally))
 
@@ -157,7 +157,7 @@ def follower_leases_need_no_question() -> AbstractContextManager[object]:
     """A sync replica answers from its start on, before it knows whether it has read all."""
 
     def reads_locally(self: Reads) -> bool:
-        return self.shared.author.node in local_readers(self.shared.replica.machine.meta.membership)
+        return self.context.author.node in local_readers(self.context.replica.machine.meta.membership)
 
     return patch.object(Reads, "reads_locally", property(reads_locally))
 
@@ -165,10 +165,10 @@ def follower_leases_need_no_question() -> AbstractContextManager[object]:
 def who_reads_locally_no_more_is_not_waited_for() -> AbstractContextManager[object]:
     """Writes go on as soon as a replica is sync no more, which it may not have read yet."""
 
-    def note_membership(self: Standing, *_: object) -> None:
+    def note_membership(self: RoleState, *_: object) -> None:
         pass
 
-    return patch.object(Standing, "note_membership", note_membership)
+    return patch.object(RoleState, "note_membership", note_membership)
 
 
 def writes_wait_for_no_acks() -> AbstractContextManager[object]:
@@ -181,7 +181,7 @@ def writes_wait_for_no_acks() -> AbstractContextManager[object]:
 def writes_are_not_announced() -> AbstractContextManager[object]:
     """Suspend mode without the first of its two rounds."""
 
-    def next_group(self: Announcement, announce: bool) -> list[Pending]:
+    def next_group(self: Announcement, announce: bool) -> list[PendingWrite]:
         group = self._inflight.next(1000, 1_000_000)
         self._inflight.take(group)
         return group
@@ -220,7 +220,7 @@ def releases_wait_for_nobody() -> AbstractContextManager[object]:
 def what_has_landed_is_confirmed() -> AbstractContextManager[object]:
     """A deposed leader answers OK though it does not know whether the sync replicas have the write."""
 
-    return patch.object(Inflight, "land", Inflight.applied)
+    return patch.object(Writes, "land", Writes.applied)
 
 
 def claims_release_what_was_written() -> AbstractContextManager[object]:

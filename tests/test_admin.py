@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from replicator.config import Address
+from replicator.address import Address
 from replicator.errors import BadRequest, ConfigError, LogDamage
 from replicator.log.memory import MemoryLog
 from replicator.node.node import State
@@ -19,10 +19,10 @@ from replicator.position import Author, NodeId, Offset
 from replicator.protocol.lease import Lease
 from replicator.protocol.timing import Timing
 from replicator.records.types import Member, Mode
-from replicator.serve.admin import Admin, Snapshots
-from replicator.serve.enrolment import enrol
-from replicator.serve.identity import Identity
-from replicator.serve.redis_server import Stats
+from replicator.server.http.app import Admin, Snapshots
+from replicator.server.identity import Identity
+from replicator.server.registration import enrol
+from replicator.server.stats import Stats
 from replicator.store import snapshot
 from tests.memory_cluster import MemoryCluster, RunningNode, until
 
@@ -369,6 +369,6 @@ async def test_a_load_balancer_sends_nothing_to_a_node_that_cannot_serve(sites: 
     follower = await sites.cluster.start("n2", priority=1)
     other, none = await sites.open(follower), await sites.open()
     await until(lambda: follower.node.state is State.SERVING)
-    leader.node._shared.standing.lease = Lease()  # it has lost it
+    leader.node._context.standing.lease = Lease()  # it has lost it
     follower.node._fail(LogDamage("the log has lost its tail: restore it"))
     assert [await it.head(path) for it in (site, other, none) for path in ("/leader", "/replica")] == [503] * 6

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from replicator.cli import bench_figures as figures
-from replicator.cli.bench_figures import AT_FOLLOWER, AT_LEADER, WRITES, Row
-from replicator.cli.bench_load import KEY, VALUE, Template, Workload, percentile, run
-from replicator.cli.bench_postgres import parse_latencies_s, parse_rate
+from replicator.bench import figures as figures
+from replicator.bench.figures import AT_FOLLOWER, AT_LEADER, WRITES, Row
+from replicator.bench.load import KEY, VALUE, Template, Workload, percentile, run
+from replicator.bench.postgres import parse_latencies_s, parse_rate
 from replicator.errors import ReplicatorError
 from tests.redis_fixture import ServerThread, free_port
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import BrokerUnavailable, ConfigError
-from replicator.log.broker import BrokerState, LocalBroker
-from replicator.log.broker.jars import kafka_home, kafka_version
-from replicator.log.broker.java import parse_version
-from replicator.log.broker.settings import port_of, server_properties
-from replicator.log.kafka_admin import ensure_topics, topic_id
+from replicator.local.kafka import BrokerState, LocalBroker
+from replicator.local.kafka.jars import kafka_home, kafka_version
+from replicator.local.kafka.java import parse_version
+from replicator.local.kafka.settings import port_of, server_properties
+from replicator.log.kafka.admin import ensure_topics, topic_id
 
 
 def no_network(endpoint: str) -> Iterable[Path]:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from replicator.cli.chaos_client import Connection
-from replicator.cli.chaos_events import Kind, Run
-from replicator.cli.chaos_figures import Figures, figures
-from replicator.cli.chaos_ledger import SETTLED_WRITES, End, Faults, Ledger
+from replicator.chaos.client import Connection
+from replicator.chaos.events import EventKind, Run
+from replicator.chaos.figures import Figures, figures
+from replicator.chaos.ledger import SETTLED_WRITES, End, Faults, Ledger
 
 ACKNOWLEDGED, REJECTED, UNKNOWN = End.ACKNOWLEDGED, End.REJECTED, End.UNKNOWN
 
@@ -59,7 +59,7 @@ def test_the_pause_is_the_longest_gap_between_the_event_and_the_new_leader(monke
     after = [(9, "n2", ACKNOWLEDGED), *[(10, "n2", ACKNOWLEDGED)] * SETTLED_WRITES, (99, "n2", ACKNOWLEDGED)]
     for at_s, node, end in before + after:
         clock = SimpleNamespace(monotonic=lambda at_s=at_s: at_s)
-        monkeypatch.setattr("replicator.cli.chaos_ledger.time", clock)
+        monkeypatch.setattr("replicator.chaos.ledger.time", clock)
         ledger.note(ledger.open(), end, node)
     assert ledger.pause_s(since_s=7, leader="n1") == 3
     assert ledger.pause_s(since_s=5, leader="n1") == 5
@@ -77,24 +77,26 @@ def test_what_is_lost_and_what_is_there_against_its_word_is_counted() -> None:
 async def test_every_node_has_to_hold_every_write() -> None:
     ledger = ledger_of(*[ACKNOWLEDGED] * 2500)
     held = {ledger.key(number): b"%d" % number for number in range(2500)}
-    runs = [Run(Kind.KILL, 0.5, range(1200), 3, 0), Run(Kind.KILL, 0.7, range(1200, 2500), 4, 0)]
-    whole = await figures(Kind.KILL, runs, ledger, [Holding(held), Holding(held)])
-    assert whole == Figures(Kind.KILL, (500.0, 700.0), 2500, lost=0, rejected_there=0, failed_twice=7, stale_reads=0)
+    runs = [Run(EventKind.KILL, 0.5, range(1200), 3, 0), Run(EventKind.KILL, 0.7, range(1200, 2500), 4, 0)]
+    whole = await figures(EventKind.KILL, runs, ledger, [Holding(held), Holding(held)])
+    assert whole == Figures(
+        EventKind.KILL, (500.0, 700.0), 2500, lost=0, rejected_there=0, failed_twice=7, stale_reads=0
+    )
     lacking = {key: value for key, value in held.items() if key != ledger.key(2000)}
-    assert (await figures(Kind.KILL, runs, ledger, [Holding(held), Holding(lacking)])).lost == 1
+    assert (await figures(EventKind.KILL, runs, ledger, [Holding(held), Holding(lacking)])).lost == 1
 
 
 def test_only_a_handover_may_fail_no_write() -> None:
-    fine = Figures(Kind.KILL, (1.0,), 10, lost=0, rejected_there=0, failed_twice=7, stale_reads=0)
+    fine = Figures(EventKind.KILL, (1.0,), 10, lost=0, rejected_there=0, failed_twice=7, stale_reads=0)
     assert not fine.broken
-    assert replace(fine, kind=Kind.HANDOVER).broken
+    assert replace(fine, kind=EventKind.HANDOVER).broken
     assert all(
         it.broken for it in (replace(fine, lost=1), replace(fine, rejected_there=1), replace(fine, stale_reads=1))
     )
 
 
 def test_a_percentile_is_one_of_the_pauses() -> None:
-    of_100 = Figures(Kind.KILL, tuple(range(100, 0, -1)), 0, 0, 0, 0, 0)
+    of_100 = Figures(EventKind.KILL, tuple(range(100, 0, -1)), 0, 0, 0, 0, 0)
     assert [of_100.pause_ms(percent) for percent in (50, 95, 99, 100)] == [50, 95, 99, 100]
     of_1 = replace(of_100, pauses_ms=(7.0,))
     assert [of_1.pause_ms(percent) for percent in (50, 95, 99, 100)] == [7.0] * 4

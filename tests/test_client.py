@@ -26,7 +26,7 @@ from replicator.client import (
     bounded,
 )
 from replicator.protocol.timing import Timing
-from replicator.serve.session import Slot
+from replicator.server.redis.connection import Slot
 from tests.client_fixture import Connect
 from tests.redis_fixture import CLUSTER, ServerThread
 from tests.test_redis_server import wait_for
@@ -64,7 +64,7 @@ def trio(tmp_path: Path) -> Iterator[ServerThread]:
 @contextmanager
 def behind(thread: ServerThread, *indexes: int) -> Iterator[None]:
     """For these nodes, the log grows no more."""
-    readers: list[Any] = [thread.node(index).node._shared.reader for index in indexes]
+    readers: list[Any] = [thread.node(index).node._context.reader for index in indexes]
     for reader in readers:
         reader._after = lambda offset: []
     yield

@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 import pytest
 
+from replicator.address import Address
 from replicator.client.errors import Rejected, Unavailable, UnknownOutcome
 from replicator.client.plans import Ask, Pause, Plan, Planner
 from replicator.client.requests import TOKEN, Line, Progress, bounded, encode, read_line, transaction_lines
 from replicator.client.routing import LOST, NOT_SENT, Failure, Finding, Map, Verdict, judge_read, judge_write
-from replicator.config import Address
 from replicator.errors import BadRequest, ConfigError, Definite, Stale
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE
 

@@ -10,11 +10,11 @@ import hiredis
 import pytest
 from redis import exceptions
 
+from replicator.address import Address
 from replicator.client import aio, sync
 from replicator.client.plans import Ask
 from replicator.client.routing import ERR, LOST, NOT_SENT, Failure
 from replicator.client.wire import failure_of, told
-from replicator.config import Address
 from tests.memory_cluster import until
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from replicator.log.broker import LocalBroker
-from replicator.log.kafka_admin import delete_topics, ensure_topics
+from replicator.local.kafka import LocalBroker
+from replicator.log.kafka.admin import delete_topics, ensure_topics
 from tests.process_cluster import WAIT_S, Cluster, Writer, wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from replicator.config import Address, NodeConfig, load
+from replicator.address import Address
+from replicator.config import NodeConfig, load
 from replicator.errors import ConfigError
 
 NEEDED = {"node": {"id": "n1", "cluster": "shop", "dir": "/data"}, "kafka": {"bootstrap": "kafka:9092"}}

@@ -8,15 +8,15 @@ from typing import Any, cast
 
 import pytest
 
-from replicator.cli.client import ClusterClient
 from replicator.cli.output import console
 from replicator.cli.status import summarise, table
-from replicator.node.elections import Elections
+from replicator.local.admin_client import ClusterClient
 from replicator.node.node import State
+from replicator.node.term_history import TermHistory
 from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.records.types import VERSION, Claim, Header, Reason
-from replicator.serve.metrics import render
-from replicator.serve.redis_server import Stats
+from replicator.server.http.metrics import render
+from replicator.server.stats import Stats
 from tests.memory_cluster import FaultyLog, MemoryCluster, until
 from tests.redis_fixture import STEADY
 
@@ -63,8 +63,8 @@ async def test_a_doubt_is_a_term_of_the_same_leader(cluster: MemoryCluster) -> N
     await until(lambda: leader.node.status().epoch > 1)
     status = leader.node.status()
     assert status.elected is not None
-    assert (status.elected.leader, status.elected.before, status.elected.reason) == ("n1", "n1", Reason.DOUBT)
-    assert status.claims[Reason.DOUBT] >= 1
+    assert (status.elected.leader, status.elected.before, status.elected.reason) == ("n1", "n1", Reason.RESOLVE)
+    assert status.claims[Reason.RESOLVE] >= 1
 
 
 async def test_a_node_that_has_not_seen_the_claim_says_nothing(cluster: MemoryCluster) -> None:
@@ -85,14 +85,14 @@ async def test_a_node_that_has_not_seen_the_claim_says_nothing(cluster: MemoryCl
     [
         (Reason.FIRST, "the log was empty"),
         (Reason.ELECTION, "n1 had not been heard of"),
-        (Reason.DOUBT, "it did not know what had become of its last append"),
+        (Reason.RESOLVE, "it did not know what had become of its last append"),
         (Reason.HANDOVER, "n1 gave it the lead"),
         (Reason.FORCE, "an operator's word"),
     ],
 )
 def test_each_reason_has_words(reason: Reason, why: str) -> None:
     old, new = Author(NodeId("n1"), 1), Author(NodeId("n2"), 2)
-    elections = Elections()
+    elections = TermHistory()
     header = Header(VERSION, bytes(16), Epoch(2), new, seq=cast(Any, 0), timestamp_us=5_000_000, chain=bytes(8))
     elections.note(old, Offset(9), header, Claim(new, Epoch(2), Offset(8), reason))
     assert elections.last is not None

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from replicator.log.broker import LocalBroker
-from replicator.log.kafka import KafkaLog
+from replicator.local.kafka import LocalBroker
+from replicator.log.kafka.log import KafkaLog
 from replicator.position import Offset
 from tests.log_contract import read
 from tests.process_cluster import Appender, Cluster, Writer, stopped, wait_for

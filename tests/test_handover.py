@@ -37,7 +37,7 @@ def let_the_claim_for_n2(cluster: MemoryCluster, fault: str) -> None:
 
 
 def claims(cluster: MemoryCluster) -> list[tuple[str, Reason]]:
-    codec = cluster.nodes["n1"].node._shared.replica.codec
+    codec = cluster.nodes["n1"].node._context.replica.codec
     bodies = [codec.decode(entry.payload, b"").body for entry in cluster.log.entries]
     return [(body.leader.node, body.reason) for body in bodies if isinstance(body, Claim)]
 
@@ -74,7 +74,7 @@ async def test_writes_wait_for_the_heir_and_are_then_sent_to_it(cluster: MemoryC
 
 @pytest.mark.parametrize(
     ("fault", "leader", "reason"),
-    [("lose", "n1", Reason.DOUBT), ("lose answer", "n2", Reason.HANDOVER), ("land twice", "n2", Reason.HANDOVER)],
+    [("lose", "n1", Reason.RESOLVE), ("lose answer", "n2", Reason.HANDOVER), ("land twice", "n2", Reason.HANDOVER)],
 )
 async def test_a_claim_in_doubt_ends_with_one_leader(
     cluster: MemoryCluster, fault: str, leader: str, reason: Reason
@@ -114,12 +114,12 @@ async def test_who_cannot_lead_is_not_given_the_lead(cluster: MemoryCluster) -> 
 async def test_a_forced_leader_waits_until_the_old_lease_is_over(cluster: MemoryCluster) -> None:
     old, new = cluster.nodes["n1"], cluster.nodes["n2"]
     await old.write(b"a", b"s1")
-    before_ms = new.node._shared.clock.elapsed_ms()
+    before_ms = new.node._context.clock.elapsed_ms()
     await promote(new, "n2", force=True)
     await until(lambda: new.node.leads)
     assert new.node.lease_left_ms == 0
     await new.write(b"a", b"s2")
-    assert new.node._shared.clock.elapsed_ms() - before_ms >= cluster.timing.old_lease_ms
+    assert new.node._context.clock.elapsed_ms() - before_ms >= cluster.timing.old_lease_ms
     assert new.node.lease_left_ms > 0
     await until(lambda: not old.node.leads)
     assert claims(cluster)[-1] == ("n2", Reason.FORCE)
@@ -127,7 +127,7 @@ async def test_a_forced_leader_waits_until_the_old_lease_is_over(cluster: Memory
 
 async def test_an_heir_that_dies_at_once_is_followed_by_another(cluster: MemoryCluster) -> None:
     old, heir = cluster.nodes["n1"], cluster.nodes["n2"]
-    heir.node._shared.reader.next = asyncio.Event().wait  # type: ignore[assignment,method-assign]
+    heir.node._context.reader.next = asyncio.Event().wait  # type: ignore[assignment,method-assign]
     await promote(old, "n2")
     await heir.stop()
     held = asyncio.create_task(old.write(b"a", b"s1"))
@@ -139,7 +139,7 @@ async def test_an_heir_that_dies_at_once_is_followed_by_another(cluster: MemoryC
 async def test_a_deposed_leader_answers_reads_once_it_has_read_what_others_wrote(cluster: MemoryCluster) -> None:
     old, new = cluster.nodes["n1"], cluster.nodes["n2"]
     await old.write(b"a", b"s1")
-    reader = old.node._shared.reader
+    reader = old.node._context.reader
     awake, read_on = asyncio.Event(), reader.next
 
     async def stalled() -> Sequence[Entry]:

@@ -11,7 +11,7 @@ from typing import Any
 import hiredis
 import pytest
 
-from replicator.cli.chaos_client import Connection
+from replicator.chaos.client import Connection
 from replicator.position import Offset
 from tests.process_cluster import Cluster, stopped
 from tests.recorded_checks import announced, canonical_of, violations

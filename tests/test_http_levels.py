@@ -11,7 +11,7 @@ import pytest
 
 from replicator.position import NodeId
 from replicator.records.types import Membership, Mode, Policy, WaitFor, WriteMode
-from replicator.serve.keyspace import STRING
+from replicator.server.keyspace import STRING
 from replicator.store.values import encode_value
 from tests.memory_cluster import RunningNode, until
 from tests.modes_cluster import ALL, ASYNC, STEADY, SYNC, ModesCluster

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from replicator.cli.demo import free_ports
-from replicator.log.kafka_admin import delete_topics, ensure_topics
+from replicator.log.kafka.admin import delete_topics, ensure_topics
 from tests.process_cluster import Cluster
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]

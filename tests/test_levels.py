@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from replicator.errors import BadRequest, Stale
 from replicator.position import Author, Epoch, NodeId, Offset, Seq, Token
-from replicator.protocol.commit import LogState
 from replicator.protocol.levels import (
     EVENTUAL,
     LINEARIZABLE,
-    Kind,
     Level,
+    LevelKind,
     check_timeline,
     decode_token,
     encode_token,
     parse_level,
 )
+from replicator.protocol.log_state import LogState
 from replicator.protocol.suspension import Suspending, Suspension, blocks
 from replicator.records.types import (
     Body,
@@ -50,13 +50,13 @@ A, B, C = (encode_key("kv", row, b"") for row in (b"a", b"b", b"c"))
         ("eventual", EVENTUAL, 1),
         ("linearizable", LINEARIZABLE, 1),
         ("LINEARIZABLE GET k", LINEARIZABLE, 1),
-        ("bounded 500", Level(Kind.BOUNDED, 500), 2),
-        ("Bounded 500 10", Level(Kind.BOUNDED, 500, 10), 3),
-        ("bounded 500 0 GET k", Level(Kind.BOUNDED, 500), 3),
-        ("bounded 500 GET 10", Level(Kind.BOUNDED, 500), 2),
-        ("bounded 1000000000 1000000000", Level(Kind.BOUNDED, 10**9, 10**9), 3),
-        (f"session {TIMELINE}:7", Level(Kind.SESSION, token=TOKEN), 2),
-        (f"session {TIMELINE}:0 GET k", Level(Kind.SESSION, token=Token(TIMELINE, Offset(0))), 2),
+        ("bounded 500", Level(LevelKind.BOUNDED, 500), 2),
+        ("Bounded 500 10", Level(LevelKind.BOUNDED, 500, 10), 3),
+        ("bounded 500 0 GET k", Level(LevelKind.BOUNDED, 500), 3),
+        ("bounded 500 GET 10", Level(LevelKind.BOUNDED, 500), 2),
+        ("bounded 1000000000 1000000000", Level(LevelKind.BOUNDED, 10**9, 10**9), 3),
+        (f"session {TIMELINE}:7", Level(LevelKind.SESSION, token=TOKEN), 2),
+        (f"session {TIMELINE}:0 GET k", Level(LevelKind.SESSION, token=Token(TIMELINE, Offset(0))), 2),
     ],
 )
 def test_a_level_takes_its_words_and_leaves_the_rest(line: str, level: Level, used: int) -> None:
@@ -92,8 +92,8 @@ def test_what_is_no_level_is_told_with_what_to_say_instead(line: str, complaint:
 
 @given(
     st.sampled_from([EVENTUAL, LINEARIZABLE])
-    | st.builds(Level, st.just(Kind.BOUNDED), st.integers(1, 10**9), st.integers(0, 10**9))
-    | st.integers(0, 10**18 - 1).map(lambda at: Level(Kind.SESSION, token=Token(TIMELINE, Offset(at))))
+    | st.builds(Level, st.just(LevelKind.BOUNDED), st.integers(1, 10**9), st.integers(0, 10**9))
+    | st.integers(0, 10**18 - 1).map(lambda at: Level(LevelKind.SESSION, token=Token(TIMELINE, Offset(at))))
 )
 def test_a_level_is_told_as_it_is_said(level: Level) -> None:
     words = str(level).split()

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogTrimmed
-from replicator.log.broker import LocalBroker
-from replicator.log.kafka import KafkaAcks, KafkaLog, KafkaOptions
-from replicator.log.kafka_admin import delete_topics, ensure_topics, trim
-from replicator.log.port import AppendInDoubt, AppendRefused
+from replicator.local.kafka import LocalBroker
+from replicator.log.kafka.acks import KafkaAcks
+from replicator.log.kafka.admin import delete_topics, ensure_topics, trim
+from replicator.log.kafka.log import KafkaLog
+from replicator.log.kafka.options import KafkaOptions
+from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.position import NodeId, Offset
 from tests.log_contract import AcksContract, LogContract, read
 from tests.memory_cluster import until
@@ -97,7 +99,7 @@ async def test_a_restarted_broker_loses_and_repeats_nothing(local_broker: LocalB
             try:
                 await log.append([payload])
                 acknowledged.add(payload)
-            except AppendInDoubt:
+            except AppendOutcomeUnknown:
                 doubtful.add(payload)
             except AppendRefused:
                 refused.add(payload)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from replicator.errors import BadRequest
 from replicator.position import BEFORE_LOG, NodeId, Offset
-from replicator.protocol.confirmation import ENDLESS, Requirement, local_readers, required
+from replicator.protocol.ack_policy import ENDLESS, Requirement, local_readers, required
 from replicator.protocol.membership import with_joined, with_member, with_mode, with_policy, without_member
 from replicator.records.types import Member, Membership, Mode, Policy, WaitFor, WriteMode
 

@@ -242,7 +242,7 @@ async def test_writes_go_on_once_a_member_that_is_cut_off_counts_no_more(
     writing = begin_write(cluster.n1, b"a", b"s1")
     await until(lambda: stored(cluster.n2, A) == b"s1" or bool(cluster.n2.machine.suspended))
     assert not writing.done()
-    operations, clock = cluster.n1.node.operations, cluster.n1.node._shared.clock
+    operations, clock = cluster.n1.node.operations, cluster.n1.node._context.clock
     before_ms = clock.elapsed_ms()
     if leaves:
         operations.expel(N3)

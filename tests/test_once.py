@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.errors import BadRequest, Definite, Unknown
+from replicator.limits import ONCE_AGE_MS
 from replicator.log.memory import MemoryLog
 from replicator.position import Offset
-from replicator.protocol.limits import ONCE_AGE_MS
-from replicator.serve.commands.table import look_up
-from replicator.serve.keyspace import WritableKeyspace
-from replicator.serve.once import SLOTS, TABLE, Answers
-from replicator.serve.resp import Reply, Simple, decode, encode
+from replicator.server.keyspace import WritableKeyspace
+from replicator.server.redis.commands.registry import look_up
+from replicator.server.redis.dedup import SLOTS, TABLE, Answers
+from replicator.server.redis.resp import Reply, Simple, decode, encode
 from replicator.store.keys import encode_key
 from replicator.store.machine import open_machine
 from replicator.store.values import decode_value

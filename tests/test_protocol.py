@@ -8,8 +8,10 @@ import pytest
 
 from replicator.errors import LogDamage
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
-from replicator.protocol.commit import CLAIM_RULES, DATA_RULES, Damage, LogState, Void, judge
+from replicator.protocol.acceptance import DATA_RULES, Damage, judge
+from replicator.protocol.claims import CLAIM_RULES
 from replicator.protocol.lease import Lease
+from replicator.protocol.log_state import LogState, Void
 from replicator.protocol.roles import TRANSITIONS, Event, ImpossibleEvent, Role, advance
 from replicator.protocol.timing import MAX_DRIFT
 from replicator.records.codec import GENESIS, link
@@ -67,8 +69,8 @@ def test_the_first_line_that_holds_decides() -> None:
         (claim(Reason.ELECTION, OTHER, OTHER, 17), Void.OUTRUN),
         (claim(Reason.ELECTION, OTHER, RESTARTED, 18), Void.NOT_THE_LEADER),
         (claim(Reason.FIRST, OTHER, OTHER, -1), Void.OUTRUN),
-        (claim(Reason.DOUBT, LEADER, LEADER, 0), None),
-        (claim(Reason.DOUBT, RESTARTED, RESTARTED, 20), Void.NOT_THE_LEADER),
+        (claim(Reason.RESOLVE, LEADER, LEADER, 0), None),
+        (claim(Reason.RESOLVE, RESTARTED, RESTARTED, 20), Void.NOT_THE_LEADER),
         (claim(Reason.HANDOVER, LEADER, OTHER, 0), None),
         (claim(Reason.HANDOVER, OTHER, OTHER, 20), Void.NOT_THE_LEADER),
         (claim(Reason.FORCE, OTHER, OTHER, 0), None),
@@ -119,7 +121,7 @@ def test_a_forced_leader_waits_for_the_lease_before_it_on_the_slowest_clock() ->
 
 def test_a_claim_in_doubt_does_not_shorten_the_wait_of_a_forced_leader() -> None:
     forced = Lease().claimed(Reason.FORCE, sent_ms=100, read_ms=200, lease_ms=600)
-    again = forced.claimed(Reason.DOUBT, sent_ms=250, read_ms=260, lease_ms=600)
+    again = forced.claimed(Reason.RESOLVE, sent_ms=250, read_ms=260, lease_ms=600)
     assert again.serve_from_ms == forced.serve_from_ms
 
 

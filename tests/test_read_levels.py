@@ -40,7 +40,7 @@ class Two:
     @contextmanager
     def held_back(self) -> Iterator[None]:
         """The follower reads nothing of the log meanwhile."""
-        reader = self._pair.node(1).node._shared.reader
+        reader = self._pair.node(1).node._context.reader
         assert isinstance(reader, MemoryReader)
         with patch.object(reader, "_after", lambda offset: []):
             yield

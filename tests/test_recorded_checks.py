@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from replicator.position import Offset, Token
-from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level
-from replicator.protocol.levels import Kind as LevelKind
+from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level, LevelKind
 from replicator.store.keys import encode_key
 from replicator.testing.checks.canonical import Canonical
-from replicator.testing.history import History, Kind, Operation, Outcome
+from replicator.testing.history import History, Operation, OperationKind, Outcome
 from tests.recorded_checks import violations
 from tests.recorder import BOUND_MS, Read
 
@@ -29,13 +28,13 @@ def session(token: int) -> Level:
 
 
 def write(name: str, called_s: float, outcome: Outcome = Outcome.OK) -> Operation:
-    operation = Operation(name, "n1", Kind.PUT, b"k", called_s)
+    operation = Operation(name, "n1", OperationKind.PUT, b"k", called_s)
     operation.answer(outcome, called_s + 0.1)
     return operation
 
 
 def read(name: str, called_s: float, level: Level, value: bytes | None, least: int, most: int) -> Read:
-    operation = Read(name, "n2", Kind.READ, b"k", called_s, level, least=Offset(least))
+    operation = Read(name, "n2", OperationKind.READ, b"k", called_s, level, least=Offset(least))
     operation.answer(Outcome.OK, called_s + 0.1, value=value, offset=Offset(most))
     return operation
 

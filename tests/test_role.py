@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from replicator.node.role import run_beside
+from replicator.node.context import run_with_background
 
 
 async def test_a_node_that_is_stopped_while_its_role_changes_stops() -> None:
@@ -20,7 +20,7 @@ async def test_a_node_that_is_stopped_while_its_role_changes_stops() -> None:
             ending.set()
             await end.wait()
 
-    node = asyncio.create_task(run_beside(role(), helper()))
+    node = asyncio.create_task(run_with_background(role(), helper()))
     await ending.wait()
     node.cancel()
     end.set()

@@ -189,7 +189,7 @@ def test_a_leader_without_a_lease_does_not_call_itself_up(trio: ServerThread) ->
     leader = trio.node(0).node
     client = sentinel_client(trio)
     assert not client.sentinel_master(CLUSTER)["is_sdown"]
-    leader._shared.standing.lease = Lease(serve_from_ms=float("inf"))
+    leader._context.standing.lease = Lease(serve_from_ms=float("inf"))
     assert client.sentinel_master(CLUSTER)["is_sdown"]
 
 

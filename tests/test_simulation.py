@@ -11,9 +11,9 @@ from math import inf
 import pytest
 
 from replicator.records.types import WriteMode
-from replicator.testing.campaign import Mutation, run_all
+from replicator.testing.batch import Mutation, run_all
 from replicator.testing.checks.linear import first_violation
-from replicator.testing.history import Kind, Operation, Outcome
+from replicator.testing.history import Operation, OperationKind, Outcome
 from replicator.testing.simulation import Plan, run
 from tests import simulation_mutations as mutations
 
@@ -108,7 +108,7 @@ def test_the_trace_tells_the_history_and_changes_nothing() -> None:
 
 
 def operation(
-    name: str, kind: Kind, called_s: float, answered_s: float, value: bytes | None = None, known: bool = True
+    name: str, kind: OperationKind, called_s: float, answered_s: float, value: bytes | None = None, known: bool = True
 ) -> Operation:
     outcome = Outcome.OK if known else Outcome.UNKNOWN
     return Operation(name, "n1", kind, b"k", called_s, outcome=outcome, answered_s=answered_s, value=value)
@@ -118,46 +118,46 @@ def operation(
     ("history", "linearizable"),
     [
         ([], True),
-        ([operation("a", Kind.PUT, 0, 1), operation("r", Kind.READ, 2, 3, b"sa")], True),
-        ([operation("a", Kind.PUT, 0, 1), operation("r", Kind.READ, 2, 3, None)], False),
-        ([operation("a", Kind.PUT, 0, 5), operation("r", Kind.READ, 2, 3, None)], True),
+        ([operation("a", OperationKind.PUT, 0, 1), operation("r", OperationKind.READ, 2, 3, b"sa")], True),
+        ([operation("a", OperationKind.PUT, 0, 1), operation("r", OperationKind.READ, 2, 3, None)], False),
+        ([operation("a", OperationKind.PUT, 0, 5), operation("r", OperationKind.READ, 2, 3, None)], True),
         (  # two reads at the same time as a write must agree on its place
             [
-                operation("a", Kind.PUT, 0, 9),
-                operation("r", Kind.READ, 1, 2, b"sa"),
-                operation("q", Kind.READ, 3, 4, None),
+                operation("a", OperationKind.PUT, 0, 9),
+                operation("r", OperationKind.READ, 1, 2, b"sa"),
+                operation("q", OperationKind.READ, 3, 4, None),
             ],
             False,
         ),
         (  # a write of unknown outcome may take effect long after
             [
-                operation("a", Kind.PUT, 0, inf, known=False),
-                operation("r", Kind.READ, 3, 4, None),
-                operation("q", Kind.READ, 5, 6, b"sa"),
+                operation("a", OperationKind.PUT, 0, inf, known=False),
+                operation("r", OperationKind.READ, 3, 4, None),
+                operation("q", OperationKind.READ, 5, 6, b"sa"),
             ],
             True,
         ),
         (  # but not be undone
             [
-                operation("a", Kind.PUT, 0, inf, known=False),
-                operation("r", Kind.READ, 3, 4, b"sa"),
-                operation("q", Kind.READ, 5, 6, None),
+                operation("a", OperationKind.PUT, 0, inf, known=False),
+                operation("r", OperationKind.READ, 3, 4, b"sa"),
+                operation("q", OperationKind.READ, 5, 6, None),
             ],
             False,
         ),
         (
             [
-                operation("a", Kind.APPEND, 0, 5),
-                operation("b", Kind.APPEND, 0, 5),
-                operation("r", Kind.READ, 6, 7, b"sb,a"),
+                operation("a", OperationKind.APPEND, 0, 5),
+                operation("b", OperationKind.APPEND, 0, 5),
+                operation("r", OperationKind.READ, 6, 7, b"sb,a"),
             ],
             True,
         ),
         (
             [
-                operation("a", Kind.APPEND, 0, 1),
-                operation("b", Kind.APPEND, 2, 3),
-                operation("r", Kind.READ, 6, 7, b"sb,a"),
+                operation("a", OperationKind.APPEND, 0, 1),
+                operation("b", OperationKind.APPEND, 2, 3),
+                operation("r", OperationKind.READ, 6, 7, b"sb,a"),
             ],
             False,
         ),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from replicator.errors import BadRequest, Diverged, LogDamage, SnapshotError, StoreError, StoreFull
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
-from replicator.protocol.commit import LogState
+from replicator.protocol.log_state import LogState
 from replicator.records.types import Change, Checkpoint, Member, Membership, Mode, Write
 from replicator.store import boot, snapshot
 from replicator.store.keys import decode_key, encode_key, row_range, table_range

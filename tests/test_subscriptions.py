@@ -12,7 +12,7 @@ import pytest
 from replicator.position import NodeId
 from replicator.protocol.timing import Timing
 from replicator.records.types import Member, Mode
-from replicator.serve.topology import Topology, events
+from replicator.server.redis.topology import Topology, events
 from tests.redis_fixture import CLUSTER, ServerThread, real_redis
 from tests.test_redis_differential import Raw
 from tests.test_redis_server import exchange, raw, wait_for

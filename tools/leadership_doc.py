@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
-from replicator.protocol.commit import CLAIM_RULES, DATA_RULES, Void
+from replicator.protocol.acceptance import DATA_RULES
+from replicator.protocol.claims import CLAIM_RULES
+from replicator.protocol.log_state import Void
 from replicator.protocol.roles import TRANSITIONS, Role
 
 PAGE = Path(__file__).parents[1] / "docs" / "leadership.md"

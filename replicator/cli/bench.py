@@ -20,14 +20,17 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from replicator.cli import bench_modes, bench_peers, bench_raw, cluster, options
-from replicator.cli.bench_driver import Figure, Load, redis_benchmark
-from replicator.cli.client import find_cluster
+from replicator.bench import modes as bench_modes
+from replicator.bench import peers as bench_peers
+from replicator.bench import raw as bench_raw
+from replicator.bench.driver import Figure, Load, redis_benchmark
+from replicator.cli import cluster, options
 from replicator.cli.demo import free_ports
-from replicator.cli.folder import ClusterFolder
 from replicator.cli.output import console
-from replicator.cli.waiting import wait_ready
 from replicator.errors import ConfigError, ReplicatorError
+from replicator.local.admin_client import find_cluster
+from replicator.local.folder import ClusterFolder
+from replicator.local.waiting import wait_ready
 
 LOADS = (
     Load("1 client", clients=1, pipeline=1, share=0.05),

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from replicator.cli import options
 from replicator.cli.output import console, print_json
-from replicator.log.broker import BrokerState, LocalBroker
-from replicator.log.broker.paths import default_broker_dir
+from replicator.local.kafka import BrokerState, LocalBroker
+from replicator.local.kafka.paths import default_broker_dir
 
 app = typer.Typer(help="A real Apache Kafka on this machine, without Docker, Maven or Java.", no_args_is_help=True)
 

@@ -16,22 +16,22 @@ from rich import box
 from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
+from replicator.chaos.client import Connection, NotConnected
+from replicator.chaos.events import Arena, EventKind, Run
+from replicator.chaos.figures import Figures, delete, figures
+from replicator.chaos.ledger import Ledger
+from replicator.chaos.load import Load
 from replicator.cli import cluster, options
-from replicator.cli.chaos_client import Connection, NotConnected
-from replicator.cli.chaos_events import Arena, Kind, Run
-from replicator.cli.chaos_figures import Figures, delete, figures
-from replicator.cli.chaos_ledger import Ledger
-from replicator.cli.chaos_load import Load
-from replicator.cli.client import find_cluster
 from replicator.cli.demo import free_ports
-from replicator.cli.folder import ClusterFolder
 from replicator.cli.output import console, print_json, progress
 from replicator.errors import ConfigError, ReplicatorError
+from replicator.local.admin_client import find_cluster
+from replicator.local.folder import ClusterFolder
 
 app = typer.Typer(help="Break a cluster under load, and see what it costs.", no_args_is_help=True)
 
 NODES = 3
-ALL_KINDS = ",".join(Kind)
+ALL_KINDS = ",".join(EventKind)
 
 
 @app.command()
@@ -70,10 +70,10 @@ def failover(
         raise typer.Exit(1)
 
 
-def _kinds(text: str) -> list[Kind]:
+def _kinds(text: str) -> list[EventKind]:
     """Raises `ConfigError`."""
     try:
-        return [*dict.fromkeys(Kind(name.strip()) for name in text.split(","))]
+        return [*dict.fromkeys(EventKind(name.strip()) for name in text.split(","))]
     except ValueError:
         raise ConfigError(f"--kinds {text}: choose from {ALL_KINDS}, with commas between them") from None
 
@@ -100,7 +100,7 @@ def _cluster(dir: Path | None, bootstrap: str | None) -> Iterator[ClusterFolder]
         shutil.rmtree(own, ignore_errors=True)
 
 
-async def _campaign(folder: ClusterFolder, kinds: Sequence[Kind], runs: int) -> list[Figures]:
+async def _campaign(folder: ClusterFolder, kinds: Sequence[EventKind], runs: int) -> list[Figures]:
     password = options.environment_password()
     client = find_cluster(folder.dir, None, password)
     leader = (await asyncio.to_thread(client.any_status))["node"]["leader"]
@@ -138,7 +138,7 @@ def _table(found: Sequence[Figures]) -> Table:
         shown.add_column(name, justify="right")
     for it in found:
         pauses = (f"{it.pause_ms(percent):,.0f}" for percent in (50, 95, 99, 100))
-        failed = _must_be_0(it.failed_twice) if it.kind is Kind.HANDOVER else f"{it.failed_twice:,}"
+        failed = _must_be_0(it.failed_twice) if it.kind is EventKind.HANDOVER else f"{it.failed_twice:,}"
         faults = (_must_be_0(it.lost), failed, _must_be_0(it.stale_reads))
         shown.add_row(it.kind, str(len(it.pauses_ms)), *pauses, f"{it.acknowledged:,}", *faults)
     if there := sum(it.rejected_there for it in found):

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from replicator.cli import options
-from replicator.cli.client import ClusterClient, find_cluster
-from replicator.cli.folder import ClusterFile, ClusterFolder, check_free
 from replicator.cli.output import console, print_json
 from replicator.cli.status import describe_policy, table
-from replicator.cli.waiting import wait_for_membership, wait_ready
 from replicator.errors import BrokerUnavailable, ConfigError
-from replicator.log.kafka_admin import delete_topics
+from replicator.local.admin_client import ClusterClient, find_cluster
+from replicator.local.folder import ClusterFile, ClusterFolder, check_free
+from replicator.local.waiting import wait_for_membership, wait_ready
+from replicator.log.kafka.admin import delete_topics
 
 app = typer.Typer(help="Start and stop a whole cluster on this machine.", no_args_is_help=True)
 

@@ -17,11 +17,11 @@ import typer
 from rich.progress import MofNCompleteColumn, TextColumn
 
 from replicator.cli import cluster, node, options, replica, snapshot
-from replicator.cli.client import ClusterClient, find_cluster
-from replicator.cli.folder import ClusterFolder, check_free
 from replicator.cli.output import console, progress
 from replicator.cli.status import summarise, table
 from replicator.errors import ConfigError, ReplicatorError
+from replicator.local.admin_client import ClusterClient, find_cluster
+from replicator.local.folder import ClusterFolder, check_free
 
 PIPELINE = 500
 PORTS = range(17001, 18000, 10)

@@ -9,10 +9,10 @@ import typer
 from rich.table import Table
 
 from replicator.cli import options
-from replicator.cli.folder import ClusterFolder
 from replicator.cli.output import console, print_json
 from replicator.errors import ConfigError
-from replicator.log.kafka_check import check_topic
+from replicator.local.folder import ClusterFolder
+from replicator.log.kafka.check import check_topic
 
 
 def doctor(

@@ -13,11 +13,11 @@ import uvloop
 
 from replicator.assembly import run_node
 from replicator.cli import options
-from replicator.cli.client import find_cluster
-from replicator.cli.folder import ClusterFolder
 from replicator.cli.output import console
-from replicator.cli.waiting import wait_ready
 from replicator.config import load
+from replicator.local.admin_client import find_cluster
+from replicator.local.folder import ClusterFolder
+from replicator.local.waiting import wait_ready
 
 app = typer.Typer(help="Run, start and stop one node.", no_args_is_help=True)
 

@@ -11,11 +11,11 @@ from typing import Annotated
 import typer
 
 from replicator.cli import options
-from replicator.cli.client import ClusterClient, find_cluster
-from replicator.cli.folder import ClusterFolder
 from replicator.cli.output import console
-from replicator.cli.waiting import wait_for_membership, wait_ready
 from replicator.errors import ConfigError, ReplicatorError, SnapshotError
+from replicator.local.admin_client import ClusterClient, find_cluster
+from replicator.local.folder import ClusterFolder
+from replicator.local.waiting import wait_for_membership, wait_ready
 from replicator.store import snapshot
 
 app = typer.Typer(help="Add replicas to a running cluster, and take them away.", no_args_is_help=True)

@@ -9,8 +9,8 @@ import typer
 from rich.table import Table
 
 from replicator.cli import options
-from replicator.cli.client import SNAPSHOT_S, find_cluster
 from replicator.cli.output import console, print_json
+from replicator.local.admin_client import SNAPSHOT_S, find_cluster
 
 app = typer.Typer(help="Take and list snapshots.", no_args_is_help=True)
 

@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.table import Table
 
 from replicator.cli import options
-from replicator.cli.client import UNREACHABLE, ClusterClient, find_cluster
 from replicator.cli.output import console, print_json
-from replicator.log.kafka_topic import wal_topic
+from replicator.local.admin_client import UNREACHABLE, ClusterClient, find_cluster
+from replicator.log.kafka.topic import wal_topic
 
 STATE_COLOURS = {"serving": "green", "catching up": "yellow", "waiting": "yellow", "failed": "red", UNREACHABLE: "red"}
 

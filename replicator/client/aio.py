@@ -12,12 +12,12 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from replicator.address import Address
 from replicator.client import requests
 from replicator.client.plans import Ask, Pause, Plan, Planner
 from replicator.client.requests import TOKEN, Line, Progress, Reply, Value
 from replicator.client.routing import NOT_SENT, Prefer, parse_nodes
 from replicator.client.wire import connection_options, failure_of, told
-from replicator.config import Address
 from replicator.protocol.levels import LINEARIZABLE, Level
 
 T = TypeVar("T")

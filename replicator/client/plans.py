@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
+from replicator.address import Address
 from replicator.client.errors import Rejected, Unavailable, UnknownOutcome
 from replicator.client.requests import TOKEN, Line, Reply
 from replicator.client.routing import (
@@ -29,7 +30,6 @@ from replicator.client.routing import (
     judge_write,
     questions,
 )
-from replicator.config import Address
 from replicator.errors import ConfigError, Definite, ReplicatorError, Stale
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from replicator.client.errors import Rejected
 from replicator.client.routing import Failure
 from replicator.errors import BadRequest
 from replicator.position import Token
-from replicator.protocol.levels import EVENTUAL, Kind, Level, decode_token, encode_token, parse_level
+from replicator.protocol.levels import EVENTUAL, Level, LevelKind, decode_token, encode_token, parse_level
 
 Value: TypeAlias = bytes | str | int | float
 Line: TypeAlias = tuple[bytes, ...]
@@ -92,7 +92,7 @@ class Progress:
 
     @property
     def level(self) -> Level:
-        return Level(Kind.SESSION, token=self._token) if self._token else EVENTUAL
+        return Level(LevelKind.SESSION, token=self._token) if self._token else EVENTUAL
 
     def note(self, reply: Reply) -> None:
         """What `REPL.TOKEN` answered."""

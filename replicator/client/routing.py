@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from replicator.config import Address, address
+from replicator.address import Address, address
 from replicator.errors import ConfigError
 
 Prefer: TypeAlias = Literal["leader", "follower"]

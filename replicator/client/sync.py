@@ -12,12 +12,12 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from replicator.address import Address
 from replicator.client import requests
 from replicator.client.plans import Ask, Pause, Plan, Planner
 from replicator.client.requests import TOKEN, Line, Progress, Reply, Value
 from replicator.client.routing import NOT_SENT, Prefer, parse_nodes
 from replicator.client.wire import CONNECT_S, connection_options, failure_of, told
-from replicator.config import Address
 from replicator.protocol.levels import LINEARIZABLE, Level
 
 T = TypeVar("T")

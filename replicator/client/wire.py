@@ -6,9 +6,9 @@ from typing import Any
 
 from redis import exceptions
 
+from replicator.address import Address
 from replicator.client.requests import Reply
 from replicator.client.routing import ERR, LOST, Failure
-from replicator.config import Address
 
 CONNECT_S = 1.0  # and for each answer while connecting
 NO_ANSWER = "there was no answer in time"  # the text of a TimeoutError, which has none

@@ -22,7 +22,7 @@ class AppendRefused(Definite):
     """The log said no: nothing of this append is in it, and nothing will be."""
 
 
-class AppendInDoubt(ReplicatorError):
+class AppendOutcomeUnknown(ReplicatorError):
     """No answer, or one that proves nothing: the append may be in the log, or may still arrive."""
 
 
@@ -54,7 +54,7 @@ class Log(Protocol):
         """Append all payloads atomically and contiguously; the offset of the first.
 
         Returns when they are durable by the log's own standard (Kafka: acks=all). Raises `AppendRefused` (definite)
-        or `AppendInDoubt` (indefinite). If cancelled, the append is in doubt.
+        or `AppendOutcomeUnknown` (indefinite). If cancelled, the append is in doubt.
         """
         ...
 

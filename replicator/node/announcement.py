@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from replicator.limits import GROUP_BYTES, GROUP_RECORDS
 from replicator.node.commitment import Commitment
-from replicator.node.inflight import Pending
-from replicator.node.role import Shared
-from replicator.protocol.limits import GROUP_BYTES, GROUP_RECORDS
+from replicator.node.context import NodeContext
+from replicator.node.writes import PendingWrite
 from replicator.records.types import Body, Suspend
 
 
 class Announcement:
     """Which writes at the head of the queue are announced."""
 
-    def __init__(self, shared: Shared, commitment: Commitment, own: Callable[[Body], Pending]) -> None:
-        self._inflight = shared.inflight
-        self._machine = shared.replica.machine
+    def __init__(self, context: NodeContext, commitment: Commitment, own: Callable[[Body], PendingWrite]) -> None:
+        self._inflight = context.inflight
+        self._machine = context.replica.machine
         self._commitment = commitment
         self._own = own  # makes a record of the leader's own, queued
-        self._writes: list[Pending] = []
-        self._suspend: Pending | None = None
+        self._writes: list[PendingWrite] = []
+        self._suspend: PendingWrite | None = None
         self._given_up = 0
 
     def take_back_old(self) -> None:
@@ -36,14 +36,14 @@ class Announcement:
     def open(self) -> bool:
         return self._suspend is not None
 
-    def next_group(self, announce: bool) -> list[Pending]:
+    def next_group(self, announce: bool) -> list[PendingWrite]:
         """The writes that may be sent now and, if it is asked for, the announcement of the next ones."""
         inflight = self._inflight
         if self._suspend is not None and self._given_up != inflight.given_up:
             self._suspend = None
             self._own(Suspend(()))
             return inflight.take_own()
-        group: list[Pending] = []
+        group: list[PendingWrite] = []
         if self._suspend is not None:
             if self._commitment.confirmed < self._suspend.offset:
                 return []

@@ -11,14 +11,14 @@ from typing import Protocol
 
 from replicator.errors import ReplicatorError
 from replicator.node.clock import Clock
-from replicator.node.inflight import Done
+from replicator.node.writes import Done
 from replicator.position import Offset
 from replicator.store.keys import decode_key, row_range
 from replicator.store.machine import Machine
 from replicator.store.values import expiry_of
 from replicator.store.view import Transaction
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LOOK_MS = 50
 ROWS_AT_ONCE = 200
@@ -43,7 +43,7 @@ async def delete_expired(writer: Writer, machine: Machine, clock: Clock) -> None
             await _delete(writer, machine.expired(now_ms, ROWS_AT_ONCE), now_ms)
         except ReplicatorError as error:
             if told != str(error):
-                log.info("expired rows stay for now: %s", error)
+                logger.info("expired rows stay for now: %s", error)
                 told = str(error)
             await clock.sleep(LOOK_MS)
 

@@ -12,15 +12,15 @@ import logging
 from dataclasses import dataclass
 
 from replicator.errors import BrokerUnavailable, Busy, LogDamage, NoReplicas, ReplicatorError
-from replicator.log.port import AppendInDoubt, AppendRefused
-from replicator.node.acks import AckBook
+from replicator.limits import GROUP_BYTES, GROUP_RECORDS
+from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.node.announcement import Announcement
 from replicator.node.commitment import Commitment
-from replicator.node.inflight import Done, Pending
-from replicator.node.role import Follow, Shared, claim_record, run_beside
+from replicator.node.context import Follow, NodeContext, claim_record, run_with_background
+from replicator.node.replica_progress import ReplicaProgress
+from replicator.node.writes import Done, PendingWrite
 from replicator.position import Author, Offset, Seq
-from replicator.protocol.commit import LogState
-from replicator.protocol.limits import GROUP_BYTES, GROUP_RECORDS
+from replicator.protocol.log_state import LogState
 from replicator.protocol.membership import with_joined
 from replicator.protocol.roles import Event, Role
 from replicator.protocol.suspension import Suspension
@@ -38,7 +38,7 @@ from replicator.records.types import (
     WriteMode,
 )
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_MS = 5_000
 REFUSED_PAUSE_MS = 100
@@ -57,29 +57,29 @@ class Handover:
 
 
 class Leader:
-    def __init__(self, shared: Shared, book: AckBook) -> None:
-        self._shared = shared
+    def __init__(self, context: NodeContext, book: ReplicaProgress) -> None:
+        self._context = context
         self._book = book
-        self._state = shared.replica.state  # of the log, as far as it is committed
-        self._commitment = Commitment(shared, book)
-        self._announcement = Announcement(shared, self._commitment, self._enqueue)
+        self._state = context.replica.state  # of the log, as far as it is committed
+        self._commitment = Commitment(context, book)
+        self._announcement = Announcement(context, self._commitment, self._enqueue)
         self._wake = asyncio.Event()
         self._proposed: Membership | None = None
         self._handover: Handover | None = None
         self._appending = False
         self._last = self._state.offset  # where its last append stands
-        self._sent_ms = shared.clock.elapsed_ms()
-        self._checked_ms = shared.clock.elapsed_ms()
+        self._sent_ms = context.clock.elapsed_ms()
+        self._checked_ms = context.clock.elapsed_ms()
         self._reviewed = self._state.offset  # where the log ended at the last review
         self._inherited = self._state.seq
         self.refusal: NoReplicas | None = None  # why no write is taken now
 
     def lease_left_ms(self) -> float:
         """How long reads here are sure to see all that was written anywhere; 0 if they are not now."""
-        shared = self._shared
-        if shared.standing.role is not Role.LEADING:
+        context = self._context
+        if context.standing.role is not Role.LEADING:
             return 0.0
-        return shared.standing.lease.left_ms(shared.clock.elapsed_ms(), shared.timing.lease_ms)
+        return context.standing.lease.left_ms(context.clock.elapsed_ms(), context.timing.lease_ms)
 
     def inherited_write(self, suspension: Suspension) -> bool:
         """Whether an earlier leader wrote the key, and replicas may not have read it yet."""
@@ -91,13 +91,13 @@ class Leader:
 
     async def run(self) -> Follow:
         """Until this node does not know whether it still leads. Raises `LogDamage`, `Diverged`, `StoreError`."""
-        if self._shared.standing.lease.from_ms is None:
+        if self._context.standing.lease.from_ms is None:
             self._enqueue(Heartbeat())
         self._announcement.take_back_old()
         self._book.on_acks = self._on_acks
         self.wake()
         try:
-            return await run_beside(self._flush(), self._beat())
+            return await run_with_background(self._flush(), self._beat())
         finally:
             self._book.on_acks = lambda: None
             if self._handover is not None:
@@ -105,9 +105,9 @@ class Leader:
 
     def interrupted(self, why: str) -> Follow:
         """What comes after an error that ended `run`: an append may have been in flight."""
-        standing = self._shared.standing
+        standing = self._context.standing
         if standing.role in (Role.LEADING, Role.HANDING_OVER):
-            standing.met(Event.APPEND_IN_DOUBT if self._appending else Event.NOT_APPLIED)
+            standing.met(Event.APPEND_OUTCOME_UNKNOWN if self._appending else Event.NOT_APPLIED)
         return Follow(why, resume_after=max(self._state.offset, self._last))
 
     @property
@@ -132,31 +132,31 @@ class Leader:
         """
         if self._handover is not None:
             raise Busy(f"the lead is being given to {self._handover.heir.node}")
-        deadline_ms = self._shared.clock.elapsed_ms() + HANDOVER_MS
+        deadline_ms = self._context.clock.elapsed_ms() + HANDOVER_MS
         self._handover = Handover(heir, asyncio.get_running_loop().create_future(), deadline_ms)
         self.wake()
         return self._handover.done
 
     def review(self) -> None:
         """To be called now and then: who is silent, who has caught up, what takes too long."""
-        shared, handover = self._shared, self._handover
+        context, handover = self._context, self._handover
         self._refuse(self._commitment.refusal)
         for member in self.membership.members:
             if member.mode is Mode.JOINING and self._book.acked(member.node) >= self._reviewed:
-                log.info("%s has caught up: writes wait for it from now on", member.node)
+                logger.info("%s has caught up: writes wait for it from now on", member.node)
                 self.propose(with_joined(self.membership, member.node))
         self._reviewed = self._state.offset
-        if handover is not None and shared.clock.elapsed_ms() > handover.deadline_ms and not self._appending:
+        if handover is not None and context.clock.elapsed_ms() > handover.deadline_ms and not self._appending:
             self._handover = None
             handover.fail(Busy("the lead was not given away: what is in the log has not been confirmed in time"))
         self.wake()
 
     def _refuse(self, refusal: NoReplicas | None) -> None:
         if (refusal is None) is not (self.refusal is None):
-            log.warning("%s", refusal or "all replicas that writes wait for are heard again")
+            logger.warning("%s", refusal or "all replicas that writes wait for are heard again")
         self.refusal = refusal
         if refusal is not None:
-            self._shared.inflight.give_up(refusal)
+            self._context.inflight.give_up(refusal)
 
     def _on_acks(self) -> None:
         self._commitment.advance()
@@ -164,12 +164,12 @@ class Leader:
             self._refuse(self._commitment.refusal)
         self.wake()
 
-    def _enqueue(self, body: Body, done: Done | None = None) -> Pending:
+    def _enqueue(self, body: Body, done: Done | None = None) -> PendingWrite:
         """A record of the leader's own."""
-        shared = self._shared
-        deadline_ms = shared.clock.elapsed_ms() + shared.timing.answer_ms
-        pending = Pending(body, shared.replica.codec.encode_body(body), {}, done, deadline_ms)
-        shared.inflight.add_own(pending)
+        context = self._context
+        deadline_ms = context.clock.elapsed_ms() + context.timing.answer_ms
+        pending = PendingWrite(body, context.replica.codec.encode_body(body), {}, done, deadline_ms)
+        context.inflight.add_own(pending)
         self.wake()
         return pending
 
@@ -188,11 +188,11 @@ class Leader:
 
     @property
     def _restrained(self) -> bool:
-        return self._shared.standing.holds_writes(self._shared.clock.elapsed_ms())
+        return self._context.standing.holds_writes(self._context.clock.elapsed_ms())
 
-    def _next_group(self) -> list[Pending]:
+    def _next_group(self) -> list[PendingWrite]:
         """The leader's own records, and clients' writes behind them if they may be sent."""
-        inflight, mode = self._shared.inflight, self._commitment.membership.policy.write
+        inflight, mode = self._context.inflight, self._commitment.membership.policy.write
         checks = self._check() if inflight.queued else False
         if self._commitment.release_due is not None:
             self._enqueue(Release(self._commitment.release_due))
@@ -211,45 +211,45 @@ class Leader:
 
         It is taken while the store stands at the end of the log.
         """
-        shared = self._shared
-        now_ms = shared.clock.elapsed_ms()
+        context = self._context
+        now_ms = context.clock.elapsed_ms()
         if now_ms - self._checked_ms < CHECKPOINT_MS:
             return False
-        if shared.inflight.sent:
+        if context.inflight.sent:
             return True
-        meta = shared.replica.machine.meta
+        meta = context.replica.machine.meta
         self._enqueue(Checkpoint(meta.digest, meta.entries))
         self._checked_ms = now_ms
         return False
 
-    async def _append(self, group: list[Pending]) -> Follow | None:
-        shared = self._shared
+    async def _append(self, group: list[PendingWrite]) -> Follow | None:
+        context = self._context
         expected = Offset(self._state.offset + 1)
         payloads, state = self._number(group)
-        self._sent_ms = sent_ms = shared.clock.elapsed_ms()
+        self._sent_ms = sent_ms = context.clock.elapsed_ms()
         self._appending = True
         try:
-            base = await shared.log.append(payloads)
+            base = await context.log.append(payloads)
         except AppendRefused as error:
             self._appending = False
-            shared.inflight.refuse(group, Busy(f"not written: {error}"))
+            context.inflight.refuse(group, Busy(f"not written: {error}"))
             await self._after_refusal()
             return None
-        except AppendInDoubt as error:
-            shared.standing.met(Event.APPEND_IN_DOUBT)
+        except AppendOutcomeUnknown as error:
+            context.standing.met(Event.APPEND_OUTCOME_UNKNOWN)
             return Follow(str(error))
         self._appending = False
         if base != expected:
             return self._misplaced(base, expected, len(group))
-        shared.standing.lease = shared.standing.lease.renewed(sent_ms)
+        context.standing.lease = context.standing.lease.renewed(sent_ms)
         self._state = state
         self._commitment.add(group, state)
         return None
 
-    def _number(self, group: list[Pending]) -> tuple[list[bytes], LogState]:
+    def _number(self, group: list[PendingWrite]) -> tuple[list[bytes], LogState]:
         """Give each write its place behind all that is committed: the records, and the state behind them."""
-        state, author = self._state, self._shared.author
-        writer = HeaderWriter(VERSION, state.timeline, state.epoch, author, self._shared.clock.wall_us())
+        state, author = self._state, self._context.author
+        writer = HeaderWriter(VERSION, state.timeline, state.epoch, author, self._context.clock.wall_us())
         epoch, seq, chain, offset = state.epoch, state.seq, state.chain, state.offset
         payloads = []
         for pending in group:
@@ -265,53 +265,53 @@ class Leader:
                 f"the log gave offset {base} to a record whose place is {expected}: it has lost its tail. "
                 "Restore the broker's data, or the cluster from a snapshot"
             )
-        self._shared.standing.met(Event.MISPLACED)
+        self._context.standing.met(Event.MISPLACED)
         self._last = Offset(base + count - 1)
         return Follow(f"others wrote at offset {expected}", resume_after=self._last)
 
     async def _give_away(self, handover: Handover) -> Follow | None:
         """Serve nothing any more, and let a claim for another node follow."""
-        shared, state = self._shared, self._state
-        shared.standing.met(Event.HANDOVER_STARTED)
-        log.info("giving the lead to %s, which has caught up", handover.heir)
+        context, state = self._context, self._state
+        context.standing.met(Event.HANDOVER_STARTED)
+        logger.info("giving the lead to %s, which has caught up", handover.heir)
         self._appending = True
         try:
-            base = await shared.log.append([claim_record(shared, state, handover.heir, Reason.HANDOVER)])
+            base = await context.log.append([claim_record(context, state, handover.heir, Reason.HANDOVER)])
         except AppendRefused as error:
             self._appending = False
-            shared.standing.met(Event.HANDOVER_REFUSED)
+            context.standing.met(Event.HANDOVER_REFUSED)
             self._handover = None
             handover.fail(Busy(f"the lead was not given away: {error}"))
             self.wake()
             return None
-        except AppendInDoubt as error:
-            shared.standing.met(Event.APPEND_IN_DOUBT)
+        except AppendOutcomeUnknown as error:
+            context.standing.met(Event.APPEND_OUTCOME_UNKNOWN)
             return Follow(str(error))
         self._appending = False
         if base != state.offset + 1:
             return self._misplaced(base, Offset(state.offset + 1), 1)
         handover.done.set_result(None)
-        shared.standing.met(Event.OTHER_CLAIM_ACCEPTED)
+        context.standing.met(Event.OTHER_CLAIM_ACCEPTED)
         return Follow(f"gave the lead to {handover.heir.node}", resume_after=base, heir=handover.heir)
 
     async def _after_refusal(self) -> None:
         """Is it the log itself that is gone? Raises `LogDamage`."""
         try:
-            await self._shared.log.end()
+            await self._context.log.end()
         except BrokerUnavailable as error:
-            log.warning("%s", error)
-        await self._shared.clock.sleep(REFUSED_PAUSE_MS)
+            logger.warning("%s", error)
+        await self._context.clock.sleep(REFUSED_PAUSE_MS)
 
     async def _beat(self) -> None:
         """Keep the lease while nobody writes."""
-        shared = self._shared
+        context = self._context
         while True:
-            due_ms = self._sent_ms + shared.timing.heartbeat_ms
-            now_ms = shared.clock.elapsed_ms()
+            due_ms = self._sent_ms + context.timing.heartbeat_ms
+            now_ms = context.clock.elapsed_ms()
             if now_ms < due_ms:
-                await shared.clock.sleep(due_ms - now_ms)
+                await context.clock.sleep(due_ms - now_ms)
             elif self._appending:
-                await shared.clock.sleep(shared.timing.heartbeat_ms)
+                await context.clock.sleep(context.timing.heartbeat_ms)
             else:
                 self._enqueue(Heartbeat())
                 self._sent_ms = now_ms

@@ -19,20 +19,21 @@ from replicator.errors import (
     ReplicatorError,
     StoreFull,
 )
+from replicator.limits import MAX_INFLIGHT_BYTES, MAX_RECORD_BYTES
 from replicator.log.port import Acks
-from replicator.node.acks import AckBook, AckSender, Heard
-from replicator.node.elections import Election
+from replicator.node.ack_sender import AckSender
+from replicator.node.context import Follow, NodeContext, run_with_background
 from replicator.node.expiry import delete_expired
 from replicator.node.follower import Follower
-from replicator.node.inflight import Done, Pending
 from replicator.node.leader import Leader
-from replicator.node.operations import Operations
+from replicator.node.membership import Operations
 from replicator.node.reads import Reads
 from replicator.node.replica import RowListener
-from replicator.node.role import Follow, Shared, run_beside
+from replicator.node.replica_progress import LastAck, ReplicaProgress
+from replicator.node.term_history import Term
+from replicator.node.writes import Done, PendingWrite
 from replicator.position import BEFORE_LOG, NodeId, Offset, Token
 from replicator.protocol.levels import Level
-from replicator.protocol.limits import MAX_INFLIGHT_BYTES, MAX_RECORD_BYTES
 from replicator.protocol.membership import with_member
 from replicator.protocol.roles import Role
 from replicator.records.types import Heartbeat, Member, Membership, Mode, Reason, Write
@@ -40,7 +41,7 @@ from replicator.store.view import Transaction, View
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 RETRY_MS = 500
 SWEEP_MS = 100
@@ -78,7 +79,7 @@ class NodeStatus:
     inflight: int
     phase: Role  # more exactly than `role`
     refusal: str  # why no writes are taken at this leader now; empty if they are
-    elected: Election | None  # how this term began, if this process has read it
+    elected: Term | None  # how this term began, if this process has read it
     term_ms: float | None  # how long ago that was
     claims: dict[Reason, int]  # that counted, as far as this process has read
 
@@ -86,33 +87,33 @@ class NodeStatus:
 class Node:
     """Runs a `Follower` or a `Leader`, one after the other, and answers the servers (`serve.backend.Backend`)."""
 
-    def __init__(self, shared: Shared, acks: Acks, member: Member) -> None:
+    def __init__(self, context: NodeContext, acks: Acks, member: Member) -> None:
         """`member`: what this node is to be registered as."""
-        self._shared = shared
+        self._context = context
         self._member = member
-        self._role: Follower | Leader = Follower(shared, Follow("started"))
+        self._role: Follower | Leader = Follower(context, Follow("started"))
         self._caught_up = False
         self._stopped = False
         self._trouble = ""
         self._trouble_at = BEFORE_LOG
         self._failure: ReplicatorError | None = None
-        self._end = shared.replica.state.offset
+        self._end = context.replica.state.offset
         self._membership_seen = Membership()
         self._serves_clients = True  # as that membership says
-        self._book = AckBook(shared.author.node, acks, shared.clock, shared.timing.sync_ms)
-        self._reads = Reads(shared, lambda: self._role, self.view)
-        self.operations = Operations(shared, self._book, lambda: self._role, self._leader, self.view)
-        self._sender = AckSender(shared.author, shared.replica, acks, shared.clock, ACK_PAUSE_MS)
+        self._book = ReplicaProgress(context.author.node, acks, context.clock, context.timing.sync_ms)
+        self._reads = Reads(context, lambda: self._role, self.view)
+        self.operations = Operations(context, self._book, lambda: self._role, self._leader, self.view)
+        self._sender = AckSender(context.author, context.replica, acks, context.clock, ACK_PAUSE_MS)
 
     # What runs
 
     async def run(self) -> None:
         """Until it is cancelled. A failure that needs an operator leaves the node up, to say what it is."""
         try:
-            await run_beside(self._roles(), self._sweep(), self._catch_up(), self._reads.keep_fresh())
+            await run_with_background(self._roles(), self._sweep(), self._catch_up(), self._reads.keep_fresh())
         finally:
             self._stopped = True
-            self._shared.inflight.abandon("the node stops")
+            self._context.inflight.abandon("the node stops")
 
     async def _roles(self) -> None:
         follow = Follow("started")
@@ -128,23 +129,23 @@ class Node:
 
     async def _turn(self, follow: Follow) -> Follow:
         """Once a follower, once a leader."""
-        shared = self._shared
-        self._role = follower = Follower(shared, follow)
-        log.info("%s follows: %s", shared.author, follow.why)
-        lead = await run_beside(follower.run(), self._sender.run())
-        self._role = leader = Leader(shared, self._book)
-        log.info("%s leads epoch %d: %s", shared.author, shared.replica.state.epoch, lead.why)
+        context = self._context
+        self._role = follower = Follower(context, follow)
+        logger.info("%s follows: %s", context.author, follow.why)
+        lead = await run_with_background(follower.run(), self._sender.run())
+        self._role = leader = Leader(context, self._book)
+        logger.info("%s leads epoch %d: %s", context.author, context.replica.state.epoch, lead.why)
         return await self._lead(leader)
 
     async def _lead(self, leader: Leader) -> Follow:
-        machine = self._shared.replica.machine
+        machine = self._context.replica.machine
         self._caught_up = True
         self._register(leader)
         try:
-            return await run_beside(
+            return await run_with_background(
                 leader.run(),
                 self._book.listen(),
-                delete_expired(self, machine, self._shared.clock),
+                delete_expired(self, machine, self._context.clock),
             )
         except StoreFull as error:
             return leader.interrupted(str(error))
@@ -160,38 +161,38 @@ class Node:
 
     async def _catch_up(self) -> None:
         """Serve once all is applied that the log held when this node started."""
-        shared = self._shared
+        context = self._context
         while True:
             try:
-                self._end = Offset(await shared.log.end() - 1)
+                self._end = Offset(await context.log.end() - 1)
                 break
             except BrokerUnavailable as error:
                 self._trouble = str(error)
-                await shared.clock.sleep(RETRY_MS)
+                await context.clock.sleep(RETRY_MS)
             except ReplicatorError as error:
                 self._fail(error)
                 return
         self._trouble = ""
-        await shared.replica.applied(self._end)
+        await context.replica.applied(self._end)
         self._caught_up = True
 
     async def _sweep(self) -> None:
-        shared = self._shared
+        context = self._context
         while True:
-            await shared.clock.sleep(SWEEP_MS)
-            shared.inflight.expire(shared.clock.elapsed_ms())
+            await context.clock.sleep(SWEEP_MS)
+            context.inflight.expire(context.clock.elapsed_ms())
             if isinstance(self._role, Leader):
                 self._role.review()
 
     async def _wait_for(self, error: ReplicatorError) -> None:
-        log.warning("%s", error)
-        self._trouble, self._trouble_at = str(error), self._shared.replica.state.offset
-        await self._shared.clock.sleep(RETRY_MS)
+        logger.warning("%s", error)
+        self._trouble, self._trouble_at = str(error), self._context.replica.state.offset
+        await self._context.clock.sleep(RETRY_MS)
 
     def _fail(self, error: ReplicatorError) -> None:
-        log.critical("this node stops applying and serving: %s", error)
+        logger.critical("this node stops applying and serving: %s", error)
         self._failure, self._trouble = error, str(error)
-        self._shared.inflight.abandon(str(error))
+        self._context.inflight.abandon(str(error))
 
     # What the servers ask
 
@@ -201,16 +202,16 @@ class Node:
             return State.FAILED
         if self._stopped:
             return State.STOPPED
-        if self._trouble and self._shared.replica.state.offset <= self._trouble_at:
+        if self._trouble and self._context.replica.state.offset <= self._trouble_at:
             return State.WAITING
         return State.SERVING if self._caught_up else State.CATCHING_UP
 
     def status(self) -> NodeStatus:
-        shared, role, state = self._shared, self._role, self.state
-        meta = shared.replica.machine.meta
-        log_state, elections = meta.state, shared.replica.elections
+        context, role, state = self._context, self._role, self.state
+        meta = context.replica.machine.meta
+        log_state, elections = meta.state, context.replica.elections
         return NodeStatus(
-            id=shared.author.node,
+            id=context.author.node,
             role="leader" if isinstance(role, Leader) else "follower",
             state=state,
             trouble=self._trouble if state is not State.SERVING else "",
@@ -224,21 +225,21 @@ class Node:
             end_offset=max(self._end, log_state.offset),
             digest=f"{meta.digest:032x}",
             entries=meta.entries,
-            lag_ms=shared.replica.age_ms(shared.clock.wall_us()) if log_state.offset < self._end else 0.0,
+            lag_ms=context.replica.age_ms(context.clock.wall_us()) if log_state.offset < self._end else 0.0,
             lease_left_ms=self.lease_left_ms,
-            void_records=shared.replica.void_records,
-            inflight=len(shared.inflight),
-            phase=shared.standing.role,
+            void_records=context.replica.void_records,
+            inflight=len(context.inflight),
+            phase=context.standing.role,
             refusal=str(role.refusal or "") if isinstance(role, Leader) else "",
             elected=elections.last,
-            term_ms=elections.last.age_ms(shared.clock.wall_us()) if elections.last else None,
+            term_ms=elections.last.age_ms(context.clock.wall_us()) if elections.last else None,
             claims=dict(elections.counts),
         )
 
     async def look(self) -> NodeStatus:
         """The status, after asking the log for its end."""
         with contextlib.suppress(ReplicatorError):  # the node's state tells of it
-            self._end = Offset(await self._shared.log.end() - 1)
+            self._end = Offset(await self._context.log.end() - 1)
         return self.status()
 
     def view(self) -> View:
@@ -246,26 +247,26 @@ class Node:
         if self._failure is not None:
             raise self._failure
         if not self._caught_up:
-            state = self._shared.replica.state
+            state = self._context.replica.state
             raise Loading(f"the node reads the log: at offset {state.offset} of {self._end}. {self._trouble}".strip())
         if not self.serves_clients:
-            node = self._shared.author.node
+            node = self._context.author.node
             raise BadRequest(f"{node} makes snapshots and serves no clients: ask another node")
-        return self._shared.replica.machine.view
+        return self._context.replica.machine.view
 
     @property
     def serves_clients(self) -> bool:
         """Whether it is no snapshotter."""
         if self.membership is not self._membership_seen:
             self._membership_seen = self.membership
-            own = self.membership.get(self._shared.author.node)
+            own = self.membership.get(self._context.author.node)
             self._serves_clients = own is None or own.mode is not Mode.SNAPSHOTTER
         return self._serves_clients
 
     def read_now(self, level: Level | None) -> View | None:
         """A view for a read of that level (None: as is usual in this node's role), if nothing has to be waited for.
 
-        It may raise `Held` for single keys; then, and in place of None, `read`. Raises `Stale`, and as `view`.
+        It may raise `KeyBlocked` for single keys; then, and in place of None, `read`. Raises `Stale`, and as `view`.
         """
         return self._reads.now(level)
 
@@ -287,7 +288,7 @@ class Node:
     def token(self, written: Offset) -> Token:
         """All that a client can have seen here, and what it has written up to that offset. Raises as `view`."""
         self.view()
-        state = self._shared.replica.state
+        state = self._context.replica.state
         if not state.timeline:
             raise Loading("the log is empty: nobody has led yet. Ask again")
         return Token(state.timeline.hex(), max(written, state.offset))
@@ -296,26 +297,26 @@ class Node:
         return await self._book.wait(offset, replicas, timeout_ms)
 
     @property
-    def heard(self) -> dict[NodeId, Heard]:
+    def heard(self) -> dict[NodeId, LastAck]:
         return self._book.latest if self.leads else {}
 
     @property
     def row_listener(self) -> RowListener | None:
-        return self._shared.replica.row_listener
+        return self._context.replica.row_listener
 
     @row_listener.setter
     def row_listener(self, listener: RowListener | None) -> None:
-        self._shared.replica.row_listener = listener
+        self._context.replica.row_listener = listener
 
     def now_ms(self) -> int | None:
-        return self._shared.clock.wall_us() // 1000 if isinstance(self._role, Leader) else None
+        return self._context.clock.wall_us() // 1000 if isinstance(self._role, Leader) else None
 
     def begin(self) -> Transaction:
         """Raises `NotLeader`, `NoReplicas`, `Busy`."""
         leader = self._writer()
         if leader is not None and leader.refusal is not None:
             raise leader.refusal
-        inflight = self._shared.inflight
+        inflight = self._context.inflight
         if inflight.bytes > MAX_INFLIGHT_BYTES:
             raise Busy(f"{inflight.bytes >> 20} MiB of writes are in flight. Try again")
         return Transaction(inflight.overlay)
@@ -323,25 +324,25 @@ class Node:
     def submit(self, transaction: Transaction, done: Done) -> None:
         """Raises `NotLeader`, `BadRequest` (too large)."""
         leader = self._writer()
-        shared = self._shared
-        inflight = shared.inflight
+        context = self._context
+        inflight = context.inflight
         changes = transaction.changes
         if not changes and not inflight and self.lease_left_ms > 0:
-            done(None, shared.replica.state.offset)
+            done(None, context.replica.state.offset)
             return
         # without changes a heartbeat takes the place of the write: once it counts, what was read does, too
         body = Write(tuple(changes.values())) if changes else Heartbeat()
-        encoded = shared.replica.codec.encode_body(body)
+        encoded = context.replica.codec.encode_body(body)
         if len(encoded) > MAX_RECORD_BYTES:
             raise BadRequest(
                 f"one transaction would take {len(encoded)} bytes in the log, at most {MAX_RECORD_BYTES}: "
                 "split it into smaller ones"
             )
-        deadline_ms = shared.clock.elapsed_ms() + shared.timing.answer_ms
-        pending = Pending(body, encoded, changes, done, deadline_ms)
+        deadline_ms = context.clock.elapsed_ms() + context.timing.answer_ms
+        pending = PendingWrite(body, encoded, changes, done, deadline_ms)
         inflight.add(pending)
-        if shared.replica.row_listener is not None:
-            shared.replica.tell(changes.values())
+        if context.replica.row_listener is not None:
+            context.replica.tell(changes.values())
         if leader is not None:
             leader.wake()
 
@@ -358,21 +359,21 @@ class Node:
     @property
     def leader_silent_ms(self) -> float:
         role = self._role
-        return self._shared.clock.elapsed_ms() - role.last_record_ms if isinstance(role, Follower) else 0.0
+        return self._context.clock.elapsed_ms() - role.last_record_ms if isinstance(role, Follower) else 0.0
 
     @property
     def membership(self) -> Membership:
-        return self._shared.replica.machine.meta.membership
+        return self._context.replica.machine.meta.membership
 
     @property
     def leading_member(self) -> Member | None:
         """The leader, if its address is known."""
-        leader = self._shared.replica.state.leader
+        leader = self._context.replica.state.leader
         return self.membership.get(leader.node) if leader else None
 
     def let_stand(self) -> None:
         """From now on this node may stand for election: no other process passes for it."""
-        self._shared.standing.may_stand = True
+        self._context.standing.may_stand = True
 
     def _writer(self) -> Leader | None:
         """The leader; None while writes are kept for the next one, to whom they will be sent. Raises as `_leader`."""
@@ -385,9 +386,9 @@ class Node:
         role = self._role
         if isinstance(role, Leader):
             return role
-        if self._shared.replica.state.leader == self._shared.author:
+        if self._context.replica.state.leader == self._context.author:
             raise Busy("the leader is finding out what became of its last append. Try again")
         leader = self.leading_member
-        if leader is None or leader.node == self._shared.author.node:  # this node, before it was started again
+        if leader is None or leader.node == self._context.author.node:  # this node, before it was started again
             raise NotLeader(f"{READ_ONLY} Nobody leads now. Try again")
         raise NotLeader(f"{READ_ONLY} {leader.node} leads, at {leader.resp}")

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from replicator.log.port import Entry
-from replicator.node.elections import Elections
+from replicator.node.term_history import TermHistory
 from replicator.position import Author, Offset
-from replicator.protocol.commit import LogState, judge, skip
+from replicator.protocol.acceptance import judge, skip
+from replicator.protocol.log_state import LogState
 from replicator.records.codec import NotARecord, RecordCodec
 from replicator.records.types import Body, Change, Claim, Record, Write
 from replicator.store.machine import Machine
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 RowListener = Callable[[str, bytes], None]
 """Called with the table and row of each change that has been applied."""
@@ -33,7 +34,7 @@ class Replica:
         self.machine = machine
         self.codec = codec
         self.void_records = 0
-        self.elections = Elections()
+        self.elections = TermHistory()
         self.row_listener: RowListener | None = None
         self._waiters: list[tuple[Offset, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
@@ -68,7 +69,7 @@ class Replica:
                 self.void_records += 1
                 why_void = f"offset {offset}: {type(record.body).__name__} by {record.header.author}, {void}"
         if why_void:
-            log.warning("%d records are void, the last at %s", self.void_records - void_before, why_void)
+            logger.warning("%d records are void, the last at %s", self.void_records - void_before, why_void)
         if accepted:
             self._written_us = accepted[-1].record.header.timestamp_us
         before = self.state

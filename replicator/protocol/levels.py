@@ -18,7 +18,7 @@ from replicator.position import Offset, Token
 _MAX = 10**9
 
 
-class Kind(StrEnum):
+class LevelKind(StrEnum):
     EVENTUAL = "eventual"
     BOUNDED = "bounded"
     SESSION = "session"
@@ -27,36 +27,36 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    kind: Kind
+    kind: LevelKind
     max_age_ms: int = 0  # bounded
     max_records: int = 0  # bounded
     token: Token | None = None  # session
 
     def __str__(self) -> str:
         match self.kind:
-            case Kind.BOUNDED:
+            case LevelKind.BOUNDED:
                 return f"bounded {self.max_age_ms}" + (f" {self.max_records}" if self.max_records else "")
-            case Kind.SESSION:
+            case LevelKind.SESSION:
                 return f"session {encode_token(self.token)}" if self.token else "session"
             case other:
                 return other.value
 
 
-EVENTUAL = Level(Kind.EVENTUAL)
-LINEARIZABLE = Level(Kind.LINEARIZABLE)
+EVENTUAL = Level(LevelKind.EVENTUAL)
+LINEARIZABLE = Level(LevelKind.LINEARIZABLE)
 
 
 def parse_level(words: Sequence[str]) -> tuple[Level, int]:
     """The level that the first words name, and how many they are. Raises `BadRequest`."""
     name = words[0].lower() if words else ""
-    if name not in list(Kind):
+    if name not in list(LevelKind):
         raise BadRequest(
             f"unknown read level '{name[:80]}': say eventual, bounded MS [RECORDS], session TOKEN or linearizable"
         )
-    kind = Kind(name)
-    if kind is Kind.BOUNDED:
+    kind = LevelKind(name)
+    if kind is LevelKind.BOUNDED:
         return _parse_bounded(words)
-    if kind is Kind.SESSION:
+    if kind is LevelKind.SESSION:
         if len(words) < 2:
             raise BadRequest("session needs the token that REPL.TOKEN gave")
         return Level(kind, token=decode_token(words[1])), 2
@@ -73,7 +73,7 @@ def _parse_bounded(words: Sequence[str]) -> tuple[Level, int]:
         raise BadRequest(f"bounded needs a number of milliseconds, at most {_MAX}, and perhaps one of records")
     if numbers[0] == 0:
         raise BadRequest("bounded 0 can never be met: say at least 1 ms, or linearizable")
-    return Level(Kind.BOUNDED, numbers[0], sum(numbers[1:])), 1 + len(numbers)
+    return Level(LevelKind.BOUNDED, numbers[0], sum(numbers[1:])), 1 + len(numbers)
 
 
 def encode_token(token: Token) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from replicator.errors import BadRequest
 from replicator.position import NodeId
-from replicator.protocol.confirmation import sync_members
+from replicator.protocol.ack_policy import sync_members
 from replicator.records.types import Member, Membership, Mode, Policy, WaitFor, WriteMode
 
 

@@ -37,7 +37,7 @@ class Event(StrEnum):
     OUTRUN = "the leader wrote after what the claim had observed"
     OWN_CLAIM_ACCEPTED = "a claim that names this node is accepted"
     OTHER_CLAIM_ACCEPTED = "a claim that names another node is accepted"
-    APPEND_IN_DOUBT = "an append has no answer"
+    APPEND_OUTCOME_UNKNOWN = "an append has no answer"
     MISPLACED = "an append stands behind what others wrote"
     NOT_APPLIED = "an append is committed, but the disk is full"
     STILL_LEADER = "read up to the last append, and nobody else's claim came first"
@@ -56,12 +56,12 @@ TRANSITIONS: Mapping[tuple[Role, Event], Role] = MappingProxyType(
         (Role.CANDIDATE, Event.CLAIM_SENT): Role.CANDIDATE,
         (Role.CANDIDATE, Event.OUTRUN): Role.FOLLOWING,
         (Role.CANDIDATE, Event.OWN_CLAIM_ACCEPTED): Role.LEADING,
-        (Role.LEADING, Event.APPEND_IN_DOUBT): Role.RESOLVING,
+        (Role.LEADING, Event.APPEND_OUTCOME_UNKNOWN): Role.RESOLVING,
         (Role.LEADING, Event.MISPLACED): Role.CHECKING,
         (Role.LEADING, Event.NOT_APPLIED): Role.CHECKING,
         (Role.LEADING, Event.HANDOVER_STARTED): Role.HANDING_OVER,
         (Role.HANDING_OVER, Event.HANDOVER_REFUSED): Role.LEADING,
-        (Role.HANDING_OVER, Event.APPEND_IN_DOUBT): Role.RESOLVING,
+        (Role.HANDING_OVER, Event.APPEND_OUTCOME_UNKNOWN): Role.RESOLVING,
         (Role.HANDING_OVER, Event.MISPLACED): Role.CHECKING,
         (Role.CHECKING, Event.STILL_LEADER): Role.LEADING,
         (Role.RESOLVING, Event.CLAIM_SENT): Role.RESOLVING,

@@ -44,7 +44,7 @@ class Write(NamedTuple):
 class Reason(StrEnum):
     FIRST = "first"  # the log is empty
     ELECTION = "election"  # the leader has not been heard of
-    DOUBT = "doubt"  # the leader asks what became of its appends
+    RESOLVE = "doubt"  # the leader asks what became of its appends
     HANDOVER = "handover"  # the leader gives the lead to another node
     FORCE = "force"  # an operator's word
 

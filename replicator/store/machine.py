@@ -21,7 +21,7 @@ import xxhash
 
 from replicator.errors import Diverged, LogDamage, StoreError, StoreFull
 from replicator.position import Seq
-from replicator.protocol.commit import LogState
+from replicator.protocol.log_state import LogState
 from replicator.protocol.suspension import Suspended, Suspending
 from replicator.records.types import Body, Change, Checkpoint, Claim, Membership, Release, Suspend, Write, WriteMode
 from replicator.store import boot
@@ -37,7 +37,7 @@ _SUSPENDED = b"suspended"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _DIGEST_MASK = (1 << 128) - 1
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def entry_digest(key: bytes, value: bytes) -> int:
@@ -177,7 +177,7 @@ class Machine:
         with self._copying:  # LMDB may be resized only while nothing reads
             size = self._env.info()["map_size"] * 2
             self._env.set_mapsize(size)
-        log.info("store %s: map grown to %d MiB", self.folder, size >> 20)
+        logger.info("store %s: map grown to %d MiB", self.folder, size >> 20)
 
 
 class _Batch:
@@ -293,7 +293,7 @@ def open_machine(folder: Path, cluster: str, topic_id: str, *, map_bytes: int = 
     try:
         this_boot = boot.boot_id()
         if boot.crashed(folder, this_boot):
-            log.warning("the system went down while %s was open: its store is discarded and built again", folder)
+            logger.warning("the system went down while %s was open: its store is discarded and built again", folder)
             discard(folder)
         env = _open_env(folder, map_bytes)
         meta = _read_meta(env) or Meta(cluster, topic_id)

@@ -9,7 +9,7 @@ from typing import Any
 
 from replicator.errors import StoreError
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
-from replicator.protocol.commit import LogState
+from replicator.protocol.log_state import LogState
 from replicator.protocol.suspension import Suspended, Suspension
 from replicator.records.types import Member, Membership, Mode, Policy, WaitFor, WriteMode
 

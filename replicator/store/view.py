@@ -23,7 +23,7 @@ class View(Protocol):
         ...
 
 
-class Held(Exception):
+class KeyBlocked(Exception):
     """A read would see a key of which another node may hold another value."""
 
     def __init__(self, key: bytes) -> None:
@@ -31,8 +31,8 @@ class Held(Exception):
         self.key = key
 
 
-class Guarded:
-    """A view that raises `Held` instead of answering from one of the keys `held`, or from those that `blocks` names."""
+class BlockingView:
+    """A view that raises `KeyBlocked` instead of answering from one of the keys `held` that `blocks` names."""
 
     def __init__(self, base: View, held: Collection[bytes], blocks: Callable[[bytes], bool] = lambda key: True) -> None:
         self._base = base
@@ -41,13 +41,13 @@ class Guarded:
 
     def get(self, key: bytes) -> bytes | None:
         if key in self._held and self._blocks(key):
-            raise Held(key)
+            raise KeyBlocked(key)
         return self._base.get(key)
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         for key in self._held:
             if start <= key < stop and self._blocks(key):
-                raise Held(key)
+                raise KeyBlocked(key)
         return self._base.scan(start, stop)
 
     def rows(self, table: str) -> int:

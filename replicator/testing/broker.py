@@ -13,7 +13,7 @@ from typing import Any
 
 from replicator.errors import BrokerUnavailable
 from replicator.log.memory import MemoryLog
-from replicator.log.port import AppendInDoubt, AppendRefused, Entry
+from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry
 from replicator.position import Offset
 from replicator.testing.faults import Fate, Faults
 from replicator.testing.loop import SimLoop
@@ -106,7 +106,7 @@ class SimLog:
             broker.later(there_ms, self._land, payloads, answer, fate is not Fate.UNANSWERED)
         if fate is Fate.TWICE:
             broker.later(there_ms + rng.choice((0.0, 1.0, _LATE_MS)) * rng.random(), self._land, payloads, answer, True)
-        broker.later(TIMEOUT_MS, self._tell, answer, AppendInDoubt("the broker has not answered in time"))
+        broker.later(TIMEOUT_MS, self._tell, answer, AppendOutcomeUnknown("the broker has not answered in time"))
         return await answer
 
     def _land(self, payloads: Sequence[bytes], answer: asyncio.Future[Offset], answered: bool) -> None:

@@ -12,15 +12,15 @@ from replicator.position import BEFORE_LOG, Offset, Token
 from replicator.protocol import levels
 from replicator.protocol.levels import EVENTUAL, Level
 from replicator.store.keys import encode_key
-from replicator.store.view import Held, View
+from replicator.store.view import KeyBlocked, View
 from replicator.testing.cluster import Running, SimNode
-from replicator.testing.history import History, Kind, Operation, Outcome
+from replicator.testing.history import History, Operation, OperationKind, Outcome
 from replicator.testing.loop import SimLoop
 
 TABLE = "kv"
 _PATIENCE_S = 3.0  # after which a client turns to its next operation, and leaves this one to its fate
 _THINK_MS = (0.5, 20.0, 100.0)
-_KINDS = (Kind.PUT, Kind.PUT, Kind.APPEND, Kind.APPEND, Kind.READ, Kind.READ, Kind.READ)
+_KINDS = (OperationKind.PUT,) * 2 + (OperationKind.APPEND,) * 2 + (OperationKind.READ,) * 3
 
 
 class Client:
@@ -53,8 +53,8 @@ class Client:
             await asyncio.sleep(rng.random() * self._think_ms / 1000)
             if self.stopping:
                 return
-            kind = Kind.READ if self._reads_only else rng.choice(_KINDS)
-            level = self._level() if kind is Kind.READ else None
+            kind = OperationKind.READ if self._reads_only else rng.choice(_KINDS)
+            level = self._level() if kind is OperationKind.READ else None
             life, node = self._find(anywhere=level is not None)
             if life is None:
                 continue
@@ -67,11 +67,11 @@ class Client:
 
     def _level(self) -> Level | None:
         """None: asks the leader, and says nothing."""
-        match levels.Kind.LINEARIZABLE if self._reads_only else self._rng.choice((None, *levels.Kind)):
-            case levels.Kind.SESSION:
-                return Level(levels.Kind.SESSION, token=self._token) if self._token.timeline else EVENTUAL
-            case levels.Kind.BOUNDED:
-                return Level(levels.Kind.BOUNDED, self._rng.choice((50, 500)), self._rng.choice((0, 0, 3)))
+        match levels.LevelKind.LINEARIZABLE if self._reads_only else self._rng.choice((None, *levels.LevelKind)):
+            case levels.LevelKind.SESSION:
+                return Level(levels.LevelKind.SESSION, token=self._token) if self._token.timeline else EVENTUAL
+            case levels.LevelKind.BOUNDED:
+                return Level(levels.LevelKind.BOUNDED, self._rng.choice((50, 500)), self._rng.choice((0, 0, 3)))
             case None:
                 return None
             case kind:
@@ -97,7 +97,7 @@ class Client:
 
         self._history.operations.append(operation)
         life.asked[operation.name] = operation
-        serve = _read if operation.kind is Kind.READ else _write
+        serve = _read if operation.kind is OperationKind.READ else _write
         self._loop.call_soon(serve, life, operation, end, context=life.process.context)
         patience = self._loop.call_later(_PATIENCE_S, answered.cancel)
         await asyncio.wait([answered])
@@ -146,7 +146,7 @@ def _read(life: Running, operation: Operation, end: End) -> None:
         if view is not None:
             see(view)
             return
-    except Held:
+    except KeyBlocked:
         pass
     except ReplicatorError as error:
         end(Outcome.REJECTED, str(error))

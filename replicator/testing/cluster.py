@@ -8,10 +8,10 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from replicator.node.inflight import Inflight
+from replicator.node.context import NodeContext
 from replicator.node.node import Node
 from replicator.node.replica import Replica
-from replicator.node.role import Shared
+from replicator.node.writes import Writes
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol.timing import Timing
 from replicator.records.codec import RecordCodec
@@ -62,18 +62,18 @@ class SimNode:
         link = Link(broker, self.name)
         log, acks = SimLog(link), SimAcks(link)
         author = Author(NodeId(self.name), broker.rng.getrandbits(63))
-        shared = Shared(
+        context = NodeContext(
             author=author,
             priority=self.priority,
             replica=Replica(machine, RecordCodec()),
-            inflight=Inflight(machine.view),
+            inflight=Writes(machine.view),
             log=log,
             reader=log.reader(Offset(machine.state.offset + 1)),
             clock=self.clock,
             timing=self._timing,
             random=random.Random(broker.rng.getrandbits(64)),
         )
-        node = Node(shared, acks, self.member)
+        node = Node(context, acks, self.member)
         task = self._loop.create_task(node.run(), context=process.context)
         self.life = Running(process, link, acks, machine, node, task)
         broker.trace(f"{self.name}: starts as {author} at offset {machine.state.offset}")

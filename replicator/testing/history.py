@@ -11,7 +11,7 @@ from replicator.protocol import levels
 from replicator.protocol.levels import Level
 
 
-class Kind(StrEnum):
+class OperationKind(StrEnum):
     READ = "read"
     PUT = "put"  # the value becomes the operation's name
     APPEND = "append"  # the name is added to the value, in one transaction
@@ -27,7 +27,7 @@ class Outcome(StrEnum):
 class Operation:
     name: str  # unique in a history, and part of what it writes
     node: str
-    kind: Kind
+    kind: OperationKind
     key: bytes
     called_s: float
     level: Level | None = None  # of a read; None: as the leader answers if nothing is said
@@ -44,13 +44,13 @@ class Operation:
 
     def after(self, before: bytes | None) -> bytes | None:
         """The value of the key after this operation took effect on `before`."""
-        if self.kind is Kind.READ:
+        if self.kind is OperationKind.READ:
             return before
         name = self.name.encode()
-        return b"s" + name if self.kind is Kind.PUT or before is None else before + b"," + name
+        return b"s" + name if self.kind is OperationKind.PUT or before is None else before + b"," + name
 
     def __str__(self) -> str:
-        shown = f" = {self.value!r}" if self.kind is Kind.READ and self.outcome is Outcome.OK else ""
+        shown = f" = {self.value!r}" if self.kind is OperationKind.READ and self.outcome is Outcome.OK else ""
         level = f"{self.level} " if self.level else ""
         what = f"{self.name} {level}{self.kind} {self.key.decode()} at {self.node}"
         return f"{what}: {self.outcome}{shown} {self.why}".rstrip()
@@ -61,9 +61,9 @@ class History:
     operations: list[Operation] = field(default_factory=list)
 
     def writes(self) -> list[Operation]:
-        return [it for it in self.operations if it.kind is not Kind.READ]
+        return [it for it in self.operations if it.kind is not OperationKind.READ]
 
-    def reads(self, *kinds: levels.Kind) -> list[Operation]:
+    def reads(self, *kinds: levels.LevelKind) -> list[Operation]:
         """Those that were answered, of these levels."""
         return [it for it in self.operations if it.outcome is Outcome.OK and it.level and it.level.kind in kinds]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from replicator.protocol.commit import LogState
+from replicator.protocol.log_state import LogState
 from replicator.testing.cluster import Running, SimNode
 from replicator.testing.loop import Process
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from replicator.errors import ReplicatorError
 from replicator.position import NodeId
-from replicator.protocol.confirmation import sync_members
+from replicator.protocol.ack_policy import sync_members
 from replicator.records.types import Mode, Policy, WaitFor, WriteMode
 from replicator.testing.cluster import Running, SimNode
 from replicator.testing.loop import SimLoop

@@ -22,7 +22,7 @@ from replicator.testing.checks import leases, levels, linear, replicas, writes
 from replicator.testing.checks.canonical import Canonical, read_log
 from replicator.testing.clients import Client
 from replicator.testing.cluster import SimNode
-from replicator.testing.history import History, Kind, Outcome
+from replicator.testing.history import History, OperationKind, Outcome
 from replicator.testing.loop import SimLoop, Stuck
 from replicator.testing.nemesis import EVENTS, Nemesis
 from replicator.testing.observer import Observer
@@ -196,7 +196,9 @@ class _Simulation:
 
 
 def _took_effect(history: History, canonical: Canonical) -> frozenset[str]:
-    return frozenset(it.name for it in history.operations if it.kind is not Kind.READ and it.name in canonical.written)
+    return frozenset(
+        it.name for it in history.operations if it.kind is not OperationKind.READ and it.name in canonical.written
+    )
 
 
 def _draw_timing(rng: random.Random) -> Timing:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from replicator.log.port import Entry
 from replicator.position import Offset
-from replicator.protocol.commit import LogState, judge, skip
+from replicator.protocol.acceptance import judge, skip
+from replicator.protocol.log_state import LogState
 from replicator.records.codec import NotARecord, RecordCodec
 from replicator.records.types import Body, Write
 from replicator.store.keys import encode_key

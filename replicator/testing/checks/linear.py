@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import inf
 
-from replicator.protocol.levels import Kind as Level
-from replicator.testing.history import History, Kind, Operation, Outcome
+from replicator.protocol.levels import LevelKind
+from replicator.testing.history import History, Operation, OperationKind, Outcome
 
 MAX_STATES = 1_000_000
 
@@ -27,11 +27,11 @@ def check(history: History, took_effect: frozenset[str]) -> Iterator[str]:
 
 
 def _counts(operation: Operation, took_effect: frozenset[str]) -> bool:
-    if operation.level is not None and operation.level.kind is not Level.LINEARIZABLE:
+    if operation.level is not None and operation.level.kind is not LevelKind.LINEARIZABLE:
         return False
     if operation.outcome is Outcome.OK:
         return True
-    return operation.kind is not Kind.READ and operation.name in took_effect
+    return operation.kind is not OperationKind.READ and operation.name in took_effect
 
 
 def first_violation(operations: Sequence[Operation]) -> Operation | None:
@@ -54,7 +54,7 @@ def first_violation(operations: Sequence[Operation]) -> Operation | None:
             longest, stuck = (placed & required).bit_count(), earliest
         for index in reversed(candidates):
             operation = ordered[index]
-            if operation.kind is Kind.READ and operation.value != value:
+            if operation.kind is OperationKind.READ and operation.value != value:
                 continue
             step = placed | 1 << index, operation.after(value)
             if step not in seen:

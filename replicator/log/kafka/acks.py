@@ -1,0 +1,88 @@
+"""The acks on Apache Kafka, on the node's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Self
+
+from replicator.errors import BrokerUnavailable
+from replicator.log.kafka.cursor import Cursor, OffsetGone
+from replicator.log.kafka.offsets import list_patiently
+from replicator.log.kafka.options import DEFAULTS, KafkaOptions
+from replicator.log.kafka.partition import (
+    ACKS_LEADER,
+    LATEST,
+    CorruptBatch,
+    PartitionClient,
+    RequestFailed,
+    RequestLost,
+    encode_batch,
+)
+from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
+from replicator.log.kafka.topic import acks_topic
+from replicator.position import NodeId
+
+
+class KafkaAcks:
+    """`Acks` on the topic `<cluster>.acks`."""
+
+    def __init__(self, client: PartitionClient, cursor: Cursor, node: NodeId, options: KafkaOptions) -> None:
+        """Use `open`."""
+        self._client = client
+        self._cursor = cursor
+        self._key = node.encode()
+        self._options = options
+
+    @classmethod
+    async def open(
+        cls,
+        bootstrap: str,
+        cluster: str,
+        node: NodeId,
+        *,
+        security: KafkaSecurity | None = None,
+        options: KafkaOptions = DEFAULTS,
+    ) -> Self:
+        """Raises `BrokerUnavailable`, also if the topic does not exist."""
+        topic = acks_topic(cluster)
+        client = PartitionClient(bootstrap, topic, security or PLAINTEXT, options.append_timeout_ms)
+        try:
+            end = await list_patiently(client, LATEST, options.offsets_timeout_ms)
+        except BaseException:
+            await client.close()
+            raise
+        cursor = Cursor(
+            PartitionClient(bootstrap, topic, security or PLAINTEXT, options.reader_timeout_ms + options.fetch_wait_ms),
+            end,
+            patience_ms=options.reader_timeout_ms,
+            fetch_wait_ms=options.fetch_wait_ms,
+            fetch_bytes=options.fetch_bytes,
+        )
+        return cls(client, cursor, node, options)
+
+    async def send(self, payload: bytes) -> None:
+        batch = encode_batch([payload], self._options.max_batch_bytes, key=self._key)
+        if batch is None:
+            raise ValueError(f"an ack of {len(payload)} bytes")
+        try:
+            await self._client.produce(batch, acks=ACKS_LEADER)
+        except (RequestFailed, RequestLost) as error:
+            raise BrokerUnavailable(f"the ack may be lost: {error}") from error
+
+    async def receive(self) -> Sequence[bytes]:
+        while True:
+            try:
+                entries = await self._cursor.poll()
+            except (OffsetGone, CorruptBatch):
+                # Expired before they were read, or made anew. The next acks make good for those that are skipped.
+                await self.skip()
+                continue
+            if entries:
+                return [entry.payload for entry in entries]
+
+    async def skip(self) -> None:
+        self._cursor.seek(await list_patiently(self._client, LATEST, self._options.offsets_timeout_ms))
+
+    async def close(self) -> None:
+        await asyncio.gather(self._client.close(), self._cursor.close())

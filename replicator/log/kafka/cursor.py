@@ -1,0 +1,132 @@
+"""Reading one partition from an offset on: fetched ahead by one response, decoded in slices, patient with brokers."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+
+from replicator.errors import BrokerUnavailable
+from replicator.log.kafka.partition import (
+    OFFSET_OUT_OF_RANGE,
+    Batch,
+    CorruptBatch,
+    PartitionClient,
+    RequestFailed,
+    RequestLost,
+    decode_batches,
+)
+from replicator.log.port import Entry
+from replicator.position import Offset
+
+SLICE_ENTRIES = 2000  # decoded in one go, some 3 ms; then the loop gets its turn
+FIRST_PAUSE_S = 0.02
+LONGEST_PAUSE_S = 1.0
+
+
+class OffsetGone(Exception):
+    """The broker has no such offset: below the start of the log, or above its end."""
+
+
+class Cursor:
+    """One task at a time calls `poll`. Holds at most two fetch responses: one being decoded and one fetched ahead."""
+
+    def __init__(
+        self, client: PartitionClient, start: Offset, *, patience_ms: int, fetch_wait_ms: int, fetch_bytes: int
+    ) -> None:
+        self.position = start  # of the next entry to be returned, or of a hole before it
+        self._client = client
+        self._patience_ms = patience_ms
+        self._fetch_wait_ms = fetch_wait_ms
+        self._fetch_bytes = fetch_bytes
+        self._fetch_from = start
+        self._fetching: asyncio.Task[list[Batch]] | None = None
+        self._undecoded: Iterator[Entry] | None = None
+        self._corrupt_at: Offset | None = None
+        self._failures = 0
+        self._failing_since = 0.0
+
+    async def poll(self) -> list[Entry]:
+        """The next entries; none if none came for a while. May be cancelled: nothing is lost.
+
+        Raises `OffsetGone`, `CorruptBatch` (the same twice), and `BrokerUnavailable` once requests have failed for
+        `patience_ms`.
+        """
+        try:
+            if self._undecoded is not None:
+                await asyncio.sleep(0)  # a long catch-up must not starve the node's other tasks
+                if entries := self._take():
+                    return entries
+            return await self._fetched()
+        except CorruptBatch:
+            # damaged on its way, or on the broker's disk? It is read again to find out.
+            again = self._corrupt_at == self.position
+            self._corrupt_at = self.position
+            self._restart(self.position)
+            if again:
+                raise
+            return []
+
+    def seek(self, offset: Offset) -> None:
+        if offset != self.position:
+            self._restart(offset)
+
+    async def close(self) -> None:
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.wait([self._fetching])
+        await self._client.close()
+
+    def _take(self) -> list[Entry]:
+        assert self._undecoded is not None
+        entries = list(itertools.islice(self._undecoded, SLICE_ENTRIES))
+        if entries:
+            self.position = Offset(entries[-1].offset + 1)
+        else:
+            self._undecoded = None
+        return entries
+
+    async def _fetched(self) -> list[Entry]:
+        fetching = self._fetching or self._fetch()
+        await asyncio.wait([fetching])  # not `await fetching`: to cancel us must not cancel the fetch
+        if self._fetching is not fetching:
+            return []  # `seek` was called meanwhile
+        self._fetching = None
+        try:
+            batches = fetching.result()
+        except RequestFailed as error:
+            if error.code == OFFSET_OUT_OF_RANGE:
+                raise OffsetGone from error
+            return await self._pause(error)
+        except (RequestLost, BrokerUnavailable) as error:
+            return await self._pause(error)
+        self._failures = 0
+        if not batches:
+            return []
+        self._fetch_from = batches[-1].next_offset
+        self._undecoded = decode_batches(batches, self.position)
+        self._fetch()
+        return self._take()
+
+    def _fetch(self) -> asyncio.Task[list[Batch]]:
+        request = self._client.fetch(self._fetch_from, max_wait_ms=self._fetch_wait_ms, max_bytes=self._fetch_bytes)
+        self._fetching = asyncio.create_task(request)
+        return self._fetching
+
+    async def _pause(self, error: Exception) -> list[Entry]:
+        now = asyncio.get_running_loop().time()
+        if self._failures == 0:
+            self._failing_since = now
+        elif now - self._failing_since >= self._patience_ms / 1000:
+            self._failures = 0
+            raise BrokerUnavailable(f"no answer for {self._patience_ms} ms: {error}") from error
+        self._failures += 1
+        await asyncio.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**self._failures))
+        return []
+
+    def _restart(self, offset: Offset) -> None:
+        self.position = self._fetch_from = offset
+        self._undecoded = None
+        if self._fetching is not None:
+            self._fetching.cancel()
+            self._fetching = None

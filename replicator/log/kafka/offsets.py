@@ -1,0 +1,24 @@
+"""Asking for an offset, again and again while brokers fail."""
+
+from __future__ import annotations
+
+import asyncio
+
+from replicator.errors import BrokerUnavailable
+from replicator.log.kafka.partition import PartitionClient, RequestFailed, RequestLost
+from replicator.position import Offset
+
+RETRY_PAUSE_S = 0.05
+
+
+async def list_patiently(client: PartitionClient, which: int, timeout_ms: int) -> Offset:
+    """Ask for an offset, again and again for `timeout_ms`. Raises `BrokerUnavailable`."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_ms / 1000
+    while True:
+        try:
+            return await client.list_offset(which)
+        except (BrokerUnavailable, RequestFailed, RequestLost) as error:
+            if loop.time() + RETRY_PAUSE_S >= deadline:
+                raise BrokerUnavailable(str(error)) from error
+        await asyncio.sleep(RETRY_PAUSE_S)

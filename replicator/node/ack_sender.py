@@ -1,0 +1,53 @@
+"""Acks: a follower says how far it has applied the log."""
+
+from __future__ import annotations
+
+import logging
+
+from replicator.errors import BrokerUnavailable
+from replicator.log.port import Acks
+from replicator.node.clock import Clock
+from replicator.node.replica import Replica
+from replicator.position import Author, Offset
+from replicator.records.codec import AckCodec
+from replicator.records.types import Ack, Mode
+
+logger = logging.getLogger(__name__)
+
+RETRY_MS = 200
+
+
+class AckSender:
+    """One ack in flight; it speaks for all that was applied since the last one."""
+
+    def __init__(self, author: Author, replica: Replica, acks: Acks, clock: Clock, async_pause_ms: float) -> None:
+        self._author = author
+        self._replica = replica
+        self._acks = acks
+        self._clock = clock
+        self._async_pause_ms = async_pause_ms
+        self._codec = AckCodec()
+
+    @property
+    def _pause_ms(self) -> float:
+        """A leader waits for sync replicas, and for those that are to become one."""
+        own = self._replica.machine.meta.membership.get(self._author.node)
+        return 0.0 if own is not None and own.mode in (Mode.SYNC, Mode.JOINING) else self._async_pause_ms
+
+    async def run(self) -> None:
+        acked = Offset(self._replica.state.offset - 1)  # at first, say where this node begins
+        while True:
+            await self._replica.applied(Offset(acked + 1))
+            state = self._replica.state
+            ack = Ack(state.timeline, self._author, state.offset, state.seq, state.epoch, self._clock.wall_us())
+            if state.timeline:
+                try:
+                    await self._acks.send(self._codec.encode(ack))
+                except BrokerUnavailable as error:
+                    logger.info("%s", error)
+                    await self._clock.sleep(RETRY_MS)
+                    continue
+            acked = state.offset
+            pause_ms = self._pause_ms
+            if pause_ms:
+                await self._clock.sleep(pause_ms)

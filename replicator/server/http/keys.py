@@ -1,0 +1,65 @@
+"""Over HTTP: one key, read at a level (`protocol.levels`).
+
+    GET /keys/KEY?level=linearizable
+    GET /keys/KEY?level=bounded+500+10
+    GET /keys/KEY?level=session+TOKEN
+
+answers {"key", "type": "string" | "hash", "value", "level", "token"}, or 404 if there is no such key. What is no UTF-8
+comes as backslash escapes. Without `level` the leader answers linearizably and a follower as its store is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from replicator.errors import BadRequest
+from replicator.node.node import Node
+from replicator.position import BEFORE_LOG
+from replicator.protocol.levels import Level, encode_token, parse_level
+from replicator.server.keyspace import STRING, TYPES, Keyspace
+from replicator.store.view import View
+
+
+def read_routes(node: Callable[[], Node]) -> list[web.RouteDef]:
+    """`node` raises `Loading` while there is none."""
+
+    async def get(request: web.Request) -> web.Response:
+        level = _level(request.query.get("level", ""))
+        key, asked = request.match_info["key"], node()
+        found = await asked.read(level, lambda view: _find(view, asked.now_ms(), key.encode()))
+        token = encode_token(asked.token(BEFORE_LOG))
+        answer = {"key": key, "level": str(level or "default"), "token": token}
+        if found is None:
+            return web.json_response({**answer, "error": f"there is no key {key}"}, status=404)
+        return web.json_response({**answer, **found})
+
+    return [web.get("/keys/{key:.+}", get)]
+
+
+def _level(text: str) -> Level | None:
+    """Raises `BadRequest`."""
+    words = text.split()
+    if not words:
+        return None
+    level, used = parse_level(words)
+    if used < len(words):
+        raise BadRequest(f"level={text[:80]!r} goes on after {str(level)!r}: say one level")
+    return level
+
+
+def _find(view: View, now_ms: int | None, row: bytes) -> dict[str, Any] | None:
+    keyspace = Keyspace(view, now_ms)
+    header = keyspace.header(row)
+    if header is None:
+        return None
+    kind = TYPES[header.tag].decode()
+    if header.tag == STRING:
+        return {"type": kind, "value": _text(header.data)}
+    return {"type": kind, "value": {_text(name): _text(data) for name, data in keyspace.hash_fields(row)}}
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="backslashreplace")

@@ -1,0 +1,116 @@
+"""Over HTTP: who belongs to the cluster, in which mode, what writes wait for, and who leads.
+
+    PUT    /members           {"node", "resp", "http", "priority"}: join, or tell another address
+    PUT    /members/ID/mode   {"mode": "async" | "sync" | "snapshotter"}
+    DELETE /members/ID        leave
+    PUT    /policy            {"write": "async" | "sync" | "suspend" | "invalidate",
+                               "wait_for": "all" | "quorum" | "named", "quorum": K, "named": [ID, …]}
+    POST   /promote           {"node", "force"}: let a node lead (with force: ask that node)
+
+All of them are for the leader, and answer 202: the log has the last word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from replicator.address import address
+from replicator.config import checked_name
+from replicator.errors import BadRequest
+from replicator.node.node import Node
+from replicator.position import NodeId
+from replicator.records.types import Member, Mode, Policy, WaitFor, WriteMode
+
+E = TypeVar("E", bound=StrEnum)
+
+ASKABLE_MODES = (Mode.ASYNC, Mode.SYNC, Mode.SNAPSHOTTER)  # a node becomes `joining` on its way to sync
+
+
+def member_routes(node: Callable[[], Node]) -> list[web.RouteDef]:
+    """`node` raises `Loading` while there is none."""
+
+    async def enrol(request: web.Request) -> web.Response:
+        member = _member(await read_json(request))
+        node().operations.enrol(member)
+        return _accepted(member.node)
+
+    async def set_mode(request: web.Request) -> web.Response:
+        mode = _choice("mode", (await read_json(request)).get("mode"), ASKABLE_MODES)
+        member = NodeId(request.match_info["node"])
+        node().operations.set_mode(member, mode)
+        return _accepted(member)
+
+    async def expel(request: web.Request) -> web.Response:
+        member = NodeId(request.match_info["node"])
+        node().operations.expel(member)
+        return _accepted(member)
+
+    async def set_policy(request: web.Request) -> web.Response:
+        policy = _policy(await read_json(request))
+        node().operations.set_policy(policy)
+        return _accepted(policy.write)
+
+    async def promote(request: web.Request) -> web.Response:
+        fields = await read_json(request)
+        name, force = fields.get("node"), fields.get("force", False)
+        if not isinstance(name, str) or not isinstance(force, bool):
+            raise BadRequest('send {"node": ID, "force": true or false}')
+        await node().operations.promote(NodeId(name), force=force)
+        return _accepted(name)
+
+    return [
+        web.put("/members", enrol),
+        web.put("/members/{node}/mode", set_mode),
+        web.delete("/members/{node}", expel),
+        web.put("/policy", set_policy),
+        web.post("/promote", promote),
+    ]
+
+
+async def read_json(request: web.Request) -> dict[str, Any]:
+    """Raises `BadRequest`."""
+    try:
+        fields = await request.json()
+    except ValueError as error:
+        raise BadRequest("the body is no JSON") from error
+    if not isinstance(fields, dict):
+        raise BadRequest("the body is no JSON object")
+    return fields
+
+
+def _accepted(what: str) -> web.Response:
+    return web.json_response({"accepted": what}, status=202)
+
+
+def _member(fields: dict[str, Any]) -> Member:
+    """Raises `BadRequest`, `ConfigError`."""
+    try:
+        name, priority = checked_name("node", str(fields["node"])), int(fields["priority"])
+        resp, http = (str(address(str(fields[key]))) for key in ("resp", "http"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadRequest(f'send {{"node", "resp", "http", "priority"}}: {error!r}') from error
+    return Member(NodeId(name), Mode.ASYNC, resp, http, priority)
+
+
+def _policy(fields: dict[str, Any]) -> Policy:
+    """Raises `BadRequest`."""
+    quorum, named = fields.get("quorum", 0), fields.get("named", [])
+    if type(quorum) is not int or not isinstance(named, list) or not all(isinstance(it, str) for it in named):
+        raise BadRequest("quorum is a whole number, and named a list of nodes")
+    return Policy(
+        write=_choice("write", fields.get("write"), tuple(WriteMode)),
+        wait_for=_choice("wait_for", fields.get("wait_for", "all"), tuple(WaitFor)),
+        quorum=quorum,
+        named=tuple(map(NodeId, named)),
+    )
+
+
+def _choice(name: str, said: Any, choices: tuple[E, ...]) -> E:
+    for choice in choices:
+        if choice.value == said:
+            return choice
+    raise BadRequest(f"{name} is {said!r}: say one of {', '.join(choice.value for choice in choices)}")

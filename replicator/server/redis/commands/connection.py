@@ -1,0 +1,210 @@
+"""Commands about the connection itself."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable
+
+from replicator.errors import BadRequest
+from replicator.server.redis.commands.registry import SYNTAX, Args, control, integer, session, wrong_arity
+from replicator.server.redis.connection import Session
+from replicator.server.redis.resp import OK, Error, Reply, Simple
+
+REDIS_VERSION = b"7.0.15"  # whose commands and error texts these are
+
+
+@session("ping", -1)
+def ping(session: Session, args: Args) -> Reply:
+    if len(args) > 2:
+        raise wrong_arity(b"ping")
+    if session.subscriptions.restrict(session.protocol):
+        return [b"pong", args[1] if len(args) == 2 else b""]
+    return args[1] if len(args) == 2 else Simple(b"PONG")
+
+
+@session("echo", 2)
+def echo(session: Session, args: Args) -> Reply:
+    return args[1]
+
+
+@session("select", 2)
+def select(session: Session, args: Args) -> Reply:
+    if integer(args[1]) != 0:
+        raise BadRequest("DB index is out of range")
+    return OK
+
+
+@control("quit", -1, before_auth=True)
+def quit_(session: Session, args: Args) -> Reply:
+    session.answer(OK)
+    session.close_after_answers()
+    return None
+
+
+@control("reset", 1, before_auth=True)
+def reset(session: Session, args: Args) -> Reply:
+    session.multi.discard()
+    session.subscriptions.clear()
+    session.protocol = 2
+    session.level = None
+    session.name = b""
+    session.authenticated = not session.server.password
+    session.answer(Simple(b"RESET"))
+    return None
+
+
+@session("auth", -2, before_auth=True)
+def auth(session: Session, args: Args) -> Reply:
+    if len(args) > 3:
+        raise BadRequest(SYNTAX)
+    if not session.server.password and len(args) == 2:
+        raise BadRequest(
+            "AUTH <password> called without any password configured for the default user. "
+            "Are you sure your configuration is correct?"
+        )
+    return _log_in(session, args[-2] if len(args) == 3 else b"default", args[-1]) or OK
+
+
+def _log_in(session: Session, user: bytes, password: bytes) -> Error | None:
+    expected = session.server.password
+    if user == b"default" and (not expected or hmac.compare_digest(password, expected.encode())):
+        session.authenticated = True
+        return None
+    return Error("WRONGPASS invalid username-password pair or user is disabled.")
+
+
+@session("hello", -1, before_auth=True)
+def hello(session: Session, args: Args) -> Reply:
+    protocol, name = session.protocol, session.name
+    rest = args[1:]
+    if rest:
+        if rest[0] not in (b"2", b"3"):
+            if rest[0].isdigit():
+                return Error("NOPROTO unsupported protocol version")
+            raise BadRequest("Protocol version is not an integer or out of range")
+        protocol, rest = int(rest[0]), rest[1:]
+    while rest:
+        word = rest[0].lower()
+        if word == b"auth" and len(rest) >= 3:
+            failure = _log_in(session, rest[1], rest[2])
+            if failure is not None:
+                return failure
+            rest = rest[3:]
+        elif word == b"setname" and len(rest) >= 2:
+            name, rest = _name(rest[1]), rest[2:]
+        else:
+            raise BadRequest(f"Syntax error in HELLO option '{rest[0].decode(errors='replace')}'")
+    if not session.authenticated:
+        return Error(
+            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH "
+            "<user> <pass> option can be used to authenticate the client and select the RESP protocol version at the "
+            "same time"
+        )
+    session.protocol, session.name = protocol, name
+    role = session.server.backend.status().role
+    return {
+        b"server": b"redis",
+        b"version": REDIS_VERSION,
+        b"proto": protocol,
+        b"id": session.id,
+        b"mode": b"standalone",
+        b"role": b"master" if role == "leader" else b"replica",
+        b"modules": [],
+    }
+
+
+def _name(name: bytes) -> bytes:
+    if any(byte < 0x21 or byte > 0x7E for byte in name):
+        raise BadRequest("Client names cannot contain spaces, newlines or special characters.")
+    return name
+
+
+@session("client", -2)
+def client(session: Session, args: Args) -> Reply:
+    handler = _CLIENT.get(args[1].lower())
+    if handler is None:
+        raise BadRequest(f"unknown subcommand '{args[1][:128].decode(errors='replace')}'. Try CLIENT HELP.")
+    wanted, run = handler
+    if (len(args) != wanted) if wanted > 0 else (len(args) < -wanted):
+        raise wrong_arity(b"client|" + args[1].lower())
+    return run(session, args)
+
+
+def _set_name(session: Session, args: Args) -> Reply:
+    session.name = _name(args[2])
+    return OK
+
+
+def _set_info(session: Session, args: Args) -> Reply:
+    attribute = args[2].lower()
+    if attribute not in (b"lib-name", b"lib-ver"):
+        raise BadRequest(f"Unrecognized option '{args[2].decode(errors='replace')}'")
+    session.library[attribute] = _name(args[3])
+    return OK
+
+
+def describe(session: Session) -> bytes:
+    """One line of CLIENT LIST."""
+    age_s = int(asyncio.get_running_loop().time() - session.connected_s)
+    library = session.library
+    return (
+        b"id=%d addr=%b name=%b age=%d db=0 sub=%d psub=%d multi=%d cmd=%b user=default resp=%d "
+        b"lib-name=%b lib-ver=%b\n"
+        % (
+            session.id,
+            session.address.encode(),
+            session.name,
+            age_s,
+            len(session.subscriptions.channels),
+            len(session.subscriptions.patterns),
+            0 if session.multi.open else -1,
+            session.last_command or b"NULL",
+            session.protocol,
+            library.get(b"lib-name", b""),
+            library.get(b"lib-ver", b""),
+        )
+    )
+
+
+def _list(session: Session, args: Args) -> Reply:
+    return b"".join(describe(other) for other in session.server.sessions.values())
+
+
+def _kill(session: Session, args: Args) -> Reply:
+    """CLIENT KILL addr, or CLIENT KILL ID id | ADDR addr."""
+    sessions = session.server.sessions
+    if len(args) == 3:
+        victims = [it for it in sessions.values() if it.address.encode() == args[2]]
+        if not victims:
+            raise BadRequest("No such client")
+    elif len(args) == 4 and args[2].lower() == b"id":
+        victim = sessions.get(integer(args[3], "client-id should be greater than 0"))
+        victims = [victim] if victim else []
+    elif len(args) == 4 and args[2].lower() == b"addr":
+        victims = [it for it in sessions.values() if it.address.encode() == args[3]]
+    else:
+        raise BadRequest(SYNTAX)
+    for victim in victims:
+        victim.close_after_answers()
+    return OK if len(args) == 3 else len(victims)
+
+
+def _switch(session: Session, args: Args) -> Reply:
+    """NO-EVICT and NO-TOUCH: nothing is ever evicted here."""
+    if args[2].lower() not in (b"on", b"off"):
+        raise BadRequest(SYNTAX)
+    return OK
+
+
+_CLIENT: dict[bytes, tuple[int, Callable[[Session, Args], Reply]]] = {
+    b"id": (2, lambda session, args: session.id),
+    b"getname": (2, lambda session, args: session.name or None),
+    b"setname": (3, _set_name),
+    b"setinfo": (4, _set_info),
+    b"info": (2, lambda session, args: describe(session)),
+    b"list": (-2, _list),
+    b"kill": (-3, _kill),
+    b"no-evict": (3, _switch),
+    b"no-touch": (3, _switch),
+}

@@ -1,0 +1,152 @@
+"""Looking through many keys or fields: patterns as Redis matches them, and cursors.
+
+A cursor is a number to clients, and a position in the order of the keys here: the number is a hash of the position,
+and the server remembers which positions it has given out lately. So a scan sees every key that is there all the time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from functools import lru_cache
+
+import xxhash
+
+from replicator.errors import BadRequest
+from replicator.server.keyspace import TYPES, Keyspace
+from replicator.server.redis.commands.registry import NOT_AN_INTEGER, SYNTAX, Args, integer, read
+from replicator.server.redis.resp import Reply
+
+DEFAULT_COUNT = 10
+MAX_CURSORS = 100_000
+
+
+class Cursors:
+    """The latest positions given out, by number."""
+
+    def __init__(self) -> None:
+        self._positions: OrderedDict[int, bytes] = OrderedDict()
+
+    def number(self, position: bytes) -> int:
+        number = int(xxhash.xxh3_64_intdigest(position)) >> 1 or 1  # some clients hold cursors as signed
+        self._positions[number] = position
+        self._positions.move_to_end(number)
+        if len(self._positions) > MAX_CURSORS:
+            self._positions.popitem(last=False)
+        return number
+
+    def position(self, number: int) -> bytes:
+        """Raises `BadRequest`."""
+        if number == 0:
+            return b""
+        try:
+            return self._positions[number]
+        except KeyError:
+            raise BadRequest("this node has not given out that cursor, or too long ago: scan from 0 again") from None
+
+
+CURSORS = Cursors()
+
+
+@lru_cache(maxsize=256)
+def glob(pattern: bytes) -> re.Pattern[bytes]:
+    """A glob pattern of Redis (`stringmatchlen`): ? * [abc] [a-z] [^a] and backslash."""
+    out = [rb"\A"]
+    at = 0
+    while at < len(pattern):
+        char = pattern[at : at + 1]
+        at += 1
+        if char == b"*":
+            out.append(b".*")
+        elif char == b"?":
+            out.append(b".")
+        elif char == b"[":
+            part, at = _char_class(pattern, at)
+            out.append(part)
+        else:
+            if char == b"\\" and at < len(pattern):
+                char = pattern[at : at + 1]
+                at += 1
+            out.append(re.escape(char))
+    return re.compile(b"".join(out) + rb"\Z", re.DOTALL)
+
+
+def _char_class(pattern: bytes, at: int) -> tuple[bytes, int]:
+    negated = pattern[at : at + 1] == b"^"
+    at += negated
+    parts: list[bytes] = []
+    while at < len(pattern) and pattern[at : at + 1] != b"]":
+        if pattern[at : at + 1] == b"\\" and at + 1 < len(pattern):
+            at += 1
+            parts.append(re.escape(pattern[at : at + 1]))
+            at += 1
+        elif pattern[at + 1 : at + 2] == b"-" and at + 2 < len(pattern):
+            low, high = sorted((pattern[at : at + 1], pattern[at + 2 : at + 3]))
+            parts.append(re.escape(low) + b"-" + re.escape(high))
+            at += 3
+        else:
+            parts.append(re.escape(pattern[at : at + 1]))
+            at += 1
+    if not parts:
+        return (b"." if negated else rb"(?!)"), at + 1
+    return b"[" + (b"^" if negated else b"") + b"".join(parts) + b"]", at + 1
+
+
+@read("keys", 2, (0, 0, 0))
+def keys(keyspace: Keyspace, args: Args) -> Reply:
+    matches = glob(args[1]).match
+    return [row for row, _ in keyspace.rows() if matches(row)]
+
+
+@read("scan", -2, (0, 0, 0))
+def scan(keyspace: Keyspace, args: Args) -> Reply:
+    position = CURSORS.position(_cursor(args[1]))
+    options = _options(args[2:], (b"match", b"count", b"type"))
+    matches = glob(options.get(b"match", b"*")).match
+    wanted = options.get(b"type", b"").lower()
+    left = _count(options)
+    found: list[Reply] = []
+    for row, value in keyspace.rows(position):
+        if left == 0:
+            return [b"%d" % CURSORS.number(row), found]
+        left -= 1
+        if matches(row) and (not wanted or TYPES[value.tag] == wanted):
+            found.append(row)
+    return [b"0", found]
+
+
+@read("hscan", -3)
+def hscan(keyspace: Keyspace, args: Args) -> Reply:
+    position = CURSORS.position(_cursor(args[2]))
+    if not keyspace.hash_size(args[1]):
+        return [b"0", []]
+    options = _options(args[3:], (b"match", b"count"))
+    matches = glob(options.get(b"match", b"*")).match
+    left = _count(options)
+    found: list[Reply] = []
+    for name, data in keyspace.hash_fields(args[1], position):
+        if left == 0:
+            return [b"%d" % CURSORS.number(name), found]
+        left -= 1
+        if matches(name):
+            found += (name, data)
+    return [b"0", found]
+
+
+def _cursor(text: bytes) -> int:
+    if not text.isdigit() or len(text) > 20:
+        raise BadRequest("invalid cursor")
+    return int(text)
+
+
+def _options(words: Args, known: tuple[bytes, ...]) -> dict[bytes, bytes]:
+    if len(words) % 2 or any(word.lower() not in known for word in words[::2]):
+        raise BadRequest(SYNTAX)
+    return {name.lower(): value for name, value in zip(words[::2], words[1::2], strict=True)}
+
+
+def _count(options: dict[bytes, bytes]) -> int:
+    count = integer(options.get(b"count", b"%d" % DEFAULT_COUNT), NOT_AN_INTEGER)
+    if count < 1:
+        raise BadRequest(SYNTAX)
+    return count

@@ -1,0 +1,199 @@
+"""What clients of Redis Sentinel ask to find the leader, answered from what this node has read in the log.
+
+The name of the one master is the cluster's. Nobody votes here: the log decides who leads, and one node that reads it is
+enough for a failover, so the quorum is 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from replicator.errors import BadRequest
+from replicator.position import NodeId
+from replicator.records.types import Member
+from replicator.server.redis.commands.registry import Args, integer, session, wrong_arity
+from replicator.server.redis.connection import Session
+from replicator.server.redis.resp import NullArray, Reply, Simple
+from replicator.server.redis.topology import Endpoint, Topology, endpoint
+
+if TYPE_CHECKING:
+    from replicator.server.redis.server import RedisServer
+
+QUORUM = 1
+NOBODY = Endpoint("", "0")
+
+Fields = dict[bytes, Reply]
+
+
+class NoQuorum(BadRequest):
+    code = "NOQUORUM"
+
+
+@session("sentinel", -2)
+def sentinel(session: Session, args: Args) -> Reply:
+    name = args[1].lower()
+    if name not in _SUBCOMMANDS:
+        raise BadRequest(f"unknown subcommand '{args[1][:128].decode(errors='replace')}'. Try SENTINEL HELP.")
+    count, answer = _SUBCOMMANDS[name]
+    if len(args) != count:
+        raise wrong_arity(b"sentinel|" + name)
+    return answer(session.server, args)
+
+
+def _address(server: RedisServer, args: Args) -> Reply:
+    leader = server.topology().leader
+    if args[2] != server.cluster.encode() or leader is None:
+        return NullArray()
+    return [part.encode() for part in endpoint(leader)]
+
+
+def _masters(server: RedisServer, args: Args) -> Reply:
+    return [_master(server, server.topology())]
+
+
+def _named_master(server: RedisServer, args: Args) -> Reply:
+    return _master(server, _named(server, args))
+
+
+def _replicas(server: RedisServer, args: Args) -> Reply:
+    topology = _named(server, args)
+    return [_replica(server, topology, member) for member in topology.replicas]
+
+
+def _sentinels(server: RedisServer, args: Args) -> Reply:
+    topology = _named(server, args)
+    return [_sentinel(server, member) for member in topology.sentinels]
+
+
+def _check_quorum(server: RedisServer, args: Args) -> Reply:
+    topology = _named(server, args)
+    if not topology.serving:
+        raise NoQuorum(
+            "0 usable Sentinels. Not enough available Sentinels to reach the specified quorum for this master"
+        )
+    usable = len(topology.sentinels) + 1
+    return Simple(b"OK %d usable Sentinels. Quorum and failover authorization can be reached" % usable)
+
+
+def _is_down(server: RedisServer, args: Args) -> Reply:
+    """As no node votes, there is no vote to tell of."""
+    integer(args[4])
+    topology = server.topology()
+    asked = Endpoint(args[2].decode(errors="replace"), args[3].decode(errors="replace"))
+    down = topology.leader is not None and topology.leader_down and endpoint(topology.leader) == asked
+    return [int(down), b"*", 0]
+
+
+_SUBCOMMANDS: dict[bytes, tuple[int, Callable[[RedisServer, Args], Reply]]] = {
+    b"get-master-addr-by-name": (3, _address),
+    b"masters": (2, _masters),
+    b"master": (3, _named_master),
+    b"replicas": (3, _replicas),
+    b"slaves": (3, _replicas),
+    b"sentinels": (3, _sentinels),
+    b"ckquorum": (3, _check_quorum),
+    b"is-master-down-by-addr": (6, _is_down),
+    b"myid": (2, lambda server, args: _id(server, server.topology().node)),
+}
+
+
+def _named(server: RedisServer, args: Args) -> Topology:
+    """Raises `BadRequest` if another master is meant."""
+    if args[2] != server.cluster.encode():
+        raise BadRequest("No such master with that name")
+    return server.topology()
+
+
+def _master(server: RedisServer, topology: Topology) -> Fields:
+    leader, timing = topology.leader, server.timing
+    flags = "s_down,o_down,master" if topology.leader_down else "master"
+    if leader is None:
+        flags += ",disconnected"
+    return {
+        **_instance(
+            server,
+            name=server.cluster,
+            place=endpoint(leader) if leader else NOBODY,
+            id=_id(server, leader.node) if leader else b"",
+            flags=flags,
+            silent_ms=topology.leader_silent_ms,
+        ),
+        b"role-reported": b"master",
+        b"role-reported-time": _number(topology.leader_silent_ms),
+        b"config-epoch": _number(topology.epoch),
+        b"num-slaves": _number(len(topology.replicas)),
+        b"num-other-sentinels": _number(len(topology.sentinels)),
+        b"quorum": _number(QUORUM),
+        b"failover-timeout": _number(timing.election_ms),
+        b"parallel-syncs": _number(len(topology.replicas)),  # all read the log at once
+    }
+
+
+def _replica(server: RedisServer, topology: Topology, member: Member) -> Fields:
+    """Of other replicas only the leader hears, and only how far they are."""
+    behind = member.node == topology.node and not topology.serving
+    heard = server.backend.heard.get(member.node)
+    own_offset = server.backend.status().applied_offset if member.node == topology.node else 0
+    leader = endpoint(topology.leader) if topology.leader else NOBODY
+    place = endpoint(member)
+    return {
+        **_instance(
+            server,
+            name=f"{place.host}:{place.port}",
+            place=place,
+            id=_id(server, member.node),
+            flags="s_down,slave" if behind else "slave",
+        ),
+        b"role-reported": b"slave",
+        b"role-reported-time": b"0",
+        b"master-link-down-time": b"0",
+        b"master-link-status": b"err" if behind else b"ok",
+        b"master-host": leader.host.encode(),
+        b"master-port": leader.port.encode(),
+        b"slave-priority": _number(member.priority + 1),  # in Redis 0 is never to lead
+        b"slave-repl-offset": _number(max(0, heard.ack.offset if heard else own_offset)),
+        b"replica-announced": b"1",
+    }
+
+
+def _sentinel(server: RedisServer, member: Member) -> Fields:
+    id = _id(server, member.node)
+    fields = _instance(server, name=id.decode(), place=endpoint(member), id=id, flags="sentinel")
+    del fields[b"info-refresh"]
+    return {**fields, b"last-hello-message": b"0", b"voted-leader": b"?", b"voted-leader-epoch": b"0"}
+
+
+def _instance(
+    server: RedisServer, *, name: str, place: Endpoint, id: bytes, flags: str, silent_ms: float = 0.0
+) -> Fields:
+    """What is told of each; in the place of pings come the records of the leader."""
+    down_ms = _number(max(0.0, silent_ms - server.timing.lease_ms))
+    down: Fields = {b"s-down-time": down_ms} if "s_down" in flags else {}
+    if "o_down" in flags:
+        down[b"o-down-time"] = down_ms
+    return {
+        b"name": name.encode(),
+        b"ip": place.host.encode(),
+        b"port": place.port.encode(),
+        b"runid": id,
+        b"flags": flags.encode(),
+        b"link-pending-commands": b"0",
+        b"link-refcount": b"1",
+        b"last-ping-sent": b"0",
+        b"last-ok-ping-reply": _number(silent_ms),
+        b"last-ping-reply": _number(silent_ms),
+        **down,
+        b"down-after-milliseconds": _number(server.timing.lease_ms),
+        b"info-refresh": _number(silent_ms),
+    }
+
+
+def _id(server: RedisServer, node: NodeId) -> bytes:
+    """40 digits as Redis has them; they stay when the node is started again."""
+    return hashlib.sha1(f"{server.cluster}/{node}".encode(), usedforsecurity=False).hexdigest().encode()
+
+
+def _number(value: float) -> bytes:
+    return b"%d" % value

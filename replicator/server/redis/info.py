@@ -1,0 +1,90 @@
+"""What INFO tells: Redis's sections as far as they make sense here, and one of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from replicator.server.redis.commands.connection import REDIS_VERSION
+
+if TYPE_CHECKING:
+    from replicator.server.redis.server import RedisServer
+
+Pairs = list[tuple[bytes, bytes]]
+
+
+def sections(server: RedisServer) -> Iterator[tuple[bytes, Pairs]]:
+    status = server.backend.status()
+    stats = server.stats
+    yield (
+        b"server",
+        _pairs(
+            redis_version=REDIS_VERSION.decode(),
+            redis_mode="standalone",
+            process_id=os.getpid(),
+            tcp_port=server.port,
+            uptime_in_seconds=int(asyncio.get_running_loop().time() - server.started_s),
+        ),
+    )
+    yield b"clients", _pairs(connected_clients=len(server.sessions), maxclients=server.max_clients)
+    yield b"memory", _pairs(used_memory_peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    yield (
+        b"stats",
+        _pairs(
+            total_connections_received=stats.connections,
+            total_commands_processed=stats.commands,
+            rejected_connections=stats.refused_connections,
+            writes_ok=stats.writes_ok,
+            writes_rejected=stats.writes_rejected,
+            writes_unknown=stats.writes_unknown,
+        ),
+    )
+    yield b"replication", _replication(server)
+    yield (
+        b"replicator",
+        _pairs(
+            node=status.id,
+            state=status.state,
+            trouble=status.trouble,
+            epoch=status.epoch,
+            leader=status.leader or "",
+            term_ms="" if status.term_ms is None else int(status.term_ms),
+            term_reason=status.elected.reason if status.elected else "",
+            term_why=status.elected.why if status.elected else "",
+            lease_left_ms=int(status.lease_left_ms),
+            timeline=status.timeline,
+            seq=status.seq,
+            applied_offset=status.applied_offset,
+            end_offset=status.end_offset,
+            digest=status.digest,
+            entries=status.entries,
+            http=server.http_address,
+        ),
+    )
+    rows = server.rows()
+    yield b"keyspace", _pairs(db0=f"keys={rows},expires=0,avg_ttl=0") if rows else []
+
+
+def _replication(server: RedisServer) -> Pairs:
+    backend = server.backend
+    status = backend.status()
+    if status.role == "leader":
+        pairs = _pairs(role="master", connected_slaves=len(backend.heard))
+        for index, (node, heard) in enumerate(backend.heard.items()):
+            member = backend.membership.get(node)
+            host, _, port = (member.resp if member else "?:0").rpartition(":")
+            line = f"ip={host},port={port},state=online,offset={heard.ack.offset},lag=0"
+            pairs += _pairs(**{f"slave{index}": line})
+    else:
+        leader = backend.membership.get(status.leader) if status.leader else None
+        host, _, port = (leader.resp if leader else ":0").rpartition(":")
+        link = "up" if status.state == "serving" else "down"
+        pairs = _pairs(role="slave", master_host=host, master_port=port, master_link_status=link, slave_read_only=1)
+    return pairs + _pairs(master_replid=status.timeline, master_repl_offset=max(0, status.applied_offset))
+
+
+def _pairs(**values: object) -> Pairs:
+    return [(name.encode(), str(value).encode()) for name, value in values.items()]

@@ -1,0 +1,69 @@
+"""The cluster as a sentinel sees it: what this node knows of who leads, and what of that has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from replicator.node.node import State
+from replicator.position import NodeId
+from replicator.records.types import Member, Mode
+from replicator.server.backend import Backend
+
+
+class Endpoint(NamedTuple):
+    host: str
+    port: str
+
+    def __str__(self) -> str:
+        return f"{self.host} {self.port}"
+
+
+class Topology(NamedTuple):
+    node: NodeId  # whose view this is
+    serving: bool  # whether that node keeps up with the log
+    leader: Member | None  # None: not known here and now
+    leader_down: bool  # it has fallen silent, or does not know itself whether it still leads
+    leader_silent_ms: float
+    epoch: int
+    replicas: tuple[Member, ...]  # all others that serve clients
+    sentinels: tuple[Member, ...]  # all but `node` that serve clients
+
+
+def look(backend: Backend, lease_ms: float) -> Topology:
+    status, members = backend.status(), backend.membership.members
+    serving = status.state is State.SERVING  # otherwise another may lead, and this node has not read of it
+    leader = next((it for it in members if serving and it.node == status.leader), None)
+    own = status.leader == status.id
+    down = status.lease_left_ms <= 0 if own else status.leader_silent_ms > lease_ms
+    others = [member for member in members if member.mode is not Mode.SNAPSHOTTER]
+    return Topology(
+        node=status.id,
+        serving=serving,
+        leader=leader,
+        leader_down=down or leader is None,
+        leader_silent_ms=status.leader_silent_ms,
+        epoch=status.epoch,
+        replicas=tuple(member for member in others if member is not leader),
+        sentinels=tuple(member for member in others if member.node != status.id),
+    )
+
+
+def endpoint(member: Member) -> Endpoint:
+    host, _, port = member.resp.rpartition(":")
+    return Endpoint(host.strip("[]"), port)
+
+
+def events(name: str, before: Topology, after: Topology) -> Iterator[tuple[str, str]]:
+    """Channels and messages of Redis Sentinel that tell of the change. `name` is the cluster's."""
+    if before.leader is None or after.leader is None:
+        return
+    old, new = endpoint(before.leader), endpoint(after.leader)
+    if old != new:
+        yield "+switch-master", f"{name} {old} {new}"
+    elif before.leader_down != after.leader_down:
+        yield "+sdown" if after.leader_down else "-sdown", f"master {name} {new}"
+    known = set() if old != new else {endpoint(member) for member in before.replicas}
+    for place in (endpoint(member) for member in after.replicas):
+        if place not in known:
+            yield "+slave", f"slave {place.host}:{place.port} {place} @ {name} {new}"
