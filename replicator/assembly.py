@@ -18,14 +18,12 @@ from replicator.log.kafka.acks import KafkaAcks
 from replicator.log.kafka.admin import ensure_topics
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import KafkaSecurity
+from replicator.node.background import run_with_background
 from replicator.node.clock import SystemClock
-from replicator.node.context import NodeContext, RoleState, run_with_background
+from replicator.node.context import open_context
 from replicator.node.node import Node
-from replicator.node.replica import Replica
-from replicator.node.writes import Writes
-from replicator.position import Author, NodeId, Offset
+from replicator.position import Author, NodeId
 from replicator.protocol.timing import Timing
-from replicator.records.codec import RecordCodec
 from replicator.records.types import Member, Mode
 from replicator.server.http.app import Admin, Snapshots
 from replicator.server.identity import Identity
@@ -82,21 +80,10 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
         machine = open_machine(settings.dir / STORE, settings.cluster, kafka.identity)
         parts.callback(machine.close)
         logger.info("%s reads the log from offset %d on", settings.id, machine.state.offset + 1)
-        reader = kafka.reader(Offset(machine.state.offset + 1))
-        parts.push_async_callback(reader.close)
-
-        context = NodeContext(
-            author=identity.author,
-            priority=settings.priority,
-            replica=Replica(machine, RecordCodec()),
-            inflight=Writes(machine.view),
-            log=kafka,
-            reader=reader,
-            clock=SystemClock(),
-            timing=timing,
-            random=draw,
-            standing=RoleState(may_stand=False),
+        context = open_context(
+            identity.author, settings.priority, machine, kafka, SystemClock(), timing, draw, eligible=False
         )
+        parts.push_async_callback(context.reader.close)
         member = Member(
             context.author.node, Mode.ASYNC, config.advertised_resp, config.advertised_http, settings.priority
         )

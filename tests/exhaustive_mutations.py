@@ -46,7 +46,7 @@ class WritesBeforeServing(Model):
 class HandsOverBeforeServing(Model):
     """A forced leader gives the lead away while it must wait."""
 
-    def may_hand_over(self, node: Node) -> bool:
+    def may_transfer(self, node: Node) -> bool:
         return True
 
 
@@ -54,7 +54,7 @@ class ServesWhileHandingOver(Model):
     """A leader goes on answering reads until its claim for another has an answer."""
 
     def holds_lease(self, node: Node) -> bool:
-        role = Role.LEADING if node.role is Role.HANDING_OVER else node.role
+        role = Role.LEADER if node.role is Role.TRANSFERRING else node.role
         return super().holds_lease(node._replace(role=role))
 
 

@@ -26,6 +26,8 @@ TIMING = Timing(heartbeat_ms=1, lease_ms=2, election_ms=3, step_ms=0, jitter_ms=
 COPIES = 2  # of one claim under way
 FIRST_EPOCH = 1  # the one in which an operator forces claims
 NOW = 0
+NOBODY = -1
+_TRANSFER = (Role.DRAINING, Role.TRANSFERRING, Role.STEPPING_DOWN)
 
 
 class Append(NamedTuple):
@@ -43,6 +45,7 @@ class Node(NamedTuple):
     heard: int  # when it last received a record that counts
     append: Append | None = None
     claimed: int | None = None  # when it first sent a claim of the epoch after the one it knows
+    successor: int = NOBODY  # while it transfers leadership
 
 
 class State(NamedTuple):
@@ -57,11 +60,13 @@ Step = tuple[str, State]
 class Model:
     """Subclasses break a rule."""
 
-    def __init__(self, nodes: int = 2, *, operator: bool = True) -> None:
+    def __init__(self, nodes: int = 2, *, operator: bool = True, drains: bool = False) -> None:
+        """`drains`: a leader that transfers leadership takes a step to drain, instead of being drained at once."""
         self.logs = Logs(nodes)
         self.operator = operator
-        leader = Node(Role.LEADING, self.logs.first, Lease(NOW), NOW)
-        follower = Node(Role.FOLLOWING, self.logs.first, Lease(), NOW)
+        self.drains = drains
+        leader = Node(Role.LEADER, self.logs.first, Lease(NOW), NOW)
+        follower = Node(Role.FOLLOWER, self.logs.first, Lease(), NOW)
         self.start = State(self.logs.first, (), (leader, *(follower,) * (nodes - 1)))
 
     # What is promised
@@ -78,7 +83,7 @@ class Model:
         return ""
 
     def holds_lease(self, node: Node) -> bool:
-        return node.role is Role.LEADING and node.lease.left_ms(NOW, TIMING.lease_ms) > 0
+        return node.role in (Role.LEADER, Role.DRAINING) and node.lease.left_ms(NOW, TIMING.lease_ms) > 0
 
     # What may happen
 
@@ -87,7 +92,7 @@ class Model:
         for message in dict.fromkeys(state.under_way):
             yield f"{message.author} {message.kind} lands", self._land(state, message)
         for number, node in enumerate(state.nodes):
-            if node.role not in (Role.LEADING, Role.HANDING_OVER):
+            if not node.role.leads:
                 yield from self._reader(state, number, node)
             elif node.append is None:
                 yield from self._leader(state, number, node)
@@ -103,16 +108,27 @@ class Model:
 
     def _leader(self, state: State, number: int, node: Node) -> Iterator[Step]:
         yield self._append(state, number, node, MessageKind.WRITE if self.may_write(node) else MessageKind.BEAT, number)
-        if self.may_hand_over(node):
-            handing_over = node._replace(role=advance(node.role, Event.HANDOVER_STARTED))
+        if node.role is Role.DRAINING:
+            yield f"{number} keeps leadership", _with(state, number, _after(node, Event.TRANSFER_TIMED_OUT))
+            if self.may_transfer(node):
+                yield self._transfer(state, number, node)
+        elif self.drains or self.may_transfer(node):
             for other in range(len(state.nodes)):
                 if other != number:
-                    yield self._append(state, number, handing_over, MessageKind.HANDOVER, other)
+                    draining = _after(node, Event.TRANSFER_REQUESTED)._replace(successor=other)
+                    if self.drains:
+                        yield f"{number} drains for {other}", _with(state, number, draining)
+                    else:
+                        yield self._transfer(state, number, draining)
+
+    def _transfer(self, state: State, number: int, node: Node) -> Step:
+        transferring = _after(node, Event.TRANSFER_CLAIM_SENT)
+        return self._append(state, number, transferring, MessageKind.HANDOVER, node.successor)
 
     def may_write(self, node: Node) -> bool:
         return node.lease.wait_ms(NOW) == 0
 
-    def may_hand_over(self, node: Node) -> bool:
+    def may_transfer(self, node: Node) -> bool:
         return node.lease.wait_ms(NOW) == 0
 
     def _append(self, state: State, number: int, node: Node, kind: MessageKind, leader: int) -> Step:
@@ -122,23 +138,26 @@ class Model:
 
     def _waiting(self, state: State, number: int, node: Node, append: Append) -> Iterator[Step]:
         role, rest = node.role, node._replace(append=None)
-        doubting = rest._replace(role=advance(role, Event.APPEND_OUTCOME_UNKNOWN), claimed=None)
+        doubting = _after(rest, Event.APPEND_OUTCOME_UNKNOWN)._replace(claimed=None)
         yield f"{number} is in doubt", _with(state, number, doubting)
         if append.landed is None:
-            if role is Role.HANDING_OVER:
-                refused = _with(state, number, rest._replace(role=advance(role, Event.HANDOVER_REFUSED)))
+            if role is Role.TRANSFERRING:
+                refused = _with(state, number, _after(rest, Event.TRANSFER_REFUSED))
                 yield f"{number} is refused", refused._replace(under_way=_without(state.under_way, append.message))
             return
         landed = self.logs[append.landed]
         if landed.before != node.known:
-            yield f"{number} is misplaced", _with(state, number, rest._replace(role=advance(role, Event.MISPLACED)))
+            yield (
+                f"{number} is misplaced",
+                _with(state, number, _after(rest, Event.APPEND_MISPLACED)),
+            )
             return
         assert landed.void is None, "the next offset was answered to a record that is void"
-        if role is Role.HANDING_OVER:
-            done = rest._replace(role=advance(role, Event.OTHER_CLAIM_ACCEPTED), heard=NOW, claimed=None)
+        if role is Role.TRANSFERRING:  # and will read its claim as a follower
+            done = _after(rest, Event.TRANSFER_COMMITTED)._replace(heard=NOW, claimed=None)
         else:
-            done = rest._replace(lease=node.lease.renewed(self.lease_from(append)))
-        yield f"{number} has committed", _with(state, number, done._replace(known=append.landed))
+            done = rest._replace(lease=node.lease.renewed(self.lease_from(append)), known=append.landed)
+        yield f"{number} has committed", _with(state, number, done)
 
     def lease_from(self, append: Append) -> int:
         return append.sent
@@ -158,7 +177,7 @@ class Model:
         message = Message(kind, number, number, node.known)
         if state.under_way.count(message) < COPIES:
             claimed = self.first_sent(node)
-            after = _with(state, number, node._replace(role=advance(node.role, Event.CLAIM_SENT), claimed=claimed))
+            after = _with(state, number, _after(node, Event.CLAIM_SENT)._replace(claimed=claimed))
             yield f"{number} claims: {kind}", after._replace(under_way=_and(state.under_way, message))
 
     def first_sent(self, node: Node) -> int:
@@ -166,25 +185,35 @@ class Model:
 
     def _read(self, log: int, number: int, node: Node) -> Node:
         """All that there is."""
-        role, lease, heard, claimed = node.role, node.lease, node.heard, node.claimed
+        lease, heard, claimed = node.lease, node.heard, node.claimed
         own = self.logs.authors[number]
         for _, _, record, void, _ in self.logs.since(node.known, log):
             if record is None or void is not None:
                 continue
             heard, body = NOW, record.body
             if not isinstance(body, Claim):
-                role = advance(role, Event.OUTRUN) if role is Role.CANDIDATE else role
+                if node.role is Role.CANDIDATE:
+                    node = _after(node, Event.CLAIM_OUTRUN)
+                elif node.role is Role.STEPPING_DOWN and record.header.author == self.logs.authors[node.successor]:
+                    node = _after(node, Event.SUCCESSOR_STARTED)
                 continue
             if body.leader == own:
-                role = advance(role, Event.OWN_CLAIM_ACCEPTED)
+                node = _after(node, Event.OWN_CLAIM_ACCEPTED)
                 sent = claimed if record.header.author == own else None
                 lease = lease.claimed(body.reason, sent, NOW, TIMING.lease_ms)
+            elif node.role is Role.STEPPING_DOWN and body.leader == self.logs.authors[node.successor]:
+                node = _after(node, Event.SUCCESSOR_CLAIM_ACCEPTED)
             else:
-                role = advance(role, Event.OTHER_CLAIM_ACCEPTED)
+                node = _after(node, Event.OTHER_CLAIM_ACCEPTED)
             claimed = None
-        if role is Role.CHECKING:
-            role = advance(role, Event.STILL_LEADER)
-        return Node(role, log, lease, heard, None, claimed)
+        if node.role is Role.CHECKING:
+            node = _after(node, Event.CHECK_PASSED)
+        return Node(node.role, log, lease, heard, None, claimed, node.successor)
+
+
+def _after(node: Node, event: Event) -> Node:
+    role = advance(node.role, event)
+    return node._replace(role=role, successor=node.successor if role in _TRANSFER else NOBODY)
 
 
 def _with(state: State, number: int, node: Node) -> State:

@@ -12,13 +12,10 @@ from replicator.errors import ReplicatorError
 from replicator.log.memory import MemoryAckTopic, MemoryLog
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Log
 from replicator.node.clock import SystemClock
-from replicator.node.context import NodeContext
+from replicator.node.context import open_context
 from replicator.node.node import Node
-from replicator.node.replica import Replica
-from replicator.node.writes import Writes
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol.timing import Timing
-from replicator.records.codec import RecordCodec
 from replicator.records.types import Member, Mode
 from replicator.store.machine import Machine, open_machine
 
@@ -40,7 +37,7 @@ class RunningNode:
         self.machine.close()
 
     def get(self, key: bytes) -> bytes | None:
-        return self.node.view().get(key)
+        return self.node.store().get(key)
 
     async def write(self, row: bytes, value: bytes | None) -> Offset:
         """Raises what the write ended in."""
@@ -97,17 +94,7 @@ class MemoryCluster:
         machine = open_machine(self.folder / name, "test", log.identity, map_bytes=1 << 20)
         seed = random.Random()
         author = Author(NodeId(name), seed.getrandbits(63))
-        context = NodeContext(
-            author=author,
-            priority=priority,
-            replica=Replica(machine, RecordCodec()),
-            inflight=Writes(machine.view),
-            log=log,
-            reader=log.reader(Offset(machine.state.offset + 1)),
-            clock=SystemClock(),
-            timing=self.timing,
-            random=seed,
-        )
+        context = open_context(author, priority, machine, log, SystemClock(), self.timing, seed)
         member = self.member(name, priority, resp)
         node = Node(context, self.acks.open(), member)
         running = RunningNode(node, machine, member, asyncio.create_task(node.run()))

@@ -9,7 +9,7 @@ from typing import TypeVar
 from replicator.errors import ReplicatorError
 from replicator.log.memory import MemoryAckTopic, MemoryLog, MemoryReader
 from replicator.log.port import Entry
-from replicator.node.follower import Follower
+from replicator.node.claim import send_claim
 from replicator.position import NodeId, Offset
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level
 from replicator.protocol.timing import Timing
@@ -83,11 +83,11 @@ class ModesCluster(MemoryCluster):
             await self.start(f"n{place + 1}", priority=place)
         leader = await self.leader()
         for name, mode in zip(self.nodes, modes, strict=True):
-            leader.node.operations.enrol(self.nodes[name].member)
+            leader.node.membership_changes.add_member(self.nodes[name].member)
             if mode is not ASYNC:
-                leader.node.operations.set_mode(NodeId(name), mode)
+                leader.node.membership_changes.set_mode(NodeId(name), mode)
         await until(lambda: self.modes == list(modes))
-        leader.node.operations.set_policy(policy)
+        leader.node.membership_changes.set_policy(policy)
         await until(lambda: all(it.node.membership.policy == policy for it in self.nodes.values()))
         await self.level()
 
@@ -109,7 +109,7 @@ class ModesCluster(MemoryCluster):
 
     async def heard(self, running: RunningNode) -> None:
         """Wait until n1 knows that this node has what it has now."""
-        offset, book = running.machine.state.offset, self.n1.node.heard
+        offset, book = running.machine.state.offset, self.n1.node.last_acks
         await until(lambda: book[running.member.node].ack.offset >= offset)
 
     @property
@@ -137,9 +137,7 @@ class ModesCluster(MemoryCluster):
 
     async def take_over(self, running: RunningNode) -> None:
         """Let this node lead in the place of one that is dead."""
-        follower = running.node._role
-        assert isinstance(follower, Follower)
-        await follower._claim(running.machine.state, Reason.ELECTION)
+        await send_claim(running.node._context, Reason.ELECTION)
         await until(lambda: running.node.leads and running.node.lease_left_ms > 0)
 
 
@@ -156,7 +154,7 @@ def begin_write(running: RunningNode, row: bytes, value: bytes) -> asyncio.Task[
 
 
 async def read(running: RunningNode, key: bytes, level: Level | None = LINEARIZABLE) -> bytes | None:
-    return await running.node.read(level, lambda view: view.get(key))
+    return await running.node.reads.read(level, lambda view: view.get(key))
 
 
 async def begin_read(
@@ -170,6 +168,6 @@ async def begin_read(
 
 def stored(running: RunningNode, key: bytes) -> bytes | None:
     """As an eventual read sees it."""
-    view = running.node.read_now(EVENTUAL)
-    assert view is not None
+    view = running.node.reads.view(EVENTUAL)
+    assert not isinstance(view, asyncio.Future)
     return view.get(key)

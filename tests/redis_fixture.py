@@ -17,7 +17,7 @@ import redis
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
-from replicator.node.follower import Follower
+from replicator.node.claim import send_claim
 from replicator.protocol.timing import Timing
 from replicator.records.types import Reason
 from replicator.server.redis.server import RedisServer
@@ -83,15 +83,13 @@ class ServerThread:
             self.servers.append(server)
         leader = await cluster.leader()
         for running in cluster.nodes.values():
-            leader.node.operations.enrol(running.member)
+            leader.node.membership_changes.add_member(running.member)
         await until(lambda: all(len(it.node.membership.members) == nodes for it in cluster.nodes.values()))
         await cluster.level()
 
     async def _usurp(self, running: RunningNode) -> None:
-        follower = running.node._role
-        assert isinstance(follower, Follower)
         while running.node.status().leader != running.member.node:
-            await follower._claim(running.machine.state, Reason.ELECTION)
+            await send_claim(running.node._context, Reason.ELECTION)
             await self.cluster.level()
         await until(lambda: running.node.leads)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from math import inf
@@ -9,30 +10,29 @@ from typing import Any
 from unittest.mock import patch
 
 from replicator.errors import Busy
-from replicator.log.port import AppendOutcomeUnknown
 from replicator.node.announcement import Announcement
+from replicator.node.appending import Appender, Committed, Misplaced, Outcome
 from replicator.node.commitment import Commitment
-from replicator.node.context import Follow, NodeContext, RoleState
-from replicator.node.leader import Leader
+from replicator.node.follower_reads import FollowerReads
+from replicator.node.leader_reads import LeaderReads
 from replicator.node.read_index import ReadIndex
-from replicator.node.reads import Reads
 from replicator.node.replica import Replica
+from replicator.node.role_state import RoleState
+from replicator.node.waiting_reads import WaitingReads
 from replicator.node.writes import PendingWrite, Writes
-from replicator.position import Epoch, Offset, Seq
+from replicator.position import Epoch, Offset, Token
 from replicator.protocol import acceptance, claims
 from replicator.protocol.ack_policy import ENDLESS, Requirement, local_readers
 from replicator.protocol.levels import Level
 from replicator.protocol.log_state import LogState, Void
-from replicator.protocol.roles import Event, Role
 from replicator.protocol.suspension import NONE, Suspending
 from replicator.protocol.timing import Timing
 from replicator.records.types import Body, Reason
 from replicator.store.view import View
-from replicator.testing import cluster
 
 
 def claims_need_not_have_observed() -> AbstractContextManager[object]:
-    """A claim counts though the leader wrote after what the candidate had read."""
+    """A claim counts though the leader appended after what the candidate had read."""
     return patch.dict(claims.CLAIM_RULES, {Reason.ELECTION: claims._always})
 
 
@@ -44,57 +44,46 @@ def elections_are_shorter_than_leases() -> AbstractContextManager[object]:
 
 
 def leaders_ignore_what_others_wrote() -> AbstractContextManager[object]:
-    """The offset in the broker's answer is not looked at."""
+    """A leader goes on from wherever its batch is, as if it had expected it there."""
 
-    async def append(self: Leader, group: list[PendingWrite]) -> Follow | None:
-        payloads, state = self._number(group)
-        self._sent_ms = sent_ms = self._context.clock.elapsed_ms()
-        try:
-            base = await self._context.log.append(payloads)
-        except AppendOutcomeUnknown as error:
-            self._context.standing.met(Event.APPEND_OUTCOME_UNKNOWN)
-            return Follow(str(error))
-        self._context.standing.lease = self._context.standing.lease.renewed(sent_ms)
-        end = Offset(base + len(group) - 1)
-        self._state = state._replace(offset=end, leader_offset=end)
-        self._commitment.add(group, self._state)
-        return None
+    async def append(self: Appender, payloads: Sequence[bytes], expected: Offset) -> Outcome:
+        outcome = await genuine(self, payloads, expected)
+        return Committed(self.sent_ms) if isinstance(outcome, Misplaced) else outcome
 
-    return patch.object(Leader, "_append", append)
+    genuine = Appender.append
+    return patch.object(Appender, "append", append)
 
 
-def doubt_counts_as_rejection() -> AbstractContextManager[object]:
+def unknown_outcomes_count_as_rejections() -> AbstractContextManager[object]:
     """A write without an answer is called rejected."""
 
-    async def append(self: Leader, group: list[PendingWrite]) -> Follow | None:
-        follow = await genuine(self, group)
-        if self._context.standing.role is Role.RESOLVING:
-            self._context.inflight.reject(Busy("no answer"))
-        return follow
+    def append_unknown(self: RoleState) -> None:
+        genuine(self)
+        self._writes.fail_all(Busy("no answer"))
 
-    genuine = Leader._append
-    return patch.object(Leader, "_append", append)
+    genuine = RoleState.append_unknown
+    return patch.object(RoleState, "append_unknown", append_unknown)
 
 
 def writes_are_answered_before_they_are_committed() -> AbstractContextManager[object]:
-    def take(self: Writes, group: Sequence[PendingWrite]) -> None:
+    def send(self: Writes, group: Sequence[PendingWrite]) -> None:
         genuine(self, group)
         for pending in group:
             pending.answer(None, pending.offset)
 
-    genuine = Writes.take
-    return patch.object(Writes, "take", take)
+    genuine = Writes.send
+    return patch.object(Writes, "send", send)
 
 
 def leaders_read_without_a_lease() -> AbstractContextManager[object]:
-    def now(self: Reads, level: Level | None) -> View:
-        return self.store()
+    def view(self: LeaderReads, level: Level | None) -> View:
+        return self._health.store()
 
-    return patch.object(Reads, "now", now)
+    return patch.object(LeaderReads, "view", view)
 
 
 def repeated_records_count_again() -> AbstractContextManager[object]:
-    """A record that landed twice is taken for the next one."""
+    """A record that was appended twice is taken for the next one."""
 
     def judge(state: LogState, offset: Offset, record: Any) -> tuple[LogState, Void | None]:
         header = record.header
@@ -116,59 +105,59 @@ def stores_forget_a_change() -> AbstractContextManager[object]:
     return patch.object(Replica, "apply", apply)
 
 
-@contextmanager
-def _short_memory() -> Iterator[None]:
-    class Forgetful(dict[Epoch, float]):
-        def setdefault(self, key: Epoch, default: float = 0.0, /) -> float:
-            self[key] = default
-            return default
-
-    def context(*args: Any, **fields: Any) -> NodeContext:
-        return NodeContext(*args, **{**fields, "claims_sent_ms": Forgetful()})
-
-    with patch.object(cluster, "NodeContext", context):
-        yield
-
-
 def leases_run_from_the_last_copy_of_a_claim() -> AbstractContextManager[object]:
-    return _short_memory()
+    def claim_sent(self: RoleState, epoch: Epoch) -> None:
+        self._claims_sent_ms.pop(epoch, None)
+        genuine(self, epoch)
+
+    genuine = RoleState.claim_sent
+    return patch.object(RoleState, "claim_sent", claim_sent)
 
 
 def replicas_ignore_suspensions() -> AbstractContextManager[object]:
     """A sync replica answers reads of keys that are about to change elsewhere."""
+    return _blocking_nothing(FollowerReads, "_unsuspended")
 
-    def following_view(self: Reads, since: Seq) -> View:
-        return self.store()
 
-    return patch.object(Reads, "following_view", following_view)
+@contextmanager
+def _blocking_nothing(reads: type, view: str) -> Iterator[None]:
+    """For nodes that are created meanwhile: a blocking view of theirs lets everything through."""
+    genuine = reads.__init__  # type: ignore[misc]
+
+    def __init__(self: Any, *arguments: Any) -> None:
+        genuine(self, *arguments)
+        getattr(self, view)._is_blocked = lambda key: False
+
+    with patch.object(reads, "__init__", __init__):
+        yield
 
 
 def follower_leases_never_end() -> AbstractContextManager[object]:
-    """A sync replica that hears nothing any more goes on answering."""
+    """A sync replica that receives nothing any more goes on answering."""
 
-    def reads_locally(self: Reads) -> bool:
-        membership = self.context.replica.machine.meta.membership
-        return self.index.age_ms < inf and self.context.author.node in local_readers(membership)
+    def reads_locally(self: FollowerReads) -> bool:
+        membership = self._context.replica.machine.meta.membership
+        return self.index.age_ms < inf and self._context.author.node in local_readers(membership)
 
-    return patch.object(Reads, "reads_locally", property(reads_locally))
+    return patch.object(FollowerReads, "reads_locally", property(reads_locally))
 
 
 def follower_leases_need_no_question() -> AbstractContextManager[object]:
     """A sync replica answers from its start on, before it knows whether it has read all."""
 
-    def reads_locally(self: Reads) -> bool:
-        return self.context.author.node in local_readers(self.context.replica.machine.meta.membership)
+    def reads_locally(self: FollowerReads) -> bool:
+        return self._context.author.node in local_readers(self._context.replica.machine.meta.membership)
 
-    return patch.object(Reads, "reads_locally", property(reads_locally))
+    return patch.object(FollowerReads, "reads_locally", property(reads_locally))
 
 
-def who_reads_locally_no_more_is_not_waited_for() -> AbstractContextManager[object]:
+def replicas_that_read_locally_no_more_are_not_waited_for() -> AbstractContextManager[object]:
     """Writes go on as soon as a replica is sync no more, which it may not have read yet."""
 
-    def note_membership(self: RoleState, *_: object) -> None:
+    def membership_changed(self: RoleState, *_: object) -> None:
         pass
 
-    return patch.object(RoleState, "note_membership", note_membership)
+    return patch.object(RoleState, "membership_changed", membership_changed)
 
 
 def writes_wait_for_no_acks() -> AbstractContextManager[object]:
@@ -182,8 +171,9 @@ def writes_are_not_announced() -> AbstractContextManager[object]:
     """Suspend mode without the first of its two rounds."""
 
     def next_group(self: Announcement, announce: bool) -> list[PendingWrite]:
-        group = self._inflight.next(1000, 1_000_000)
-        self._inflight.take(group)
+        writes = self._context.writes
+        group = writes.next(1000, 1_000_000)
+        writes.send(group)
         return group
 
     return patch.object(Announcement, "next_group", next_group)
@@ -191,20 +181,12 @@ def writes_are_not_announced() -> AbstractContextManager[object]:
 
 def leaders_show_keys_in_flight() -> AbstractContextManager[object]:
     """The old value at the leader, while a replica may show the new one."""
-
-    def leading_view(self: Reads, leader: Leader) -> View:
-        return self.inherited_view(leader)
-
-    return patch.object(Reads, "leading_view", leading_view)
+    return _blocking_nothing(LeaderReads, "_current")
 
 
 def leaders_trust_what_they_inherit() -> AbstractContextManager[object]:
     """The new value at a new leader, while a replica may show the old one."""
-
-    def inherited_view(self: Reads, leader: Leader) -> View:
-        return self.store()
-
-    return patch.object(Reads, "inherited_view", inherited_view)
+    return _blocking_nothing(LeaderReads, "_acknowledged")
 
 
 def releases_wait_for_nobody() -> AbstractContextManager[object]:
@@ -217,10 +199,9 @@ def releases_wait_for_nobody() -> AbstractContextManager[object]:
     return patch.object(Commitment, "_release", release)
 
 
-def what_has_landed_is_confirmed() -> AbstractContextManager[object]:
-    """A deposed leader answers OK though it does not know whether the sync replicas have the write."""
-
-    return patch.object(Writes, "land", Writes.applied)
+def unacknowledged_writes_are_confirmed() -> AbstractContextManager[object]:
+    """A leader that stepped down answers OK though it does not know whether the sync replicas have the write."""
+    return patch.object(Writes, "await_acks", Writes.apply)
 
 
 def claims_release_what_was_written() -> AbstractContextManager[object]:
@@ -234,11 +215,10 @@ def claims_release_what_was_written() -> AbstractContextManager[object]:
 
 
 def sessions_wait_for_nothing() -> AbstractContextManager[object]:
-    def now(self: Reads, level: Level | None) -> View | None:
-        return self.store() if level is not None and level.token is not None else genuine(self, level)
+    def session_view(self: WaitingReads, token: Token, store: View) -> View | Future[View]:
+        return store
 
-    genuine = Reads.now
-    return patch.object(Reads, "now", now)
+    return patch.object(WaitingReads, "session_view", session_view)
 
 
 def bounds_are_ten_times_as_wide() -> AbstractContextManager[object]:

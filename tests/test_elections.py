@@ -11,7 +11,7 @@ import pytest
 from replicator.cli.output import console
 from replicator.cli.status import summarise, table
 from replicator.local.admin_client import ClusterClient
-from replicator.node.node import State
+from replicator.node.health import NodeState
 from replicator.node.term_history import TermHistory
 from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.records.types import VERSION, Claim, Header, Reason
@@ -50,7 +50,7 @@ async def test_an_election_names_the_leader_that_fell_silent(cluster: MemoryClus
     status = (await cluster.leader()).node.status()
     assert status.elected is not None
     assert (status.elected.epoch, status.elected.leader, status.elected.before) == (status.epoch, "n2", "n1")
-    assert (status.elected.reason, status.elected.why) == (Reason.ELECTION, "n1 had not been heard of")
+    assert (status.elected.reason, status.elected.why) == (Reason.ELECTION, "the heartbeat of n1 timed out")
     assert status.claims[Reason.FIRST] == status.claims[Reason.ELECTION] == 1
 
 
@@ -74,7 +74,7 @@ async def test_a_node_that_has_not_seen_the_claim_says_nothing(cluster: MemoryCl
     await cluster.level()
     await follower.stop()
     again = await cluster.start("n2", priority=1)
-    await until(lambda: again.node.state is State.SERVING)
+    await until(lambda: again.node.state is NodeState.SERVING)
     status = again.node.status()
     assert (status.epoch, status.leader) == (1, "n1")
     assert (status.elected, status.term_ms, sum(status.claims.values())) == (None, None, 0)
@@ -84,10 +84,10 @@ async def test_a_node_that_has_not_seen_the_claim_says_nothing(cluster: MemoryCl
     ("reason", "why"),
     [
         (Reason.FIRST, "the log was empty"),
-        (Reason.ELECTION, "n1 had not been heard of"),
-        (Reason.RESOLVE, "it did not know what had become of its last append"),
-        (Reason.HANDOVER, "n1 gave it the lead"),
-        (Reason.FORCE, "an operator's word"),
+        (Reason.ELECTION, "the heartbeat of n1 timed out"),
+        (Reason.RESOLVE, "the outcome of its last append was unknown"),
+        (Reason.HANDOVER, "n1 transferred leadership"),
+        (Reason.FORCE, "forced by an operator"),
     ],
 )
 def test_each_reason_has_words(reason: Reason, why: str) -> None:
@@ -128,7 +128,7 @@ class Told:
         return [{"cluster": "c", "member": member, "node": {"state": "serving", **node}} for node in self._nodes]
 
 
-ELECTED = {"epoch": 7, "reason": "election", "why": "n1 had not been heard of"}
+ELECTED = {"epoch": 7, "reason": "election", "why": "the heartbeat of n1 timed out"}
 OLD = {"id": "n1", "role": "leader", "epoch": 6, "leader": "n1", "lease_left_ms": 99.0, "elected": None}
 LEADER = {"id": "n2", "role": "leader", "epoch": 7, "leader": "n2", "lease_left_ms": 540.4, "elected": None}
 FOLLOWER = {"id": "n3", "role": "follower", "epoch": 7, "leader": "n2", "lease_left_ms": 0.0, "term_ms": 12_345.0}
@@ -139,7 +139,7 @@ FOLLOWER = {"id": "n3", "role": "follower", "epoch": 7, "leader": "n2", "lease_l
     [
         (
             [OLD, LEADER, {**FOLLOWER, "elected": ELECTED}],
-            "epoch 7: n2 leads since 12 s (election: n1 had not been heard of), lease left 540 ms",
+            "epoch 7: n2 leads since 12 s (election: the heartbeat of n1 timed out), lease left 540 ms",
         ),
         ([LEADER, {**FOLLOWER, "elected": {**ELECTED, "epoch": 6}}], "epoch 7: n2 leads, lease left 540 ms"),
         ([{**FOLLOWER, "elected": ELECTED, "term_ms": 300_000.0}], "epoch 7: n2 leads since 5 min (election: n1 had "),

@@ -25,7 +25,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[MemoryCluster]:
         await cluster.start(name, priority=place)
     leader = await cluster.leader()
     for name in cluster.nodes:
-        leader.node.operations.enrol(cluster.member(name))
+        leader.node.membership_changes.add_member(cluster.member(name))
     await until(lambda: all(len(it.node.membership.members) == 3 for it in cluster.nodes.values()))
     yield cluster
     await cluster.stop()
@@ -43,7 +43,7 @@ def claims(cluster: MemoryCluster) -> list[tuple[str, Reason]]:
 
 
 async def promote(running: RunningNode, to: str, *, force: bool = False) -> None:
-    await running.node.operations.promote(NodeId(to), force=force)
+    await running.node.transfer.promote(NodeId(to), force=force)
 
 
 async def test_the_leader_gives_the_lead_to_a_replica_that_has_caught_up(cluster: MemoryCluster) -> None:
@@ -65,7 +65,7 @@ async def test_writes_wait_for_the_heir_and_are_then_sent_to_it(cluster: MemoryC
     while not promoting.done():
         ends.append(asyncio.create_task(old.write(b"a", b"s1")))
         await asyncio.sleep(0)
-    ends.append(asyncio.create_task(old.write(b"a", b"s2")))  # the heir has not been heard of yet
+    ends.append(asyncio.create_task(old.write(b"a", b"s2")))  # no record of the successor was read yet
     results = await asyncio.gather(*ends, return_exceptions=True)
     assert heir.node.leads and heir.node.lease_left_ms > 0  # a client that tries again there is served at once
     assert isinstance(results[-1], NotLeader) and "n2 leads now" in str(results[-1])
@@ -92,7 +92,7 @@ async def test_a_claim_in_doubt_ends_with_one_leader(
 async def test_a_claim_that_the_log_refuses_leaves_the_leader_in_office(cluster: MemoryCluster) -> None:
     old = cluster.nodes["n1"]
     let_the_claim_for_n2(cluster, "refuse")
-    with pytest.raises(Busy, match="was not given away"):
+    with pytest.raises(Busy, match="leadership was not transferred"):
         await promote(old, "n2")
     await old.write(b"a", b"s1")
     assert claims(cluster) == [("n1", Reason.FIRST)]
@@ -100,9 +100,9 @@ async def test_a_claim_that_the_log_refuses_leaves_the_leader_in_office(cluster:
 
 async def test_who_cannot_lead_is_not_given_the_lead(cluster: MemoryCluster) -> None:
     leader = cluster.nodes["n1"]
-    leader.node.operations.enrol(Member(NodeId("s1"), Mode.SNAPSHOTTER, "s1:1", "s1:2", 9))
+    leader.node.membership_changes.add_member(Member(NodeId("s1"), Mode.SNAPSHOTTER, "s1:1", "s1:2", 9))
     await until(lambda: len(leader.node.membership.members) == 4)
-    for name, why in (("n9", "no member"), ("s1", "a snapshotter"), ("n1", "leads already")):
+    for name, why in (("n9", "no member"), ("s1", "a snapshotter"), ("n1", "is already the leader")):
         with pytest.raises(BadRequest, match=why):
             await promote(leader, name)
     with pytest.raises(NotLeader):
@@ -151,9 +151,9 @@ async def test_a_deposed_leader_answers_reads_once_it_has_read_what_others_wrote
     await until(lambda: new.node.leads)
     await new.write(b"a", b"s2")
     await until(lambda: not old.node.leads)
-    reading = asyncio.ensure_future(old.node.read(None, lambda view: view.get(A)))
+    reading = asyncio.ensure_future(old.node.reads.read(None, lambda view: view.get(A)))
     await until(lambda: cluster.nodes["n3"].get(A) == b"s2")
     assert not reading.done() and old.get(A) == b"s1"
     awake.set()
     assert await reading == b"s2"
-    assert old.node.read_now(None) is not None  # from now on it is a follower like any other
+    assert not isinstance(old.node.reads.view(None), asyncio.Future)  # from now on it is a follower like any other

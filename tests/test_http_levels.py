@@ -216,7 +216,7 @@ async def test_a_snapshotter_gives_no_keys(pair: Pair) -> None:
     await pair.leader.ask("PUT", "/members/n2/mode", json={"mode": "snapshotter"})
     await until(lambda: pair.cluster.n2.node.membership.members[1].mode is Mode.SNAPSHOTTER)
     status, answer = await get(pair.follower)
-    assert (status, answer["error"]) == (400, "n2 makes snapshots and serves no clients: ask another node")
+    assert (status, answer["error"]) == (400, "n2 is a snapshotter, which serves no clients: ask another node")
 
 
 async def test_a_member_that_enrols_again_keeps_the_mode_that_it_is_being_given(pair: Pair) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import BadRequest, Busy, Fenced, LogDamage, NotLeader, ReplicatorError, Unknown
-from replicator.node.node import State
+from replicator.node.health import NodeState
 from replicator.store.keys import encode_key
 from replicator.store.values import encode_value
 from tests.memory_cluster import FaultyLog, MemoryCluster, submit, until
@@ -39,7 +39,7 @@ async def test_a_write_is_on_every_node_with_equal_digests(cluster: MemoryCluste
     for running in cluster.nodes.values():
         assert running.get(key(b"row42")) == b"s42"
         assert running.machine.recount() == (running.machine.meta.digest, 100)
-        assert running.node.view().rows("kv") == 100
+        assert running.node.store().rows("kv") == 100
 
 
 async def test_writes_at_once_see_each_other_and_share_a_batch(cluster: MemoryCluster) -> None:
@@ -129,7 +129,7 @@ async def test_a_refused_append_rejects_its_writes_and_no_others(cluster: Memory
     await cluster.leader()
     await leader.write(b"a", b"s1")
     log.fault = "refuse"
-    with pytest.raises(Busy, match="not written: no"):
+    with pytest.raises(Busy, match="the log refused the write: no"):
         await leader.write(b"a", b"s2")
     await leader.write(b"b", b"s3")
     assert leader.get(key(b"a")) == b"s1"
@@ -156,9 +156,9 @@ async def test_a_record_of_this_log_that_is_broken_stops_the_node(cluster: Memor
     await cluster.level()
     copied = cluster.log.entries[-1].payload
     cluster.log.append_now([copied[:-1]])
-    await until(lambda: follower.node.state is State.FAILED)
+    await until(lambda: follower.node.state is NodeState.FAILED)
     with pytest.raises(LogDamage):
-        follower.node.view()
+        follower.node.store()
 
 
 async def test_a_record_of_the_future_stops_the_node(cluster: MemoryCluster) -> None:
@@ -168,9 +168,9 @@ async def test_a_record_of_the_future_stops_the_node(cluster: MemoryCluster) -> 
     follower = await cluster.start("n2", priority=1)
     await cluster.level()
     cluster.log.append_now([b"\x04" + cluster.log.entries[-1].payload[1:]])  # version 2
-    await until(lambda: follower.node.state is State.FAILED)
+    await until(lambda: follower.node.state is NodeState.FAILED)
     with pytest.raises(ReplicatorError, match="install a newer replicator"):
-        follower.node.view()
+        follower.node.store()
 
 
 async def test_what_is_too_large_is_refused_before_append(cluster: MemoryCluster) -> None:
@@ -236,7 +236,7 @@ async def test_a_full_disk_holds_writes_up_and_loses_none(cluster: MemoryCluster
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, hard))
     try:
         writes = [asyncio.ensure_future(leader.write(b"big%d" % number, b"s" + bytes(50_000))) for number in range(20)]
-        await until(lambda: leader.node.state is State.WAITING)
+        await until(lambda: leader.node.state is NodeState.WAITING)
         assert "free some space" in leader.node.status().trouble
         assert leader.get(key(b"a")) == b"s1"
     finally:

@@ -111,7 +111,7 @@ class TestAttempts:
         for number in range(20):
             await ask(leader, b"REPL.ONCE id%d INCR n" % number)
         await cluster.level()
-        assert follower.node.view().rows(TABLE) == leader.node.view().rows(TABLE) == 20
+        assert follower.node.store().rows(TABLE) == leader.node.store().rows(TABLE) == 20
         key = encode_key(TABLE, b"id7", b"")
         assert follower.get(key) == leader.get(key) is not None
         assert follower.machine.meta.digest == leader.machine.meta.digest == follower.machine.recount()[0]
@@ -123,7 +123,7 @@ class TestAttempts:
         transaction = leader.node.begin()
         Answers(transaction, leader.node.now_ms() or 0, age_ms=20).remember(b"id", [b"incr", b"n"], b":7\r\n")
         await submit(leader.node, transaction)
-        await until(lambda: leader.node.view().rows(TABLE) == follower.node.view().rows(TABLE) == 0)
+        await until(lambda: leader.node.store().rows(TABLE) == follower.node.store().rows(TABLE) == 0)
         assert await ask(leader, b"REPL.ONCE id INCR n") == 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from replicator.node.context import run_with_background
+from replicator.node.background import run_with_background
 
 
 async def test_a_node_that_is_stopped_while_its_role_changes_stops() -> None:

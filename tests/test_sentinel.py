@@ -16,7 +16,7 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from replicator.node.node import State
+from replicator.node.health import CatchingUp, NodeState
 from replicator.protocol.lease import Lease
 from replicator.protocol.timing import Timing
 from tests.redis_fixture import CLUSTER, ServerThread, free_port, real_redis
@@ -157,8 +157,8 @@ def _knows_all(master: dict[str, Any]) -> bool:
 
 def test_a_node_that_does_not_keep_up_with_the_log_names_nobody(trio: ServerThread) -> None:
     node = trio.node(2).node
-    node._caught_up = False
-    assert node.state is State.CATCHING_UP
+    node._health.health = CatchingUp()
+    assert node.state is NodeState.CATCHING_UP
     client = sentinel_client(trio, 2)
     assert client.sentinel_get_master_addr_by_name(CLUSTER) is None
     master = client.sentinel_master(CLUSTER)
@@ -189,7 +189,7 @@ def test_a_leader_without_a_lease_does_not_call_itself_up(trio: ServerThread) ->
     leader = trio.node(0).node
     client = sentinel_client(trio)
     assert not client.sentinel_master(CLUSTER)["is_sdown"]
-    leader._context.standing.lease = Lease(serve_from_ms=float("inf"))
+    leader._context.roles.lease = Lease(serve_from_ms=float("inf"))
     assert client.sentinel_master(CLUSTER)["is_sdown"]
 
 
@@ -221,7 +221,7 @@ def test_a_replica_tells_who_takes_writes(trio: ServerThread) -> None:
     with pytest.raises(redis.ReadOnlyError) as refused:
         trio.client(1).set("a", "1")
     port = trio.servers[0].port
-    assert str(refused.value) == f"You can't write against a read only replica. n1 leads, at 127.0.0.1:{port}"
+    assert str(refused.value) == f"You can't write against a read only replica. The leader is n1, at 127.0.0.1:{port}"
 
 
 def test_the_password_is_asked_of_sentinel_clients_too(serve: Callable[..., ServerThread]) -> None:

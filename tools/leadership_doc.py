@@ -23,7 +23,7 @@ def roles() -> str:
     """A Mermaid diagram of `TRANSITIONS`."""
     edges = sorted((list(Role).index(was), list(Role).index(to), event) for (was, event), to in TRANSITIONS.items())
     lines = [f'    state "{role}" as {role.name.lower()}' for role in Role]
-    lines.append(f"    [*] --> {Role.FOLLOWING.name.lower()}")
+    lines.append(f"    [*] --> {Role.FOLLOWER.name.lower()}")
     for (was, to), same in groupby(edges, key=lambda edge: edge[:2]):
         label = "<br>or ".join(event for _, _, event in same)
         lines.append(f"    {list(Role)[was].name.lower()} --> {list(Role)[to].name.lower()}: {label}")

@@ -1,61 +1,57 @@
 """Suspend mode: no write is sent before every sync replica has stopped answering reads of its keys.
 
-queued ──Suspend{keys}──▶ announced ──acks──▶ sent, with the Suspend of the next group behind it
-                              └─────given up, never sent──▶ Suspend{}, which takes it back
+queued ──Suspend{keys}──▶ announced ──acks──▶ sent, followed by the Suspend of the next group
+                              └──never sent: refused or overdue──▶ Suspend{}, which withdraws the announcement
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from replicator.limits import GROUP_BYTES, GROUP_RECORDS
 from replicator.node.commitment import Commitment
 from replicator.node.context import NodeContext
 from replicator.node.writes import PendingWrite
-from replicator.records.types import Body, Suspend
+from replicator.records.types import Suspend
 
 
 class Announcement:
     """Which writes at the head of the queue are announced."""
 
-    def __init__(self, context: NodeContext, commitment: Commitment, own: Callable[[Body], PendingWrite]) -> None:
-        self._inflight = context.inflight
-        self._machine = context.replica.machine
+    def __init__(self, context: NodeContext, commitment: Commitment) -> None:
+        self._context = context
         self._commitment = commitment
-        self._own = own  # makes a record of the leader's own, queued
-        self._writes: list[PendingWrite] = []
-        self._suspend: PendingWrite | None = None
-        self._given_up = 0
+        self._announced: list[PendingWrite] = []
+        self._suspend: PendingWrite | None = None  # the record that announces them; None: nothing is announced
+        self._queue_failures = 0  # of the queue, when they were announced: a later one has dropped them
 
-    def take_back_old(self) -> None:
-        """What an earlier leader, or this node before a doubt, has announced and not written."""
-        if any(it.awaited for it in self._machine.suspended.values()):
-            self._own(Suspend(()))
+    def withdraw_old(self) -> None:
+        """Withdraw what an earlier leader has announced and not written, or this node before it lost leadership."""
+        if any(it.awaited for it in self._context.replica.machine.suspended.values()):
+            self._context.enqueue_own(Suspend(()))
 
     @property
     def open(self) -> bool:
         return self._suspend is not None
 
     def next_group(self, announce: bool) -> list[PendingWrite]:
-        """The writes that may be sent now and, if it is asked for, the announcement of the next ones."""
-        inflight = self._inflight
-        if self._suspend is not None and self._given_up != inflight.given_up:
+        """The writes that may be sent now and, if `announce`, the announcement of the next ones."""
+        writes = self._context.writes
+        if self._suspend is not None and self._queue_failures != writes.queue_failures:
             self._suspend = None
-            self._own(Suspend(()))
-            return inflight.take_own()
+            self._context.enqueue_own(Suspend(()))
+            return writes.send_own()
         group: list[PendingWrite] = []
         if self._suspend is not None:
             if self._commitment.confirmed < self._suspend.offset:
                 return []
-            group, self._suspend = self._writes, None
-            inflight.take(group)
+            group, self._suspend = self._announced, None
+            writes.send(group)
         if not announce:
             return group
-        upcoming = inflight.next(GROUP_RECORDS, GROUP_BYTES)
+        upcoming = writes.next(GROUP_RECORDS, GROUP_BYTES)
         keys = [key for pending in upcoming for key in pending.changes]
         if not keys:
-            inflight.take(upcoming)
+            writes.send(upcoming)
             return group + upcoming
-        self._writes, self._given_up = upcoming, inflight.given_up
-        self._suspend = self._own(Suspend(tuple(keys)))
-        return group + inflight.take_own()
+        self._announced, self._queue_failures = upcoming, writes.queue_failures
+        self._suspend = self._context.enqueue_own(Suspend(tuple(keys)))
+        return group + writes.send_own()

@@ -1,6 +1,6 @@
-"""What is in the log and waits for the acks that the policy asks for. The leader applies it last, and answers then.
+"""What is in the log and waits for the acks that the policy requires. The leader applies it last, and answers then.
 
-committed ──acks of `protocol.confirmation.required`──▶ confirmed: applied here, answered
+committed ──acks of `protocol.ack_policy.required`──▶ confirmed: applied here, answered
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from replicator.errors import NoReplicas
 from replicator.node.context import NodeContext
 from replicator.node.replica_progress import ReplicaProgress
 from replicator.node.writes import PendingWrite
-from replicator.position import Offset, Seq
+from replicator.position import BEFORE_LOG, Offset, Seq
 from replicator.protocol.ack_policy import required
 from replicator.protocol.log_state import LogState
 from replicator.records.types import Membership
 
 
 class Group(NamedTuple):
-    pendings: Sequence[PendingWrite]
-    state: LogState  # behind it
+    writes: Sequence[PendingWrite]
+    state: LogState  # after it
 
 
 class Commitment:
-    def __init__(self, context: NodeContext, book: ReplicaProgress) -> None:
+    def __init__(self, context: NodeContext, progress: ReplicaProgress) -> None:
         self._context = context
-        self._book = book
+        self._progress = progress
         self._groups: deque[Group] = deque()
         self._released = Seq(0)
-        self.release_due: Seq | None = None
+        self.release_due: Seq | None = None  # keys written up to here may be read again: append a `Release`
         self.membership = context.replica.machine.meta.membership  # as of the last committed record
         self.requirement = required(self.membership, context.author.node)
 
@@ -41,22 +41,21 @@ class Commitment:
 
     @property
     def confirmed(self) -> Offset:
-        """The last offset that all have applied who have to."""
-        if self._context.standing.holds_writes(self._context.clock.elapsed_ms()):
-            return Offset(-1)
-        return self.requirement.confirmed(self._book.acked)
+        """The last offset that all required replicas have applied."""
+        if self._context.roles.holds_writes():
+            return BEFORE_LOG
+        return self.requirement.confirmed(self._progress.acked)
 
     @property
     def refusal(self) -> NoReplicas | None:
         """Why no write can be confirmed now."""
-        missing = self.requirement.missing(self._book.is_heard)
+        missing = self.requirement.missing(self._progress.is_responsive)
         if not missing:
             return None
-        silent_ms = self._context.timing.sync_ms
-        names = ", ".join(missing)
+        timeout_ms = self._context.timing.sync_ms
         return NoReplicas(
-            f"{names} must have each write, and has not been heard of for {silent_ms} ms: nothing was written. "
-            f"Writes go on when it is back, or set it async with `replicator replica set-mode`"
+            f"no ack from {', '.join(missing)} for {timeout_ms} ms, and each write requires one: nothing was written. "
+            "Writes resume when it is back, or make it async with `replicator replica set-mode`"
         )
 
     def add(self, group: Sequence[PendingWrite], state: LogState) -> None:
@@ -69,16 +68,16 @@ class Commitment:
 
     def advance(self) -> None:
         """Apply and answer what is confirmed. Raises what `Machine.apply` does."""
-        groups, confirmed, inflight = self._groups, self.confirmed, self._context.inflight
+        groups, confirmed, writes = self._groups, self.confirmed, self._context.writes
         ready: list[Group] = []
         while groups and groups[0].state.offset <= confirmed:
             ready.append(groups.popleft())
         if ready:
-            pendings = [pending for group in ready for pending in group.pendings]
-            self._context.replica.apply([pending.body for pending in pendings], ready[-1].state)
-            for pending in pendings:
-                inflight.applied(pending.epoch, pending.seq, pending.offset)
-        inflight.confirm(confirmed)
+            applied = [pending for group in ready for pending in group.writes]
+            self._context.replica.apply([pending.body for pending in applied], ready[-1].state)
+            for pending in applied:
+                writes.apply(pending.epoch, pending.seq, pending.offset)
+        writes.confirm(confirmed)
         self._release(confirmed)
 
     def _release(self, confirmed: Offset) -> None:
@@ -90,7 +89,6 @@ class Commitment:
             self._released = self.release_due = replica.state.seq
 
     def _adopt(self, membership: Membership) -> None:
-        context = self._context
-        context.standing.note_membership(self.membership, membership, context.clock.elapsed_ms(), context.timing)
+        self._context.roles.membership_changed(self.membership, membership)
         self.membership = membership
-        self.requirement = required(membership, context.author.node)
+        self.requirement = required(membership, self._context.author.node)

@@ -34,7 +34,7 @@ class Replica:
         self.machine = machine
         self.codec = codec
         self.void_records = 0
-        self.elections = TermHistory()
+        self.terms = TermHistory()
         self.row_listener: RowListener | None = None
         self._waiters: list[tuple[Offset, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
@@ -82,7 +82,7 @@ class Replica:
     def _note_claims(self, leader: Author | None, accepted: Iterable[Accepted]) -> None:
         for offset, (header, body, _) in accepted:
             if type(body) is Claim:
-                self.elections.note(leader, offset, header, body)
+                self.terms.note(leader, offset, header, body)
                 leader = body.leader
 
     def apply(self, bodies: Sequence[Body], state: LogState) -> None:

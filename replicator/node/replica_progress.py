@@ -1,10 +1,11 @@
-"""Acks: a follower says how far it has applied the log, a leader listens."""
+"""How far each replica has applied the log, as its acks report. The leader receives them while it leads."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from replicator.errors import BrokerUnavailable, Busy, Unblocked
@@ -22,74 +23,68 @@ RETRY_MS = 200
 @dataclass(frozen=True, slots=True)
 class LastAck:
     ack: Ack
-    at_ms: float  # on this node's clock
+    at_ms: float  # when it was received, on this node's clock
 
 
 class ReplicaProgress:
-    """How far each replica has said it is."""
-
-    def __init__(self, own: NodeId, acks: Acks, clock: Clock, silence_ms: float) -> None:
-        """`silence_ms`: after which a replica counts as gone."""
+    def __init__(self, own: NodeId, acks: Acks, clock: Clock, timeout_ms: float) -> None:
+        """`timeout_ms`: a replica without an ack for so long is unresponsive."""
         self._own = own
-        self._silence_ms = silence_ms
-        self._since_ms = clock.elapsed_ms()
-        self._term = 0  # changes when this node begins and ceases to lead
-        self.latest: dict[NodeId, LastAck] = {}
-        self.on_acks: Callable[[], None] = lambda: None
+        self._timeout_ms = timeout_ms
+        self._term_start_ms = clock.elapsed_ms()
+        self._term = 0  # changes when this node becomes leader and when it ceases to be
+        self._skip_old = True  # acks that were sent while another node led
         self._acks = acks
         self._clock = clock
         self._codec = AckCodec()
         self._changed = asyncio.Event()
+        self.latest: dict[NodeId, LastAck] = {}
 
-    async def listen(self) -> None:
-        """For as long as this node leads."""
+    @contextmanager
+    def term(self) -> Iterator[None]:
+        """For as long as this node leads. Waiting for acks ends with it."""
         self.latest.clear()
-        self._since_ms = self._clock.elapsed_ms()
+        self._term_start_ms = self._clock.elapsed_ms()
         self._term += 1
+        self._skip_old = True
         try:
-            await self._listen()
+            yield
         finally:
             self._term += 1
             self._wake()
 
-    async def _listen(self) -> None:
-        skipped = False
+    async def receive(self) -> None:
+        """Wait for the next acks, and note them."""
         while True:
             try:
-                if not skipped:  # what came while another node led
+                if self._skip_old:
                     await self._acks.skip()
-                    skipped = True
+                    self._skip_old = False
                 payloads = await self._acks.receive()
+                break
             except BrokerUnavailable as error:
                 logger.info("%s", error)
                 await self._clock.sleep(RETRY_MS)
-                continue
-            for payload in payloads:
-                self._note(payload)
-            self._wake()
-            self.on_acks()
-
-    def _wake(self) -> None:
-        """Whoever waits looks again."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        for payload in payloads:
+            self._note(payload)
+        self._wake()
 
     def acked(self, node: NodeId) -> Offset:
-        heard = self.latest.get(node)
-        return BEFORE_LOG if heard is None else heard.ack.offset
+        last = self.latest.get(node)
+        return BEFORE_LOG if last is None else last.ack.offset
 
-    def is_heard(self, node: NodeId) -> bool:
-        """Whether it is not silent for too long; who was never heard of had the time since this node leads."""
-        heard = self.latest.get(node)
-        since_ms = self._since_ms if heard is None else heard.at_ms
-        return self._clock.elapsed_ms() - since_ms <= self._silence_ms
+    def is_responsive(self, node: NodeId) -> bool:
+        """Whether its last ack has not timed out; without one, the time counts from when this node became leader."""
+        last = self.latest.get(node)
+        since_ms = self._term_start_ms if last is None else last.at_ms
+        return self._clock.elapsed_ms() - since_ms <= self._timeout_ms
 
     def count(self, offset: Offset) -> int:
         """How many replicas have applied up to `offset`."""
-        return sum(heard.ack.offset >= offset for heard in self.latest.values())
+        return sum(last.ack.offset >= offset for last in self.latest.values())
 
     async def wait(self, offset: Offset, replicas: int, timeout_ms: float) -> int:
-        """Wait until so many replicas have applied `offset`, or for `timeout_ms` (0: for ever); how many have.
+        """Wait until so many replicas have applied `offset`, or for `timeout_ms` (0: no timeout); how many have.
 
         Raises `Unblocked` if this node ceases to lead.
         """
@@ -104,22 +99,24 @@ class ReplicaProgress:
             left_ms = deadline_ms - self._clock.elapsed_ms()
             if left_ms <= 0:
                 break
-            await _either(self._changed.wait(), self._clock.sleep(left_ms))
+            await self._changed_within(left_ms)
         return self.count(offset)
 
-    async def reached(self, node: NodeId, offset: Offset, timeout_ms: float) -> Author:
-        """`node` in its present life: it has said from now on that it has applied `offset`.
+    async def caught_up(self, node: NodeId, offset: Offset, timeout_ms: float) -> Author:
+        """Wait until `node` acknowledges, from now on, that it has applied `offset`; its present incarnation.
 
         Raises `Busy` if that takes longer.
         """
         asked_ms = self._clock.elapsed_ms()
-        while (heard := self.latest.get(node)) is None or heard.at_ms < asked_ms or heard.ack.offset < offset:
+        while (last := self.latest.get(node)) is None or last.at_ms < asked_ms or last.ack.offset < offset:
             left_ms = asked_ms + timeout_ms - self._clock.elapsed_ms()
             if left_ms <= 0:
-                stands = "has not been heard of" if heard is None else f"is at offset {heard.ack.offset} of {offset}"
-                raise Busy(f"{node} {stands}: it cannot lead before it has caught up. Try again, or choose another")
-            await _either(self._changed.wait(), self._clock.sleep(left_ms))
-        return heard.ack.author
+                state = "is unresponsive" if last is None else f"is at offset {last.ack.offset} of {offset}"
+                raise Busy(
+                    f"{node} {state}: it cannot become leader before it has caught up. Try again, or another node"
+                )
+            await self._changed_within(left_ms)
+        return last.ack.author
 
     def _note(self, payload: bytes) -> None:
         try:
@@ -127,14 +124,18 @@ class ReplicaProgress:
         except NotARecord as error:
             logger.warning("%s", error)
             return
-        if ack.author.node != self._own:  # from when this node followed
+        if ack.author.node != self._own:  # from when this node was a follower
             self.latest[ack.author.node] = LastAck(ack, self._clock.elapsed_ms())
 
+    def _wake(self) -> None:
+        """All that wait look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
-async def _either(*waits: object) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]  # type: ignore[call-overload]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
+    async def _changed_within(self, timeout_ms: float) -> None:
+        tasks = [asyncio.ensure_future(self._changed.wait()), asyncio.ensure_future(self._clock.sleep(timeout_ms))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()

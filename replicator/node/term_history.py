@@ -1,6 +1,6 @@
-"""How the current term began, and how many have begun: from the claims that counted while this process read the log.
+"""How the current term began, and how many have begun: from the accepted claims that this process has read.
 
-A process that has read no claim since it started knows nothing of the kind, and says so.
+A process that has read no claim since it started does not know.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from replicator.records.types import Claim, Header, Reason
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """An accepted claim."""
+    """Begun by an accepted claim."""
 
     epoch: Epoch
     leader: NodeId
-    before: NodeId | None  # who led until then
+    before: NodeId | None  # the leader before
     reason: Reason
     why: str  # the reason in words
     offset: Offset
-    at_ms: int  # since 1970, by the clock of who wrote the claim
+    at_ms: int  # since 1970, by the clock of the node that wrote the claim
 
     def age_ms(self, now_us: int) -> float:
         return max(0.0, now_us / 1000 - self.at_ms)
@@ -30,10 +30,10 @@ class Term:
 
 _WHY: Mapping[Reason, Callable[[NodeId | None], str]] = {
     Reason.FIRST: lambda before: "the log was empty",
-    Reason.ELECTION: lambda before: f"{before} had not been heard of",
-    Reason.RESOLVE: lambda before: "it did not know what had become of its last append",
-    Reason.HANDOVER: lambda before: f"{before} gave it the lead",
-    Reason.FORCE: lambda before: "an operator's word",
+    Reason.ELECTION: lambda before: f"the heartbeat of {before} timed out",
+    Reason.RESOLVE: lambda before: "the outcome of its last append was unknown",
+    Reason.HANDOVER: lambda before: f"{before} transferred leadership",
+    Reason.FORCE: lambda before: "forced by an operator",
 }
 
 
@@ -43,7 +43,7 @@ class TermHistory:
         self.counts = dict.fromkeys(Reason, 0)
 
     def note(self, leader: Author | None, offset: Offset, header: Header, claim: Claim) -> None:
-        """A claim was accepted; `leader` led until then."""
+        """A claim was accepted; `leader` was leader until then."""
         before = leader.node if leader else None
         why = _WHY[claim.reason](before)
         at_ms = header.timestamp_us // 1000

@@ -33,9 +33,9 @@ class Requirement(NamedTuple):
             return Offset(-1)
         return sorted(map(acked, self.replicas), reverse=True)[self.needed - 1]
 
-    def missing(self, is_heard: Callable[[NodeId], bool]) -> tuple[NodeId, ...]:
+    def missing(self, is_responsive: Callable[[NodeId], bool]) -> tuple[NodeId, ...]:
         """Who is silent, if too few are heard to go on; else nobody."""
-        silent = tuple(node for node in self.replicas if not is_heard(node))
+        silent = tuple(node for node in self.replicas if not is_responsive(node))
         return silent if len(self.replicas) - len(silent) < self.needed else ()
 
 

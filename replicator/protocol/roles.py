@@ -1,17 +1,22 @@
-"""What a node is to the others, and what takes it from one role to the next.
+"""The role of a node, what takes it from one role to the next, and what then happens to the writes in flight.
 
-    following      reads the log
-    candidate      follows, and has sent a claim: whether it counts stands in the log
-    leading        writes, serves, reads nothing
-    handing over   leads, but serves no longer: the lead is being given to another node
-    checking       led; its last append stands elsewhere than expected, or could not be applied: reads up to it
-    resolving      led; its last append has no answer: claims again in its own name and reads up to that claim
+    follower       reads the log
+    candidate      reads the log, and has sent a claim: the log decides whether it counts
+    leader         appends, serves, reads nothing
+    draining       leader that transfers leadership: it sends no client's write any more, and waits for acks
+    transferring   appends the claim that names its successor; serves nothing
+    stepping down  that claim is in the log; clients' writes are kept until the successor's first record is read, so
+                   that clients that retry find it
+    checking       was leader; its last append is at another offset than expected, or could not be applied: it reads
+                   the log up to there
+    resolving      was leader; the outcome of its last append is unknown: it claims again in its own name, and reads
+                   the log up to that claim
 
-A node leads because a claim that names it was accepted, and for no other reason; `checking` ends without a new claim,
-if nobody else's came before the append. An accepted claim that names another node ends every role. Whatever is not
-in `TRANSITIONS` cannot happen: a node whose append is in doubt, for one, never leads on without a claim.
+A node becomes leader because a claim that names it was accepted, and for no other reason; `checking` ends without a new
+claim if no other node's claim precedes the append. An accepted claim that names another node ends every role. What is
+not in `TRANSITIONS` cannot happen: for one, a leader whose append has an unknown outcome never goes on without a claim.
 
-A process starts as `following`, whatever it was before: its incarnation is new.
+A process starts as follower, whatever it was before: its incarnation is new.
 """
 
 from __future__ import annotations
@@ -19,56 +24,110 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 from replicator.errors import ReplicatorError
 
 
 class Role(StrEnum):
-    FOLLOWING = "following"
+    FOLLOWER = "follower"
     CANDIDATE = "candidate"
-    LEADING = "leading"
-    HANDING_OVER = "handing over"
+    LEADER = "leader"
+    DRAINING = "draining"
+    TRANSFERRING = "transferring"
+    STEPPING_DOWN = "stepping down"
     CHECKING = "checking"
     RESOLVING = "resolving"
+
+    @property
+    def leads(self) -> bool:
+        """Whether the node appends; all other roles read the log."""
+        return self in _LEADING
+
+    @property
+    def queues_writes(self) -> bool:
+        """Whether clients' writes are queued; other roles refuse them."""
+        return self in _QUEUEING
+
+
+_LEADING = frozenset((Role.LEADER, Role.DRAINING, Role.TRANSFERRING))
+_READING = (*(role for role in Role if role not in _LEADING), Role.LEADER)  # its own claim is read together with others
+_QUEUEING = _LEADING | {Role.STEPPING_DOWN}
 
 
 class Event(StrEnum):
     CLAIM_SENT = "a claim in its own name is sent"
-    OUTRUN = "the leader wrote after what the claim had observed"
+    CLAIM_OUTRUN = "the leader appended after the offset that the claim had observed"
     OWN_CLAIM_ACCEPTED = "a claim that names this node is accepted"
     OTHER_CLAIM_ACCEPTED = "a claim that names another node is accepted"
-    APPEND_OUTCOME_UNKNOWN = "an append has no answer"
-    MISPLACED = "an append stands behind what others wrote"
-    NOT_APPLIED = "an append is committed, but the disk is full"
-    STILL_LEADER = "read up to the last append, and nobody else's claim came first"
-    HANDOVER_STARTED = "it stops serving to give the lead away"
-    HANDOVER_REFUSED = "the claim in the other's name is not in the log, nor will be"
+    APPEND_OUTCOME_UNKNOWN = "the outcome of an append is unknown"
+    APPEND_MISPLACED = "an append follows records of others"
+    APPEND_NOT_APPLIED = "an append is committed, but the disk is full"
+    CHECK_PASSED = "it has read up to its last append, and no other node's claim precedes it"
+    TRANSFER_REQUESTED = "an operator transfers leadership to another node"
+    TRANSFER_TIMED_OUT = "the acks for what is in the log did not arrive in time"
+    TRANSFER_CLAIM_SENT = "all acks are in, and a claim in the successor's name is sent"
+    TRANSFER_REFUSED = "the log refused the claim in the successor's name"
+    TRANSFER_COMMITTED = "the claim in the successor's name is in the log"
+    SUCCESSOR_CLAIM_ACCEPTED = "the claim in the successor's name is read"
+    SUCCESSOR_STARTED = "a record of the successor is read"
 
 
 class ImpossibleEvent(ReplicatorError):
-    """A mistake in replicator itself."""
+    """A defect of replicator itself."""
 
 
 TRANSITIONS: Mapping[tuple[Role, Event], Role] = MappingProxyType(
     {
-        (Role.FOLLOWING, Event.CLAIM_SENT): Role.CANDIDATE,
-        (Role.FOLLOWING, Event.OWN_CLAIM_ACCEPTED): Role.LEADING,  # handed over, or forced
+        (Role.FOLLOWER, Event.CLAIM_SENT): Role.CANDIDATE,
+        (Role.FOLLOWER, Event.OWN_CLAIM_ACCEPTED): Role.LEADER,  # transferred, or forced
         (Role.CANDIDATE, Event.CLAIM_SENT): Role.CANDIDATE,
-        (Role.CANDIDATE, Event.OUTRUN): Role.FOLLOWING,
-        (Role.CANDIDATE, Event.OWN_CLAIM_ACCEPTED): Role.LEADING,
-        (Role.LEADING, Event.APPEND_OUTCOME_UNKNOWN): Role.RESOLVING,
-        (Role.LEADING, Event.MISPLACED): Role.CHECKING,
-        (Role.LEADING, Event.NOT_APPLIED): Role.CHECKING,
-        (Role.LEADING, Event.HANDOVER_STARTED): Role.HANDING_OVER,
-        (Role.HANDING_OVER, Event.HANDOVER_REFUSED): Role.LEADING,
-        (Role.HANDING_OVER, Event.APPEND_OUTCOME_UNKNOWN): Role.RESOLVING,
-        (Role.HANDING_OVER, Event.MISPLACED): Role.CHECKING,
-        (Role.CHECKING, Event.STILL_LEADER): Role.LEADING,
+        (Role.CANDIDATE, Event.CLAIM_OUTRUN): Role.FOLLOWER,
+        (Role.CANDIDATE, Event.OWN_CLAIM_ACCEPTED): Role.LEADER,
+        (Role.LEADER, Event.APPEND_OUTCOME_UNKNOWN): Role.RESOLVING,
+        (Role.LEADER, Event.APPEND_MISPLACED): Role.CHECKING,
+        (Role.LEADER, Event.APPEND_NOT_APPLIED): Role.CHECKING,
+        (Role.LEADER, Event.TRANSFER_REQUESTED): Role.DRAINING,
+        (Role.DRAINING, Event.TRANSFER_TIMED_OUT): Role.LEADER,
+        (Role.DRAINING, Event.TRANSFER_CLAIM_SENT): Role.TRANSFERRING,
+        (Role.DRAINING, Event.APPEND_OUTCOME_UNKNOWN): Role.RESOLVING,
+        (Role.DRAINING, Event.APPEND_MISPLACED): Role.CHECKING,
+        (Role.DRAINING, Event.APPEND_NOT_APPLIED): Role.CHECKING,
+        (Role.TRANSFERRING, Event.TRANSFER_REFUSED): Role.LEADER,
+        (Role.TRANSFERRING, Event.TRANSFER_COMMITTED): Role.STEPPING_DOWN,
+        (Role.TRANSFERRING, Event.APPEND_OUTCOME_UNKNOWN): Role.RESOLVING,
+        (Role.TRANSFERRING, Event.APPEND_MISPLACED): Role.CHECKING,
+        (Role.STEPPING_DOWN, Event.SUCCESSOR_CLAIM_ACCEPTED): Role.STEPPING_DOWN,
+        (Role.STEPPING_DOWN, Event.SUCCESSOR_STARTED): Role.FOLLOWER,
+        (Role.STEPPING_DOWN, Event.CLAIM_SENT): Role.CANDIDATE,  # the successor does not start
+        (Role.STEPPING_DOWN, Event.OWN_CLAIM_ACCEPTED): Role.LEADER,
+        (Role.CHECKING, Event.CHECK_PASSED): Role.LEADER,
         (Role.RESOLVING, Event.CLAIM_SENT): Role.RESOLVING,
-        (Role.RESOLVING, Event.OWN_CLAIM_ACCEPTED): Role.LEADING,
-        **{(role, Event.OTHER_CLAIM_ACCEPTED): Role.FOLLOWING for role in Role},
+        (Role.RESOLVING, Event.OWN_CLAIM_ACCEPTED): Role.LEADER,
+        **{(role, Event.OTHER_CLAIM_ACCEPTED): Role.FOLLOWER for role in _READING},
     }
 )
+
+
+class Settlement(NamedTuple):
+    """What an event does to the writes in flight; those that it does not end are kept, in their order."""
+
+    void_sent: bool = False  # what was sent in an earlier epoch and not read is void, and so is all that saw it
+    fail_unacknowledged: bool = False  # what is in the log and waits for acks ends as UNKNOWN: others receive its acks
+    refuse_queued: bool = False  # what was not sent is refused
+
+
+KEEP = Settlement()
+
+SETTLEMENTS: Mapping[Event, Settlement] = MappingProxyType(
+    {
+        Event.CLAIM_OUTRUN: Settlement(refuse_queued=True),
+        Event.OWN_CLAIM_ACCEPTED: Settlement(void_sent=True),
+        Event.OTHER_CLAIM_ACCEPTED: Settlement(void_sent=True, fail_unacknowledged=True, refuse_queued=True),
+        Event.SUCCESSOR_STARTED: Settlement(refuse_queued=True),
+    }
+)
+"""Any other event keeps all writes."""
 
 
 def advance(role: Role, event: Event) -> Role:
@@ -78,6 +137,6 @@ def advance(role: Role, event: Event) -> Role:
     except KeyError:
         known = ", ".join(it.name for was, it in TRANSITIONS if was is role)
         raise ImpossibleEvent(
-            f"a node that is {role} met {event.name} ({event}), and can only meet {known}: this is a mistake in "
-            "replicator itself. Restart the node, and report it with the node's log"
+            f"a node in role {role} met {event.name} ({event}); only {known} are possible. This is a defect of "
+            "replicator: restart the node, and report it with the node's log"
         ) from None

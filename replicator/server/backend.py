@@ -2,54 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from replicator.node.node import NodeStatus
+from replicator.node.reads import NodeReads
 from replicator.node.replica import RowListener
 from replicator.node.replica_progress import LastAck
+from replicator.node.status import NodeStatus
 from replicator.node.writes import Done
 from replicator.position import NodeId, Offset, Token
-from replicator.protocol.levels import Level
 from replicator.records.types import Membership
 from replicator.store.view import Transaction, View
-
-T = TypeVar("T")
 
 
 class Backend(Protocol):
     row_listener: RowListener | None
     """Called with table and row, both when a write is submitted here and when a record is applied."""
 
-    def view(self) -> View:
+    reads: NodeReads
+
+    def store(self) -> View:
         """The store as it is now. Raises `Loading` or what stopped the node (`LogDamage`, `Diverged`, …)."""
         ...
 
-    def read_now(self, level: Level | None) -> View | None:
-        """A view for a read of that level (None: as is usual in the node's role), if nothing has to be waited for.
-
-        It may raise `KeyBlocked` for single keys; then, and in place of None, `read`. Raises `Stale`, and as `view`.
-        """
-        ...
-
-    def read_soon(self, level: Level | None) -> asyncio.Future[None] | None:
-        """For a read that only waits for the log's end, as many at once do: when `read_reached` may be called.
-
-        It raises `Stale`. None: such a read has to wait for other things, too (`read`).
-        """
-        ...
-
-    def read_reached(self) -> View | None:
-        """The view for reads that waited so; None if that is not enough after all. Raises as `view`."""
-        ...
-
-    async def read(self, level: Level | None, answer: Callable[[View], T]) -> T:
-        """What `answer` makes of a view that meets the level; it may be called again. Raises `Stale`, and as `view`."""
-        ...
-
     def token(self, written: Offset) -> Token:
-        """All that a client can have seen here, and what it has written up to that offset. Raises as `view`."""
+        """All that a client can have seen here, and what it has written up to that offset. Raises as `store`."""
         ...
 
     def now_ms(self) -> int | None:
@@ -81,6 +57,6 @@ class Backend(Protocol):
     def membership(self) -> Membership: ...
 
     @property
-    def heard(self) -> dict[NodeId, LastAck]:
+    def last_acks(self) -> dict[NodeId, LastAck]:
         """The latest ack of each follower; empty on followers."""
         ...

@@ -14,7 +14,8 @@ from typing import Any
 import aiohttp
 
 from replicator.errors import ConfigError
-from replicator.node.node import Node, State
+from replicator.node.health import NodeState
+from replicator.node.node import Node
 from replicator.records.types import Member
 from replicator.server.identity import Identity
 
@@ -32,15 +33,15 @@ async def enrol(node: Node, identity: Identity, member: Member, password: str) -
     """
     headers = {"Authorization": f"Bearer {password}"} if password else {}
     async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(REQUEST_S)) as session:
-        while node.state is not State.SERVING:  # noqa: ASYNC110 (a state follows from many things)
+        while node.state is not NodeState.SERVING:  # noqa: ASYNC110 (a state follows from many things)
             await asyncio.sleep(POLL_S)
         while not _is_known(node, member):
-            if node.state is State.SERVING:
+            if node.state is NodeState.SERVING:
                 await _look_for_another(session, node, identity)
-                node.let_stand()
+                node.make_eligible()
                 await _ask_leader(session, node, member)
             await asyncio.sleep(RETRY_S)
-    node.let_stand()
+    node.make_eligible()
 
 
 def _is_known(node: Node, member: Member) -> bool:

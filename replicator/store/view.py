@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from replicator.records.types import Change
@@ -24,35 +24,48 @@ class View(Protocol):
 
 
 class KeyBlocked(Exception):
-    """A read would see a key of which another node may hold another value."""
+    """A read would see a key of which another node may show another value."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, unblocked: Callable[[], Awaitable[View]]) -> None:
+        """`unblocked`: waits for as long as the key is blocked; the view to read from then, which may block again."""
         super().__init__(key)
         self.key = key
+        self.unblocked = unblocked
 
 
 class BlockingView:
-    """A view that raises `KeyBlocked` instead of answering from one of the keys `held` that `blocks` names."""
+    """A view that raises `KeyBlocked` instead of answering from a blocked key."""
 
-    def __init__(self, base: View, held: Collection[bytes], blocks: Callable[[bytes], bool] = lambda key: True) -> None:
+    def __init__(
+        self,
+        base: View,
+        candidates: Callable[[], Collection[bytes]],
+        is_blocked: Callable[[bytes], bool],
+        unblocked: Callable[[bytes], Awaitable[View]],
+    ) -> None:
+        """`candidates`: the keys that may be blocked now; `is_blocked`: whether one of them is."""
         self._base = base
-        self._held = held
-        self._blocks = blocks
+        self._candidates = candidates
+        self._is_blocked = is_blocked
+        self._unblocked = unblocked
 
     def get(self, key: bytes) -> bytes | None:
-        if key in self._held and self._blocks(key):
-            raise KeyBlocked(key)
+        if key in self._candidates() and self._is_blocked(key):
+            raise self._blocked(key)
         return self._base.get(key)
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        for key in self._held:
-            if start <= key < stop and self._blocks(key):
-                raise KeyBlocked(key)
+        for key in self._candidates():
+            if start <= key < stop and self._is_blocked(key):
+                raise self._blocked(key)
         return self._base.scan(start, stop)
 
     def rows(self, table: str) -> int:
         self.scan(*table_range(table))
         return self._base.rows(table)
+
+    def _blocked(self, key: bytes) -> KeyBlocked:
+        return KeyBlocked(key, lambda: self._unblocked(key))
 
 
 class Overlay:

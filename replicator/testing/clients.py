@@ -137,13 +137,13 @@ def _read(life: Running, operation: Operation, end: End) -> None:
 
     async def wait() -> None:
         try:
-            await node.read(operation.level, see)
+            await node.reads.read(operation.level, see)
         except ReplicatorError as error:
             end(Outcome.REJECTED, str(error))
 
     try:
-        view = node.read_now(operation.level)
-        if view is not None:
+        view = node.reads.view(operation.level)
+        if not isinstance(view, asyncio.Future):
             see(view)
             return
     except KeyBlocked:

@@ -8,13 +8,10 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from replicator.node.context import NodeContext
+from replicator.node.context import open_context
 from replicator.node.node import Node
-from replicator.node.replica import Replica
-from replicator.node.writes import Writes
-from replicator.position import Author, NodeId, Offset
+from replicator.position import Author, NodeId
 from replicator.protocol.timing import Timing
-from replicator.records.codec import RecordCodec
 from replicator.records.types import Member, Mode
 from replicator.store import boot
 from replicator.store.machine import Machine, open_machine
@@ -62,17 +59,8 @@ class SimNode:
         link = Link(broker, self.name)
         log, acks = SimLog(link), SimAcks(link)
         author = Author(NodeId(self.name), broker.rng.getrandbits(63))
-        context = NodeContext(
-            author=author,
-            priority=self.priority,
-            replica=Replica(machine, RecordCodec()),
-            inflight=Writes(machine.view),
-            log=log,
-            reader=log.reader(Offset(machine.state.offset + 1)),
-            clock=self.clock,
-            timing=self._timing,
-            random=random.Random(broker.rng.getrandbits(64)),
-        )
+        rng = random.Random(broker.rng.getrandbits(64))
+        context = open_context(author, self.priority, machine, log, self.clock, self._timing, rng)
         node = Node(context, acks, self.member)
         task = self._loop.create_task(node.run(), context=process.context)
         self.life = Running(process, link, acks, machine, node, task)

@@ -83,7 +83,7 @@ class Operator:
         """`node` is to lead; whoever leads is asked."""
         leader = self._leader()
         if leader is not None:
-            promote = partial(leader.node.operations.promote, NodeId(node.name), force=False)
+            promote = partial(leader.node.transfer.promote, NodeId(node.name), force=False)
             self._ask(leader, f"{node.name}: leads on request", promote)
 
     def force(self, node: SimNode) -> None:
@@ -92,7 +92,7 @@ class Operator:
             self._ask(
                 node.life,
                 f"{node.name}: leads by force",
-                partial(node.life.node.operations.promote, NodeId(node.name), force=True),
+                partial(node.life.node.transfer.promote, NodeId(node.name), force=True),
             )
 
     def _leader(self) -> Running | None:
@@ -121,12 +121,12 @@ class Operator:
 
 
 async def _set_mode(leader: Running, node: NodeId, mode: Mode) -> None:
-    leader.node.operations.set_mode(node, mode)
+    leader.node.membership_changes.set_mode(node, mode)
 
 
 async def _set_policy(leader: Running, policy: Policy) -> None:
-    leader.node.operations.set_policy(policy)
+    leader.node.membership_changes.set_policy(policy)
 
 
 async def _enrol(leader: Running, node: SimNode) -> None:
-    leader.node.operations.enrol(node.member)
+    leader.node.membership_changes.add_member(node.member)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from replicator.errors import ReplicatorError
-from replicator.node.node import State
+from replicator.node.health import NodeState
 from replicator.protocol.timing import MAX_DRIFT, Timing
 from replicator.records.codec import RecordCodec
 from replicator.records.types import WriteMode
@@ -168,7 +168,7 @@ class _Simulation:
         failed = [
             f"{name} is {life.node.state}: {life.node.status().trouble}"
             for name, life in lives
-            if life.node.state is not State.SERVING
+            if life.node.state is not NodeState.SERVING
         ]
         leaders = [name for name, life in lives if life.node.leads and life.node.lease_left_ms > 0]
         idle = [f"{len(life.asked)} operations at {name} are not answered" for name, life in lives if life.asked]

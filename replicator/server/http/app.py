@@ -27,7 +27,8 @@ from aiohttp import web
 
 from replicator.address import Address
 from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError
-from replicator.node.node import Node, State
+from replicator.node.health import NodeState
+from replicator.node.node import Node
 from replicator.server.http.keys import read_routes
 from replicator.server.http.members import member_routes
 from replicator.server.http.metrics import CONTENT_TYPE, render
@@ -119,7 +120,7 @@ class Admin:
             return _error(503, str(error))
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        if self._node is not None and self._node.state is State.FAILED:
+        if self._node is not None and self._node.state is NodeState.FAILED:
             return _error(500, self._node.status().trouble)
         return web.json_response({"id": self._identity.author.node, "alive": True})
 
@@ -127,18 +128,18 @@ class Admin:
         if self._node is None:
             return _error(503, self.waiting_for)
         status = self._node.status()
-        if status.state is not State.SERVING:
+        if status.state is not NodeState.SERVING:
             return _error(503, f"{status.state}. {status.trouble}".strip())
         return web.json_response({"id": status.id, "role": status.role})
 
     async def _is_leader(self, request: web.Request) -> web.Response:
         status = self._ready_node().status()
-        return self._role(status.state is State.SERVING and status.lease_left_ms > 0)
+        return self._role(status.state is NodeState.SERVING and status.lease_left_ms > 0)
 
     async def _is_replica(self, request: web.Request) -> web.Response:
         node = self._ready_node()
         status = node.status()
-        return self._role(status.state is State.SERVING and status.role == "follower" and node.serves_clients)
+        return self._role(status.state is NodeState.SERVING and status.role == "follower" and node.serves_clients)
 
     def _role(self, wanted: bool) -> web.Response:
         node = self._ready_node()
@@ -150,12 +151,12 @@ class Admin:
     async def _status(self, request: web.Request) -> web.Response:
         who = {"cluster": self._identity.cluster, "incarnation": self._identity.incarnation}
         if self._node is None:
-            node = {"id": self._identity.author.node, "state": State.WAITING, "trouble": self.waiting_for}
+            node = {"id": self._identity.author.node, "state": NodeState.WAITING, "trouble": self.waiting_for}
             return web.json_response({**who, "node": node, "members": []})
-        status = await self._node.look()
+        status = await self._node.current_status()
         membership = self._node.membership
         members = [{**asdict(member), "mode": member.mode.value} for member in membership.members]
-        heard = {node: heard.ack.offset for node, heard in self._node.heard.items()}
+        heard = {node: heard.ack.offset for node, heard in self._node.last_acks.items()}
         return web.json_response(
             {
                 **who,
@@ -169,7 +170,9 @@ class Admin:
     async def _metrics(self, request: web.Request) -> web.Response:
         if self._node is None:
             return _error(503, self.waiting_for)
-        return web.Response(body=render(await self._node.look(), self._stats), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(
+            body=render(await self._node.current_status(), self._stats), headers={"Content-Type": CONTENT_TYPE}
+        )
 
     async def _list_snapshots(self, request: web.Request) -> web.Response:
         snapshots = self._ready_snapshots()

@@ -29,7 +29,7 @@ def read_routes(node: Callable[[], Node]) -> list[web.RouteDef]:
     async def get(request: web.Request) -> web.Response:
         level = _level(request.query.get("level", ""))
         key, asked = request.match_info["key"], node()
-        found = await asked.read(level, lambda view: _find(view, asked.now_ms(), key.encode()))
+        found = await asked.reads.read(level, lambda view: _find(view, asked.now_ms(), key.encode()))
         token = encode_token(asked.token(BEFORE_LOG))
         answer = {"key": key, "level": str(level or "default"), "token": token}
         if found is None:

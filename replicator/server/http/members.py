@@ -35,23 +35,23 @@ def member_routes(node: Callable[[], Node]) -> list[web.RouteDef]:
 
     async def enrol(request: web.Request) -> web.Response:
         member = _member(await read_json(request))
-        node().operations.enrol(member)
+        node().membership_changes.add_member(member)
         return _accepted(member.node)
 
     async def set_mode(request: web.Request) -> web.Response:
         mode = _choice("mode", (await read_json(request)).get("mode"), ASKABLE_MODES)
         member = NodeId(request.match_info["node"])
-        node().operations.set_mode(member, mode)
+        node().membership_changes.set_mode(member, mode)
         return _accepted(member)
 
     async def expel(request: web.Request) -> web.Response:
         member = NodeId(request.match_info["node"])
-        node().operations.expel(member)
+        node().membership_changes.remove_member(member)
         return _accepted(member)
 
     async def set_policy(request: web.Request) -> web.Response:
         policy = _policy(await read_json(request))
-        node().operations.set_policy(policy)
+        node().membership_changes.set_policy(policy)
         return _accepted(policy.write)
 
     async def promote(request: web.Request) -> web.Response:
@@ -59,7 +59,7 @@ def member_routes(node: Callable[[], Node]) -> list[web.RouteDef]:
         name, force = fields.get("node"), fields.get("force", False)
         if not isinstance(name, str) or not isinstance(force, bool):
             raise BadRequest('send {"node": ID, "force": true or false}')
-        await node().operations.promote(NodeId(name), force=force)
+        await node().transfer.promote(NodeId(name), force=force)
         return _accepted(name)
 
     return [

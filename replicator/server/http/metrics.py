@@ -8,7 +8,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from replicator.node.node import NodeStatus, State
+from replicator.node.health import NodeState
+from replicator.node.status import NodeStatus
 from replicator.server.stats import Stats
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -26,7 +27,7 @@ class NodeCollector(Collector):
         )
         gauges = {
             "leader": ("1 if this node leads", float(status.role == "leader")),
-            "serving": ("1 if this node answers reads", float(status.state is State.SERVING)),
+            "serving": ("1 if this node answers reads", float(status.state is NodeState.SERVING)),
             "epoch": ("term of the current leader", status.epoch),
             "seq": ("accepted records so far", status.seq),
             "applied_offset": ("offset of the last record applied", status.applied_offset),

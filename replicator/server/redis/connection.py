@@ -77,7 +77,7 @@ class Session(asyncio.Protocol):
         self._ready_bytes = 0  # in `_out`
         self._held: Args | None = None  # waits until the slots are empty
         self._task: asyncio.Task[None] | None = None  # what the connection waits for
-        self._index: asyncio.Future[None] | None = None  # the same, shared with others
+        self._index: asyncio.Future[View] | None = None  # the same, shared with others
         self._full = False  # the client does not read
         self._reading = True
         self._awake = False  # `_wake` is scheduled
@@ -227,19 +227,16 @@ class Session(asyncio.Protocol):
 
     def read_at(self, level: Level | None, command: Command, args: Args) -> None:
         """Answer a read, at once or when its level is met."""
-        backend = self.server.backend
-        view = backend.read_now(level)
-        if view is not None:
-            keyspace = self._answer_from(view, command, args)
-            if keyspace is not None:
-                self._readable = keyspace if level is self.level else None
-                return
-        soon = backend.read_soon(level) if view is None else None
-        if soon is not None:
-            self._index = soon
-            soon.add_done_callback(lambda _: self._answer_reached(soon, level, command, args))
-        else:
+        view = self.server.backend.reads.view(level)
+        if isinstance(view, asyncio.Future):
+            self._index = view
+            view.add_done_callback(lambda reached: self._answer_reached(reached, level, command, args))
+            return
+        keyspace = self._answer_from(view, command, args)
+        if keyspace is None:
             self._read_later(level, command, args)
+        else:
+            self._readable = keyspace if level is self.level else None
 
     def _answer_from(self, view: View, command: Command, args: Args) -> Keyspace | None:
         """None if the read would have seen a key that it must not see yet; then there is no answer. Raises."""
@@ -250,16 +247,12 @@ class Session(asyncio.Protocol):
             return None
         return keyspace
 
-    def _answer_reached(self, soon: asyncio.Future[None], level: Level | None, command: Command, args: Args) -> None:
+    def _answer_reached(self, reached: asyncio.Future[View], level: Level | None, command: Command, args: Args) -> None:
         self._index = None
-        error = soon.exception()
         if self._closing:
             return
         try:
-            if error is not None:
-                raise error
-            view = self.server.backend.read_reached()
-            if view is None or self._answer_from(view, command, args) is None:
+            if self._answer_from(reached.result(), command, args) is None:
                 self._read_later(level, command, args)
         except ReplicatorError as failure:
             self.answer(error_reply(failure))
@@ -270,7 +263,7 @@ class Session(asyncio.Protocol):
 
     async def _answer_read(self, level: Level | None, run: Callable[[Keyspace], Reply]) -> None:
         backend = self.server.backend
-        self.answer(await backend.read(level, lambda view: run(Keyspace(view, backend.now_ms()))))
+        self.answer(await backend.reads.read(level, lambda view: run(Keyspace(view, backend.now_ms()))))
 
     def _write(self, command: Command, args: Args) -> None:
         backend = self.server.backend

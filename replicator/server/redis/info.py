@@ -72,8 +72,8 @@ def _replication(server: RedisServer) -> Pairs:
     backend = server.backend
     status = backend.status()
     if status.role == "leader":
-        pairs = _pairs(role="master", connected_slaves=len(backend.heard))
-        for index, (node, heard) in enumerate(backend.heard.items()):
+        pairs = _pairs(role="master", connected_slaves=len(backend.last_acks))
+        for index, (node, heard) in enumerate(backend.last_acks.items()):
             member = backend.membership.get(node)
             host, _, port = (member.resp if member else "?:0").rpartition(":")
             line = f"ip={host},port={port},state=online,offset={heard.ack.offset},lag=0"

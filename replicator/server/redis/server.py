@@ -99,7 +99,7 @@ class RedisServer:
     def rows(self) -> int:
         """Number of keys; 0 while the node cannot tell."""
         try:
-            return self.backend.view().rows(TABLE)
+            return self.backend.store().rows(TABLE)
         except ReplicatorError:
             return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from replicator.node.node import State
+from replicator.node.health import NodeState
 from replicator.position import NodeId
 from replicator.records.types import Member, Mode
 from replicator.server.backend import Backend
@@ -32,7 +32,7 @@ class Topology(NamedTuple):
 
 def look(backend: Backend, lease_ms: float) -> Topology:
     status, members = backend.status(), backend.membership.members
-    serving = status.state is State.SERVING  # otherwise another may lead, and this node has not read of it
+    serving = status.state is NodeState.SERVING  # otherwise another may lead, and this node has not read of it
     leader = next((it for it in members if serving and it.node == status.leader), None)
     own = status.leader == status.id
     down = status.lease_left_ms <= 0 if own else status.leader_silent_ms > lease_ms

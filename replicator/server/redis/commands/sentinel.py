@@ -134,7 +134,7 @@ def _master(server: RedisServer, topology: Topology) -> Fields:
 def _replica(server: RedisServer, topology: Topology, member: Member) -> Fields:
     """Of other replicas only the leader hears, and only how far they are."""
     behind = member.node == topology.node and not topology.serving
-    heard = server.backend.heard.get(member.node)
+    heard = server.backend.last_acks.get(member.node)
     own_offset = server.backend.status().applied_offset if member.node == topology.node else 0
     leader = endpoint(topology.leader) if topology.leader else NOBODY
     place = endpoint(member)

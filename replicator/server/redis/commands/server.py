@@ -48,7 +48,7 @@ def role(session: Session, args: Args) -> Reply:
     status = backend.status()
     if status.role == "leader":
         replicas: list[Reply] = []
-        for node, heard in backend.heard.items():
+        for node, heard in backend.last_acks.items():
             member = backend.membership.get(node)
             host, _, port = (member.resp if member else "?:0").rpartition(":")
             replicas.append([host.encode(), port.encode(), b"%d" % max(0, heard.ack.offset)])

@@ -1,0 +1,77 @@
+"""The one way to append: a batch at a time, and the four outcomes it can have.
+
+committed   the broker answered with the expected offset: nobody else has appended, and the batch counts
+misplaced   it answered with a later one: others have appended before it, and the log decides whether it counts
+refused     nothing of it is in the log, nor will be
+unknown     no answer, or one that proves nothing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from replicator.errors import LogDamage
+from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Log
+from replicator.node.clock import Clock
+from replicator.position import Offset
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    sent_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Misplaced:
+    last: Offset  # where the batch ends
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    error: AppendRefused
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeUnknown:
+    error: AppendOutcomeUnknown
+
+
+Outcome = Committed | Misplaced | Refused | OutcomeUnknown
+
+
+class AppendState(Enum):
+    IDLE = auto()
+    IN_FLIGHT = auto()  # also after an append whose outcome stayed unknown
+
+
+class Appender:
+    def __init__(self, log: Log, clock: Clock) -> None:
+        self._log = log
+        self._clock = clock
+        self.state = AppendState.IDLE
+        self.sent_ms = clock.elapsed_ms()  # when the last batch was sent
+        self.last = Offset(-1)  # where the last misplaced batch ends
+
+    async def append(self, payloads: Sequence[bytes], expected: Offset) -> Outcome:
+        """Raises `LogDamage`. If it is cancelled, the outcome is unknown."""
+        self.sent_ms = sent_ms = self._clock.elapsed_ms()
+        self.state = AppendState.IN_FLIGHT
+        try:
+            base = await self._log.append(payloads)
+        except AppendRefused as error:
+            self.state = AppendState.IDLE
+            return Refused(error)
+        except AppendOutcomeUnknown as error:
+            return OutcomeUnknown(error)
+        self.state = AppendState.IDLE
+        if base == expected:
+            return Committed(sent_ms)
+        if base < expected:
+            raise LogDamage(
+                f"the log gave offset {base} to a record that was to follow offset {expected - 1}: it was truncated. "
+                "Restore the broker's data, or the cluster from a snapshot"
+            )
+        self.last = Offset(base + len(payloads) - 1)
+        return Misplaced(self.last)

@@ -1,0 +1,36 @@
+"""Claims, as a node writes them."""
+
+from __future__ import annotations
+
+import logging
+
+from replicator.log.port import AppendOutcomeUnknown, AppendRefused
+from replicator.node.context import NodeContext
+from replicator.position import Author, Epoch
+from replicator.protocol.log_state import LogState
+from replicator.records.types import VERSION, Claim, Header, Reason
+
+logger = logging.getLogger(__name__)
+
+TIMELINE_BITS = 128
+
+
+def claim_record(context: NodeContext, state: LogState, leader: Author, reason: Reason) -> bytes:
+    """A claim by this node, which has read the log up to `state`, that `leader` leads the next epoch."""
+    epoch, codec = Epoch(state.epoch + 1), context.replica.codec
+    header = Header(VERSION, state.timeline, epoch, context.author, state.seq, context.clock.wall_us(), state.chain)
+    return codec.encode(header, codec.encode_body(Claim(leader, epoch, state.offset, reason)))
+
+
+async def send_claim(context: NodeContext, reason: Reason) -> None:
+    """Claim the next epoch for this node. The log decides whether the claim counts, whatever the append's outcome."""
+    state = context.replica.state
+    epoch = Epoch(state.epoch + 1)
+    logger.info("claiming epoch %d (%s), having read up to offset %d", epoch, reason, state.offset)
+    if not state.timeline:
+        state = state._replace(timeline=context.random.getrandbits(TIMELINE_BITS).to_bytes(16, "big"))
+    context.roles.claim_sent(epoch)
+    try:
+        await context.log.append([claim_record(context, state, context.author, reason)])
+    except (AppendRefused, AppendOutcomeUnknown) as error:
+        logger.info("the claim of epoch %d: %s", epoch, error)

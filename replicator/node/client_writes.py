@@ -1,0 +1,73 @@
+"""What a client's write meets first: whether this node takes it now, and whether it fits into the log."""
+
+from __future__ import annotations
+
+from replicator.errors import BadRequest, Busy, NotLeader
+from replicator.limits import MAX_INFLIGHT_BYTES, MAX_RECORD_BYTES
+from replicator.node.context import NodeContext
+from replicator.node.writes import Done, PendingWrite
+from replicator.records.types import Heartbeat, Member, Write
+from replicator.store.view import Transaction
+
+READ_ONLY = "You can't write against a read only replica."  # Redis' words: clients look for them
+
+
+def leading_member(context: NodeContext) -> Member | None:
+    """The leader, if its address is known."""
+    leader = context.replica.state.leader
+    return context.replica.machine.meta.membership.get(leader.node) if leader else None
+
+
+def check_leads(context: NodeContext) -> None:
+    """Raises `NotLeader`, or `Busy` at a leader that is resolving its last append."""
+    if not context.roles.role.leads:
+        raise _not_leader(context)
+
+
+def _not_leader(context: NodeContext) -> NotLeader | Busy:
+    if context.replica.state.leader == context.author:
+        return Busy("the leader is resolving the outcome of its last append. Try again")
+    leader = leading_member(context)
+    if leader is None or leader.node == context.author.node:  # this node, before it was restarted
+        return NotLeader(f"{READ_ONLY} There is no leader now. Try again")
+    return NotLeader(f"{READ_ONLY} The leader is {leader.node}, at {leader.resp}")
+
+
+class ClientWrites:
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
+
+    def begin(self) -> Transaction:
+        """Raises `NotLeader`, `NoReplicas`, `Busy`."""
+        context = self._context
+        if not context.roles.role.queues_writes:
+            raise _not_leader(context)
+        writes = context.writes
+        if writes.refusal is not None:
+            raise writes.refusal
+        if writes.bytes > MAX_INFLIGHT_BYTES:
+            raise Busy(f"{writes.bytes >> 20} MiB of writes are in flight. Try again")
+        return Transaction(writes.overlay)
+
+    def submit(self, transaction: Transaction, done: Done) -> None:
+        """Raises `NotLeader`, `BadRequest` (too large)."""
+        context = self._context
+        roles, writes, replica = context.roles, context.writes, context.replica
+        if not roles.role.queues_writes:
+            raise _not_leader(context)
+        changes = transaction.changes
+        if not changes and not writes and roles.lease_left_ms() > 0:
+            done(None, replica.state.offset)
+            return
+        # without changes a heartbeat takes the place of the write: once it counts, what was read does, too
+        body = Write(tuple(changes.values())) if changes else Heartbeat()
+        encoded = replica.codec.encode_body(body)
+        if len(encoded) > MAX_RECORD_BYTES:
+            raise BadRequest(
+                f"one transaction would take {len(encoded)} bytes in the log, at most {MAX_RECORD_BYTES} are allowed: "
+                "split it into smaller ones"
+            )
+        deadline_ms = context.clock.elapsed_ms() + context.timing.answer_ms
+        writes.add(PendingWrite(body, encoded, changes, done, deadline_ms))
+        if replica.row_listener is not None:
+            replica.tell(changes.values())

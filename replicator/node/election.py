@@ -1,0 +1,68 @@
+"""Elections: a follower claims the next epoch when the leader's heartbeats have timed out."""
+
+from __future__ import annotations
+
+import logging
+from math import inf
+
+from replicator.errors import BrokerUnavailable
+from replicator.node.claim import send_claim
+from replicator.node.context import NodeContext
+from replicator.protocol.candidates import rank
+from replicator.protocol.log_state import LogState
+from replicator.records.types import Reason
+
+logger = logging.getLogger(__name__)
+
+ELIGIBLE_POLL_MS = 10
+
+
+class Election:
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
+        self._since_ms = context.clock.elapsed_ms()  # when the election timer was last started
+        self._jitter = context.random.random()
+
+    def restart_timer(self) -> None:
+        """A record of the leader was received."""
+        self._since_ms = self._context.clock.elapsed_ms()
+
+    async def step(self) -> None:
+        """Wait for a part of the election timeout, or claim if it has passed."""
+        context = self._context
+        if not context.roles.eligible:
+            await context.clock.sleep(ELIGIBLE_POLL_MS)
+            self.restart_timer()  # nodes with a higher priority may have had to wait, too
+            return
+        state = context.replica.state
+        wait_ms = self._since_ms + self._timeout_ms(state) - context.clock.elapsed_ms()
+        if wait_ms > 0:
+            await context.clock.sleep(min(wait_ms, context.timing.election_ms))
+            return
+        if await self._has_read_all(state):
+            await send_claim(context, Reason.ELECTION if state.leader else Reason.FIRST)
+        self.restart_timer()
+        self._jitter = context.random.random()
+
+    def _timeout_ms(self, state: LogState) -> float:
+        """How long to wait for a record of the leader."""
+        context = self._context
+        if state.leader is None:  # the log is empty: candidates with a higher priority claim first
+            return context.timing.step_ms * context.priority + 1
+        place = rank(context.replica.machine.meta.membership, state.leader.node, context.author.node)
+        return inf if place is None else context.timing.candidacy_ms(place, self._jitter)
+
+    async def _has_read_all(self, state: LogState) -> bool:
+        """Whether the log was found to end at `state`, by a broker that answers as fast as a heartbeat should arrive.
+
+        A claim over records that are still unread would be void; a broker that was away has delayed the leader, too.
+        """
+        context = self._context
+        asked_ms = context.clock.elapsed_ms()
+        try:
+            end = await context.log.end()
+        except BrokerUnavailable as error:
+            logger.info("no election while Kafka does not answer: %s", error)
+            return False
+        late = context.clock.elapsed_ms() - asked_ms > context.timing.heartbeat_ms
+        return not late and end == state.offset + 1 and state is context.replica.state

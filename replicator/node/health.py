@@ -1,0 +1,155 @@
+"""Whether this node serves reads, and why it does not.
+
+    state         next                        by
+    catching up   serving                     caught_up: all is applied that the log held when the node started
+    serving       -
+    waiting       catching up, or serving     resumed: a record was applied, or Kafka answers
+    any of these  waiting                     blocked: Kafka does not answer, or the disk is full; it retries
+    any of these  failed                      fail: only an operator can help; the error says how
+    any of these  stopped                     stop
+
+`failed` and `stopped` are final. While it waits, a node that had caught up goes on answering reads from its store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from enum import StrEnum
+
+from replicator.errors import BadRequest, Loading, ReplicatorError
+from replicator.node.replica import Replica
+from replicator.position import NodeId, Offset
+from replicator.records.types import Membership, Mode
+from replicator.store.view import View
+
+logger = logging.getLogger(__name__)
+
+
+class NodeState(StrEnum):
+    """The names of the states, as a status reports them."""
+
+    CATCHING_UP = "catching up"
+    SERVING = "serving"
+    WAITING = "waiting"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class CatchingUp:
+    name = NodeState.CATCHING_UP
+    trouble = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    name = NodeState.SERVING
+    trouble = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    name = NodeState.WAITING
+    trouble: str
+    then: CatchingUp | Serving
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    name = NodeState.FAILED
+    error: ReplicatorError
+
+    @property
+    def trouble(self) -> str:
+        return str(self.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    name = NodeState.STOPPED
+    trouble = ""
+
+
+Health = CatchingUp | Serving | Waiting | Failed | Stopped
+
+
+class NodeHealth:
+    def __init__(self, node: NodeId, replica: Replica) -> None:
+        self._node = node
+        self._replica = replica
+        self._blocked = asyncio.Event()
+        self._membership_seen = Membership()
+        self._serves_clients = True  # as that membership says
+        self.health: Health = CatchingUp()
+        self.end_offset = replica.state.offset  # of the last record in the log that this node knows of
+
+    @property
+    def state(self) -> NodeState:
+        return self.health.name
+
+    def note_end(self, end: Offset) -> None:
+        """The log was found to end before this offset."""
+        self.end_offset = Offset(end - 1)
+
+    def caught_up(self) -> None:
+        match self.health:
+            case CatchingUp():
+                self.health = Serving()
+            case Waiting(trouble):
+                self.health = Waiting(trouble, Serving())
+
+    def blocked(self, error: ReplicatorError) -> None:
+        if str(error) != self.health.trouble:
+            logger.warning("%s", error)
+        match self.health:
+            case CatchingUp() | Serving() as before:
+                self.health = Waiting(str(error), before)
+            case Waiting(_, then):
+                self.health = Waiting(str(error), then)
+        self._blocked.set()
+
+    def resumed(self) -> None:
+        if isinstance(self.health, Waiting):
+            self.health = self.health.then
+
+    def fail(self, error: ReplicatorError) -> None:
+        logger.critical("this node stops applying and serving: %s", error)
+        if not isinstance(self.health, Stopped):
+            self.health = Failed(error)
+
+    def stop(self) -> None:
+        if not isinstance(self.health, Failed):
+            self.health = Stopped()
+
+    async def resume_when_applied(self) -> None:
+        """For as long as the node runs: `waiting` ends when a record is applied."""
+        while True:
+            await self._blocked.wait()
+            self._blocked.clear()
+            await self._replica.changed()
+            self.resumed()
+
+    def store(self) -> View:
+        """The store as it is. Raises what made this node fail, `Loading`, and `BadRequest` at a snapshotter."""
+        health = self.health
+        then = health.then if isinstance(health, Waiting) else health
+        if isinstance(health, Failed):
+            raise health.error
+        if isinstance(then, CatchingUp):
+            offset = self._replica.state.offset
+            raise Loading(f"the node reads the log: at offset {offset} of {self.end_offset}. {health.trouble}".strip())
+        if not self.serves_clients:
+            raise BadRequest(f"{self._node} is a snapshotter, which serves no clients: ask another node")
+        return self._replica.machine.view
+
+    @property
+    def serves_clients(self) -> bool:
+        """Whether it is not a snapshotter."""
+        membership = self._replica.machine.meta.membership
+        if membership is not self._membership_seen:
+            self._membership_seen = membership
+            own = membership.get(self._node)
+            self._serves_clients = own is None or own.mode is not Mode.SNAPSHOTTER
+        return self._serves_clients

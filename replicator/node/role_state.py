@@ -1,0 +1,176 @@
+"""The role of this process, and what depends on it: its lease, the transfer it takes part in, its writes in flight.
+
+The only place where the role changes. Each method is one event of `protocol.roles`, and settles the writes in flight
+as `protocol.roles.SETTLEMENTS` says, so that no caller has to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from math import inf
+
+from replicator.errors import Busy, Definite, NotLeader
+from replicator.node.clock import Clock
+from replicator.node.writes import Writes
+from replicator.position import BEFORE_LOG, Author, Epoch, Offset, Seq
+from replicator.protocol.ack_policy import local_readers
+from replicator.protocol.lease import Lease
+from replicator.protocol.roles import KEEP, SETTLEMENTS, Event, Role, advance
+from replicator.protocol.timing import Timing
+from replicator.records.types import Claim, Header, Membership
+
+logger = logging.getLogger(__name__)
+
+NO_EPOCH = Epoch(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Leadership goes to `successor`. `done` ends once the claim is in the log, and raises `Busy` if it will not be."""
+
+    successor: Author
+    done: asyncio.Future[None]
+    deadline_ms: float  # for the acks to what was in flight
+
+    def fail(self, error: Definite) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class RoleState:
+    def __init__(self, author: Author, writes: Writes, clock: Clock, timing: Timing, *, eligible: bool) -> None:
+        self._author = author
+        self._writes = writes
+        self._clock = clock
+        self._timing = timing
+        self._claims_sent_ms: dict[Epoch, float] = {}
+        """By epoch that has not begun: when its claim was first sent. Any copy of it may be the one that counts."""
+        self.role = Role.FOLLOWER
+        self.eligible = eligible  # for elections: not before it is known that no other process uses this node's id
+        self.lease = Lease()  # of this process, in whatever role
+        self.write_from_ms = 0.0  # until then a replica may answer reads that does not receive new writes
+        self.transfer: Transfer | None = None  # set exactly in DRAINING, TRANSFERRING and STEPPING_DOWN
+        self.check_until = BEFORE_LOG  # in CHECKING: the end of this node's last append
+        self.term_start_seq = Seq(0)  # while it leads: what is not later was written by earlier leaders
+        self.last_record_ms = clock.elapsed_ms()  # when an accepted record was last received
+        self.stepped_down_ms = -inf  # when it last ceased to lead
+
+    # What follows from the role
+
+    def lease_left_ms(self) -> float:
+        """How long reads here are sure to see all that was written anywhere; 0: they are not."""
+        if self.role is not Role.LEADER and self.role is not Role.DRAINING:
+            return 0.0
+        return self.lease.left_ms(self._clock.elapsed_ms(), self._timing.lease_ms)
+
+    def leader_silent_ms(self) -> float:
+        """Time since the last record of the leader was received; 0 if this node leads."""
+        return 0.0 if self.role.leads else self._clock.elapsed_ms() - self.last_record_ms
+
+    def holds_writes(self) -> bool:
+        """Whether this node, if it leads, has to wait before it appends or confirms clients' writes."""
+        now_ms = self._clock.elapsed_ms()
+        return now_ms < self.write_from_ms or self.lease.wait_ms(now_ms) > 0
+
+    # Events
+
+    def claim_sent(self, epoch: Epoch) -> None:
+        self._advance(Event.CLAIM_SENT)
+        self._claims_sent_ms.setdefault(epoch, self._clock.elapsed_ms())
+
+    def record_read(self, author: Author) -> None:
+        """An accepted record that is not a claim was read from the log."""
+        if self.role is Role.CANDIDATE:
+            self._advance(Event.CLAIM_OUTRUN, successor=author)
+        elif self.role is Role.STEPPING_DOWN and self.transfer is not None and author == self.transfer.successor:
+            self._advance(Event.SUCCESSOR_STARTED, successor=author)
+
+    def claim_accepted(self, header: Header, claim: Claim, seq: Seq) -> None:
+        """`seq`: where the store is now, at this claim or after it."""
+        sent_ms = self._claims_sent_ms.pop(claim.epoch, None)
+        if claim.leader == self._author:
+            if header.author != self._author:
+                sent_ms = None
+            self._advance(Event.OWN_CLAIM_ACCEPTED, epoch=claim.epoch)
+            now_ms = self._clock.elapsed_ms()
+            self.lease = self.lease.claimed(claim.reason, sent_ms, now_ms, self._timing.lease_ms)
+            self.term_start_seq = seq
+        elif self.role is Role.STEPPING_DOWN and self.transfer is not None and claim.leader == self.transfer.successor:
+            self._advance(Event.SUCCESSOR_CLAIM_ACCEPTED)
+        else:
+            self._advance(Event.OTHER_CLAIM_ACCEPTED, epoch=claim.epoch, successor=claim.leader)
+
+    def append_committed(self, sent_ms: float) -> None:
+        """A record of this leader's own, sent then, is committed: no change of the role."""
+        self.lease = self.lease.renewed(sent_ms)
+
+    def append_unknown(self) -> None:
+        self._advance(Event.APPEND_OUTCOME_UNKNOWN)
+
+    def append_misplaced(self, last: Offset) -> None:
+        """`last`: where the append ends."""
+        self._advance(Event.APPEND_MISPLACED)
+        self.check_until = last
+
+    def append_not_applied(self, last: Offset) -> None:
+        self._advance(Event.APPEND_NOT_APPLIED)
+        self.check_until = last
+
+    def check_passed(self, seq: Seq) -> None:
+        self._advance(Event.CHECK_PASSED)
+        self.term_start_seq = seq
+
+    def request_transfer(self, successor: Author, timeout_ms: float) -> asyncio.Future[None]:
+        """Ends once the claim is in the log. Raises `Busy`, or the future does."""
+        if self.transfer is not None:
+            raise Busy(f"leadership is already being transferred to {self.transfer.successor.node}")
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._advance(Event.TRANSFER_REQUESTED)
+        self.transfer = Transfer(successor, done, self._clock.elapsed_ms() + timeout_ms)
+        self._writes.arrived.set()
+        return done
+
+    def transfer_claim_sent(self) -> None:
+        self._advance(Event.TRANSFER_CLAIM_SENT)
+
+    def transfer_timed_out(self) -> None:
+        self._fail_transfer("what is in the log was not acknowledged in time")
+        self._advance(Event.TRANSFER_TIMED_OUT)
+        self._writes.arrived.set()
+
+    def transfer_refused(self, error: Exception) -> None:
+        self._fail_transfer(str(error))
+        self._advance(Event.TRANSFER_REFUSED)
+        self._writes.arrived.set()
+
+    def transfer_committed(self) -> None:
+        self._advance(Event.TRANSFER_COMMITTED)
+        if self.transfer is not None:
+            self.transfer.done.set_result(None)
+
+    def membership_changed(self, before: Membership, after: Membership) -> None:
+        """A replica that may no longer answer reads locally may not have read yet that this is so."""
+        if local_readers(before) - local_readers(after):
+            now_ms = self._clock.elapsed_ms()
+            self.write_from_ms = max(self.write_from_ms, now_ms + self._timing.old_follower_lease_ms)
+
+    def _advance(self, event: Event, *, epoch: Epoch = NO_EPOCH, successor: Author | None = None) -> None:
+        before, self.role = self.role, advance(self.role, event)
+        if before.leads and not self.role.leads:
+            self.stepped_down_ms = self._clock.elapsed_ms()
+        if self.transfer is not None and self.role not in (Role.DRAINING, Role.TRANSFERRING, Role.STEPPING_DOWN):
+            self._fail_transfer("the node lost leadership meanwhile. See `replicator status`")
+            self.transfer = None
+        settlement = SETTLEMENTS.get(event, KEEP)
+        if settlement.void_sent:
+            self._writes.void_sent(epoch)
+        if settlement.fail_unacknowledged:
+            self._writes.fail_unacknowledged()
+        if settlement.refuse_queued and successor is not None:
+            self._writes.fail_all(NotLeader(f"{successor.node} leads now: the write was not sent. Ask it"))
+
+    def _fail_transfer(self, why: str) -> None:
+        if self.transfer is not None:
+            self.transfer.fail(Busy(f"leadership was not transferred: {why}"))

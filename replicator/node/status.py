@@ -1,0 +1,68 @@
+"""What one node reports of itself: `GET /status`, INFO, metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replicator.node.context import NodeContext
+from replicator.node.health import NodeHealth, NodeState
+from replicator.node.term_history import Term
+from replicator.position import NodeId
+from replicator.protocol.roles import Role
+from replicator.records.types import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    id: NodeId
+    role: Role
+    state: NodeState
+    trouble: str  # why it does not serve; empty if it does
+    epoch: int
+    leader: NodeId | None
+    leader_silent_ms: float  # since this node received the leader's last record; 0 if it leads itself
+    timeline: str
+    topic_id: str
+    seq: int
+    applied_offset: int
+    end_offset: int  # of the last record in the log that this node knows of
+    digest: str
+    entries: int
+    lag_ms: float  # age of the last record applied; 0 if it is the last one in the log
+    lease_left_ms: float
+    void_records: int
+    inflight: int
+    refusal: str  # why this leader takes no writes now; empty if it does
+    elected: Term | None  # how this term began, if this process has read it
+    term_ms: float | None  # how long ago that was
+    claims: dict[Reason, int]  # accepted ones that this process has read
+
+
+def node_status(context: NodeContext, health: NodeHealth) -> NodeStatus:
+    roles, replica = context.roles, context.replica
+    meta, terms, now_us = replica.machine.meta, replica.terms, context.clock.wall_us()
+    log_state = meta.state
+    return NodeStatus(
+        id=context.author.node,
+        role=roles.role,
+        state=health.state,
+        trouble=health.health.trouble,
+        epoch=log_state.epoch,
+        leader=log_state.leader.node if log_state.leader else None,
+        leader_silent_ms=roles.leader_silent_ms(),
+        timeline=log_state.timeline.hex(),
+        topic_id=meta.topic_id,
+        seq=log_state.seq,
+        applied_offset=log_state.offset,
+        end_offset=max(health.end_offset, log_state.offset),
+        digest=f"{meta.digest:032x}",
+        entries=meta.entries,
+        lag_ms=replica.age_ms(now_us) if log_state.offset < health.end_offset else 0.0,
+        lease_left_ms=roles.lease_left_ms(),
+        void_records=replica.void_records,
+        inflight=len(context.writes),
+        refusal=str(context.writes.refusal or ""),
+        elected=terms.last,
+        term_ms=terms.last.age_ms(now_us) if terms.last else None,
+        claims=dict(terms.counts),
+    )

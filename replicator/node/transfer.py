@@ -1,0 +1,53 @@
+"""Which node leads, by an operator's request: a transfer that the leader agrees to, or a claim that is forced."""
+
+from __future__ import annotations
+
+from replicator.errors import BadRequest, Busy, NotLeader
+from replicator.node.claim import send_claim
+from replicator.node.client_writes import check_leads
+from replicator.node.context import NodeContext
+from replicator.node.health import NodeHealth
+from replicator.node.replica_progress import ReplicaProgress
+from replicator.position import NodeId, Offset
+from replicator.protocol.candidates import check_may_lead
+from replicator.protocol.roles import TRANSITIONS, Event
+from replicator.records.types import Reason
+
+CATCH_UP_MS = 10_000  # for the successor, before the leader stops to send writes
+DRAIN_MS = 2_000  # for the acks, before the claim
+
+
+class LeadershipTransfer:
+    def __init__(self, context: NodeContext, progress: ReplicaProgress, health: NodeHealth) -> None:
+        self._context = context
+        self._progress = progress
+        self._health = health
+
+    async def promote(self, node: NodeId, *, force: bool) -> None:
+        """Make `node` the leader. With `force` it has to be this node, which claims, whichever node leads.
+
+        Raises `NotLeader` (ask the leader; for `force`, ask `node`), `BadRequest`, `Busy`, `BrokerUnavailable`, and for
+        `force` why this node serves no clients.
+        """
+        context, own = self._context, self._context.author.node
+        check_may_lead(context.replica.machine.meta.membership, node)
+        if context.roles.role.leads and node == own:
+            raise BadRequest(f"{node} is already the leader")
+        if not force:
+            check_leads(context)
+            successor = await self._progress.caught_up(node, context.replica.state.offset, CATCH_UP_MS)
+            check_leads(context)
+            await context.roles.request_transfer(successor, DRAIN_MS)
+        elif node == own:
+            self._health.store()
+            await self._force()
+        else:
+            raise NotLeader(f"only {node} itself can force its own claim: ask it")
+
+    async def _force(self) -> None:
+        context = self._context
+        while context.replica.state.leader != context.author:
+            if (context.roles.role, Event.CLAIM_SENT) not in TRANSITIONS:
+                raise Busy(f"{context.author.node} is {context.roles.role}: it cannot claim now. Try again")
+            await send_claim(context, Reason.FORCE)
+            await context.replica.applied(Offset(await context.log.end() - 1))
