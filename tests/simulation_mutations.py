@@ -20,11 +20,11 @@ from replicator.node.replica import Replica
 from replicator.node.writes import PendingWrite, Writes
 from replicator.position import Epoch, Offset, Seq
 from replicator.protocol import acceptance, claims
-from replicator.protocol.ack_policy import ENDLESS, Requirement, local_readers
+from replicator.protocol.ack_policy import ENDLESS, AckRequirement, local_readers
 from replicator.protocol.levels import Level
 from replicator.protocol.log_state import LogState, Void
 from replicator.protocol.roles import Event, Role
-from replicator.protocol.suspension import NONE, Suspending
+from replicator.protocol.suspension import NONE, SuspendedKeys
 from replicator.protocol.timing import Timing
 from replicator.records.types import Body, Reason
 from replicator.store.view import View
@@ -172,10 +172,10 @@ def who_reads_locally_no_more_is_not_waited_for() -> AbstractContextManager[obje
 
 
 def writes_wait_for_no_acks() -> AbstractContextManager[object]:
-    def confirmed(self: Requirement, acked: object) -> Offset:
+    def confirmed(self: AckRequirement, acked: object) -> Offset:
         return ENDLESS
 
-    return patch.object(Requirement, "confirmed", confirmed)
+    return patch.object(AckRequirement, "confirmed", confirmed)
 
 
 def writes_are_not_announced() -> AbstractContextManager[object]:
@@ -226,11 +226,11 @@ def what_has_landed_is_confirmed() -> AbstractContextManager[object]:
 def claims_release_what_was_written() -> AbstractContextManager[object]:
     """In invalidate mode, a new leader's claim alone ends the suspensions."""
 
-    def claim(self: Suspending) -> None:
+    def claim(self: SuspendedKeys) -> None:
         for key in list(self.keys):
             self._set(key, NONE)
 
-    return patch.object(Suspending, "claim", claim)
+    return patch.object(SuspendedKeys, "claim", claim)
 
 
 def sessions_wait_for_nothing() -> AbstractContextManager[object]:

@@ -84,7 +84,7 @@ class Writes:
                 return
 
     def add(self, pending: PendingWrite) -> None:
-        self.overlay.lay(pending.changes)
+        self.overlay.push(pending.changes)
         self.bytes += len(pending.encoded)
         self._queued.append(pending)
 
@@ -189,7 +189,7 @@ class Writes:
             self._forget(pending)
         self.overlay.clear()  # what was dropped may have been laid over what stays
         for pending in self._sent:
-            self.overlay.lay(pending.changes)
+            self.overlay.push(pending.changes)
         for pending in dropped:
             pending.answer(error, BEFORE_LOG)
 
@@ -209,6 +209,6 @@ class Writes:
 
     def _forget(self, pending: PendingWrite) -> None:
         self.bytes -= len(pending.encoded)
-        self.overlay.lift(pending.changes)
+        self.overlay.pop(pending.changes)
         if pending.left is not None and not pending.left.done():
             pending.left.set_result(None)
