@@ -2,13 +2,14 @@
 
 A replica blocks linearizable reads of a suspended key, because another replica may hold another value of it.
 
-    record          write mode      effect on its keys                            effect on other keys
-    Suspend{keys}   any             announced, once for each time it is listed    no longer announced: already written,
-                                                                                  or never will be
-    Write           invalidate      written; one announced write has arrived
-    Write           other modes     one announced write has arrived
-    Release{seq}    any             -                                             no longer written, if up to seq
-    Claim           any             -                                             no longer announced: never written
+    record          write mode     effect on its keys                      effect on all keys
+    Suspend{keys}   any            announced, as often as each is listed   earlier announcements end: their keys were
+                                                                           written, or never will be
+    Write           invalidate     written; one announced write arrived
+    Write           other modes    one announced write arrived
+    Release{seq}    any                                                    suspensions by writes up to seq end
+    Claim           any                                                    announcements end: their keys will never be
+                                                                           written
 
 The suspended keys follow from the log alone. They are part of the state of a store, so they survive a restart. An
 announced key still has its old value here. A written key has its new value here, which other replicas may lack.
