@@ -20,7 +20,7 @@ from replicator.node.replica import Replica
 from replicator.node.writes import PendingWrite, Writes
 from replicator.position import Epoch, Offset, Seq
 from replicator.protocol import acceptance, claims
-from replicator.protocol.ack_policy import ENDLESS, AckRequirement, local_readers
+from replicator.protocol.ack_policy import MAX_OFFSET, AckRequirement, local_readers
 from replicator.protocol.levels import Level
 from replicator.protocol.log_state import LogState, Void
 from replicator.protocol.roles import Event, Role
@@ -173,7 +173,7 @@ def who_reads_locally_no_more_is_not_waited_for() -> AbstractContextManager[obje
 
 def writes_wait_for_no_acks() -> AbstractContextManager[object]:
     def confirmed(self: AckRequirement, acked: object) -> Offset:
-        return ENDLESS
+        return MAX_OFFSET
 
     return patch.object(AckRequirement, "confirmed", confirmed)
 
@@ -211,7 +211,7 @@ def releases_wait_for_nobody() -> AbstractContextManager[object]:
     """A new leader releases what was invalidated before all replicas have read up to its claim."""
 
     def release(self: Commitment, confirmed: Offset) -> None:
-        genuine(self, ENDLESS)
+        genuine(self, MAX_OFFSET)
 
     genuine = Commitment._release
     return patch.object(Commitment, "_release", release)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from replicator.errors import BadRequest
 from replicator.position import BEFORE_LOG, NodeId, Offset
-from replicator.protocol.ack_policy import ENDLESS, AckRequirement, local_readers, required
+from replicator.protocol.ack_policy import MAX_OFFSET, AckRequirement, local_readers, required
 from replicator.protocol.membership import with_joined, with_member, with_mode, with_policy, without_member
 from replicator.records.types import Member, Membership, Mode, Policy, WaitFor, WriteMode
 
@@ -237,7 +237,7 @@ def test_an_offset_is_confirmed_if_and_only_if_enough_are_that_far(acked: list[O
 @given(positions)
 def test_what_needs_nobody_is_confirmed_at_once(acked: list[Offset]) -> None:
     requirement = AckRequirement(NODES[: len(acked)], 0)
-    assert requirement.confirmed(dict(zip(NODES, acked, strict=False)).__getitem__) == ENDLESS
+    assert requirement.confirmed(dict(zip(NODES, acked, strict=False)).__getitem__) == MAX_OFFSET
     assert requirement.missing(lambda node: False) == ()
 
 

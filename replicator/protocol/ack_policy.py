@@ -18,7 +18,7 @@ from typing import NamedTuple
 from replicator.position import NodeId, Offset
 from replicator.records.types import Membership, Mode, WaitFor, WriteMode
 
-ENDLESS = Offset(2**63 - 1)
+MAX_OFFSET = Offset(2**63 - 1)
 
 
 class AckRequirement(NamedTuple):
@@ -26,9 +26,9 @@ class AckRequirement(NamedTuple):
     needed: int = 0  # number of `replicas` that must ack
 
     def confirmed(self, acked: Callable[[NodeId], Offset]) -> Offset:
-        """The last offset that enough replicas have acked, given the ack of each; `ENDLESS` if no ack is needed."""
+        """The last offset that enough replicas have acked, given the ack of each; `MAX_OFFSET` if no ack is needed."""
         if not self.needed:
-            return ENDLESS
+            return MAX_OFFSET
         if self.needed > len(self.replicas):
             return Offset(-1)
         return sorted(map(acked, self.replicas), reverse=True)[self.needed - 1]
