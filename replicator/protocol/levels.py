@@ -1,6 +1,6 @@
 """The read levels: how current the result of a read must be. Parses and formats levels and session tokens.
 
-eventual                      the store as it is
+eventual                      the current store, which may lag behind the log
 bounded MS [RECORDS]          every record that was in the log MS before the read, except the last RECORDS of them
 session TOKEN                 everything that the client has read and written, on any node
 linearizable                  every write that was confirmed, and every value that was read, before the read began

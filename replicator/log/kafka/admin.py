@@ -108,7 +108,7 @@ class KafkaAdmin:
         last = f" ({self._last_error})" if self._last_error else ""
         return BrokerUnavailable(
             f"Kafka at {self.bootstrap} does not answer: {why}{last}. "
-            "Check that it is running, the address and the login, or start a local one with `replicator broker start`"
+            "Check the address, the login, and that Kafka is running; `replicator broker start` starts a local broker"
         )
 
 

@@ -217,7 +217,7 @@ class PartitionClient:
     def _unavailable(self, error: BaseException) -> BrokerUnavailable:
         why = str(error) or f"no answer within {self._timeout_ms} ms"
         return BrokerUnavailable(
-            f"Kafka at {self.bootstrap} is unavailable: {why}. Check that it is running, and the address"
+            f"Kafka at {self.bootstrap} is unavailable: {why}. Check the address, and that Kafka is running"
         )
 
     def _check(self, code: int, what: str) -> None:
