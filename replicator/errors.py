@@ -1,36 +1,36 @@
-"""Every error that replicator raises on purpose.
+"""The error types of replicator.
 
     ReplicatorError
-    ├── ConfigError              a setting is wrong; nothing was started
+    ├── ConfigError              a setting is invalid; nothing was started
     ├── BrokerUnavailable        Kafka does not answer; try again
-    ├── LogDamage                the log breaks its own rules; this node stops applying and serving
-    ├── LogTrimmed               the offset wanted is below the start of the log: start from a snapshot
-    ├── UpgradeNeeded            a record is newer than this program
-    ├── Diverged                 this replica differs from the log; it must heal from a snapshot
+    ├── LogDamage                the log was corrupted, truncated or replaced; the node stops applying and serving
+    ├── LogTrimmed               the requested offset is below the start of the log: start from a snapshot
+    ├── UpgradeNeeded            a record has a newer format than this program can read
+    ├── Diverged                 the store of this replica does not match the log; restore it from a snapshot
     ├── StoreError               the local store cannot be opened or written
-    │   └── StoreFull            the disk is full; nothing was skipped
+    │   └── StoreFull            the disk is full; no record was skipped
     ├── SnapshotError            a snapshot is missing, incomplete or of another cluster
-    ├── Definite                 a request had no effect and never will
-    │   ├── BadRequest           -ERR …            the request itself is wrong
-    │   ├── WrongType            -WRONGTYPE …      the row holds another kind of value
-    │   ├── NotLeader            -READONLY …       this node does not take writes
-    │   ├── NoReplicas           -NOREPLICAS …     the sync policy cannot be met now
-    │   ├── Busy                 -BUSY …           too many writes in flight
-    │   ├── Fenced               -FENCED …         another leader took over; the record is void
-    │   ├── Stale                -STALE …          a read level cannot be met here and now
-    │   ├── Unblocked            -UNBLOCKED …      the lead was lost while a command waited
+    ├── Definite                 the request had no effect and never will
+    │   ├── BadRequest           -ERR …            the request is invalid
+    │   ├── WrongType            -WRONGTYPE …      the key holds a value of another type
+    │   ├── NotLeader            -READONLY …       this node is not the leader
+    │   ├── NoReplicas           -NOREPLICAS …     too few sync replicas are available for the write policy
+    │   ├── Busy                 -BUSY …           the node cannot accept the request now; try again
+    │   ├── Fenced               -FENCED …         another leader was elected; the record is void
+    │   ├── Stale                -STALE …          this node cannot meet the read level in time
+    │   ├── Unblocked            -UNBLOCKED …      leadership was lost while a command was blocked
     │   └── Loading              -LOADING …        the node is not ready to serve
-    └── Indefinite               a request may or may not take effect
+    └── Indefinite               the request may or may not take effect
         └── Unknown              -UNKNOWN offset N
 
-A write ends in OK, in a `Definite` error (REJECTED) or in an `Indefinite` one (UNKNOWN).
+A write ends in OK, in a `Definite` error (REJECTED) or in an `Indefinite` error (UNKNOWN).
 """
 
 from __future__ import annotations
 
 
 class ReplicatorError(Exception):
-    """Root of the tree. `str(error)` is a sentence that says what to do."""
+    """Base class. `str(error)` says what is wrong and what to do."""
 
 
 class ConfigError(ReplicatorError):
@@ -70,7 +70,7 @@ class SnapshotError(ReplicatorError):
 
 
 class Definite(ReplicatorError):
-    """No effect, now or later. `code` is the first word of the RESP error."""
+    """The request had no effect and never will. `code` is the first word of the RESP error."""
 
     code = "ERR"
 
@@ -115,7 +115,7 @@ class Loading(Definite):
 
 
 class Indefinite(ReplicatorError):
-    """May or may not take effect."""
+    """The request may or may not take effect."""
 
     code = "UNKNOWN"
 

@@ -1,19 +1,19 @@
-"""The words for where something stands: in the log, in a term, in the cluster."""
+"""Identifiers and positions: nodes, epochs, offsets in the log."""
 
 from __future__ import annotations
 
 from typing import NamedTuple, NewType
 
 NodeId = NewType("NodeId", str)
-Epoch = NewType("Epoch", int)  # term of one leader; 0 before the first claim
-Offset = NewType("Offset", int)  # Kafka offset of a record; -1 before the first
-Seq = NewType("Seq", int)  # number of accepted records so far, without holes; 0 before the first
+Epoch = NewType("Epoch", int)  # term of one leader; 0 before the first accepted claim
+Offset = NewType("Offset", int)  # Kafka offset of a log entry; -1 before the first
+Seq = NewType("Seq", int)  # number of accepted records so far, without gaps; 0 before the first
 
 BEFORE_LOG = Offset(-1)
 
 
 class Author(NamedTuple):
-    """Who wrote a record: a node and the random number that it drew when its process started."""
+    """The author of a record: a node, and the random number that its process chose when it started."""
 
     node: NodeId
     incarnation: int  # 63 random bits
@@ -23,7 +23,7 @@ class Author(NamedTuple):
 
 
 class Token(NamedTuple):
-    """How far a client has seen one history of the log."""
+    """A session token: the last offset of a timeline that a client has seen."""
 
     timeline: str
     offset: Offset

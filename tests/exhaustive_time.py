@@ -193,7 +193,7 @@ class Model:
             heard, body = NOW, record.body
             if not isinstance(body, Claim):
                 if node.role is Role.CANDIDATE:
-                    node = _after(node, Event.CLAIM_OUTRUN)
+                    node = _after(node, Event.CLAIM_OUTDATED)
                 elif node.role is Role.STEPPING_DOWN and record.header.author == self.logs.authors[node.successor]:
                     node = _after(node, Event.SUCCESSOR_STARTED)
                 continue

@@ -22,10 +22,10 @@ from replicator.node.waiting_reads import WaitingReads
 from replicator.node.writes import PendingWrite, Writes
 from replicator.position import Epoch, Offset, Token
 from replicator.protocol import acceptance, claims
-from replicator.protocol.ack_policy import ENDLESS, Requirement, local_readers
+from replicator.protocol.ack_policy import MAX_OFFSET, AckRequirement, local_readers
 from replicator.protocol.levels import Level
 from replicator.protocol.log_state import LogState, Void
-from replicator.protocol.suspension import NONE, Suspending
+from replicator.protocol.suspension import NONE, SuspendedKeys
 from replicator.protocol.timing import Timing
 from replicator.records.types import Body, Reason
 from replicator.store.view import View
@@ -161,10 +161,10 @@ def replicas_that_read_locally_no_more_are_not_waited_for() -> AbstractContextMa
 
 
 def writes_wait_for_no_acks() -> AbstractContextManager[object]:
-    def confirmed(self: Requirement, acked: object) -> Offset:
-        return ENDLESS
+    def confirmed(self: AckRequirement, acked: object) -> Offset:
+        return MAX_OFFSET
 
-    return patch.object(Requirement, "confirmed", confirmed)
+    return patch.object(AckRequirement, "confirmed", confirmed)
 
 
 def writes_are_not_announced() -> AbstractContextManager[object]:
@@ -193,7 +193,7 @@ def releases_wait_for_nobody() -> AbstractContextManager[object]:
     """A new leader releases what was invalidated before all replicas have read up to its claim."""
 
     def release(self: Commitment, confirmed: Offset) -> None:
-        genuine(self, ENDLESS)
+        genuine(self, MAX_OFFSET)
 
     genuine = Commitment._release
     return patch.object(Commitment, "_release", release)
@@ -207,11 +207,11 @@ def unacknowledged_writes_are_confirmed() -> AbstractContextManager[object]:
 def claims_release_what_was_written() -> AbstractContextManager[object]:
     """In invalidate mode, a new leader's claim alone ends the suspensions."""
 
-    def claim(self: Suspending) -> None:
+    def claim(self: SuspendedKeys) -> None:
         for key in list(self.keys):
             self._set(key, NONE)
 
-    return patch.object(Suspending, "claim", claim)
+    return patch.object(SuspendedKeys, "claim", claim)
 
 
 def sessions_wait_for_nothing() -> AbstractContextManager[object]:

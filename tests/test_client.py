@@ -301,9 +301,9 @@ class TestLevels:
             ahead.get("a")
 
     def test_tokens_that_are_none(self, client: Any) -> None:
-        with pytest.raises(BadRequest, match="is no token"):
+        with pytest.raises(BadRequest, match="is not a token"):
             client.session("nonsense")
-        with pytest.raises(Stale, match="Begin a new session"):
+        with pytest.raises(Stale, match="Start a new session"):
             client.session("0" * 32 + ":7").get("a")
 
 

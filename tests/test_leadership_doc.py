@@ -20,7 +20,7 @@ def test_the_page_has_a_place_for_each_part() -> None:
 
 def test_a_stale_part_is_written_anew_and_nothing_else() -> None:
     page = regenerated("before\n<!-- generated: data -->\nold\n<!-- end -->\nafter\n")
-    assert page.startswith("before\n<!-- generated: data -->\n| the first")
+    assert page.startswith("before\n<!-- generated: data -->\n| first condition")
     assert page.endswith("| none of these | accepted |\n<!-- end -->\nafter\n")
     assert regenerated(page) == page
 

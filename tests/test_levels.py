@@ -22,7 +22,7 @@ from replicator.protocol.levels import (
     parse_level,
 )
 from replicator.protocol.log_state import LogState
-from replicator.protocol.suspension import Suspending, Suspension, blocks
+from replicator.protocol.suspension import SuspendedKeys, Suspension, blocks
 from replicator.records.types import (
     Body,
     Change,
@@ -67,10 +67,10 @@ def test_a_level_takes_its_words_and_leaves_the_rest(line: str, level: Level, us
     ("line", "complaint"),
     [
         ("", "unknown read level ''"),
-        ("strong", "unknown read level 'strong': say eventual, bounded MS"),
+        ("strong", "unknown read level 'strong': use eventual, bounded MS"),
         ("default", "unknown read level 'default'"),
         ("eventually", "unknown read level"),
-        ("x" * 10_000, f"unknown read level '{'x' * 80}': say"),
+        ("x" * 10_000, f"unknown read level '{'x' * 80}': use"),
         ("bounded", "bounded needs a number of milliseconds"),
         ("bounded GET k", "bounded needs a number of milliseconds"),
         ("bounded -1", "bounded needs a number of milliseconds"),
@@ -79,10 +79,10 @@ def test_a_level_takes_its_words_and_leaves_the_rest(line: str, level: Level, us
         ("bounded 1 1000000001", "at most 1000000000"),
         ("bounded " + "9" * 10_000, "at most 1000000000"),
         ("bounded 1 " + "9" * 10_000, "at most 1000000000"),
-        ("bounded 0", "bounded 0 can never be met: say at least 1 ms, or linearizable"),
+        ("bounded 0", "bounded 0 can never be met: use at least 1 ms, or linearizable"),
         ("bounded 0 10", "bounded 0 can never be met"),
-        ("session", "session needs the token that REPL.TOKEN gave"),
-        ("session nonsense", "'nonsense' is no token: send what REPL.TOKEN gave"),
+        ("session", "session needs a token: use the one that REPL.TOKEN returned"),
+        ("session nonsense", "'nonsense' is not a token: use the one that REPL.TOKEN returned"),
     ],
 )
 def test_what_is_no_level_is_told_with_what_to_say_instead(line: str, complaint: str) -> None:
@@ -128,14 +128,14 @@ def test_tokens_come_back(timeline: bytes, offset: int) -> None:
     ],
 )
 def test_what_is_no_token_is_refused_in_few_words(text: str) -> None:
-    with pytest.raises(BadRequest, match="is no token: send what REPL.TOKEN gave") as caught:  # noqa: RUF043
+    with pytest.raises(BadRequest, match="is not a token: use the one that REPL.TOKEN returned") as caught:  # noqa: RUF043
         decode_token(text)
     assert len(str(caught.value)) < 200
 
 
 def test_a_token_of_another_timeline_is_refused() -> None:
     check_timeline(TOKEN, TIMELINE)
-    with pytest.raises(Stale, match=f"of timeline {TIMELINE}, this cluster's is {'f' * 32}: it was restored"):
+    with pytest.raises(Stale, match=f"{TIMELINE}, but this cluster is on timeline {'f' * 32}: it was restored"):
         check_timeline(TOKEN, "f" * 32)
 
 
@@ -152,7 +152,7 @@ def written(seq: int) -> Suspension:
 
 @pytest.mark.parametrize("mode", WriteMode)
 def test_a_suspend_announces_its_keys_in_every_mode_until_each_is_written(mode: WriteMode) -> None:
-    it = Suspending({})
+    it = SuspendedKeys({})
     it.announce(Seq(5), [A, B, A])
     assert it.keys == {A: announced(5, awaited=2), B: announced(5)}
     if mode is not INVALIDATE:
@@ -163,7 +163,7 @@ def test_a_suspend_announces_its_keys_in_every_mode_until_each_is_written(mode: 
 
 
 def test_a_suspend_takes_back_what_was_announced_before_it() -> None:
-    it = Suspending({A: announced(3), B: announced(3), C: written(2)})
+    it = SuspendedKeys({A: announced(3), B: announced(3), C: written(2)})
     it.announce(Seq(5), [B])
     assert it.keys == {B: announced(5), C: written(2)}
     it.announce(Seq(6), [])
@@ -171,7 +171,7 @@ def test_a_suspend_takes_back_what_was_announced_before_it() -> None:
 
 
 def test_a_write_of_invalidate_mode_suspends_what_it_writes() -> None:
-    it = Suspending({B: announced(3, awaited=2)})
+    it = SuspendedKeys({B: announced(3, awaited=2)})
     it.write(Seq(5), A, INVALIDATE)
     it.write(Seq(6), A, INVALIDATE)
     it.write(Seq(7), B, INVALIDATE)  # announced before the mode changed: the new value is here, and perhaps only here
@@ -180,25 +180,25 @@ def test_a_write_of_invalidate_mode_suspends_what_it_writes() -> None:
 
 @pytest.mark.parametrize("mode", [WriteMode.ASYNC, SYNC, SUSPEND])
 def test_a_write_of_other_modes_suspends_nothing(mode: WriteMode) -> None:
-    it = Suspending({})
+    it = SuspendedKeys({})
     it.write(Seq(5), A, mode)
     assert it.keys == {} and not it.changed
 
 
 def test_a_release_ends_what_was_suspended_up_to_its_seq() -> None:
-    it = Suspending({A: written(5), B: written(6), C: written(7)})
+    it = SuspendedKeys({A: written(5), B: written(6), C: written(7)})
     it.release(Seq(6))
     assert it.keys == {C: written(7)}
 
 
 def test_a_claim_ends_what_was_announced_and_keeps_what_is_written() -> None:
-    it = Suspending({A: announced(5), B: written(4)})
+    it = SuspendedKeys({A: announced(5), B: written(4)})
     it.claim()
     assert it.keys == {B: written(4)}
 
 
 def test_the_release_of_an_earlier_write_does_not_end_a_later_announcement() -> None:
-    it = Suspending({})
+    it = SuspendedKeys({})
     it.write(Seq(5), A, INVALIDATE)
     it.announce(Seq(7), [A])  # the mode has changed to suspend at 6
     it.release(Seq(6))
@@ -207,7 +207,7 @@ def test_the_release_of_an_earlier_write_does_not_end_a_later_announcement() -> 
 
 def test_what_it_was_given_stays_as_it_was() -> None:
     before = {A: announced(3), B: written(2)}
-    it = Suspending(before)
+    it = SuspendedKeys(before)
     assert not it.changed
     it.announce(Seq(5), [A])
     it.write(Seq(6), A, SUSPEND)

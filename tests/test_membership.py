@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from replicator.errors import BadRequest
 from replicator.position import BEFORE_LOG, NodeId, Offset
-from replicator.protocol.ack_policy import ENDLESS, Requirement, local_readers, required
+from replicator.protocol.ack_policy import MAX_OFFSET, AckRequirement, local_readers, required
 from replicator.protocol.membership import with_joined, with_member, with_mode, with_policy, without_member
 from replicator.records.types import Member, Membership, Mode, Policy, WaitFor, WriteMode
 
@@ -94,7 +94,7 @@ def test_a_joining_member_that_has_caught_up_is_sync() -> None:
 
 
 def test_the_leader_cannot_become_a_snapshotter() -> None:
-    with pytest.raises(BadRequest, match="n1 leads, which a snapshotter never does"):
+    with pytest.raises(BadRequest, match="n1 is the leader, and a snapshotter cannot be leader"):
         with_mode(cluster(ASYNC, Mode.ASYNC, Mode.ASYNC), N1, Mode.SNAPSHOTTER, leader=N1)
 
 
@@ -108,7 +108,7 @@ def test_the_leader_cannot_become_a_snapshotter() -> None:
     ids=["with_mode", "with_joined", "without_member"],
 )
 def test_a_stranger_has_no_mode_and_cannot_leave(change: Callable[[Membership], Membership]) -> None:
-    with pytest.raises(BadRequest, match="n9 is no member"):
+    with pytest.raises(BadRequest, match="n9 is not a member"):
         change(cluster(ASYNC, Mode.ASYNC))
 
 
@@ -135,8 +135,8 @@ def test_while_writes_are_async_any_member_may_go() -> None:
 @pytest.mark.parametrize(
     ("policy", "words"),
     [
-        (quorum(2), "a quorum of 2 is not to be had of 1 sync members"),
-        (named(N1, N2), "n2 is no sync member"),
+        (quorum(2), "a quorum of 2 is not possible with 1 sync members"),
+        (named(N1, N2), "not a sync member: n2"),
     ],
 )
 def test_a_member_that_the_policy_counts_on_stays(policy: Policy, words: str) -> None:
@@ -157,12 +157,12 @@ def test_a_policy_that_can_be_met_is_taken(policy: Policy) -> None:
 @pytest.mark.parametrize(
     ("policy", "words"),
     [
-        (quorum(3), "a quorum of 3 is not to be had of 2 sync members"),
+        (quorum(3), "a quorum of 3 is not possible with 2 sync members"),
         (quorum(0), "a quorum of 0"),
         (quorum(-1), "a quorum of -1"),
-        (named(), "nobody"),
-        (named(N1, N3), "n3 is no sync member"),
-        (named(STRANGER, N3), "n3, n9 is no sync member"),
+        (named(), "the policy names no sync member"),
+        (named(N1, N3), "not a sync member: n3"),
+        (named(STRANGER, N3), "not a sync member: n3, n9"),
         (quorum(1, WriteMode.SUSPEND), "suspend writes wait for all sync members, not for quorum"),
         (named(N1, write=WriteMode.SUSPEND), "suspend writes wait for all sync members, not for named"),
         (quorum(1, WriteMode.INVALIDATE), "invalidate writes wait for all sync members, not for quorum"),
@@ -170,13 +170,13 @@ def test_a_policy_that_can_be_met_is_taken(policy: Policy) -> None:
     ],
 )
 def test_a_policy_that_could_not_be_met_is_refused(policy: Policy, words: str) -> None:
-    with pytest.raises(BadRequest, match=f"^this policy cannot be: {words}"):
+    with pytest.raises(BadRequest, match=f"^this policy cannot be set: {words}"):
         with_policy(cluster(ASYNC, Mode.SYNC, Mode.SYNC, Mode.ASYNC), policy)
 
 
 @pytest.mark.parametrize("policy", [SYNC, SUSPEND, INVALIDATE, quorum(1), named(N1)], ids=str)
 def test_without_sync_members_writes_are_async(policy: Policy) -> None:
-    with pytest.raises(BadRequest, match=r"there would be none\. Make one with `replicator replica set-mode ID sync`"):
+    with pytest.raises(BadRequest, match=r"there would be none\. Add one with `replicator replica set-mode ID sync`"):
         with_policy(cluster(ASYNC, Mode.ASYNC, Mode.SNAPSHOTTER), policy)
 
 
@@ -193,26 +193,26 @@ S, A, J = Mode.SYNC, Mode.ASYNC, Mode.JOINING
 @pytest.mark.parametrize(
     ("policy", "modes", "expected"),
     [
-        (ASYNC, (S, S, S), Requirement()),
-        (SYNC, (S, S, S), Requirement((N2, N3), 2)),
-        (SYNC, (A, S, S), Requirement((N2, N3), 2)),
-        (SYNC, (S, S, A, J), Requirement((N2,), 1)),  # only sync members count
-        (SYNC, (S, A), Requirement((), 0)),  # the leader is the only one
-        (quorum(1), (S, S, S), Requirement((N2, N3), 0)),  # a sync leader is one of the quorum
-        (quorum(1), (A, S, S), Requirement((N2, N3), 1)),
-        (quorum(2), (S, S, S), Requirement((N2, N3), 1)),
-        (quorum(2), (A, S, S), Requirement((N2, N3), 2)),
-        (named(N2), (S, S, S), Requirement((N2,), 1)),
-        (named(N1), (S, S, S), Requirement((), 0)),
-        (named(N1, N3), (S, S, S), Requirement((N3,), 1)),
-        (named(N2, N3), (A, S, S), Requirement((N2, N3), 2)),
-        (SUSPEND, (S, S, A), Requirement((N2,), 1)),
-        (SUSPEND, (A, S, S), Requirement((N2, N3), 2)),
-        (INVALIDATE, (S, S, A), Requirement((N2,), 1)),
-        (INVALIDATE, (A, S, S), Requirement((N2, N3), 2)),
+        (ASYNC, (S, S, S), AckRequirement()),
+        (SYNC, (S, S, S), AckRequirement((N2, N3), 2)),
+        (SYNC, (A, S, S), AckRequirement((N2, N3), 2)),
+        (SYNC, (S, S, A, J), AckRequirement((N2,), 1)),  # only sync members count
+        (SYNC, (S, A), AckRequirement((), 0)),  # the leader is the only one
+        (quorum(1), (S, S, S), AckRequirement((N2, N3), 0)),  # a sync leader is one of the quorum
+        (quorum(1), (A, S, S), AckRequirement((N2, N3), 1)),
+        (quorum(2), (S, S, S), AckRequirement((N2, N3), 1)),
+        (quorum(2), (A, S, S), AckRequirement((N2, N3), 2)),
+        (named(N2), (S, S, S), AckRequirement((N2,), 1)),
+        (named(N1), (S, S, S), AckRequirement((), 0)),
+        (named(N1, N3), (S, S, S), AckRequirement((N3,), 1)),
+        (named(N2, N3), (A, S, S), AckRequirement((N2, N3), 2)),
+        (SUSPEND, (S, S, A), AckRequirement((N2,), 1)),
+        (SUSPEND, (A, S, S), AckRequirement((N2, N3), 2)),
+        (INVALIDATE, (S, S, A), AckRequirement((N2,), 1)),
+        (INVALIDATE, (A, S, S), AckRequirement((N2, N3), 2)),
     ],
 )
-def test_what_a_write_of_n1_waits_for(policy: Policy, modes: tuple[Mode, ...], expected: Requirement) -> None:
+def test_what_a_write_of_n1_waits_for(policy: Policy, modes: tuple[Mode, ...], expected: AckRequirement) -> None:
     assert required(cluster(policy, *modes), N1) == expected
 
 
@@ -228,7 +228,7 @@ positions = st.lists(st.integers(-1, 5).map(Offset), min_size=1, max_size=4)
 
 @given(positions, st.integers(1, 5))
 def test_an_offset_is_confirmed_if_and_only_if_enough_are_that_far(acked: list[Offset], needed: int) -> None:
-    requirement = Requirement(NODES[: len(acked)], needed)
+    requirement = AckRequirement(NODES[: len(acked)], needed)
     confirmed = requirement.confirmed(dict(zip(NODES, acked, strict=False)).__getitem__)
     for offset in range(6):
         assert (offset <= confirmed) is (sum(at >= offset for at in acked) >= needed)
@@ -236,16 +236,16 @@ def test_an_offset_is_confirmed_if_and_only_if_enough_are_that_far(acked: list[O
 
 @given(positions)
 def test_what_needs_nobody_is_confirmed_at_once(acked: list[Offset]) -> None:
-    requirement = Requirement(NODES[: len(acked)], 0)
-    assert requirement.confirmed(dict(zip(NODES, acked, strict=False)).__getitem__) == ENDLESS
+    requirement = AckRequirement(NODES[: len(acked)], 0)
+    assert requirement.confirmed(dict(zip(NODES, acked, strict=False)).__getitem__) == MAX_OFFSET
     assert requirement.missing(lambda node: False) == ()
 
 
 def test_more_than_there_are_never_confirm() -> None:
-    assert Requirement((N2,), 2).confirmed(lambda node: Offset(9)) == BEFORE_LOG
+    assert AckRequirement((N2,), 2).confirmed(lambda node: Offset(9)) == BEFORE_LOG
 
 
 @given(st.sets(st.sampled_from(NODES)), st.integers(0, 4))
 def test_the_silent_are_named_if_and_only_if_too_few_are_left(silent: set[NodeId], needed: int) -> None:
-    missing = Requirement(NODES, needed).missing(lambda node: node not in silent)
+    missing = AckRequirement(NODES, needed).missing(lambda node: node not in silent)
     assert missing == (tuple(sorted(silent)) if len(NODES) - len(silent) < needed else ())

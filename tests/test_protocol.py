@@ -48,7 +48,7 @@ def test_a_data_record_is_accepted_if_and_only_if_no_line_of_the_table_holds() -
     for record in (data(*each) for each in fields):
         expected = next((rule.verdict for rule in DATA_RULES if rule.holds(STATE, record.header, due)), None)
         found = verdict(record)
-        assert f"shows {expected}:" in str(found) if isinstance(expected, Damage) else found == expected
+        assert f"has {expected}:" in str(found) if isinstance(expected, Damage) else found == expected
         seen.add(expected)
     assert seen == {None, *(rule.verdict for rule in DATA_RULES)}
 
@@ -57,18 +57,18 @@ def test_the_first_line_that_holds_decides() -> None:
     assert verdict(data(2, OTHER, 1, OTHER_TIMELINE, GENESIS)) is Void.OTHER_EPOCH
     assert verdict(data(3, OTHER, 1, OTHER_TIMELINE, GENESIS)) is Void.NOT_THE_LEADER
     assert verdict(data(3, LEADER, 10, OTHER_TIMELINE, GENESIS)) is Void.REPEATED
-    assert "another timeline: 7575" in str(verdict(data(3, LEADER, 12, OTHER_TIMELINE, GENESIS)))
-    assert "a hole in seq: 12 instead of 11" in str(verdict(data(3, LEADER, 12, TIMELINE, GENESIS)))
-    assert f"instead of {link(STATE.chain, BODY).hex()}" in str(verdict(data(3, LEADER, 11, TIMELINE, GENESIS)))
+    assert "another timeline: found 7575" in str(verdict(data(3, LEADER, 12, OTHER_TIMELINE, GENESIS)))
+    assert "a gap in seq: found 12, expected 11" in str(verdict(data(3, LEADER, 12, TIMELINE, GENESIS)))
+    assert f"expected {link(STATE.chain, BODY).hex()}" in str(verdict(data(3, LEADER, 11, TIMELINE, GENESIS)))
 
 
 @pytest.mark.parametrize(
     ("record", "expected"),
     [
         (claim(Reason.ELECTION, OTHER, OTHER, 18), None),
-        (claim(Reason.ELECTION, OTHER, OTHER, 17), Void.OUTRUN),
+        (claim(Reason.ELECTION, OTHER, OTHER, 17), Void.OUTDATED),
         (claim(Reason.ELECTION, OTHER, RESTARTED, 18), Void.NOT_THE_LEADER),
-        (claim(Reason.FIRST, OTHER, OTHER, -1), Void.OUTRUN),
+        (claim(Reason.FIRST, OTHER, OTHER, -1), Void.OUTDATED),
         (claim(Reason.RESOLVE, LEADER, LEADER, 0), None),
         (claim(Reason.RESOLVE, RESTARTED, RESTARTED, 20), Void.NOT_THE_LEADER),
         (claim(Reason.HANDOVER, LEADER, OTHER, 0), None),

@@ -1,4 +1,4 @@
-"""Writes the tables of `replicator/protocol` into docs/leadership.md, between its markers.
+"""Generates the parts of docs/leadership.md between its markers from the tables of `replicator/protocol`.
 
 python -m tools.leadership_doc
 """
@@ -31,13 +31,15 @@ def roles() -> str:
 
 
 def data() -> str:
-    rows = [(it.when, f"{'void' if isinstance(it.verdict, Void) else 'log damage'}: {it.verdict}") for it in DATA_RULES]
-    return _table(("the first that holds", "makes a data record"), [*rows, ("none of these", "accepted")])
+    rows = [
+        (rule.when, "void" if isinstance(rule.verdict, Void) else f"log damage: {rule.verdict}") for rule in DATA_RULES
+    ]
+    return _table(("first condition that holds", "the data record is"), [*rows, ("none of these", "accepted")])
 
 
 def claims() -> str:
     rows = [(reason.value, rule.__doc__ or "") for reason, rule in CLAIM_RULES.items()]
-    return _table(("reason", "a claim of the next epoch counts"), rows)
+    return _table(("reason", "a claim of the next epoch is accepted"), rows)
 
 
 def _table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:

@@ -32,14 +32,14 @@ def doctor(
     if bootstrap is None or cluster is None:
         file = ClusterFolder(dir).load()
         bootstrap, cluster = file.bootstrap, file.name
-    findings = check_topic(bootstrap, cluster)
+    results = check_topic(bootstrap, cluster)
     if json:
-        print_json([asdict(finding) for finding in findings])
+        print_json([asdict(result) for result in results])
     else:
         shown = Table("", "setting", "is", "should be", "why", title=f"{cluster} at {bootstrap}")
-        for finding in findings:
-            mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
-            shown.add_row(mark, finding.name, finding.value, finding.expected, finding.why)
+        for result in results:
+            mark = "[green]✓[/]" if result.ok else "[red]✗[/]"
+            shown.add_row(mark, result.name, result.value, result.expected, result.why)
         console.print(shown)
-    if not all(finding.ok for finding in findings):
+    if not all(result.ok for result in results):
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""A log in memory, for tests and as the base of the simulator's faulty log."""
+"""A log and an ack topic in memory, for tests and for the simulated broker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from replicator.position import Offset
 
 
 class MemoryLog:
-    """One shared topic. Any number of nodes of one event loop may hold the same instance."""
+    """A topic. The nodes of one event loop share one instance."""
 
     def __init__(self, *, identity: str | None = None, max_payload_bytes: int = 16 << 20) -> None:
         self.identity = identity or str(uuid.uuid4())
@@ -20,23 +20,23 @@ class MemoryLog:
         self._first = Offset(0)
         self._next = Offset(0)
         self._max_payload_bytes = max_payload_bytes
-        self._grown = asyncio.Event()
+        self._appended = asyncio.Event()
 
     async def append(self, payloads: Sequence[bytes]) -> Offset:
         return self.append_now(payloads)
 
     def append_now(self, payloads: Sequence[bytes]) -> Offset:
         if sum(map(len, payloads)) > self._max_payload_bytes:
-            raise AppendRefused(f"the batch is over {self._max_payload_bytes} bytes")
+            raise AppendRefused(f"the batch is larger than {self._max_payload_bytes} bytes")
         base = self._next
         self.entries.extend(Entry(Offset(base + i), payload) for i, payload in enumerate(payloads))
         self._next = Offset(base + len(payloads))
-        self._grown.set()
-        self._grown = asyncio.Event()
+        self._appended.set()
+        self._appended = asyncio.Event()
         return base
 
     def skip_offsets(self, count: int) -> None:
-        """Leave a hole, as Kafka may."""
+        """Leave a gap in the offsets, as Kafka may."""
         self._next = Offset(self._next + count)
 
     def trim(self, first: Offset) -> None:
@@ -56,8 +56,8 @@ class MemoryLog:
     async def close(self) -> None:
         pass
 
-    async def grown(self) -> None:
-        await self._grown.wait()
+    async def wait_for_append(self) -> None:
+        await self._appended.wait()
 
 
 class MemoryReader:
@@ -68,12 +68,14 @@ class MemoryReader:
     async def next(self) -> Sequence[Entry]:
         while True:
             if self._position < self._log._first:
-                raise LogTrimmed(f"the log starts at {self._log._first}, {self._position} is gone: start a new store")
+                raise LogTrimmed(
+                    f"offset {self._position} was deleted, the log starts at {self._log._first}: start a new store"
+                )
             found = self._after(self._position)
             if found:
                 self._position = Offset(found[-1].offset + 1)
                 return found
-            await self._log.grown()
+            await self._log.wait_for_append()
 
     def _after(self, offset: Offset) -> list[Entry]:
         entries = self._log.entries
@@ -90,7 +92,7 @@ class MemoryReader:
 
 
 class MemoryAckTopic:
-    """One shared ack topic; each node opens its own channel on it."""
+    """An ack topic that nodes share. Each node opens its own channel."""
 
     def __init__(self) -> None:
         self._channels: list[MemoryAcks] = []

@@ -1,7 +1,7 @@
-"""What the node asks of a log, whatever carries it.
+"""The interface between a node and its log.
 
-`Log` is an append-only sequence of values with offsets; `Acks` is a lossy-tolerant broadcast of small values.
-Adapters: `log.kafka` (the real one) and `log.memory` (tests and the simulator). Both pass `tests/log_contract.py`.
+`Log` is an append-only sequence of values with offsets. `Acks` is a broadcast of small values that may be lost.
+Adapters: `log.kafka`, and `log.memory` for tests and the simulator. Both pass the tests in `tests/log_contract.py`.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ class Entry(NamedTuple):
 
 
 class AppendRefused(Definite):
-    """The log said no: nothing of this append is in it, and nothing will be."""
+    """The log refused the append: none of it is in the log, or ever will be."""
 
 
 class AppendOutcomeUnknown(ReplicatorError):
-    """No answer, or one that proves nothing: the append may be in the log, or may still arrive."""
+    """No answer, or one that leaves the outcome open: the append may be in the log, or may still get there."""
 
 
 class Reader(Protocol):
-    """A cursor over the log. One task at a time calls `next`, which may be cancelled without losing entries."""
+    """Reads the log in order. One task at a time may call `next`; cancelling it loses no entries."""
 
     async def next(self) -> Sequence[Entry]:
-        """At least one entry, in offset order, waiting for it if need be.
+        """Wait for the next entries: at least one, in offset order.
 
-        Offsets may have holes. Raises `LogTrimmed` (the offset wanted is gone), `LogDamage` (the topic is not the one
-        that was opened), `BrokerUnavailable` (nothing was skipped: call again).
+        Offsets may have gaps. Raises `LogTrimmed` (the next offset was deleted), `LogDamage` (the topic was recreated,
+        truncated or corrupted), `BrokerUnavailable` (no entry was skipped: call again).
         """
         ...
 
@@ -47,25 +47,25 @@ class Reader(Protocol):
 class Log(Protocol):
     @property
     def identity(self) -> str:
-        """Id of this very topic: another one after it was deleted and made anew."""
+        """The id of the topic. It changes if the topic is deleted and recreated."""
         ...
 
     async def append(self, payloads: Sequence[bytes]) -> Offset:
-        """Append all payloads atomically and contiguously; the offset of the first.
+        """Append all payloads atomically, at consecutive offsets. Returns the offset of the first.
 
-        Returns when they are durable by the log's own standard (Kafka: acks=all). Raises `AppendRefused` (definite)
-        or `AppendOutcomeUnknown` (indefinite). If cancelled, the append is in doubt.
+        Returns once they are durable by the standard of the log (Kafka: acks=all). Raises `AppendRefused` (definite)
+        or `AppendOutcomeUnknown` (indefinite). If the call is cancelled, the outcome is unknown.
         """
         ...
 
     def reader(self, start: Offset) -> Reader: ...
 
     async def start(self) -> Offset:
-        """Offset of the first entry still there. Raises `BrokerUnavailable`."""
+        """Offset of the first entry that was not deleted. Raises `BrokerUnavailable`."""
         ...
 
     async def end(self) -> Offset:
-        """Offset that the next entry will get. Every append that had succeeded before the call lies below it.
+        """Offset of the next append. It is above every append that had succeeded before the call.
 
         Raises `BrokerUnavailable`.
         """
@@ -75,18 +75,18 @@ class Log(Protocol):
 
 
 class Acks(Protocol):
-    """The topic `<cluster>.acks`: who has applied how far. A lost ack is made good by the next one."""
+    """The topic `<cluster>.acks`: how far each replica has applied the log. The next ack makes up for a lost one."""
 
     async def send(self, payload: bytes) -> None:
         """Raises `BrokerUnavailable`."""
         ...
 
     async def receive(self) -> Sequence[bytes]:
-        """At least one ack that was sent after this channel was opened. Raises `BrokerUnavailable`."""
+        """Wait for at least one ack that was sent after this channel was opened. Raises `BrokerUnavailable`."""
         ...
 
     async def skip(self) -> None:
-        """Pass over what was sent before this call. Not while `receive` is waiting. Raises `BrokerUnavailable`."""
+        """Skip the acks that were sent before this call. Not during `receive`. Raises `BrokerUnavailable`."""
         ...
 
     async def close(self) -> None: ...

@@ -83,7 +83,7 @@ class RoleState:
     def record_read(self, author: Author) -> None:
         """An accepted record that is not a claim was read from the log."""
         if self.role is Role.CANDIDATE:
-            self._advance(Event.CLAIM_OUTRUN, successor=author)
+            self._advance(Event.CLAIM_OUTDATED, successor=author)
         elif self.role is Role.STEPPING_DOWN and self.transfer is not None and author == self.transfer.successor:
             self._advance(Event.SUCCESSOR_STARTED, successor=author)
 

@@ -110,7 +110,7 @@ class Writes:
     # The way to the log
 
     def add(self, pending: PendingWrite) -> None:
-        self.overlay.lay(pending.changes)
+        self.overlay.push(pending.changes)
         self.bytes += len(pending.encoded)
         self._queued.append(pending)
         self.arrived.set()
@@ -222,7 +222,7 @@ class Writes:
             self._forget(pending, WriteState.ENDED)
         self.overlay.clear()  # a dropped write may have replaced the value of one that stays
         for pending in self._sent:
-            self.overlay.lay(pending.changes)
+            self.overlay.push(pending.changes)
         for pending in dropped:
             pending.answer(error, BEFORE_LOG)
 
@@ -248,5 +248,5 @@ class Writes:
 
     def _forget(self, pending: PendingWrite, state: WriteState) -> None:
         self.bytes -= len(pending.encoded)
-        self.overlay.lift(pending.changes)
+        self.overlay.pop(pending.changes)
         pending.leave(state)

@@ -1,13 +1,14 @@
-"""The commit rule: which records of the log count. Every reader decides the same, from the records alone (design, 3).
+"""Decides which records of the log are accepted. Every reader decides the same, because it uses the records alone.
 
-A data record is accepted if epoch, author, timeline, seq and chain are those that the records before it make due. If
-not, the first line of `DATA_RULES` that holds says what it is: void, or damage of the log.
+A data record is accepted if its epoch, author, timeline, seq and chain follow from the records before it. If not, the
+first rule of `DATA_RULES` that holds decides: the record is void, or the log is damaged.
 
-A claim is void if its epoch is not the one after the current, or by the rule of its reason (`CLAIM_RULES`); of another
-timeline it is damage. Otherwise it is accepted, and its node leads from here on. A claim cannot know seq and chain of
-the record before it, so it takes them from where it stands: those in its header are not judged.
+A claim is void if its epoch is not the next one, or if the rule of its reason says so (`CLAIM_RULES`). A claim of
+another timeline is log damage. Any other claim is accepted, and the node that it names is the leader from then on. The
+author of a claim cannot know the seq and the chain of the record before it. They follow from the claim's position in
+the log, and those in its header are ignored.
 
-What is no record at all (a stranger's bytes) is void.
+An entry that is not a record (another program wrote it) is void.
 """
 
 from __future__ import annotations
@@ -25,37 +26,37 @@ from replicator.records.types import Claim, Header, Record
 
 
 class Damage(StrEnum):
-    """What a leader that follows the rule never writes: the log was changed, lost a part, or is another one."""
+    """A correct leader never writes such a record: the log was corrupted, truncated or replaced."""
 
     TIMELINE = "another timeline"
-    HOLE = "a hole in seq"
+    GAP = "a gap in seq"
     CHAIN = "a broken chain"
 
 
 class DataRule(NamedTuple):
     when: str
-    holds: Callable[[LogState, Header, bytes], bool]  # of the state, the record's header, and the chain that is due
+    holds: Callable[[LogState, Header, bytes], bool]  # state, header, expected chain
     verdict: Void | Damage
 
 
 DATA_RULES: Sequence[DataRule] = (
-    DataRule("its epoch is not the current one", lambda state, it, _: it.epoch != state.epoch, Void.OTHER_EPOCH),
+    DataRule("its epoch is not the current epoch", lambda state, it, _: it.epoch != state.epoch, Void.OTHER_EPOCH),
     DataRule("its author is not the leader", lambda state, it, _: it.author != state.leader, Void.NOT_THE_LEADER),
-    DataRule("its seq is not above the last one", lambda state, it, _: it.seq <= state.seq, Void.REPEATED),
+    DataRule("its seq is not above the last seq", lambda state, it, _: it.seq <= state.seq, Void.REPEATED),
     DataRule("its timeline is not the log's", lambda state, it, _: it.timeline != state.timeline, Damage.TIMELINE),
-    DataRule("its seq is not the next one", lambda state, it, _: it.seq != state.seq + 1, Damage.HOLE),
-    DataRule("its chain does not continue the last one", lambda _, it, chain: it.chain != chain, Damage.CHAIN),
+    DataRule("its seq is not the next seq", lambda state, it, _: it.seq != state.seq + 1, Damage.GAP),
+    DataRule("its chain does not match", lambda _, it, chain: it.chain != chain, Damage.CHAIN),
 )
-"""What a data record that is not accepted is: the first line that holds. If none does, it is accepted."""
+"""The first rule that holds decides about a data record. If no rule holds, the record is accepted."""
 
 
 def judge(state: LogState, offset: Offset, record: Record) -> tuple[LogState, Void | None]:
-    """The state after the record at `offset`, and why it is void (None: it is accepted). Raises `LogDamage`."""
+    """The state after the record at `offset`, and why the record is void (None: accepted). Raises `LogDamage`."""
     header, body, encoded_body = record
     if type(body) is Claim:
         return _judge_claim(state, offset, record, body)
     chain = link(state.chain, encoded_body)
-    if (  # as most are
+    if (  # the common case, without the rules one by one
         header.chain == chain
         and header.seq == state.seq + 1
         and header.epoch == state.epoch
@@ -88,12 +89,12 @@ def _judge_claim(state: LogState, offset: Offset, record: Record, claim: Claim) 
 
 
 def _damage(damage: Damage, state: LogState, offset: Offset, header: Header, chain: bytes) -> LogDamage:
-    found, due = {
+    found, expected = {
         Damage.TIMELINE: (header.timeline.hex(), state.timeline.hex()),
-        Damage.HOLE: (header.seq, state.seq + 1),
+        Damage.GAP: (header.seq, state.seq + 1),
         Damage.CHAIN: (header.chain.hex(), chain.hex()),
     }[damage]
     return LogDamage(
-        f"the record at offset {offset} by {header.author} shows {damage}: {found} instead of {due}, which does not "
-        "follow from what this node has read. Compare the nodes' logs, restore the topic or a snapshot"
+        f"the record at offset {offset} by {header.author} has {damage}: found {found}, expected {expected}. The log "
+        "was corrupted, truncated or replaced. Restore the topic, or restore the cluster from a snapshot"
     )

@@ -1,13 +1,13 @@
-"""Whose acks a write waits for.
+"""Decides which replicas must ack a write before the leader confirms it.
 
-    policy               a write is answered once it is in the stores of
+    policy               a write is confirmed once these have applied it
     async                the leader
     sync, all            the leader and all sync members
     sync, quorum K       the leader and K sync members
     sync, named a, b     the leader, a and b
     suspend, invalidate  the leader and all sync members
 
-A leader that is a sync member itself is one of them: it applies last.
+A leader that is a sync member counts towards the quorum. The leader applies a write last.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from typing import NamedTuple
 from replicator.position import NodeId, Offset
 from replicator.records.types import Membership, Mode, WaitFor, WriteMode
 
-ENDLESS = Offset(2**63 - 1)
+MAX_OFFSET = Offset(2**63 - 1)
 
 
-class Requirement(NamedTuple):
-    replicas: tuple[NodeId, ...] = ()  # the leader is none of them
-    needed: int = 0  # how many of them have to ack
+class AckRequirement(NamedTuple):
+    replicas: tuple[NodeId, ...] = ()  # never includes the leader
+    needed: int = 0  # number of `replicas` that must ack
 
     def confirmed(self, acked: Callable[[NodeId], Offset]) -> Offset:
-        """The last offset that enough of them have applied, given how far each is; `ENDLESS` if none is needed."""
+        """The last offset that enough replicas have acked, given the ack of each; `MAX_OFFSET` if no ack is needed."""
         if not self.needed:
-            return ENDLESS
+            return MAX_OFFSET
         if self.needed > len(self.replicas):
             return Offset(-1)
         return sorted(map(acked, self.replicas), reverse=True)[self.needed - 1]
 
     def missing(self, is_responsive: Callable[[NodeId], bool]) -> tuple[NodeId, ...]:
-        """Who is silent, if too few are heard to go on; else nobody."""
-        silent = tuple(node for node in self.replicas if not is_responsive(node))
-        return silent if len(self.replicas) - len(silent) < self.needed else ()
+        """The unresponsive replicas, if too few others are left to confirm a write; otherwise empty."""
+        unresponsive = tuple(node for node in self.replicas if not is_responsive(node))
+        return unresponsive if len(self.replicas) - len(unresponsive) < self.needed else ()
 
 
-def required(membership: Membership, leader: NodeId) -> Requirement:
-    """What a write of that leader waits for."""
+def required(membership: Membership, leader: NodeId) -> AckRequirement:
+    """The acks that a write of `leader` waits for."""
     policy = membership.policy
     if policy.write is WriteMode.ASYNC:
-        return Requirement()
+        return AckRequirement()
     members = sync_members(membership)
     if policy.write is WriteMode.SYNC and policy.wait_for is WaitFor.NAMED:
         members = policy.named
     others = tuple(node for node in members if node != leader)
     if policy.write is WriteMode.SYNC and policy.wait_for is WaitFor.QUORUM:
-        return Requirement(others, max(0, policy.quorum - (leader in members)))
-    return Requirement(others, len(others))
+        return AckRequirement(others, max(0, policy.quorum - (leader in members)))
+    return AckRequirement(others, len(others))
 
 
 def sync_members(membership: Membership) -> tuple[NodeId, ...]:
@@ -58,7 +58,10 @@ def sync_members(membership: Membership) -> tuple[NodeId, ...]:
 
 
 def local_readers(membership: Membership) -> frozenset[NodeId]:
-    """Who may answer linearizable reads without asking the log, as every write waits for it twice over."""
+    """Replicas that may answer linearizable reads without asking the log for its end.
+
+    In suspend and invalidate mode no write is confirmed before these replicas have suspended its keys and acked it.
+    """
     if membership.policy.write not in (WriteMode.SUSPEND, WriteMode.INVALIDATE):
         return frozenset()
     return frozenset(sync_members(membership))

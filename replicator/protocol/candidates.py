@@ -1,4 +1,8 @@
-"""Who stands for election first: sync replicas, whose stores are the most advanced, then by priority, then by name."""
+"""Decides which members may become leader, and in which order they start an election.
+
+Sync replicas come first, because their stores are the most advanced. The order among them, and among the others, is by
+priority, then by name.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,18 @@ from replicator.records.types import Membership, Mode
 
 
 def check_may_lead(membership: Membership, node: NodeId) -> None:
-    """Raises `BadRequest` if `node` is no member, or one that never leads."""
+    """Raises `BadRequest` if `node` is not a member, or cannot become leader."""
     member = membership.get(node)
     if member is None:
-        raise BadRequest(f"{node} is no member: see `replicator status`")
+        raise BadRequest(f"{node} is not a member: see `replicator status`")
     if member.mode is Mode.SNAPSHOTTER:
-        raise BadRequest(f"{node} is a snapshotter, which never leads: choose another")
+        raise BadRequest(f"{node} is a snapshotter, and a snapshotter cannot become leader: choose another node")
 
 
 def rank(membership: Membership, leader: NodeId, node: NodeId) -> int | None:
-    """The place of `node` among those that may follow `leader`, from 0; None: it never leads.
+    """The position of `node` (from 0) in the order of candidates after `leader`; None if it cannot become leader.
 
-    A node that is no member yet comes after all that are.
+    A node that is not a member yet comes after all members.
     """
     own = membership.get(node)
     if own is not None and own.mode is Mode.SNAPSHOTTER:

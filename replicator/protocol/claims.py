@@ -1,4 +1,4 @@
-"""Which claims count: the rule of each reason."""
+"""Decides which claims of the next epoch are accepted: one rule for each reason."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from replicator.protocol.log_state import LogState, Void
 from replicator.records.types import Claim, Header, Reason
 
 
-def _unchallenged(state: LogState, header: Header, claim: Claim) -> Void | None:
-    """if the node that wants to lead wrote it, and no record of the leader stands after `observed`"""
+def _by_candidate(state: LogState, header: Header, claim: Claim) -> Void | None:
+    """if its author is the node that it names, and the leader has written nothing after `observed`"""
     if header.author != claim.leader:
         return Void.NOT_THE_LEADER
-    return Void.OUTRUN if state.leader_offset > claim.observed else None
+    return Void.OUTDATED if state.leader_offset > claim.observed else None
 
 
-def _by_the_leader(state: LogState, header: Header, claim: Claim) -> Void | None:
-    """if the current leader wrote it"""
+def _by_leader(state: LogState, header: Header, claim: Claim) -> Void | None:
+    """if its author is the current leader"""
     return None if header.author == state.leader else Void.NOT_THE_LEADER
 
 
@@ -26,10 +26,10 @@ def _always(state: LogState, header: Header, claim: Claim) -> Void | None:
 
 
 CLAIM_RULES: Mapping[Reason, Callable[[LogState, Header, Claim], Void | None]] = {
-    Reason.FIRST: _unchallenged,
-    Reason.ELECTION: _unchallenged,
-    Reason.RESOLVE: _by_the_leader,
-    Reason.HANDOVER: _by_the_leader,
+    Reason.FIRST: _by_candidate,
+    Reason.ELECTION: _by_candidate,
+    Reason.RESOLVE: _by_leader,
+    Reason.HANDOVER: _by_leader,
     Reason.FORCE: _always,
 }
-"""What makes a claim of the next epoch void; None: nothing. The functions' docstrings say when it counts."""
+"""Why a claim of the next epoch is void (None: it is accepted). The docstrings are the table in docs/leadership.md."""

@@ -1,9 +1,9 @@
-"""How current a read has to be: the four levels, as clients say them and as a store meets them.
+"""The read levels: how current the result of a read must be. Parses and formats levels and session tokens.
 
-eventual                      the store as it is
-bounded MS [RECORDS]          all that the log held MS before the read was asked for, but for its last RECORDS records
-session TOKEN                 all that the client has written and read, wherever that was
-linearizable                  all that anybody was told before the read was asked for
+eventual                      the current store, which may lag behind the log
+bounded MS [RECORDS]          every record that was in the log MS before the read, except the last RECORDS of them
+session TOKEN                 everything that the client has read and written, on any node
+linearizable                  every write that was confirmed, and every value that was read, before the read began
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ LINEARIZABLE = Level(LevelKind.LINEARIZABLE)
 
 
 def parse_level(words: Sequence[str]) -> tuple[Level, int]:
-    """The level that the first words name, and how many they are. Raises `BadRequest`."""
+    """The level that `words` begin with, and the number of words it takes. Raises `BadRequest`."""
     name = words[0].lower() if words else ""
     if name not in list(LevelKind):
         raise BadRequest(
-            f"unknown read level '{name[:80]}': say eventual, bounded MS [RECORDS], session TOKEN or linearizable"
+            f"unknown read level '{name[:80]}': use eventual, bounded MS [RECORDS], session TOKEN or linearizable"
         )
     kind = LevelKind(name)
     if kind is LevelKind.BOUNDED:
         return _parse_bounded(words)
     if kind is LevelKind.SESSION:
         if len(words) < 2:
-            raise BadRequest("session needs the token that REPL.TOKEN gave")
+            raise BadRequest("session needs a token: use the one that REPL.TOKEN returned")
         return Level(kind, token=decode_token(words[1])), 2
     return Level(kind), 1
 
@@ -70,9 +70,9 @@ def _parse_bounded(words: Sequence[str]) -> tuple[Level, int]:
             break
         numbers.append(int(word) if len(word) < 20 else _MAX + 1)
     if not numbers or max(numbers) > _MAX:
-        raise BadRequest(f"bounded needs a number of milliseconds, at most {_MAX}, and perhaps one of records")
+        raise BadRequest(f"bounded needs a number of milliseconds and, optionally, of records, at most {_MAX}")
     if numbers[0] == 0:
-        raise BadRequest("bounded 0 can never be met: say at least 1 ms, or linearizable")
+        raise BadRequest("bounded 0 can never be met: use at least 1 ms, or linearizable")
     return Level(LevelKind.BOUNDED, numbers[0], sum(numbers[1:])), 1 + len(numbers)
 
 
@@ -84,14 +84,14 @@ def decode_token(text: str) -> Token:
     """Raises `BadRequest`."""
     timeline, _, offset = text.partition(":")
     if len(timeline) != 32 or set(timeline) - set("0123456789abcdef") or not offset.isdecimal() or len(offset) > 18:
-        raise BadRequest(f"{text[:80]!r} is no token: send what REPL.TOKEN gave")
+        raise BadRequest(f"{text[:80]!r} is not a token: use the one that REPL.TOKEN returned")
     return Token(timeline, Offset(int(offset)))
 
 
 def check_timeline(token: Token, timeline: str) -> None:
-    """Raises `Stale` if the token belongs to another history than this store."""
+    """Raises `Stale` if the token is of another timeline than this store."""
     if token.timeline != timeline:
         raise Stale(
-            f"the token is of timeline {token.timeline}, this cluster's is {timeline}: it was restored to an "
-            "earlier point or is another one. Begin a new session"
+            f"the token is of timeline {token.timeline}, but this cluster is on timeline {timeline}: it was restored "
+            "to an earlier point, or is another cluster. Start a new session"
         )

@@ -1,4 +1,4 @@
-"""What a reader of the log has come to, and why it skips a record."""
+"""The state that a reader of the log derives from the accepted records, and the reasons why a record is void."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from replicator.records.codec import GENESIS
 
 
 class LogState(NamedTuple):
-    """All that the rule needs to know of the log up to `offset`."""
+    """Everything that `protocol.acceptance` needs to know of the log up to `offset`.
 
-    timeline: bytes = b""  # 16 bytes once a claim has been accepted
-    epoch: Epoch = Epoch(0)
-    leader: Author | None = None
-    seq: Seq = Seq(0)
-    chain: bytes = GENESIS
-    offset: Offset = BEFORE_LOG  # of the last record read, accepted or void
-    leader_offset: Offset = BEFORE_LOG  # of the current leader's last accepted record, its claim included
+    Two readers that have read up to the same offset have the same state.
+    """
+
+    timeline: bytes = b""  # empty before the first accepted claim, 16 bytes after it; never changes again
+    epoch: Epoch = Epoch(0)  # number of accepted claims
+    leader: Author | None = None  # named by the last accepted claim; None before the first
+    seq: Seq = Seq(0)  # number of accepted records, claims included
+    chain: bytes = GENESIS  # `records.codec.link` over the bodies of all accepted records, in order
+    offset: Offset = BEFORE_LOG  # of the last entry read, accepted or void; never decreases
+    leader_offset: Offset = BEFORE_LOG  # of the last accepted record, the claim of the leader included; <= offset
 
 
 class Void(StrEnum):
-    OTHER_EPOCH = "of another epoch"
-    NOT_THE_LEADER = "not by the leader"
+    OTHER_EPOCH = "it is of another epoch"
+    NOT_THE_LEADER = "its author is not the leader"
     REPEATED = "its seq was used before"
-    OUTRUN = "the leader wrote after what the candidate had observed"
+    OUTDATED = "the leader wrote after the observed offset"

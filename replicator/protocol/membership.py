@@ -1,9 +1,9 @@
-"""Changes of the membership and of the sync policy: each yields the full membership that a record then carries.
+"""Decides which changes of the members and of the write policy are allowed. Each change returns the full membership.
 
-    async  ──asked to be sync──▶  joining  ──has caught up──▶  sync
-      ◀─────────────────────────────┴──────asked to be async─────┘
+    async  ──set to sync──▶  joining  ──caught up──▶  sync
+      ◀───────────────────────┴────set to async────────┘
 
-Only an operator makes a member weaker, never the system; and nobody makes a policy that could not be met.
+Only an operator weakens the mode of a member, never the system. A policy that could never be met is refused.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from replicator.records.types import Member, Membership, Mode, Policy, WaitFor, 
 
 
 def with_member(membership: Membership, member: Member) -> Membership:
-    """`member` added, or in the place of the one of its name."""
+    """`member` added, or replaced if a member has its name."""
     others = tuple(known for known in membership.members if known.node != member.node)
     return replace(membership, members=tuple(sorted((*others, member), key=lambda known: known.node)))
 
 
 def without_member(membership: Membership, node: NodeId) -> Membership:
-    """Raises `BadRequest`."""
+    """Raises `BadRequest` if `node` is not a member, or the policy needs it."""
     _member(membership, node)
     smaller = replace(membership, members=tuple(known for known in membership.members if known.node != node))
     _check(smaller, f"{node} cannot be removed")
@@ -31,10 +31,12 @@ def without_member(membership: Membership, node: NodeId) -> Membership:
 
 
 def with_mode(membership: Membership, node: NodeId, mode: Mode, leader: NodeId) -> Membership:
-    """`node` in another mode; who asks to be sync is joining until it has caught up. Raises `BadRequest`."""
+    """`node` in another mode; a node set to sync is joining until it has caught up. Raises `BadRequest`."""
     member = _member(membership, node)
     if mode is Mode.SNAPSHOTTER and node == leader:
-        raise BadRequest(f"{node} leads, which a snapshotter never does: give the lead to another node first")
+        raise BadRequest(
+            f"{node} is the leader, and a snapshotter cannot be leader: transfer leadership to another node first"
+        )
     if mode is Mode.SYNC and member.mode is not Mode.SYNC:
         mode = Mode.SYNC if node == leader else Mode.JOINING
     changed = with_member(membership, replace(member, mode=mode))
@@ -43,21 +45,21 @@ def with_mode(membership: Membership, node: NodeId, mode: Mode, leader: NodeId) 
 
 
 def with_joined(membership: Membership, node: NodeId) -> Membership:
-    """A joining member that has caught up counts from here on."""
+    """A joining member that has caught up becomes sync. Raises `BadRequest` if `node` is not a member."""
     return with_member(membership, replace(_member(membership, node), mode=Mode.SYNC))
 
 
 def with_policy(membership: Membership, policy: Policy) -> Membership:
-    """Raises `BadRequest`."""
+    """Raises `BadRequest` if the policy could never be met."""
     changed = replace(membership, policy=policy)
-    _check(changed, "this policy cannot be")
+    _check(changed, "this policy cannot be set")
     return changed
 
 
 def _member(membership: Membership, node: NodeId) -> Member:
     member = membership.get(node)
     if member is None:
-        raise BadRequest(f"{node} is no member: see `replicator status`")
+        raise BadRequest(f"{node} is not a member: see `replicator status`")
     return member
 
 
@@ -71,12 +73,14 @@ def _check(membership: Membership, what: str) -> None:
     if not sync:
         raise BadRequest(
             f"{what}: {policy.write} writes wait for sync members, and there would be none{hint}. "
-            "Make one with `replicator replica set-mode ID sync`, or writes async first"
+            "Add one with `replicator replica set-mode ID sync`, or set the write policy to async first"
         )
     if policy.write is not WriteMode.SYNC and policy.wait_for is not WaitFor.ALL:
         raise BadRequest(f"{what}: {policy.write} writes wait for all sync members, not for {policy.wait_for}")
     if policy.wait_for is WaitFor.QUORUM and not 1 <= policy.quorum <= len(sync):
-        raise BadRequest(f"{what}: a quorum of {policy.quorum} is not to be had of {len(sync)} sync members{hint}")
-    strangers = sorted(set(policy.named) - set(sync))
-    if policy.wait_for is WaitFor.NAMED and (strangers or not policy.named):
-        raise BadRequest(f"{what}: {', '.join(strangers) or 'nobody'} is no sync member{hint}")
+        raise BadRequest(f"{what}: a quorum of {policy.quorum} is not possible with {len(sync)} sync members{hint}")
+    if policy.wait_for is WaitFor.NAMED and not policy.named:
+        raise BadRequest(f"{what}: the policy names no sync member")
+    not_sync = sorted(set(policy.named) - set(sync))
+    if policy.wait_for is WaitFor.NAMED and not_sync:
+        raise BadRequest(f"{what}: not a sync member: {', '.join(not_sync)}{hint}")

@@ -57,7 +57,7 @@ _QUEUEING = _LEADING | {Role.STEPPING_DOWN}
 
 class Event(StrEnum):
     CLAIM_SENT = "a claim in its own name is sent"
-    CLAIM_OUTRUN = "the leader appended after the offset that the claim had observed"
+    CLAIM_OUTDATED = "the leader appended after the offset that the claim had observed"
     OWN_CLAIM_ACCEPTED = "a claim that names this node is accepted"
     OTHER_CLAIM_ACCEPTED = "a claim that names another node is accepted"
     APPEND_OUTCOME_UNKNOWN = "the outcome of an append is unknown"
@@ -82,7 +82,7 @@ TRANSITIONS: Mapping[tuple[Role, Event], Role] = MappingProxyType(
         (Role.FOLLOWER, Event.CLAIM_SENT): Role.CANDIDATE,
         (Role.FOLLOWER, Event.OWN_CLAIM_ACCEPTED): Role.LEADER,  # transferred, or forced
         (Role.CANDIDATE, Event.CLAIM_SENT): Role.CANDIDATE,
-        (Role.CANDIDATE, Event.CLAIM_OUTRUN): Role.FOLLOWER,
+        (Role.CANDIDATE, Event.CLAIM_OUTDATED): Role.FOLLOWER,
         (Role.CANDIDATE, Event.OWN_CLAIM_ACCEPTED): Role.LEADER,
         (Role.LEADER, Event.APPEND_OUTCOME_UNKNOWN): Role.RESOLVING,
         (Role.LEADER, Event.APPEND_MISPLACED): Role.CHECKING,
@@ -121,7 +121,7 @@ KEEP = Settlement()
 
 SETTLEMENTS: Mapping[Event, Settlement] = MappingProxyType(
     {
-        Event.CLAIM_OUTRUN: Settlement(refuse_queued=True),
+        Event.CLAIM_OUTDATED: Settlement(refuse_queued=True),
         Event.OWN_CLAIM_ACCEPTED: Settlement(void_sent=True),
         Event.OTHER_CLAIM_ACCEPTED: Settlement(void_sent=True, fail_unacknowledged=True, refuse_queued=True),
         Event.SUCCESSOR_STARTED: Settlement(refuse_queued=True),

@@ -1,15 +1,18 @@
-"""Which keys no linearizable read is answered for at a replica, because another one may hold another value of them.
+"""Decides which keys are suspended.
 
-    record          mode in force   of its keys                      besides
-    Suspend{keys}   any             announced, as often as named     nothing else is announced any more: it is written,
-                                                                     or was given up
-    Write           invalidate      written; one announced has come
-    Write           other modes     one announced has come
-    Release{seq}    any                                              nothing up to seq is suspended as written
-    Claim           any                                              nothing is announced: it will not be written
+A replica blocks linearizable reads of a suspended key, because another replica may hold another value of it.
 
-The suspended keys follow from the log alone, so they are part of a store's state, and a node that restarts still
-knows them. Announced keys still hold the old value here; written ones hold the new one, which others may not have.
+    record          write mode     effect on its keys                      effect on all keys
+    Suspend{keys}   any            announced, as often as each is listed   earlier announcements end: their keys were
+                                                                           written, or never will be
+    Write           invalidate     written; one announced write arrived
+    Write           other modes    one announced write arrived
+    Release{seq}    any                                                    suspensions by writes up to seq end
+    Claim           any                                                    announcements end: their keys will never be
+                                                                           written
+
+The suspended keys follow from the log alone. They are part of the state of a store, so they survive a restart. An
+announced key still has its old value here. A written key has its new value here, which other replicas may lack.
 """
 
 from __future__ import annotations
@@ -22,11 +25,11 @@ from replicator.records.types import WriteMode
 
 
 class Suspension(NamedTuple):
-    """Of one key. Not all of it is zero."""
+    """The suspension of one key. At least one field is not zero, except in `NONE`."""
 
-    written: Seq = Seq(0)  # the last write that others may lack; 0: none
-    announced: Seq = Seq(0)  # the Suspend that announced it
-    awaited: int = 0  # announced writes of it that have not come
+    written: Seq = Seq(0)  # of the last write that other replicas may lack; 0: no such write
+    announced: Seq = Seq(0)  # of the Suspend that announced the key; 0 if and only if `awaited` is 0
+    awaited: int = 0  # number of announced writes of the key that have not arrived
 
 
 NONE = Suspension()
@@ -35,15 +38,15 @@ Suspended = Mapping[bytes, Suspension]
 
 
 def blocks(suspension: Suspension, since: Seq) -> bool:
-    """Whether a read must wait that was asked for when the store stood at `since`.
+    """Whether a read must wait that started when the store was at seq `since`.
 
-    What was announced later than the read was asked for cannot have been seen by anybody before that.
+    A write that was announced after the read started cannot have been seen by any client before it.
     """
     return suspension.written > 0 or (suspension.awaited > 0 and suspension.announced <= since)
 
 
-class Suspending:
-    """The suspended keys, while records are applied one after the other. Does not change what it was given."""
+class SuspendedKeys:
+    """The suspended keys while records are applied one by one. Copies the mapping `before` on the first change."""
 
     def __init__(self, before: Suspended) -> None:
         self.keys = before
@@ -54,7 +57,7 @@ class Suspending:
         return self._copied is not None
 
     def announce(self, seq: Seq, keys: Iterable[bytes]) -> None:
-        """`keys`: each as often as it will be written."""
+        """`keys` lists each key as often as it will be written."""
         self.claim()
         for key in keys:
             known = self.keys.get(key, NONE)

@@ -1,4 +1,4 @@
-"""Each kind of body as the fields of its Avro record, and back."""
+"""Converts each kind of body to the fields of its Avro record, and back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NAMESPACE = "replicator."
 
 
 def to_avro(body: Body) -> tuple[str, Fields]:
-    """The name of the union's branch and its fields, as fastavro takes them."""
+    """The name of the union branch and its fields, in the form that fastavro takes."""
     return _NAMESPACE + type(body).__name__, _fields(body)
 
 
@@ -80,7 +80,7 @@ def _membership_fields(body: Membership) -> Fields:
 
 
 def from_avro(name: str, fields: Fields) -> Body:
-    """Raises `ValueError` for a branch that this program does not carry out."""
+    """Raises `ValueError` for a branch that this program does not support."""
     match name.removeprefix(_NAMESPACE):
         case "Write":
             return Write(tuple(Change(**change) for change in fields["changes"]))
@@ -102,7 +102,7 @@ def from_avro(name: str, fields: Fields) -> Body:
         case "Release":
             return Release(Seq(fields["up_to_seq"]))
         case other:
-            raise ValueError(f"this program does not carry out {other} records")
+            raise ValueError(f"this program does not support {other} records")
 
 
 def _membership(fields: Fields) -> Membership:

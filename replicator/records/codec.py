@@ -1,7 +1,7 @@
-"""Records as Avro, and back.
+"""Encodes records as Avro, and decodes them.
 
-The wire form is Avro binary of `schemas/record.v1.avsc`, without a container. Every version of the schema begins with
-`version` and `timeline`, so that a reader can tell a record of the future from one that was never ours.
+The wire format is the Avro binary encoding of `schemas/record.v1.avsc`, without a container file. Every version of the
+schema begins with `version` and `timeline`, so a reader can distinguish a newer record from data of another program.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from replicator.records.types import VERSION, Ack, Body, Header, Record, Write
 GENESIS = bytes(8)
 """The chain before the first record."""
 
-_BROKEN = (ValueError, IndexError, KeyError, EOFError, TypeError, OverflowError)
+_DECODE_ERRORS = (ValueError, IndexError, KeyError, EOFError, TypeError, OverflowError)
 _PLAUSIBLE_VERSIONS = range(1, 1000)
 
 Schema = dict[str, Any]
 
 
 class NotARecord(ValueError):
-    """The value is no record of this log: somebody else wrote it."""
+    """The value is not a record of this log: another program wrote it."""
 
 
 def link(chain: bytes, encoded_body: bytes) -> bytes:
-    """The chain after a record: xxh3-64 of the chain before and the record's body; 8 bytes."""
+    """The chain after a record (8 bytes): xxh3-64 of the chain before it and its body."""
     digest: bytes = xxhash.xxh3_64_digest(chain + encoded_body)
     return digest
 
 
 def load_schema(name: str) -> Schema:
-    """The JSON of one file in `schemas/`."""
+    """The parsed JSON of one file in `schemas/`."""
     packaged = Path(__file__).parent / "schemas"
     folder = packaged if packaged.is_dir() else Path(__file__).parents[2] / "schemas"
     schema: Schema = json.loads((folder / name).read_text())
@@ -48,9 +48,9 @@ def load_schema(name: str) -> Schema:
 
 
 class RecordCodec:
-    """Reads records written with any schema of `writers` (by version), and writes those of `VERSION`.
+    """Decodes records written with any schema in `writers` (by version). Encodes with the schema of `VERSION`.
 
-    Fields that a writer's schema lacks take the reader's defaults (Avro 1.12, "Schema Resolution").
+    A field that the writer's schema lacks gets the default of the reader's schema (Avro 1.12, "Schema Resolution").
     """
 
     def __init__(self, writers: Mapping[int, Schema] | None = None, reader: Schema | None = None) -> None:
@@ -71,22 +71,22 @@ class RecordCodec:
         return out.getvalue()[_EMPTY_HEADER_BYTES:]
 
     def decode(self, payload: bytes, timeline: bytes) -> Record:
-        """One record of `timeline` (16 bytes; empty before the first claim, when any is taken).
+        """Decode one record of `timeline` (16 bytes; empty before the first claim: then of any timeline).
 
-        Raises `NotARecord`, `UpgradeNeeded`, or `LogDamage` (ours by its first fields, but broken).
+        Raises `NotARecord`, `UpgradeNeeded`, or `LogDamage` (a record of this timeline that cannot be decoded).
         """
         if self._headers.continues(payload, VERSION, timeline):
-            version, ours = VERSION, True
+            version, is_own = VERSION, True
         else:
-            version, ours = _begin(payload, timeline)
+            version, is_own = _begin(payload, timeline)
         writer = self._writers.get(version)
         if writer is None:
-            if ours and version in _PLAUSIBLE_VERSIONS:
+            if is_own and version in _PLAUSIBLE_VERSIONS:
                 raise UpgradeNeeded(
-                    f"a record has version {version}, this program reads up to {max(self._writers)}: "
+                    f"a record has version {version}, but this program reads versions up to {max(self._writers)}: "
                     "install a newer replicator on this node"
                 )
-            raise NotARecord("its first bytes are not those of a record")
+            raise NotARecord("it does not begin with the header of a record")
         try:
             header, body_at = self._headers.read(payload)
             encoded_body = payload[body_at:]
@@ -95,10 +95,10 @@ class RecordCodec:
             stream = BytesIO(payload)
             avro: Any = fastavro.schemaless_reader(stream, writer, self._reader, return_record_name=True)
             if stream.read(1):
-                raise ValueError("bytes after the end")
+                raise ValueError("trailing bytes")
             return Record(header, bodies.from_avro(*avro["body"]), encoded_body)
-        except _BROKEN as error:
-            if ours:
+        except _DECODE_ERRORS as error:
+            if is_own:
                 raise LogDamage(f"a record of this log cannot be decoded: {error!r}") from error
             raise NotARecord(f"it cannot be decoded: {error!r}") from error
 
@@ -117,7 +117,7 @@ _EMPTY_HEADER_BYTES = 6 + 16 + 8
 
 
 def _begin(payload: bytes, timeline: bytes) -> tuple[int, bool]:
-    """The version (0: none), and whether the timeline that follows it is `timeline`."""
+    """The version (0: invalid), and whether it is followed by `timeline`."""
     try:
         version, at = fast.decode_long(payload, 0)
     except (IndexError, ValueError):
@@ -145,8 +145,8 @@ class AckCodec:
         try:
             fields: Any = fastavro.schemaless_reader(BytesIO(payload), self._schema, None)
             if fields.pop("version") != 1:
-                raise ValueError("an ack of another version")
+                raise ValueError("unsupported version")
             author = Author(fields.pop("node"), fields.pop("incarnation"))
             return Ack(author=author, **fields)
-        except _BROKEN as error:
+        except _DECODE_ERRORS as error:
             raise NotARecord(f"not an ack: {error!r}") from error

@@ -1,7 +1,6 @@
-"""What the log says: one header and one body a record (Avro: `schemas/record.v1.avsc`).
+"""The records of the log: each has one header and one body (Avro: `schemas/record.v1.avsc`).
 
-Named tuples rather than dataclasses where one is made for every record: they are immutable all the same and cost a
-third as much to build.
+Types that are created for every record are named tuples: they are immutable too, and cost a third of a dataclass.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ class Header(NamedTuple):
     epoch: Epoch
     author: Author
     seq: Seq
-    timestamp_us: int  # the author's wall clock
+    timestamp_us: int  # wall clock of the author
     chain: bytes  # 8 bytes: xxh3-64(chain before + body)
 
 
 class Change(NamedTuple):
-    """In row R of a table change field F from Old to New; None is "not there"."""
+    """Changes one field of a row from `old` to `new`. None: the field is absent."""
 
     table: str
     row: bytes
@@ -36,37 +35,37 @@ class Change(NamedTuple):
 
 
 class Write(NamedTuple):
-    """One transaction of one client."""
+    """The changes of one client transaction."""
 
     changes: tuple[Change, ...]
 
 
 class Reason(StrEnum):
     FIRST = "first"  # the log is empty
-    ELECTION = "election"  # the leader has not been heard of
-    RESOLVE = "doubt"  # the leader asks what became of its appends
-    HANDOVER = "handover"  # the leader gives the lead to another node
-    FORCE = "force"  # an operator's word
+    ELECTION = "election"  # the heartbeat of the leader timed out
+    RESOLVE = "doubt"  # the leader resolves an append whose outcome is unknown
+    HANDOVER = "handover"  # the leader transfers leadership to another node
+    FORCE = "force"  # forced by an operator
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`leader` leads from here on, if the claim is accepted (`protocol.commit`)."""
+    """If the claim is accepted, `leader` is the leader from this record on (`protocol.acceptance`)."""
 
     leader: Author
     epoch: Epoch
-    observed: Offset
+    observed: Offset  # of the last entry that the author had read
     reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The leader is alive."""
+    """Shows that the leader is alive, and renews its lease."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What every store holds after the record before this one."""
+    """The content of every store after the record before this one."""
 
     digest: int  # 128 bits
     entries: int
@@ -74,7 +73,7 @@ class Checkpoint:
 
 class Mode(StrEnum):
     ASYNC = "async"
-    JOINING = "joining"  # asked to be sync, has not caught up yet
+    JOINING = "joining"  # set to sync, has not caught up yet
     SYNC = "sync"
     SNAPSHOTTER = "snapshotter"
 
@@ -111,7 +110,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """All members and the sync policy, from this record on."""
+    """All members and the write policy, from this record on."""
 
     members: tuple[Member, ...] = ()
     policy: Policy = Policy()
@@ -122,7 +121,7 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Suspend:
-    """No sync replica answers linearizable reads of these store keys until they are written, each as often as named."""
+    """Sync replicas block linearizable reads of these store keys until each is written, as often as it is listed."""
 
     keys: tuple[bytes, ...]
 
@@ -140,11 +139,11 @@ Body = Write | Claim | Heartbeat | Checkpoint | Membership | Suspend | Release
 class Record(NamedTuple):
     header: Header
     body: Body
-    encoded_body: bytes  # what the chain runs over
+    encoded_body: bytes  # input of the chain
 
 
 class Ack(NamedTuple):
-    """A replica's word that it has applied the log up to `offset`."""
+    """A replica reports that it has applied the log up to `offset`."""
 
     timeline: bytes
     author: Author

@@ -1,9 +1,9 @@
-r"""How (table, row, field) becomes one LMDB key, and back.
+r"""Encodes (table, row, field) as one LMDB key, and decodes it.
 
-    key = table 00 | row, each 00 written 00 FF | 00 01 | field
+    key = table 00 | row, with each 00 written as 00 FF | 00 01 | field
 
-Keys sort by table, then row, then field, whatever bytes they hold, and all fields of a row stand together.
-LMDB takes at most 511 bytes (its MDB_MAXKEYSIZE).
+Keys sort by table, then row, then field, whatever bytes they contain, so all fields of a row are adjacent. The limit of
+LMDB is 511 bytes (MDB_MAXKEYSIZE).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _PAST = b"\x00\x02"
 
 
 def encode_key(table: str, row: bytes, field: bytes) -> bytes:
-    """Raises `BadRequest` if it is longer than LMDB takes."""
+    """Raises `BadRequest` if the key is longer than LMDB allows."""
     if b"\x00" in row:
         row = row.replace(b"\x00", b"\x00\xff")
     key = b"%b\x00%b\x00\x01%b" % (table.encode(), row, field)
     if len(key) > MAX_KEY_BYTES:
-        raise BadRequest(f"key too long: with table and field it takes {len(key)} bytes, at most {MAX_KEY_BYTES}")
+        raise BadRequest(f"key too long: with table and field it has {len(key)} bytes, the limit is {MAX_KEY_BYTES}")
     return key
 
 
@@ -38,6 +38,6 @@ def table_range(table: str) -> tuple[bytes, bytes]:
 
 
 def row_range(table: str, row: bytes) -> tuple[bytes, bytes]:
-    """Bounds [start, stop) of all keys of a row; `stop` is also where the next row may begin."""
-    stem = table.encode() + b"\x00" + row.replace(b"\x00", b"\x00\xff")
-    return stem + _END, stem + _PAST
+    """Bounds [start, stop) of all keys of a row; the keys of the next row are at or after `stop`."""
+    prefix = table.encode() + b"\x00" + row.replace(b"\x00", b"\x00\xff")
+    return prefix + _END, prefix + _PAST

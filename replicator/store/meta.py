@@ -1,4 +1,4 @@
-"""What a store knows of itself; written in the same LMDB transaction as the changes."""
+"""The metadata of a store and its suspended keys. They are written in the same LMDB transaction as the changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Meta:
     cluster: str
     topic_id: str
     state: LogState = field(default_factory=LogState)
-    digest: int = 0  # sum mod 2^128 of xxh3-128 over live entries
+    digest: int = 0  # see `store.digest`
     entries: int = 0
     rows: dict[str, int] = field(default_factory=dict)  # by table
     membership: Membership = field(default_factory=Membership)
@@ -55,8 +55,8 @@ def decode_meta(encoded: bytes) -> Meta:
     fields: dict[str, Any] = json.loads(encoded)
     if fields["format"] != FORMAT:
         raise StoreError(
-            f"the store has format {fields['format']}, this program reads {FORMAT}: "
-            "move its folder away and let the node build it again from a snapshot or the log"
+            f"the store has format {fields['format']}, but this program reads format {FORMAT}: "
+            "move its folder away, and the node builds it again from a snapshot or the log"
         )
     leader = fields["leader"]
     write, wait_for, quorum, named = fields["policy"]

@@ -1,7 +1,7 @@
-"""Copies of a store, each tagged with the offset at which it stands: a replica that starts from one reads on at N + 1.
+"""Snapshots: copies of a store as of one offset. A replica restored from one reads the log from the next offset.
 
-<folder>/<offset>-<digest's first 8 digits>/data.mdb       compact LMDB copy
-                                           /manifest.json  written last: a folder without one is no snapshot
+<folder>/<offset>-<first 8 digits of the digest>/data.mdb       compact LMDB copy
+                                                /manifest.json  written last: a folder without it is not a snapshot
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from replicator.errors import SnapshotError
-from replicator.store.machine import Machine, read_meta, replace_with
+from replicator.store.environment import replace_with
+from replicator.store.machine import Machine, read_meta
 from replicator.store.meta import FORMAT
 
 _MANIFEST = "manifest.json"
@@ -41,15 +42,15 @@ class Manifest:
 
 
 def take(machine: Machine, folder: Path) -> Manifest:
-    """Copy an open store into `folder`. For a worker thread; call `machine.reserve_for_copy` before.
+    """Make a snapshot of an open store in `folder`. For a worker thread; call `machine.reserve_for_copy` before.
 
-    Raises `SnapshotError`, `StoreFull`, `StoreError`; then nothing is left behind.
+    Raises `SnapshotError`, `StoreFull`, `StoreError`; no files are left behind then.
     """
     unfinished = folder / f".{uuid.uuid4().hex}.unfinished"
     try:
         unfinished.mkdir(parents=True)
     except OSError as error:
-        raise SnapshotError(f"{folder} cannot hold snapshots: {error.strerror}. Choose another folder") from error
+        raise SnapshotError(f"{folder} cannot store snapshots: {error.strerror}. Choose another folder") from error
     try:
         machine.copy_to(unfinished)
         manifest = _describe(unfinished)
@@ -57,7 +58,7 @@ def take(machine: Machine, folder: Path) -> Manifest:
         _sync(unfinished / "data.mdb")
         _sync(unfinished / _MANIFEST)
         final = folder / manifest.name
-        if (final / _MANIFEST).exists():  # of the same state
+        if (final / _MANIFEST).exists():  # a snapshot of the same state
             return read_manifest(final)
         os.rename(unfinished, final)
         _sync(folder)
@@ -67,7 +68,7 @@ def take(machine: Machine, folder: Path) -> Manifest:
 
 
 def listed(folder: Path) -> list[Manifest]:
-    """Complete snapshots, the newest offset first. Raises `SnapshotError` if one cannot be read."""
+    """The complete snapshots, the highest offset first. Raises `SnapshotError` if one cannot be read."""
     if not folder.is_dir():
         return []
     found = [read_manifest(file.parent) for file in folder.glob(f"[!.]*/{_MANIFEST}")]
@@ -78,21 +79,21 @@ def read_manifest(snapshot: Path) -> Manifest:
     try:
         return Manifest(**json.loads((snapshot / _MANIFEST).read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise SnapshotError(f"{snapshot} is no complete snapshot: {error}") from error
+        raise SnapshotError(f"{snapshot} is not a complete snapshot: {error}") from error
 
 
 def restore(snapshot: Path, store: Path, cluster: str) -> Manifest:
-    """Make a store that is not open a copy of `snapshot`, after checking it against its manifest.
+    """Check a snapshot against its manifest, and replace a store that is not open with a copy of it.
 
-    Raises `SnapshotError`; then the store is as it was.
+    Raises `SnapshotError`; the store is then unchanged.
     """
     manifest = read_manifest(snapshot)
     if manifest.cluster != cluster:
         raise SnapshotError(f"{snapshot} is of cluster {manifest.cluster}, not {cluster}")
     if manifest.format != FORMAT:
-        raise SnapshotError(f"{snapshot} has format {manifest.format}, this program reads {FORMAT}")
+        raise SnapshotError(f"{snapshot} has format {manifest.format}, but this program reads format {FORMAT}")
     if _sha256(snapshot / "data.mdb") != manifest.sha256:
-        raise SnapshotError(f"{snapshot}/data.mdb is not what its manifest says (sha256): take a new snapshot")
+        raise SnapshotError(f"{snapshot}/data.mdb does not match its manifest (sha256): take a new snapshot")
     replace_with(store, snapshot)
     return manifest
 

@@ -1,4 +1,7 @@
-"""A stored value is a type tag and bytes; a capital tag carries an expiry first (8 bytes, big-endian ms since 1970)."""
+"""The encoding of stored values: a type tag, then the data.
+
+An upper-case tag is followed by the expiry (8 bytes, big-endian, ms since 1970) before the data.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import NamedTuple
 
 NEVER = None
 NO_EXPIRY_TAG = ord("a")
-"""Tags from here on are lower case."""
+"""Tags from this one on are lower case: the value has no expiry."""
 
 
 class Value(NamedTuple):

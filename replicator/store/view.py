@@ -1,4 +1,4 @@
-"""Reading state: the port `View`, writes in flight laid over it, and one transaction on top of both."""
+"""Views of the state: the port `View`, an overlay of the writes in flight, and a transaction on top of both."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from replicator.store.keys import encode_key, table_range
 
 
 class View(Protocol):
-    """State as of one moment. Keys are whole store keys (`store.keys`), values are encoded (`store.values`)."""
+    """The state as of one moment. Keys are store keys (`store.keys`), values are encoded (`store.values`)."""
 
     def get(self, key: bytes) -> bytes | None: ...
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Entries with start <= key < stop, in key order. Ends being valid when the state changes."""
+        """Entries with start <= key < stop, in key order. The iterator is invalid once the state changes."""
         ...
 
     def rows(self, table: str) -> int:
-        """Number of rows of a table: of its entries with the empty field."""
+        """Number of rows of a table, which is the number of its entries with an empty field."""
         ...
 
 
@@ -69,12 +69,12 @@ class BlockingView:
 
 
 class Overlay:
-    """Writes that are in flight, over the store. Forgets a key when its last write in flight has landed."""
+    """A view of `base` with the changes of the writes in flight on top."""
 
     def __init__(self, base: View) -> None:
         self.base = base
-        self._values: dict[bytes, bytes | None] = {}
-        self._writers: dict[bytes, int] = {}
+        self._values: dict[bytes, bytes | None] = {}  # the newest value in flight of each key; None: removed
+        self._writers: dict[bytes, int] = {}  # number of writes in flight of each key of `_values`, at least 1
 
     def __contains__(self, key: object) -> bool:
         return key in self._values
@@ -96,17 +96,18 @@ class Overlay:
     def rows(self, table: str) -> int:
         return self.base.rows(table) + row_delta(self.base, table, self._values)
 
-    def lay(self, changes: Mapping[bytes, Change]) -> None:
-        """`changes` by store key."""
+    def push(self, changes: Mapping[bytes, Change]) -> None:
+        """Add the changes of one write, by store key."""
         for key, change in changes.items():
             self._values[key] = change.new
             self._writers[key] = self._writers.get(key, 0) + 1
 
-    def lift(self, keys: Iterable[bytes]) -> None:
+    def pop(self, keys: Iterable[bytes]) -> None:
+        """Remove the oldest write of each key, once it is applied or void. The newest value stays to the last."""
         for key in keys:
-            left = self._writers[key] - 1
-            if left:
-                self._writers[key] = left
+            remaining = self._writers[key] - 1
+            if remaining:
+                self._writers[key] = remaining
             else:
                 del self._writers[key], self._values[key]
 
@@ -116,7 +117,7 @@ class Overlay:
 
 
 class Transaction:
-    """Reads and writes of one client transaction, executed at the leader. Its changes become one record."""
+    """The reads and writes of one client transaction, executed at the leader. Its changes become one record."""
 
     def __init__(self, base: View) -> None:
         self._base = base
@@ -133,11 +134,11 @@ class Transaction:
         return self._base.rows(table) + row_delta(self._base, table, self._written())
 
     def put(self, table: str, row: bytes, field: bytes, value: bytes | None) -> None:
-        """Set a field, or remove it (None). Removing what is not there changes nothing."""
+        """Set a field, or remove it (None). Removing an absent field changes nothing."""
         self.put_at(encode_key(table, row, field), table, row, field, value)
 
     def put_at(self, key: bytes, table: str, row: bytes, field: bytes, value: bytes | None) -> None:
-        """`put` for a caller that has the store key already."""
+        """`put`, for a caller that already has the store key."""
         before = self._changes.get(key)
         old = before.old if before else self._base.get(key)
         if value is None and old is None:
@@ -146,12 +147,12 @@ class Transaction:
             self._changes[key] = Change(table, row, field, old, value)
 
     def roll_back(self, changes: dict[bytes, Change]) -> None:
-        """Be again as when `changes` was a copy of `self.changes`."""
+        """Restore `changes`, an earlier copy of `self.changes`."""
         self._changes = changes
 
     @property
     def changes(self) -> dict[bytes, Change]:
-        """By store key, in the order in which the keys were first written."""
+        """The changes by store key, in the order in which the keys were first written."""
         return self._changes
 
     def _written(self) -> dict[bytes, bytes | None]:
@@ -161,29 +162,29 @@ class Transaction:
 def merge(
     base: Iterator[tuple[bytes, bytes]], written: dict[bytes, bytes | None], start: bytes, stop: bytes
 ) -> Iterator[tuple[bytes, bytes]]:
-    """`base` with `written` laid over it (None removes), in key order."""
-    fresh = sorted(key for key in written if start <= key < stop)
+    """The entries of `base`, overwritten by those of `written` (None: removed), in key order."""
+    keys = sorted(key for key in written if start <= key < stop)
     index = 0
     for key, value in base:
-        while index < len(fresh) and fresh[index] < key:
-            laid = written[fresh[index]]
-            if laid is not None:
-                yield fresh[index], laid
+        while index < len(keys) and keys[index] < key:
+            new = written[keys[index]]
+            if new is not None:
+                yield keys[index], new
             index += 1
-        if index < len(fresh) and fresh[index] == key:
+        if index < len(keys) and keys[index] == key:
             continue
         yield key, value
-    for key in fresh[index:]:
-        laid = written[key]
-        if laid is not None:
-            yield key, laid
+    for key in keys[index:]:
+        new = written[key]
+        if new is not None:
+            yield key, new
 
 
 def row_delta(base: View, table: str, written: dict[bytes, bytes | None]) -> int:
-    """How many rows `written` adds to a table of `base`."""
-    stem = table.encode() + b"\x00"
+    """The number of rows that `written` adds to a table of `base`; negative if it removes more."""
+    prefix = table.encode() + b"\x00"
     return sum(
         (value is not None) - (base.get(key) is not None)
         for key, value in written.items()
-        if key.startswith(stem) and key.endswith(b"\x00\x01")
+        if key.startswith(prefix) and key.endswith(b"\x00\x01")
     )

@@ -91,6 +91,6 @@ class SimNode:
 
 def _drop(machine: Machine) -> None:
     """Let go of a store as the death of its process does: neither synced nor marked as closed."""
-    machine._forget_read()
+    machine.view.end_transaction()
     machine._env.close()
-    os.close(machine._owner)
+    os.close(machine._lock)

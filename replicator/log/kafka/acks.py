@@ -1,4 +1,4 @@
-"""The acks on Apache Kafka, on the node's event loop."""
+"""The port `Acks` on Apache Kafka, on the event loop of the node."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Self
 
 from replicator.errors import BrokerUnavailable
-from replicator.log.kafka.cursor import Cursor, OffsetGone
-from replicator.log.kafka.offsets import list_patiently
+from replicator.log.kafka.cursor import Cursor, OffsetOutOfRange
+from replicator.log.kafka.offsets import list_offset_with_retry
 from replicator.log.kafka.options import DEFAULTS, KafkaOptions
 from replicator.log.kafka.partition import (
     ACKS_LEADER,
@@ -48,14 +48,14 @@ class KafkaAcks:
         topic = acks_topic(cluster)
         client = PartitionClient(bootstrap, topic, security or PLAINTEXT, options.append_timeout_ms)
         try:
-            end = await list_patiently(client, LATEST, options.offsets_timeout_ms)
+            end = await list_offset_with_retry(client, LATEST, options.offsets_timeout_ms)
         except BaseException:
             await client.close()
             raise
         cursor = Cursor(
             PartitionClient(bootstrap, topic, security or PLAINTEXT, options.reader_timeout_ms + options.fetch_wait_ms),
             end,
-            patience_ms=options.reader_timeout_ms,
+            retry_timeout_ms=options.reader_timeout_ms,
             fetch_wait_ms=options.fetch_wait_ms,
             fetch_bytes=options.fetch_bytes,
         )
@@ -64,7 +64,7 @@ class KafkaAcks:
     async def send(self, payload: bytes) -> None:
         batch = encode_batch([payload], self._options.max_batch_bytes, key=self._key)
         if batch is None:
-            raise ValueError(f"an ack of {len(payload)} bytes")
+            raise ValueError(f"an ack of {len(payload)} bytes is too large")
         try:
             await self._client.produce(batch, acks=ACKS_LEADER)
         except (RequestFailed, RequestLost) as error:
@@ -74,15 +74,15 @@ class KafkaAcks:
         while True:
             try:
                 entries = await self._cursor.poll()
-            except (OffsetGone, CorruptBatch):
-                # Expired before they were read, or made anew. The next acks make good for those that are skipped.
+            except (OffsetOutOfRange, CorruptBatch):
+                # The acks expired before they were read, or the topic was recreated. The next acks make up for them.
                 await self.skip()
                 continue
             if entries:
                 return [entry.payload for entry in entries]
 
     async def skip(self) -> None:
-        self._cursor.seek(await list_patiently(self._client, LATEST, self._options.offsets_timeout_ms))
+        self._cursor.seek(await list_offset_with_retry(self._client, LATEST, self._options.offsets_timeout_ms))
 
     async def close(self) -> None:
         await asyncio.gather(self._client.close(), self._cursor.close())

@@ -1,4 +1,4 @@
-"""Administration of a cluster's topics: create, identify, trim. Blocking calls, except `TopicLookup`."""
+"""Administration of the topics of a cluster: create, identify, trim, delete. Blocking, except for `TopicLookup`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from replicator.position import Offset
 T = TypeVar("T")
 
 REQUEST_TIMEOUT_S = 4.0
-VISIBLE_TIMEOUT_S = 20.0
+LEADER_TIMEOUT_S = 20.0
 MAX_MESSAGE_BYTES = 16 << 20
 
 WAL_SETTINGS: Mapping[str, str] = {
@@ -34,7 +34,7 @@ WAL_SETTINGS: Mapping[str, str] = {
 ACKS_SETTINGS: Mapping[str, str] = {
     "cleanup.policy": "delete",
     "retention.ms": str(3600 * 1000),
-    "segment.ms": str(600 * 1000),  # only whole segments expire
+    "segment.ms": str(600 * 1000),  # only complete segments expire
 }
 UNREACHABLE = frozenset(
     {
@@ -57,8 +57,8 @@ class TopicIds:
     acks: str
 
 
-class Admin:
-    """A connection for administration. librdkafka logs nothing: its last error is told in the exceptions raised."""
+class KafkaAdmin:
+    """A connection for administration. librdkafka's log is off; the exceptions include its last error instead."""
 
     def __init__(self, bootstrap: str, security: KafkaSecurity | None) -> None:
         self.bootstrap = bootstrap
@@ -77,15 +77,16 @@ class Admin:
             raise ConfigError(f"Kafka client for {bootstrap}: {error.args[0].str()}") from error
 
     def result(self, future: Future[T]) -> T:
-        """Wait for an answer. Raises `BrokerUnavailable`; a broker's own refusal is a `KafkaException`."""
+        """Wait for the answer. Raises `BrokerUnavailable`, and `KafkaException` if a broker refuses the request."""
         try:
             return future.result(REQUEST_TIMEOUT_S + 1)
         except KafkaException as error:
-            raise self.explained(error) from error
+            raise self.translated(error) from error
         except TimeoutError as error:
             raise self._unavailable("no answer") from error
 
-    def explained(self, error: KafkaException) -> Exception:
+    def translated(self, error: KafkaException) -> Exception:
+        """`BrokerUnavailable` if no broker could be reached, otherwise `error`."""
         reason = error.args[0]
         return self._unavailable(reason.str()) if reason.code() in UNREACHABLE else error
 
@@ -107,15 +108,15 @@ class Admin:
         last = f" ({self._last_error})" if self._last_error else ""
         return BrokerUnavailable(
             f"Kafka at {self.bootstrap} does not answer: {why}{last}. "
-            "Check that it runs, the address and the login, or start a local one with `replicator broker start`"
+            "Check the address, the login, and that Kafka is running; `replicator broker start` starts a local broker"
         )
 
 
 class TopicLookup:
-    """Ids of topics, asked without blocking the event loop."""
+    """Looks up the ids of topics without blocking the event loop."""
 
     def __init__(self, bootstrap: str, security: KafkaSecurity | None = None) -> None:
-        self._admin = Admin(bootstrap, security)
+        self._admin = KafkaAdmin(bootstrap, security)
 
     async def topic_id(self, topic: str) -> str | None:
         """None if there is no such topic. Raises `BrokerUnavailable`."""
@@ -124,54 +125,54 @@ class TopicLookup:
         except KafkaException as error:
             if error.args[0].code() in MISSING:
                 return None
-            explained = self._admin.explained(error)
-            if isinstance(explained, BrokerUnavailable):
-                raise explained from error
+            translated = self._admin.translated(error)
+            if isinstance(translated, BrokerUnavailable):
+                raise translated from error
             raise BrokerUnavailable(f"{topic} cannot be described: {error.args[0].str()}") from error
         return str(description.topic_id)
 
 
 def topic_id(bootstrap: str, topic: str, *, security: KafkaSecurity | None = None) -> str | None:
     """None if there is no such topic. Raises `BrokerUnavailable`."""
-    description = Admin(bootstrap, security).describe_or_none(topic)
+    description = KafkaAdmin(bootstrap, security).describe_or_none(topic)
     return None if description is None else str(description.topic_id)
 
 
 def ensure_topics(
     bootstrap: str, cluster: str, *, replication_factor: int | None = None, security: KafkaSecurity | None = None
 ) -> TopicIds:
-    """Create the cluster's topics if they are not there yet, and wait until the brokers know them.
+    """Create the topics of the cluster that do not exist, and wait until the brokers know them.
 
-    The replication factor is by default that of 3 brokers, or of as many as there are. Settings of topics that exist
-    are left alone: see `check_topic`. Raises `BrokerUnavailable`, and `ConfigError` if Kafka refuses.
+    The default replication factor is 3, or the number of brokers if there are fewer. Settings of existing topics are
+    not changed: see `check_topic`. Raises `BrokerUnavailable`, and `ConfigError` if Kafka refuses.
     """
-    admin = Admin(bootstrap, security)
+    admin = KafkaAdmin(bootstrap, security)
     brokers = len(admin.result(admin.client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)).nodes)
     replicas = replication_factor or min(3, brokers)
     durable = {"min.insync.replicas": "2" if replicas >= 3 else "1"}
     wal, acks = wal_topic(cluster), acks_topic(cluster)
     _create(admin, NewTopic(wal, 1, replicas, config={**WAL_SETTINGS, **durable}))
     _create(admin, NewTopic(acks, 1, replicas, config=dict(ACKS_SETTINGS)))
-    return TopicIds(wal=_visible(admin, wal), acks=_visible(admin, acks))
+    return TopicIds(wal=_wait_for_leader(admin, wal), acks=_wait_for_leader(admin, acks))
 
 
 def delete_topics(bootstrap: str, cluster: str, *, security: KafkaSecurity | None = None) -> None:
-    """Delete the cluster's topics, and with them all its data. Raises `BrokerUnavailable`."""
-    admin = Admin(bootstrap, security)
+    """Delete the topics of the cluster, and all its data. Raises `BrokerUnavailable`, `ConfigError`."""
+    admin = KafkaAdmin(bootstrap, security)
     for topic in (wal_topic(cluster), acks_topic(cluster)):
         try:
             admin.result(admin.client.delete_topics([topic], request_timeout=REQUEST_TIMEOUT_S)[topic])
         except KafkaException as error:
             if error.args[0].code() not in MISSING:
-                raise ConfigError(f"Kafka will not delete topic {topic}: {error.args[0].str()}") from error
+                raise ConfigError(f"Kafka refuses to delete topic {topic}: {error.args[0].str()}") from error
 
 
 def trim(bootstrap: str, cluster: str, below_offset: Offset, *, security: KafkaSecurity | None = None) -> Offset:
-    """Delete the log's entries below an offset for good; the offset at which the log now starts.
+    """Delete the entries of the log below an offset. Returns the offset at which the log starts now.
 
-    Raises `BrokerUnavailable`, and `ConfigError` if Kafka refuses, as it does for an offset above the log's end.
+    Raises `BrokerUnavailable`, and `ConfigError` if Kafka refuses, for example an offset above the end of the log.
     """
-    admin = Admin(bootstrap, security)
+    admin = KafkaAdmin(bootstrap, security)
     target = TopicPartition(wal_topic(cluster), 0, below_offset)
     try:
         [future] = admin.client.delete_records([target], request_timeout=REQUEST_TIMEOUT_S).values()
@@ -180,27 +181,25 @@ def trim(bootstrap: str, cluster: str, below_offset: Offset, *, security: KafkaS
         raise ConfigError(f"{target.topic} cannot be trimmed below {below_offset}: {error.args[0].str()}") from error
 
 
-def _create(admin: Admin, topic: NewTopic) -> None:
+def _create(admin: KafkaAdmin, topic: NewTopic) -> None:
     try:
         admin.result(admin.client.create_topics([topic], request_timeout=REQUEST_TIMEOUT_S)[topic.topic])
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-            raise ConfigError(f"Kafka will not create topic {topic.topic}: {error.args[0].str()}") from error
+            raise ConfigError(f"Kafka refuses to create topic {topic.topic}: {error.args[0].str()}") from error
 
 
-def _visible(admin: Admin, topic: str) -> str:
-    """The topic's id, once its one partition has a leader."""
-    deadline = time.monotonic() + VISIBLE_TIMEOUT_S
+def _wait_for_leader(admin: KafkaAdmin, topic: str) -> str:
+    """Wait until the one partition of the topic has a leader. Returns the id of the topic."""
+    deadline = time.monotonic() + LEADER_TIMEOUT_S
     while time.monotonic() < deadline:
         description = admin.describe_or_none(topic)
         if description is not None and len(description.partitions) > 1:
             raise ConfigError(
-                f"topic {topic} has {len(description.partitions)} partitions, and a log is one: "
+                f"topic {topic} has {len(description.partitions)} partitions, but must have one: "
                 "choose another cluster name, or delete the topic"
             )
         if description is not None and description.partitions and description.partitions[0].leader is not None:
             return str(description.topic_id)
         time.sleep(0.05)
-    raise BrokerUnavailable(
-        f"topic {topic} was created, but has no leader after {VISIBLE_TIMEOUT_S:.0f} s: look at Kafka"
-    )
+    raise BrokerUnavailable(f"topic {topic} was created, but has no leader after {LEADER_TIMEOUT_S:.0f} s: check Kafka")

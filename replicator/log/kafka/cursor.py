@@ -1,4 +1,4 @@
-"""Reading one partition from an offset on: fetched ahead by one response, decoded in slices, patient with brokers."""
+"""Reads one partition from an offset on. Fetches one response ahead, decodes in slices, retries failed requests."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from replicator.log.kafka.partition import (
 from replicator.log.port import Entry
 from replicator.position import Offset
 
-SLICE_ENTRIES = 2000  # decoded in one go, some 3 ms; then the loop gets its turn
+SLICE_ENTRIES = 2000  # decoded without yielding to the event loop, about 3 ms
 FIRST_PAUSE_S = 0.02
-LONGEST_PAUSE_S = 1.0
+MAX_PAUSE_S = 1.0
 
 
-class OffsetGone(Exception):
-    """The broker has no such offset: below the start of the log, or above its end."""
+class OffsetOutOfRange(Exception):
+    """The offset is below the start of the log, or above its end."""
 
 
 class Cursor:
-    """One task at a time calls `poll`. Holds at most two fetch responses: one being decoded and one fetched ahead."""
+    """One task at a time may call `poll`. Keeps at most two responses: one being decoded, and one fetched ahead."""
 
     def __init__(
-        self, client: PartitionClient, start: Offset, *, patience_ms: int, fetch_wait_ms: int, fetch_bytes: int
+        self, client: PartitionClient, start: Offset, *, retry_timeout_ms: int, fetch_wait_ms: int, fetch_bytes: int
     ) -> None:
-        self.position = start  # of the next entry to be returned, or of a hole before it
+        self.position = start  # offset of the next entry to return, or of a gap before it
         self._client = client
-        self._patience_ms = patience_ms
+        self._retry_timeout_ms = retry_timeout_ms
         self._fetch_wait_ms = fetch_wait_ms
         self._fetch_bytes = fetch_bytes
         self._fetch_from = start
@@ -47,19 +47,19 @@ class Cursor:
         self._failing_since = 0.0
 
     async def poll(self) -> list[Entry]:
-        """The next entries; none if none came for a while. May be cancelled: nothing is lost.
+        """The next entries; may be empty. Cancelling the call loses no entries.
 
-        Raises `OffsetGone`, `CorruptBatch` (the same twice), and `BrokerUnavailable` once requests have failed for
-        `patience_ms`.
+        Raises `OffsetOutOfRange`, `CorruptBatch` (if a second fetch is corrupt too), and `BrokerUnavailable` once
+        requests have failed for `retry_timeout_ms`.
         """
         try:
             if self._undecoded is not None:
-                await asyncio.sleep(0)  # a long catch-up must not starve the node's other tasks
+                await asyncio.sleep(0)  # so that a long catch-up does not starve other tasks
                 if entries := self._take():
                     return entries
             return await self._fetched()
         except CorruptBatch:
-            # damaged on its way, or on the broker's disk? It is read again to find out.
+            # Fetch it again: the batch may be intact on the broker's disk, and corrupted on its way.
             again = self._corrupt_at == self.position
             self._corrupt_at = self.position
             self._restart(self.position)
@@ -88,7 +88,7 @@ class Cursor:
 
     async def _fetched(self) -> list[Entry]:
         fetching = self._fetching or self._fetch()
-        await asyncio.wait([fetching])  # not `await fetching`: to cancel us must not cancel the fetch
+        await asyncio.wait([fetching])  # `await fetching` would cancel the fetch together with this call
         if self._fetching is not fetching:
             return []  # `seek` was called meanwhile
         self._fetching = None
@@ -96,7 +96,7 @@ class Cursor:
             batches = fetching.result()
         except RequestFailed as error:
             if error.code == OFFSET_OUT_OF_RANGE:
-                raise OffsetGone from error
+                raise OffsetOutOfRange from error
             return await self._pause(error)
         except (RequestLost, BrokerUnavailable) as error:
             return await self._pause(error)
@@ -117,11 +117,11 @@ class Cursor:
         now = asyncio.get_running_loop().time()
         if self._failures == 0:
             self._failing_since = now
-        elif now - self._failing_since >= self._patience_ms / 1000:
+        elif now - self._failing_since >= self._retry_timeout_ms / 1000:
             self._failures = 0
-            raise BrokerUnavailable(f"no answer for {self._patience_ms} ms: {error}") from error
+            raise BrokerUnavailable(f"requests have failed for {self._retry_timeout_ms} ms: {error}") from error
         self._failures += 1
-        await asyncio.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**self._failures))
+        await asyncio.sleep(min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**self._failures))
         return []
 
     def _restart(self, offset: Offset) -> None:

@@ -1,4 +1,4 @@
-"""The log and the acks on Apache Kafka, on the node's event loop."""
+"""The port `Log` on Apache Kafka, on the event loop of the node."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Self
 
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogTrimmed
 from replicator.log.kafka.admin import TopicLookup
-from replicator.log.kafka.cursor import Cursor, OffsetGone
-from replicator.log.kafka.offsets import list_patiently
+from replicator.log.kafka.cursor import Cursor, OffsetOutOfRange
+from replicator.log.kafka.offsets import list_offset_with_retry
 from replicator.log.kafka.options import DEFAULTS, KafkaOptions
 from replicator.log.kafka.partition import (
     ACKS_ALL,
@@ -22,20 +22,21 @@ from replicator.log.kafka.partition import (
     encode_batch,
 )
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
-from replicator.log.kafka.topic import TopicGuard, wal_topic
+from replicator.log.kafka.topic import wal_topic
+from replicator.log.kafka.topic_monitor import TopicMonitor
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry
 from replicator.position import Offset
 
-# Answers that Kafka gives only before it has appended anything (ReplicaManager.appendRecords and what it calls), so a
-# single request that got one has had no effect. Not here: 3 UNKNOWN_TOPIC_OR_PARTITION, 6 NOT_LEADER_OR_FOLLOWER and
-# 56 KAFKA_STORAGE_ERROR, which an append can also get while it waits for its replicas.
+# Error codes that Kafka returns only before it has appended anything (ReplicaManager.appendRecords and its callees), so
+# a request that is sent once and gets one of them has had no effect. Not included: 3 UNKNOWN_TOPIC_OR_PARTITION,
+# 6 NOT_LEADER_OR_FOLLOWER and 56 KAFKA_STORAGE_ERROR, which can also occur while an append waits for its replicas.
 REFUSALS = frozenset(
     {
         2,  # CORRUPT_MESSAGE
         10,  # MESSAGE_TOO_LARGE
         17,  # INVALID_TOPIC_EXCEPTION
         18,  # RECORD_LIST_TOO_LARGE
-        19,  # NOT_ENOUGH_REPLICAS (20 is the one after append)
+        19,  # NOT_ENOUGH_REPLICAS (20 is NOT_ENOUGH_REPLICAS_AFTER_APPEND)
         29,  # TOPIC_AUTHORIZATION_FAILED
         31,  # CLUSTER_AUTHORIZATION_FAILED
         32,  # INVALID_TIMESTAMP
@@ -43,7 +44,6 @@ REFUSALS = frozenset(
         87,  # INVALID_RECORD
     }
 )
-RETRY_PAUSE_S = 0.05
 
 
 class KafkaLog:
@@ -55,9 +55,9 @@ class KafkaLog:
         self._connection = (bootstrap, topic, security)
         self._appender = self._new_client(options.append_timeout_ms)
         self._lister = self._new_client(options.offsets_timeout_ms)
-        self._shared_end = SharedRequest(self._ask_end)
-        self._known_end = Offset(0)  # every append known to have succeeded lies below
-        self._guard: TopicGuard
+        self._shared_end = SharedRequest(self._request_end)
+        self._known_end = Offset(0)  # above every append known to have succeeded; never decreases
+        self._monitor: TopicMonitor
 
     @classmethod
     async def open(
@@ -67,9 +67,9 @@ class KafkaLog:
         topic, lookup = wal_topic(cluster), TopicLookup(bootstrap, security or PLAINTEXT)
         identity = await lookup.topic_id(topic)
         if identity is None:
-            raise ConfigError(f"there is no topic {topic} at {bootstrap}: check the cluster's name, or create it first")
+            raise ConfigError(f"there is no topic {topic} at {bootstrap}: check the cluster name, or create it first")
         log = cls(bootstrap, topic, security or PLAINTEXT, options)
-        log._guard = TopicGuard(topic, identity, lookup.topic_id, options.identity_check_ms)
+        log._monitor = TopicMonitor(topic, identity, lookup.topic_id, options.identity_check_ms)
         try:
             await log.end()
         except BaseException:
@@ -82,15 +82,15 @@ class KafkaLog:
 
     @property
     def identity(self) -> str:
-        return self._guard.identity
+        return self._monitor.identity
 
     async def append(self, payloads: Sequence[bytes]) -> Offset:
-        """One record batch, sent once with acks=all."""
+        """Sends one record batch, once, with acks=all."""
         batch = encode_batch(payloads, self._options.max_batch_bytes)
         if batch is None:
-            raise AppendRefused(f"the batch is over {self._options.max_batch_bytes} bytes: write less at once")
-        if self._guard.damage is not None:
-            raise AppendRefused(self._guard.damage)
+            raise AppendRefused(f"the batch is larger than {self._options.max_batch_bytes} bytes: split it")
+        if self._monitor.damage is not None:
+            raise AppendRefused(self._monitor.damage)
         try:
             base = await self._appender.produce(batch, acks=ACKS_ALL)
         except BrokerUnavailable as error:  # nothing was sent
@@ -109,56 +109,58 @@ class KafkaLog:
         cursor = Cursor(
             self._new_client(options.reader_timeout_ms + options.fetch_wait_ms),
             start,
-            patience_ms=options.reader_timeout_ms,
+            retry_timeout_ms=options.reader_timeout_ms,
             fetch_wait_ms=options.fetch_wait_ms,
             fetch_bytes=options.fetch_bytes,
         )
-        return KafkaReader(self, cursor, self._guard)
+        return KafkaReader(self, cursor, self._monitor)
 
     async def start(self) -> Offset:
         """Also raises `LogDamage`."""
-        self._guard.check()
-        return await list_patiently(self._lister, EARLIEST, self._options.offsets_timeout_ms)
+        self._monitor.check()
+        return await list_offset_with_retry(self._lister, EARLIEST, self._options.offsets_timeout_ms)
 
     async def end(self) -> Offset:
         """Also raises `LogDamage`. Concurrent calls share a request that was sent after each of them."""
-        self._guard.check()
+        self._monitor.check()
         return await self._shared_end()
 
     async def close(self) -> None:
-        await asyncio.gather(self._guard.close(), self._appender.close(), self._lister.close())
+        await asyncio.gather(self._monitor.close(), self._appender.close(), self._lister.close())
 
-    async def _ask_end(self) -> Offset:
+    async def _request_end(self) -> Offset:
         known = self._known_end
-        end = await list_patiently(self._lister, LATEST, self._options.offsets_timeout_ms)
+        end = await list_offset_with_retry(self._lister, LATEST, self._options.offsets_timeout_ms)
         if end < known:
-            await self._guard.verify()
+            await self._monitor.verify()
             raise BrokerUnavailable(
-                f"the broker says the log ends at {end}, but it reached {known} before: "
-                "ask again when the leader of its partition is back"
+                f"the broker reports {end} as the end of the log, but the end was {known} before: "
+                "try again when the leader of the partition is available"
             )
         self._known_end = max(self._known_end, end)
         return end
 
 
 class KafkaReader:
-    """`Reader` on the topic of a `KafkaLog`, which must stay open as long as it."""
+    """`Reader` on the topic of a `KafkaLog`, which must not be closed before it."""
 
-    def __init__(self, log: KafkaLog, cursor: Cursor, guard: TopicGuard) -> None:
+    def __init__(self, log: KafkaLog, cursor: Cursor, monitor: TopicMonitor) -> None:
         self._log = log
         self._cursor = cursor
-        self._guard = guard
+        self._monitor = monitor
 
     async def next(self) -> Sequence[Entry]:
         while True:
-            self._guard.check()
+            self._monitor.check()
             try:
                 entries = await self._cursor.poll()
-            except OffsetGone:
-                await self._explain()
+            except OffsetOutOfRange:
+                await self._raise_cause()
                 continue
             except CorruptBatch as error:
-                raise LogDamage(f"{error}. Restore the broker's data, or the cluster from a snapshot") from error
+                raise LogDamage(
+                    f"{error}. Restore the data of the brokers, or restore the cluster from a snapshot"
+                ) from error
             if entries:
                 return entries
 
@@ -168,21 +170,21 @@ class KafkaReader:
     async def close(self) -> None:
         await self._cursor.close()
 
-    async def _explain(self) -> None:
-        """Why the offset wanted is not there. Returns if it is there after all: the log has grown meanwhile."""
-        await self._guard.verify()
-        wanted, first, end = self._cursor.position, await self._log.start(), await self._log.end()
-        if wanted < first:
-            raise LogTrimmed(f"offset {wanted} is gone, the log starts at {first}: start from a newer snapshot")
-        if wanted > end:
+    async def _raise_cause(self) -> None:
+        """Raises why the position is out of range. Returns if it is in range now, because the log has grown."""
+        await self._monitor.verify()
+        position, first, end = self._cursor.position, await self._log.start(), await self._log.end()
+        if position < first:
+            raise LogTrimmed(f"offset {position} was deleted, the log starts at {first}: start from a newer snapshot")
+        if position > end:
             raise LogDamage(
-                f"offset {wanted} was reached before, but the log ends at {end}: Kafka has lost its tail. "
-                "Restore the broker's data, or the cluster from a snapshot"
+                f"this node has read up to offset {position - 1}, but the log ends at {end}: Kafka has truncated it. "
+                "Restore the data of the brokers, or restore the cluster from a snapshot"
             )
 
 
 class SharedRequest:
-    """One request in flight for any number of callers; nobody gets an answer to a request sent before the call."""
+    """Merges concurrent calls: one request is in flight, and each caller gets the answer of one sent after its call."""
 
     def __init__(self, request: Callable[[], Awaitable[Offset]]) -> None:
         self._request = request
@@ -192,7 +194,7 @@ class SharedRequest:
     async def __call__(self) -> Offset:
         if self._unsent is None:
             self._unsent = asyncio.create_task(self._run(self._sent))
-        return await asyncio.shield(self._unsent)  # a caller that gives up leaves the request to the others
+        return await asyncio.shield(self._unsent)  # cancelling one caller must not cancel the others
 
     async def _run(self, previous: asyncio.Task[Offset] | None) -> Offset:
         if previous is not None:

@@ -1,4 +1,4 @@
-"""Asking for an offset, again and again while brokers fail."""
+"""Requests for an offset, retried while brokers fail."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from replicator.position import Offset
 RETRY_PAUSE_S = 0.05
 
 
-async def list_patiently(client: PartitionClient, which: int, timeout_ms: int) -> Offset:
-    """Ask for an offset, again and again for `timeout_ms`. Raises `BrokerUnavailable`."""
+async def list_offset_with_retry(client: PartitionClient, which: int, timeout_ms: int) -> Offset:
+    """`client.list_offset`, retried for `timeout_ms`. Raises `BrokerUnavailable`."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_ms / 1000
     while True:

@@ -1,4 +1,4 @@
-"""How long the adapters of Kafka wait, and how much they take at once."""
+"""Timeouts and size limits of the Kafka adapters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class KafkaOptions:
     append_timeout_ms: int = 2000
     offsets_timeout_ms: int = 2000
-    reader_timeout_ms: int = 5000  # of failing requests before a reader gives up
+    reader_timeout_ms: int = 5000  # a reader raises once its requests have failed for so long
     identity_check_ms: int = 2000
     max_batch_bytes: int = 4 << 20  # at most the topic's max.message.bytes
     fetch_bytes: int = 4 << 20

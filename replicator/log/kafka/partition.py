@@ -1,10 +1,11 @@
-"""One partition on the wire: produce, fetch, list offsets. Each request is sent once, and its fate is told.
+"""Requests to one partition: produce, fetch, list offsets. Each request is sent once, and its outcome is reported.
 
-aiokafka's producer sends a batch again by itself (twice in the log, or long after its caller gave up), and its consumer
-hides lost connections. Here only aiokafka's connections and codecs are used, and who asks decides whether to ask again.
+This module uses only the connections and codecs of aiokafka, and leaves retries to its callers. aiokafka's producer
+retries on its own, so a batch may be appended twice, or long after its caller's timeout. Its consumer hides lost
+connections.
 
-A broker handles the requests of one connection one after the other, so an append must not share its connection with
-a fetch that waits for records: each `PartitionClient` has its own.
+A broker processes the requests of one connection in sequence, so an append must not share a connection with a fetch
+that waits for records: each `PartitionClient` has its own connection.
 """
 
 from __future__ import annotations
@@ -37,16 +38,16 @@ READ_UNCOMMITTED = 0
 
 OFFSET_OUT_OF_RANGE = 1
 
-# A leader that changes shows as an error of the next request, so the client needs no metadata of its own accord.
+# After a change of the partition leader the next request fails, so periodic metadata refreshes are not needed.
 METADATA_MAX_AGE_MS = 24 * 3600 * 1000
 
 
 class RequestLost(ReplicatorError):
-    """The request went out, or partly, and no answer came: it may have had its effect."""
+    """The request was sent, at least in part, and got no answer: it may have taken effect."""
 
 
 class RequestFailed(ReplicatorError):
-    """The broker answered with error `code` of the Kafka protocol."""
+    """The broker answered with the error `code` of the Kafka protocol."""
 
     def __init__(self, what: str, code: int) -> None:
         error = for_code(code)
@@ -55,11 +56,11 @@ class RequestFailed(ReplicatorError):
 
 
 class CorruptBatch(ReplicatorError):
-    """What was fetched is not what was appended."""
+    """A fetched batch is corrupt."""
 
 
 class Batch(NamedTuple):
-    """A record batch as fetched, not yet decoded. Offsets `base_offset` to `next_offset` - 1, perhaps with holes."""
+    """A fetched record batch, not yet decoded. Offsets `base_offset` to `next_offset` - 1, possibly with gaps."""
 
     base_offset: Offset
     next_offset: Offset
@@ -72,13 +73,13 @@ def encode_batch(payloads: Sequence[bytes], max_bytes: int, *, key: bytes | None
     for index, payload in enumerate(payloads):
         if builder.append(index, None, key, payload, []) is None:
             return None
-    if builder.size() > max_bytes:  # the builder takes a first record of any size
+    if builder.size() > max_bytes:  # the builder accepts a first record of any size
         return None
     return bytes(builder.build())
 
 
 def split_batches(fetched: bytes) -> list[Batch]:
-    """The batches in a fetch response; a last one that was cut off is left out. Raises `CorruptBatch`."""
+    """The batches in a fetch response, without a truncated last one. Raises `CorruptBatch`."""
     records = MemoryRecords(fetched)
     batches = []
     try:
@@ -91,7 +92,7 @@ def split_batches(fetched: bytes) -> list[Batch]:
 
 
 def decode_batches(batches: Sequence[Batch], start: Offset) -> Iterator[Entry]:
-    """The entries at or above `start`. Raises `CorruptBatch` when it comes to a batch that is not as it was written."""
+    """The entries at or above `start`. Raises `CorruptBatch` when it reaches a corrupt batch."""
     for batch in batches:
         if not batch.records.validate_crc():
             raise CorruptBatch(f"the batch at offset {batch.base_offset} does not match its checksum")
@@ -107,10 +108,10 @@ def decode_batches(batches: Sequence[Batch], start: Offset) -> Iterator[Entry]:
 
 
 class PartitionClient:
-    """Requests to the leader of partition 0 of `topic`. Connects when first asked, and again after any failure.
+    """Sends requests to the leader of partition 0 of `topic`. Connects on the first request, and after any failure.
 
     Every request raises `BrokerUnavailable` (nothing was sent), `RequestLost` or `RequestFailed` within
-    `timeout_ms`. A request that is cancelled counts as lost.
+    `timeout_ms`. A cancelled request counts as lost.
     """
 
     def __init__(self, bootstrap: str, topic: str, security: KafkaSecurity, timeout_ms: int) -> None:
@@ -124,37 +125,37 @@ class PartitionClient:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def produce(self, batch: bytes, *, acks: int) -> Offset:
-        """Append one encoded batch; the offset of its first record."""
+        """Append one encoded batch. Returns the offset of its first record."""
         request = ProduceRequest(None, acks, self._timeout_ms, [(self.topic, [(PARTITION, batch)])])
-        _, code, base_offset, *_ = await self._ask(request, "append")
+        _, code, base_offset, *_ = await self._request(request, "append")
         self._check(code, "append")
         return Offset(base_offset)
 
     async def fetch(self, offset: Offset, *, max_wait_ms: int, max_bytes: int) -> list[Batch]:
-        """The batches from the one that holds `offset`; none if there were none for `max_wait_ms`."""
+        """The batches from the one that contains `offset` on; empty if there are none within `max_wait_ms`."""
         topics = [(self.topic, [(PARTITION, offset, max_bytes)])]
         request = FetchRequest(max_wait_ms, 1, max_bytes, READ_UNCOMMITTED, topics)
-        _, code, *_, records = await self._ask(request, "read")
+        _, code, *_, records = await self._request(request, "read")
         self._check(code, f"read at offset {offset}")
         return split_batches(records)
 
     async def list_offset(self, which: int) -> Offset:
-        """The offset of the first entry (`EARLIEST`), or the one after the last that is durable (`LATEST`)."""
+        """The offset of the first entry (`EARLIEST`), or the one after the last durable entry (`LATEST`)."""
         request = OffsetRequest(-1, READ_UNCOMMITTED, [(self.topic, [(PARTITION, which)])])
-        _, code, _, offset = await self._ask(request, "list offsets")
+        _, code, _, offset = await self._request(request, "list offsets")
         self._check(code, "list offsets")
         return Offset(offset)
 
     async def close(self) -> None:
         self._drop(self._client)
         if self._closing:
-            # a peer that hangs must not make us hang
-            _, stuck = await asyncio.wait(self._closing, timeout=1)
-            for task in stuck:
+            # a broker that hangs must not block this call
+            _, pending = await asyncio.wait(self._closing, timeout=1)
+            for task in pending:
                 task.cancel()
 
-    async def _ask(self, request: Any, what: str) -> Sequence[Any]:
-        """Send once; what the answer says of our partition."""
+    async def _request(self, request: Any, what: str) -> Sequence[Any]:
+        """Send the request once. Returns the part of the answer about the partition."""
         deadline = asyncio.get_running_loop().time() + self._timeout_ms / 1000
         client = await self._connected(deadline)
         try:
@@ -168,7 +169,7 @@ class PartitionClient:
             why = str(error) or f"no answer within {self._timeout_ms} ms"
             raise RequestLost(f"{what} on {self.topic}: {why}") from error
         except asyncio.CancelledError:
-            # what is in flight would hold up all later requests of this connection
+            # the request in flight would delay all later requests of this connection
             self._drop(client)
             raise
         [(_, [partition])] = response.topics
@@ -203,31 +204,31 @@ class PartitionClient:
         return client
 
     async def _find_leader(self, client: AIOKafkaClient) -> int:
-        # asked here because the client's own request would create a missing topic with the broker's default settings
+        # aiokafka's own metadata request would create a missing topic, with the broker's default settings
         request = MetadataRequest([self.topic], allow_auto_topic_creation=False)
         client.cluster.update_metadata(await client.send(client.get_random_node(), request))
         leader = client.cluster.leader_for_partition(TopicPartition(self.topic, PARTITION))
         if leader is None:
-            raise KafkaConnectionError(f"it has no topic {self.topic} that this login may use")
+            raise KafkaConnectionError(f"topic {self.topic} does not exist, or this login may not use it")
         if leader == -1:
-            raise KafkaConnectionError(f"no broker leads {self.topic} now")
+            raise KafkaConnectionError(f"topic {self.topic} has no leader")
         return int(leader)
 
     def _unavailable(self, error: BaseException) -> BrokerUnavailable:
         why = str(error) or f"no answer within {self._timeout_ms} ms"
         return BrokerUnavailable(
-            f"Kafka at {self.bootstrap} cannot be used: {why}. Check that it runs, and the address"
+            f"Kafka at {self.bootstrap} is unavailable: {why}. Check the address, and that Kafka is running"
         )
 
     def _check(self, code: int, what: str) -> None:
         if not code:
             return
-        # The answer may come from a broker that no longer leads: find the leader again before the next request.
+        # The broker may no longer be the leader: find the leader again before the next request.
         self._drop(self._client)
         raise RequestFailed(f"{what} on {self.topic}", code)
 
     def _drop(self, client: AIOKafkaClient | None) -> None:
-        """Throw a client away with all it knew, unless another request has already done so."""
+        """Discard a client and its metadata, unless another request has already done so."""
         if client is None:
             return
         if self._client is client:

@@ -1,4 +1,4 @@
-"""Does it answer? A metadata request, as a client would send it."""
+"""A health check of a broker: a metadata request, as a client would send it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from confluent_kafka.admin import AdminClient
 
 
 class Health:
-    """A probe that keeps its connection from one question to the next."""
+    """Keeps its connection from one request to the next."""
 
     def __init__(self, bootstrap: str) -> None:
         self._admin = AdminClient(
             {
                 "bootstrap.servers": bootstrap,
-                "log_level": 0,  # "connection refused" is an answer here, not news for stderr
+                "log_level": 0,  # a refused connection is an expected result, and must not be printed
                 "error_cb": lambda _error: None,  # type: ignore[dict-item]
                 "reconnect.backoff.max.ms": 200,
             }
         )
 
     def cluster_id(self, timeout_s: float) -> str | None:
-        """The id of the cluster that answers with at least one broker in it; None if nothing does in time."""
+        """The id of the cluster, once at least one broker is in it; None if there is no answer in time."""
         try:
             metadata = self._admin.list_topics(timeout=timeout_s)
         except KafkaException:

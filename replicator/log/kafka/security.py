@@ -1,4 +1,4 @@
-"""How to reach a secured Kafka, said once for both clients. Secrets stay out of every `repr` and message."""
+"""Security settings of the connection to Kafka, for both client libraries. No `repr` or message contains a secret."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 @dataclass(frozen=True)
 class KafkaSecurity:
-    """Protocol, TLS files (PEM) and SASL login. Raises `ConfigError` if they do not fit together."""
+    """Protocol, TLS files (PEM) and SASL login. Raises `ConfigError` if they are inconsistent."""
 
     security_protocol: str = "PLAINTEXT"
-    cafile: str | None = None  # default: the system's trust store
+    cafile: str | None = None  # default: the trust store of the system
     certfile: str | None = None
     keyfile: str | None = None
     sasl_mechanism: str = "PLAIN"
@@ -32,10 +32,10 @@ class KafkaSecurity:
         if self.sasl and not (self.username and self.password):
             raise ConfigError(f"{self.security_protocol} needs a username and a password")
         if self.keyfile and not self.certfile:
-            raise ConfigError("keyfile without certfile: give both, or neither")
+            raise ConfigError("keyfile without certfile: set both, or neither")
         if not self.tls and (self.cafile or self.certfile):
             raise ConfigError(
-                f"{self.security_protocol} uses no TLS: drop cafile and certfile, or choose SSL or SASL_SSL"
+                f"{self.security_protocol} does not use TLS: remove cafile and certfile, or choose SSL or SASL_SSL"
             )
 
     @property

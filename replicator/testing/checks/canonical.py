@@ -11,8 +11,8 @@ from replicator.protocol.acceptance import judge, skip
 from replicator.protocol.log_state import LogState
 from replicator.records.codec import NotARecord, RecordCodec
 from replicator.records.types import Body, Write
+from replicator.store.digest import entry_digest
 from replicator.store.keys import encode_key
-from replicator.store.machine import entry_digest
 from replicator.testing.history import author_of
 
 _MASK = (1 << 128) - 1

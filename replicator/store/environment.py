@@ -1,0 +1,84 @@
+"""The LMDB environment in the folder of a store: open it, read its metadata, remove it, replace it.
+
+It has three databases: `entries` (store key to value, see `keys` and `values`), `expiry` (expiry time to store key,
+derived from the values) and `meta` (`meta.Meta`, and the suspended keys).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from replicator.errors import StoreError, StoreFull
+from replicator.protocol.suspension import Suspended
+from replicator.store import boot
+from replicator.store.meta import Meta, decode_meta, decode_suspended, encode_suspended
+
+FIRST_MAP_BYTES = 1 << 30
+
+_META = b"meta"
+_SUSPENDED = b"suspended"
+# LMDB's errors have the text of the system's error only. It reports a write that a full disk cut short as EIO.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def open_environment(folder: Path, map_bytes: int = FIRST_MAP_BYTES) -> Any:
+    """Raises `StoreError`."""
+    try:
+        file = folder / "data.mdb"
+        size = max(map_bytes, 2 * file.stat().st_size if file.exists() else 0)
+        # with writemap, a full disk would raise SIGBUS instead of an error
+        return lmdb.open(str(folder), map_size=size, max_dbs=3, sync=False, metasync=False, readahead=False)
+    except lmdb.Error as error:
+        raise store_error(folder, error) from error
+
+
+def read_meta(env: Any) -> Meta | None:
+    """None if the store is empty. Raises `StoreError`."""
+    with env.begin(db=env.open_db(b"meta")) as txn:
+        encoded = txn.get(_META)
+    return None if encoded is None else decode_meta(encoded)
+
+
+def read_suspended(env: Any) -> Suspended:
+    with env.begin(db=env.open_db(b"meta")) as txn:
+        encoded = txn.get(_SUSPENDED)
+    return {} if encoded is None else decode_suspended(encoded)
+
+
+def write_meta(txn: Any, database: Any, meta: Meta) -> None:
+    txn.put(_META, meta.encode(), db=database)
+
+
+def write_suspended(txn: Any, database: Any, suspended: Suspended) -> None:
+    txn.put(_SUSPENDED, encode_suspended(suspended), db=database)
+
+
+def discard(folder: Path) -> None:
+    """Remove a store that is not open."""
+    for name in ("data.mdb", "lock.mdb"):
+        (folder / name).unlink(missing_ok=True)
+    boot.mark_closed(folder)
+
+
+def replace_with(folder: Path, copy: Path) -> None:
+    """Replace a store that is not open with a copy made by `Machine.copy_to`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    discard(folder)
+    shutil.copyfile(copy / "data.mdb", folder / "data.mdb.new")
+    os.replace(folder / "data.mdb.new", folder / "data.mdb")
+
+
+def store_error(folder: Path, error: Exception) -> StoreError:
+    """The `StoreError` or `StoreFull` for an error of LMDB."""
+    if any(os.strerror(number) in str(error) for number in _FULL):
+        return StoreFull(
+            f"{folder} cannot be written, because its disk is full or failing ({error}): free some space. "
+            "No record was skipped"
+        )
+    return StoreError(f"the store in {folder} failed: {error}")

@@ -1,0 +1,52 @@
+"""The port `View` on LMDB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+class LmdbView:
+    """The store as of the last applied batch. Iterators are invalid once the next batch is applied."""
+
+    def __init__(self, env: Any, entries: Any, rows: Mapping[str, int]) -> None:
+        """`entries`: the LMDB database to read; `rows`: number of rows by table."""
+        self._env = env
+        self._entries = entries
+        self._rows = rows
+        self._transaction: Any = None  # None, or a read transaction begun after the last applied batch
+
+    def get(self, key: bytes) -> bytes | None:
+        transaction = self._transaction or self._begin()
+        value: bytes | None = transaction.get(key)
+        return value
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        transaction = self._transaction or self._begin()
+        return _range(transaction.cursor(), start, stop)
+
+    def rows(self, table: str) -> int:
+        return self._rows.get(table, 0)
+
+    def end_transaction(self) -> None:
+        """To be called before the store is written, resized or closed."""
+        if self._transaction is not None:
+            self._transaction.abort()
+            self._transaction = None
+
+    def set_rows(self, rows: Mapping[str, int]) -> None:
+        """To be called after a batch is applied."""
+        self._rows = rows
+
+    def _begin(self) -> Any:
+        self._transaction = self._env.begin(db=self._entries)
+        return self._transaction
+
+
+def _range(cursor: Any, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+    if not cursor.set_range(start):
+        return
+    for key, value in cursor:
+        if key >= stop:
+            return
+        yield key, value
