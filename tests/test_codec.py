@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicator.address import Address
 from replicator.errors import LogDamage, UpgradeNeeded
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.records import bodies, fast
@@ -49,7 +50,7 @@ GOLDEN: list[tuple[Body, str]] = [
     (Checkpoint(258, 5), "06" + "00" * 14 + "0102" + "0a"),
     (
         Membership(
-            (Member(NodeId("n1"), Mode.SYNC, "h:1", "h:2", 1),),
+            (Member(NodeId("n1"), Mode.SYNC, Address("h", 1), Address("h", 2), 1),),
             Policy(WriteMode.SYNC, WaitFor.QUORUM, 1, (NodeId("n1"),)),
         ),
         "0802046e310406683a3106683a320200" + "02020202046e3100",

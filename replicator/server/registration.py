@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 
+from replicator.address import Address
 from replicator.errors import ConfigError
 from replicator.node.node import Node, State
 from replicator.records.types import Member
@@ -60,10 +61,10 @@ async def _look_for_another(session: aiohttp.ClientSession, node: Node, identity
         )
 
 
-async def _status(session: aiohttp.ClientSession, http: str) -> Any:
+async def _status(session: aiohttp.ClientSession, http: Address) -> Any:
     """None if there is no answer, or one that is no JSON."""
     try:
-        async with session.get(f"http://{http}/status") as answer:
+        async with session.get(http.url("/status")) as answer:
             return await answer.json()
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         logger.info("nothing answers where this node was registered, at %s: %s", http, error)
@@ -75,8 +76,9 @@ async def _ask_leader(session: aiohttp.ClientSession, node: Node, member: Member
     if node.leads or leader is None:
         return
     try:
-        fields = {"node": member.node, "resp": member.resp, "http": member.http, "priority": member.priority}
-        async with session.put(f"http://{leader.http}/members", json=fields) as answer:
+        addresses = {"resp": str(member.resp), "http": str(member.http)}
+        fields = {"node": member.node, **addresses, "priority": member.priority}
+        async with session.put(leader.http.url("/members"), json=fields) as answer:
             if answer.status not in (202, 409):
                 logger.warning("%s does not take this node in: %s", leader.node, await answer.text())
     except (aiohttp.ClientError, TimeoutError) as error:

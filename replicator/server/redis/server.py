@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 
+from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.protocol.timing import Timing
 from replicator.server.backend import Backend
@@ -34,7 +35,7 @@ class RedisServer:
         timing: Timing,
         password: str = "",
         max_clients: int = 10_000,
-        http_address: str = "",
+        http_address: Address | None = None,
     ) -> None:
         self.backend = backend
         self.host = host
@@ -62,7 +63,8 @@ class RedisServer:
                 lambda: Session(self, next(self._ids)), self.host, self.port, backlog=1024
             )
         except OSError as error:
-            raise ConfigError(f"cannot listen at {self.host}:{self.port}: {error.strerror}. Choose another") from error
+            place = Address(self.host, self.port)
+            raise ConfigError(f"cannot listen at {place}: {error.strerror}. Choose another") from error
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
