@@ -15,21 +15,24 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from replicator.address import Address, parse_host
 from replicator.errors import ConfigError
+from replicator.limits import MAX_NAME_CHARS
 
 Section = Mapping[str, Any]
 T = TypeVar("T")
 
 PREFIX = "REPLICATOR"
 _RESP, _HTTP = Address("127.0.0.1", 7001), Address("127.0.0.1", 8001)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # valid as part of a topic name and as a folder name
+_NAME = re.compile(
+    rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARS - 1}}}"
+)  # valid in topic and folder names
 
 
 def checked_name(what: str, text: str) -> str:
     """`text`, if it is a valid name of a node or a cluster. Raises `ConfigError`."""
     if not _NAME.fullmatch(text):
         raise ConfigError(
-            f"invalid {what} {text!r}: use 1 to 100 letters (a to z), digits, dots, dashes and underscores, "
-            "starting with a letter or digit"
+            f"invalid {what} {text!r}: use 1 to {MAX_NAME_CHARS} letters (a to z), digits, dots, dashes and "
+            "underscores, starting with a letter or digit"
         )
     return text
 

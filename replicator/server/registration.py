@@ -15,15 +15,12 @@ import aiohttp
 
 from replicator.address import Address
 from replicator.errors import ConfigError
+from replicator.intervals import REGISTRATION_RETRY_S, REGISTRATION_TIMEOUT_S, STATE_POLL_S
 from replicator.node.node import Node, State
 from replicator.records.types import Member
 from replicator.server.identity import Identity
 
 logger = logging.getLogger(__name__)
-
-POLL_S = 0.02
-RETRY_S = 0.2
-REQUEST_S = 5
 
 
 async def enrol(node: Node, identity: Identity, member: Member, password: str) -> None:
@@ -32,15 +29,15 @@ async def enrol(node: Node, identity: Identity, member: Member, password: str) -
     Raises `ConfigError` if another process runs as this node.
     """
     headers = {"Authorization": f"Bearer {password}"} if password else {}
-    async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(REQUEST_S)) as session:
+    async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(REGISTRATION_TIMEOUT_S)) as session:
         while node.state is not State.SERVING:  # noqa: ASYNC110 (a state follows from many things)
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(STATE_POLL_S)
         while not _is_known(node, member):
             if node.state is State.SERVING:
                 await _look_for_another(session, node, identity)
                 node.let_stand()
                 await _ask_leader(session, node, member)
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(REGISTRATION_RETRY_S)
     node.let_stand()
 
 

@@ -13,15 +13,13 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPa
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from replicator.errors import BrokerUnavailable, ConfigError
+from replicator.intervals import ADMIN_TIMEOUT_S, TOPIC_POLL_S, TOPIC_TIMEOUT_S
+from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.log.kafka.topic import acks_topic, wal_topic
 from replicator.position import Offset
 
 T = TypeVar("T")
-
-REQUEST_TIMEOUT_S = 4.0
-VISIBLE_TIMEOUT_S = 20.0
-MAX_MESSAGE_BYTES = 16 << 20
 
 WAL_SETTINGS: Mapping[str, str] = {
     "cleanup.policy": "delete",
@@ -79,7 +77,7 @@ class Admin:
     def result(self, future: Future[T]) -> T:
         """Wait for an answer. Raises `BrokerUnavailable`; a broker's own refusal is a `KafkaException`."""
         try:
-            return future.result(REQUEST_TIMEOUT_S + 1)
+            return future.result(ADMIN_TIMEOUT_S + 1)
         except KafkaException as error:
             raise self.explained(error) from error
         except TimeoutError as error:
@@ -90,7 +88,7 @@ class Admin:
         return self._unavailable(reason.str()) if reason.code() in UNREACHABLE else error
 
     def describe(self, topic: str) -> Future[Any]:
-        return self.client.describe_topics(TopicCollection([topic]), request_timeout=REQUEST_TIMEOUT_S)[topic]
+        return self.client.describe_topics(TopicCollection([topic]), request_timeout=ADMIN_TIMEOUT_S)[topic]
 
     def describe_or_none(self, topic: str) -> Any:
         try:
@@ -146,7 +144,7 @@ def ensure_topics(
     are left alone: see `check_topic`. Raises `BrokerUnavailable`, and `ConfigError` if Kafka refuses.
     """
     admin = Admin(bootstrap, security)
-    brokers = len(admin.result(admin.client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)).nodes)
+    brokers = len(admin.result(admin.client.describe_cluster(request_timeout=ADMIN_TIMEOUT_S)).nodes)
     replicas = replication_factor or min(3, brokers)
     durable = {"min.insync.replicas": "2" if replicas >= 3 else "1"}
     wal, acks = wal_topic(cluster), acks_topic(cluster)
@@ -160,7 +158,7 @@ def delete_topics(bootstrap: str, cluster: str, *, security: KafkaSecurity | Non
     admin = Admin(bootstrap, security)
     for topic in (wal_topic(cluster), acks_topic(cluster)):
         try:
-            admin.result(admin.client.delete_topics([topic], request_timeout=REQUEST_TIMEOUT_S)[topic])
+            admin.result(admin.client.delete_topics([topic], request_timeout=ADMIN_TIMEOUT_S)[topic])
         except KafkaException as error:
             if error.args[0].code() not in MISSING:
                 raise ConfigError(f"Kafka will not delete topic {topic}: {error.args[0].str()}") from error
@@ -174,7 +172,7 @@ def trim(bootstrap: str, cluster: str, below_offset: Offset, *, security: KafkaS
     admin = Admin(bootstrap, security)
     target = TopicPartition(wal_topic(cluster), 0, below_offset)
     try:
-        [future] = admin.client.delete_records([target], request_timeout=REQUEST_TIMEOUT_S).values()
+        [future] = admin.client.delete_records([target], request_timeout=ADMIN_TIMEOUT_S).values()
         return Offset(admin.result(future).low_watermark)
     except KafkaException as error:
         raise ConfigError(f"{target.topic} cannot be trimmed below {below_offset}: {error.args[0].str()}") from error
@@ -182,7 +180,7 @@ def trim(bootstrap: str, cluster: str, below_offset: Offset, *, security: KafkaS
 
 def _create(admin: Admin, topic: NewTopic) -> None:
     try:
-        admin.result(admin.client.create_topics([topic], request_timeout=REQUEST_TIMEOUT_S)[topic.topic])
+        admin.result(admin.client.create_topics([topic], request_timeout=ADMIN_TIMEOUT_S)[topic.topic])
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise ConfigError(f"Kafka will not create topic {topic.topic}: {error.args[0].str()}") from error
@@ -190,7 +188,7 @@ def _create(admin: Admin, topic: NewTopic) -> None:
 
 def _visible(admin: Admin, topic: str) -> str:
     """The topic's id, once its one partition has a leader."""
-    deadline = time.monotonic() + VISIBLE_TIMEOUT_S
+    deadline = time.monotonic() + TOPIC_TIMEOUT_S
     while time.monotonic() < deadline:
         description = admin.describe_or_none(topic)
         if description is not None and len(description.partitions) > 1:
@@ -200,7 +198,7 @@ def _visible(admin: Admin, topic: str) -> str:
             )
         if description is not None and description.partitions and description.partitions[0].leader is not None:
             return str(description.topic_id)
-        time.sleep(0.05)
+        time.sleep(TOPIC_POLL_S)
     raise BrokerUnavailable(
-        f"topic {topic} was created, but has no leader after {VISIBLE_TIMEOUT_S:.0f} s: look at Kafka"
+        f"topic {topic} was created, but has no leader after {TOPIC_TIMEOUT_S:.0f} s: look at Kafka"
     )

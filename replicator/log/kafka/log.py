@@ -43,7 +43,6 @@ REFUSALS = frozenset(
         87,  # INVALID_RECORD
     }
 )
-RETRY_PAUSE_S = 0.05
 
 
 class KafkaLog:

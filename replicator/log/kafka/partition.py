@@ -24,6 +24,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from replicator.errors import BrokerUnavailable, ReplicatorError
+from replicator.intervals import METADATA_AGE_MS
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.port import Entry
 from replicator.position import Offset
@@ -36,9 +37,6 @@ ACKS_LEADER = 1
 READ_UNCOMMITTED = 0
 
 OFFSET_OUT_OF_RANGE = 1
-
-# A leader that changes shows as an error of the next request, so the client needs no metadata of its own accord.
-METADATA_MAX_AGE_MS = 24 * 3600 * 1000
 
 
 class RequestLost(ReplicatorError):
@@ -187,7 +185,7 @@ class PartitionClient:
             bootstrap_servers=self.bootstrap,
             client_id="replicator",
             request_timeout_ms=self._timeout_ms,
-            metadata_max_age_ms=METADATA_MAX_AGE_MS,
+            metadata_max_age_ms=METADATA_AGE_MS,
             **self._security.for_aiokafka(),
         )
         try:

@@ -27,6 +27,7 @@ from aiohttp import web
 
 from replicator.address import Address
 from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError
+from replicator.limits import MAX_BODY_BYTES
 from replicator.node.node import Node, State
 from replicator.records.types import Member
 from replicator.server.http.keys import read_routes
@@ -35,8 +36,6 @@ from replicator.server.http.metrics import CONTENT_TYPE, render
 from replicator.server.identity import Identity
 from replicator.server.stats import Stats
 from replicator.store.snapshot import Manifest
-
-MAX_BODY_BYTES = 64 << 10
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
 from replicator.errors import Definite, ReplicatorError
+from replicator.limits import MAX_READY_BYTES, MAX_SLOTS, MAX_UNPARSED_BYTES, MAX_UNREAD_BYTES
 from replicator.position import BEFORE_LOG, Offset
 from replicator.protocol.levels import Level
 from replicator.server.keyspace import Keyspace, WritableKeyspace
@@ -25,11 +26,6 @@ from replicator.store.view import KeyBlocked, View
 
 if TYPE_CHECKING:
     from replicator.server.redis.server import RedisServer
-
-MAX_SLOTS = 4096  # writes of one connection in flight
-MAX_READY_BYTES = 1 << 20  # answers that leave in one write
-MAX_UNPARSED_BYTES = 1 << 20  # read ahead while the connection waits
-MAX_UNREAD_BYTES = 1 << 20  # pushed to a client that does not read
 
 
 class Slot:

@@ -7,6 +7,7 @@ import itertools
 
 from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
+from replicator.intervals import DRAIN_TIMEOUT_S
 from replicator.protocol.timing import Timing
 from replicator.server.backend import Backend
 from replicator.server.keyspace import TABLE
@@ -18,8 +19,6 @@ from replicator.server.redis.transaction import Watches
 from replicator.server.stats import Stats
 
 assert families.TABLE, "the families register their commands when they are imported"
-
-DRAIN_S = 2.0
 
 
 class RedisServer:
@@ -75,7 +74,7 @@ class RedisServer:
         if self.sessions:
             self._drained.clear()
             try:
-                async with asyncio.timeout(DRAIN_S):
+                async with asyncio.timeout(DRAIN_TIMEOUT_S):
                     await self._drained.wait()
             except TimeoutError:
                 for session in list(self.sessions.values()):

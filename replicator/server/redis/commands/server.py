@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from replicator.address import UNKNOWN
 from replicator.errors import BadRequest, ReplicatorError
+from replicator.limits import FLUSH_BYTES, FLUSH_ENTRIES
 from replicator.position import BEFORE_LOG, Offset
 from replicator.server.keyspace import TABLE as KV
 from replicator.server.redis.commands.registry import (
@@ -28,8 +29,6 @@ from replicator.server.redis.topology import NOBODY
 from replicator.store.keys import decode_key, table_range
 from replicator.store.view import Transaction
 
-FLUSH_ENTRIES = 5_000
-FLUSH_BYTES = 1_000_000
 NOT_POSITIVE = "value is out of range, must be positive"
 
 

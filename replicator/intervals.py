@@ -1,0 +1,29 @@
+"""The fixed intervals of a running node: pauses between attempts, polling intervals and request timeouts.
+
+They are not settings, because they affect neither safety nor what a client is promised: those times are in
+`protocol.timing.Timing`, which checks how they relate. Intervals of other programs (client, local cluster, benchmarks)
+stay with these programs.
+"""
+
+# Requests to Kafka
+
+APPEND_TIMEOUT_MS = 2_000  # then the outcome of the append is unknown
+OFFSETS_TIMEOUT_MS = 2_000
+READER_TIMEOUT_MS = 5_000  # of failed fetches in a row, before a reader reports that Kafka is unavailable
+FETCH_WAIT_MS = 500  # for which the broker holds a fetch open while there are no new records
+ADMIN_TIMEOUT_S = 4.0
+TOPIC_TIMEOUT_S = 20.0  # until a new topic has a leader
+TOPIC_POLL_S = 0.05
+OFFSETS_RETRY_S = 0.05
+FETCH_RETRY_S = 0.02  # doubled after each failure
+MAX_FETCH_RETRY_S = 1.0
+IDENTITY_CHECK_MS = 2_000  # between two checks that the topic was not deleted and created again
+METADATA_AGE_MS = 24 * 3600 * 1000  # a new leader of the partition shows as an error of the next request
+
+# Servers
+
+STATE_POLL_S = 0.02  # until the node serves and can register
+REGISTRATION_RETRY_S = 0.2
+REGISTRATION_TIMEOUT_S = 5.0
+TOPOLOGY_POLL_S = 0.05  # while clients subscribe to events of Redis Sentinel
+DRAIN_TIMEOUT_S = 2.0  # for answers to clients when the node stops
