@@ -22,9 +22,7 @@ T = TypeVar("T")
 
 PREFIX = "REPLICATOR"
 _RESP, _HTTP = Address("127.0.0.1", 7001), Address("127.0.0.1", 8001)
-_NAME = re.compile(
-    rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARS - 1}}}"
-)  # valid in topic and folder names
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARS - 1}}}")  # valid in topic and folder names
 
 
 def checked_name(what: str, text: str) -> str:
@@ -63,7 +61,7 @@ class KafkaSection:
         str, "PEM file of the certificate authorities that signed the brokers' certificates. Default: the system's."
     ] = ""
     certfile: Annotated[str, "PEM file of the client certificate, for brokers that require one."] = ""
-    keyfile: Annotated[str, "PEM file of the private key of `certfile`."] = ""
+    keyfile: Annotated[str, "PEM file of the private key. Default: `certfile` contains it."] = ""
     sasl_mechanism: Annotated[str, "`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`."] = "PLAIN"
     username: Annotated[str, "SASL user name."] = field(default="", repr=False)
     password: Annotated[str, "SASL password."] = field(default="", repr=False)

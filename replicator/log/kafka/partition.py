@@ -24,7 +24,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from replicator.errors import BrokerUnavailable, ReplicatorError
-from replicator.intervals import METADATA_AGE_MS
+from replicator.intervals import CLOSE_TIMEOUT_S, METADATA_AGE_MS
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.port import Entry
 from replicator.position import Offset
@@ -147,7 +147,7 @@ class PartitionClient:
         self._drop(self._client)
         if self._closing:
             # a peer that hangs must not make us hang
-            _, stuck = await asyncio.wait(self._closing, timeout=1)
+            _, stuck = await asyncio.wait(self._closing, timeout=CLOSE_TIMEOUT_S)
             for task in stuck:
                 task.cancel()
 
