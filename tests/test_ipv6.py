@@ -8,7 +8,7 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -16,8 +16,11 @@ from redis.sentinel import Sentinel
 from typer.testing import CliRunner
 
 from replicator.address import Address
-from replicator.cli.main import app
+from replicator.cli.main import app, main
+from replicator.cli.output import console
+from replicator.cli.status import table
 from replicator.client import Client
+from replicator.local.admin_client import ClusterClient
 from replicator.position import NodeId
 from replicator.records.types import Member, Mode
 from replicator.server.redis.server import RedisServer
@@ -36,7 +39,7 @@ def _has_ipv6() -> bool:
     return True
 
 
-pytestmark = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 loopback address (::1)")
+needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 loopback address (::1)")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,7 @@ async def sites(tmp_path: Path) -> AsyncIterator[Sites]:
     await sites.close()
 
 
+@needs_ipv6
 def test_redis_clients_see_hosts_without_brackets(pair: ServerThread) -> None:
     first, second = (server.port for server in pair.servers)
     leader, follower = (pair.client(index, decode_responses=True) for index in (0, 1))
@@ -70,6 +74,7 @@ def test_redis_clients_see_hosts_without_brackets(pair: ServerThread) -> None:
         follower.set("a", "2")
 
 
+@needs_ipv6
 def test_clients_of_sentinel_find_the_leader(pair: ServerThread) -> None:
     first, second = (server.port for server in pair.servers)
     follower = pair.client(1, decode_responses=True)
@@ -83,6 +88,7 @@ def test_clients_of_sentinel_find_the_leader(pair: ServerThread) -> None:
     assert sentinel.master_for(CLUSTER).set("a", "3")
 
 
+@needs_ipv6
 def test_the_python_client(pair: ServerThread) -> None:
     with Client([f"[::1]:{pair.servers[1].port}"], cluster=CLUSTER) as client:
         client.set("a", "4")
@@ -90,6 +96,7 @@ def test_the_python_client(pair: ServerThread) -> None:
         assert client.leader() == Address("::1", pair.port)
 
 
+@needs_ipv6
 def test_redis_cli(pair: ServerThread) -> None:
     program = shutil.which("redis-cli")
     if program is None:
@@ -98,6 +105,7 @@ def test_redis_cli(pair: ServerThread) -> None:
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "PONG\n"
 
 
+@needs_ipv6
 async def test_http_shows_addresses_with_brackets(sites: Sites) -> None:
     site, _ = await led(sites)
     body = {"node": "n1", "resp": "[::1]:7001", "http": str(site.http), "priority": 0}
@@ -109,6 +117,7 @@ async def test_http_shows_addresses_with_brackets(sites: Sites) -> None:
     assert answer["members"] == [{**body, "mode": "async"}]
 
 
+@needs_ipv6
 async def test_a_follower_registers_and_finds_who_runs_under_its_name(sites: Sites) -> None:
     site, leader = await led(sites)
     leader.node.operations.enrol(Member(NodeId("n1"), Mode.ASYNC, Address("::1", 7001), site.http, 0))
@@ -121,6 +130,7 @@ async def test_a_follower_registers_and_finds_who_runs_under_its_name(sites: Sit
         assert leader.node.membership.get(NodeId("n2")) == member
 
 
+@needs_ipv6
 async def test_status_finds_the_cluster_by_either_address(sites: Sites) -> None:
     site, leader = await led(sites)
     server = RedisServer(leader.node, "::1", 0, cluster="test", timing=sites.cluster.timing, http_address=site.http)
@@ -135,3 +145,26 @@ async def test_status_finds_the_cluster_by_either_address(sites: Sites) -> None:
             assert str(resp) in done.output
     finally:
         await server.close()
+
+
+class OneNode:
+    """A cluster whose only node does not answer, at an address that Rich could take for markup."""
+
+    def statuses(self) -> list[Any]:
+        member = {"node": "n1", "mode": "async", "resp": "[fd00::1]:7001", "http": "[fd00::1]:8001", "priority": 0}
+        trouble = "no node answers at [fd00::1]:8001"
+        return [{"cluster": "c", "member": member, "node": {"id": "n1", "state": "unreachable", "trouble": trouble}}]
+
+
+def test_status_shows_brackets() -> None:
+    with console.capture() as shown:
+        console.print(table(cast(ClusterClient, OneNode())), soft_wrap=True)
+    assert " [fd00::1]:7001 " in shown.get()
+    assert "n1: no node answers at [fd00::1]:8001" in shown.get()
+
+
+def test_errors_show_brackets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["replicator", "status", "--connect", "[fd00::1]:port"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "invalid address '[fd00::1]:port'" in capsys.readouterr().err
