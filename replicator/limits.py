@@ -14,36 +14,36 @@ MAX_KEY_BYTES = 511
 """Table, row and field of an entry in the store together: the longest key of LMDB (`MDB_MAXKEYSIZE`)."""
 
 MAX_VALUE_BYTES = 512 << 10
-"""Value of a key or a hash field. A record has the old and the new value, and must not exceed MAX_RECORD_BYTES."""
+"""Value of a key or a hash field. A record has the old and the new value, and must fit into MAX_RECORD_BYTES."""
 
 MAX_RECORD_BYTES = 3_500_000
 """One transaction in the log. With its header it must fit into one Kafka batch (MAX_BATCH_BYTES)."""
 
 GROUP_RECORDS = 2_000
-"""Records in one append. Bounds the time that the event loop spends on one group."""
+"""Records in one append. Bounds the time that the event loop spends on it."""
 
 GROUP_BYTES = 1_000_000
-"""Records in one append, together; a larger record is appended alone. Bounds the latency of an append."""
+"""Total size of the records in one append; a larger record is appended alone. Bounds the latency of an append."""
 
 MAX_INFLIGHT_BYTES = 64 << 20
-"""Writes of all clients that are not yet committed. Bounds memory; further writes fail with `BUSY`."""
+"""Total size of the writes that are not yet committed. Bounds memory; further writes fail with `BUSY`."""
 
 FLUSH_ENTRIES = 5_000
-"""Entries that one record of FLUSHALL deletes. Bounds the time that the event loop spends on it."""
+"""Entries that one record of FLUSHALL deletes. Bounds the time that the event loop spends on the record."""
 
 FLUSH_BYTES = 1_000_000
-"""Entries that one record of FLUSHALL deletes, together. Keeps it far below MAX_RECORD_BYTES."""
+"""Total size of the entries that one record of FLUSHALL deletes. Keeps the record far below MAX_RECORD_BYTES."""
 
 # REPL.ONCE
 
 ONCE_IDS = 1_000_000
-"""Ids that the store keeps. Bounds the store; at 30,000 writes a second they last for more than half a minute."""
+"""Ids of REPL.ONCE in the store, the latest ones. Bounds its size; at 30,000 writes a second they last for more than half a minute."""
 
 ONCE_AGE_MS = 24 * 3600 * 1000
-"""Age of an id after which the store deletes it."""
+"""Age after which the store deletes an id of REPL.ONCE."""
 
 ONCE_ID_BYTES = 128
-"""Length of an id. An id is part of a key, see MAX_KEY_BYTES."""
+"""Length of an id of REPL.ONCE. It is part of a key, see MAX_KEY_BYTES."""
 
 # Clients
 
@@ -69,7 +69,7 @@ MAX_CURSORS = 100_000
 """SCAN cursors that a node remembers, the latest ones. Bounds memory."""
 
 MAX_BOUND = 10**9
-"""Milliseconds (11 days) or records of the read level `bounded`. A larger bound is taken for a mistake."""
+"""Milliseconds (11 days) or records of the read level `bounded`. A larger bound is rejected as a mistake."""
 
 MAX_BODY_BYTES = 64 << 10
 """Body of an HTTP request. Bounds memory; requests to change a setting are far smaller."""
@@ -77,13 +77,13 @@ MAX_BODY_BYTES = 64 << 10
 # Kafka
 
 MAX_BATCH_BYTES = 4 << 20
-"""One record batch, which is one append. Larger than any record, smaller than MAX_MESSAGE_BYTES."""
+"""One Kafka record batch, which is one append. Larger than any record, smaller than MAX_MESSAGE_BYTES."""
 
 FETCH_BYTES = 4 << 20
-"""Records that a node requests at once. Bounds memory: a reader keeps two responses."""
+"""Records that a node fetches from Kafka at once. Bounds memory: a reader keeps two responses."""
 
 SLICE_ENTRIES = 2_000
-"""Entries that a reader decodes at once, about 3 ms. Bounds the time that the event loop spends on it."""
+"""Fetched records that a node decodes at once. Bounds the time that the event loop spends on it, to about 3 ms."""
 
 MAX_MESSAGE_BYTES = 16 << 20
 """`max.message.bytes` of the log's topic. A multiple of MAX_BATCH_BYTES, so that Kafka accepts every batch."""

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,9 @@ from replicator.cli.output import console
 from replicator.cli.status import table
 from replicator.client import Client
 from replicator.local.admin_client import ClusterClient
+from replicator.log.kafka.admin import topic_id
+from replicator.log.kafka.log import KafkaLog
+from replicator.log.kafka.topic import wal_topic
 from replicator.position import NodeId
 from replicator.records.types import Member, Mode
 from replicator.server.redis.server import RedisServer
@@ -70,6 +74,7 @@ def test_redis_clients_see_hosts_without_brackets(pair: ServerThread) -> None:
     assert (replica["ip"], replica["port"]) == ("::1", second)
     seen = follower.info("replication")
     assert (seen["master_host"], seen["master_port"]) == ("::1", first)
+    assert leader.client_list()[0]["addr"].startswith("[::1]:")
     with pytest.raises(redis.ReadOnlyError, match=rf"n1 leads, at \[::1\]:{first}"):
         follower.set("a", "2")
 
@@ -103,6 +108,31 @@ def test_redis_cli(pair: ServerThread) -> None:
         pytest.skip("redis-cli is not installed (Debian: redis-tools)")
     command = [program, "-h", "::1", "-p", str(pair.port), "PING"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "PONG\n"
+
+
+@needs_ipv6
+@pytest.mark.kafka
+async def test_kafka_bootstrap_addresses(kafka: str, kafka_cluster: str) -> None:
+    """The broker listens at IPv4 only, so it is reached through a proxy; both client libraries are asked."""
+    broker = Address.parse(kafka)
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_broker, to_broker = await asyncio.open_connection(broker.host, broker.port)
+        await asyncio.gather(_copy(reader, to_broker), _copy(from_broker, writer))
+
+    async with await asyncio.start_server(forward, "::1", 0) as proxy:
+        bootstrap = f"[::1]:{proxy.sockets[0].getsockname()[1]}"
+        assert await asyncio.to_thread(topic_id, bootstrap, wal_topic(kafka_cluster)) is not None
+        log = await KafkaLog.open(bootstrap, kafka_cluster)
+        assert await log.append([b"a"]) == 0
+        await log.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+    writer.close()
 
 
 @needs_ipv6

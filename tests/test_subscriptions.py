@@ -47,6 +47,10 @@ SEEN = Topology(
             [("+slave", "slave h9:7009 h9 7009 @ c h1 7001")],
         ),
         (
+            SEEN._replace(replicas=(N2, replace(N3, resp=Address("::1", 7009)))),
+            [("+slave", "slave [::1]:7009 ::1 7009 @ c h1 7001")],
+        ),
+        (
             SEEN._replace(leader=N2, replicas=(N1, N3)),
             [
                 ("+switch-master", "c h1 7001 h2 7002"),

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
+from replicator.address import Address
 from replicator.errors import Definite, ReplicatorError
 from replicator.limits import MAX_READY_BYTES, MAX_SLOTS, MAX_UNPARSED_BYTES, MAX_UNREAD_BYTES
 from replicator.position import BEFORE_LOG, Offset
@@ -85,7 +86,7 @@ class Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
         peer = transport.get_extra_info("peername")
-        self.address = f"{peer[0]}:{peer[1]}" if peer else "?"
+        self.address = str(Address(*peer[:2])) if peer else "?"
         refusal = self.server.admit(self)
         if refusal:
             self._transport.write(encode(Error(refusal), 2))
