@@ -37,7 +37,7 @@ FLUSH_BYTES = 1_000_000
 # REPL.ONCE
 
 ONCE_IDS = 1_000_000
-"""Ids of REPL.ONCE in the store, the latest ones. Bounds its size; at 30,000 writes a second they last for more than half a minute."""
+"""Ids of REPL.ONCE in the store, the latest ones: at 30,000 writes a second, those of more than half a minute."""
 
 ONCE_AGE_MS = 24 * 3600 * 1000
 """Age after which the store deletes an id of REPL.ONCE."""
