@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from replicator.config import NodeConfig
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage
+from replicator.intervals import NODE_RETRY_MS
 from replicator.log.kafka.acks import KafkaAcks
 from replicator.log.kafka.admin import ensure_topics
 from replicator.log.kafka.log import KafkaLog
@@ -34,7 +35,6 @@ from replicator.store.machine import Machine, open_machine, read_meta
 
 logger = logging.getLogger(__name__)
 
-RETRY_S = 0.5
 STORE = "store"
 
 T = TypeVar("T")
@@ -145,7 +145,7 @@ async def _when_kafka_answers(admin: Admin, work: Callable[[], Awaitable[T]]) ->
             if told != str(error):
                 logger.warning("%s", error)
                 told = str(error)
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(NODE_RETRY_MS / 1000)
 
 
 def _snapshots(config: NodeConfig, machine: Machine) -> Snapshots:

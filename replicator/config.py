@@ -1,63 +1,73 @@
 """Settings of one node, and the only place that reads TOML files and the environment.
 
-A setting is taken from the first of: what the caller says (command line), `REPLICATOR_<SECTION>_<NAME>` in the
-environment, `[section] name = …` in the file, its default.
+A setting is taken from the first of: the command line, `REPLICATOR_<SECTION>_<NAME>` in the environment,
+`[section] name = …` in the file, its default. The text beside a setting is its description in docs/configuration.md.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
-from replicator.address import Address, address
+from replicator.address import Address, parse_host
 from replicator.errors import ConfigError
+from replicator.limits import MAX_NAME_CHARS
 
 Section = Mapping[str, Any]
 T = TypeVar("T")
 
 PREFIX = "REPLICATOR"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # fit for a Kafka topic and for a folder
+_RESP, _HTTP = Address("127.0.0.1", 7001), Address("127.0.0.1", 8001)
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARS - 1}}}")  # valid in topic and folder names
 
 
 def checked_name(what: str, text: str) -> str:
-    """`text`, if a node or a cluster may be called so. Raises `ConfigError`."""
+    """`text`, if it is a valid name of a node or a cluster. Raises `ConfigError`."""
     if not _NAME.fullmatch(text):
         raise ConfigError(
-            f"{what} {text!r}: use at most 100 letters (a to z), digits, dots, dashes and underscores, "
-            "and begin with a letter or digit"
+            f"invalid {what} {text!r}: use 1 to {MAX_NAME_CHARS} letters (a to z), digits, dots, dashes and "
+            "underscores, starting with a letter or digit"
         )
     return text
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSection:
-    id: str  # unique in the cluster
-    cluster: str  # the log is the topic <cluster>.wal
-    dir: Path  # the store is below
-    resp: Address = field(default_factory=lambda: Address("127.0.0.1", 7001))  # for Redis clients
-    http: Address = field(default_factory=lambda: Address("127.0.0.1", 8001))
-    advertise: str = ""  # the host that others reach this node by; default: that of `resp`
-    priority: int = 0  # lower leads sooner
-    password: str = field(default="", repr=False)  # of Redis clients, and of HTTP requests that change something
-    max_clients: int = 10_000
-    snapshots: Path | None = None  # default: `snapshots` beside the store
+    id: Annotated[str, "Name of the node, unique in the cluster."]
+    cluster: Annotated[str, "Name of the cluster. The log is the topic `<cluster>.wal`."]
+    dir: Annotated[Path, "Folder of the node. Contains the store."]
+    resp: Annotated[Address, "Where the node listens for Redis clients."] = _RESP
+    http: Annotated[Address, "Where the node listens for HTTP requests."] = _HTTP
+    advertise: Annotated[
+        str, "Host that clients and other nodes connect to. Default: the hosts of `resp` and of `http`."
+    ] = ""
+    priority: Annotated[int, "When the leader fails, nodes with lower values start an election sooner."] = 0
+    password: Annotated[
+        str, "Password for Redis clients, and for HTTP requests that change something or read a key. Default: none."
+    ] = field(default="", repr=False)
+    max_clients: Annotated[int, "Largest number of connected Redis clients."] = 10_000
+    snapshots: Annotated[Path | None, "Folder for snapshots. Default: `snapshots` in `dir`."] = None
 
 
 @dataclass(frozen=True, slots=True)
 class KafkaSection:
-    bootstrap: str
-    security_protocol: str = "PLAINTEXT"
-    cafile: str = ""
-    certfile: str = ""
-    keyfile: str = ""
-    sasl_mechanism: str = "PLAIN"
-    username: str = field(default="", repr=False)
-    password: str = field(default="", repr=False)
-    replication_factor: int = 0  # of topics that are created; 0: 3, or as many as there are brokers
+    bootstrap: Annotated[str, "Addresses of some brokers as HOST:PORT, separated by commas."]
+    security_protocol: Annotated[str, "`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`."] = "PLAINTEXT"
+    cafile: Annotated[
+        str, "PEM file of the certificate authorities that signed the brokers' certificates. Default: the system's."
+    ] = ""
+    certfile: Annotated[str, "PEM file of the client certificate, for brokers that require one."] = ""
+    keyfile: Annotated[str, "PEM file of the private key. Default: `certfile` contains it."] = ""
+    sasl_mechanism: Annotated[str, "`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`."] = "PLAIN"
+    username: Annotated[str, "SASL user name."] = field(default="", repr=False)
+    password: Annotated[str, "SASL password."] = field(default="", repr=False)
+    replication_factor: Annotated[
+        int, "Replication factor of topics that the node creates. 0: 3, or the number of brokers if there are fewer."
+    ] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +77,12 @@ class NodeConfig:
     timing: Mapping[str, int]  # arguments of `protocol.timing.Timing`
 
     @property
-    def advertised_resp(self) -> str:
-        return f"{self.node.advertise or self.node.resp.host}:{self.node.resp.port}"
+    def advertised_resp(self) -> Address:
+        return replace(self.node.resp, host=self.node.advertise or self.node.resp.host)
 
     @property
-    def advertised_http(self) -> str:
-        return f"{self.node.advertise or self.node.http.host}:{self.node.http.port}"
+    def advertised_http(self) -> Address:
+        return replace(self.node.http, host=self.node.advertise or self.node.http.host)
 
     @property
     def snapshot_dir(self) -> Path:
@@ -85,7 +95,7 @@ def load(file: Path | None, environment: Mapping[str, str], given: Mapping[str, 
     known = {"node", "kafka", "timing"}
     for name in from_file:
         if name not in known:
-            raise ConfigError(f"{file}: there is no section [{name}], only {', '.join(sorted(known))}")
+            raise ConfigError(f"{file}: unknown section [{name}], expected one of {', '.join(sorted(known))}")
     layers = [from_file, _from_environment(environment, known), given]
     merged: dict[str, dict[str, Any]] = {name: {} for name in known}
     for layer in layers:
@@ -94,6 +104,8 @@ def load(file: Path | None, environment: Mapping[str, str], given: Mapping[str, 
     node = _section("node", NodeSection, merged["node"])
     checked_name("node.id", node.id)
     checked_name("node.cluster", node.cluster)
+    if node.advertise:
+        node = replace(node, advertise=_at("node.advertise", parse_host, node.advertise))
     timing = {name: _convert("timing", name, int, value) for name, value in merged["timing"].items()}
     return NodeConfig(node, _section("kafka", KafkaSection, merged["kafka"]), timing)
 
@@ -104,10 +116,10 @@ def _read(file: Path) -> Mapping[str, Section]:
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is no TOML: {error}") from error
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
     for name, section in content.items():
         if not isinstance(section, dict):
-            raise ConfigError(f"{file}: {name} stands outside of a section, write it below [node], [kafka] or [timing]")
+            raise ConfigError(f"{file}: {name} is outside of a section: move it to [node], [kafka] or [timing]")
     return content
 
 
@@ -125,28 +137,29 @@ def _section(name: str, kind: type[T], values: Mapping[str, Any]) -> T:
     types = get_type_hints(kind)
     for key in values:
         if key not in types:
-            raise ConfigError(f"there is no setting {name}.{key}: the section has {', '.join(sorted(types))}")
+            raise ConfigError(f"unknown setting {name}.{key}: the section has {', '.join(sorted(types))}")
     arguments = {key: _convert(name, key, types[key], value) for key, value in values.items()}
     for it in fields(kind):  # type: ignore[arg-type]
         if it.name not in arguments and it.default is MISSING and it.default_factory is MISSING:
             variable = f"{PREFIX}_{name}_{it.name}".upper()
-            raise ConfigError(f"{name}.{it.name} is needed: give the option, {variable}, or set it in the file")
+            raise ConfigError(f"{name}.{it.name} is required: give the option, set {variable}, or set it in the file")
     return kind(**arguments)
 
 
 def _convert(section: str, name: str, kind: Any, value: Any) -> Any:
     if kind is Address:
-        return _address_of(f"{section}.{name}", value)
+        return value if isinstance(value, Address) else _at(f"{section}.{name}", Address.parse, str(value))
     if kind is int:
         return _whole_number(f"{section}.{name}", value)
     if not isinstance(value, str | Path):
-        raise ConfigError(f"{section}.{name} should be a text: write it in quotes")
+        raise ConfigError(f"{section}.{name} must be a string: write it in quotes")
     return str(value) if kind is str else Path(value).expanduser()
 
 
-def _address_of(setting: str, value: Any) -> Address:
+def _at(setting: str, parse: Callable[[str], T], text: str) -> T:
+    """Names the setting in the error. Raises `ConfigError`."""
     try:
-        return value if isinstance(value, Address) else address(str(value))
+        return parse(text)
     except ConfigError as error:
         raise ConfigError(f"{setting}: {error}") from None
 
@@ -159,4 +172,4 @@ def _whole_number(setting: str, value: Any) -> int:
             number = -1
         if number >= 0:
             return number
-    raise ConfigError(f"{setting} is {value!r}, and should be a whole number, 0 or more")
+    raise ConfigError(f"{setting} is {value!r}: expected a whole number, 0 or more")

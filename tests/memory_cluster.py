@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.log.memory import MemoryAckTopic, MemoryLog
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Log
@@ -102,7 +103,7 @@ class MemoryCluster:
         return running
 
     def member(self, name: str, priority: int = 0, resp: str = "") -> Member:
-        return Member(NodeId(name), Mode.ASYNC, resp or f"{name}:1", f"{name}:2", priority)
+        return Member(NodeId(name), Mode.ASYNC, Address.parse(resp or f"{name}:1"), Address(name, 2), priority)
 
     async def stop(self) -> None:
         for running in self.nodes.values():

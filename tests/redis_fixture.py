@@ -17,6 +17,7 @@ import redis
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
+from replicator.address import Address
 from replicator.node.claim import send_claim
 from replicator.protocol.timing import Timing
 from replicator.records.types import Reason
@@ -32,12 +33,15 @@ STEADY = Timing(lease_ms=20_000, election_ms=30_000)  # n1 leads to the end, how
 class ServerThread:
     """A cluster of `nodes` in memory, each with a server."""
 
-    def __init__(self, folder: Path, nodes: int = 1, timing: Timing | None = None, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, nodes: int = 1, timing: Timing | None = None, host: str = "127.0.0.1", **options: Any
+    ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self._folder = folder
         self._timing = timing
+        self._host = host
         self._options = options
         self.servers: list[RedisServer] = []
         self.cluster: MemoryCluster
@@ -52,7 +56,7 @@ class ServerThread:
 
     def client(self, index: int = 0, **options: Any) -> Any:
         no_retry = Retry(NoBackoff(), 0)
-        return redis.Redis(port=self.servers[index].port, socket_timeout=20, retry=no_retry, **options)
+        return redis.Redis(self._host, self.servers[index].port, socket_timeout=20, retry=no_retry, **options)
 
     def node(self, index: int) -> RunningNode:
         return self.cluster.nodes[f"n{index + 1}"]
@@ -75,9 +79,9 @@ class ServerThread:
         self.cluster = cluster = MemoryCluster(self._folder, self._timing)
         for index in range(nodes):
             port = free_port()
-            running = await cluster.start(f"n{index + 1}", priority=index, resp=f"127.0.0.1:{port}")
+            running = await cluster.start(f"n{index + 1}", priority=index, resp=str(Address(self._host, port)))
             server = RedisServer(
-                running.node, "127.0.0.1", port, cluster=CLUSTER, timing=cluster.timing, **self._options
+                running.node, self._host, port, cluster=CLUSTER, timing=cluster.timing, **self._options
             )
             await server.start()
             self.servers.append(server)

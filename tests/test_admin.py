@@ -27,7 +27,7 @@ from replicator.store import snapshot
 from tests.memory_cluster import MemoryCluster, RunningNode, until
 
 PASSWORD = "s3cret"
-NOWHERE = "127.0.0.1:1"  # where nobody listens
+NOWHERE = Address("127.0.0.1", 1)  # where nobody listens
 JOINING = {"node": "n9", "resp": "h9:7001", "http": "h9:8001", "priority": 9}
 
 
@@ -46,19 +46,19 @@ class Site:
         self._session = session
 
     @property
-    def http(self) -> str:
-        return f"127.0.0.1:{self.admin.port}"
+    def http(self) -> Address:
+        return self.admin.address
 
     async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
-        async with self._session.request(method, f"http://{self.http}{path}", **options) as answer:
+        async with self._session.request(method, self.http.url(path), **options) as answer:
             return answer.status, await answer.json()
 
     async def head(self, path: str) -> int:
-        async with self._session.head(f"http://{self.http}{path}") as answer:
+        async with self._session.head(self.http.url(path)) as answer:
             return answer.status
 
     async def text(self, path: str) -> str:
-        async with self._session.get(f"http://{self.http}{path}") as answer:
+        async with self._session.get(self.http.url(path)) as answer:
             return await answer.text()
 
 
@@ -67,13 +67,14 @@ class Sites:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.host = "127.0.0.1"
         self.cluster = MemoryCluster(folder)
         self._session = aiohttp.ClientSession()
         self._admins: list[Admin] = []
 
     async def open(self, running: RunningNode | None = None, password: str = "", who: Identity = FIRST) -> Site:
         admin = Admin(who, password)
-        await admin.start(Address("127.0.0.1", 0))
+        await admin.start(Address(self.host, 0))
         self._admins.append(admin)
         if running is not None:
             admin.show(running.node, Stats(commands=7), self._snapshots(running))
@@ -172,7 +173,7 @@ async def test_a_member_joins_moves_and_leaves(sites: Sites) -> None:
     assert await site.ask("PUT", "/members", json=JOINING) == (202, {"accepted": "n9"})
     await until(lambda: node.membership.get(NodeId("n9")) is not None)
     assert (await site.ask("PUT", "/members", json={**JOINING, "resp": "other:1"}))[0] == 202
-    moved = Member(NodeId("n9"), Mode.ASYNC, "other:1", "h9:8001", 9)
+    moved = Member(NodeId("n9"), Mode.ASYNC, Address("other", 1), Address("h9", 8001), 9)
     await until(lambda: node.membership.get(NodeId("n9")) == moved)
     assert await site.ask("DELETE", "/members/n9") == (202, {"accepted": "n9"})
     await until(lambda: node.membership.get(NodeId("n9")) is None)
@@ -195,7 +196,8 @@ async def test_a_follower_names_the_leader_to_ask(sites: Sites) -> None:
         (b"[]", "no JSON object"),
         (b"{}", "send {"),
         (b'{"node": "a/b", "resp": "h:1", "http": "h:2", "priority": 1}', "letters"),
-        (b'{"node": "n9", "resp": "here", "http": "h:2", "priority": 1}', "'here' is no address"),
+        (b'{"node": "n9", "resp": "here", "http": "h:2", "priority": 1}', "invalid address 'here'"),
+        (b'{"node": "n9", "resp": "h:1", "http": "::1:2", "priority": 1}', "write an IPv6 host in brackets"),
         (b'{"node": "n9", "resp": "h:1", "http": "h:2", "priority": "low"}', "send {"),
     ],
 )
@@ -244,33 +246,33 @@ async def test_a_snapshot_is_taken_and_listed(sites: Sites) -> None:
 async def test_an_address_that_is_taken(sites: Sites) -> None:
     first = await sites.open()
     with pytest.raises(ConfigError, match=r"cannot listen at .*Choose another with --http"):
-        await Admin(identity("n2"), "").start(Address("127.0.0.1", first.admin.port))
+        await Admin(identity("n2"), "").start(first.http)
 
 
 async def test_a_follower_enrols_itself_and_later_its_new_address(sites: Sites) -> None:
     leader = await sites.cluster.start("n1")
     await sites.cluster.leader()
     site = await sites.open(leader, PASSWORD)
-    leader.node.membership_changes.add_member(Member(NodeId("n1"), Mode.ASYNC, "n1:1", site.http, 0))
+    leader.node.membership_changes.add_member(Member(NodeId("n1"), Mode.ASYNC, Address("n1", 1), site.http, 0))
     follower = await sites.cluster.start("n2", priority=1)
-    member = Member(NodeId("n2"), Mode.ASYNC, "127.0.0.1:1", NOWHERE, 1)
+    member = Member(NodeId("n2"), Mode.ASYNC, NOWHERE, NOWHERE, 1)
     await enrol(follower.node, identity("n2"), member, PASSWORD)
     assert leader.node.membership.get(NodeId("n2")) == member
-    moved = replace(member, resp="elsewhere:1")
+    moved = replace(member, resp=Address("elsewhere", 1))
     await enrol(follower.node, identity("n2"), moved, PASSWORD)
     assert leader.node.membership.get(NodeId("n2")) == moved
 
 
-async def enrol_elsewhere(sites: Sites, old_http: str) -> RunningNode:
+async def enrol_elsewhere(sites: Sites, old_http: Address) -> RunningNode:
     """n2 starts, registered at `old_http`, and wants to be known at another address; the leader."""
     leader = await sites.cluster.start("n1")
     await sites.cluster.leader()
     site = await sites.open(leader)
     await until(lambda: leader.node.membership.get(NodeId("n1")) is not None)  # it registers itself first
-    leader.node.membership_changes.add_member(Member(NodeId("n1"), Mode.ASYNC, "n1:1", site.http, 0))
-    leader.node.membership_changes.add_member(Member(NodeId("n2"), Mode.ASYNC, "n2:1", old_http, 1))
+    leader.node.membership_changes.add_member(Member(NodeId("n1"), Mode.ASYNC, Address("n1", 1), site.http, 0))
+    leader.node.membership_changes.add_member(Member(NodeId("n2"), Mode.ASYNC, Address("n2", 1), old_http, 1))
     second = await sites.cluster.start("n2", priority=1)
-    await enrol(second.node, identity("n2", 8), Member(NodeId("n2"), Mode.ASYNC, "n2:1", NOWHERE, 1), "")
+    await enrol(second.node, identity("n2", 8), Member(NodeId("n2"), Mode.ASYNC, Address("n2", 1), NOWHERE, 1), "")
     return leader
 
 
@@ -288,7 +290,7 @@ async def test_a_second_process_of_a_node_that_still_answers_ends(sites: Sites) 
     ids=["another node", "another cluster", "itself", "nobody"],
 )
 async def test_a_node_moves_when_its_old_address_is_no_longer_its_own(sites: Sites, there: Identity | None) -> None:
-    old_http = (await sites.open(who=there)).http if there else "127.0.0.1:2"
+    old_http = (await sites.open(who=there)).http if there else Address("127.0.0.1", 2)
     leader = await enrol_elsewhere(sites, old_http)
     known = leader.node.membership.get(NodeId("n2"))
     assert known is not None and known.http == NOWHERE
@@ -329,7 +331,7 @@ async def test_members_that_join_at_once_do_not_push_each_other_out(sites: Sites
     sites.cluster.timing = Timing(heartbeat_ms=60_000, lease_ms=120_000, election_ms=150_000, sync_ms=120_000)
     log = GatedLog()
     running = await sites.cluster.start("n1", log)
-    members = [Member(NodeId(name), Mode.ASYNC, f"{name}:1", f"{name}:2", 1) for name in ("n2", "n3", "n4")]
+    members = [Member(NodeId(name), Mode.ASYNC, Address(name, 1), Address(name, 2), 1) for name in ("n2", "n3", "n4")]
     node = running.node
     await until(lambda: node.membership.get(NodeId("n1")) is not None)
     log.shut = True

@@ -321,7 +321,7 @@ def test_a_password(serve: Callable[..., ServerThread], connect: Connect) -> Non
 
 
 def test_settings_that_are_wrong(calm: ServerThread, connect: Connect) -> None:
-    with pytest.raises(ConfigError, match="write HOST:PORT"):
+    with pytest.raises(ConfigError, match="expected HOST:PORT"):
         connect(["somewhere"])
     for addresses in ((), "127.0.0.1:7001"):
         with pytest.raises(ConfigError, match="in a list"):

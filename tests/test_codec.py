@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicator.address import UNKNOWN, Address
 from replicator.errors import LogDamage, UpgradeNeeded
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.records import bodies, fast
@@ -49,7 +51,7 @@ GOLDEN: list[tuple[Body, str]] = [
     (Checkpoint(258, 5), "06" + "00" * 14 + "0102" + "0a"),
     (
         Membership(
-            (Member(NodeId("n1"), Mode.SYNC, "h:1", "h:2", 1),),
+            (Member(NodeId("n1"), Mode.SYNC, Address("h", 1), Address("h", 2), 1),),
             Policy(WriteMode.SYNC, WaitFor.QUORUM, 1, (NodeId("n1"),)),
         ),
         "0802046e310406683a3106683a320200" + "02020202046e3100",
@@ -111,6 +113,15 @@ def test_the_fast_half_writes_what_fastavro_writes_and_reads_it(
     assert fast.encode_header(header) + fast.encode_write(write) == payload
     record = RecordCodec().decode(payload, TIMELINE)
     assert (record.header, record.body) == (header, write)
+
+
+def test_addresses_are_text_in_a_record() -> None:
+    """What nodes of other versions wrote does not make a record unreadable."""
+    member = Member(NodeId("n1"), Mode.SYNC, Address("::1", 7001), Address("::1", 8001), 1)
+    name, fields = bodies.to_avro(Membership((member,)))
+    assert [fields["members"][0][key] for key in ("resp", "http")] == ["[::1]:7001", "[::1]:8001"]
+    fields["members"][0].update(resp="::1:7001", http="")
+    assert bodies.from_avro(name, fields) == Membership((replace(member, http=UNKNOWN),))
 
 
 def test_a_field_added_later_takes_its_default_from_old_records() -> None:

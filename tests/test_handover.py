@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from replicator.address import Address
 from replicator.errors import BadRequest, Busy, NotLeader
 from replicator.log.port import Entry
 from replicator.position import NodeId
@@ -100,9 +101,11 @@ async def test_a_claim_that_the_log_refuses_leaves_the_leader_in_office(cluster:
 
 async def test_who_cannot_lead_is_not_given_the_lead(cluster: MemoryCluster) -> None:
     leader = cluster.nodes["n1"]
-    leader.node.membership_changes.add_member(Member(NodeId("s1"), Mode.SNAPSHOTTER, "s1:1", "s1:2", 9))
+    leader.node.membership_changes.add_member(
+        Member(NodeId("s1"), Mode.SNAPSHOTTER, Address("s1", 1), Address("s1", 2), 9)
+    )
     await until(lambda: len(leader.node.membership.members) == 4)
-    for name, why in (("n9", "not a member"), ("s1", "a snapshotter"), ("n1", "leads already")):
+    for name, why in (("n9", "not a member"), ("s1", "a snapshotter"), ("n1", "is already the leader")):
         with pytest.raises(BadRequest, match=why):
             await promote(leader, name)
     with pytest.raises(NotLeader):

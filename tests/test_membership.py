@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicator.address import Address
 from replicator.errors import BadRequest
 from replicator.position import BEFORE_LOG, NodeId, Offset
 from replicator.protocol.ack_policy import MAX_OFFSET, AckRequirement, local_readers, required
@@ -33,7 +34,7 @@ def named(*nodes: NodeId, write: WriteMode = WriteMode.SYNC) -> Policy:
 
 
 def member(node: NodeId, mode: Mode) -> Member:
-    return Member(node, mode, f"{node}:1", f"{node}:2", 0)
+    return Member(node, mode, Address(node, 1), Address(node, 2), 0)
 
 
 def cluster(policy: Policy, *modes: Mode) -> Membership:
@@ -52,8 +53,8 @@ def test_members_stand_in_the_order_of_their_names_and_once_each() -> None:
     for node in (N3, N1, N2, N1):
         membership = with_member(membership, member(node, Mode.ASYNC))
     assert [it.node for it in membership.members] == [N1, N2, N3]
-    moved = with_member(membership, replace(member(N2, Mode.ASYNC), resp="elsewhere:1"))
-    assert [it.resp for it in moved.members] == ["n1:1", "elsewhere:1", "n3:1"]
+    moved = with_member(membership, replace(member(N2, Mode.ASYNC), resp=Address("elsewhere", 1)))
+    assert [str(it.resp) for it in moved.members] == ["n1:1", "elsewhere:1", "n3:1"]
 
 
 def test_a_new_member_leaves_the_policy_as_it_is() -> None:

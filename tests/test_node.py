@@ -215,7 +215,7 @@ async def test_the_membership_tells_every_node_of_the_leader(cluster: MemoryClus
     await cluster.leader()
     await until(lambda: bool(follower.node.membership.members))
     assert follower.node.status().leader == leader.node.status().id
-    assert [member.resp for member in follower.node.membership.members] == ["n1:1"]
+    assert [str(member.resp) for member in follower.node.membership.members] == ["n1:1"]
 
 
 async def test_acks_tell_the_leader_how_far_its_followers_are(cluster: MemoryCluster) -> None:

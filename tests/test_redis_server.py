@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from replicator.server.redis.requests import MAX_REQUEST_BYTES
+from replicator.limits import MAX_REQUEST_BYTES
 from tests.redis_fixture import ServerThread
 
 WAIT_S = 20

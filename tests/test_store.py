@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicator.address import Address
 from replicator.errors import BadRequest, Diverged, LogDamage, SnapshotError, StoreError, StoreFull
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.log_state import LogState
@@ -75,7 +76,7 @@ def test_offset_digest_and_rows_survive_a_restart(tmp_path: Path) -> None:
     machine = open_machine(tmp_path, "test", "topic")
     machine.apply([write(b"a", None, b"s1"), write(b"a", None, b"f1", b"field")], state_at(1))
     machine.apply([write(b"a", b"s1", b"s2"), write(b"b", None, b"s")], state_at(3))
-    machine.apply([Membership((Member(NodeId("n1"), Mode.SYNC, "a:1", "a:2", 0),))], state_at(4))
+    machine.apply([Membership((Member(NodeId("n1"), Mode.SYNC, Address("a", 1), Address("::1", 2), 0),))], state_at(4))
     before = machine.meta
     machine.close()
     again = open_machine(tmp_path, "test", "topic")

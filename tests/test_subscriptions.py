@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from replicator.address import Address
 from replicator.position import NodeId
 from replicator.protocol.timing import Timing
 from replicator.records.types import Member, Mode
@@ -17,7 +18,10 @@ from tests.redis_fixture import CLUSTER, ServerThread, real_redis
 from tests.test_redis_differential import Raw
 from tests.test_redis_server import exchange, raw, wait_for
 
-N1, N2, N3 = (Member(NodeId(f"n{it}"), Mode.ASYNC, f"h{it}:700{it}", f"h{it}:800{it}", it) for it in (1, 2, 3))
+N1, N2, N3 = (
+    Member(NodeId(f"n{it}"), Mode.ASYNC, Address(f"h{it}", 7000 + it), Address(f"h{it}", 8000 + it), it)
+    for it in (1, 2, 3)
+)
 SEEN = Topology(
     node=N3.node,
     serving=True,
@@ -39,8 +43,12 @@ SEEN = Topology(
         (SEEN._replace(leader=None, leader_down=True), []),
         (SEEN._replace(replicas=(N2,)), []),
         (
-            SEEN._replace(replicas=(N2, replace(N3, resp="h9:7009"))),
+            SEEN._replace(replicas=(N2, replace(N3, resp=Address("h9", 7009)))),
             [("+slave", "slave h9:7009 h9 7009 @ c h1 7001")],
+        ),
+        (
+            SEEN._replace(replicas=(N2, replace(N3, resp=Address("::1", 7009)))),
+            [("+slave", "slave [::1]:7009 ::1 7009 @ c h1 7001")],
         ),
         (
             SEEN._replace(leader=N2, replicas=(N1, N3)),
@@ -51,7 +59,7 @@ SEEN = Topology(
             ],
         ),
         (
-            SEEN._replace(leader=replace(N1, resp="[::1]:7009"), replicas=()),
+            SEEN._replace(leader=replace(N1, resp=Address("::1", 7009)), replicas=()),
             [("+switch-master", "c h1 7001 ::1 7009")],
         ),
     ],

@@ -162,7 +162,7 @@ async def handover(arena: Arena, leader: str) -> int:
     ids = arena.ids
     heir = ids[(ids.index(leader) + 1) % len(ids)]
     entry = arena.folder.load().node(leader)
-    node = arena.client.node(f"127.0.0.1:{entry.http_port}")
+    node = arena.client.node(entry.http)
     await asyncio.to_thread(node.ask, "POST", "/promote", {"node": heir}, timeout_s=WAIT_S)
     await arena.acknowledged(WARM_WRITES, but=leader)
     return 0

@@ -164,7 +164,7 @@ def _replay(report: Report, folder: ClusterFolder) -> None:
     entry = file.node("n2")
     folder.start_node(file, entry)
     folder.save(file)
-    node = client.node(f"127.0.0.1:{entry.http_port}")
+    node = client.node(entry.http)
     first: tuple[float, int] | None = None
     deadline = time.monotonic() + REPLAY_S
     with console.status(f"replay of {target + 1} records"):

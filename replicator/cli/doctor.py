@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from replicator.cli import options
@@ -36,7 +37,7 @@ def doctor(
     if json:
         print_json([asdict(result) for result in results])
     else:
-        shown = Table("", "setting", "is", "should be", "why", title=f"{cluster} at {bootstrap}")
+        shown = Table("", "setting", "is", "should be", "why", title=escape(f"{cluster} at {bootstrap}"))
         for result in results:
             mark = "[green]✓[/]" if result.ok else "[red]✗[/]"
             shown.add_row(mark, result.name, result.value, result.expected, result.why)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
+from rich.markup import escape
 
 from replicator.cli import bench, broker, chaos, cluster, demo, doctor, node, replica, simulate, snapshot, status
 from replicator.cli.output import errors
@@ -35,5 +36,5 @@ def main() -> None:
     try:
         app()
     except ReplicatorError as error:
-        errors.print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
+        errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)

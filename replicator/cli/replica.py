@@ -64,7 +64,7 @@ def add(
     wait_ready(folder, client, [entry], READY_S)
     if mode is not AskedMode.ASYNC:
         change_mode(client, id, mode)
-    console.print(f"{id} serves at 127.0.0.1:{entry.resp_port}")
+    console.print(f"{id} serves at {entry.resp}")
 
 
 def _choose(folder: ClusterFolder, name: str | None) -> Path:

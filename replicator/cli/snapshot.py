@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from replicator.address import Address
 from replicator.cli import options
 from replicator.cli.output import console, print_json
 from replicator.local.admin_client import SNAPSHOT_S, find_cluster
@@ -30,7 +31,8 @@ def take(
     client = find_cluster(dir, connect, password)
     chosen = _choose([it for it in client.statuses() if it["node"]["state"] == "serving"], node)
     with console.status(f"{chosen['node']['id']} takes a snapshot"):
-        manifest = client.node(chosen["member"]["http"]).ask("POST", "/snapshots", timeout_s=SNAPSHOT_S)
+        http = Address.from_record(chosen["member"]["http"])
+        manifest = client.node(http).ask("POST", "/snapshots", timeout_s=SNAPSHOT_S)
     if json:
         print_json(manifest)
     else:
@@ -67,8 +69,7 @@ def list_(
     Example: replicator snapshot list --json
     """
     client = find_cluster(dir, connect, password)
-    http = client.any_status()["members"][0]["http"] if connect is None else connect
-    answer = client.node(http).ask("GET", "/snapshots")
+    answer = client.any_node().ask("GET", "/snapshots")
     if json:
         print_json(answer["snapshots"])
         return

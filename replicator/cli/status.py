@@ -9,6 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from replicator.cli import options
@@ -117,8 +118,8 @@ def _draw(summary: dict[str, Any]) -> Group:
         role = f"[bold]{node['role']}[/]" if node["role"] == "leader" else node["role"] or ""
         state = f"[{colour}]{node['state']}[/]"
         digest = (node["digest"] or "")[:8]
-        shown.add_row(node["id"], role, node["mode"], node["resp"], state, applied, lag, entries, digest)
-    troubles = [f"{node['id']}: {node['trouble']}" for node in summary["nodes"] if node["trouble"]]
+        shown.add_row(node["id"], role, node["mode"], escape(node["resp"]), state, applied, lag, entries, digest)
+    troubles = [escape(f"{node['id']}: {node['trouble']}") for node in summary["nodes"] if node["trouble"]]
     policy = [describe_policy(summary["policy"])] if summary["policy"] else []
     return Group(shown, _term(summary), *policy, *troubles)
 

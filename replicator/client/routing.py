@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from replicator.address import Address, address
+from replicator.address import Address
 from replicator.errors import ConfigError
 
 Prefer: TypeAlias = Literal["leader", "follower"]
@@ -90,7 +90,7 @@ def parse_nodes(nodes: Sequence[str]) -> tuple[Address, ...]:
     """Raises `ConfigError`."""
     if isinstance(nodes, str) or not nodes:
         raise ConfigError("give the addresses of some nodes in a list, for instance ['127.0.0.1:7001']")
-    return tuple(address(node) for node in nodes)
+    return tuple(Address.parse(node) for node in nodes)
 
 
 def questions(cluster: str) -> list[tuple[bytes, ...]]:

@@ -26,7 +26,7 @@ _SPELT = frozenset({"BUSY", "FENCED", "NOREPLICAS", "STALE", "UNKNOWN", "WRONGTY
 def connection_options(place: Address, password: str) -> dict[str, Any]:
     """RESP2, because with RESP3 redis-py keeps connections that the node has closed."""
     return {
-        "host": place.host.strip("[]"),
+        "host": place.host,
         "port": place.port,
         "password": password or None,
         "protocol": 2,

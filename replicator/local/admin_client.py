@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 
-from replicator.address import address
+from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.folder import ClusterFolder
 
@@ -29,7 +29,7 @@ class NodeUnreachable(ReplicatorError):
 class NodeRefused(ReplicatorError):
     """The node answered with an error."""
 
-    def __init__(self, message: str, leader: str | None) -> None:
+    def __init__(self, message: str, leader: Address | None) -> None:
         super().__init__(message)
         self.leader = leader  # HTTP address of the node to ask instead
 
@@ -38,7 +38,7 @@ class NodeRefused(ReplicatorError):
 class NodeClient:
     """One node's HTTP side."""
 
-    http: str
+    http: Address
     password: str = ""
 
     def ask(self, method: str, path: str, body: Any = None, timeout_s: float = TIMEOUT_S) -> Any:
@@ -47,7 +47,7 @@ class NodeClient:
         if self.password:
             headers["Authorization"] = f"Bearer {self.password}"
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://{self.http}{path}", data, headers, method=method)
+        request = urllib.request.Request(self.http.url(path), data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=timeout_s) as answer:
                 return json.load(answer)
@@ -63,7 +63,8 @@ class NodeClient:
 def _refusal(error: urllib.error.HTTPError) -> NodeRefused:
     try:
         fields = json.load(error)
-        return NodeRefused(str(fields["error"]), fields.get("leader"))
+        leader = fields.get("leader")
+        return NodeRefused(str(fields["error"]), Address.from_record(leader) if leader else None)
     except (ValueError, KeyError, TypeError):
         return NodeRefused(f"HTTP {error.code}", None)
 
@@ -71,19 +72,26 @@ def _refusal(error: urllib.error.HTTPError) -> NodeRefused:
 class ClusterClient:
     """Finds a node that answers, and asks all of them."""
 
-    def __init__(self, https: list[str], password: str) -> None:
+    def __init__(self, https: list[Address], password: str) -> None:
         self._https = https
         self._password = password
 
-    def node(self, http: str) -> NodeClient:
+    def node(self, http: Address) -> NodeClient:
         return NodeClient(http, self._password)
 
     def any_status(self) -> Any:
         """Of the first node that answers. Raises `NodeUnreachable`."""
+        return self._first_answer()[1]
+
+    def any_node(self) -> NodeClient:
+        """The first node that answers. Raises `NodeUnreachable`."""
+        return self._first_answer()[0]
+
+    def _first_answer(self) -> tuple[NodeClient, Any]:
         problems = []
         for http in self._https:
             try:
-                return self.node(http).status()
+                return self.node(http), self.node(http).status()
             except NodeUnreachable as error:
                 problems.append(str(error))
         raise NodeUnreachable("no node of the cluster answers. " + ". ".join(problems))
@@ -91,15 +99,15 @@ class ClusterClient:
     def statuses(self) -> list[Any]:
         """One status a member, and one for each node of the folder that is none yet; `state` may be unreachable."""
         first = self.any_status()
-        addresses = {member["http"]: member for member in first["members"]}
+        addresses = {Address.from_record(member["http"]): member for member in first["members"]}
         for http in self._https:
-            addresses.setdefault(http, {"node": "?", "http": http, "resp": "", "mode": "async", "priority": 0})
+            addresses.setdefault(http, {"node": "?", "http": str(http), "resp": "", "mode": "async", "priority": 0})
         with ThreadPoolExecutor(max_workers=16) as pool:
             return list(pool.map(self._status_of, addresses.values()))
 
     def _status_of(self, member: Any) -> Any:
         try:
-            return {"member": member, **self.node(member["http"]).status()}
+            return {"member": member, **self.node(Address.from_record(member["http"])).status()}
         except (NodeUnreachable, NodeRefused) as error:
             return {"member": member, "node": {"id": member["node"], "state": UNREACHABLE, "trouble": str(error)}}
 
@@ -107,7 +115,7 @@ class ClusterClient:
         """Raises `NodeUnreachable`, `ConfigError` if it is none."""
         for member in self.any_status()["members"]:
             if member["node"] == id:
-                return self.node(member["http"])
+                return self.node(Address.from_record(member["http"]))
         raise ConfigError(f"{id} is no member of this cluster: see `replicator status`")
 
     def leader(self) -> NodeClient:
@@ -115,7 +123,7 @@ class ClusterClient:
         status = max(self.statuses(), key=lambda it: it["node"].get("epoch", -1))
         for member in status["members"]:
             if member["node"] == status["node"].get("leader"):
-                return self.node(member["http"])
+                return self.node(Address.from_record(member["http"]))
         raise NodeUnreachable("the cluster has no leader now: see `replicator status`")
 
 
@@ -125,24 +133,24 @@ def find_cluster(dir: Path, connect: str | None, password: str) -> ClusterClient
         nodes = ClusterFolder(dir).load().nodes
         if not nodes:
             raise ConfigError(f"the cluster in {dir} has no nodes: `replicator cluster up` starts some")
-        return ClusterClient([f"127.0.0.1:{entry.http_port}" for entry in nodes], password)
-    place = address(connect)
-    client = ClusterClient([connect], password)
+        return ClusterClient([entry.http for entry in nodes], password)
+    place = Address.parse(connect)
+    client = ClusterClient([place], password)
     try:
         client.any_status()
         return client
     except NodeUnreachable:
-        http = _ask_redis(place.host, place.port, password)
+        http = _ask_redis(place, password)
         if http is None:
             raise
         return ClusterClient([http], password)
 
 
-def _ask_redis(host: str, port: int, password: str) -> str | None:
+def _ask_redis(place: Address, password: str) -> Address | None:
     """The HTTP address that a node tells Redis clients."""
     try:
-        with redis.Redis(host, port, password=password or None, socket_timeout=TIMEOUT_S) as client:
+        with redis.Redis(place.host, place.port, password=password or None, socket_timeout=TIMEOUT_S) as client:
             info: Any = client.info("replicator")
-            return str(info["http"])
-    except (redis.RedisError, KeyError):
+            return Address.parse(str(info["http"]))
+    except (redis.RedisError, KeyError, ConfigError):
         return None

@@ -18,6 +18,7 @@ import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.kafka import LocalBroker
 from replicator.local.process import ProcessMark, is_alive, mark_of, terminate
@@ -31,6 +32,14 @@ class NodeEntry:
     resp_port: int
     http_port: int
     priority: int
+
+    @property
+    def resp(self) -> Address:
+        return Address("127.0.0.1", self.resp_port)
+
+    @property
+    def http(self) -> Address:
+        return Address("127.0.0.1", self.http_port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +136,8 @@ class ClusterFolder:
             "cluster": cluster.name,
             "bootstrap": cluster.bootstrap,
             "dir": str(folder),
-            "resp": f"127.0.0.1:{entry.resp_port}",
-            "http": f"127.0.0.1:{entry.http_port}",
+            "resp": str(entry.resp),
+            "http": str(entry.http),
             "priority": str(entry.priority),
             "snapshots": str(self.snapshots),
         }

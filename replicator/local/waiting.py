@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from replicator.address import Address
 from replicator.cli.output import progress
 from replicator.errors import ReplicatorError
 from replicator.local.admin_client import ClusterClient, NodeRefused, NodeUnreachable
@@ -29,7 +30,7 @@ def wait_ready(
         waiting = {entry.id: entry for entry in entries}
         while waiting:
             for entry in list(waiting.values()):
-                status = _status(client, f"127.0.0.1:{entry.http_port}")
+                status = _status(client, entry.http)
                 node = status["node"]
                 bars.update(tasks[entry.id], description=f"{entry.id}: {node['state']}")
                 if node.get("end_offset", -1) > 0:
@@ -55,7 +56,7 @@ def wait_for_membership(client: ClusterClient, is_so: Callable[[Any], bool], why
         time.sleep(POLL_S)
 
 
-def _status(client: ClusterClient, http: str) -> Any:
+def _status(client: ClusterClient, http: Address) -> Any:
     try:
         return client.node(http).status()
     except (NodeUnreachable, NodeRefused):

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 
 from replicator.errors import LogTrimmed
+from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.log.port import AppendRefused, Entry
 from replicator.position import Offset
 
@@ -14,7 +15,7 @@ from replicator.position import Offset
 class MemoryLog:
     """A topic. The nodes of one event loop share one instance."""
 
-    def __init__(self, *, identity: str | None = None, max_payload_bytes: int = 16 << 20) -> None:
+    def __init__(self, *, identity: str | None = None, max_payload_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self.identity = identity or str(uuid.uuid4())
         self.entries: list[Entry] = []
         self._first = Offset(0)

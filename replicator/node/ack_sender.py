@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from replicator.errors import BrokerUnavailable
+from replicator.intervals import ACK_RETRY_MS
 from replicator.log.port import Acks
 from replicator.node.clock import Clock
 from replicator.node.replica import Replica
@@ -13,8 +14,6 @@ from replicator.records.codec import AckCodec
 from replicator.records.types import Ack, Mode
 
 logger = logging.getLogger(__name__)
-
-RETRY_MS = 200
 
 
 class AckSender:
@@ -45,7 +44,7 @@ class AckSender:
                     await self._acks.send(self._codec.encode(ack))
                 except BrokerUnavailable as error:
                     logger.info("%s", error)
-                    await self._clock.sleep(RETRY_MS)
+                    await self._clock.sleep(ACK_RETRY_MS)
                     continue
             acked = state.offset
             pause_ms = self._pause_ms

@@ -6,6 +6,7 @@ import logging
 from math import inf
 
 from replicator.errors import BrokerUnavailable
+from replicator.intervals import ELIGIBLE_POLL_MS
 from replicator.node.claim import send_claim
 from replicator.node.context import NodeContext
 from replicator.protocol.candidates import rank
@@ -13,8 +14,6 @@ from replicator.protocol.log_state import LogState
 from replicator.records.types import Reason
 
 logger = logging.getLogger(__name__)
-
-ELIGIBLE_POLL_MS = 10
 
 
 class Election:

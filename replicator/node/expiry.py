@@ -10,6 +10,8 @@ import logging
 from typing import Protocol
 
 from replicator.errors import ReplicatorError
+from replicator.intervals import EXPIRY_POLL_MS
+from replicator.limits import EXPIRED_ROWS_AT_ONCE
 from replicator.node.clock import Clock
 from replicator.node.writes import Done
 from replicator.position import Offset
@@ -19,9 +21,6 @@ from replicator.store.values import expiry_of
 from replicator.store.view import Transaction
 
 logger = logging.getLogger(__name__)
-
-LOOK_MS = 50
-ROWS_AT_ONCE = 200
 
 
 class Writer(Protocol):
@@ -37,15 +36,15 @@ async def delete_expired(writer: Writer, machine: Machine, clock: Clock) -> None
         now_ms = clock.wall_us() // 1000
         due_ms = machine.next_expiry_ms()
         if due_ms is None or due_ms > now_ms:
-            await clock.sleep(LOOK_MS if due_ms is None else min(LOOK_MS, due_ms - now_ms))
+            await clock.sleep(EXPIRY_POLL_MS if due_ms is None else min(EXPIRY_POLL_MS, due_ms - now_ms))
             continue
         try:
-            await _delete(writer, machine.expired(now_ms, ROWS_AT_ONCE), now_ms)
+            await _delete(writer, machine.expired(now_ms, EXPIRED_ROWS_AT_ONCE), now_ms)
         except ReplicatorError as error:
             if told != str(error):
                 logger.info("expired rows stay for now: %s", error)
                 told = str(error)
-            await clock.sleep(LOOK_MS)
+            await clock.sleep(EXPIRY_POLL_MS)
 
 
 async def _delete(writer: Writer, keys: list[bytes], now_ms: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 
 from replicator.errors import BrokerUnavailable, Busy, NoReplicas, StoreFull
+from replicator.intervals import CHECKPOINT_MS, REFUSED_PAUSE_MS, REVIEW_MS
 from replicator.limits import GROUP_BYTES, GROUP_RECORDS
 from replicator.node.announcement import Announcement
 from replicator.node.appending import Appender, AppendState, Committed, Misplaced, Outcome, OutcomeUnknown, Refused
@@ -28,10 +29,6 @@ from replicator.records.fast import HeaderWriter
 from replicator.records.types import VERSION, Checkpoint, Heartbeat, Membership, Mode, Reason, Release, WriteMode
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT_MS = 5_000
-REVIEW_MS = 100
-REFUSED_PAUSE_MS = 100
 
 
 class Leader:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from asyncio import Future
 
+from replicator.intervals import LEASE_POLL_MS
 from replicator.node.context import NodeContext
 from replicator.node.follower_reads import FollowerReads
 from replicator.node.health import NodeHealth
 from replicator.node.waiting_reads import WaitingReads
 from replicator.protocol.levels import Level, LevelKind
 from replicator.store.view import BlockingView, View
-
-LEASE_POLL_MS = 2
 
 
 class LeaderReads:

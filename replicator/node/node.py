@@ -7,6 +7,7 @@ import contextlib
 import logging
 
 from replicator.errors import BrokerUnavailable, Loading, ReplicatorError, StoreFull
+from replicator.intervals import ASYNC_ACK_MS, NODE_RETRY_MS, REVIEW_MS
 from replicator.log.port import Acks
 from replicator.node.ack_sender import AckSender
 from replicator.node.background import run_with_background
@@ -28,10 +29,6 @@ from replicator.store.view import View
 
 logger = logging.getLogger(__name__)
 
-RETRY_MS = 500
-EXPIRE_MS = 100
-ASYNC_ACK_PAUSE_MS = 20
-
 
 class Node:
     """Answers what the servers ask (`server.backend.Backend`) through its parts."""
@@ -41,7 +38,7 @@ class Node:
         self._context = context
         self._member = member
         self._progress = ReplicaProgress(context.author.node, acks, context.clock, context.timing.sync_ms)
-        self._sender = AckSender(context.author, context.replica, acks, context.clock, ASYNC_ACK_PAUSE_MS)
+        self._sender = AckSender(context.author, context.replica, acks, context.clock, ASYNC_ACK_MS)
         self._client_writes = ClientWrites(context)
         self._health = NodeHealth(context.author.node, context.replica)
         self.reads = NodeReads(context, self._health)
@@ -78,7 +75,7 @@ class Node:
                     await run_with_background(Follower(self._context).run(), self._sender.run())
             except (BrokerUnavailable, StoreFull) as error:
                 self._health.blocked(error)
-                await self._context.clock.sleep(RETRY_MS)
+                await self._context.clock.sleep(NODE_RETRY_MS)
             except ReplicatorError as error:
                 self._fail(error)
                 await asyncio.Event().wait()
@@ -102,7 +99,7 @@ class Node:
                 break
             except BrokerUnavailable as error:
                 health.blocked(error)
-                await context.clock.sleep(RETRY_MS)
+                await context.clock.sleep(NODE_RETRY_MS)
             except ReplicatorError as error:
                 self._fail(error)
                 return
@@ -113,7 +110,7 @@ class Node:
     async def _answer_overdue_writes(self) -> None:
         context = self._context
         while True:
-            await context.clock.sleep(EXPIRE_MS)
+            await context.clock.sleep(REVIEW_MS)
             context.writes.expire(context.clock.elapsed_ms())
 
     def _fail(self, error: ReplicatorError) -> None:

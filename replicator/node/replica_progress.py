@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from replicator.errors import BrokerUnavailable, Busy, Unblocked
+from replicator.intervals import ACK_RETRY_MS
 from replicator.log.port import Acks
 from replicator.node.clock import Clock
 from replicator.position import BEFORE_LOG, Author, NodeId, Offset
@@ -16,8 +17,6 @@ from replicator.records.codec import AckCodec, NotARecord
 from replicator.records.types import Ack
 
 logger = logging.getLogger(__name__)
-
-RETRY_MS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class ReplicaProgress:
                 break
             except BrokerUnavailable as error:
                 logger.info("%s", error)
-                await self._clock.sleep(RETRY_MS)
+                await self._clock.sleep(ACK_RETRY_MS)
         for payload in payloads:
             self._note(payload)
         self._wake()

@@ -8,18 +8,17 @@ checking: it reads the log up to its last append. If no other node's claim was a
 
 from __future__ import annotations
 
+from replicator.intervals import RESOLVE_RETRY_MS
 from replicator.node.claim import send_claim
 from replicator.node.context import NodeContext
 from replicator.protocol.roles import Role
 from replicator.records.types import Reason
 
-RETRY_MS = 50
-
 
 async def resolve(context: NodeContext) -> None:
     """One claim in the role `resolving`."""
     await send_claim(context, Reason.RESOLVE)
-    await context.clock.sleep(RETRY_MS)
+    await context.clock.sleep(RESOLVE_RETRY_MS)
 
 
 def check(context: NodeContext) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from replicator.errors import BadRequest, Busy, NotLeader
+from replicator.intervals import CATCH_UP_TIMEOUT_MS, DRAIN_TIMEOUT_MS
 from replicator.node.claim import send_claim
 from replicator.node.client_writes import check_leads
 from replicator.node.context import NodeContext
@@ -12,9 +13,6 @@ from replicator.position import NodeId, Offset
 from replicator.protocol.candidates import check_may_lead
 from replicator.protocol.roles import TRANSITIONS, Event
 from replicator.records.types import Reason
-
-CATCH_UP_MS = 10_000  # for the successor, before the leader stops to send writes
-DRAIN_MS = 2_000  # for the acks, before the claim
 
 
 class LeadershipTransfer:
@@ -35,9 +33,9 @@ class LeadershipTransfer:
             raise BadRequest(f"{node} is already the leader")
         if not force:
             check_leads(context)
-            successor = await self._progress.caught_up(node, context.replica.state.offset, CATCH_UP_MS)
+            successor = await self._progress.caught_up(node, context.replica.state.offset, CATCH_UP_TIMEOUT_MS)
             check_leads(context)
-            await context.roles.request_transfer(successor, DRAIN_MS)
+            await context.roles.request_transfer(successor, DRAIN_TIMEOUT_MS)
         elif node == own:
             self._health.store()
             await self._force()

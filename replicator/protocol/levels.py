@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from replicator.errors import BadRequest, Stale
+from replicator.limits import MAX_BOUND
 from replicator.position import Offset, Token
-
-_MAX = 10**9
 
 
 class LevelKind(StrEnum):
@@ -68,9 +67,9 @@ def _parse_bounded(words: Sequence[str]) -> tuple[Level, int]:
     for word in words[1:3]:
         if not word.isdecimal():
             break
-        numbers.append(int(word) if len(word) < 20 else _MAX + 1)
-    if not numbers or max(numbers) > _MAX:
-        raise BadRequest(f"bounded needs a number of milliseconds and, optionally, of records, at most {_MAX}")
+        numbers.append(int(word) if len(word) < 20 else MAX_BOUND + 1)
+    if not numbers or max(numbers) > MAX_BOUND:
+        raise BadRequest(f"bounded needs a number of milliseconds and, optionally, of records, at most {MAX_BOUND}")
     if numbers[0] == 0:
         raise BadRequest("bounded 0 can never be met: use at least 1 ms, or linearizable")
     return Level(LevelKind.BOUNDED, numbers[0], sum(numbers[1:])), 1 + len(numbers)

@@ -1,16 +1,16 @@
-"""How long a leader may rest, is trusted, and is waited for; and the relations that keep this safe.
+"""The times that decide when leadership changes and how long clients wait; and the relations that keep this safe.
 
     heartbeat  <  lease  <  election time-out of the most eager candidate
     heartbeat  <  sync
 
-The leader trusts itself for `lease` from when it *sent* its last committed record; a candidate waits `election` from
-when it *received* that record. Clocks need not agree, only run at about the same rate: `MAX_DRIFT` is what they may
-differ by.
+The lease of a leader begins when it *sent* its last committed record; the election timeout of a candidate begins when
+it *received* that record. Clocks need not agree, only run at about the same rate: within `MAX_DRIFT`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from replicator.errors import ConfigError
 
@@ -20,15 +20,27 @@ MAX_DRIFT = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    heartbeat_ms: int = 250
-    lease_ms: int = 600
-    election_ms: int = 750
-    step_ms: int = 150  # each rank in the order of priorities waits this much longer
-    jitter_ms: int = 50
-    answer_ms: int = 5000  # after which a write in flight is answered with UNKNOWN
-    read_ms: int = 2000  # after which a read whose level cannot be met is answered with STALE
-    sync_ms: int = 1000  # after which a sync replica that has not been heard of counts as gone
-    follower_lease_ms: int = 500  # for which a sync replica that was level with the log may answer as if it still were
+    """The settings of `[timing]`; the text beside each is its description in docs/configuration.md."""
+
+    heartbeat_ms: Annotated[int, "An idle leader appends a heartbeat this often."] = 250
+    lease_ms: Annotated[
+        int, "A leader answers reads from its store for this long after it sent its last committed record."
+    ] = 600
+    election_ms: Annotated[
+        int, "Election timeout: a candidate claims leadership this long after the last record of the leader."
+    ] = 750
+    step_ms: Annotated[int, "Added to the election timeout for each candidate that is preferred to this one."] = 150
+    jitter_ms: Annotated[int, "Largest random addition to the election timeout."] = 50
+    answer_ms: Annotated[int, "A write that is not confirmed within this time fails with `UNKNOWN`."] = 5000
+    read_ms: Annotated[int, "A read whose level cannot be met within this time fails with `STALE`."] = 2000
+    sync_ms: Annotated[
+        int, "A sync replica that sent no ack for this long is unresponsive: new writes fail with `NOREPLICAS`."
+    ] = 1000
+    follower_lease_ms: Annotated[
+        int,
+        "In suspend and invalidate mode, a sync replica answers linearizable reads for this long after it asked for "
+        "the end of the log and had caught up with it.",
+    ] = 500
 
     def __post_init__(self) -> None:
         """Raises `ConfigError` with the relation that does not hold."""
@@ -40,12 +52,12 @@ class Timing:
         if self.sync_ms < 2 * self.heartbeat_ms:
             raise ConfigError(
                 f"sync_ms ({self.sync_ms}) must be at least twice heartbeat_ms ({self.heartbeat_ms}), "
-                "or an idle replica counts as gone with each late heartbeat"
+                "or a single late heartbeat makes idle replicas unresponsive"
             )
         if self.lease_ms < 2 * self.heartbeat_ms:
             raise ConfigError(
                 f"lease_ms ({self.lease_ms}) must be at least twice heartbeat_ms ({self.heartbeat_ms}), "
-                "or an idle leader loses its lease with each late heartbeat"
+                "or a single late heartbeat costs an idle leader its lease"
             )
         if self.election_ms < self.old_lease_ms:
             least = f"{self.old_lease_ms:.0f}"
@@ -56,16 +68,16 @@ class Timing:
 
     @property
     def old_lease_ms(self) -> float:
-        """By this node's clock, how long another node's lease may last that had begun before now."""
+        """The longest that another node's lease which began before now may last, by this node's clock."""
         return self.lease_ms * (1 + MAX_DRIFT)
 
     @property
     def old_follower_lease_ms(self) -> float:
-        """By this node's clock, how long a replica's lease may last that had begun before now."""
+        """The longest that a replica's lease which began before now may last, by this node's clock."""
         return self.follower_lease_ms * (1 + MAX_DRIFT)
 
     def candidacy_ms(self, rank: int, random: float) -> float:
-        """How long a candidate waits since it last heard of the leader.
+        """How long a candidate waits after the last record of the leader.
 
         `rank` counts from 0 in the order of candidates, `random` is in [0, 1).
         """

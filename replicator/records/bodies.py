@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from replicator.address import Address
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.records.types import (
     Body,
@@ -64,8 +65,8 @@ def _membership_fields(body: Membership) -> Fields:
             {
                 "node": member.node,
                 "mode": member.mode.value,
-                "resp": member.resp,
-                "http": member.http,
+                "resp": str(member.resp),
+                "http": str(member.http),
                 "priority": member.priority,
             }
             for member in body.members
@@ -112,8 +113,8 @@ def _membership(fields: Fields) -> Membership:
             Member(
                 node=NodeId(member["node"]),
                 mode=Mode(member["mode"]),
-                resp=member["resp"],
-                http=member["http"],
+                resp=Address.from_record(member["resp"]),
+                http=Address.from_record(member["http"]),
                 priority=member["priority"],
             )
             for member in fields["members"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from replicator.address import Address
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 
 VERSION = 1
@@ -95,8 +96,8 @@ class WaitFor(StrEnum):
 class Member:
     node: NodeId
     mode: Mode
-    resp: str  # host:port of its Redis-protocol server
-    http: str  # host:port of its HTTP server
+    resp: Address  # of its Redis-protocol server, as others reach it
+    http: Address  # of its HTTP server
     priority: int  # lower leads sooner
 
 

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from itertools import islice
 
 from replicator.errors import BadRequest, WrongType
+from replicator.limits import MAX_VALUE_BYTES
 from replicator.store.keys import decode_key, encode_key, row_range, table_range
 from replicator.store.values import Value, decode_value, encode_value
 from replicator.store.view import Transaction, View
 
 TABLE = "kv"
-MAX_VALUE_BYTES = 512 << 10
 STRING, HASH, FIELD = b"s", b"h", b"f"
 _PLAIN_STRING = STRING[0]  # without expiry
 _HASHES = HASH + HASH.upper()

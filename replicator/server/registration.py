@@ -13,17 +13,15 @@ from typing import Any
 
 import aiohttp
 
+from replicator.address import Address
 from replicator.errors import ConfigError
+from replicator.intervals import REGISTRATION_RETRY_S, REGISTRATION_TIMEOUT_S, STATE_POLL_S
 from replicator.node.health import NodeState
 from replicator.node.node import Node
 from replicator.records.types import Member
 from replicator.server.identity import Identity
 
 logger = logging.getLogger(__name__)
-
-POLL_S = 0.02
-RETRY_S = 0.2
-REQUEST_S = 5
 
 
 async def enrol(node: Node, identity: Identity, member: Member, password: str) -> None:
@@ -32,15 +30,15 @@ async def enrol(node: Node, identity: Identity, member: Member, password: str) -
     Raises `ConfigError` if another process runs as this node.
     """
     headers = {"Authorization": f"Bearer {password}"} if password else {}
-    async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(REQUEST_S)) as session:
+    async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(REGISTRATION_TIMEOUT_S)) as session:
         while node.state is not NodeState.SERVING:  # noqa: ASYNC110 (a state follows from many things)
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(STATE_POLL_S)
         while not _is_known(node, member):
             if node.state is NodeState.SERVING:
                 await _look_for_another(session, node, identity)
                 node.make_eligible()
                 await _ask_leader(session, node, member)
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(REGISTRATION_RETRY_S)
     node.make_eligible()
 
 
@@ -61,10 +59,10 @@ async def _look_for_another(session: aiohttp.ClientSession, node: Node, identity
         )
 
 
-async def _status(session: aiohttp.ClientSession, http: str) -> Any:
+async def _status(session: aiohttp.ClientSession, http: Address) -> Any:
     """None if there is no answer, or one that is no JSON."""
     try:
-        async with session.get(f"http://{http}/status") as answer:
+        async with session.get(http.url("/status")) as answer:
             return await answer.json()
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         logger.info("nothing answers where this node was registered, at %s: %s", http, error)
@@ -76,8 +74,9 @@ async def _ask_leader(session: aiohttp.ClientSession, node: Node, member: Member
     if node.leads or leader is None:
         return
     try:
-        fields = {"node": member.node, "resp": member.resp, "http": member.http, "priority": member.priority}
-        async with session.put(f"http://{leader.http}/members", json=fields) as answer:
+        addresses = {"resp": str(member.resp), "http": str(member.http)}
+        fields = {"node": member.node, **addresses, "priority": member.priority}
+        async with session.put(leader.http.url("/members"), json=fields) as answer:
             if answer.status not in (202, 409):
                 logger.warning("%s does not take this node in: %s", leader.node, await answer.text())
     except (aiohttp.ClientError, TimeoutError) as error:

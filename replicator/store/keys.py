@@ -9,8 +9,8 @@ LMDB is 511 bytes (MDB_MAXKEYSIZE).
 from __future__ import annotations
 
 from replicator.errors import BadRequest
+from replicator.limits import MAX_KEY_BYTES
 
-MAX_KEY_BYTES = 511
 _END = b"\x00\x01"
 _PAST = b"\x00\x02"
 

@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
+from replicator.address import Address
 from replicator.errors import StoreError
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.log_state import LogState
@@ -77,7 +78,7 @@ def decode_meta(encoded: bytes) -> Meta:
         rows=fields["rows"],
         membership=Membership(
             members=tuple(
-                Member(NodeId(node), Mode(mode), resp, http, priority)
+                Member(NodeId(node), Mode(mode), Address.from_record(resp), Address.from_record(http), priority)
                 for node, mode, resp, http, priority in fields["members"]
             ),
             policy=Policy(WriteMode(write), WaitFor(wait_for), quorum, tuple(map(NodeId, named))),
@@ -100,7 +101,7 @@ def decode_suspended(encoded: bytes) -> dict[bytes, Suspension]:
 
 
 def _member_fields(member: Member) -> tuple[str, str, str, str, int]:
-    return member.node, member.mode.value, member.resp, member.http, member.priority
+    return member.node, member.mode.value, str(member.resp), str(member.http), member.priority
 
 
 def _policy_fields(policy: Policy) -> tuple[str, str, int, tuple[str, ...]]:

@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from replicator.address import Address
 from replicator.node.context import open_context
 from replicator.node.node import Node
 from replicator.position import Author, NodeId
@@ -45,7 +46,7 @@ class SimNode:
         self.name = name
         self.priority = priority
         self.life: Running | None = None
-        self.member = Member(NodeId(name), Mode.ASYNC, f"{name}:1", f"{name}:2", priority)
+        self.member = Member(NodeId(name), Mode.ASYNC, Address(name, 1), Address(name, 2), priority)
         self.clock = SimClock(broker.loop, broker.rng)
         self._folder = folder
         self._broker = broker

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from replicator.address import Address
 from replicator.errors import BrokerUnavailable, ConfigError
 from replicator.local.kafka import settings
 from replicator.local.kafka.jars import kafka_home, kafka_version
@@ -269,7 +270,7 @@ def _read(file: Path) -> str:
 
 
 def _address(port: int) -> str:
-    return f"127.0.0.1:{port}"
+    return str(Address("127.0.0.1", port))
 
 
 def _new_cluster_id() -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 
+from replicator.limits import LOCAL_BROKER_MESSAGE_BYTES
+
 DATA_FOLDER = "data"
 LOG_FILE = "broker.log"
-MESSAGE_MAX_BYTES = 32 << 20
 
 
 def server_properties(*, port: int, controller_port: int, data_folder: str = DATA_FOLDER) -> str:
@@ -46,7 +47,7 @@ num.partitions=1
 # Nobody else is coming: a consumer group need not wait 3 s for more members.
 group.initial.rebalance.delay.ms=0
 # A group commit is one record batch.
-message.max.bytes={MESSAGE_MAX_BYTES}
+message.max.bytes={LOCAL_BROKER_MESSAGE_BYTES}
 # The default takes 128 MiB of the heap for compacting topics, of which there is hardly any.
 log.cleaner.dedupe.buffer.size={16 << 20}
 """

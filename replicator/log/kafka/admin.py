@@ -13,15 +13,13 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPa
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from replicator.errors import BrokerUnavailable, ConfigError
+from replicator.intervals import ADMIN_TIMEOUT_S, TOPIC_POLL_S, TOPIC_TIMEOUT_S
+from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.log.kafka.topic import acks_topic, wal_topic
 from replicator.position import Offset
 
 T = TypeVar("T")
-
-REQUEST_TIMEOUT_S = 4.0
-LEADER_TIMEOUT_S = 20.0
-MAX_MESSAGE_BYTES = 16 << 20
 
 WAL_SETTINGS: Mapping[str, str] = {
     "cleanup.policy": "delete",
@@ -79,7 +77,7 @@ class KafkaAdmin:
     def result(self, future: Future[T]) -> T:
         """Wait for the answer. Raises `BrokerUnavailable`, and `KafkaException` if a broker refuses the request."""
         try:
-            return future.result(REQUEST_TIMEOUT_S + 1)
+            return future.result(ADMIN_TIMEOUT_S + 1)
         except KafkaException as error:
             raise self.translated(error) from error
         except TimeoutError as error:
@@ -91,7 +89,7 @@ class KafkaAdmin:
         return self._unavailable(reason.str()) if reason.code() in UNREACHABLE else error
 
     def describe(self, topic: str) -> Future[Any]:
-        return self.client.describe_topics(TopicCollection([topic]), request_timeout=REQUEST_TIMEOUT_S)[topic]
+        return self.client.describe_topics(TopicCollection([topic]), request_timeout=ADMIN_TIMEOUT_S)[topic]
 
     def describe_or_none(self, topic: str) -> Any:
         try:
@@ -147,7 +145,7 @@ def ensure_topics(
     not changed: see `check_topic`. Raises `BrokerUnavailable`, and `ConfigError` if Kafka refuses.
     """
     admin = KafkaAdmin(bootstrap, security)
-    brokers = len(admin.result(admin.client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)).nodes)
+    brokers = len(admin.result(admin.client.describe_cluster(request_timeout=ADMIN_TIMEOUT_S)).nodes)
     replicas = replication_factor or min(3, brokers)
     durable = {"min.insync.replicas": "2" if replicas >= 3 else "1"}
     wal, acks = wal_topic(cluster), acks_topic(cluster)
@@ -161,7 +159,7 @@ def delete_topics(bootstrap: str, cluster: str, *, security: KafkaSecurity | Non
     admin = KafkaAdmin(bootstrap, security)
     for topic in (wal_topic(cluster), acks_topic(cluster)):
         try:
-            admin.result(admin.client.delete_topics([topic], request_timeout=REQUEST_TIMEOUT_S)[topic])
+            admin.result(admin.client.delete_topics([topic], request_timeout=ADMIN_TIMEOUT_S)[topic])
         except KafkaException as error:
             if error.args[0].code() not in MISSING:
                 raise ConfigError(f"Kafka refuses to delete topic {topic}: {error.args[0].str()}") from error
@@ -175,7 +173,7 @@ def trim(bootstrap: str, cluster: str, below_offset: Offset, *, security: KafkaS
     admin = KafkaAdmin(bootstrap, security)
     target = TopicPartition(wal_topic(cluster), 0, below_offset)
     try:
-        [future] = admin.client.delete_records([target], request_timeout=REQUEST_TIMEOUT_S).values()
+        [future] = admin.client.delete_records([target], request_timeout=ADMIN_TIMEOUT_S).values()
         return Offset(admin.result(future).low_watermark)
     except KafkaException as error:
         raise ConfigError(f"{target.topic} cannot be trimmed below {below_offset}: {error.args[0].str()}") from error
@@ -183,7 +181,7 @@ def trim(bootstrap: str, cluster: str, below_offset: Offset, *, security: KafkaS
 
 def _create(admin: KafkaAdmin, topic: NewTopic) -> None:
     try:
-        admin.result(admin.client.create_topics([topic], request_timeout=REQUEST_TIMEOUT_S)[topic.topic])
+        admin.result(admin.client.create_topics([topic], request_timeout=ADMIN_TIMEOUT_S)[topic.topic])
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise ConfigError(f"Kafka refuses to create topic {topic.topic}: {error.args[0].str()}") from error
@@ -191,7 +189,7 @@ def _create(admin: KafkaAdmin, topic: NewTopic) -> None:
 
 def _wait_for_leader(admin: KafkaAdmin, topic: str) -> str:
     """Wait until the one partition of the topic has a leader. Returns the id of the topic."""
-    deadline = time.monotonic() + LEADER_TIMEOUT_S
+    deadline = time.monotonic() + TOPIC_TIMEOUT_S
     while time.monotonic() < deadline:
         description = admin.describe_or_none(topic)
         if description is not None and len(description.partitions) > 1:
@@ -201,5 +199,5 @@ def _wait_for_leader(admin: KafkaAdmin, topic: str) -> str:
             )
         if description is not None and description.partitions and description.partitions[0].leader is not None:
             return str(description.topic_id)
-        time.sleep(0.05)
-    raise BrokerUnavailable(f"topic {topic} was created, but has no leader after {LEADER_TIMEOUT_S:.0f} s: check Kafka")
+        time.sleep(TOPIC_POLL_S)
+    raise BrokerUnavailable(f"topic {topic} was created, but has no leader after {TOPIC_TIMEOUT_S:.0f} s: check Kafka")

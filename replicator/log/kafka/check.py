@@ -9,7 +9,9 @@ from typing import Any
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
-from replicator.log.kafka.admin import MAX_MESSAGE_BYTES, REQUEST_TIMEOUT_S, KafkaAdmin
+from replicator.intervals import ADMIN_TIMEOUT_S
+from replicator.limits import MAX_MESSAGE_BYTES
+from replicator.log.kafka.admin import KafkaAdmin
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.kafka.topic import wal_topic
 
@@ -44,7 +46,7 @@ def check_topic(bootstrap: str, cluster: str, *, security: KafkaSecurity | None 
     """Check the brokers and the topic `<cluster>.wal`; the results are in reading order. Raises `BrokerUnavailable`."""
     admin = KafkaAdmin(bootstrap, security)
     topic = wal_topic(cluster)
-    nodes = admin.result(admin.client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)).nodes
+    nodes = admin.result(admin.client.describe_cluster(request_timeout=ADMIN_TIMEOUT_S)).nodes
     results = [
         _result(
             "brokers", str(len(nodes)), "3 or more", len(nodes) >= 3, "With fewer, one lost disk can lose the log."
@@ -109,9 +111,7 @@ def _auto_create(settings: Mapping[str, str]) -> CheckResult:
 def _settings(admin: KafkaAdmin, kind: ResourceType, name: str) -> dict[str, str]:
     """Empty if this login may not read the settings; each value is then `NOT_READABLE`."""
     try:
-        [future] = admin.client.describe_configs(
-            [ConfigResource(kind, name)], request_timeout=REQUEST_TIMEOUT_S
-        ).values()
+        [future] = admin.client.describe_configs([ConfigResource(kind, name)], request_timeout=ADMIN_TIMEOUT_S).values()
         return {entry.name: entry.value for entry in admin.result(future).values() if entry.value is not None}
     except KafkaException:
         return {}

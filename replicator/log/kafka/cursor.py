@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Iterator
 
 from replicator.errors import BrokerUnavailable
+from replicator.intervals import FETCH_RETRY_S, MAX_FETCH_RETRY_S
+from replicator.limits import SLICE_ENTRIES
 from replicator.log.kafka.partition import (
     OFFSET_OUT_OF_RANGE,
     Batch,
@@ -18,10 +20,6 @@ from replicator.log.kafka.partition import (
 )
 from replicator.log.port import Entry
 from replicator.position import Offset
-
-SLICE_ENTRIES = 2000  # decoded without yielding to the event loop, about 3 ms
-FIRST_PAUSE_S = 0.02
-MAX_PAUSE_S = 1.0
 
 
 class OffsetOutOfRange(Exception):
@@ -121,7 +119,7 @@ class Cursor:
             self._failures = 0
             raise BrokerUnavailable(f"requests have failed for {self._retry_timeout_ms} ms: {error}") from error
         self._failures += 1
-        await asyncio.sleep(min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**self._failures))
+        await asyncio.sleep(min(MAX_FETCH_RETRY_S, FETCH_RETRY_S * 2**self._failures))
         return []
 
     def _restart(self, offset: Offset) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from replicator.errors import BrokerUnavailable
+from replicator.intervals import OFFSETS_RETRY_S
 from replicator.log.kafka.partition import PartitionClient, RequestFailed, RequestLost
 from replicator.position import Offset
-
-RETRY_PAUSE_S = 0.05
 
 
 async def list_offset_with_retry(client: PartitionClient, which: int, timeout_ms: int) -> Offset:
@@ -19,6 +18,6 @@ async def list_offset_with_retry(client: PartitionClient, which: int, timeout_ms
         try:
             return await client.list_offset(which)
         except (BrokerUnavailable, RequestFailed, RequestLost) as error:
-            if loop.time() + RETRY_PAUSE_S >= deadline:
+            if loop.time() + OFFSETS_RETRY_S >= deadline:
                 raise BrokerUnavailable(str(error)) from error
-        await asyncio.sleep(RETRY_PAUSE_S)
+        await asyncio.sleep(OFFSETS_RETRY_S)

@@ -1,19 +1,21 @@
-"""Timeouts and size limits of the Kafka adapters."""
+"""How long the Kafka adapters wait, and how much they request at once. Tests use other values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from replicator import intervals, limits
+
 
 @dataclass(frozen=True)
 class KafkaOptions:
-    append_timeout_ms: int = 2000
-    offsets_timeout_ms: int = 2000
-    reader_timeout_ms: int = 5000  # a reader raises once its requests have failed for so long
-    identity_check_ms: int = 2000
-    max_batch_bytes: int = 4 << 20  # at most the topic's max.message.bytes
-    fetch_bytes: int = 4 << 20
-    fetch_wait_ms: int = 500
+    append_timeout_ms: int = intervals.APPEND_TIMEOUT_MS
+    offsets_timeout_ms: int = intervals.OFFSETS_TIMEOUT_MS
+    reader_timeout_ms: int = intervals.READER_TIMEOUT_MS
+    identity_check_ms: int = intervals.IDENTITY_CHECK_MS
+    max_batch_bytes: int = limits.MAX_BATCH_BYTES
+    fetch_bytes: int = limits.FETCH_BYTES
+    fetch_wait_ms: int = intervals.FETCH_WAIT_MS
 
 
 DEFAULTS = KafkaOptions()

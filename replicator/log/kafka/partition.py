@@ -25,6 +25,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from replicator.errors import BrokerUnavailable, ReplicatorError
+from replicator.intervals import CLOSE_TIMEOUT_S, METADATA_AGE_MS
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.port import Entry
 from replicator.position import Offset
@@ -37,9 +38,6 @@ ACKS_LEADER = 1
 READ_UNCOMMITTED = 0
 
 OFFSET_OUT_OF_RANGE = 1
-
-# After a change of the partition leader the next request fails, so periodic metadata refreshes are not needed.
-METADATA_MAX_AGE_MS = 24 * 3600 * 1000
 
 
 class RequestLost(ReplicatorError):
@@ -150,7 +148,7 @@ class PartitionClient:
         self._drop(self._client)
         if self._closing:
             # a broker that hangs must not block this call
-            _, pending = await asyncio.wait(self._closing, timeout=1)
+            _, pending = await asyncio.wait(self._closing, timeout=CLOSE_TIMEOUT_S)
             for task in pending:
                 task.cancel()
 
@@ -188,7 +186,7 @@ class PartitionClient:
             bootstrap_servers=self.bootstrap,
             client_id="replicator",
             request_timeout_ms=self._timeout_ms,
-            metadata_max_age_ms=METADATA_MAX_AGE_MS,
+            metadata_max_age_ms=METADATA_AGE_MS,
             **self._security.for_aiokafka(),
         )
         try:

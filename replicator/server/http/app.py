@@ -27,16 +27,16 @@ from aiohttp import web
 
 from replicator.address import Address
 from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError
+from replicator.limits import MAX_BODY_BYTES
 from replicator.node.health import NodeState
 from replicator.node.node import Node
+from replicator.records.types import Member
 from replicator.server.http.keys import read_routes
 from replicator.server.http.members import member_routes
 from replicator.server.http.metrics import CONTENT_TYPE, render
 from replicator.server.identity import Identity
 from replicator.server.stats import Stats
 from replicator.store.snapshot import Manifest
-
-MAX_BODY_BYTES = 64 << 10
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -65,9 +65,10 @@ class Admin:
         self._runner: web.AppRunner
 
     @property
-    def port(self) -> int:
+    def address(self) -> Address:
         """Where it listens."""
-        return int(self._runner.addresses[0][1])
+        host, port = self._runner.addresses[0][:2]
+        return Address(host, port)
 
     async def start(self, address: Address) -> None:
         """Port 0: any free one. Raises `ConfigError` if the address cannot be had."""
@@ -144,7 +145,7 @@ class Admin:
     def _role(self, wanted: bool) -> web.Response:
         node = self._ready_node()
         status, leader = node.status(), node.leading_member
-        known = {"resp": leader.resp, "http": leader.http} if leader else {}
+        known = {"resp": str(leader.resp), "http": str(leader.http)} if leader else {}
         answer = {"id": status.id, "role": status.role, "state": status.state, "leader": status.leader, **known}
         return web.json_response(answer, status=200 if wanted else 503)
 
@@ -155,7 +156,7 @@ class Admin:
             return web.json_response({**who, "node": node, "members": []})
         status = await self._node.current_status()
         membership = self._node.membership
-        members = [{**asdict(member), "mode": member.mode.value} for member in membership.members]
+        members = [_member_fields(member) for member in membership.members]
         heard = {node: heard.ack.offset for node, heard in self._node.last_acks.items()}
         return web.json_response(
             {
@@ -199,7 +200,11 @@ class Admin:
             return None
         leader = self._node.status().leader
         member = self._node.membership.get(leader) if leader else None
-        return member.http if member else None
+        return str(member.http) if member else None
+
+
+def _member_fields(member: Member) -> dict[str, Any]:
+    return {**asdict(member), "mode": member.mode.value, "resp": str(member.resp), "http": str(member.http)}
 
 
 def _error(status: int, message: str, **more: Any) -> web.Response:

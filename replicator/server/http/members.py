@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from replicator.address import address
+from replicator.address import Address
 from replicator.config import checked_name
 from replicator.errors import BadRequest
 from replicator.node.node import Node
@@ -90,7 +90,7 @@ def _member(fields: dict[str, Any]) -> Member:
     """Raises `BadRequest`, `ConfigError`."""
     try:
         name, priority = checked_name("node", str(fields["node"])), int(fields["priority"])
-        resp, http = (str(address(str(fields[key]))) for key in ("resp", "http"))
+        resp, http = (Address.parse(str(fields[key])) for key in ("resp", "http"))
     except (KeyError, TypeError, ValueError) as error:
         raise BadRequest(f'send {{"node", "resp", "http", "priority"}}: {error!r}') from error
     return Member(NodeId(name), Mode.ASYNC, resp, http, priority)

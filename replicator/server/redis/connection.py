@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
+from replicator.address import Address
 from replicator.errors import Definite, ReplicatorError
+from replicator.limits import MAX_READY_BYTES, MAX_SLOTS, MAX_UNPARSED_BYTES, MAX_UNREAD_BYTES
 from replicator.position import BEFORE_LOG, Offset
 from replicator.protocol.levels import Level
 from replicator.server.keyspace import Keyspace, WritableKeyspace
@@ -25,11 +27,6 @@ from replicator.store.view import KeyBlocked, View
 
 if TYPE_CHECKING:
     from replicator.server.redis.server import RedisServer
-
-MAX_SLOTS = 4096  # writes of one connection in flight
-MAX_READY_BYTES = 1 << 20  # answers that leave in one write
-MAX_UNPARSED_BYTES = 1 << 20  # read ahead while the connection waits
-MAX_UNREAD_BYTES = 1 << 20  # pushed to a client that does not read
 
 
 class Slot:
@@ -89,7 +86,7 @@ class Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
         peer = transport.get_extra_info("peername")
-        self.address = f"{peer[0]}:{peer[1]}" if peer else "?"
+        self.address = str(Address(*peer[:2])) if peer else "?"
         refusal = self.server.admit(self)
         if refusal:
             self._transport.write(encode(Error(refusal), 2))

@@ -8,7 +8,9 @@ import resource
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from replicator.address import UNKNOWN
 from replicator.server.redis.commands.connection import REDIS_VERSION
+from replicator.server.redis.topology import NOBODY
 
 if TYPE_CHECKING:
     from replicator.server.redis.server import RedisServer
@@ -61,7 +63,7 @@ def sections(server: RedisServer) -> Iterator[tuple[bytes, Pairs]]:
             end_offset=status.end_offset,
             digest=status.digest,
             entries=status.entries,
-            http=server.http_address,
+            http=server.http_address or "",
         ),
     )
     rows = server.rows()
@@ -75,14 +77,20 @@ def _replication(server: RedisServer) -> Pairs:
         pairs = _pairs(role="master", connected_slaves=len(backend.last_acks))
         for index, (node, heard) in enumerate(backend.last_acks.items()):
             member = backend.membership.get(node)
-            host, _, port = (member.resp if member else "?:0").rpartition(":")
-            line = f"ip={host},port={port},state=online,offset={heard.ack.offset},lag=0"
+            place = member.resp if member else UNKNOWN
+            line = f"ip={place.host},port={place.port},state=online,offset={heard.ack.offset},lag=0"
             pairs += _pairs(**{f"slave{index}": line})
     else:
         leader = backend.membership.get(status.leader) if status.leader else None
-        host, _, port = (leader.resp if leader else ":0").rpartition(":")
+        place = leader.resp if leader else NOBODY
         link = "up" if status.state == "serving" else "down"
-        pairs = _pairs(role="slave", master_host=host, master_port=port, master_link_status=link, slave_read_only=1)
+        pairs = _pairs(
+            role="slave",
+            master_host=place.host,
+            master_port=place.port,
+            master_link_status=link,
+            slave_read_only=1,
+        )
     return pairs + _pairs(master_replid=status.timeline, master_repl_offset=max(0, status.applied_offset))
 
 

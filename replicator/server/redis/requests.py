@@ -6,10 +6,8 @@ import shlex
 
 import hiredis
 
+from replicator.limits import MAX_INLINE_BYTES, MAX_REQUEST_BYTES
 from replicator.server.redis.commands.registry import Args
-
-MAX_REQUEST_BYTES = 8 << 20
-MAX_INLINE_BYTES = 64 << 10
 
 
 class ProtocolBroken(Exception):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 
+from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
+from replicator.intervals import DRAIN_TIMEOUT_S
 from replicator.protocol.timing import Timing
 from replicator.server.backend import Backend
 from replicator.server.keyspace import TABLE
@@ -17,8 +19,6 @@ from replicator.server.redis.transaction import Watches
 from replicator.server.stats import Stats
 
 assert families.TABLE, "the families register their commands when they are imported"
-
-DRAIN_S = 2.0
 
 
 class RedisServer:
@@ -34,7 +34,7 @@ class RedisServer:
         timing: Timing,
         password: str = "",
         max_clients: int = 10_000,
-        http_address: str = "",
+        http_address: Address | None = None,
     ) -> None:
         self.backend = backend
         self.host = host
@@ -62,7 +62,8 @@ class RedisServer:
                 lambda: Session(self, next(self._ids)), self.host, self.port, backlog=1024
             )
         except OSError as error:
-            raise ConfigError(f"cannot listen at {self.host}:{self.port}: {error.strerror}. Choose another") from error
+            place = Address(self.host, self.port)
+            raise ConfigError(f"cannot listen at {place}: {error.strerror}. Choose another") from error
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -73,7 +74,7 @@ class RedisServer:
         if self.sessions:
             self._drained.clear()
             try:
-                async with asyncio.timeout(DRAIN_S):
+                async with asyncio.timeout(DRAIN_TIMEOUT_S):
                     await self._drained.wait()
             except TimeoutError:
                 for session in list(self.sessions.values()):

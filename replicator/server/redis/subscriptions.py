@@ -9,11 +9,11 @@ import asyncio
 import re
 from collections.abc import Callable
 
+from replicator.intervals import TOPOLOGY_POLL_S
 from replicator.server.redis.commands.scan import glob
 from replicator.server.redis.resp import Error, Push, Reply
 from replicator.server.redis.topology import Topology, events
 
-LOOK_S = 0.05
 WHILE_SUBSCRIBED = frozenset((b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe", b"ping", b"quit", b"reset"))
 
 
@@ -47,7 +47,7 @@ class Events:
 
     async def _watch(self, known: Topology) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(TOPOLOGY_POLL_S)
             seen = self._look()
             if seen.leader is None:  # the one before has not been replaced yet
                 seen = seen._replace(leader=known.leader, replicas=known.replicas)

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from replicator.address import Address
 from replicator.node.health import NodeState
 from replicator.position import NodeId
 from replicator.records.types import Member, Mode
 from replicator.server.backend import Backend
 
-
-class Endpoint(NamedTuple):
-    host: str
-    port: str
-
-    def __str__(self) -> str:
-        return f"{self.host} {self.port}"
+NOBODY = Address("", 0)  # the address of the leader while there is none, as Redis has it
 
 
 class Topology(NamedTuple):
@@ -49,21 +44,21 @@ def look(backend: Backend, lease_ms: float) -> Topology:
     )
 
 
-def endpoint(member: Member) -> Endpoint:
-    host, _, port = member.resp.rpartition(":")
-    return Endpoint(host.strip("[]"), port)
-
-
 def events(name: str, before: Topology, after: Topology) -> Iterator[tuple[str, str]]:
     """Channels and messages of Redis Sentinel that tell of the change. `name` is the cluster's."""
     if before.leader is None or after.leader is None:
         return
-    old, new = endpoint(before.leader), endpoint(after.leader)
+    old, new = _words(before.leader), _words(after.leader)
     if old != new:
         yield "+switch-master", f"{name} {old} {new}"
     elif before.leader_down != after.leader_down:
         yield "+sdown" if after.leader_down else "-sdown", f"master {name} {new}"
-    known = set() if old != new else {endpoint(member) for member in before.replicas}
-    for place in (endpoint(member) for member in after.replicas):
-        if place not in known:
-            yield "+slave", f"slave {place.host}:{place.port} {place} @ {name} {new}"
+    known = set() if old != new else {member.resp for member in before.replicas}
+    for member in after.replicas:
+        if member.resp not in known:
+            yield "+slave", f"slave {member.resp} {_words(member)} @ {name} {new}"
+
+
+def _words(member: Member) -> str:
+    """Host and port as Redis Sentinel puts them into messages."""
+    return f"{member.resp.host} {member.resp.port}"

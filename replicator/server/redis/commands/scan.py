@@ -13,12 +13,12 @@ from functools import lru_cache
 import xxhash
 
 from replicator.errors import BadRequest
+from replicator.limits import MAX_CURSORS
 from replicator.server.keyspace import TYPES, Keyspace
 from replicator.server.redis.commands.registry import NOT_AN_INTEGER, SYNTAX, Args, integer, read
 from replicator.server.redis.resp import Reply
 
 DEFAULT_COUNT = 10
-MAX_CURSORS = 100_000
 
 
 class Cursors:

@@ -10,19 +10,19 @@ import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from replicator.address import Address
 from replicator.errors import BadRequest
 from replicator.position import NodeId
 from replicator.records.types import Member
 from replicator.server.redis.commands.registry import Args, integer, session, wrong_arity
 from replicator.server.redis.connection import Session
 from replicator.server.redis.resp import NullArray, Reply, Simple
-from replicator.server.redis.topology import Endpoint, Topology, endpoint
+from replicator.server.redis.topology import NOBODY, Topology
 
 if TYPE_CHECKING:
     from replicator.server.redis.server import RedisServer
 
 QUORUM = 1
-NOBODY = Endpoint("", "0")
 
 Fields = dict[bytes, Reply]
 
@@ -46,7 +46,7 @@ def _address(server: RedisServer, args: Args) -> Reply:
     leader = server.topology().leader
     if args[2] != server.cluster.encode() or leader is None:
         return NullArray()
-    return [part.encode() for part in endpoint(leader)]
+    return [leader.resp.host.encode(), b"%d" % leader.resp.port]
 
 
 def _masters(server: RedisServer, args: Args) -> Reply:
@@ -81,8 +81,9 @@ def _is_down(server: RedisServer, args: Args) -> Reply:
     """As no node votes, there is no vote to tell of."""
     integer(args[4])
     topology = server.topology()
-    asked = Endpoint(args[2].decode(errors="replace"), args[3].decode(errors="replace"))
-    down = topology.leader is not None and topology.leader_down and endpoint(topology.leader) == asked
+    place = topology.leader.resp if topology.leader else NOBODY
+    asked = [place.host.encode(), b"%d" % place.port] == args[2:4]
+    down = topology.leader is not None and topology.leader_down and asked
     return [int(down), b"*", 0]
 
 
@@ -115,7 +116,7 @@ def _master(server: RedisServer, topology: Topology) -> Fields:
         **_instance(
             server,
             name=server.cluster,
-            place=endpoint(leader) if leader else NOBODY,
+            place=leader.resp if leader else NOBODY,
             id=_id(server, leader.node) if leader else b"",
             flags=flags,
             silent_ms=topology.leader_silent_ms,
@@ -136,13 +137,12 @@ def _replica(server: RedisServer, topology: Topology, member: Member) -> Fields:
     behind = member.node == topology.node and not topology.serving
     heard = server.backend.last_acks.get(member.node)
     own_offset = server.backend.status().applied_offset if member.node == topology.node else 0
-    leader = endpoint(topology.leader) if topology.leader else NOBODY
-    place = endpoint(member)
+    leader = topology.leader.resp if topology.leader else NOBODY
     return {
         **_instance(
             server,
-            name=f"{place.host}:{place.port}",
-            place=place,
+            name=str(member.resp),
+            place=member.resp,
             id=_id(server, member.node),
             flags="s_down,slave" if behind else "slave",
         ),
@@ -151,7 +151,7 @@ def _replica(server: RedisServer, topology: Topology, member: Member) -> Fields:
         b"master-link-down-time": b"0",
         b"master-link-status": b"err" if behind else b"ok",
         b"master-host": leader.host.encode(),
-        b"master-port": leader.port.encode(),
+        b"master-port": _number(leader.port),
         b"slave-priority": _number(member.priority + 1),  # in Redis 0 is never to lead
         b"slave-repl-offset": _number(max(0, heard.ack.offset if heard else own_offset)),
         b"replica-announced": b"1",
@@ -160,13 +160,13 @@ def _replica(server: RedisServer, topology: Topology, member: Member) -> Fields:
 
 def _sentinel(server: RedisServer, member: Member) -> Fields:
     id = _id(server, member.node)
-    fields = _instance(server, name=id.decode(), place=endpoint(member), id=id, flags="sentinel")
+    fields = _instance(server, name=id.decode(), place=member.resp, id=id, flags="sentinel")
     del fields[b"info-refresh"]
     return {**fields, b"last-hello-message": b"0", b"voted-leader": b"?", b"voted-leader-epoch": b"0"}
 
 
 def _instance(
-    server: RedisServer, *, name: str, place: Endpoint, id: bytes, flags: str, silent_ms: float = 0.0
+    server: RedisServer, *, name: str, place: Address, id: bytes, flags: str, silent_ms: float = 0.0
 ) -> Fields:
     """What is told of each; in the place of pings come the records of the leader."""
     down_ms = _number(max(0.0, silent_ms - server.timing.lease_ms))
@@ -176,7 +176,7 @@ def _instance(
     return {
         b"name": name.encode(),
         b"ip": place.host.encode(),
-        b"port": place.port.encode(),
+        b"port": _number(place.port),
         b"runid": id,
         b"flags": flags.encode(),
         b"link-pending-commands": b"0",

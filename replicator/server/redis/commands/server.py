@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 
+from replicator.address import UNKNOWN
 from replicator.errors import BadRequest, ReplicatorError
+from replicator.limits import FLUSH_BYTES, FLUSH_ENTRIES
 from replicator.position import BEFORE_LOG, Offset
 from replicator.server.keyspace import TABLE as KV
 from replicator.server.redis.commands.registry import (
@@ -23,11 +25,10 @@ from replicator.server.redis.commands.scan import glob
 from replicator.server.redis.connection import Session
 from replicator.server.redis.info import sections
 from replicator.server.redis.resp import OK, Encoded, Reply, Simple, Verbatim
+from replicator.server.redis.topology import NOBODY
 from replicator.store.keys import decode_key, table_range
 from replicator.store.view import Transaction
 
-FLUSH_ENTRIES = 5_000
-FLUSH_BYTES = 1_000_000
 NOT_POSITIVE = "value is out of range, must be positive"
 
 
@@ -50,13 +51,13 @@ def role(session: Session, args: Args) -> Reply:
         replicas: list[Reply] = []
         for node, heard in backend.last_acks.items():
             member = backend.membership.get(node)
-            host, _, port = (member.resp if member else "?:0").rpartition(":")
-            replicas.append([host.encode(), port.encode(), b"%d" % max(0, heard.ack.offset)])
+            place = member.resp if member else UNKNOWN
+            replicas.append([place.host.encode(), b"%d" % place.port, b"%d" % max(0, heard.ack.offset)])
         return [b"master", max(0, status.applied_offset), replicas]
     leader = backend.membership.get(status.leader) if status.leader else None
-    host, _, port = (leader.resp if leader else ":0").rpartition(":")
+    place = leader.resp if leader else NOBODY
     link = b"connected" if status.state == "serving" else b"sync"
-    return [b"slave", host.encode(), int(port), link, max(0, status.applied_offset)]
+    return [b"slave", place.host.encode(), place.port, link, max(0, status.applied_offset)]
 
 
 @control("wait", 3)

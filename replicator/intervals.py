@@ -1,0 +1,45 @@
+"""The fixed intervals of a running node: pauses between attempts, polling intervals and request timeouts.
+
+They are not settings, because they affect neither safety nor what a client is promised: those times are in
+`protocol.timing.Timing`, which checks how they relate. Intervals of other programs (client, local cluster, benchmarks)
+stay with these programs.
+"""
+
+# Requests to Kafka
+
+APPEND_TIMEOUT_MS = 2_000  # then the outcome of the append is unknown
+OFFSETS_TIMEOUT_MS = 2_000
+READER_TIMEOUT_MS = 5_000  # of failed fetches in a row, before a reader reports that Kafka is unavailable
+FETCH_WAIT_MS = 500  # for which the broker holds a fetch open while there are no new records
+ADMIN_TIMEOUT_S = 4.0
+CLOSE_TIMEOUT_S = 1.0  # of a connection
+TOPIC_TIMEOUT_S = 20.0  # until a new topic has a leader
+TOPIC_POLL_S = 0.05
+OFFSETS_RETRY_S = 0.05
+FETCH_RETRY_S = 0.02  # doubled after each failure
+MAX_FETCH_RETRY_S = 1.0
+IDENTITY_CHECK_MS = 2_000  # between two checks that the topic was not deleted and created again
+METADATA_AGE_MS = 24 * 3600 * 1000  # a new leader of the partition shows as an error of the next request
+
+# The node
+
+NODE_RETRY_MS = 500  # after Kafka did not answer, or the disk was full
+RESOLVE_RETRY_MS = 50  # between two claims of a leader that resolves an append
+ELIGIBLE_POLL_MS = 10  # until the node may start elections
+REFUSED_PAUSE_MS = 100  # after the log refused an append
+ACK_RETRY_MS = 200
+ASYNC_ACK_MS = 20  # between two acks of an async replica, which no write waits for
+REVIEW_MS = 100  # of unresponsive and joining replicas, and of overdue writes
+CHECKPOINT_MS = 5_000
+CATCH_UP_TIMEOUT_MS = 10_000  # of a successor, before the leader stops sending writes
+DRAIN_TIMEOUT_MS = 2_000  # for the acks of what is in flight, before leadership is transferred
+LEASE_POLL_MS = 2  # of a read that waits for the lease
+EXPIRY_POLL_MS = 50
+
+# Servers
+
+STATE_POLL_S = 0.02  # until the node serves and can register
+REGISTRATION_RETRY_S = 0.2
+REGISTRATION_TIMEOUT_S = 5.0
+TOPOLOGY_POLL_S = 0.05  # while clients subscribe to events of Redis Sentinel
+DRAIN_TIMEOUT_S = 2.0  # for answers to clients when the node stops

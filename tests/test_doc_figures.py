@@ -1,0 +1,64 @@
+"""The figures that the documentation cites are those of the program."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from replicator import limits
+from replicator.client import Client
+from replicator.config import load
+from replicator.protocol.timing import MAX_DRIFT, Timing
+from replicator.store.keys import encode_key
+from tools.configuration_doc import bytes_text
+
+ROOT = Path(__file__).parents[1]
+TIMING = Timing()
+NODE = load(None, {}, {"node": {"id": "n1", "cluster": "c", "dir": "/"}, "kafka": {"bootstrap": "k:1"}}).node
+LONGEST_KEY_BYTES = limits.MAX_KEY_BYTES - len(encode_key("kv", b"", b""))
+CLIENT_TIMEOUT_S = inspect.signature(Client).parameters["timeout_s"].default
+
+
+def duration(ms: int) -> str:
+    for size, unit in ((3_600_000, "hours"), (1_000, "s")):
+        if ms % size == 0:
+            return f"{ms // size} {unit}"
+    return f"{ms} ms"
+
+
+# file, a phrase of it with {} for the figure, the figure
+FIGURES = [
+    ("README.md", "key may have up to about {}", bytes_text(LONGEST_KEY_BYTES)),
+    ("README.md", "a value {}", bytes_text(limits.MAX_VALUE_BYTES)),
+    ("README.md", "a request {}", bytes_text(limits.MAX_REQUEST_BYTES)),
+    ("README.md", "one transaction {}", bytes_text(limits.MAX_RECORD_BYTES)),
+    ("README.md", "1 to {}", bytes_text(limits.ONCE_ID_BYTES)),
+    ("README.md", "for {}, and the last", duration(limits.ONCE_AGE_MS)),
+    ("README.md", "and the last {}", f"{limits.ONCE_IDS:,}"),
+    ("README.md", "(`REPLICATOR_TIMING_ELECTION_MS`, {})", duration(TIMING.election_ms)),
+    ("README.md", "that of Redis + {}", str(NODE.http.port - NODE.resp.port)),
+    ("docs/client.md", "good for {}", duration(limits.ONCE_AGE_MS)),
+    ("docs/client.md", "the last {} ids", f"{limits.ONCE_IDS:,}"),
+    ("docs/client.md", "`timeout_s=` ({})", f"{CLIENT_TIMEOUT_S:g}"),
+    ("docs/modes.md", "`sync_ms` ({})", duration(TIMING.sync_ms)),
+    ("docs/modes.md", "`read_ms` ({})", duration(TIMING.read_ms)),
+    ("docs/modes.md", "`follower_lease_ms` ({})", duration(TIMING.follower_lease_ms)),
+    ("docs/configuration.md", "at least {} times `lease_ms`", f"{1 + MAX_DRIFT:g}"),
+    ("docs/configuration.md", "differ in rate by {} percent", f"{MAX_DRIFT:.0%}".rstrip("%")),
+]
+
+
+@pytest.mark.parametrize(("file", "phrase", "figure"), FIGURES)
+def test_a_figure_is_that_of_the_program(file: str, phrase: str, figure: str) -> None:
+    text = " ".join((ROOT / file).read_text().split())
+    before, after = map(re.escape, phrase.split("{}"))
+    cited = re.findall(rf"{before}(\d[\d,.]*(?: (?:bytes|[KM]i?B|ms|s|hours)\b)?){after}", text)
+    assert cited, f"{file} has no '{phrase}' any more: change the phrase here"
+    assert [it.rstrip(",.") for it in cited] == [figure] * len(cited), f"{file}: the program has {figure}"
+
+
+def test_durations_in_words() -> None:
+    assert [duration(ms) for ms in (750, 1_000, 1_500, 24 * 3_600_000)] == ["750 ms", "1 s", "1500 ms", "24 hours"]
