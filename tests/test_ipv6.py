@@ -75,7 +75,7 @@ def test_redis_clients_see_hosts_without_brackets(pair: ServerThread) -> None:
     seen = follower.info("replication")
     assert (seen["master_host"], seen["master_port"]) == ("::1", first)
     assert leader.client_list()[0]["addr"].startswith("[::1]:")
-    with pytest.raises(redis.ReadOnlyError, match=rf"n1 leads, at \[::1\]:{first}"):
+    with pytest.raises(redis.ReadOnlyError, match=rf"The leader is n1, at \[::1\]:{first}"):
         follower.set("a", "2")
 
 
