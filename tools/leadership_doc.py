@@ -13,7 +13,7 @@ from pathlib import Path
 from replicator.protocol.acceptance import DATA_RULES
 from replicator.protocol.claims import CLAIM_RULES
 from replicator.protocol.log_state import Void
-from replicator.protocol.roles import TRANSITIONS, Role
+from replicator.protocol.roles import SETTLEMENTS, TRANSITIONS, Role
 
 PAGE = Path(__file__).parents[1] / "docs" / "leadership.md"
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -42,11 +42,24 @@ def claims() -> str:
     return _table(("reason", "a claim of the next epoch is accepted"), rows)
 
 
+def settlements() -> str:
+    texts = {
+        "void_sent": "what was sent in an earlier epoch and not read before the claim is void (FENCED), and so are the writes after it",
+        "fail_unacknowledged": "what is in the log and waits for acks ends as UNKNOWN",
+        "refuse_queued": "queued writes are refused (READONLY)",
+    }
+    rows = [
+        (str(event), "; ".join(text for name, text in texts.items() if getattr(settlement, name)))
+        for event, settlement in SETTLEMENTS.items()
+    ]
+    return _table(("event", "writes in flight"), rows)
+
+
 def _table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
     return "\n".join(f"| {left} | {right} |" for left, right in (head, ("---", "---"), *rows))
 
 
-PARTS = {"roles": roles, "data": data, "claims": claims}
+PARTS = {"roles": roles, "settlements": settlements, "data": data, "claims": claims}
 
 
 def regenerated(page: str) -> str:
