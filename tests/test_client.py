@@ -112,7 +112,7 @@ def test_what_a_node_refuses_says_why(client: Any) -> None:
     ):
         with pytest.raises(Rejected, match=message):
             client.execute(*line)
-    with pytest.raises(Rejected, match="takes a command that reads"):
+    with pytest.raises(Rejected, match="takes a read command"):
         client.read("SET", "a", 1)
     with pytest.raises(Rejected, match="wrong kind"):
         client.read("HGET", "a", "b")

@@ -207,7 +207,7 @@ class TestClients:
     """As clients of Redis see it."""
 
     def test_each_client_gets_the_answer_in_its_own_protocol(self, server: ServerThread, client: Any) -> None:
-        dedup = {
+        answers = {
             b"SETNX k 1": (1, 1),
             b"SET k 2 GET": (b"1", b"1"),
             b"SET k 3": (b"OK", b"OK"),
@@ -217,7 +217,7 @@ class TestClients:
         }
         for protocols in ((2, 3), (3, 2)):
             clients = [Raw(server.port, protocol) for protocol in protocols]
-            for number, (line, expected) in enumerate(dedup.items()):
+            for number, (line, expected) in enumerate(answers.items()):
                 once = [b"REPL.ONCE", b"p%d-%d" % (protocols[0], number), *line.split()]
                 assert tuple(it.ask(*once) for it in clients) == expected, line
             for it in clients:

@@ -67,9 +67,8 @@ class Connection(asyncio.Protocol):
     # The transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = self._replies.transport = cast(
-            asyncio.Transport, transport
-        )  # the class of uvloop's does not inherit from it
+        self._transport = cast(asyncio.Transport, transport)  # that of uvloop does not inherit from it
+        self._replies.transport = self._transport
         peer = transport.get_extra_info("peername")
         self.address = f"{peer[0]}:{peer[1]}" if peer else "?"
         refusal = self.server.admit(self)
