@@ -206,9 +206,9 @@ class Connection(asyncio.Protocol):
                     self.close()
         except ReplicatorError as error:
             self.reply(error_reply(error))
-        except asyncio.CancelledError:  # the loop ends
+        except BaseException as error:  # a reply is missing: the client would mistake the next one for it
+            self._enter(Closed())
             self._transport.abort()
-        except BaseException:
-            self._transport.abort()  # the reply is missing, so the client would mistake the next one for it
-            raise
+            if not isinstance(error, asyncio.CancelledError):  # which ends tasks when the loop ends
+                raise
         self._run_commands()
