@@ -41,7 +41,7 @@ class Listener(ServerContext, Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """The connection of commands is `ConnectionContext`."""
+    """Commands see it as a `ConnectionContext`."""
 
     def __init__(self, server: Listener, id: int) -> None:
         self.server = server
@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
         self.server.forget(self)
 
     def close(self) -> None:
-        """Without waiting for pending replies; those that are ready are sent."""
+        """At once: replies that are ready are sent, pending ones are not."""
         self._enter(Closed())
         self._replies.flush()
         self._transport.close()
@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
         return self._waiting is not None or self._unread or len(self._replies.pending) >= MAX_PENDING
 
     def _run_commands(self) -> None:
-        """As many as have been received whole, until the connection has to wait."""
+        """Run the commands that have been received, until the connection has to wait."""
         next_request = self._requests.next
         dispatcher = self._dispatcher
         read_again, run = dispatcher.read_again, dispatcher.run
@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
                 future.add_done_callback(lambda _: self._resume(waiting))
 
     def _resume(self, waited: OwnWrites | ViewAt | Work | Closing) -> None:
-        """The only place where it ceases to wait."""
+        """The only place where it stops waiting."""
         if self._waiting is not waited:  # it closes
             return
         self._waiting = None

@@ -6,7 +6,7 @@ from replicator.errors import BadRequest
 from replicator.position import BEFORE_LOG
 from replicator.protocol.levels import encode_token, parse_level
 from replicator.server.redis.command import Args, CommandKind
-from replicator.server.redis.commands.registry import connection, control, look_up
+from replicator.server.redis.commands.registry import connection, control, look_up, refuse_in_multi
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import OK, Reply
 
@@ -14,9 +14,7 @@ from replicator.server.redis.resp import OK, Reply
 @control("repl.read", -1)
 def read_level(connection: ConnectionContext, args: Args) -> None:
     """REPL.READ [level [command …]]: set the level of this connection's reads or of one read; or get the level."""
-    if connection.multi.open:
-        connection.multi.abort()
-        raise BadRequest("REPL.READ cannot be part of a transaction: set the level before MULTI")
+    refuse_in_multi(connection, "REPL.READ cannot be part of a transaction: set the level before MULTI")
     words = [word.decode(errors="replace") for word in args[1:]]
     if not words:
         connection.reply(str(connection.level or "default").encode())
@@ -40,9 +38,7 @@ def read_level(connection: ConnectionContext, args: Args) -> None:
 @control("repl.token", 1)
 def token(connection: ConnectionContext, args: Args) -> None:
     """REPL.TOKEN: with `REPL.READ session TOKEN`, reads see all that this connection has read and written."""
-    if connection.multi.open:
-        connection.multi.abort()
-        raise BadRequest("REPL.TOKEN cannot be part of a transaction: send it after EXEC")
+    refuse_in_multi(connection, "REPL.TOKEN cannot be part of a transaction: send it after EXEC")
     if not connection.wait_for_own_writes(args):
         written = max(connection.last_offset, BEFORE_LOG)
         connection.reply(encode_token(connection.server.backend.token(written)).encode())

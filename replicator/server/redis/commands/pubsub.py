@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from replicator.errors import BadRequest
 from replicator.server.redis.command import Args
-from replicator.server.redis.commands.registry import control
+from replicator.server.redis.commands.registry import control, refuse_in_multi
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import Push
 
@@ -34,11 +33,9 @@ def punsubscribe(connection: ConnectionContext, args: Args) -> None:
 
 
 def _confirm(connection: ConnectionContext, name: bytes, topics: list[bytes], change: Callable[[bytes], None]) -> None:
-    """One reply for each topic. UNSUBSCRIBE without any topic has one reply, too."""
+    """One reply for each topic; one also if there is none to unsubscribe from."""
     word = name.lower()
-    if connection.multi.open:
-        connection.multi.abort()
-        raise BadRequest(f"{word.decode().upper()} cannot be part of a transaction")
+    refuse_in_multi(connection, f"{word.decode().upper()} cannot be part of a transaction")
     for topic in topics:
         change(topic)
         connection.reply(Push([word, topic, connection.subscriptions.count]))

@@ -70,6 +70,13 @@ def look_up(args: Args) -> Command:
     return found
 
 
+def refuse_in_multi(connection: ConnectionContext, message: str) -> None:
+    """For commands that cannot be queued. Raises `BadRequest`, and EXEC will fail."""
+    if connection.multi.open:
+        connection.multi.abort()
+        raise BadRequest(message)
+
+
 def wrong_arity(name: bytes) -> BadRequest:
     return BadRequest(f"wrong number of arguments for '{name.decode()}' command")
 

@@ -33,10 +33,10 @@ def sentinel(connection: ConnectionContext, args: Args) -> Reply:
     name = args[1].lower()
     if name not in _SUBCOMMANDS:
         raise BadRequest(f"unknown subcommand '{args[1][:128].decode(errors='replace')}'. Try SENTINEL HELP.")
-    count, answer = _SUBCOMMANDS[name]
+    count, handler = _SUBCOMMANDS[name]
     if len(args) != count:
         raise wrong_arity(b"sentinel|" + name)
-    return answer(connection.server, args)
+    return handler(connection.server, args)
 
 
 def _address(server: ServerContext, args: Args) -> Reply:
@@ -75,7 +75,7 @@ def _check_quorum(server: ServerContext, args: Args) -> Reply:
 
 
 def _is_down(server: ServerContext, args: Args) -> Reply:
-    """No node votes, so the reply names no leader of a vote."""
+    """Nodes do not vote, so the reply never has a voted leader."""
     integer(args[4])
     topology = server.topology()
     asked = Endpoint(args[2].decode(errors="replace"), args[3].decode(errors="replace"))
@@ -131,7 +131,7 @@ def _master(server: ServerContext, topology: Topology) -> Fields:
 def _replica(server: ServerContext, topology: Topology, member: Member) -> Fields:
     """Only the leader knows the offsets of other replicas."""
     behind = member.node == topology.node and not topology.serving
-    ack = server.backend.heard.get(member.node)
+    last = server.backend.heard.get(member.node)
     own_offset = server.backend.status().applied_offset if member.node == topology.node else 0
     leader = endpoint(topology.leader) if topology.leader else NO_ENDPOINT
     at = endpoint(member)
@@ -150,7 +150,7 @@ def _replica(server: ServerContext, topology: Topology, member: Member) -> Field
         b"master-host": leader.host.encode(),
         b"master-port": leader.port.encode(),
         b"slave-priority": _number(member.priority + 1),  # in Redis, a replica of priority 0 is never promoted
-        b"slave-repl-offset": _number(max(0, ack.ack.offset if ack else own_offset)),
+        b"slave-repl-offset": _number(max(0, last.ack.offset if last else own_offset)),
         b"replica-announced": b"1",
     }
 

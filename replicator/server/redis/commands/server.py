@@ -17,6 +17,7 @@ from replicator.server.redis.commands.registry import (
     control,
     integer,
     keys_of,
+    refuse_in_multi,
     wrong_arity,
 )
 from replicator.server.redis.context import ConnectionContext
@@ -61,7 +62,7 @@ def role(connection: ConnectionContext, args: Args) -> Reply:
 
 @control("wait", 3)
 def wait(connection: ConnectionContext, args: Args) -> None:
-    _refuse_in_multi(connection, "WAIT cannot be part of a transaction: send it after EXEC")
+    refuse_in_multi(connection, "WAIT cannot be part of a transaction: send it after EXEC")
     replicas, timeout_ms = integer(args[1]), _timeout_ms(args[2])
     _require_leader(connection, "WAIT")
     if not connection.wait_for_own_writes(args):
@@ -71,7 +72,7 @@ def wait(connection: ConnectionContext, args: Args) -> None:
 @control("waitaof", 4)
 def waitaof(connection: ConnectionContext, args: Args) -> None:
     """WAITAOF numlocal numreplicas timeout: the log is the append-only file, and every acknowledged write is in it."""
-    _refuse_in_multi(connection, "WAITAOF cannot be part of a transaction: send it after EXEC")
+    refuse_in_multi(connection, "WAITAOF cannot be part of a transaction: send it after EXEC")
     if integer(args[1]) not in (0, 1):
         raise BadRequest("value is out of range, value must between 0 and 1")
     replicas, timeout_ms = integer(args[2], NOT_POSITIVE), _timeout_ms(args[3])
@@ -95,12 +96,6 @@ def _require_leader(connection: ConnectionContext, name: str) -> None:
         raise BadRequest(f"{name} cannot be used with replica instances.")
 
 
-def _refuse_in_multi(connection: ConnectionContext, why: str) -> None:
-    if connection.multi.open:
-        connection.multi.abort()
-        raise BadRequest(why)
-
-
 async def _wait(connection: ConnectionContext, replicas: int, timeout_ms: int, reply: Callable[[int], Reply]) -> None:
     offset = max(connection.last_offset, BEFORE_LOG)
     connection.reply(reply(await connection.server.backend.wait_acked(offset, replicas, timeout_ms)))
@@ -108,17 +103,17 @@ async def _wait(connection: ConnectionContext, replicas: int, timeout_ms: int, r
 
 @control("flushall", -1)
 def flushall(connection: ConnectionContext, args: Args) -> None:
-    """Delete all keys, in several records. Keys written meanwhile may stay; after a crash, the rest stays."""
+    """Delete all keys, in several records. Keys that are written meanwhile may stay. A crash may leave some keys."""
     if len(args) > 2 or (len(args) == 2 and args[1].lower() not in (b"sync", b"async")):
         raise BadRequest(SYNTAX)
-    _refuse_in_multi(connection, "FLUSHALL writes several records, so it cannot be part of a transaction")
+    refuse_in_multi(connection, "FLUSHALL writes several records, so it cannot be part of a transaction")
     if not connection.wait_for_own_writes(args):
         connection.wait_for(_flush(connection))
 
 
 @control("flushdb", -1)
 def flushdb(connection: ConnectionContext, args: Args) -> None:
-    return flushall(connection, args)
+    flushall(connection, args)
 
 
 async def _flush(connection: ConnectionContext) -> None:
