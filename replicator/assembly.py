@@ -90,8 +90,7 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
         node = Node(context, acks, member)
         server = RedisServer(
             node,
-            settings.resp.host,
-            settings.resp.port,
+            settings.resp,
             cluster=settings.cluster,
             timing=timing,
             password=settings.password,

@@ -53,7 +53,7 @@ MAX_REQUEST_BYTES = 8 << 20
 MAX_INLINE_BYTES = 64 << 10
 """One request of a Redis client in the inline format: the limit of Redis."""
 
-MAX_SLOTS = 4096
+MAX_PENDING_REPLIES = 4096
 """Writes of one connection without an answer. Bounds memory; the node stops reading from the connection."""
 
 MAX_READY_BYTES = 1 << 20

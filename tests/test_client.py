@@ -26,7 +26,7 @@ from replicator.client import (
     bounded,
 )
 from replicator.protocol.timing import Timing
-from replicator.server.redis.connection import Slot
+from replicator.server.redis.replies import PendingReply
 from tests.client_fixture import Connect
 from tests.redis_fixture import CLUSTER, ServerThread
 from tests.test_redis_server import wait_for
@@ -107,12 +107,12 @@ def test_what_a_node_refuses_says_why(client: Any) -> None:
     for line, message in (
         (("INCR", "a"), "not an integer"),
         (("HSET", "a", "b", 1), "wrong kind"),
-        (("GET", "a"), "send it as it is"),
+        (("GET", "a"), "send that without REPL.ONCE"),
         (("NONSENSE",), "unknown command"),
     ):
         with pytest.raises(Rejected, match=message):
             client.execute(*line)
-    with pytest.raises(Rejected, match="takes a command that reads"):
+    with pytest.raises(Rejected, match="takes a read command"):
         client.read("SET", "a", 1)
     with pytest.raises(Rejected, match="wrong kind"):
         client.read("HGET", "a", "b")
@@ -137,15 +137,15 @@ class TestOnce:
     def lost(self, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         """The answers to the next write are lost, as often as there are entries: the connection breaks before them."""
         lost: list[bytes] = []
-        answered = Slot.__call__
+        ready = PendingReply.__call__
 
-        def cut(slot: Slot, *outcome: Any) -> None:
-            answered(slot, *outcome)
+        def cut(reply: PendingReply, *outcome: Any) -> None:
+            ready(reply, *outcome)
             if lost:
                 lost.pop()
-                slot.session._transport.abort()
+                reply.replies.transport.abort()
 
-        monkeypatch.setattr(Slot, "__call__", cut)
+        monkeypatch.setattr(PendingReply, "__call__", cut)
         return lost
 
     def test_a_write_whose_answer_is_lost_takes_effect_once(self, client: Any, lost: list[bytes]) -> None:

@@ -142,8 +142,14 @@ FOLLOWER = {"id": "n3", "role": "follower", "epoch": 7, "leader": "n2", "lease_l
             "epoch 7: n2 leads since 12 s (election: the heartbeat of n1 timed out), lease left 540 ms",
         ),
         ([LEADER, {**FOLLOWER, "elected": {**ELECTED, "epoch": 6}}], "epoch 7: n2 leads, lease left 540 ms"),
-        ([{**FOLLOWER, "elected": ELECTED, "term_ms": 300_000.0}], "epoch 7: n2 leads since 5 min (election: the heartbeat of n1 "),
-        ([{**FOLLOWER, "elected": ELECTED, "term_ms": 1e9}], "epoch 7: n2 leads since 277 h (election: the heartbeat of n1 "),
+        (
+            [{**FOLLOWER, "elected": ELECTED, "term_ms": 300_000.0}],
+            "epoch 7: n2 leads since 5 min (election: the ",
+        ),
+        (
+            [{**FOLLOWER, "elected": ELECTED, "term_ms": 1e9}],
+            "epoch 7: n2 leads since 277 h (election: the ",
+        ),
         ([{**FOLLOWER, "leader": None, "epoch": 0}], "epoch 0: nobody leads"),
         ([{"id": "n1", "state": "unreachable"}], "epoch 0: nobody leads"),
     ],

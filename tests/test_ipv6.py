@@ -163,7 +163,9 @@ async def test_a_follower_registers_and_finds_who_runs_under_its_name(sites: Sit
 @needs_ipv6
 async def test_status_finds_the_cluster_by_either_address(sites: Sites) -> None:
     site, leader = await led(sites)
-    server = RedisServer(leader.node, "::1", 0, cluster="test", timing=sites.cluster.timing, http_address=site.http)
+    server = RedisServer(
+        leader.node, Address("::1", 0), cluster="test", timing=sites.cluster.timing, http_address=site.http
+    )
     await server.start()
     try:
         resp = Address("::1", server.port)

@@ -13,6 +13,7 @@ import pytest
 
 from replicator.errors import NoReplicas
 from replicator.log.memory import MemoryReader
+from replicator.server.redis.waiting import Work
 from tests.redis_fixture import STEADY, ServerThread
 from tests.test_redis_differential import Raw
 from tests.test_redis_server import wait_for
@@ -99,9 +100,9 @@ def test_what_is_no_level_is_refused_and_changes_nothing(two: Two, level: bytes)
 
 def test_only_a_command_that_reads_takes_a_level(two: Two) -> None:
     ask = two.leader.ask
-    assert is_error(ask(b"REPL.READ", b"eventual", b"SET", b"k", b"v"), "takes a command that reads, not SET")
-    assert is_error(ask(b"REPL.READ", b"eventual", b"PING"), "takes a command that reads, not PING")
-    assert is_error(ask(b"REPL.READ", b"eventual", b"REPL.READ"), "takes a command that reads, not REPL.READ")
+    assert is_error(ask(b"REPL.READ", b"eventual", b"SET", b"k", b"v"), "takes a read command, not SET")
+    assert is_error(ask(b"REPL.READ", b"eventual", b"PING"), "takes a read command, not PING")
+    assert is_error(ask(b"REPL.READ", b"eventual", b"REPL.READ"), "takes a read command, not REPL.READ")
     assert is_error(ask(b"REPL.READ", b"eventual", b"GET"), "wrong number of arguments for 'get' command")
     assert is_error(ask(b"REPL.READ", b"eventual", b"NOSUCH"), "unknown command 'NOSUCH'")
     assert ask(b"GET", b"k") == b"old"
@@ -205,7 +206,7 @@ def test_a_transaction_that_waited_for_its_level_is_given_up_if_a_watched_key_ch
     with two.held_back():
         two.leader.ask(b"SET", b"k", b"new")
         two.follower.send(b"EXEC")
-        wait_for(lambda: any(it._task is not None for it in pair.servers[1].sessions.values()))
+        wait_for(lambda: any(isinstance(it._waiting, Work) for it in pair.servers[1].connections.values()))
     assert two.follower.next() is None
 
 

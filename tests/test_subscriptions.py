@@ -188,7 +188,7 @@ def test_a_subscriber_that_does_not_read_is_cut_off(trio: ServerThread) -> None:
         async def publish() -> None:
             server.events.publish(b"news", b"x" * 100_000)
 
-        while len(server.sessions) == 2:
+        while len(server.connections) == 2:
             trio.run(publish())
             published += 1
             assert published < 1000, "the server keeps everything for a client that does not read"

@@ -44,7 +44,8 @@ def claims() -> str:
 
 def settlements() -> str:
     texts = {
-        "void_sent": "what was sent in an earlier epoch and not read before the claim is void (FENCED), and so are the writes after it",
+        "void_sent": "what was sent in an earlier epoch and not read before the claim is void (FENCED), "
+        "and so are the writes after it",
         "fail_unacknowledged": "what is in the log and waits for acks ends as UNKNOWN",
         "refuse_queued": "queued writes are refused (READONLY)",
     }

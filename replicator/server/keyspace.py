@@ -18,7 +18,7 @@ from replicator.store.keys import decode_key, encode_key, row_range, table_range
 from replicator.store.values import Value, decode_value, encode_value
 from replicator.store.view import Transaction, View
 
-TABLE = "kv"
+KEYSPACE_TABLE = "kv"
 STRING, HASH, FIELD = b"s", b"h", b"f"
 _PLAIN_STRING = STRING[0]  # without expiry
 _HASHES = HASH + HASH.upper()
@@ -74,16 +74,16 @@ class Keyspace:
         """Names and values in the order of their names. Raises `WrongType`."""
         if not self.hash_size(row):
             return
-        _, stop = row_range(TABLE, row)
-        start = encode_key(TABLE, row, b"f")
+        _, stop = row_range(KEYSPACE_TABLE, row)
+        start = encode_key(KEYSPACE_TABLE, row, b"f")
         for key, stored in self._view.scan(start + from_name, stop):
             yield key[len(start) :], stored[1:]
 
     def rows(self, from_row: bytes = b"") -> Iterator[tuple[bytes, Value]]:
         """Live rows in their order, with their headers."""
-        start, stop = row_range(TABLE, from_row)[0], table_range(TABLE)[1]
+        start, stop = row_range(KEYSPACE_TABLE, from_row)[0], table_range(KEYSPACE_TABLE)[1]
         if not from_row:
-            start = table_range(TABLE)[0]
+            start = table_range(KEYSPACE_TABLE)[0]
         while True:
             found = next(islice(self._view.scan(start, stop), 1), None)
             if found is None:
@@ -92,13 +92,13 @@ class Keyspace:
             value = self.header(row)
             if value is not None:
                 yield row, value
-            start = row_range(TABLE, row)[1]
+            start = row_range(KEYSPACE_TABLE, row)[1]
 
     def size(self) -> int:
-        return self._view.rows(TABLE)
+        return self._view.rows(KEYSPACE_TABLE)
 
     def _field(self, row: bytes, name: bytes) -> bytes | None:
-        stored = self._get(encode_key(TABLE, row, b"f" + name))
+        stored = self._get(encode_key(KEYSPACE_TABLE, row, b"f" + name))
         return None if stored is None else stored[1:]
 
 
@@ -117,7 +117,7 @@ class WritableKeyspace(Keyspace):
         stored = self._get(key)
         if stored is not None and stored[0] in _HASHES:
             self._clear_fields(row)
-        self.transaction.put_at(key, TABLE, row, b"", encode_value(STRING, data, expires_at_ms))
+        self.transaction.put_at(key, KEYSPACE_TABLE, row, b"", encode_value(STRING, data, expires_at_ms))
 
     def put_fields(self, row: bytes, fields: dict[bytes, bytes]) -> int:
         """How many of the fields are new. Raises `WrongType`, `BadRequest`."""
@@ -126,7 +126,7 @@ class WritableKeyspace(Keyspace):
         for name, data in fields.items():
             _check_size(data)
             added += self._field(row, name) is None
-            self.transaction.put(TABLE, row, b"f" + name, FIELD + data)
+            self.transaction.put(KEYSPACE_TABLE, row, b"f" + name, FIELD + data)
         if added:
             self._put_count(row, before + added)
         return added
@@ -139,58 +139,58 @@ class WritableKeyspace(Keyspace):
         removed = 0
         for name in names:
             if self._field(row, name) is not None:
-                self.transaction.put(TABLE, row, b"f" + name, None)
+                self.transaction.put(KEYSPACE_TABLE, row, b"f" + name, None)
                 removed += 1
         if removed == before:
-            self.transaction.put(TABLE, row, b"", None)
+            self.transaction.put(KEYSPACE_TABLE, row, b"", None)
         elif removed:
             self._put_count(row, before - removed)
         return removed
 
     def set_expiry(self, row: bytes, value: Value, expires_at_ms: int | None) -> None:
-        self.transaction.put(TABLE, row, b"", encode_value(value.tag, value.data, expires_at_ms))
+        self.transaction.put(KEYSPACE_TABLE, row, b"", encode_value(value.tag, value.data, expires_at_ms))
 
     def remove(self, row: bytes) -> bool:
         """Whether there was such a row."""
         value = self.header(row)
         self._clear_fields(row)
-        self.transaction.put(TABLE, row, b"", None)
+        self.transaction.put(KEYSPACE_TABLE, row, b"", None)
         return value is not None
 
     def rename(self, source: bytes, target: bytes) -> None:
         """`source` is there; what `target` held is gone."""
-        entries = list(self._view.scan(*row_range(TABLE, source)))
+        entries = list(self._view.scan(*row_range(KEYSPACE_TABLE, source)))
         self.remove(target)
         for key, stored in entries:
             field = decode_key(key)[2]
-            self.transaction.put(TABLE, source, field, None)
-            self.transaction.put(TABLE, target, field, stored)
+            self.transaction.put(KEYSPACE_TABLE, source, field, None)
+            self.transaction.put(KEYSPACE_TABLE, target, field, stored)
 
     def _begin_hash(self, row: bytes) -> int:
         """Number of its fields; what is left of an expired row is removed. Raises `WrongType`."""
         before = self.hash_size(row)
         if not before:
             self._clear_fields(row)
-            self.transaction.put(TABLE, row, b"", None)
+            self.transaction.put(KEYSPACE_TABLE, row, b"", None)
         return before
 
     def _put_count(self, row: bytes, count: int) -> None:
         value = self.header(row)
         expires_at_ms = value.expires_at_ms if value else None
-        self.transaction.put(TABLE, row, b"", encode_value(HASH, count.to_bytes(8, "big"), expires_at_ms))
+        self.transaction.put(KEYSPACE_TABLE, row, b"", encode_value(HASH, count.to_bytes(8, "big"), expires_at_ms))
 
     def _clear_fields(self, row: bytes) -> None:
-        stored = self.transaction.get(encode_key(TABLE, row, b""))
+        stored = self.transaction.get(encode_key(KEYSPACE_TABLE, row, b""))
         if stored is None or stored[:1].lower() != HASH:
             return
-        _, stop = row_range(TABLE, row)
-        for key, _ in list(self._view.scan(encode_key(TABLE, row, b"f"), stop)):
-            self.transaction.put(TABLE, row, decode_key(key)[2], None)
+        _, stop = row_range(KEYSPACE_TABLE, row)
+        for key, _ in list(self._view.scan(encode_key(KEYSPACE_TABLE, row, b"f"), stop)):
+            self.transaction.put(KEYSPACE_TABLE, row, decode_key(key)[2], None)
 
 
 def _header_key(row: bytes) -> bytes:
     if len(row) > _SHORT or 0 in row:
-        return encode_key(TABLE, row, b"")
+        return encode_key(KEYSPACE_TABLE, row, b"")
     return b"kv\x00%b\x00\x01" % row
 
 

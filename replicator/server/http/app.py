@@ -140,7 +140,7 @@ class Admin:
     async def _is_replica(self, request: web.Request) -> web.Response:
         node = self._ready_node()
         status = node.status()
-        return self._role(status.state is NodeState.SERVING and status.role == "follower" and node.serves_clients)
+        return self._role(status.state is NodeState.SERVING and not status.role.leads and node.serves_clients)
 
     def _role(self, wanted: bool) -> web.Response:
         node = self._ready_node()

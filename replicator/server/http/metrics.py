@@ -26,7 +26,7 @@ class NodeCollector(Collector):
             "replicator_node", "who this is", {"id": status.id, "role": status.role, "timeline": status.timeline}
         )
         gauges = {
-            "leader": ("1 if this node leads", float(status.role == "leader")),
+            "leader": ("1 if this node leads", float(status.role.leads)),
             "serving": ("1 if this node answers reads", float(status.state is NodeState.SERVING)),
             "epoch": ("term of the current leader", status.epoch),
             "seq": ("accepted records so far", status.seq),

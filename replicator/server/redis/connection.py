@@ -1,58 +1,48 @@
-"""One client connection: parses commands, runs them in order, answers them in order.
+"""One client connection: bytes in, bytes out, and what it waits for.
 
-Writes of one connection do not wait for each other: each sees the ones before it, and its answer waits in a slot until
-its fate is known. A read waits until this connection's own writes are in the store. All answers that are ready leave
-in one write to the socket.
+Commands run in order, one after the other. Writes of one connection do not wait for each other: each sees those before
+it, and its reply is pending until the write is acknowledged. A read waits until none is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Coroutine
+from typing import Any, Protocol, cast
 
 from replicator.address import Address
-from replicator.errors import Definite, ReplicatorError
-from replicator.limits import MAX_READY_BYTES, MAX_SLOTS, MAX_UNPARSED_BYTES, MAX_UNREAD_BYTES
-from replicator.position import BEFORE_LOG, Offset
+from replicator.errors import ReplicatorError
+from replicator.limits import MAX_PENDING_REPLIES, MAX_UNPARSED_BYTES, MAX_UNREAD_BYTES
+from replicator.position import Offset
 from replicator.protocol.levels import Level
-from replicator.server.keyspace import Keyspace, WritableKeyspace
-from replicator.server.redis.commands.registry import BY_SPELLING, Args, Command, CommandKind, look_up
+from replicator.server.redis.command import Args, Command
+from replicator.server.redis.context import ServerContext
+from replicator.server.redis.dispatch import Dispatcher
+from replicator.server.redis.replies import Replies
 from replicator.server.redis.requests import ProtocolBroken, Requests
-from replicator.server.redis.resp import QUEUED, Error, Reply, encode, error_reply
-from replicator.server.redis.subscriptions import WHILE_SUBSCRIBED, Subscriptions, refusal
-from replicator.server.redis.transaction import Multi
-from replicator.store.view import KeyBlocked, View
-
-if TYPE_CHECKING:
-    from replicator.server.redis.server import RedisServer
+from replicator.server.redis.resp import Error, Reply, encode, error_reply
+from replicator.server.redis.subscriptions import Events, Subscriptions
+from replicator.server.redis.transaction import MultiState, Watches
+from replicator.server.redis.waiting import Closed, Closing, OwnWrites, ViewAt, Waiting, Work
 
 
-class Slot:
-    """The place of an answer in the order of answers; as the `done` of a write it learns its fate."""
+class Listener(ServerContext, Protocol):
+    """The server that accepts connections."""
 
-    __slots__ = ("data", "ready", "session")
+    watches: Watches
+    events: Events
 
-    def __init__(self, session: Session, data: bytes, ready: bool) -> None:
-        self.session = session
-        self.data = data
-        self.ready = ready
+    def admit(self, connection: Connection) -> Error | None:
+        """Register a new connection. The error says why it is refused."""
+        ...
 
-    def __call__(self, error: ReplicatorError | None, offset: Offset) -> None:
-        session = self.session
-        if error is None:
-            session.last_offset = offset
-            session.server.stats.writes_ok += 1
-        else:
-            session.server.stats.count_failure(error)
-            self.data = encode(error_reply(error), session.protocol)
-        self.ready = True
-        session.settle()
+    def forget(self, connection: Connection) -> None: ...
 
 
-class Session(asyncio.Protocol):
-    def __init__(self, server: RedisServer, id: int) -> None:
+class Connection(asyncio.Protocol):
+    """Commands see it as a `ConnectionContext`."""
+
+    def __init__(self, server: Listener, id: int) -> None:
         self.server = server
         self.id = id
         self.protocol = 2
@@ -62,297 +52,162 @@ class Session(asyncio.Protocol):
         self.address = ""
         self.connected_s = asyncio.get_running_loop().time()
         self.last_command = b""
-        self.last_offset = BEFORE_LOG  # of this connection's last write
-        self.level: Level | None = None  # of its reads; None: as is usual in the node's role
-        self.multi: Multi = Multi(server.watches)
+        self.level: Level | None = None
+        self.multi = MultiState(server.watches)
         self.subscriptions = Subscriptions(server.events, self.push)
         self._transport: asyncio.Transport
         self._requests = Requests()
-        self._slots: deque[Slot] = deque()
-        self._readable: Keyspace | None = None  # what reads see, for as long as nothing else can happen on the loop
-        self._out: list[bytes] = []
-        self._ready_bytes = 0  # in `_out`
-        self._held: Args | None = None  # waits until the slots are empty
-        self._task: asyncio.Task[None] | None = None  # what the connection waits for
-        self._index: asyncio.Future[View] | None = None  # the same, shared with others
-        self._full = False  # the client does not read
-        self._reading = True
-        self._awake = False  # `_wake` is scheduled
-        self._ending = False  # closes once all answers are out
-        self._closing = False
+        self._replies = Replies(server.stats, self._on_replies)
+        self._dispatcher = Dispatcher(self, self._replies, self._enter)
+        self._waiting: Waiting = None
+        self._unread = False  # the transport's buffer is full, as the client does not read
+        self._reading = True  # from the transport
 
-    # The socket
+    # The transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        self._transport = cast(asyncio.Transport, transport)  # that of uvloop does not inherit from it
+        self._replies.transport = self._transport
         peer = transport.get_extra_info("peername")
         self.address = str(Address(*peer[:2])) if peer else "?"
         refusal = self.server.admit(self)
-        if refusal:
-            self._transport.write(encode(Error(refusal), 2))
+        if refusal is not None:
+            self.reply(refusal)
             self.close()
 
     def data_received(self, data: bytes) -> None:
         self._requests.feed(data)
-        self._pump()
+        self._run_commands()
         if self._reading and self._requests.unparsed > MAX_UNPARSED_BYTES and self._blocked:
             self._reading = False
             self._transport.pause_reading()
 
     def pause_writing(self) -> None:
-        self._full = True
+        self._unread = True
+        self._dispatcher.last_view = None
 
     def resume_writing(self) -> None:
-        self._full = False
-        self._pump()
+        self._unread = False
+        self._run_commands()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._closing = True
-        if self._task is not None:
-            self._task.cancel()
+        self._enter(Closed())
         self.multi.unwatch()
         self.subscriptions.clear()
         self.server.forget(self)
 
     def close(self) -> None:
-        """After what is ready has been sent."""
-        self._flush()
-        self._closing = True
+        """At once: replies that are ready are sent, pending ones are not."""
+        self._enter(Closed())
+        self._replies.flush()
         self._transport.close()
 
-    @property
-    def idle(self) -> bool:
-        return not self._slots and self._task is None and self._index is None
-
-    # Commands in, answers out
+    # Commands in, replies out
 
     @property
     def _blocked(self) -> bool:
-        waiting = self._held is not None or self._task is not None or self._index is not None or self._ending
-        return waiting or self._full or len(self._slots) >= MAX_SLOTS
+        return self._waiting is not None or self._unread or len(self._replies.pending) >= MAX_PENDING_REPLIES
 
-    def _pump(self) -> None:
-        next_request, run = self._requests.next, self._run
+    def _run_commands(self) -> None:
+        """Run the commands that have been received, until the connection has to wait."""
+        next_request = self._requests.next
+        dispatcher = self._dispatcher
+        read_again, run = dispatcher.read_again, dispatcher.run
         try:
-            while not (self._closing or self._blocked):
+            while not self._blocked:
                 args = next_request()
-                while args is not None and self._read_at_once(args):
+                while args is not None and read_again(args):
                     args = next_request()
                 if args is None:
                     break
                 run(args)
         except ProtocolBroken as error:
-            self.answer(Error(f"ERR Protocol error: {error}"))
-            self.close_after_answers()
-        self._readable = None
-        self._flush()
-        if not (self._reading or self._closing or self._blocked):
+            self.reply(Error(f"ERR Protocol error: {error}"))
+            self.close_after_replies()
+        dispatcher.last_view = None  # other code runs until the next command
+        self._replies.flush()
+        if not (self._reading or self._blocked):
             self._reading = True
             self._transport.resume_reading()
 
-    def _run(self, args: Args) -> None:
-        self.server.stats.commands += 1
-        self._readable = None  # after RESET, for one, nothing may be read
-        command = None
-        try:
-            found = BY_SPELLING.get(args[0])
-            command = found if found is not None and found.accepts(len(args)) else look_up(args)
-            self.last_command = command.name
-            kind = command.kind
-            if not self.authenticated and not command.before_auth:
-                self.answer(Error("NOAUTH Authentication required."))
-            elif self.subscriptions.restrict(self.protocol) and command.name not in WHILE_SUBSCRIBED:
-                self.answer(refusal(command.name))
-            elif self.multi.open and kind is not CommandKind.CONTROL:
-                self._queue(command, args)
-            elif kind is CommandKind.READ:
-                self._read(command, args)
-            elif kind is CommandKind.WRITE:
-                self._write(command, args)
-            elif kind is CommandKind.SESSION:
-                self.answer(command.handler(self, args))
-            else:
-                command.handler(self, args)
-        except ReplicatorError as error:
-            if command is None or command.kind is not CommandKind.CONTROL:
-                self.multi.spoil()
-            self.answer(error_reply(error))
-
-    def _read_at_once(self, args: Args) -> bool:
-        """Answer a read as the one before it was, with nothing between them; False if that is not the case."""
-        readable = self._readable
-        if readable is None or self._slots or self.multi.open or self._full:
-            return False
-        command = BY_SPELLING.get(args[0])
-        if command is None or command.kind is not CommandKind.READ or not command.accepts(len(args)):
-            return False
-        try:
-            reply = command.handler(readable, args)
-        except KeyBlocked:
-            return False
-        except ReplicatorError as error:
-            reply = error_reply(error)
-        self.server.stats.commands += 1
-        self.last_command = command.name
-        self._send(encode(reply, self.protocol))
-        return True
-
-    def answer(self, reply: Reply) -> None:
-        data = encode(reply, self.protocol)
-        if self._slots:
-            self._slots.append(Slot(self, data, True))
+    def _on_replies(self) -> None:
+        waiting = self._waiting
+        if waiting is not None and not self._replies.pending and isinstance(waiting, OwnWrites | Closing):
+            self._resume(waiting)
         else:
-            self._send(data)
+            self._run_commands()
 
-    def _send(self, data: bytes) -> None:
-        """With what else is ready; large answers do not pile up, so that a client that does not read is noticed."""
-        self._out.append(data)
-        self._ready_bytes += len(data)
-        if self._ready_bytes > MAX_READY_BYTES:
-            self._flush()
+    def reply(self, reply: Reply) -> None:
+        self._replies.add(encode(reply, self.protocol))
 
     def push(self, reply: Reply) -> None:
-        """What the client did not ask for just now. One that lets too much of it lie is cut off."""
-        self.answer(reply)
-        self._flush()
+        """Send what is not the reply to a command. A client that does not read is disconnected."""
+        self.reply(reply)
+        self._replies.flush()
         if self._transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
             self._transport.abort()
 
-    def _read(self, command: Command, args: Args) -> None:
-        if not self.after_own_writes(args):
-            self.read_at(self.level, command, args)
+    @property
+    def last_offset(self) -> Offset:
+        return self._replies.last_offset
+
+    @last_offset.setter
+    def last_offset(self, offset: Offset) -> None:
+        self._replies.last_offset = offset
 
     def read_at(self, level: Level | None, command: Command, args: Args) -> None:
-        """Answer a read, at once or when its level is met."""
-        view = self.server.backend.reads.view(level)
-        if isinstance(view, asyncio.Future):
-            self._index = view
-            view.add_done_callback(lambda reached: self._answer_reached(reached, level, command, args))
-            return
-        keyspace = self._answer_from(view, command, args)
-        if keyspace is None:
-            self._read_later(level, command, args)
-        else:
-            self._readable = keyspace if level is self.level else None
-
-    def _answer_from(self, view: View, command: Command, args: Args) -> Keyspace | None:
-        """None if the read would have seen a key that it must not see yet; then there is no answer. Raises."""
-        keyspace = Keyspace(view, self.server.backend.now_ms())
-        try:
-            self.answer(command.handler(keyspace, args))
-        except KeyBlocked:
-            return None
-        return keyspace
-
-    def _answer_reached(self, reached: asyncio.Future[View], level: Level | None, command: Command, args: Args) -> None:
-        self._index = None
-        if self._closing:
-            return
-        try:
-            if self._answer_from(reached.result(), command, args) is None:
-                self._read_later(level, command, args)
-        except ReplicatorError as failure:
-            self.answer(error_reply(failure))
-        self._pump()
-
-    def _read_later(self, level: Level | None, command: Command, args: Args) -> None:
-        self.wait(self._answer_read(level, lambda keyspace: command.handler(keyspace, args)))
-
-    async def _answer_read(self, level: Level | None, run: Callable[[Keyspace], Reply]) -> None:
-        backend = self.server.backend
-        self.answer(await backend.reads.read(level, lambda view: run(Keyspace(view, backend.now_ms()))))
-
-    def _write(self, command: Command, args: Args) -> None:
-        backend = self.server.backend
-        transaction = backend.begin()
-        reply = command.handler(WritableKeyspace(transaction, backend.now_ms() or 0), args)
-        slot = Slot(self, encode(reply, self.protocol), False)
-        self._slots.append(slot)
-        try:
-            backend.submit(transaction, slot)
-        except Definite as error:
-            slot(error, BEFORE_LOG)
-
-    def _queue(self, command: Command, args: Args) -> None:
-        if command.line_at:
-            look_up(args[command.line_at :])  # raises
-        if command.kind is CommandKind.WRITE:
-            self.server.backend.begin()  # is there somebody to write to?
-        self.multi.queue(command, args)
-        self.answer(QUEUED)
+        self._dispatcher.read_at(level, command, args)
 
     def execute(self, args: Args) -> None:
-        """EXEC: all queued commands as one record."""
-        if self.multi.untouched and self.after_own_writes(args):
-            return
-        backend = self.server.backend
-        if not self.multi.writes:
-            self.wait(self._execute_reads())
-            return
-        queued = self.multi.queued
-        self.multi.discard()
-        transaction = backend.begin()
-        reply = queued.run(self, WritableKeyspace(transaction, backend.now_ms() or 0))
-        slot = Slot(self, encode(reply, self.protocol), False)
-        self._slots.append(slot)
-        try:
-            backend.submit(transaction, slot)
-        except Definite as error:
-            slot(error, BEFORE_LOG)
-
-    async def _execute_reads(self) -> None:
-        """What is watched counts until the level is met."""
-        try:
-            await self._answer_read(self.level, lambda keyspace: self.multi.queued.run(self, keyspace))
-        finally:
-            self.multi.discard()
+        self._dispatcher.execute(args)
 
     # Waiting
 
-    def after_own_writes(self, args: Args) -> bool:
-        """Whether the command has to wait for this connection's writes; then it is run again."""
-        if self._slots:
-            self._held = args
-            return True
-        return False
+    def wait_for_own_writes(self, args: Args) -> bool:
+        if not self._replies.pending:
+            return False
+        self._enter(OwnWrites(args))
+        return True
 
-    def wait(self, work: Coroutine[Any, Any, None]) -> None:
-        """Nothing else happens on this connection until `work`, which answers, is done."""
-        self._task = asyncio.get_running_loop().create_task(self._finish(work))
+    def wait_for(self, work: Coroutine[Any, Any, None]) -> None:
+        self._enter(Work(asyncio.get_running_loop().create_task(work)))
 
-    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+    def close_after_replies(self) -> None:
+        self._enter(Closing())
+        self._replies.advance_soon()
+
+    def _enter(self, waiting: OwnWrites | ViewAt | Work | Closing | Closed) -> None:
+        """The only place where the connection begins to wait."""
+        left = self._waiting
+        if isinstance(left, Closed):
+            return
+        self._waiting = waiting
+        if isinstance(left, Work):
+            left.task.cancel()
+        match waiting:
+            case ViewAt(future=future) | Work(task=future):
+                future.add_done_callback(lambda _: self._resume(waiting))
+
+    def _resume(self, waited: OwnWrites | ViewAt | Work | Closing) -> None:
+        """The only place where it stops waiting."""
+        if self._waiting is not waited:  # it closes
+            return
+        self._waiting = None
         try:
-            await work
+            match waited:
+                case OwnWrites(args):
+                    self._dispatcher.run(args)
+                case ViewAt():
+                    self._dispatcher.resume_read(waited)
+                case Work(task):
+                    task.result()
+                case Closing():
+                    self.close()
         except ReplicatorError as error:
-            self.answer(error_reply(error))
-        self._task = None
-        self._pump()
-
-    def settle(self) -> None:
-        """A slot has become ready."""
-        if not self._awake:
-            self._awake = True
-            asyncio.get_running_loop().call_soon(self._wake)
-
-    def _wake(self) -> None:
-        self._awake = False
-        slots = self._slots
-        while slots and slots[0].ready:
-            self._out.append(slots.popleft().data)
-        if self._held is not None and not slots and not self._closing:
-            args, self._held = self._held, None
-            self._run(args)
-        self._pump()
-        if self._ending and not slots:
-            self.close()
-
-    def close_after_answers(self) -> None:
-        self._ending = True
-        if not self._slots:
-            self.close()
-
-    def _flush(self) -> None:
-        if self._out:
-            out, self._out, self._ready_bytes = self._out, [], 0
-            if not self._transport.is_closing():
-                self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self.reply(error_reply(error))
+        except BaseException as error:  # a reply is missing: the client would mistake the next one for it
+            self._enter(Closed())
+            self._transport.abort()
+            if not isinstance(error, asyncio.CancelledError):  # which ends tasks when the loop ends
+                raise
+        self._run_commands()

@@ -1,4 +1,4 @@
-"""What INFO tells: Redis's sections as far as they make sense here, and one of our own."""
+"""The sections of INFO: those of Redis that apply, and one more, `replicator`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import asyncio
 import os
 import resource
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from replicator.address import UNKNOWN
-from replicator.server.redis.commands.connection import REDIS_VERSION
+from replicator.server.redis.context import ServerContext
 from replicator.server.redis.topology import NOBODY
 
-if TYPE_CHECKING:
-    from replicator.server.redis.server import RedisServer
+REDIS_VERSION = b"7.0.15"  # whose commands and error messages the server has
 
 Pairs = list[tuple[bytes, bytes]]
 
 
-def sections(server: RedisServer) -> Iterator[tuple[bytes, Pairs]]:
+def sections(server: ServerContext) -> Iterator[tuple[bytes, Pairs]]:
     status = server.backend.status()
     stats = server.stats
     yield (
@@ -31,7 +29,7 @@ def sections(server: RedisServer) -> Iterator[tuple[bytes, Pairs]]:
             uptime_in_seconds=int(asyncio.get_running_loop().time() - server.started_s),
         ),
     )
-    yield b"clients", _pairs(connected_clients=len(server.sessions), maxclients=server.max_clients)
+    yield b"clients", _pairs(connected_clients=len(server.connections), maxclients=server.max_clients)
     yield b"memory", _pairs(used_memory_peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     yield (
         b"stats",
@@ -70,10 +68,10 @@ def sections(server: RedisServer) -> Iterator[tuple[bytes, Pairs]]:
     yield b"keyspace", _pairs(db0=f"keys={rows},expires=0,avg_ttl=0") if rows else []
 
 
-def _replication(server: RedisServer) -> Pairs:
+def _replication(server: ServerContext) -> Pairs:
     backend = server.backend
     status = backend.status()
-    if status.role == "leader":
+    if status.role.leads:
         pairs = _pairs(role="master", connected_slaves=len(backend.last_acks))
         for index, (node, heard) in enumerate(backend.last_acks.items()):
             member = backend.membership.get(node)

@@ -1,4 +1,4 @@
-"""Commands out of the bytes that a client sends: RESP arrays of bulk strings (by hiredis), or inline lines."""
+"""Parses the bytes from a client into commands: RESP arrays of bulk strings (by hiredis), or inline commands."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import shlex
 import hiredis
 
 from replicator.limits import MAX_INLINE_BYTES, MAX_REQUEST_BYTES
-from replicator.server.redis.commands.registry import Args
+from replicator.server.redis.command import Args
 
 
 class ProtocolBroken(Exception):
-    """The connection cannot go on."""
+    """The bytes are not RESP. The rest of them cannot be parsed."""
 
 
 class Requests:
     def __init__(self) -> None:
         self._reader = hiredis.Reader()
-        self._inline: bytearray | None = None  # bytes of lines, while the client sends lines
-        self._fed = b""  # the last chunk; if it does not begin a RESP array, it may be a line
-        self._parsed = False  # a command has come out of the last chunk
-        self.unparsed = 0  # bytes since the last command, at least
+        self._inline: bytearray | None = None  # bytes not parsed yet, while the client sends inline commands
+        self._fed = b""  # the last chunk; it may be an inline command
+        self._parsed = False  # the last chunk had a command
+        self.unparsed = 0  # at least the bytes received since the last command
 
     def feed(self, data: bytes) -> None:
         self.unparsed += len(data)
@@ -31,13 +31,13 @@ class Requests:
         self._reader.feed(data)
 
     def next(self) -> Args | None:
-        """The next command, None if there is no whole one. Raises `ProtocolBroken`."""
+        """The next command; None if it is not complete yet. Raises `ProtocolBroken`."""
         if self._inline is not None:
-            return self._next_line()
+            return self._next_inline()
         try:
             request = self._reader.gets()
         except hiredis.ProtocolError as error:
-            return self._try_lines(str(error))
+            return self._try_inline(str(error))
         if request is False:
             if self.unparsed > MAX_REQUEST_BYTES:
                 raise ProtocolBroken(f"a request of more than {MAX_REQUEST_BYTES} bytes")
@@ -53,16 +53,16 @@ class Requests:
                 raise ProtocolBroken("expected '$', got something else")
         return request
 
-    def _try_lines(self, why: str) -> Args | None:
+    def _try_inline(self, reason: str) -> Args | None:
         if self._parsed or self.unparsed != len(self._fed) or self._fed[:1] in b"*$+-:":
-            raise ProtocolBroken(why.removeprefix("Protocol error, "))
+            raise ProtocolBroken(reason.removeprefix("Protocol error, "))
         self._inline = bytearray(self._fed)
-        return self._next_line()
+        return self._next_inline()
 
-    def _next_line(self) -> Args | None:
+    def _next_inline(self) -> Args | None:
         while self._inline is not None:
             if not self._inline or self._inline.startswith(b"*"):
-                return self._leave_lines()
+                return self._leave_inline()
             line, newline, rest = self._inline.partition(b"\n")
             if not newline:
                 if len(line) > MAX_INLINE_BYTES:
@@ -75,8 +75,8 @@ class Requests:
                 return args
         return None
 
-    def _leave_lines(self) -> Args | None:
-        """What comes next may be an array."""
+    def _leave_inline(self) -> Args | None:
+        """The next command may be an array."""
         rest = bytes(self._inline or b"")
         self._inline = None
         self._reader = hiredis.Reader()

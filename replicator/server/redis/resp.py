@@ -26,17 +26,17 @@ class Verbatim(NamedTuple):
 
 
 class NullArray(NamedTuple):
-    """What EXEC answers when a watched key was touched; other than `None`, in RESP2."""
+    """The reply of EXEC if a watched key has changed. In RESP2 it differs from `None`."""
 
 
 class Push(NamedTuple):
-    """What subscribers get beside the answers to their commands; an array in RESP2."""
+    """A message to a subscriber. It is not the reply to a command. An array in RESP2."""
 
     items: list[Reply]
 
 
 class Encoded(NamedTuple):
-    """Bytes of the protocol itself."""
+    """A reply that is already encoded."""
 
     data: bytes
 
@@ -80,12 +80,12 @@ def encode(reply: Reply, protocol: int) -> bytes:
 
 
 def decode(data: bytes) -> Reply:
-    """What became `data` by `encode(…, 3)`: a reply such as writes have, made of Simple, bytes, int, None and lists."""
+    """The reverse of `encode(reply, 3)`, for replies of writes: Simple, bytes, int, None and lists of these."""
     return _decode(data, 0)[0]
 
 
 def _decode(data: bytes, at: int) -> tuple[Reply, int]:
-    """The reply that begins at `at`, and where the next one does."""
+    """The reply that begins at `at`, and the index of the byte after it."""
     end = data.index(b"\r\n", at)
     head, rest = data[at + 1 : end], end + 2
     match data[at : at + 1]:

@@ -1,6 +1,6 @@
-"""Subscriptions to the events of Redis Sentinel, the only messages there are: who leads now, who has fallen silent.
+"""Subscriptions to the events of Redis Sentinel, such as a new leader or a leader whose heartbeat timed out.
 
-Nobody else publishes; a subscription to another channel is accepted and hears nothing.
+There are no other messages: a subscription to another channel is accepted, but receives none.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from replicator.intervals import TOPOLOGY_POLL_S
-from replicator.server.redis.commands.scan import glob
+from replicator.server.redis.patterns import glob
 from replicator.server.redis.resp import Error, Push, Reply
 from replicator.server.redis.topology import Topology, events
 
@@ -18,11 +18,11 @@ WHILE_SUBSCRIBED = frozenset((b"subscribe", b"unsubscribe", b"psubscribe", b"pun
 
 
 class Events:
-    """Looks, while anybody listens, what has become of the cluster, and tells."""
+    """Observes the cluster while there are subscribers, and publishes its changes."""
 
-    def __init__(self, cluster: str, look: Callable[[], Topology]) -> None:
+    def __init__(self, cluster: str, observe: Callable[[], Topology]) -> None:
         self._cluster = cluster
-        self._look = look
+        self._observe = observe
         self._listeners: set[Subscriptions] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -33,7 +33,7 @@ class Events:
     def add(self, listener: Subscriptions) -> None:
         self._listeners.add(listener)
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._watch(self._look()))
+            self._task = asyncio.get_running_loop().create_task(self._watch(self._observe()))
 
     def remove(self, listener: Subscriptions) -> None:
         self._listeners.discard(listener)
@@ -43,13 +43,13 @@ class Events:
 
     def publish(self, channel: bytes, message: bytes) -> None:
         for listener in list(self._listeners):
-            listener.tell(channel, message)
+            listener.publish(channel, message)
 
     async def _watch(self, known: Topology) -> None:
         while True:
             await asyncio.sleep(TOPOLOGY_POLL_S)
-            seen = self._look()
-            if seen.leader is None:  # the one before has not been replaced yet
+            seen = self._observe()
+            if seen.leader is None:  # there is no successor yet
                 seen = seen._replace(leader=known.leader, replicas=known.replicas)
             for channel, message in events(self._cluster, known, seen):
                 self.publish(channel.encode(), message.encode())
@@ -64,7 +64,7 @@ def refusal(command: bytes) -> Error:
 
 
 class Subscriptions:
-    """Those of one connection."""
+    """Of one connection."""
 
     def __init__(self, source: Events, push: Callable[[Reply], None]) -> None:
         self.channels: dict[bytes, None] = {}
@@ -77,7 +77,7 @@ class Subscriptions:
         return len(self.channels) + len(self.patterns)
 
     def restrict(self, protocol: int) -> bool:
-        """In RESP2 a message looks like an answer, so a subscriber may ask little else."""
+        """Whether only `WHILE_SUBSCRIBED` may run: in RESP2 a message looks like a reply."""
         return protocol == 2 and bool(self.channels or self.patterns)
 
     def subscribe(self, channel: bytes) -> None:
@@ -90,24 +90,24 @@ class Subscriptions:
 
     def unsubscribe(self, channel: bytes) -> None:
         self.channels.pop(channel, None)
-        self._leave_if_silent()
+        self._leave_if_empty()
 
     def unsubscribe_pattern(self, pattern: bytes) -> None:
         self.patterns.pop(pattern, None)
-        self._leave_if_silent()
+        self._leave_if_empty()
 
     def clear(self) -> None:
         self.channels.clear()
         self.patterns.clear()
-        self._leave_if_silent()
+        self._leave_if_empty()
 
-    def tell(self, channel: bytes, message: bytes) -> None:
+    def publish(self, channel: bytes, message: bytes) -> None:
         if channel in self.channels:
             self._push(Push([b"message", channel, message]))
         for pattern, compiled in self.patterns.items():
             if compiled.match(channel):
                 self._push(Push([b"pmessage", pattern, channel, message]))
 
-    def _leave_if_silent(self) -> None:
+    def _leave_if_empty(self) -> None:
         if not self.count:
             self._source.remove(self)

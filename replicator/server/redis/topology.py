@@ -1,4 +1,4 @@
-"""The cluster as a sentinel sees it: what this node knows of who leads, and what of that has changed."""
+"""The cluster as a sentinel sees it: the leader and the replicas that this node knows, and how they change."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ NOBODY = Address("", 0)  # the address of the leader while there is none, as Red
 
 
 class Topology(NamedTuple):
-    node: NodeId  # whose view this is
-    serving: bool  # whether that node keeps up with the log
-    leader: Member | None  # None: not known here and now
-    leader_down: bool  # it has fallen silent, or does not know itself whether it still leads
+    node: NodeId  # the node that observes
+    serving: bool  # whether that node is caught up with the log
+    leader: Member | None  # None: not known at the moment
+    leader_down: bool  # its heartbeat timed out, or it has no lease
     leader_silent_ms: float
     epoch: int
     replicas: tuple[Member, ...]  # all others that serve clients
     sentinels: tuple[Member, ...]  # all but `node` that serve clients
 
 
-def look(backend: Backend, lease_ms: float) -> Topology:
+def observe(backend: Backend, lease_ms: float) -> Topology:
     status, members = backend.status(), backend.membership.members
-    serving = status.state is NodeState.SERVING  # otherwise another may lead, and this node has not read of it
+    serving = status.state is NodeState.SERVING  # otherwise there may be a newer leader in the log
     leader = next((it for it in members if serving and it.node == status.leader), None)
     own = status.leader == status.id
     down = status.lease_left_ms <= 0 if own else status.leader_silent_ms > lease_ms
@@ -45,7 +45,7 @@ def look(backend: Backend, lease_ms: float) -> Topology:
 
 
 def events(name: str, before: Topology, after: Topology) -> Iterator[tuple[str, str]]:
-    """Channels and messages of Redis Sentinel that tell of the change. `name` is the cluster's."""
+    """Channels and messages by which Redis Sentinel reports the change. `name` is that of the cluster."""
     if before.leader is None or after.leader is None:
         return
     old, new = _words(before.leader), _words(after.leader)

@@ -1,1 +1,19 @@
-"""The commands, one module a family. `table.TABLE` holds them all once this package's families are imported."""
+"""The commands, one module for each family. The table is complete, as importing this package imports every family."""
+
+from replicator.server.redis.commands import (  # noqa: F401
+    connection,
+    expiry,
+    hashes,
+    keys,
+    levels,
+    once,
+    pubsub,
+    scan,
+    sentinel,
+    server,
+    strings,
+    transactions,
+)
+from replicator.server.redis.commands.registry import BY_SPELLING, COMMANDS, look_up
+
+__all__ = ["BY_SPELLING", "COMMANDS", "look_up"]

@@ -1,4 +1,4 @@
-"""When keys expire: the leader decides, by its clock, and ships what it has decided."""
+"""Expiry: the leader decides by its clock when a key has expired, and writes that to the log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import time
 
 from replicator.errors import BadRequest
 from replicator.server.keyspace import Keyspace, WritableKeyspace
-from replicator.server.redis.commands.registry import Args, integer, read, write
+from replicator.server.redis.command import Args
+from replicator.server.redis.commands.registry import integer, read, write
 from replicator.server.redis.resp import Reply
 
 _UNIT_MS = {b"ex": 1000, b"px": 1, b"exat": 1000, b"pxat": 1}
@@ -14,7 +15,7 @@ _RELATIVE = (b"ex", b"px")
 
 
 def deadline_ms(amount: bytes, unit: bytes, time_ms: int, command: str) -> int:
-    """When (ms since 1970) the amount of `ex`, `px`, `exat` or `pxat` is over. Raises `BadRequest`."""
+    """The time (ms since 1970) that an amount of `ex`, `px`, `exat` or `pxat` means. Raises `BadRequest`."""
     number = integer(amount) * _UNIT_MS[unit]
     when = number + time_ms if unit in _RELATIVE else number
     if number <= 0 or when >= 2**63:
@@ -87,7 +88,7 @@ def persist(keyspace: WritableKeyspace, args: Args) -> Reply:
 
 
 def _left_ms(keyspace: Keyspace, key: bytes) -> int:
-    """-2: no such key, -1: it does not expire."""
+    """-2: there is no such key, -1: it does not expire."""
     value = keyspace.header(key)
     if value is None:
         return -2

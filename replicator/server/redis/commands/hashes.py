@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from replicator.errors import BadRequest
 from replicator.server.keyspace import Keyspace, WritableKeyspace
-from replicator.server.redis.commands.registry import Args, integer, read, write, wrong_arity
+from replicator.server.redis.command import Args
+from replicator.server.redis.commands.registry import integer, read, write, wrong_arity
 from replicator.server.redis.commands.strings import OVERFLOW, add_decimals, decimal, or_zero
 from replicator.server.redis.resp import OK, Reply
 

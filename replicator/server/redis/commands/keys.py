@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from replicator.errors import BadRequest
 from replicator.server.keyspace import TYPES, Keyspace, WritableKeyspace
-from replicator.server.redis.commands.registry import Args, read, write
+from replicator.server.redis.command import Args
+from replicator.server.redis.commands.registry import read, write
 from replicator.server.redis.resp import OK, Reply, Simple
 
 

@@ -1,51 +1,43 @@
-"""Subscribing to events (`subscriptions`)."""
+"""Subscriptions to events (`subscriptions`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from replicator.errors import BadRequest
-from replicator.server.redis.commands.registry import Args, control
-from replicator.server.redis.connection import Session
-from replicator.server.redis.resp import Push, Reply
+from replicator.server.redis.command import Args
+from replicator.server.redis.commands.registry import control, refuse_in_multi
+from replicator.server.redis.context import ConnectionContext
+from replicator.server.redis.resp import Push
 
 
 @control("subscribe", -2)
-def subscribe(session: Session, args: Args) -> Reply:
-    _confirm(session, args[0], args[1:], session.subscriptions.subscribe)
-    return None
+def subscribe(connection: ConnectionContext, args: Args) -> None:
+    _confirm(connection, args[0], args[1:], connection.subscriptions.subscribe)
 
 
 @control("psubscribe", -2)
-def psubscribe(session: Session, args: Args) -> Reply:
-    _confirm(session, args[0], args[1:], session.subscriptions.subscribe_pattern)
-    return None
+def psubscribe(connection: ConnectionContext, args: Args) -> None:
+    _confirm(connection, args[0], args[1:], connection.subscriptions.subscribe_pattern)
 
 
 @control("unsubscribe", -1)
-def unsubscribe(session: Session, args: Args) -> Reply:
-    subscriptions = session.subscriptions
-    _confirm(session, args[0], args[1:] or list(subscriptions.channels), subscriptions.unsubscribe)
-    return None
+def unsubscribe(connection: ConnectionContext, args: Args) -> None:
+    subscriptions = connection.subscriptions
+    _confirm(connection, args[0], args[1:] or list(subscriptions.channels), subscriptions.unsubscribe)
 
 
 @control("punsubscribe", -1)
-def punsubscribe(session: Session, args: Args) -> Reply:
-    subscriptions = session.subscriptions
-    _confirm(session, args[0], args[1:] or list(subscriptions.patterns), subscriptions.unsubscribe_pattern)
-    return None
+def punsubscribe(connection: ConnectionContext, args: Args) -> None:
+    subscriptions = connection.subscriptions
+    _confirm(connection, args[0], args[1:] or list(subscriptions.patterns), subscriptions.unsubscribe_pattern)
 
 
-def _confirm(session: Session, name: bytes, topics: Iterable[bytes], change: Callable[[bytes], None]) -> None:
-    """One answer for each; one also for leaving all of none."""
+def _confirm(connection: ConnectionContext, name: bytes, topics: list[bytes], change: Callable[[bytes], None]) -> None:
+    """One reply for each topic; one also if there is none to unsubscribe from."""
     word = name.lower()
-    if session.multi.open:
-        session.multi.spoil()
-        raise BadRequest(f"{word.decode().upper()} cannot be part of a transaction")
-    told = False
+    refuse_in_multi(connection, f"{word.decode().upper()} cannot be part of a transaction")
     for topic in topics:
         change(topic)
-        session.answer(Push([word, topic, session.subscriptions.count]))
-        told = True
-    if not told:
-        session.answer(Push([word, None, session.subscriptions.count]))
+        connection.reply(Push([word, topic, connection.subscriptions.count]))
+    if not topics:
+        connection.reply(Push([word, None, connection.subscriptions.count]))

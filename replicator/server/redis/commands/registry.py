@@ -1,73 +1,38 @@
-"""The command table: each family module registers its commands here."""
+"""The command table and the decorators that fill it, one for each kind of command."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from replicator.errors import BadRequest
+from replicator.server.keyspace import Keyspace, WritableKeyspace
+from replicator.server.redis.command import Args, Command, CommandKind
+from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import Reply
 
-Args = list[bytes]
-"""A whole command line, its name first."""
-
-
-class CommandKind(Enum):
-    READ = "readonly"  # handler(keyspace, args)
-    WRITE = "write"  # handler(writable keyspace, args)
-    SESSION = "admin"  # handler(session, args); runs at once, also within MULTI
-    CONTROL = "noscript"  # handler(session, args); writes its reply itself, and never runs within MULTI
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    name: bytes  # lower case
-    arity: int  # with the name; negative: at least so many
-    kind: CommandKind
-    handler: Callable[[Any, Args], Reply]
-    first_key: int = 0
-    last_key: int = 0
-    step: int = 0
-    before_auth: bool = False
-    line_at: int = 0  # where the line of another command begins, which this one carries out
-
-    def accepts(self, count: int) -> bool:
-        return count == self.arity if self.arity > 0 else count >= -self.arity
-
-    def keys(self, args: Args) -> list[bytes]:
-        if self.line_at:
-            line = args[self.line_at :]
-            inner = TABLE.get(line[0].lower())
-            return inner.keys(line) if inner is not None and inner.accepts(len(line)) else []
-        if not self.first_key:
-            return []
-        last = self.last_key if self.last_key > 0 else len(args) + self.last_key
-        return args[self.first_key : last + 1 : self.step]
-
-
-TABLE: dict[bytes, Command] = {}
+COMMANDS: dict[bytes, Command] = {}
 BY_SPELLING: dict[bytes, Command] = {}
-"""Also in upper case, as most clients send it."""
+"""`COMMANDS`, also in upper case, as most clients send them."""
 
-Handler = Callable[[Any, Args], Reply]
+H = TypeVar("H", bound=Callable[[Any, Args], Reply])
+Keys = tuple[int, int, int]
+"""First and last index of the keys in a line (negative: from its end), and the step."""
+
+ReadHandler = Callable[[Keyspace, Args], Reply]
+WriteHandler = Callable[[WritableKeyspace, Args], Reply]
+ConnectionHandler = Callable[[ConnectionContext, Args], Reply]
+ControlHandler = Callable[[ConnectionContext, Args], None]
 
 
 def command(
-    name: str,
-    arity: int,
-    kind: CommandKind,
-    keys: tuple[int, int, int] = (0, 0, 0),
-    *,
-    before_auth: bool = False,
-    line_at: int = 0,
-) -> Callable[[Handler], Handler]:
-    """Register a handler. It may raise what `errors.Definite` covers; nothing has happened then."""
+    name: str, arity: int, kind: CommandKind, keys: Keys = (0, 0, 0), *, before_auth: bool = False, line_at: int = 0
+) -> Callable[[H], H]:
+    """Register a handler. It may raise `errors.Definite`; then the command has had no effect."""
 
-    def register(handler: Handler) -> Handler:
+    def register(handler: H) -> H:
         lower = name.encode()
-        TABLE[lower] = BY_SPELLING[lower] = BY_SPELLING[lower.upper()] = Command(
+        COMMANDS[lower] = BY_SPELLING[lower] = BY_SPELLING[lower.upper()] = Command(
             lower, arity, kind, handler, *keys, before_auth, line_at
         )
         return handler
@@ -75,25 +40,27 @@ def command(
     return register
 
 
-def read(name: str, arity: int, keys: tuple[int, int, int] = (1, 1, 1)) -> Callable[[Handler], Handler]:
+def read(name: str, arity: int, keys: Keys = (1, 1, 1)) -> Callable[[ReadHandler], ReadHandler]:
     return command(name, arity, CommandKind.READ, keys)
 
 
-def write(name: str, arity: int, keys: tuple[int, int, int] = (1, 1, 1)) -> Callable[[Handler], Handler]:
-    return command(name, arity, CommandKind.WRITE, keys)
+def write(name: str, arity: int, keys: Keys = (1, 1, 1), *, line_at: int = 0) -> Callable[[WriteHandler], WriteHandler]:
+    return command(name, arity, CommandKind.WRITE, keys, line_at=line_at)
 
 
-def session(name: str, arity: int, *, before_auth: bool = False) -> Callable[[Handler], Handler]:
-    return command(name, arity, CommandKind.SESSION, before_auth=before_auth)
+def connection(name: str, arity: int, *, before_auth: bool = False) -> Callable[[ConnectionHandler], ConnectionHandler]:
+    return command(name, arity, CommandKind.CONNECTION, before_auth=before_auth)
 
 
-def control(name: str, arity: int, *, before_auth: bool = False) -> Callable[[Handler], Handler]:
-    return command(name, arity, CommandKind.CONTROL, before_auth=before_auth)
+def control(
+    name: str, arity: int, keys: Keys = (0, 0, 0), *, before_auth: bool = False
+) -> Callable[[ControlHandler], ControlHandler]:
+    return command(name, arity, CommandKind.CONTROL, keys, before_auth=before_auth)
 
 
 def look_up(args: Args) -> Command:
-    """The command of a line. Raises `BadRequest` as Redis words it."""
-    found = TABLE.get(args[0].lower())
+    """The command of a line. Raises `BadRequest` with the message of Redis."""
+    found = COMMANDS.get(args[0].lower())
     if found is None:
         name, *shown = (arg[:128].partition(b"\0")[0].decode(errors="replace") for arg in args[:20])
         beginning = "".join(f"'{arg}' " for arg in shown)
@@ -103,8 +70,27 @@ def look_up(args: Args) -> Command:
     return found
 
 
+def refuse_in_multi(connection: ConnectionContext, message: str) -> None:
+    """For commands that cannot be queued. Raises `BadRequest`, and EXEC will fail."""
+    if connection.multi.open:
+        connection.multi.abort()
+        raise BadRequest(message)
+
+
 def wrong_arity(name: bytes) -> BadRequest:
     return BadRequest(f"wrong number of arguments for '{name.decode()}' command")
+
+
+def keys_of(command: Command, args: Args) -> list[bytes]:
+    """The keys in a line of that command."""
+    if command.line_at:
+        line = args[command.line_at :]
+        inner = COMMANDS.get(line[0].lower())
+        return keys_of(inner, line) if inner is not None and inner.accepts(len(line)) else []
+    if not command.first_key:
+        return []
+    last = command.last_key if command.last_key > 0 else len(args) + command.last_key
+    return args[command.first_key : last + 1 : command.step]
 
 
 SYNTAX = "syntax error"
@@ -113,7 +99,7 @@ _INT64 = range(-(2**63), 2**63)
 
 
 def integer(text: bytes, message: str = NOT_AN_INTEGER) -> int:
-    """A signed 64-bit number as Redis takes it: no spaces, signs or zeros in front. Raises `BadRequest`."""
+    """A signed 64-bit number as Redis accepts it: no leading space, plus sign or zero. Raises `BadRequest`."""
     if len(text) <= 20 and (text.isdigit() or (text[:1] == b"-" and text[1:].isdigit())):
         number = int(text)
         if number in _INT64 and str(number).encode() == text:

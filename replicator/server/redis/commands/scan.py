@@ -1,34 +1,34 @@
-"""Looking through many keys or fields: patterns as Redis matches them, and cursors.
+"""Scans of keys and of fields.
 
-A cursor is a number to clients, and a position in the order of the keys here: the number is a hash of the position,
-and the server remembers which positions it has given out lately. So a scan sees every key that is there all the time.
+To clients, a cursor is a number. Here it is a position in the order of the keys: the number is a hash of the position,
+and the server remembers the positions of its latest cursors. So a scan returns every key that exists all the time.
 """
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
-from functools import lru_cache
 
 import xxhash
 
 from replicator.errors import BadRequest
 from replicator.limits import MAX_CURSORS
 from replicator.server.keyspace import TYPES, Keyspace
-from replicator.server.redis.commands.registry import NOT_AN_INTEGER, SYNTAX, Args, integer, read
+from replicator.server.redis.command import Args
+from replicator.server.redis.commands.registry import NOT_AN_INTEGER, SYNTAX, integer, read
+from replicator.server.redis.patterns import glob
 from replicator.server.redis.resp import Reply
 
 DEFAULT_COUNT = 10
 
 
 class Cursors:
-    """The latest positions given out, by number."""
+    """The positions of the latest cursors, by number."""
 
     def __init__(self) -> None:
         self._positions: OrderedDict[int, bytes] = OrderedDict()
 
     def number(self, position: bytes) -> int:
-        number = int(xxhash.xxh3_64_intdigest(position)) >> 1 or 1  # some clients hold cursors as signed
+        number = int(xxhash.xxh3_64_intdigest(position)) >> 1 or 1  # some clients store cursors as signed integers
         self._positions[number] = position
         self._positions.move_to_end(number)
         if len(self._positions) > MAX_CURSORS:
@@ -42,54 +42,10 @@ class Cursors:
         try:
             return self._positions[number]
         except KeyError:
-            raise BadRequest("this node has not given out that cursor, or too long ago: scan from 0 again") from None
+            raise BadRequest("the cursor is unknown at this node, or too old: scan from 0 again") from None
 
 
 CURSORS = Cursors()
-
-
-@lru_cache(maxsize=256)
-def glob(pattern: bytes) -> re.Pattern[bytes]:
-    """A glob pattern of Redis (`stringmatchlen`): ? * [abc] [a-z] [^a] and backslash."""
-    out = [rb"\A"]
-    at = 0
-    while at < len(pattern):
-        char = pattern[at : at + 1]
-        at += 1
-        if char == b"*":
-            out.append(b".*")
-        elif char == b"?":
-            out.append(b".")
-        elif char == b"[":
-            part, at = _char_class(pattern, at)
-            out.append(part)
-        else:
-            if char == b"\\" and at < len(pattern):
-                char = pattern[at : at + 1]
-                at += 1
-            out.append(re.escape(char))
-    return re.compile(b"".join(out) + rb"\Z", re.DOTALL)
-
-
-def _char_class(pattern: bytes, at: int) -> tuple[bytes, int]:
-    negated = pattern[at : at + 1] == b"^"
-    at += negated
-    parts: list[bytes] = []
-    while at < len(pattern) and pattern[at : at + 1] != b"]":
-        if pattern[at : at + 1] == b"\\" and at + 1 < len(pattern):
-            at += 1
-            parts.append(re.escape(pattern[at : at + 1]))
-            at += 1
-        elif pattern[at + 1 : at + 2] == b"-" and at + 2 < len(pattern):
-            low, high = sorted((pattern[at : at + 1], pattern[at + 2 : at + 3]))
-            parts.append(re.escape(low) + b"-" + re.escape(high))
-            at += 3
-        else:
-            parts.append(re.escape(pattern[at : at + 1]))
-            at += 1
-    if not parts:
-        return (b"." if negated else rb"(?!)"), at + 1
-    return b"[" + (b"^" if negated else b"") + b"".join(parts) + b"]", at + 1
 
 
 @read("keys", 2, (0, 0, 0))

@@ -1,26 +1,23 @@
-"""What clients of Redis Sentinel ask to find the leader, answered from what this node has read in the log.
+"""SENTINEL, by which clients of Redis Sentinel find the leader. This node answers from what it has read in the log.
 
-The name of the one master is the cluster's. Nobody votes here: the log decides who leads, and one node that reads it is
-enough for a failover, so the quorum is 1.
+There is one master; its name is that of the cluster. Nodes do not vote: the log decides which node is the leader, and
+one node that reads it is enough for a failover, so the quorum is 1.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from replicator.address import Address
 from replicator.errors import BadRequest
 from replicator.position import NodeId
 from replicator.records.types import Member
-from replicator.server.redis.commands.registry import Args, integer, session, wrong_arity
-from replicator.server.redis.connection import Session
+from replicator.server.redis.command import Args
+from replicator.server.redis.commands.registry import connection, integer, wrong_arity
+from replicator.server.redis.context import ConnectionContext, ServerContext
 from replicator.server.redis.resp import NullArray, Reply, Simple
 from replicator.server.redis.topology import NOBODY, Topology
-
-if TYPE_CHECKING:
-    from replicator.server.redis.server import RedisServer
 
 QUORUM = 1
 
@@ -31,43 +28,43 @@ class NoQuorum(BadRequest):
     code = "NOQUORUM"
 
 
-@session("sentinel", -2)
-def sentinel(session: Session, args: Args) -> Reply:
+@connection("sentinel", -2)
+def sentinel(connection: ConnectionContext, args: Args) -> Reply:
     name = args[1].lower()
     if name not in _SUBCOMMANDS:
         raise BadRequest(f"unknown subcommand '{args[1][:128].decode(errors='replace')}'. Try SENTINEL HELP.")
-    count, answer = _SUBCOMMANDS[name]
+    count, handler = _SUBCOMMANDS[name]
     if len(args) != count:
         raise wrong_arity(b"sentinel|" + name)
-    return answer(session.server, args)
+    return handler(connection.server, args)
 
 
-def _address(server: RedisServer, args: Args) -> Reply:
+def _address(server: ServerContext, args: Args) -> Reply:
     leader = server.topology().leader
     if args[2] != server.cluster.encode() or leader is None:
         return NullArray()
     return [leader.resp.host.encode(), b"%d" % leader.resp.port]
 
 
-def _masters(server: RedisServer, args: Args) -> Reply:
+def _masters(server: ServerContext, args: Args) -> Reply:
     return [_master(server, server.topology())]
 
 
-def _named_master(server: RedisServer, args: Args) -> Reply:
+def _named_master(server: ServerContext, args: Args) -> Reply:
     return _master(server, _named(server, args))
 
 
-def _replicas(server: RedisServer, args: Args) -> Reply:
+def _replicas(server: ServerContext, args: Args) -> Reply:
     topology = _named(server, args)
     return [_replica(server, topology, member) for member in topology.replicas]
 
 
-def _sentinels(server: RedisServer, args: Args) -> Reply:
+def _sentinels(server: ServerContext, args: Args) -> Reply:
     topology = _named(server, args)
     return [_sentinel(server, member) for member in topology.sentinels]
 
 
-def _check_quorum(server: RedisServer, args: Args) -> Reply:
+def _check_quorum(server: ServerContext, args: Args) -> Reply:
     topology = _named(server, args)
     if not topology.serving:
         raise NoQuorum(
@@ -77,8 +74,8 @@ def _check_quorum(server: RedisServer, args: Args) -> Reply:
     return Simple(b"OK %d usable Sentinels. Quorum and failover authorization can be reached" % usable)
 
 
-def _is_down(server: RedisServer, args: Args) -> Reply:
-    """As no node votes, there is no vote to tell of."""
+def _is_down(server: ServerContext, args: Args) -> Reply:
+    """Nodes do not vote, so the reply never has a voted leader."""
     integer(args[4])
     topology = server.topology()
     place = topology.leader.resp if topology.leader else NOBODY
@@ -87,7 +84,7 @@ def _is_down(server: RedisServer, args: Args) -> Reply:
     return [int(down), b"*", 0]
 
 
-_SUBCOMMANDS: dict[bytes, tuple[int, Callable[[RedisServer, Args], Reply]]] = {
+_SUBCOMMANDS: dict[bytes, tuple[int, Callable[[ServerContext, Args], Reply]]] = {
     b"get-master-addr-by-name": (3, _address),
     b"masters": (2, _masters),
     b"master": (3, _named_master),
@@ -100,14 +97,14 @@ _SUBCOMMANDS: dict[bytes, tuple[int, Callable[[RedisServer, Args], Reply]]] = {
 }
 
 
-def _named(server: RedisServer, args: Args) -> Topology:
-    """Raises `BadRequest` if another master is meant."""
+def _named(server: ServerContext, args: Args) -> Topology:
+    """Raises `BadRequest` if the command names another master."""
     if args[2] != server.cluster.encode():
         raise BadRequest("No such master with that name")
     return server.topology()
 
 
-def _master(server: RedisServer, topology: Topology) -> Fields:
+def _master(server: ServerContext, topology: Topology) -> Fields:
     leader, timing = topology.leader, server.timing
     flags = "s_down,o_down,master" if topology.leader_down else "master"
     if leader is None:
@@ -128,12 +125,12 @@ def _master(server: RedisServer, topology: Topology) -> Fields:
         b"num-other-sentinels": _number(len(topology.sentinels)),
         b"quorum": _number(QUORUM),
         b"failover-timeout": _number(timing.election_ms),
-        b"parallel-syncs": _number(len(topology.replicas)),  # all read the log at once
+        b"parallel-syncs": _number(len(topology.replicas)),  # all read the log at the same time
     }
 
 
-def _replica(server: RedisServer, topology: Topology, member: Member) -> Fields:
-    """Of other replicas only the leader hears, and only how far they are."""
+def _replica(server: ServerContext, topology: Topology, member: Member) -> Fields:
+    """Only the leader knows the offsets of other replicas."""
     behind = member.node == topology.node and not topology.serving
     heard = server.backend.last_acks.get(member.node)
     own_offset = server.backend.status().applied_offset if member.node == topology.node else 0
@@ -152,13 +149,13 @@ def _replica(server: RedisServer, topology: Topology, member: Member) -> Fields:
         b"master-link-status": b"err" if behind else b"ok",
         b"master-host": leader.host.encode(),
         b"master-port": _number(leader.port),
-        b"slave-priority": _number(member.priority + 1),  # in Redis 0 is never to lead
+        b"slave-priority": _number(member.priority + 1),  # in Redis, a replica of priority 0 is never promoted
         b"slave-repl-offset": _number(max(0, heard.ack.offset if heard else own_offset)),
         b"replica-announced": b"1",
     }
 
 
-def _sentinel(server: RedisServer, member: Member) -> Fields:
+def _sentinel(server: ServerContext, member: Member) -> Fields:
     id = _id(server, member.node)
     fields = _instance(server, name=id.decode(), place=member.resp, id=id, flags="sentinel")
     del fields[b"info-refresh"]
@@ -166,9 +163,9 @@ def _sentinel(server: RedisServer, member: Member) -> Fields:
 
 
 def _instance(
-    server: RedisServer, *, name: str, place: Address, id: bytes, flags: str, silent_ms: float = 0.0
+    server: ServerContext, *, name: str, place: Address, id: bytes, flags: str, silent_ms: float = 0.0
 ) -> Fields:
-    """What is told of each; in the place of pings come the records of the leader."""
+    """The fields of every instance. Records of the leader count as its replies to pings."""
     down_ms = _number(max(0.0, silent_ms - server.timing.lease_ms))
     down: Fields = {b"s-down-time": down_ms} if "s_down" in flags else {}
     if "o_down" in flags:
@@ -190,8 +187,8 @@ def _instance(
     }
 
 
-def _id(server: RedisServer, node: NodeId) -> bytes:
-    """40 digits as Redis has them; they stay when the node is started again."""
+def _id(server: ServerContext, node: NodeId) -> bytes:
+    """40 hexadecimal digits as in Redis. They are the same after a restart of the node."""
     return hashlib.sha1(f"{server.cluster}/{node}".encode(), usedforsecurity=False).hexdigest().encode()
 
 

@@ -1,4 +1,4 @@
-"""Commands about the server and the cluster."""
+"""Commands on the server and the cluster."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from replicator.address import UNKNOWN
 from replicator.errors import BadRequest, ReplicatorError
 from replicator.limits import FLUSH_BYTES, FLUSH_ENTRIES
 from replicator.position import BEFORE_LOG, Offset
-from replicator.server.keyspace import TABLE as KV
+from replicator.server.keyspace import KEYSPACE_TABLE
+from replicator.server.redis.command import Args, Command
 from replicator.server.redis.commands.registry import (
+    COMMANDS,
     SYNTAX,
-    TABLE,
-    Args,
-    Command,
+    connection,
     control,
     integer,
-    session,
+    keys_of,
+    refuse_in_multi,
     wrong_arity,
 )
-from replicator.server.redis.commands.scan import glob
-from replicator.server.redis.connection import Session
+from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.info import sections
+from replicator.server.redis.patterns import glob
 from replicator.server.redis.resp import OK, Encoded, Reply, Simple, Verbatim
 from replicator.server.redis.topology import NOBODY
 from replicator.store.keys import decode_key, table_range
@@ -32,22 +33,22 @@ from replicator.store.view import Transaction
 NOT_POSITIVE = "value is out of range, must be positive"
 
 
-@session("info", -1)
-def info(session: Session, args: Args) -> Reply:
+@connection("info", -1)
+def info(connection: ConnectionContext, args: Args) -> Reply:
     wanted = {word.lower() for word in args[1:]} - {b"all", b"everything", b"default"}
     parts = [
         b"# %b\r\n%b" % (name.capitalize(), b"".join(b"%b:%b\r\n" % pair for pair in pairs))
-        for name, pairs in sections(session.server)
+        for name, pairs in sections(connection.server)
         if not wanted or name in wanted
     ]
     return Verbatim(b"\r\n".join(parts))
 
 
-@session("role", 1)
-def role(session: Session, args: Args) -> Reply:
-    backend = session.server.backend
+@connection("role", 1)
+def role(connection: ConnectionContext, args: Args) -> Reply:
+    backend = connection.server.backend
     status = backend.status()
-    if status.role == "leader":
+    if status.role.leads:
         replicas: list[Reply] = []
         for node, heard in backend.last_acks.items():
             member = backend.membership.get(node)
@@ -61,28 +62,26 @@ def role(session: Session, args: Args) -> Reply:
 
 
 @control("wait", 3)
-def wait(session: Session, args: Args) -> Reply:
-    _refuse_within_multi(session, "WAIT cannot be part of a transaction, whose end it would wait for")
+def wait(connection: ConnectionContext, args: Args) -> None:
+    refuse_in_multi(connection, "WAIT cannot be part of a transaction: send it after EXEC")
     replicas, timeout_ms = integer(args[1]), _timeout_ms(args[2])
-    _refuse_at_replicas(session, "WAIT")
-    if not session.after_own_writes(args):
-        session.wait(_wait(session, replicas, timeout_ms, lambda acked: acked))
-    return None
+    _require_leader(connection, "WAIT")
+    if not connection.wait_for_own_writes(args):
+        connection.wait_for(_wait(connection, replicas, timeout_ms, lambda acked: acked))
 
 
 @control("waitaof", 4)
-def waitaof(session: Session, args: Args) -> Reply:
-    """WAITAOF numlocal numreplicas timeout: the log is the append-only file, and what has been answered is in it."""
-    _refuse_within_multi(session, "WAITAOF cannot be part of a transaction, whose end it would wait for")
+def waitaof(connection: ConnectionContext, args: Args) -> None:
+    """WAITAOF numlocal numreplicas timeout: the log is the append-only file, and every acknowledged write is in it."""
+    refuse_in_multi(connection, "WAITAOF cannot be part of a transaction: send it after EXEC")
     if integer(args[1]) not in (0, 1):
         raise BadRequest("value is out of range, value must between 0 and 1")
     replicas, timeout_ms = integer(args[2], NOT_POSITIVE), _timeout_ms(args[3])
     if replicas < 0:
         raise BadRequest(NOT_POSITIVE)
-    _refuse_at_replicas(session, "WAITAOF")
-    if not session.after_own_writes(args):
-        session.wait(_wait(session, replicas, timeout_ms, lambda acked: [1, acked]))
-    return None
+    _require_leader(connection, "WAITAOF")
+    if not connection.wait_for_own_writes(args):
+        connection.wait_for(_wait(connection, replicas, timeout_ms, lambda acked: [1, acked]))
 
 
 def _timeout_ms(text: bytes) -> int:
@@ -93,51 +92,44 @@ def _timeout_ms(text: bytes) -> int:
     return timeout_ms
 
 
-def _refuse_at_replicas(session: Session, name: str) -> None:
-    if session.server.backend.status().role != "leader":
+def _require_leader(connection: ConnectionContext, name: str) -> None:
+    if not connection.server.backend.status().role.leads:
         raise BadRequest(f"{name} cannot be used with replica instances.")
 
 
-def _refuse_within_multi(session: Session, why: str) -> None:
-    if session.multi.open:
-        session.multi.spoil()
-        raise BadRequest(why)
-
-
-async def _wait(session: Session, replicas: int, timeout_ms: int, reply: Callable[[int], Reply]) -> None:
-    offset = max(session.last_offset, BEFORE_LOG)
-    session.answer(reply(await session.server.backend.wait_acked(offset, replicas, timeout_ms)))
+async def _wait(connection: ConnectionContext, replicas: int, timeout_ms: int, reply: Callable[[int], Reply]) -> None:
+    offset = max(connection.last_offset, BEFORE_LOG)
+    connection.reply(reply(await connection.server.backend.wait_acked(offset, replicas, timeout_ms)))
 
 
 @control("flushall", -1)
-def flushall(session: Session, args: Args) -> Reply:
-    """Every key, in several records: what others write meanwhile may stay, and a crash may leave a rest."""
+def flushall(connection: ConnectionContext, args: Args) -> None:
+    """Delete all keys, in several records. Keys that are written meanwhile may stay. A crash may leave some keys."""
     if len(args) > 2 or (len(args) == 2 and args[1].lower() not in (b"sync", b"async")):
         raise BadRequest(SYNTAX)
-    _refuse_within_multi(session, "FLUSHALL takes several records, so it cannot be part of a transaction")
-    if not session.after_own_writes(args):
-        session.wait(_flush(session))
-    return None
+    refuse_in_multi(connection, "FLUSHALL writes several records, so it cannot be part of a transaction")
+    if not connection.wait_for_own_writes(args):
+        connection.wait_for(_flush(connection))
 
 
 @control("flushdb", -1)
-def flushdb(session: Session, args: Args) -> Reply:
-    return flushall(session, args)
+def flushdb(connection: ConnectionContext, args: Args) -> None:
+    flushall(connection, args)
 
 
-async def _flush(session: Session) -> None:
-    start, stop = table_range(KV)
+async def _flush(connection: ConnectionContext) -> None:
+    start, stop = table_range(KEYSPACE_TABLE)
     while True:
-        transaction = session.server.backend.begin()
+        transaction = connection.server.backend.begin()
         start = _delete_some(transaction, start, stop)
         if not transaction.changes:
-            session.answer(OK)
+            connection.reply(OK)
             return
-        await _submitted(session, transaction)
+        await _submit(connection, transaction)
 
 
 def _delete_some(transaction: Transaction, start: bytes, stop: bytes) -> bytes:
-    """Delete entries from `start` on, as many as fit into one record; where to go on."""
+    """Delete entries from `start` on, as many as fit into one record. Returns the key to go on from."""
     size = 0
     found: list[bytes] = []
     for key, value in transaction.scan(start, stop):
@@ -151,63 +143,64 @@ def _delete_some(transaction: Transaction, start: bytes, stop: bytes) -> bytes:
     return found[-1] if found else start
 
 
-async def _submitted(session: Session, transaction: Transaction) -> None:
-    """Raises what became of it, if it is not OK."""
-    ended: asyncio.Future[Offset] = asyncio.get_running_loop().create_future()
+async def _submit(connection: ConnectionContext, transaction: Transaction) -> None:
+    """Wait for the outcome. Raises `ReplicatorError` if it is not an ack."""
+    acked: asyncio.Future[Offset] = asyncio.get_running_loop().create_future()
 
     def done(error: ReplicatorError | None, offset: Offset) -> None:
-        if ended.cancelled():
+        if acked.cancelled():
             return
         if error is None:
-            ended.set_result(offset)
+            acked.set_result(offset)
         else:
-            ended.set_exception(error)
+            acked.set_exception(error)
 
-    session.server.backend.submit(transaction, done)
-    session.last_offset = await ended
+    connection.server.backend.submit(transaction, done)
+    connection.last_offset = await acked
 
 
-@session("time", 1)
-def time_(session: Session, args: Args) -> Reply:
+@connection("time", 1)
+def time_(connection: ConnectionContext, args: Args) -> Reply:
     seconds, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
     return [b"%d" % seconds, b"%d" % microseconds]
 
 
-@session("config", -2)
-def config(session: Session, args: Args) -> Reply:
+@connection("config", -2)
+def config(connection: ConnectionContext, args: Args) -> Reply:
     word = args[1].lower()
     if word == b"get":
         if len(args) < 3:
             raise wrong_arity(b"config|get")
         patterns = [glob(pattern.lower()) for pattern in args[2:]]
-        settings = session.server.settings()
+        settings = connection.server.settings()
         return {name: value for name, value in settings.items() if any(it.match(name) for it in patterns)}
     if word == b"resetstat":
-        session.server.stats.reset()
+        connection.server.stats.reset()
         return OK
     if word == b"set":
-        raise BadRequest("settings are given to `replicator node run`, not changed by CONFIG SET")
+        raise BadRequest("CONFIG SET cannot change settings: pass them to `replicator node run`")
     raise BadRequest(f"unknown subcommand '{args[1][:128].decode(errors='replace')}'. Try CONFIG HELP.")
 
 
-@session("command", -1)
-def command_(session: Session, args: Args) -> Reply:
+@connection("command", -1)
+def command_(connection: ConnectionContext, args: Args) -> Reply:
     word = args[1].lower() if len(args) > 1 else b""
     if not word:
-        return [_describe(command) for command in TABLE.values()]
+        return [_describe(command) for command in COMMANDS.values()]
     if word == b"count":
-        return len(TABLE)
+        return len(COMMANDS)
     if word == b"list":
-        return list(TABLE)
+        return list(COMMANDS)
     if word == b"docs":
-        return {name: _docs(TABLE[name]) for name in map(bytes.lower, args[2:] or list(TABLE)) if name in TABLE}
+        names = [name.lower() for name in args[2:] or COMMANDS]
+        return {name: _docs(COMMANDS[name]) for name in names if name in COMMANDS}
     if word == b"info":
-        return [_describe_or_null(name.lower()) for name in args[2:] or list(TABLE)]
+        return [_describe_or_null(name.lower()) for name in args[2:] or COMMANDS]
     if word == b"getkeys":
-        found = TABLE.get(args[2].lower()) if len(args) > 2 else None
+        found = COMMANDS.get(args[2].lower()) if len(args) > 2 else None
         if found is None or not found.accepts(len(args) - 2):
             raise BadRequest("Invalid command specified")
-        keys: list[Reply] = [*found.keys(args[2:])]
+        keys: list[Reply] = [*keys_of(found, args[2:])]
         if not keys:
             raise BadRequest("The command has no key arguments")
         return keys
@@ -228,7 +221,7 @@ def _describe(command: Command) -> Reply:
 
 
 def _describe_or_null(name: bytes) -> Reply:
-    return _describe(TABLE[name]) if name in TABLE else Encoded(b"*-1\r\n")
+    return _describe(COMMANDS[name]) if name in COMMANDS else Encoded(b"*-1\r\n")
 
 
 def _docs(command: Command) -> Reply:

@@ -6,8 +6,9 @@ from decimal import Decimal, InvalidOperation, localcontext
 
 from replicator.errors import BadRequest
 from replicator.server.keyspace import Keyspace, WritableKeyspace
+from replicator.server.redis.command import Args
 from replicator.server.redis.commands.expiry import deadline_ms
-from replicator.server.redis.commands.registry import SYNTAX, Args, integer, read, write, wrong_arity
+from replicator.server.redis.commands.registry import SYNTAX, integer, read, write, wrong_arity
 from replicator.server.redis.resp import OK, Reply
 
 NOT_A_FLOAT = "value is not a valid float"

@@ -1,10 +1,11 @@
-"""Transactions: all that is queued between MULTI and EXEC becomes one record."""
+"""Transactions: the commands that are queued between MULTI and EXEC become one record."""
 
 from __future__ import annotations
 
 from replicator.errors import BadRequest
-from replicator.server.redis.commands.registry import Args, CommandKind, command, control, session
-from replicator.server.redis.connection import Session
+from replicator.server.redis.command import Args
+from replicator.server.redis.commands.registry import connection, control
+from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import OK, Error, Reply
 
 
@@ -13,50 +14,45 @@ class ExecAborted(BadRequest):
 
 
 @control("multi", 1)
-def multi(session: Session, args: Args) -> Reply:
-    if session.multi.open:
+def multi(connection: ConnectionContext, args: Args) -> None:
+    if connection.multi.open:
         raise BadRequest("MULTI calls can not be nested")
-    session.multi.begin()
-    session.answer(OK)
-    return None
+    connection.multi.begin()
+    connection.reply(OK)
 
 
 @control("exec", -1)
-def exec_(session: Session, args: Args) -> Reply:
+def exec_(connection: ConnectionContext, args: Args) -> None:
     if len(args) > 1:
-        session.multi.discard()
+        connection.multi.discard()
         raise ExecAborted("Transaction discarded because of: wrong number of arguments for 'exec' command")
-    if not session.multi.open:
+    if not connection.multi.open:
         raise BadRequest("EXEC without MULTI")
-    if session.multi.spoiled:
-        session.multi.discard()
+    if connection.multi.dirty_exec:
+        connection.multi.discard()
         raise ExecAborted("Transaction discarded because of previous errors.")
-    session.execute(args)
-    return None
+    connection.execute(args)
 
 
 @control("discard", 1)
-def discard(session: Session, args: Args) -> Reply:
-    if not session.multi.open:
+def discard(connection: ConnectionContext, args: Args) -> None:
+    if not connection.multi.open:
         raise BadRequest("DISCARD without MULTI")
-    session.multi.discard()
-    session.answer(OK)
-    return None
+    connection.multi.discard()
+    connection.reply(OK)
 
 
-@command("watch", -2, CommandKind.CONTROL, (1, -1, 1))
-def watch(session: Session, args: Args) -> Reply:
-    if session.multi.open:
-        session.answer(Error("ERR WATCH inside MULTI is not allowed"))  # which does not spoil the MULTI
-        return None
-    if not session.after_own_writes(args):  # which would touch the keys
-        session.multi.watch(args[1:])
-        session.answer(OK)
-    return None
+@control("watch", -2, (1, -1, 1))
+def watch(connection: ConnectionContext, args: Args) -> None:
+    if connection.multi.open:
+        connection.reply(Error("ERR WATCH inside MULTI is not allowed"))  # EXEC still succeeds
+    elif not connection.wait_for_own_writes(args):  # they would count as changes of the keys
+        connection.multi.watch(args[1:])
+        connection.reply(OK)
 
 
-@session("unwatch", 1)
-def unwatch(session: Session, args: Args) -> Reply:
-    if not session.multi.open:
-        session.multi.unwatch()
+@connection("unwatch", 1)
+def unwatch(connection: ConnectionContext, args: Args) -> Reply:
+    if not connection.multi.open:
+        connection.multi.unwatch()
     return OK

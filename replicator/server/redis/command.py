@@ -1,0 +1,38 @@
+"""What a command is. The table of all commands is in `commands`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from replicator.server.redis.resp import Reply
+
+Args = list[bytes]
+"""A whole command line, its name first."""
+
+
+class CommandKind(Enum):
+    """Which path a command takes, and the flag that COMMAND shows for it."""
+
+    READ = "readonly"  # handler(keyspace, args)
+    WRITE = "write"  # handler(writable keyspace, args)
+    CONNECTION = "admin"  # handler(connection context, args); runs at once, also in MULTI
+    CONTROL = "noscript"  # handler(connection context, args); sends its reply itself, and is never queued in MULTI
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    name: bytes  # lower case
+    arity: int  # with the name; negative: at least so many
+    kind: CommandKind
+    handler: Callable[[Any, Args], Reply]
+    first_key: int = 0
+    last_key: int = 0
+    step: int = 0
+    before_auth: bool = False
+    line_at: int = 0  # where the line of another command begins, which this one executes; 0: there is none
+
+    def accepts(self, count: int) -> bool:
+        return count == self.arity if self.arity > 0 else count >= -self.arity

@@ -1,0 +1,87 @@
+"""What commands see of their connection and of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping
+from typing import Any, Protocol
+
+from replicator.address import Address
+from replicator.position import Offset
+from replicator.protocol.levels import Level
+from replicator.protocol.timing import Timing
+from replicator.server.backend import Backend
+from replicator.server.redis.command import Args, Command
+from replicator.server.redis.resp import Reply
+from replicator.server.redis.subscriptions import Subscriptions
+from replicator.server.redis.topology import Topology
+from replicator.server.redis.transaction import MultiState
+from replicator.server.stats import Stats
+
+
+class ServerContext(Protocol):
+    backend: Backend
+    stats: Stats
+    cluster: str
+    timing: Timing
+    port: int
+    password: str  # empty: none is required
+    max_clients: int
+    http_address: Address | None
+    started_s: float  # on the loop's clock
+
+    @property
+    def connections(self) -> Mapping[int, ConnectionContext]:
+        """By id."""
+        ...
+
+    def topology(self) -> Topology: ...
+
+    def rows(self) -> int:
+        """Number of keys; 0 while the store cannot be read."""
+        ...
+
+    def settings(self) -> dict[bytes, bytes]:
+        """For CONFIG GET."""
+        ...
+
+
+class ConnectionContext(Protocol):
+    id: int
+    address: str  # of the client
+    connected_s: float  # on the loop's clock
+    protocol: int  # of RESP: 2 or 3
+    authenticated: bool
+    name: bytes
+    library: dict[bytes, bytes]
+    last_command: bytes
+    last_offset: Offset  # of the last write of this connection that was acknowledged
+    level: Level | None  # of its reads; None: the default of the node's role
+    multi: MultiState
+    subscriptions: Subscriptions
+
+    @property
+    def server(self) -> ServerContext: ...
+
+    def reply(self, reply: Reply) -> None:
+        """Send the reply of the command, after the replies of all commands before it."""
+        ...
+
+    def wait_for_own_writes(self, args: Args) -> bool:
+        """Whether writes of this connection are unacknowledged. If so, the command runs again once none is."""
+        ...
+
+    def wait_for(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run the next command once `work`, which sends the reply, has ended. No own writes may be unacknowledged."""
+        ...
+
+    def read_at(self, level: Level | None, command: Command, args: Args) -> None:
+        """Reply to a read from a view of that level. No own writes may be unacknowledged. Raises `ReplicatorError`."""
+        ...
+
+    def execute(self, args: Args) -> None:
+        """EXEC: run all queued commands as one transaction. Raises `ReplicatorError`."""
+        ...
+
+    def close_after_replies(self) -> None:
+        """Run no further command. Close the connection once the replies of those before have been sent."""
+        ...

@@ -1,0 +1,94 @@
+"""The order of the replies of one connection.
+
+The reply of a write is pending until the write is acknowledged; replies after it wait behind it. All replies that are
+ready leave in one write to the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from replicator.errors import ReplicatorError
+from replicator.limits import MAX_READY_BYTES
+from replicator.position import BEFORE_LOG, Offset
+from replicator.server.redis.resp import encode, error_reply
+from replicator.server.stats import Stats
+
+
+class PendingReply:
+    """One place in the order. It is the `done` of its write: called with the outcome, it becomes ready."""
+
+    __slots__ = ("data", "ready", "replies")
+
+    def __init__(self, replies: Replies, data: bytes, ready: bool) -> None:
+        self.replies = replies
+        self.data = data  # encoded; replaced if the write fails
+        self.ready = ready
+
+    def __call__(self, error: ReplicatorError | None, offset: Offset) -> None:
+        replies = self.replies
+        if error is None:
+            replies.last_offset = offset
+            replies.stats.writes_ok += 1
+        else:
+            replies.stats.count_failure(error)
+            self.data = encode(error_reply(error), 2)  # the same in RESP3
+        self.ready = True
+        replies.advance_soon()
+
+
+class Replies:
+    """`on_advance` is called after pending replies have become ready."""
+
+    def __init__(self, stats: Stats, on_advance: Callable[[], None]) -> None:
+        self.stats = stats
+        self.transport: asyncio.Transport  # once there is one
+        self.last_offset = BEFORE_LOG  # of the last write that was acknowledged
+        self.pending: deque[PendingReply] = deque()  # in order; the first is not ready, or `_advance` is scheduled
+        self._ready: list[bytes] = []  # before all that are pending
+        self._ready_bytes = 0  # of `_ready`, but for replies that were pending
+        self._on_advance = on_advance
+        self._scheduled = False  # `_advance`
+
+    def add(self, data: bytes) -> None:
+        if self.pending:
+            self.pending.append(PendingReply(self, data, True))
+        else:
+            self.send(data)
+
+    def add_pending(self, data: bytes) -> PendingReply:
+        """`data` is the reply if the write is acknowledged."""
+        reply = PendingReply(self, data, False)
+        self.pending.append(reply)
+        return reply
+
+    def send(self, data: bytes) -> None:
+        """`add` for a caller that knows that none is pending.
+
+        Large replies do not pile up in memory: the transport has to notice a client that does not read.
+        """
+        self._ready.append(data)
+        self._ready_bytes += len(data)
+        if self._ready_bytes > MAX_READY_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._ready:
+            ready, self._ready, self._ready_bytes = self._ready, [], 0
+            if not self.transport.is_closing():
+                self.transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
+
+    def advance_soon(self) -> None:
+        """Replies that become ready in one iteration of the loop are sent together."""
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._advance)
+
+    def _advance(self) -> None:
+        self._scheduled = False
+        pending, ready = self.pending, self._ready
+        while pending and pending[0].ready:
+            ready.append(pending.popleft().data)
+        self._on_advance()
