@@ -16,7 +16,7 @@ BOUNDED = Level(LevelKind.BOUNDED, BOUND_MS)
 FIRST, SECOND = b"sw.1", b"sw.2"  # as they stand in the log, at offsets 5 and 7
 
 CANONICAL = Canonical(
-    stands={},
+    states={},
     entries={},
     written={"w.1": [Offset(5)], "w.2": [Offset(7)]},
     values={encode_key("kv", b"k", b""): [(Offset(5), FIRST), (Offset(7), SECOND)]},
