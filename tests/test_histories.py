@@ -14,7 +14,7 @@ import pytest
 from replicator.chaos.client import Connection
 from replicator.position import Offset
 from tests.process_cluster import Cluster, stopped
-from tests.recorded_checks import announced, canonical_of, violations
+from tests.recorded_checks import canonical_of, suspend_offset, violations
 from tests.recorder import Recorder, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
@@ -58,7 +58,7 @@ async def depose(cluster: Cluster, leader: str, recorder: Recorder) -> None:
     """Let another node lead and write, and the old leader go on then as if nothing had been."""
     with stopped(cluster.pid(leader)):
         await asyncio.to_thread(cluster.leader, [id for id in IDS if id != leader])
-        await recorder.goes_on(WRITES, READS)
+        await recorder.wait_for_more(WRITES, READS)
 
 
 @pytest.mark.parametrize(
@@ -81,15 +81,15 @@ async def test_one_order_explains_what_all_clients_were_told(
     leader, first, second = under(cluster, mode, wait_for)
     ports = {id: cluster.folder.load().node(id).resp_port for id in IDS}
     async with Recorder(f"{mode} {wait_for}", ports, leader, keys=3, writers=3, readers=9) as recorder:
-        await recorder.goes_on(WRITES, READS)
+        await recorder.wait_for_more(WRITES, READS)
         for pause_s in PAUSES_S:
             with stopped(cluster.pid(first)):
                 await asyncio.sleep(pause_s)
-            await recorder.goes_on(WRITES, READS)
+            await recorder.wait_for_more(WRITES, READS)
         await kill_and_start(cluster, second)
-        await recorder.goes_on(WRITES, READS)
+        await recorder.wait_for_more(WRITES, READS)
         await lose_leader(cluster, leader, recorder)
-        await recorder.goes_on(WRITES, READS)
+        await recorder.wait_for_more(WRITES, READS)
     canonical = await canonical_of(cluster.bootstrap, cluster.name)
     with capsys.disabled():
         print(f"\n{mode} {wait_for}, OK/REJECTED/UNKNOWN: {recorder}")
@@ -163,7 +163,7 @@ async def test_no_replica_shows_a_value_linearizably_before_all_sync_members_can
     with stopped(cluster.pid(second)):
         writing = asyncio.create_task(asking.ask(leader, "SET", mode, "new"))
         if mode == "suspend":
-            suspended = await announced(mode.encode(), cluster.bootstrap, cluster.name, end)
+            suspended = await suspend_offset(mode.encode(), cluster.bootstrap, cluster.name, end)
             await until(lambda: cluster.node(first)["node"]["applied_offset"] >= suspended)
         else:
             await asking.shows(first, mode, b"new")
