@@ -1,4 +1,4 @@
-"""What the servers ask of a node. `node.node.Node` answers it; tests answer it with a fake."""
+"""The interface of a node to its servers, implemented by `node.node.Node` and by fakes in tests."""
 
 from __future__ import annotations
 
@@ -23,56 +23,56 @@ class Backend(Protocol):
     """Called with table and row, both when a write is submitted here and when a record is applied."""
 
     def view(self) -> View:
-        """The store as it is now. Raises `Loading` or what stopped the node (`LogDamage`, `Diverged`, …)."""
+        """The current state of the store. Raises `Loading`, or what stopped the node (`LogDamage`, `Diverged`, …)."""
         ...
 
     def read_now(self, level: Level | None) -> View | None:
-        """A view for a read of that level (None: as is usual in the node's role), if nothing has to be waited for.
+        """A view for a read at that level (None: the default of the node's role), or None if the read has to wait.
 
-        It may raise `KeyBlocked` for single keys; then, and in place of None, `read`. Raises `Stale`, and as `view`.
+        The view may raise `KeyBlocked` for single keys. In both cases, use `read`. Raises `Stale`, and as `view`.
         """
         ...
 
     def read_soon(self, level: Level | None) -> asyncio.Future[None] | None:
-        """For a read that only waits for the log's end, as many at once do: when `read_reached` may be called.
+        """For a read that only waits for the read index, shared by many reads: done when `read_reached` can be called.
 
-        It raises `Stale`. None: such a read has to wait for other things, too (`read`).
+        The future raises `Stale`. None if the read has to wait for something else, too: use `read`.
         """
         ...
 
     def read_reached(self) -> View | None:
-        """The view for reads that waited so; None if that is not enough after all. Raises as `view`."""
+        """The view after `read_soon`; None if the read has to wait again with `read`. Raises as `view`."""
         ...
 
     async def read(self, level: Level | None, answer: Callable[[View], T]) -> T:
-        """What `answer` makes of a view that meets the level; it may be called again. Raises `Stale`, and as `view`."""
+        """The result of `answer`, which may be called twice, for a view at the level. Raises `Stale`, and as `view`."""
         ...
 
     def token(self, written: Offset) -> Token:
-        """All that a client can have seen here, and what it has written up to that offset. Raises as `view`."""
+        """Covers everything that a client can have read here and has written up to that offset. Raises as `view`."""
         ...
 
     def now_ms(self) -> int | None:
-        """The leader's wall clock, by which values count as expired; None on a follower, which waits for the record."""
+        """The leader's wall clock, for the expiry of values. None on a follower, which waits for the deletion."""
         ...
 
     def begin(self) -> Transaction:
         """A transaction over the store and all writes in flight.
 
-        Raises `NotLeader`, `NoReplicas`, `Busy`, `Loading`: all before anything happened.
+        Raises `NotLeader`, `NoReplicas`, `Busy`, `Loading`; nothing was written then.
         """
         ...
 
     def submit(self, transaction: Transaction, done: Done) -> None:
-        """Append the changes as one record. Without changes, `done` is called once all that it has read is committed.
+        """Append the changes as one record. Without changes, `done` is called once all it has read is committed.
 
         `done` is called from the event loop, in the order of submission, possibly before `submit` returns. Raises
-        `Definite` (too large, not the leader any more) without calling `done`.
+        `Definite` (too large, no longer the leader) without calling `done`.
         """
         ...
 
     async def wait_acked(self, offset: Offset, replicas: int, timeout_ms: float) -> int:
-        """How many other nodes have applied `offset`, once `replicas` have, or after `timeout_ms` (0: never)."""
+        """How many other nodes have applied `offset`, once `replicas` have or after `timeout_ms` (0: no timeout)."""
         ...
 
     def status(self) -> NodeStatus: ...
