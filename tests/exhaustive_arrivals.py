@@ -1,8 +1,8 @@
 """All orders in which the messages that two nodes can have sent can arrive in the log.
 
 An arrival is a record, or a batch of two, that can be in flight: the next batch of every past or current leader, as
-that leader would number it; a copy of every accepted batch; claims of either node for each reason, in an election for each
-prefix of the log that the candidate can have read; the bytes of a foreign producer.
+that leader would number it; a copy of every accepted batch; claims of either node for each reason, in an election for
+each prefix of the log that the candidate can have read; the bytes of a foreign producer.
 
 Each is judged by `acceptance.judge` and by `is_accepted`, the same rule as a definition over the whole log.
 """

@@ -55,7 +55,7 @@ def test_a_second_process_of_a_node_exits_and_the_first_continues(cluster: Clust
         for fact in ("incarnation", "members"):
             assert after[fact] == before[id][fact]
         assert (after["node"]["epoch"], after["node"]["leader"]) == (1, before[id]["node"]["leader"])
-    assert {node["state"] for node in cluster.level()} == {"serving"}
+    assert {node["state"] for node in cluster.caught_up()} == {"serving"}
 
 
 def test_a_store_of_another_cluster_is_refused(cluster: Cluster) -> None:
