@@ -89,24 +89,24 @@ class SimLog:
         rng = broker.rng
         answer: asyncio.Future[Offset] = asyncio.get_running_loop().create_future()
         fault = broker.faults.append_fault(rng)
-        there_ms = broker.message_ms()
+        arrival_ms = broker.message_ms()
         down_ms = link.down_ms
         if down_ms:
-            there_ms += down_ms  # the request waits for the broker, unless it was lost with its connection
+            arrival_ms += down_ms  # the request waits for the broker, unless it was lost with its connection
             fault = rng.choice((fault, AppendFault.LOST))
         if fault is not AppendFault.NONE:
             broker.trace(f"{link.name}: append of {len(payloads)}: {fault}")
         if fault is AppendFault.REFUSED:
-            broker.later(there_ms, self._answer, answer, AppendRefused("the broker refused the append"))
+            broker.later(arrival_ms, self._answer, answer, AppendRefused("the broker refused the append"))
         elif fault is AppendFault.LATE:
-            broker.later(there_ms + TIMEOUT_MS + rng.random() * _LATE_MS, self._append, payloads, answer, True)
+            broker.later(arrival_ms + TIMEOUT_MS + rng.random() * _LATE_MS, self._append, payloads, answer, True)
         elif fault is AppendFault.SLOW:
-            broker.later(there_ms + rng.random() * TIMEOUT_MS, self._append, payloads, answer, True)
+            broker.later(arrival_ms + rng.random() * TIMEOUT_MS, self._append, payloads, answer, True)
         elif fault is not AppendFault.LOST:
-            broker.later(there_ms, self._append, payloads, answer, fault is not AppendFault.UNANSWERED)
+            broker.later(arrival_ms, self._append, payloads, answer, fault is not AppendFault.UNANSWERED)
         if fault is AppendFault.TWICE:
             broker.later(
-                there_ms + rng.choice((0.0, 1.0, _LATE_MS)) * rng.random(), self._append, payloads, answer, True
+                arrival_ms + rng.choice((0.0, 1.0, _LATE_MS)) * rng.random(), self._append, payloads, answer, True
             )
         broker.later(TIMEOUT_MS, self._answer, answer, AppendOutcomeUnknown("the broker did not answer in time"))
         return await answer

@@ -29,7 +29,7 @@ class Faults:
     read_fails: float = 0.0
     end_fails: float = 0.0
     disturbance_ms: float = 1e12  # mean time between two of `events`
-    events: tuple[str, ...] = ()  # names in `nemesis.EVENTS`
+    events: tuple[str, ...] = ()  # names in `nemesis.FAULT_EVENTS`
 
     def append_fault(self, rng: random.Random) -> AppendFault:
         sample = rng.random()

@@ -46,7 +46,7 @@ class Nemesis:
             if self.stopping:
                 break
             name = rng.choice(faults.events)
-            running.append(asyncio.create_task(EVENTS[name](self, self._rng.choice(self._nodes))))
+            running.append(asyncio.create_task(FAULT_EVENTS[name](self, self._rng.choice(self._nodes))))
         for task in running:
             await task
 
@@ -142,7 +142,7 @@ class Nemesis:
 
     async def set_wall_clock(self, node: SimNode) -> None:
         step_us = self._rng.choice((-_HOUR_US, _HOUR_US))
-        self._trace(f"{node.name}: wall clock set by {step_us // 1_000_000} s")
+        self._trace(f"{node.name}: wall clock stepped by {step_us // 1_000_000} s")
         node.clock.wall_offset_us += step_us
 
     async def foreign_append(self, _: SimNode) -> None:
@@ -153,9 +153,9 @@ class Nemesis:
         self._broker.append([copied])
 
 
-Event = Callable[[Nemesis, SimNode], Coroutine[Any, Any, None]]
+FaultEvent = Callable[[Nemesis, SimNode], Coroutine[Any, Any, None]]
 
-EVENTS: dict[str, Event] = {
+FAULT_EVENTS: dict[str, FaultEvent] = {
     "kill one": Nemesis.kill_one,
     "kill all": Nemesis.kill_all,
     "pause": Nemesis.pause,

@@ -107,7 +107,7 @@ class Operator:
     def _ask(self, asked: Running, what: str, request: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run the request in the process of `asked`; it is cancelled if that process is killed."""
 
-        async def carry_out() -> None:
+        async def run() -> None:
             try:
                 await request()
             except ReplicatorError as error:
@@ -115,7 +115,7 @@ class Operator:
             else:
                 self._trace(f"{what}: accepted")
 
-        task = self._loop.create_task(carry_out(), context=asked.process.context)
+        task = self._loop.create_task(run(), context=asked.process.context)
         asked.errands.add(task)
         task.add_done_callback(asked.errands.discard)
 

@@ -24,7 +24,7 @@ from replicator.testing.clients import Client
 from replicator.testing.cluster import SimNode
 from replicator.testing.history import History, OperationKind, Outcome
 from replicator.testing.loop import SimLoop, Stuck
-from replicator.testing.nemesis import EVENTS, Nemesis
+from replicator.testing.nemesis import FAULT_EVENTS, Nemesis
 from replicator.testing.observer import Observer
 from replicator.testing.operator import Operator
 
@@ -89,7 +89,7 @@ class _Simulation:
         self.history = History()
         self._on_trace = on_trace
         self._hash = hashlib.sha256()
-        self.broker = Broker(self.loop, rng, fault_plans.draw(rng, tuple(EVENTS)), self.trace)
+        self.broker = Broker(self.loop, rng, fault_plans.draw(rng, tuple(FAULT_EVENTS)), self.trace)
         timing = plan.timing or _draw_timing(rng)
         self.nodes = [SimNode(f"n{i + 1}", i, folder / f"n{i + 1}", self.broker, timing) for i in range(plan.nodes)]
         self.observer = Observer(self.loop.time, self.trace)

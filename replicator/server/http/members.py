@@ -27,11 +27,7 @@ from replicator.records.types import Member, Mode, Policy, WaitFor, WriteMode
 
 E = TypeVar("E", bound=StrEnum)
 
-SETTABLE_MODES = (
-    Mode.ASYNC,
-    Mode.SYNC,
-    Mode.SNAPSHOTTER,
-)  # the leader sets `joining` until the node has caught up
+SETTABLE_MODES = (Mode.ASYNC, Mode.SYNC, Mode.SNAPSHOTTER)  # `joining` is set by the leader only
 
 
 def member_routes(node: Callable[[], Node]) -> list[web.RouteDef]:
