@@ -21,7 +21,7 @@ TOKEN: EncodedCommand = (b"REPL.TOKEN",)
 
 
 def bounded(ms: int, records: int = 0) -> Level:
-    """A read may be stale by `ms`, and in addition miss the last `records` records. Raises `BadRequest`."""
+    """Reads include all records older than `ms`, except the last `records` records. Raises `BadRequest`."""
     return parse_level(["bounded", str(ms), str(records)])[0]
 
 
