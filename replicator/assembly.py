@@ -26,10 +26,10 @@ from replicator.node.node import Node
 from replicator.position import Author, NodeId
 from replicator.protocol.timing import Timing
 from replicator.records.types import Member, Mode
-from replicator.server.http.app import Admin, Snapshots
+from replicator.server.http.app import HttpServer, Snapshots
 from replicator.server.identity import Identity
 from replicator.server.redis.server import RedisServer
-from replicator.server.registration import enrol
+from replicator.server.registration import register
 from replicator.store import snapshot
 from replicator.store.machine import Machine, open_machine, read_meta
 
@@ -65,7 +65,7 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
     async with AsyncExitStack() as parts:
         draw = random.SystemRandom()
         identity = Identity(settings.cluster, Author(NodeId(settings.id), draw.getrandbits(63)))
-        admin = Admin(identity, settings.password)
+        admin = HttpServer(identity, settings.password)
         await admin.start(settings.http)
         parts.push_async_callback(admin.close)
 
@@ -97,11 +97,12 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
             max_clients=settings.max_clients,
             http_address=config.advertised_http,
         )
-        running = asyncio.create_task(run_with_background(node.run(), enrol(node, identity, member, settings.password)))
+        registering = register(node, identity, member, settings.password)
+        running = asyncio.create_task(run_with_background(node.run(), registering))
         parts.push_async_callback(_cancel, running)
         await server.start()
         parts.push_async_callback(server.close)  # the first to go: what it has begun still needs the node
-        admin.show(node, server.stats, _snapshots(config, machine))
+        admin.attach_node(node, server.stats, _snapshots(config, machine))
         logger.info("%s: Redis protocol at %s, HTTP at %s", context.author, settings.resp, settings.http)
         await asyncio.shield(running)
 
@@ -134,7 +135,7 @@ async def _open_log(config: NodeConfig) -> KafkaLog:
         ) from error
 
 
-async def _when_kafka_answers(admin: Admin, work: Callable[[], Awaitable[T]]) -> T:
+async def _when_kafka_answers(admin: HttpServer, work: Callable[[], Awaitable[T]]) -> T:
     told = ""
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Both clients behind one face, so that each test shows the same of both."""
+"""The blocking and the asyncio client behind one interface, so that each test runs with both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from replicator.client import AsyncClient, AsyncSession, Client
 
 
 class Blocking:
-    """An asyncio client or session on a loop of its own, used as the blocking ones are."""
+    """An asyncio client or session on its own event loop, with the interface of the blocking one."""
 
     def __init__(self, runner: asyncio.Runner, inner: AsyncClient | AsyncSession) -> None:
         self._runner = runner
@@ -42,7 +42,7 @@ Connect = Callable[..., Any]
 
 @pytest.fixture(params=["sync", "asyncio"])
 def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Makes clients of one kind or the other, and closes them."""
+    """Creates clients of the parametrised kind, and closes them."""
     clients: list[Any] = []
     with asyncio.Runner() as runner:
 

@@ -1,4 +1,4 @@
-"""Logs of a few records as a tree, each judged once: a log is the number of its last record's place in the tree."""
+"""Short logs as a tree in which each record is judged once. A log is identified by the index of its last record."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ EMPTY = 0
 
 class MessageKind(StrEnum):
     WRITE = "write"
-    BEAT = "heartbeat"
+    HEARTBEAT = "heartbeat"
     ELECTION = Reason.ELECTION.value
-    DOUBT = Reason.RESOLVE.value
+    RESOLVE = Reason.RESOLVE.value
     HANDOVER = Reason.HANDOVER.value
     FORCE = Reason.FORCE.value
 
 
 class Message(NamedTuple):
-    """A record under way."""
+    """A record in flight."""
 
     kind: MessageKind
     author: int
-    leader: int  # whom a claim names
-    known: int  # the log that its author had read
+    leader: int  # that a claim names
+    known: int  # the log that its author has read
 
 
-class Log(NamedTuple):
+class LogNode(NamedTuple):
     before: int
     state: LogState
     record: Record | None
@@ -41,25 +41,25 @@ class Log(NamedTuple):
     writes: tuple[Offset, ...]  # of each author's last accepted write
 
 
-class Logs:
+class LogTree:
     def __init__(self, nodes: int) -> None:
         self.authors = [Author(NodeId("ABC"[number]), number) for number in range(nodes)]
-        self._tree = [Log(EMPTY, LogState(), None, None, (Offset(-1),) * nodes)]
+        self._tree = [LogNode(EMPTY, LogState(), None, None, (Offset(-1),) * nodes)]
         self._longer: dict[tuple[int, Message], int] = {}
         self.first = self.append(EMPTY, self.claim(Reason.FIRST, self.authors[0], self.authors[0], EMPTY), 0)
 
-    def __getitem__(self, log: int) -> Log:
+    def __getitem__(self, log: int) -> LogNode:
         return self._tree[log]
 
-    def land(self, log: int, message: Message) -> int:
+    def arrive(self, log: int, message: Message) -> int:
         longer = self._longer.get((log, message))
         if longer is None:
             longer = self._longer[log, message] = self.append(log, self.record(message), message.author)
         return longer
 
-    def since(self, known: int, log: int) -> list[Log]:
-        """What stands behind `known` in `log`."""
-        records: list[Log] = []
+    def since(self, known: int, log: int) -> list[LogNode]:
+        """The records after `known` in `log`."""
+        records: list[LogNode] = []
         while log != known:
             records.append(self._tree[log])
             log = self._tree[log].before
@@ -72,13 +72,13 @@ class Logs:
         writes = before.writes
         if void is None and type(record.body) is Write:
             writes = (*writes[:author], offset, *writes[author + 1 :])
-        self._tree.append(Log(log, state, record, void, writes))
+        self._tree.append(LogNode(log, state, record, void, writes))
         return len(self._tree) - 1
 
     def record(self, message: Message) -> Record:
-        """As a node writes it that knows the log up to `known`."""
+        """The record as a node writes it that has read the log up to `known`."""
         kind, author, leader, known = message
-        if kind not in (MessageKind.WRITE, MessageKind.BEAT):
+        if kind not in (MessageKind.WRITE, MessageKind.HEARTBEAT):
             return self.claim(Reason(kind.value), self.authors[author], self.authors[leader], known)
         state = self._tree[known].state
         encoded = f"{kind} {author} {known}".encode()

@@ -1,4 +1,4 @@
-"""Rules broken on purpose, one at a time: the exhaustive tests must notice each."""
+"""Rules broken on purpose, one at a time: the exhaustive tests must detect each."""
 
 from __future__ import annotations
 
@@ -14,59 +14,59 @@ from replicator.protocol.log_state import LogState, Void
 from replicator.protocol.roles import Role
 from replicator.protocol.timing import Timing
 from replicator.records.types import Claim, Reason, Record
-from tests.exhaustive_time import NOW, TIMING, Append, Model, Node
+from tests.exhaustive_time import NOW, TIMING, Model, NodeModel, PendingAppend
 
 
 class LeaseFromReceipt(Model):
-    """A lease runs from when the answer came."""
+    """A lease starts when the answer is received."""
 
-    def lease_from(self, append: Append) -> int:
+    def lease_from(self, append: PendingAppend) -> int:
         return NOW
 
 
 class LeaseFromLastCopy(Model):
-    """A claim that was sent twice counts as sent the second time. Begins in doubt, which spares a few steps."""
+    """A claim that was sent twice counts as sent the second time. Starts while resolving, which saves a few steps."""
 
     def __init__(self) -> None:
         super().__init__(operator=False)
         leader, *others = self.start.nodes
         self.start = self.start._replace(nodes=(leader._replace(role=Role.RESOLVING), *others))
 
-    def first_sent(self, node: Node) -> int:
+    def first_sent(self, node: NodeModel) -> int:
         return NOW
 
 
 class WritesBeforeServing(Model):
-    """A forced leader holds back reads, but no writes."""
+    """A forced leader delays its reads, but not its writes."""
 
-    def may_write(self, node: Node) -> bool:
+    def may_write(self, node: NodeModel) -> bool:
         return True
 
 
-class HandsOverBeforeServing(Model):
-    """A forced leader gives the lead away while it must wait."""
+class TransfersBeforeServing(Model):
+    """A forced leader transfers leadership before its wait has ended."""
 
-    def may_transfer(self, node: Node) -> bool:
+    def may_transfer(self, node: NodeModel) -> bool:
         return True
 
 
-class ServesWhileHandingOver(Model):
-    """A leader goes on answering reads until its claim for another has an answer."""
+class ServesWhileTransferring(Model):
+    """A leader serves reads until the claim for its successor is answered."""
 
-    def holds_lease(self, node: Node) -> bool:
+    def holds_lease(self, node: NodeModel) -> bool:
         role = Role.LEADER if node.role is Role.TRANSFERRING else node.role
         return super().holds_lease(node._replace(role=role))
 
 
-def claims_need_not_have_observed() -> AbstractContextManager[Any]:
+def claims_skip_the_observed_check() -> AbstractContextManager[Any]:
     return patch.dict(claims.CLAIM_RULES, {Reason.ELECTION: claims._always})
 
 
-def doubts_are_anybodys() -> AbstractContextManager[Any]:
+def any_node_may_claim_to_resolve_or_transfer() -> AbstractContextManager[Any]:
     return patch.dict(claims.CLAIM_RULES, {Reason.RESOLVE: claims._always, Reason.HANDOVER: claims._always})
 
 
-def repeated_records_count_again() -> AbstractContextManager[Any]:
+def repeated_records_are_accepted_again() -> AbstractContextManager[Any]:
     def judge(state: LogState, offset: Offset, record: Record) -> tuple[LogState, Void | None]:
         after, void = genuine(state, offset, record)
         return after, None if void is Void.REPEATED else void
@@ -75,8 +75,8 @@ def repeated_records_count_again() -> AbstractContextManager[Any]:
     return patch.object(acceptance, "judge", judge)
 
 
-def deposed_leaders_write_on() -> AbstractContextManager[Any]:
-    """A record of another epoch that goes on from where its leader was is taken for the next one."""
+def deposed_leaders_continue_to_write() -> AbstractContextManager[Any]:
+    """A record of an earlier epoch is accepted as the next record."""
 
     def judge(state: LogState, offset: Offset, record: Record) -> tuple[LogState, Void | None]:
         after, void = genuine(state, offset, record)
@@ -95,7 +95,7 @@ def forced_leaders_do_not_wait() -> AbstractContextManager[Any]:
     return patch.object(Lease, "claimed", lambda self, reason, sent_ms, read_ms, lease_ms: Lease(sent_ms, read_ms))
 
 
-def doubts_end_the_wait_of_a_forced_leader() -> AbstractContextManager[Any]:
+def resolving_ends_the_wait_of_a_forced_leader() -> AbstractContextManager[Any]:
     def claimed(self: Lease, reason: Reason, sent_ms: float | None, read_ms: float, lease_ms: float) -> Lease:
         return genuine(Lease(), reason, sent_ms, read_ms, lease_ms)
 
@@ -103,7 +103,7 @@ def doubts_end_the_wait_of_a_forced_leader() -> AbstractContextManager[Any]:
     return patch.object(Lease, "claimed", claimed)
 
 
-def handed_over_leads_come_with_a_lease() -> AbstractContextManager[Any]:
+def transferred_leadership_has_a_lease_at_once() -> AbstractContextManager[Any]:
     def claimed(self: Lease, reason: Reason, sent_ms: float | None, read_ms: float, lease_ms: float) -> Lease:
         return genuine(self, reason, read_ms if sent_ms is None else sent_ms, read_ms, lease_ms)
 
@@ -117,21 +117,21 @@ class Mutation(NamedTuple):
 
 
 IN_THE_LOG = {
-    "claims need not have observed": claims_need_not_have_observed,
-    "doubts are anybody's": doubts_are_anybodys,
-    "repeated records count again": repeated_records_count_again,
-    "deposed leaders write on": deposed_leaders_write_on,
+    "claims skip the observed check": claims_skip_the_observed_check,
+    "any node may claim to resolve or transfer": any_node_may_claim_to_resolve_or_transfer,
+    "repeated records are accepted again": repeated_records_are_accepted_again,
+    "deposed leaders continue to write": deposed_leaders_continue_to_write,
 }
 
 IN_TIME = {
-    "claims need not have observed": Mutation(patched=claims_need_not_have_observed),
+    "claims skip the observed check": Mutation(patched=claims_skip_the_observed_check),
     "elections are shorter than leases": Mutation(patched=elections_are_shorter_than_leases),
-    "a lease runs from the answer": Mutation(LeaseFromReceipt),
-    "a lease runs from the last copy of a claim": Mutation(LeaseFromLastCopy),
+    "a lease starts with the answer": Mutation(LeaseFromReceipt),
+    "a lease starts with the last copy of a claim": Mutation(LeaseFromLastCopy),
     "forced leaders do not wait": Mutation(patched=forced_leaders_do_not_wait),
     "forced leaders write at once": Mutation(WritesBeforeServing),
-    "forced leaders hand over at once": Mutation(lambda: HandsOverBeforeServing(nodes=3)),
-    "a claim in doubt ends a forced leader's wait": Mutation(patched=doubts_end_the_wait_of_a_forced_leader),
-    "leaders that hand over serve on": Mutation(ServesWhileHandingOver),
-    "a lead handed over comes with a lease": Mutation(patched=handed_over_leads_come_with_a_lease),
+    "forced leaders transfer at once": Mutation(lambda: TransfersBeforeServing(nodes=3)),
+    "resolving ends the wait of a forced leader": Mutation(patched=resolving_ends_the_wait_of_a_forced_leader),
+    "leaders serve while they transfer": Mutation(ServesWhileTransferring),
+    "transferred leadership has a lease at once": Mutation(patched=transferred_leadership_has_a_lease_at_once),
 }

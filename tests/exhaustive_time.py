@@ -1,13 +1,12 @@
-"""A model of nodes, clocks and messages in whole ticks, played through in every order of steps.
+"""A model of nodes, clocks and messages with time in whole ticks, explored over all orders of steps.
 
-Two or three nodes; the first leads. A step is one of: the clock ticks; a record under way lands in the log; a leader
-sends a record, hears of its fate, or gives up waiting; a node reads the log; a node claims. A record may land at any
-time after it was sent, or never, and its answer may come at any time after that. All clocks run alike.
+Two or three nodes; the first is the leader. A step is one of: the clock ticks; a record in flight arrives in the log; a
+leader sends a record, receives the answer, or times out; a node reads the log; a node sends a claim. A record may
+arrive at any time after it was sent, or never, and its answer at any time after that. All clocks run at the same rate.
 
-What is promised (design, 3 and 5): at most one node holds a lease, and nobody else's write has been accepted that a
-node with a lease does not know of.
+Invariants: at most one node holds a lease, and a node with a lease knows every accepted write of other nodes.
 
-Times are relative to now, so that equal situations are equal states: each is gone on from once, together with the
+Times are relative to now, so that equal situations are equal states. Each state is explored once, together with the
 number of histories that lead to it.
 """
 
@@ -20,58 +19,58 @@ from replicator.protocol.lease import Lease
 from replicator.protocol.roles import Event, Role, advance
 from replicator.protocol.timing import Timing
 from replicator.records.types import Claim
-from tests.exhaustive_logs import Logs, Message, MessageKind
+from tests.exhaustive_logs import LogTree, Message, MessageKind
 
 TIMING = Timing(heartbeat_ms=1, lease_ms=2, election_ms=3, step_ms=0, jitter_ms=0)
-COPIES = 2  # of one claim under way
-FIRST_EPOCH = 1  # the one in which an operator forces claims
+COPIES = 2  # of one claim in flight
+FIRST_EPOCH = 1  # in which an operator forces claims
 NOW = 0
 NOBODY = -1
 _TRANSFER = (Role.DRAINING, Role.TRANSFERRING, Role.STEPPING_DOWN)
 
 
-class Append(NamedTuple):
-    """A leader waits for its answer."""
+class PendingAppend(NamedTuple):
+    """An append for which a leader awaits the answer."""
 
     message: Message
     sent: int
-    landed: int | None  # the log that ends with it
+    arrived: int | None  # the log that ends with the record
 
 
-class Node(NamedTuple):
+class NodeModel(NamedTuple):
     role: Role
-    known: int  # the log as far as it was read, or written without a gap
+    known: int  # the log up to what the node has read or written without a gap
     lease: Lease
-    heard: int  # when it last received a record that counts
-    append: Append | None = None
+    heard: int  # when it last received an accepted record
+    append: PendingAppend | None = None
     claimed: int | None = None  # when it first sent a claim of the epoch after the one it knows
     successor: int = NOBODY  # while it transfers leadership
 
 
-class State(NamedTuple):
+class ModelState(NamedTuple):
     log: int
-    under_way: tuple[Message, ...]
-    nodes: tuple[Node, ...]
+    in_flight: tuple[Message, ...]
+    nodes: tuple[NodeModel, ...]
 
 
-Step = tuple[str, State]
+Step = tuple[str, ModelState]
 
 
 class Model:
-    """Subclasses break a rule."""
+    """Subclasses break one rule each."""
 
     def __init__(self, nodes: int = 2, *, operator: bool = True, drains: bool = False) -> None:
         """`drains`: a leader that transfers leadership takes a step to drain, instead of being drained at once."""
-        self.logs = Logs(nodes)
+        self.logs = LogTree(nodes)
         self.operator = operator
         self.drains = drains
-        leader = Node(Role.LEADER, self.logs.first, Lease(NOW), NOW)
-        follower = Node(Role.FOLLOWER, self.logs.first, Lease(), NOW)
-        self.start = State(self.logs.first, (), (leader, *(follower,) * (nodes - 1)))
+        leader = NodeModel(Role.LEADER, self.logs.first, Lease(NOW), NOW)
+        follower = NodeModel(Role.FOLLOWER, self.logs.first, Lease(), NOW)
+        self.start = ModelState(self.logs.first, (), (leader, *(follower,) * (nodes - 1)))
 
-    # What is promised
+    # Invariants
 
-    def broken(self, state: State) -> str:
+    def violation(self, state: ModelState) -> str:
         holders = [number for number, node in enumerate(state.nodes) if self.holds_lease(node)]
         if len(holders) > 1:
             return "two nodes hold a lease"
@@ -82,15 +81,15 @@ class Model:
                 return "a node with a lease misses a write"
         return ""
 
-    def holds_lease(self, node: Node) -> bool:
+    def holds_lease(self, node: NodeModel) -> bool:
         return node.role in (Role.LEADER, Role.DRAINING) and node.lease.left_ms(NOW, TIMING.lease_ms) > 0
 
-    # What may happen
+    # Steps
 
-    def steps(self, state: State) -> Iterator[Step]:
-        yield "tick", State(state.log, state.under_way, tuple(map(_older, state.nodes)))
-        for message in dict.fromkeys(state.under_way):
-            yield f"{message.author} {message.kind} lands", self._land(state, message)
+    def steps(self, state: ModelState) -> Iterator[Step]:
+        yield "tick", ModelState(state.log, state.in_flight, tuple(map(_tick_later, state.nodes)))
+        for message in dict.fromkeys(state.in_flight):
+            yield f"{message.author} {message.kind} arrives", self._arrive(state, message)
         for number, node in enumerate(state.nodes):
             if not node.role.leads:
                 yield from self._reader(state, number, node)
@@ -99,15 +98,17 @@ class Model:
             else:
                 yield from self._waiting(state, number, node, node.append)
 
-    def _land(self, state: State, message: Message) -> State:
-        log = self.logs.land(state.log, message)
+    def _arrive(self, state: ModelState, message: Message) -> ModelState:
+        log = self.logs.arrive(state.log, message)
         node = state.nodes[message.author]
         if node.append is not None and node.append.message == message:
-            node = node._replace(append=node.append._replace(landed=log))
-        return _with(state, message.author, node)._replace(log=log, under_way=_without(state.under_way, message))
+            node = node._replace(append=node.append._replace(arrived=log))
+        return _with(state, message.author, node)._replace(log=log, in_flight=_remove(state.in_flight, message))
 
-    def _leader(self, state: State, number: int, node: Node) -> Iterator[Step]:
-        yield self._append(state, number, node, MessageKind.WRITE if self.may_write(node) else MessageKind.BEAT, number)
+    def _leader(self, state: ModelState, number: int, node: NodeModel) -> Iterator[Step]:
+        yield self._append(
+            state, number, node, MessageKind.WRITE if self.may_write(node) else MessageKind.HEARTBEAT, number
+        )
         if node.role is Role.DRAINING:
             yield f"{number} keeps leadership", _with(state, number, _after(node, Event.TRANSFER_TIMED_OUT))
             if self.may_transfer(node):
@@ -121,70 +122,70 @@ class Model:
                     else:
                         yield self._transfer(state, number, draining)
 
-    def _transfer(self, state: State, number: int, node: Node) -> Step:
+    def _transfer(self, state: ModelState, number: int, node: NodeModel) -> Step:
         transferring = _after(node, Event.TRANSFER_CLAIM_SENT)
         return self._append(state, number, transferring, MessageKind.HANDOVER, node.successor)
 
-    def may_write(self, node: Node) -> bool:
+    def may_write(self, node: NodeModel) -> bool:
         return node.lease.wait_ms(NOW) == 0
 
-    def may_transfer(self, node: Node) -> bool:
+    def may_transfer(self, node: NodeModel) -> bool:
         return node.lease.wait_ms(NOW) == 0
 
-    def _append(self, state: State, number: int, node: Node, kind: MessageKind, leader: int) -> Step:
+    def _append(self, state: ModelState, number: int, node: NodeModel, kind: MessageKind, leader: int) -> Step:
         message = Message(kind, number, leader, node.known)
-        after = _with(state, number, node._replace(append=Append(message, NOW, None)))
-        return f"{number} sends {kind}", after._replace(under_way=_and(state.under_way, message))
+        after = _with(state, number, node._replace(append=PendingAppend(message, NOW, None)))
+        return f"{number} sends {kind}", after._replace(in_flight=_add(state.in_flight, message))
 
-    def _waiting(self, state: State, number: int, node: Node, append: Append) -> Iterator[Step]:
+    def _waiting(self, state: ModelState, number: int, node: NodeModel, append: PendingAppend) -> Iterator[Step]:
         role, rest = node.role, node._replace(append=None)
-        doubting = _after(rest, Event.APPEND_OUTCOME_UNKNOWN)._replace(claimed=None)
-        yield f"{number} is in doubt", _with(state, number, doubting)
-        if append.landed is None:
+        resolving = _after(rest, Event.APPEND_OUTCOME_UNKNOWN)._replace(claimed=None)
+        yield f"{number} does not know the outcome", _with(state, number, resolving)
+        if append.arrived is None:
             if role is Role.TRANSFERRING:
                 refused = _with(state, number, _after(rest, Event.TRANSFER_REFUSED))
-                yield f"{number} is refused", refused._replace(under_way=_without(state.under_way, append.message))
+                yield f"{number} is refused", refused._replace(in_flight=_remove(state.in_flight, append.message))
             return
-        landed = self.logs[append.landed]
-        if landed.before != node.known:
+        arrived = self.logs[append.arrived]
+        if arrived.before != node.known:
             yield (
-                f"{number} is misplaced",
+                f"{number} appended at another offset",
                 _with(state, number, _after(rest, Event.APPEND_MISPLACED)),
             )
             return
-        assert landed.void is None, "the next offset was answered to a record that is void"
+        assert arrived.void is None, "a record at the next offset is void"
         if role is Role.TRANSFERRING:  # and will read its claim as a follower
             done = _after(rest, Event.TRANSFER_COMMITTED)._replace(heard=NOW, claimed=None)
         else:
-            done = rest._replace(lease=node.lease.renewed(self.lease_from(append)), known=append.landed)
+            done = rest._replace(lease=node.lease.renewed(self.lease_from(append)), known=append.arrived)
         yield f"{number} has committed", _with(state, number, done)
 
-    def lease_from(self, append: Append) -> int:
+    def lease_from(self, append: PendingAppend) -> int:
         return append.sent
 
-    def _reader(self, state: State, number: int, node: Node) -> Iterator[Step]:
+    def _reader(self, state: ModelState, number: int, node: NodeModel) -> Iterator[Step]:
         if node.known != state.log or node.role is Role.CHECKING:
             yield f"{number} reads", _with(state, number, self._read(state.log, number, node))
         if node.role is Role.RESOLVING:
-            yield from self._claim(state, number, node, MessageKind.DOUBT)
+            yield from self._claim(state, number, node, MessageKind.RESOLVE)
         elif node.role is not Role.CHECKING:
             if NOW - node.heard >= TIMING.candidacy_ms(rank=0, random=0.0):
                 yield from self._claim(state, number, node._replace(heard=NOW), MessageKind.ELECTION)
             if self.operator and self.logs[state.log].state.epoch == FIRST_EPOCH:
                 yield from self._claim(state, number, node, MessageKind.FORCE)
 
-    def _claim(self, state: State, number: int, node: Node, kind: MessageKind) -> Iterator[Step]:
+    def _claim(self, state: ModelState, number: int, node: NodeModel, kind: MessageKind) -> Iterator[Step]:
         message = Message(kind, number, number, node.known)
-        if state.under_way.count(message) < COPIES:
+        if state.in_flight.count(message) < COPIES:
             claimed = self.first_sent(node)
             after = _with(state, number, _after(node, Event.CLAIM_SENT)._replace(claimed=claimed))
-            yield f"{number} claims: {kind}", after._replace(under_way=_and(state.under_way, message))
+            yield f"{number} claims: {kind}", after._replace(in_flight=_add(state.in_flight, message))
 
-    def first_sent(self, node: Node) -> int:
+    def first_sent(self, node: NodeModel) -> int:
         return NOW if node.claimed is None else node.claimed
 
-    def _read(self, log: int, number: int, node: Node) -> Node:
-        """All that there is."""
+    def _read(self, log: int, number: int, node: NodeModel) -> NodeModel:
+        """Read the log to its end."""
         lease, heard, claimed = node.lease, node.heard, node.claimed
         own = self.logs.authors[number]
         for _, _, record, void, _ in self.logs.since(node.known, log):
@@ -208,29 +209,29 @@ class Model:
             claimed = None
         if node.role is Role.CHECKING:
             node = _after(node, Event.CHECK_PASSED)
-        return Node(node.role, log, lease, heard, None, claimed, node.successor)
+        return NodeModel(node.role, log, lease, heard, None, claimed, node.successor)
 
 
-def _after(node: Node, event: Event) -> Node:
+def _after(node: NodeModel, event: Event) -> NodeModel:
     role = advance(node.role, event)
     return node._replace(role=role, successor=node.successor if role in _TRANSFER else NOBODY)
 
 
-def _with(state: State, number: int, node: Node) -> State:
+def _with(state: ModelState, number: int, node: NodeModel) -> ModelState:
     return state._replace(nodes=(*state.nodes[:number], node, *state.nodes[number + 1 :]))
 
 
-def _and(messages: tuple[Message, ...], message: Message) -> tuple[Message, ...]:
+def _add(messages: tuple[Message, ...], message: Message) -> tuple[Message, ...]:
     return tuple(sorted((*messages, message)))
 
 
-def _without(messages: tuple[Message, ...], message: Message) -> tuple[Message, ...]:
+def _remove(messages: tuple[Message, ...], message: Message) -> tuple[Message, ...]:
     place = messages.index(message)
     return messages[:place] + messages[place + 1 :]
 
 
-def _older(node: Node) -> Node:
-    """A tick later. What is too long ago to matter is all the same."""
+def _tick_later(node: NodeModel) -> NodeModel:
+    """The node one tick later. Times too long ago to matter are clamped, to have fewer states."""
     start, serve = node.lease
     append, claimed = node.append, node.claimed
     oldest = -TIMING.lease_ms
@@ -243,33 +244,33 @@ def _older(node: Node) -> Node:
 
 
 class Explored(NamedTuple):
-    histories: int  # of all steps
-    states: int  # different ones
-    broken: str  # the first broken promise, and the steps to it
+    histories: int  # of that many steps
+    states: int  # distinct states
+    violation: str  # the first one, and the steps that lead to it; empty if there is none
 
 
 def explore(model: Model, steps: int) -> Explored:
-    """All histories of so many steps, or up to the first broken promise."""
-    came_from: dict[State, tuple[State, str]] = {}
+    """All histories of that many steps, or up to the first violation."""
+    came_from: dict[ModelState, tuple[ModelState, str]] = {}
     frontier = {model.start: 1}
     states = 0
     for _ in range(steps):
-        longer: dict[State, int] = {}
+        longer: dict[ModelState, int] = {}
         for state, histories in frontier.items():
             for name, after in model.steps(state):
                 known = longer.get(after)
                 longer[after] = histories + (known or 0)
                 if known is None and after not in came_from:
                     came_from[after] = state, name
-                    broken = model.broken(after)
-                    if broken:
-                        return Explored(sum(longer.values()), states, f"{broken}: {_path(model, came_from, after)}")
+                    violation = model.violation(after)
+                    if violation:
+                        return Explored(sum(longer.values()), states, f"{violation}: {_path(model, came_from, after)}")
         frontier = longer
         states += len(frontier)
     return Explored(sum(frontier.values()), states, "")
 
 
-def _path(model: Model, came_from: dict[State, tuple[State, str]], state: State) -> str:
+def _path(model: Model, came_from: dict[ModelState, tuple[ModelState, str]], state: ModelState) -> str:
     names: list[str] = []
     while state != model.start:
         state, name = came_from[state]

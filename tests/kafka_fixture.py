@@ -1,4 +1,4 @@
-"""A real Apache Kafka for the tests: `kafka` is its bootstrap address, `local_broker` one that a test may maltreat."""
+"""A real Apache Kafka for the tests: `kafka` is its bootstrap address, `local_broker` a broker that a test may kill."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def kafka_cluster(kafka: str) -> Iterator[str]:
-    """Name of a cluster of its own, with its topics."""
+    """The name of a new cluster, with its topics created."""
     name = f"t-{uuid.uuid4().hex[:12]}"
     ensure_topics(kafka, name)
     yield name

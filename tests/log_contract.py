@@ -1,4 +1,4 @@
-"""What every adapter of `log.port` promises. A test module subclasses these with fixtures `log` and `acks`."""
+"""The contract of every adapter of `log.port`. A test module subclasses these with fixtures `log` and `open_acks`."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class LogContract:
         assert entries == [(base, b"a"), (base + 1, b""), (base + 2, bytes(100_000)), (base + 3, b"d")]
         await reader.close()
 
-    async def test_a_reader_may_begin_within_a_batch(self, log: Log) -> None:
+    async def test_a_reader_may_start_within_a_batch(self, log: Log) -> None:
         base = await log.append([b"a", b"b", b"c"])
         reader = log.reader(Offset(base + 1))
         assert await read(reader, 2) == [(base + 1, b"b"), (base + 2, b"c")]
         await reader.close()
 
-    async def test_next_waits_for_what_is_not_there_yet(self, log: Log) -> None:
+    async def test_next_waits_for_the_next_append(self, log: Log) -> None:
         reader = log.reader(await log.end())
         waiting = asyncio.create_task(read(reader, 1))
         await asyncio.sleep(0)
@@ -84,14 +84,14 @@ class LogContract:
         for reader in readers:
             await reader.close()
 
-    async def test_end_counts_every_append_that_had_succeeded(self, log: Log) -> None:
+    async def test_end_includes_every_acknowledged_append(self, log: Log) -> None:
         async def append_and_ask() -> None:
             base = await log.append([b"x"])
             assert await log.end() > base
 
         await asyncio.gather(*(append_and_ask() for _ in range(50)))
 
-    async def test_a_batch_that_is_too_large_is_refused_and_leaves_nothing(self, log: Log) -> None:
+    async def test_a_batch_that_is_too_large_is_refused_and_appends_nothing(self, log: Log) -> None:
         end = await log.end()
         with pytest.raises(AppendRefused):
             await log.append([bytes(10 << 20), bytes(10 << 20)])
@@ -103,18 +103,18 @@ class LogContract:
 
 
 class AcksContract:
-    async def test_everybody_hears_what_was_sent_after_opening(self, open_acks: Callable[[str], Acks]) -> None:
+    async def test_every_channel_receives_messages_sent_after_opening(self, open_acks: Callable[[str], Acks]) -> None:
         first, second = await open_acks("n1"), await open_acks("n2")  # type: ignore[misc]
         await first.send(b"one")
         await second.send(b"two")
         for channel in (first, second):
-            heard: list[bytes] = []
+            received: list[bytes] = []
             async with asyncio.timeout(20):
-                while len(heard) < 2:
-                    heard.extend(await channel.receive())
-            assert heard == [b"one", b"two"]
+                while len(received) < 2:
+                    received.extend(await channel.receive())
+            assert received == [b"one", b"two"]
 
-    async def test_skip_passes_over_what_was_sent_before(self, open_acks: Callable[[str], Acks]) -> None:
+    async def test_skip_discards_earlier_messages(self, open_acks: Callable[[str], Acks]) -> None:
         channel = await open_acks("n1")  # type: ignore[misc]
         await channel.send(b"old")
         await channel.skip()

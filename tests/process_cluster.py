@@ -1,4 +1,4 @@
-"""A cluster of real processes, and clients that remember what they were told."""
+"""A cluster of real processes, and clients that record the outcome of each write."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WAIT_S = 60
 
 
 class Cluster:
-    """Drives the command line as a user would."""
+    """Runs the commands of the command line."""
 
     def __init__(self, dir: Path, bootstrap: str) -> None:
         self.dir = dir
@@ -54,7 +54,7 @@ class Cluster:
         self.run("cluster", "up", *options, "--bootstrap", self.bootstrap)
 
     def client(self, id: str, **options: Any) -> Any:
-        # a retry would hide that the first attempt may have been carried out
+        # a retry would hide the unknown outcome of the first attempt
         once = Retry(NoBackoff(), 0)
         return redis.Redis(port=self.folder.load().node(id).resp_port, socket_timeout=30, retry=once, **options)
 
@@ -88,22 +88,22 @@ class Cluster:
     def leader(self, ids: list[str]) -> str:
         found: list[str] = []
 
-        def leads() -> bool:
+        def has_leader() -> bool:
             found[:] = [id for id in ids if self.node(id)["node"].get("role") == "leader"]
             return bool(found)
 
-        wait_for(leads)
+        wait_for(has_leader)
         return found[0]
 
-    def level(self) -> list[Any]:
-        """The nodes once all have applied all, and hold the same."""
+    def caught_up(self) -> list[Any]:
+        """Wait until all nodes have applied the same offset. Returns their statuses, which must have equal digests."""
         found: list[Any] = []
 
-        def is_level() -> bool:
+        def have_caught_up() -> bool:
             found[:] = self.status()["nodes"]
             return len({it["applied_offset"] for it in found}) == 1
 
-        wait_for(is_level)
+        wait_for(have_caught_up)
         assert len({it["digest"] for it in found}) == 1, found
         return found
 
@@ -111,7 +111,7 @@ class Cluster:
 def wait_for(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)
 
 
@@ -125,7 +125,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 class Writer(threading.Thread):
-    """Writes numbers at whatever node takes them, and remembers how each write ended."""
+    """Writes numbers to the first node that accepts them, and records the outcome of each write."""
 
     def __init__(self, clients: list[Any]) -> None:
         super().__init__(daemon=True)
@@ -159,14 +159,14 @@ class Writer(threading.Thread):
     def check(self, client: Any) -> None:
         found = {int(key[2:]) for key in client.scan_iter("w:*", count=1000)}
         assert self.acknowledged <= found, f"lost: {sorted(self.acknowledged - found)[:10]}"
-        assert not self.rejected & found, f"rejected, and there: {sorted(self.rejected & found)[:10]}"
+        assert not self.rejected & found, f"rejected but present: {sorted(self.rejected & found)[:10]}"
         assert found <= self.acknowledged | self.unknown
 
 
 class Appender(threading.Thread):
-    """Appends numbers to a key of its own, many at once, and remembers how each append ended.
+    """Appends numbers to its own key in pipelines, and records the outcome of each append.
 
-    What is carried out twice shows, and what was carried out although it was rejected.
+    `check` detects appends that were executed twice, or executed although they were rejected.
     """
 
     BURST = 50
@@ -176,7 +176,7 @@ class Appender(threading.Thread):
         self.clients = clients
         self.key = key
         self.acknowledged: set[int] = set()
-        self.rejected: dict[int, str] = {}  # and the first word why
+        self.rejected: dict[int, str] = {}  # and the first word of the error
         self.unknown: set[int] = set()
         self.sent = 0
         self.stop = threading.Event()
@@ -219,9 +219,11 @@ class Appender(threading.Thread):
 
     def check(self, client: Any) -> None:
         found = [int(number) for number in client.get(self.key).split(b",")[:-1]]
-        there = set(found)
-        assert len(there) == len(found), "appended twice"
-        assert self.acknowledged <= there, f"lost: {sorted(self.acknowledged - there)[:10]}"
-        assert not self.rejected.keys() & there, f"rejected, and there: {sorted(self.rejected.keys() & there)[:10]}"
-        assert there <= self.acknowledged | self.unknown
+        present = set(found)
+        assert len(present) == len(found), "appended twice"
+        assert self.acknowledged <= present, f"lost: {sorted(self.acknowledged - present)[:10]}"
+        assert not self.rejected.keys() & present, (
+            f"rejected but present: {sorted(self.rejected.keys() & present)[:10]}"
+        )
+        assert present <= self.acknowledged | self.unknown
         assert len(self.acknowledged) + len(self.rejected) + len(self.unknown) == self.sent

@@ -1,7 +1,7 @@
-"""Whether a recorded history is one that the levels allow, given the log that it left behind.
+"""Checks a recorded history against the read levels, given the log that the cluster wrote meanwhile.
 
-Linearizability and the fate of each write are judged as in the simulator. What a read returned is told by its value:
-values are unique, so each stands at one offset.
+Linearizability and the outcome of each write are checked as in the simulator. Values are unique, so the value that a
+read returned determines the offset at which it was written.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ async def reading(bootstrap: str, cluster: str, start: Offset) -> AsyncIterator[
 
 
 async def canonical_of(bootstrap: str, cluster: str) -> Canonical:
-    """The cluster's log as it is now, each record judged. Raises `LogDamage`."""
+    """A replay of the cluster's log up to its current end. Raises `LogDamage`."""
     async with reading(bootstrap, cluster, Offset(0)) as (log, reader):
         return read_log(await read_entries(reader, await log.end()), RecordCodec())
 
 
-async def announced(key: bytes, bootstrap: str, cluster: str, start: Offset) -> Offset:
-    """Where the first `Suspend` of the key stands at or behind `start`, once it does."""
+async def suspend_offset(key: bytes, bootstrap: str, cluster: str, start: Offset) -> Offset:
+    """Wait for the first `Suspend` of the key at or after `start`. Returns its offset."""
     codec = RecordCodec()
     async with reading(bootstrap, cluster, start) as (_, reader):
         while True:
@@ -66,50 +66,50 @@ def violations(history: History, canonical: Canonical) -> list[str]:
 
 
 def _prefixes(reads: list[Read], canonical: Canonical) -> Iterator[str]:
-    """Every read shows what the log says of some offset at which the node's store stood meanwhile."""
+    """Every read returns the value at some offset that the node's store had applied during the read."""
     for read in reads:
         key = _stored(read.key)
         changes = canonical.values.get(key, [])
         shown = [value for offset, value in changes if read.least < offset <= read.offset]
         if read.value not in (canonical.value_at(key, read.least), *shown):
-            yield f"no prefix of the log at offsets {read.least} to {read.offset}: {read}"
+            yield f"not a prefix of the log at offsets {read.least} to {read.offset}: {read}"
 
 
 def _sessions(history: History, canonical: Canonical) -> Iterator[str]:
-    """Session reads are never behind what their client has read and written before, at any level and node."""
+    """Session reads are never older than what their client has read and written before, at any level and node."""
     seen: dict[tuple[str, bytes], Offset] = defaultdict(lambda: BEFORE_LOG)
-    for operation in history.operations:  # each client's in its own order
+    for operation in history.operations:  # in the order of each client
         if operation.outcome is not Outcome.OK:
             continue
         client = operation.name.rpartition(".")[0], operation.key
-        stands = _stand(_written(operation), canonical)
-        if operation.level and operation.level.kind is LevelKind.SESSION and stands < seen[client]:
-            yield f"a session went back from offset {seen[client]} to {stands}: {operation}"
-        seen[client] = max(seen[client], stands)
+        at = _offset(_written(operation), canonical)
+        if operation.level and operation.level.kind is LevelKind.SESSION and at < seen[client]:
+            yield f"a session read went backwards from offset {seen[client]} to {at}: {operation}"
+        seen[client] = max(seen[client], at)
 
 
 def _tokens(reads: list[Read], canonical: Canonical) -> Iterator[str]:
-    """A session read is not behind its token, and the token that is given with a read is not behind the read."""
+    """A session read is not older than its token, and the token taken after a read covers the read."""
     for read in reads:
-        stands = _stand(read.value, canonical)
-        if stands > read.offset:
-            yield f"a token of offset {read.offset} forgets what was read at {stands}: {read}"
+        at = _offset(read.value, canonical)
+        if at > read.offset:
+            yield f"a token of offset {read.offset} does not cover the read at {at}: {read}"
         if read.level and read.level.token:
-            owed = _stand(canonical.value_at(_stored(read.key), read.level.token.offset), canonical)
-            if stands < owed:
-                yield f"behind its token, at offset {stands} instead of {owed}: {read}"
+            required = _offset(canonical.value_at(_stored(read.key), read.level.token.offset), canonical)
+            if at < required:
+                yield f"behind its token, at offset {at} instead of {required}: {read}"
 
 
 def _bounds(history: History, canonical: Canonical) -> Iterator[str]:
-    """Bounded reads show what was acknowledged so long before they were called."""
+    """Bounded reads include every write that was acknowledged longer ago than the bound."""
     done = [it for it in history.writes() if it.outcome is Outcome.OK]
     for read in history.reads(LevelKind.BOUNDED):
         assert read.level is not None
         since_s = read.called_s - read.level.max_age_ms / 1000 * (1 + MAX_DRIFT)
-        due = [_stand(_written(it), canonical) for it in done if it.key == read.key and it.answered_s < since_s]
-        stands = _stand(read.value, canonical)
-        if stands < max(due, default=BEFORE_LOG):
-            yield f"staler than its bound, at offset {stands} instead of {max(due)}: {read}"
+        due = [_offset(_written(it), canonical) for it in done if it.key == read.key and it.answered_s < since_s]
+        at = _offset(read.value, canonical)
+        if at < max(due, default=BEFORE_LOG):
+            yield f"staler than its bound, at offset {at} instead of {max(due)}: {read}"
 
 
 def _written(operation: Operation) -> bytes | None:
@@ -117,8 +117,8 @@ def _written(operation: Operation) -> bytes | None:
     return operation.value if operation.kind is OperationKind.READ else operation.after(None)
 
 
-def _stand(value: bytes | None, canonical: Canonical) -> Offset:
-    """Where it was written. What was never written is told by other checks."""
+def _offset(value: bytes | None, canonical: Canonical) -> Offset:
+    """Where the value was written. Other checks report values that were never written."""
     name = author_of(value)
     return canonical.written.get(name, [BEFORE_LOG])[0] if name else BEFORE_LOG
 

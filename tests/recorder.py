@@ -1,7 +1,7 @@
-"""Clients of real processes, which record what they ask and are told, and when: on the one clock of this process.
+"""Clients of real processes that record each operation and its outcome, with times by the clock of this process.
 
-What they record is the simulator's `History`, so its checks judge it (`tests/recorded_checks.py`). Every read stands
-between two tokens in one pipeline, so that it is known where the store was that answered it.
+They record the simulator's `History`, so that its checkers apply (`tests/recorded_checks.py`). Each read is sent in a
+pipeline between two requests for a token, which bounds the offset of the store that answered it.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from replicator.testing.history import History, Operation, OperationKind, Outcom
 
 BOUND_MS = 500
 THINK_S = 0.03
-WRITE_PATIENCE_S = 1.5
-READ_PATIENCES_S = (0.3, 2.5)  # who is patient is answered once a stopped node goes on, the others go elsewhere
+WRITE_TIMEOUT_S = 1.5
+READ_TIMEOUTS_S = (0.3, 2.5)  # shorter and longer than a node is stopped
 WAIT_S = 40
 
 
 @dataclass(slots=True)
 class Read(Operation):
-    """`offset` is where the node's store stood at most, `least` at least."""
+    """The store that answered had applied at least `least` and at most `offset`."""
 
     least: Offset = BEFORE_LOG
 
 
 class Recorder:
-    """`writers` write at the leader, and read what they have written anywhere; `readers` read at every level."""
+    """`writers` write at the leader and read in a session at any node; `readers` read at every level."""
 
     def __init__(self, name: str, ports: dict[str, int], leader: str, keys: int, writers: int, readers: int) -> None:
         self.history = History()
@@ -59,15 +59,15 @@ class Recorder:
         await asyncio.gather(*self._tasks)
 
     def counts(self) -> Counter[tuple[str, Outcome | None]]:
-        """By kind of operation (of reads, the level), and outcome."""
+        """By kind of operation (the level of a read) and outcome."""
         return Counter((it.level.kind if it.level else "write", it.outcome) for it in self.history.operations)
 
     def answered(self) -> dict[str, int]:
         counts = self.counts()
         return {kind: counts[kind, Outcome.OK] for kind in ("write", *LevelKind)}
 
-    async def goes_on(self, writes: int, reads: int) -> None:
-        """Wait until so many more writes, and so many more reads of each level, were answered."""
+    async def wait_for_more(self, writes: int, reads: int) -> None:
+        """Wait until that many more writes, and that many more reads at each level, have succeeded."""
         before = self.answered()
         more = {kind: count + (writes if kind == "write" else reads) for kind, count in before.items()}
         await until(lambda: all(count >= more[kind] for kind, count in self.answered().items()))
@@ -80,19 +80,19 @@ class Recorder:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(WAIT_S):
-        while not condition():  # noqa: ASYNC110 (a condition on many clients has no one event)
+        while not condition():  # noqa: ASYNC110 (no single event signals a condition on many clients)
             await asyncio.sleep(0.02)
 
 
 class RecordingClient:
-    """One operation after the other, each tried once."""
+    """Executes one operation after the other, each once."""
 
     def __init__(self, recorder: Recorder, name: str, writes: bool, seed: int) -> None:
         self._recorder = recorder
         self._name = name
         self._writes = writes
         self._rng = random.Random(seed)
-        self._patience_s = READ_PATIENCES_S[seed % len(READ_PATIENCES_S)]
+        self._timeout_s = READ_TIMEOUTS_S[seed % len(READ_TIMEOUTS_S)]
         self._connections = {id: Connection(port, "") for id, port in recorder.ports.items()}
         self._token: Token | None = None
 
@@ -121,7 +121,7 @@ class RecordingClient:
         self._recorder.history.operations.append(operation)
         try:
             reply, token = await self._ask(
-                operation.node, WRITE_PATIENCE_S, ("SET", operation.key.decode(), operation.name), ("REPL.TOKEN",)
+                operation.node, WRITE_TIMEOUT_S, ("SET", operation.key.decode(), operation.name), ("REPL.TOKEN",)
             )
         except NotConnected as error:
             operation.answer(Outcome.REJECTED, _now_s(), str(error))
@@ -129,7 +129,7 @@ class RecordingClient:
             operation.answer(Outcome.UNKNOWN, _now_s(), repr(error))
         else:
             if not isinstance(reply, hiredis.ReplyError):
-                operation.answer(Outcome.OK, _now_s(), offset=self._see(token).offset)
+                operation.answer(Outcome.OK, _now_s(), offset=self._note_token(token).offset)
                 return
             unknown = str(reply).startswith("UNKNOWN")
             operation.answer(Outcome.UNKNOWN if unknown else Outcome.REJECTED, _now_s(), str(reply))
@@ -138,33 +138,33 @@ class RecordingClient:
             self._recorder.leader = nodes[(nodes.index(operation.node) + 1) % len(nodes)]
 
     async def _read(self, read: Read) -> None:
-        """A read that is not answered says nothing: its outcome stays open."""
+        """The outcome of a read that is not answered stays None."""
         self._recorder.history.operations.append(read)
         asked = ("REPL.READ", *str(read.level).split(), "GET", read.key.decode())
         with suppress(NotConnected, OSError, TimeoutError):
-            before, value, after = await self._ask(read.node, self._patience_s, ("REPL.TOKEN",), asked, ("REPL.TOKEN",))
+            before, value, after = await self._ask(read.node, self._timeout_s, ("REPL.TOKEN",), asked, ("REPL.TOKEN",))
             refusal = next((it for it in (before, value, after) if isinstance(it, hiredis.ReplyError)), None)
             if refusal is not None:
                 read.answer(Outcome.REJECTED, _now_s(), str(refusal))
                 return
             stored = None if value is None else encode_value(b"s", value)
-            read.answer(Outcome.OK, _now_s(), value=stored, offset=self._see(after).offset)
+            read.answer(Outcome.OK, _now_s(), value=stored, offset=self._note_token(after).offset)
             read.least = decode_token(before.decode()).offset
 
-    async def _ask(self, node: str, patience_s: float, *commands: tuple[str, ...]) -> list[Any]:
+    async def _ask(self, node: str, timeout_s: float, *commands: tuple[str, ...]) -> list[Any]:
         """The replies to a pipeline."""
         connection = self._connections[node]
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 await connection.open()
                 for command in commands:
                     connection.send(*command)
                 return [await connection.receive() for _ in commands]
-        except BaseException:  # what comes later would be taken for the replies to the next commands
+        except BaseException:  # late replies would be taken for those to the next commands
             connection.close()
             raise
 
-    def _see(self, token: bytes) -> Token:
+    def _note_token(self, token: bytes) -> Token:
         seen = decode_token(token.decode())
         if self._token is None or self._token.offset < seen.offset:
             self._token = seen

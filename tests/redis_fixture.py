@@ -81,7 +81,7 @@ class ServerThread:
             port = free_port()
             running = await cluster.start(f"n{index + 1}", priority=index, resp=str(Address(self._host, port)))
             server = RedisServer(
-                running.node, self._host, port, cluster=CLUSTER, timing=cluster.timing, **self._options
+                running.node, Address(self._host, port), cluster=CLUSTER, timing=cluster.timing, **self._options
             )
             await server.start()
             self.servers.append(server)

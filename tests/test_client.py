@@ -1,4 +1,4 @@
-"""The client on clusters in memory: failovers, lost answers, replicas that are behind."""
+"""The client with in-memory clusters: failovers, lost answers, replicas that lag behind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.client_fixture import Connect
 from tests.redis_fixture import CLUSTER, ServerThread
 from tests.test_redis_server import wait_for
 
-IMPATIENT = Timing(lease_ms=20_000, election_ms=30_000, read_ms=50)  # n1 leads to the end; STALE comes soon
+SHORT_READS = Timing(lease_ms=20_000, election_ms=30_000, read_ms=50)  # n1 stays leader; STALE after 50 ms
 
 
 def nodes(thread: ServerThread) -> list[str]:
@@ -40,8 +40,8 @@ def nodes(thread: ServerThread) -> list[str]:
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
-    """Three nodes; n1 leads."""
-    thread = ServerThread(tmp_path_factory.mktemp("calm"), nodes=3, timing=IMPATIENT)
+    """Three nodes; n1 is the leader."""
+    thread = ServerThread(tmp_path_factory.mktemp("calm"), nodes=3, timing=SHORT_READS)
     yield thread
     thread.close()
 
@@ -55,15 +55,15 @@ def client(calm: ServerThread, connect: Connect) -> Any:
 
 @pytest.fixture
 def trio(tmp_path: Path) -> Iterator[ServerThread]:
-    """Three nodes; n1 leads until it is killed."""
+    """Three nodes; n1 is the leader until it is killed."""
     thread = ServerThread(tmp_path, nodes=3)
     yield thread
     thread.close()
 
 
 @contextmanager
-def behind(thread: ServerThread, *indexes: int) -> Iterator[None]:
-    """For these nodes, the log grows no more."""
+def lagging(thread: ServerThread, *indexes: int) -> Iterator[None]:
+    """These nodes read no new entries of the log meanwhile."""
     readers: list[Any] = [thread.node(index).node._context.reader for index in indexes]
     for reader in readers:
         reader._after = lambda offset: []
@@ -83,7 +83,7 @@ def test_commands(client: Any) -> None:
     assert client.execute("SET", "s", 1.5, "GET") is None and client.read("MGET", "s", "n") == [b"1.5", None]
 
 
-def test_one_node_is_enough_to_find_the_others(calm: ServerThread, connect: Connect) -> None:
+def test_one_node_is_enough_to_discover_the_others(calm: ServerThread, connect: Connect) -> None:
     client = connect(nodes(calm)[2:], cluster=CLUSTER)
     before = [server.stats.commands for server in calm.servers]
     client.set("a", 1)
@@ -102,7 +102,7 @@ def test_levels(calm: ServerThread, connect: Connect, level: Any, prefer: str) -
     assert client.get("a") == client.get("a", level=EVENTUAL) == b"1"
 
 
-def test_what_a_node_refuses_says_why(client: Any) -> None:
+def test_a_refusal_has_the_message_of_the_node(client: Any) -> None:
     client.set("a", "text")
     for line, message in (
         (("INCR", "a"), "not an integer"),
@@ -120,7 +120,7 @@ def test_what_a_node_refuses_says_why(client: Any) -> None:
         client.set("a", None)
 
 
-def test_a_transaction_takes_effect_as_one(client: Any) -> None:
+def test_a_transaction_is_atomic(client: Any) -> None:
     id = uuid.uuid4().hex
     client.set("text", "text")
     commands = [("INCR", "n"), ("HSET", "text", "a", 1), ("INCR", "n")]
@@ -135,7 +135,7 @@ def test_a_transaction_takes_effect_as_one(client: Any) -> None:
 class TestOnce:
     @pytest.fixture
     def lost(self, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-        """The answers to the next write are lost, as often as there are entries: the connection breaks before them."""
+        """One answer to a write is lost for each entry: the connection is closed before it is sent."""
         lost: list[bytes] = []
         ready = PendingReply.__call__
 
@@ -158,19 +158,19 @@ class TestOnce:
         assert client.transaction([("INCR", "n"), ("INCR", "n")]) == [1, 2]
         assert not lost and client.get("n") == b"2"
 
-    def test_a_sessions_write_whose_answer_is_lost_is_seen_by_the_session(self, client: Any, lost: list[bytes]) -> None:
+    def test_a_session_reads_its_write_whose_answer_was_lost(self, client: Any, lost: list[bytes]) -> None:
         session = client.session()
         lost.append(b"")
         assert session.incr("n") == 1
         assert not lost and session.get("n") == b"1"
 
-    def test_under_no_id_a_lost_answer_is_told(self, client: Any, lost: list[bytes]) -> None:
+    def test_without_an_id_a_lost_answer_is_an_unknown_outcome(self, client: Any, lost: list[bytes]) -> None:
         lost.append(b"")
         with pytest.raises(UnknownOutcome, match="may or may not take effect"):
             client.execute("INCR", "n", once=False)
         assert client.get("n") == b"1"
 
-    def test_an_id_of_ones_own_is_good_for_later(self, client: Any, calm: ServerThread, connect: Connect) -> None:
+    def test_a_write_can_be_repeated_with_its_own_id(self, client: Any, calm: ServerThread, connect: Connect) -> None:
         id = uuid.uuid4().hex
         assert client.execute("INCR", "n", id=id) == 1
         other = connect(nodes(calm), cluster=CLUSTER)
@@ -180,7 +180,7 @@ class TestOnce:
 
 
 class Counting(threading.Thread):
-    """Increments a counter without end, each time by a write of its own."""
+    """Increments a counter until it is stopped."""
 
     def __init__(self, client: Any) -> None:
         super().__init__(daemon=True)
@@ -194,7 +194,7 @@ class Counting(threading.Thread):
 
 
 class TestFailover:
-    def test_increments_go_on_and_each_happens_once(self, trio: ServerThread, connect: Connect) -> None:
+    def test_increments_continue_and_each_takes_effect_once(self, trio: ServerThread, connect: Connect) -> None:
         counting = Counting(connect(nodes(trio), cluster=CLUSTER))
         counting.start()
         wait_for(lambda: len(counting.answers) > 50)
@@ -205,14 +205,14 @@ class TestFailover:
         counting.join()
         assert counting.answers == list(range(1, len(counting.answers) + 1))
 
-    def test_a_leader_that_was_deposed_is_left(self, trio: ServerThread, connect: Connect) -> None:
+    def test_the_client_leaves_a_deposed_leader(self, trio: ServerThread, connect: Connect) -> None:
         client = connect(nodes(trio), cluster=CLUSTER)
         assert client.incr("n") == 1
         trio.usurp(2)
         assert client.incr("n") == 2
         assert str(client.leader()) == nodes(trio)[2]
 
-    def test_reads_and_sessions_go_on(self, trio: ServerThread, connect: Connect) -> None:
+    def test_reads_and_sessions_continue(self, trio: ServerThread, connect: Connect) -> None:
         client = connect(nodes(trio), cluster=CLUSTER)
         session = client.session()
         session.set("a", 1)
@@ -221,7 +221,7 @@ class TestFailover:
         session.set("a", 2)
         assert session.get("a") == b"2"
 
-    def test_with_all_nodes_down_the_end_comes_in_time(self, trio: ServerThread, connect: Connect) -> None:
+    def test_requests_time_out_when_all_nodes_are_down(self, trio: ServerThread, connect: Connect) -> None:
         client = connect(nodes(trio), cluster=CLUSTER, timeout_s=0.3)
         client.set("a", 1)
         for index in range(3):
@@ -233,36 +233,36 @@ class TestFailover:
             assert time.monotonic() - began_s < 5
             assert all(node in str(end.value) for node in nodes(trio))
 
-    def test_a_node_that_does_not_answer_costs_a_moment_only(self, calm: ServerThread, connect: Connect) -> None:
-        """It takes connections and says nothing."""
-        mute = socket.create_server(("127.0.0.1", 0))
-        address = f"127.0.0.1:{mute.getsockname()[1]}"
+    def test_an_unresponsive_node_delays_a_request_only_briefly(self, calm: ServerThread, connect: Connect) -> None:
+        """It accepts connections but never answers."""
+        unresponsive = socket.create_server(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unresponsive.getsockname()[1]}"
         client = connect([address, *nodes(calm)], cluster=CLUSTER, timeout_s=20)
         client.set("a", 1)
         assert client.get("a") == b"1"
-        silent = connect([address], cluster=CLUSTER, timeout_s=0.2)
+        client = connect([address], cluster=CLUSTER, timeout_s=0.2)
         with pytest.raises(Unavailable, match=address):
-            silent.get("a")
-        mute.close()
+            client.get("a")
+        unresponsive.close()
 
 
 class TestLevels:
-    """With replicas that are behind."""
+    """With replicas that lag behind."""
 
-    def test_a_session_reads_what_it_wrote_wherever_it_reads(self, client: Any, calm: ServerThread) -> None:
+    def test_a_session_reads_its_writes_at_every_node(self, client: Any, calm: ServerThread) -> None:
         session = client.session()
         session.set("a", "old")
         calm.run(calm.cluster.level())
-        with behind(calm, 1, 2):
+        with lagging(calm, 1, 2):
             session.set("a", "new")
             assert client.get("a", level=EVENTUAL) == b"old"
             assert [session.get("a") for _ in range(3)] == [b"new"] * 3
             assert session.get("a", level=EVENTUAL) == b"old"
 
-    def test_a_session_reads_what_it_has_read_wherever_it_goes_on(self, client: Any, calm: ServerThread) -> None:
+    def test_a_session_never_reads_older_values_than_before_at_any_node(self, client: Any, calm: ServerThread) -> None:
         client.set("a", "old")
         calm.run(calm.cluster.level())
-        with behind(calm, 2):
+        with lagging(calm, 2):
             client.set("a", "new")
             first = client.session()
             while first.get("a", level=EVENTUAL) != b"new":  # followers are asked in turn
@@ -271,7 +271,7 @@ class TestLevels:
             assert [client.session(first.token).get("a") for _ in range(4)] == [b"new"] * 4
             assert b"old" in [client.session().get("a") for _ in range(4)]
 
-    def test_session_reads_never_go_back(self, calm: ServerThread, client: Any) -> None:
+    def test_session_reads_are_monotonic(self, calm: ServerThread, client: Any) -> None:
         writer = Client(nodes(calm), cluster=CLUSTER)
         counting = Counting(writer)
         counting.start()
@@ -284,15 +284,15 @@ class TestLevels:
         writer.close()
         assert seen == sorted(seen) and len(set(seen)) > 1
 
-    def test_a_linearizable_read_sees_what_others_were_told(self, client: Any, calm: ServerThread) -> None:
+    def test_a_linearizable_read_returns_writes_acknowledged_to_others(self, client: Any, calm: ServerThread) -> None:
         client.set("a", "old")
         calm.run(calm.cluster.level())
-        with behind(calm, 2), calm.client() as other:
+        with lagging(calm, 2), calm.client() as other:
             other.set("a", "new")
             assert [client.get("a") for _ in range(4)] == [b"new"] * 4
             assert b"old" in [client.get("a", level=EVENTUAL) for _ in range(2)]
 
-    def test_a_level_that_no_node_meets_is_told(self, client: Any, calm: ServerThread) -> None:
+    def test_a_read_is_stale_if_no_node_can_meet_its_level(self, client: Any, calm: ServerThread) -> None:
         session = client.session()
         session.set("a", 1)
         timeline, _, offset = session.token.partition(":")
@@ -300,7 +300,7 @@ class TestLevels:
         with pytest.raises(Stale, match="cannot be answered here within 50 ms"):
             ahead.get("a")
 
-    def test_tokens_that_are_none(self, client: Any) -> None:
+    def test_invalid_tokens_are_refused(self, client: Any) -> None:
         with pytest.raises(BadRequest, match="is not a token"):
             client.session("nonsense")
         with pytest.raises(Stale, match="Start a new session"):
@@ -320,7 +320,7 @@ def test_a_password(serve: Callable[..., ServerThread], connect: Connect) -> Non
             assert end.value.code == "NOAUTH"
 
 
-def test_settings_that_are_wrong(calm: ServerThread, connect: Connect) -> None:
+def test_invalid_settings_are_refused(calm: ServerThread, connect: Connect) -> None:
     with pytest.raises(ConfigError, match="expected HOST:PORT"):
         connect(["somewhere"])
     for addresses in ((), "127.0.0.1:7001"):

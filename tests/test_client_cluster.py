@@ -1,4 +1,4 @@
-"""The client and real processes on a real Kafka: the leader is killed while both clients write."""
+"""The client with real processes on a real Kafka: the leader is killed while both clients write."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cluster(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
 
 
 class Visitor(threading.Thread):
-    """Increments a counter in a session, and reads it there after each time, at replicas."""
+    """Increments a counter in a session and reads it back at a replica each time."""
 
     def __init__(self, client: Any, key: str) -> None:
         super().__init__(daemon=True)
@@ -42,7 +42,7 @@ class Visitor(threading.Thread):
             self.read.append(int(self._session.get(self._key)))
 
 
-def test_nothing_is_lost_repeated_or_unseen_when_the_leader_is_killed(cluster: Cluster, connect: Connect) -> None:
+def test_no_write_is_lost_or_repeated_when_the_leader_is_killed(cluster: Cluster, connect: Connect) -> None:
     nodes = [f"127.0.0.1:{cluster.folder.load().node(id).resp_port}" for id in IDS]
     with Client(nodes, cluster=cluster.name) as plain:
         plain.delete("visits")
@@ -57,5 +57,5 @@ def test_nothing_is_lost_repeated_or_unseen_when_the_leader_is_killed(cluster: C
     visitor.join()
     assert visitor.written == visitor.read == list(range(1, len(visitor.written) + 1))
     cluster.run("node", "start", old)
-    cluster.level()
+    cluster.caught_up()
     assert {cluster.client(id).get("visits") for id in IDS} == {b"%d" % len(visitor.written)}

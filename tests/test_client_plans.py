@@ -1,4 +1,4 @@
-"""What a client does with each answer, played without a network: the test is the cluster, and moves the clock."""
+"""How the client handles each answer, without a network: the test is the cluster and advances the clock."""
 
 from __future__ import annotations
 
@@ -9,40 +9,58 @@ import pytest
 
 from replicator.address import Address
 from replicator.client.errors import Rejected, Unavailable, UnknownOutcome
-from replicator.client.plans import Ask, Pause, Plan, Planner
-from replicator.client.requests import TOKEN, Line, Progress, bounded, encode, read_line, transaction_lines
-from replicator.client.routing import LOST, NOT_SENT, Failure, Finding, Map, Verdict, judge_read, judge_write
+from replicator.client.plans import Pause, Plan, Planner, Send
+from replicator.client.requests import (
+    TOKEN,
+    EncodedCommand,
+    SessionProgress,
+    bounded,
+    encode,
+    read_command,
+    transaction_commands,
+)
+from replicator.client.routing import (
+    LOST,
+    NOT_SENT,
+    ClusterMap,
+    Failure,
+    LookupResult,
+    RetryDecision,
+    after_read_failure,
+    after_write_failure,
+)
 from replicator.errors import BadRequest, ConfigError, Definite, Stale
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE
 
 T = TypeVar("T")
 
 N1, N2, N3 = NODES = tuple(Address("host", port) for port in (1, 2, 3))
-WRITE: list[Line] = [(b"REPL.ONCE", b"id", b"INCR", b"n")]
-READ: list[Line] = [(b"GET", b"n")]
+WRITE: list[EncodedCommand] = [(b"REPL.ONCE", b"id", b"INCR", b"n")]
+READ: list[EncodedCommand] = [(b"GET", b"n")]
 DOWN = Failure(NOT_SENT, "connection refused")
 GONE = Failure(LOST, "connection lost")
 READONLY = Failure("READONLY", "no")
 TIMEOUT_S = 10.0
 
 
-class Played:
-    """Answers what a plan asks, and keeps what it asked."""
+class FakeCluster:
+    """Answers the steps of a plan and records them."""
 
     def __init__(self, leader: Address | None = N1, epoch: int = 1) -> None:
         self.now_s = 0.0
         self.planner = Planner(NODES, "c", TIMEOUT_S, lambda: self.now_s)
-        self.told: dict[Address, Any] = dict.fromkeys(NODES, (leader, epoch))  # who each says leads, or its failure
+        # the leader and epoch that each node reports, or its failure
+        self.lookups: dict[Address, Any] = dict.fromkeys(NODES, (leader, epoch))
         self.answers: dict[Address, Iterator[Any]] = {}
-        self.asked: list[Address] = []  # not counting the questions who leads
-        self.lines: list[Any] = []
+        self.asked: list[Address] = []  # without lookups
+        self.commands: list[Any] = []
 
-    def at(self, place: Address, *answers: Any) -> None:
-        """What the node answers; the last one it goes on to answer."""
-        self.answers[place] = _going_on(answers)
+    def at(self, node: Address, *answers: Any) -> None:
+        """Set the answers of a node; the last one is repeated."""
+        self.answers[node] = _repeat_last(answers)
 
-    def write(self, id: str | None = "id", lines: list[Line] = WRITE) -> Any:
-        return self.run(self.planner.write(lines, id))
+    def write(self, id: str | None = "id", commands: list[EncodedCommand] = WRITE) -> Any:
+        return self.run(self.planner.write(commands, id))
 
     def read(self, prefer: Any = "follower") -> Any:
         return self.run(self.planner.read(READ, prefer))
@@ -51,34 +69,34 @@ class Played:
         try:
             step = next(plan)
             while True:
-                step = plan.send(self._do(step))
+                step = plan.send(self._run_step(step))
         except StopIteration as end:
             result: T = end.value
             return result
 
-    def _do(self, step: Ask | Pause) -> list[Any]:
+    def _run_step(self, step: Send | Pause) -> list[Any]:
         if isinstance(step, Pause):
             self.now_s += step.seconds
             return []
-        assert step.within_s > 0
-        if step.lines[0][0] == b"SENTINEL":
-            told = self.told[step.place]
-            return [told] if isinstance(told, Failure) else _sentinel(*told)
-        self.asked.append(step.place)
-        self.lines.append(step.lines)
-        answer = next(self.answers[step.place])
+        assert step.timeout_s > 0
+        if step.commands[0][0] == b"SENTINEL":
+            found = self.lookups[step.node]
+            return [found] if isinstance(found, Failure) else _sentinel(*found)
+        self.asked.append(step.node)
+        self.commands.append(step.commands)
+        answer = next(self.answers[step.node])
         if callable(answer):
             answer = answer()
         if answer is GONE:
-            self.now_s += step.within_s
+            self.now_s += step.timeout_s
         return answer if isinstance(answer, list) else [answer]
 
 
-def by_port(places: list[Address]) -> list[Address]:
-    return sorted(places, key=lambda place: place.port)
+def by_port(nodes: list[Address]) -> list[Address]:
+    return sorted(nodes, key=lambda node: node.port)
 
 
-def _going_on(answers: tuple[Any, ...]) -> Iterator[Any]:
+def _repeat_last(answers: tuple[Any, ...]) -> Iterator[Any]:
     yield from answers
     while True:
         yield answers[-1]
@@ -91,260 +109,260 @@ def _sentinel(leader: Address | None, epoch: int, flags: bytes = b"master") -> l
 
 
 class TestWrites:
-    def test_a_write_goes_to_the_leader_which_is_asked_for_once(self) -> None:
-        played = Played(leader=N2)
-        played.at(N2, 1, 2)
-        assert (played.write(), played.write()) == ([1], [2])
-        played.told = {}
-        assert played.write() == [2]
+    def test_the_leader_is_looked_up_once_and_gets_all_writes(self) -> None:
+        cluster = FakeCluster(leader=N2)
+        cluster.at(N2, 1, 2)
+        assert (cluster.write(), cluster.write()) == ([1], [2])
+        cluster.lookups = {}
+        assert cluster.write() == [2]
 
     @pytest.mark.parametrize("code", [NOT_SENT, "READONLY", "BUSY", "LOADING", "FENCED", "NOREPLICAS"])
     @pytest.mark.parametrize("id", ["id", None])
-    def test_what_had_no_effect_for_now_is_sent_again_to_whoever_leads(self, code: str, id: str | None) -> None:
-        played = Played(leader=N1)
+    def test_a_retryable_write_is_sent_to_the_new_leader(self, code: str, id: str | None) -> None:
+        cluster = FakeCluster(leader=N1)
 
         def refuse() -> Failure:
-            played.told = dict.fromkeys(NODES, (N2, 2))
+            cluster.lookups = dict.fromkeys(NODES, (N2, 2))
             return Failure(code, "…")
 
-        played.at(N1, refuse)
-        played.at(N2, 7)
-        assert played.write(id) == [7]
-        assert played.asked == [N1, N2]
+        cluster.at(N1, refuse)
+        cluster.at(N2, 7)
+        assert cluster.write(id) == [7]
+        assert cluster.asked == [N1, N2]
 
     @pytest.mark.parametrize("code", [LOST, "UNKNOWN"])
-    def test_in_doubt_a_write_under_an_id_is_sent_again_as_it_was(self, code: str) -> None:
-        played = Played()
-        played.at(N1, Failure(code, "…"), 7)
-        assert played.write() == [7]
-        assert played.lines == [WRITE, WRITE]
+    def test_a_write_with_an_id_is_sent_again_after_an_unknown_outcome(self, code: str) -> None:
+        cluster = FakeCluster()
+        cluster.at(N1, Failure(code, "…"), 7)
+        assert cluster.write() == [7]
+        assert cluster.commands == [WRITE, WRITE]
 
     @pytest.mark.parametrize("code", [LOST, "UNKNOWN"])
-    def test_in_doubt_a_write_under_no_id_is_not_sent_again(self, code: str) -> None:
-        played = Played()
-        played.at(N1, Failure(code, "offset 5"), 7)
+    def test_a_write_without_an_id_is_not_sent_again_after_an_unknown_outcome(self, code: str) -> None:
+        cluster = FakeCluster()
+        cluster.at(N1, Failure(code, "offset 5"), 7)
         with pytest.raises(UnknownOutcome, match=r"may or may not take effect.*offset 5") as end:
-            played.write(id=None)
-        assert played.asked == [N1] and end.value.id is None
+            cluster.write(id=None)
+        assert cluster.asked == [N1] and end.value.id is None
 
     def test_a_refusal_is_final(self) -> None:
-        played = Played()
-        played.at(N1, Failure("WRONGTYPE", "another kind"))
+        cluster = FakeCluster()
+        cluster.at(N1, Failure("WRONGTYPE", "another kind"))
         with pytest.raises(Rejected, match="another kind") as end:
-            played.write()
-        assert end.value.code == "WRONGTYPE" and played.asked == [N1]
+            cluster.write()
+        assert end.value.code == "WRONGTYPE" and cluster.asked == [N1]
 
-    def test_a_refusal_says_nothing_of_the_attempt_before_it(self) -> None:
-        played = Played()
-        played.at(N1, GONE, Failure("WRONGTYPE", "another kind"))
+    def test_a_refusal_after_an_unknown_outcome_leaves_the_outcome_unknown(self) -> None:
+        cluster = FakeCluster()
+        cluster.at(N1, GONE, Failure("WRONGTYPE", "another kind"))
         with pytest.raises(UnknownOutcome, match="another kind") as end:
-            played.write()
+            cluster.write()
         assert end.value.id == "id"
 
     @pytest.mark.parametrize(
         ("answers", "end"), [([READONLY], Unavailable), ([DOWN], Unavailable), ([GONE, READONLY], UnknownOutcome)]
     )
-    def test_time_is_bounded_and_the_end_tells_of_each_node(self, answers: list[Failure], end: type[Exception]) -> None:
-        played = Played()
-        played.at(N1, *answers)
+    def test_time_is_bounded_and_the_error_names_each_node(self, answers: list[Failure], end: type[Exception]) -> None:
+        cluster = FakeCluster()
+        cluster.at(N1, *answers)
         with pytest.raises(end, match=f"{N1}: .*{answers[-1].message}"):
-            played.write()
-        assert TIMEOUT_S <= played.now_s < TIMEOUT_S + 1
+            cluster.write()
+        assert TIMEOUT_S <= cluster.now_s < TIMEOUT_S + 1
 
     def test_without_a_leader_nothing_is_sent(self) -> None:
-        played = Played(leader=None)
-        played.told[N3] = DOWN
-        with pytest.raises(Unavailable, match=r"host:1: ERR does not know who leads.*host:3: connection refused"):
-            played.write()
-        assert not played.asked
+        cluster = FakeCluster(leader=None)
+        cluster.lookups[N3] = DOWN
+        with pytest.raises(Unavailable, match=r"host:1: ERR does not know the leader.*host:3: connection refused"):
+            cluster.write()
+        assert not cluster.asked
 
     def test_a_batch_fails_with_its_first_error(self) -> None:
-        """EXEC only says that it was given up."""
-        played = Played()
-        played.at(N1, [b"OK", Failure("NOREPLICAS", "…"), Failure("EXECABORT", "…")], [b"OK", b"QUEUED", [1]])
-        assert played.write(lines=transaction_lines([["INCR", "n"]], "id")) == [b"OK", b"QUEUED", [1]]
+        """EXEC itself only answers EXECABORT."""
+        cluster = FakeCluster()
+        cluster.at(N1, [b"OK", Failure("NOREPLICAS", "…"), Failure("EXECABORT", "…")], [b"OK", b"QUEUED", [1]])
+        assert cluster.write(commands=transaction_commands([["INCR", "n"]], "id")) == [b"OK", b"QUEUED", [1]]
 
-    def test_a_write_whose_token_is_missing_was_carried_out(self) -> None:
-        played = Played()
-        played.at(N1, [7, Failure("ERR", "stopped serving")])
+    def test_a_write_without_its_session_token_has_an_unknown_outcome(self) -> None:
+        cluster = FakeCluster()
+        cluster.at(N1, [7, Failure("ERR", "stopped serving")])
         with pytest.raises(UnknownOutcome):
-            played.write(lines=[*WRITE, TOKEN])
-        played.at(N1, [7, Failure("ERR", "stopped serving")], [7, b"token"])
-        assert played.write(lines=[*WRITE, TOKEN]) == [7, b"token"]
+            cluster.write(commands=[*WRITE, TOKEN])
+        cluster.at(N1, [7, Failure("ERR", "stopped serving")], [7, b"token"])
+        assert cluster.write(commands=[*WRITE, TOKEN]) == [7, b"token"]
 
 
 class TestLookUp:
-    def test_a_node_that_is_behind_is_not_believed(self) -> None:
-        played = Played()
-        played.told = dict.fromkeys(NODES, (N2, 5))
-        assert played.run(played.planner.leader()) == N2
-        played.told = {N1: (N1, 4), N2: (N1, 4), N3: (N3, 6)}
-        assert [played.run(played.planner.leader()) for _ in range(4)] == [N3] * 4
+    def test_a_node_with_an_old_epoch_is_not_believed(self) -> None:
+        cluster = FakeCluster()
+        cluster.lookups = dict.fromkeys(NODES, (N2, 5))
+        assert cluster.run(cluster.planner.leader()) == N2
+        cluster.lookups = {N1: (N1, 4), N2: (N1, 4), N3: (N3, 6)}
+        assert [cluster.run(cluster.planner.leader()) for _ in range(4)] == [N3] * 4
 
-    def test_one_that_hears_the_leader_is_believed_before_one_that_does_not(self) -> None:
-        played = Played()
-        played.told = {N1: (N1, 5, b"s_down,o_down,master"), N2: (N2, 5), N3: (N1, 5, b"s_down,o_down,master")}
-        assert [played.run(played.planner.leader()) for _ in range(4)] == [N2] * 4
+    def test_a_node_that_receives_heartbeats_is_preferred_to_one_that_does_not(self) -> None:
+        cluster = FakeCluster()
+        cluster.lookups = {N1: (N1, 5, b"s_down,o_down,master"), N2: (N2, 5), N3: (N1, 5, b"s_down,o_down,master")}
+        assert [cluster.run(cluster.planner.leader()) for _ in range(4)] == [N2] * 4
 
-    def test_a_cluster_that_begins_anew_is_found_again(self) -> None:
-        played = Played(epoch=100)
-        assert played.run(played.planner.leader()) == N1
-        played.told = dict.fromkeys(NODES, (N2, 1))
-        assert played.run(played.planner.leader()) == N2
+    def test_a_recreated_cluster_is_found_again(self) -> None:
+        cluster = FakeCluster(epoch=100)
+        assert cluster.run(cluster.planner.leader()) == N1
+        cluster.lookups = dict.fromkeys(NODES, (N2, 1))
+        assert cluster.run(cluster.planner.leader()) == N2
 
-    def test_nodes_that_do_not_answer_are_passed_over(self) -> None:
-        played = Played()
-        played.told = {N1: DOWN, N2: GONE, N3: (N3, 1)}
-        assert played.run(played.planner.leader()) == N3
+    def test_nodes_that_do_not_answer_are_skipped(self) -> None:
+        cluster = FakeCluster()
+        cluster.lookups = {N1: DOWN, N2: GONE, N3: (N3, 1)}
+        assert cluster.run(cluster.planner.leader()) == N3
 
     @pytest.mark.parametrize(
         ("failure", "end"),
         [(Failure("ERR", "No such master with that name"), ConfigError), (Failure("NOAUTH", "password"), Rejected)],
     )
-    def test_what_waiting_does_not_help_against_ends_at_once(self, failure: Failure, end: type[Exception]) -> None:
-        played = Played()
-        played.told = dict.fromkeys(NODES, failure)
+    def test_a_permanent_lookup_error_is_raised_at_once(self, failure: Failure, end: type[Exception]) -> None:
+        cluster = FakeCluster()
+        cluster.lookups = dict.fromkeys(NODES, failure)
         with pytest.raises(end, match=failure.message):
-            played.write()
-        assert played.now_s == 0
+            cluster.write()
+        assert cluster.now_s == 0
 
-    def test_a_node_of_another_cluster_is_passed_over(self) -> None:
-        played = Played()
-        played.told[N1] = played.told[N2] = Failure("ERR", "No such master with that name")
-        played.told[N3] = (N3, 1)
-        assert [played.run(played.planner.leader()) for _ in range(3)] == [N3] * 3
+    def test_a_node_of_another_cluster_is_skipped(self) -> None:
+        cluster = FakeCluster()
+        cluster.lookups[N1] = cluster.lookups[N2] = Failure("ERR", "No such master with that name")
+        cluster.lookups[N3] = (N3, 1)
+        assert [cluster.run(cluster.planner.leader()) for _ in range(3)] == [N3] * 3
 
-    def test_a_write_in_doubt_stays_in_doubt_when_nobody_tells_who_leads(self) -> None:
-        played = Played()
+    def test_an_unknown_outcome_stays_unknown_when_no_leader_is_found(self) -> None:
+        cluster = FakeCluster()
 
         def vanish() -> Failure:
-            played.told = dict.fromkeys(NODES, Failure("ERR", "No such master with that name"))
+            cluster.lookups = dict.fromkeys(NODES, Failure("ERR", "No such master with that name"))
             return GONE
 
-        played.at(N1, vanish)
+        cluster.at(N1, vanish)
         with pytest.raises(UnknownOutcome, match="No such master"):
-            played.write()
+            cluster.write()
 
 
 class TestReads:
     def test_followers_are_asked_in_turn(self) -> None:
-        played = Played(leader=N1)
-        for place in NODES:
-            played.at(place, 1)
+        cluster = FakeCluster(leader=N1)
+        for node in NODES:
+            cluster.at(node, 1)
         for _ in range(4):
-            played.read()
-        assert by_port(played.asked) == [N2, N2, N3, N3]
-        played.asked.clear()
-        played.read("leader")
-        assert played.asked == [N1]
+            cluster.read()
+        assert by_port(cluster.asked) == [N2, N2, N3, N3]
+        cluster.asked.clear()
+        cluster.read("leader")
+        assert cluster.asked == [N1]
 
     @pytest.mark.parametrize("prefer", ["leader", "follower"])
     def test_another_node_answers_for_one_that_does_not(self, prefer: str) -> None:
-        played = Played(leader=N1)
-        played.at(N1, 1 if prefer == "follower" else DOWN)
-        played.at(N2, DOWN if prefer == "follower" else 1)
-        played.at(N3, DOWN if prefer == "follower" else 1)
-        assert played.read(prefer) == [1]
-        played.asked.clear()
-        assert played.read(prefer) == [1]
-        assert len(played.asked) == 1, "those that did not answer are asked last"
+        cluster = FakeCluster(leader=N1)
+        cluster.at(N1, 1 if prefer == "follower" else DOWN)
+        cluster.at(N2, DOWN if prefer == "follower" else 1)
+        cluster.at(N3, DOWN if prefer == "follower" else 1)
+        assert cluster.read(prefer) == [1]
+        cluster.asked.clear()
+        assert cluster.read(prefer) == [1]
+        assert len(cluster.asked) == 1, "those that did not answer are asked last"
 
-    def test_reads_go_on_without_a_leader(self) -> None:
-        played = Played(leader=None)
-        for place in NODES:
-            played.at(place, 1)
-        assert played.read() == [1] and played.now_s == 0
+    def test_reads_continue_without_a_leader(self) -> None:
+        cluster = FakeCluster(leader=None)
+        for node in NODES:
+            cluster.at(node, 1)
+        assert cluster.read() == [1] and cluster.now_s == 0
 
-    def test_a_read_is_stale_once_all_have_said_so(self) -> None:
-        played = Played()
-        for place in NODES:
-            played.at(place, Failure("STALE", "behind"))
+    def test_a_read_is_stale_if_all_nodes_answer_stale(self) -> None:
+        cluster = FakeCluster()
+        for node in NODES:
+            cluster.at(node, Failure("STALE", "behind"))
         with pytest.raises(Stale, match="behind"):
-            played.read()
-        assert by_port(played.asked) == list(NODES) and played.now_s == 0
+            cluster.read()
+        assert by_port(cluster.asked) == list(NODES) and cluster.now_s == 0
 
-    def test_a_node_that_has_stopped_is_no_reason_to_fail(self) -> None:
-        played = Played()
-        played.at(N1, 1)
-        played.at(N2, Failure("ERR", "this node has stopped serving"))
-        played.at(N3, Failure("STALE", "behind"))
-        assert played.read() == [1]
+    def test_a_read_succeeds_although_one_node_has_stopped(self) -> None:
+        cluster = FakeCluster()
+        cluster.at(N1, 1)
+        cluster.at(N2, Failure("ERR", "this node has stopped serving"))
+        cluster.at(N3, Failure("STALE", "behind"))
+        assert cluster.read() == [1]
 
-    def test_a_bad_request_is_told_once_all_have_said_so(self) -> None:
-        played = Played()
-        for place in NODES:
-            played.at(place, Failure("ERR", "syntax error"))
+    def test_a_bad_request_is_raised_if_all_nodes_refuse_it(self) -> None:
+        cluster = FakeCluster()
+        for node in NODES:
+            cluster.at(node, Failure("ERR", "syntax error"))
         with pytest.raises(Rejected, match="syntax error"):
-            played.read()
-        assert len(played.asked) == 3
+            cluster.read()
+        assert len(cluster.asked) == 3
 
-    def test_while_a_node_is_down_stale_ones_are_asked_again_until_time_is_up(self) -> None:
-        played = Played()
-        played.at(N1, DOWN)
-        played.at(N2, Failure("STALE", "behind"))
-        played.at(N3, Failure("STALE", "behind"))
+    def test_stale_nodes_are_asked_again_while_another_node_is_down(self) -> None:
+        cluster = FakeCluster()
+        cluster.at(N1, DOWN)
+        cluster.at(N2, Failure("STALE", "behind"))
+        cluster.at(N3, Failure("STALE", "behind"))
         with pytest.raises(Stale):
-            played.read()
-        assert TIMEOUT_S <= played.now_s < TIMEOUT_S + 1
+            cluster.read()
+        assert TIMEOUT_S <= cluster.now_s < TIMEOUT_S + 1
 
-    def test_with_all_nodes_down_time_is_bounded(self) -> None:
-        played = Played()
-        played.told = dict.fromkeys(NODES, GONE)
-        for place in NODES:
-            played.at(place, GONE)
+    def test_time_is_bounded_when_all_nodes_are_down(self) -> None:
+        cluster = FakeCluster()
+        cluster.lookups = dict.fromkeys(NODES, GONE)
+        for node in NODES:
+            cluster.at(node, GONE)
         with pytest.raises(Unavailable, match=r"within 10 s \(host:1: connection lost; host:2: .*; host:3: "):
-            played.read()
-        assert TIMEOUT_S <= played.now_s < TIMEOUT_S + 1
+            cluster.read()
+        assert TIMEOUT_S <= cluster.now_s < TIMEOUT_S + 1
 
 
 CODES = [NOT_SENT, LOST, "READONLY", "BUSY", "LOADING", "FENCED", "NOREPLICAS", "UNKNOWN", "STALE", "ERR", "WRONGTYPE"]
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_a_write_in_doubt_is_never_told_to_be_rejected(code: str) -> None:
+def test_a_write_of_unknown_outcome_is_never_rejected(code: str) -> None:
     failure = Failure(code, "")
     for has_id in (True, False):
-        assert judge_write(failure, has_id=has_id, doubtful=True) is not Verdict.REJECTED
-    if judge_write(failure, has_id=False, doubtful=code in (LOST, "UNKNOWN")) is Verdict.AGAIN:
-        assert code not in (LOST, "UNKNOWN"), "it may be carried out twice"
-        assert judge_read(failure) is Verdict.AGAIN
+        assert after_write_failure(failure, has_id=has_id, outcome_unknown=True) is not RetryDecision.REJECTED
+    if after_write_failure(failure, has_id=False, outcome_unknown=code in (LOST, "UNKNOWN")) is RetryDecision.RETRY:
+        assert code not in (LOST, "UNKNOWN"), "it could be executed twice"
+        assert after_read_failure(failure) is RetryDecision.RETRY
 
 
-def test_a_leader_is_forgotten_only_if_no_other_was_found_since() -> None:
-    found = Map(NODES).after(Finding(N2, (N1, N3), 2, False))
-    assert found.without(N1) is found
-    assert found.without(N2).leader is None
-    assert by_port(found.without(N2).readers("follower", 0, frozenset())) == list(NODES)
+def test_a_leader_is_removed_only_if_no_other_was_found_meanwhile() -> None:
+    found = ClusterMap(NODES).updated(LookupResult(N2, (N1, N3), 2, False))
+    assert found.without_leader(N1) is found
+    assert found.without_leader(N2).leader is None
+    assert by_port(found.without_leader(N2).read_order("follower", 0, frozenset())) == list(NODES)
 
 
-def test_lines() -> None:
+def test_encoded_commands() -> None:
     assert encode(["SET", b"k", 1, 1.5]) == (b"SET", b"k", b"1", b"1.5")
-    assert read_line(["GET", "k"], bounded(100)) == (b"REPL.READ", b"bounded", b"100", b"GET", b"k")
-    assert read_line(["GET", "k"], bounded(100, 5))[:4] == (b"REPL.READ", b"bounded", b"100", b"5")
-    assert read_line(["GET", "k"], LINEARIZABLE)[:2] == (b"REPL.READ", b"linearizable")
-    assert transaction_lines([["INCR", "a"], ["INCR", "b"]], "x")[1:3] == [
+    assert read_command(["GET", "k"], bounded(100)) == (b"REPL.READ", b"bounded", b"100", b"GET", b"k")
+    assert read_command(["GET", "k"], bounded(100, 5))[:4] == (b"REPL.READ", b"bounded", b"100", b"5")
+    assert read_command(["GET", "k"], LINEARIZABLE)[:2] == (b"REPL.READ", b"linearizable")
+    assert transaction_commands([["INCR", "a"], ["INCR", "b"]], "x")[1:3] == [
         (b"REPL.ONCE", b"x:0", b"INCR", b"a"),
         (b"REPL.ONCE", b"x:1", b"INCR", b"b"),
     ]
 
 
 @pytest.mark.parametrize("values", [[], ["SET", "k", None], ["SET", "k", True], ["SET", "k", [1]]])
-def test_what_cannot_be_sent_is_refused(values: Any) -> None:
+def test_invalid_arguments_are_refused(values: Any) -> None:
     with pytest.raises(BadRequest):
         encode(values)
 
 
 @pytest.mark.parametrize("ms", [0, -1, 10**10])
-def test_a_bound_that_no_node_takes_is_refused(ms: int) -> None:
+def test_an_invalid_bound_is_refused(ms: int) -> None:
     with pytest.raises(Definite):
         bounded(ms)
 
 
-def test_a_session_never_goes_back() -> None:
-    progress = Progress(None)
+def test_the_position_of_a_session_never_decreases_within_a_timeline() -> None:
+    progress = SessionProgress(None)
     assert progress.token is None and progress.level == EVENTUAL
     for offset, then in ((5, 5), (3, 5), (9, 9)):
-        progress.note(f"{'a' * 32}:{offset}".encode())
+        progress.update(f"{'a' * 32}:{offset}".encode())
         assert progress.token == f"{'a' * 32}:{then}" == str(progress.level).split()[1]
-    progress.note(f"{'b' * 32}:1".encode())
-    assert progress.token == f"{'b' * 32}:1", "of another history, so nothing can be compared"
+    progress.update(f"{'b' * 32}:1".encode())
+    assert progress.token == f"{'b' * 32}:1", "offsets of different timelines cannot be compared"

@@ -1,4 +1,4 @@
-"""Answers that come too late, or that nobody waits for: none may pass for the answer to another command."""
+"""A late or unexpected answer is never taken for the answer to another command."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from redis import exceptions
 
 from replicator.address import Address
 from replicator.client import aio, sync
-from replicator.client.plans import Ask
+from replicator.client.plans import Send
 from replicator.client.routing import ERR, LOST, NOT_SENT, Failure
-from replicator.client.wire import failure_of, told
+from replicator.client.wire import failure_of, parse_reply
 from tests.memory_cluster import until
 
 
 class Late:
-    """A node that answers FIRST only when it is asked SECOND, wherever that is."""
+    """A node that answers FIRST only after it received SECOND, on any connection."""
 
     def __init__(self) -> None:
         self.second = asyncio.Event()
         self.asked = asyncio.Event()
-        self.place: Address
+        self.node: Address
         self._writers: list[asyncio.StreamWriter] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -55,64 +55,64 @@ class Late:
 async def late() -> AsyncIterator[Late]:
     late = Late()
     async with await asyncio.start_server(late.serve, "127.0.0.1", 0) as server:
-        late.place = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+        late.node = Address("127.0.0.1", server.sockets[0].getsockname()[1])
         yield late
         late.second.set()
 
 
 @pytest.fixture
-async def wire() -> AsyncIterator[aio._Wire]:
-    wire = aio._Wire("")
-    yield wire
-    await wire.aclose()
+async def pools() -> AsyncIterator[aio._ConnectionPools]:
+    pools = aio._ConnectionPools("")
+    yield pools
+    await pools.aclose()
 
 
-def ask(late: Late, name: bytes, within_s: float = 5) -> Ask:
-    return Ask(late.place, [(name,)], within_s)
+def ask(late: Late, name: bytes, timeout_s: float = 5) -> Send:
+    return Send(late.node, [(name,)], timeout_s)
 
 
-async def test_a_late_answer_is_not_taken_for_the_next_one(late: Late, wire: aio._Wire) -> None:
-    assert await wire.ask(ask(late, b"FIRST", 0.05)) == [Failure(LOST, "there was no answer in time")]
-    second = asyncio.ensure_future(wire.ask(ask(late, b"SECOND")))
+async def test_a_late_answer_is_not_taken_for_the_next_one(late: Late, pools: aio._ConnectionPools) -> None:
+    assert await pools.send(ask(late, b"FIRST", 0.05)) == [Failure(LOST, "the node did not answer in time")]
+    second = asyncio.ensure_future(pools.send(ask(late, b"SECOND")))
     late.second.set()
     assert await second == [b"second"]
 
 
-async def test_a_late_answer_is_not_taken_for_the_next_one_by_threads(late: Late) -> None:
-    wire = sync._Wire("")
-    first = await asyncio.to_thread(wire.ask, ask(late, b"FIRST", 0.05))
-    assert first == [Failure(LOST, "there was no answer in time")]
-    second = asyncio.ensure_future(asyncio.to_thread(wire.ask, ask(late, b"SECOND")))
+async def test_a_late_answer_is_not_taken_for_the_next_one_by_the_blocking_client(late: Late) -> None:
+    pools = sync._ConnectionPools("")
+    first = await asyncio.to_thread(pools.send, ask(late, b"FIRST", 0.05))
+    assert first == [Failure(LOST, "the node did not answer in time")]
+    second = asyncio.ensure_future(asyncio.to_thread(pools.send, ask(late, b"SECOND")))
     late.second.set()
     assert await second == [b"second"]
-    wire.close()
+    pools.close()
 
 
-async def test_a_task_that_is_cancelled_leaves_no_answer_behind(late: Late, wire: aio._Wire) -> None:
-    first = asyncio.ensure_future(wire.ask(ask(late, b"FIRST")))
+async def test_the_answer_to_a_cancelled_task_is_discarded(late: Late, pools: aio._ConnectionPools) -> None:
+    first = asyncio.ensure_future(pools.send(ask(late, b"FIRST")))
     await late.asked.wait()
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    second = asyncio.ensure_future(wire.ask(ask(late, b"SECOND")))
+    second = asyncio.ensure_future(pools.send(ask(late, b"SECOND")))
     late.second.set()
     assert await second == [b"second"]
 
 
-async def test_a_connection_that_the_node_has_closed_is_not_used(late: Late, wire: aio._Wire) -> None:
-    assert await wire.ask(ask(late, b"SECOND")) == [b"second"]
+async def test_a_closed_connection_is_not_reused(late: Late, pools: aio._ConnectionPools) -> None:
+    assert await pools.send(ask(late, b"SECOND")) == [b"second"]
     await late.hang_up()
-    pool: Any = wire._pools[late.place]
+    pool: Any = pools._pools[late.node]
     await until(lambda: all(it._reader.at_eof() for it in pool._available_connections))
-    assert await wire.ask(ask(late, b"SECOND")) == [b"second"]
+    assert await pools.send(ask(late, b"SECOND")) == [b"second"]
 
 
-async def test_a_connection_that_the_node_has_closed_is_not_used_by_threads(late: Late) -> None:
-    wire = sync._Wire("")
-    assert await asyncio.to_thread(wire.ask, ask(late, b"SECOND")) == [b"second"]
+async def test_a_closed_connection_is_not_reused_by_the_blocking_client(late: Late) -> None:
+    pools = sync._ConnectionPools("")
+    assert await asyncio.to_thread(pools.send, ask(late, b"SECOND")) == [b"second"]
     await late.hang_up()
-    assert await asyncio.to_thread(wire.ask, ask(late, b"SECOND")) == [b"second"]
-    wire.close()
+    assert await asyncio.to_thread(pools.send, ask(late, b"SECOND")) == [b"second"]
+    pools.close()
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,9 @@ async def test_a_connection_that_the_node_has_closed_is_not_used_by_threads(late
         (exceptions.ResponseError("STALE too old"), Failure("STALE", "too old")),
         (exceptions.ResponseError("EXEC without MULTI"), Failure(ERR, "EXEC without MULTI")),
         (exceptions.ConnectionError("refused"), Failure(NOT_SENT, "refused")),
-        (TimeoutError(), Failure(NOT_SENT, "there was no answer in time")),
+        (TimeoutError(), Failure(NOT_SENT, "the node did not answer in time")),
     ],
 )
 def test_errors_of_redis_py(error: Exception, failure: Failure) -> None:
     assert failure_of(error, otherwise=NOT_SENT) == failure
-    assert told([1, error, [error]])[2][0].message == failure.message
+    assert parse_reply([1, error, [error]])[2][0].message == failure.message

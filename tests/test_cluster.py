@@ -1,4 +1,4 @@
-"""A cluster of real processes on a real Kafka, used and maltreated as users and machines do."""
+"""A cluster of real processes on a real Kafka: use, administration and failures."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_writes_reach_every_node(cluster: Cluster) -> None:
         assert cluster.client(id).hgetall("hash") == {b"a": b"1", b"b": b"2"}
 
 
-def test_status_tells_all_that_programs_need(cluster: Cluster) -> None:
-    cluster.level()
+def test_status_has_the_documented_fields(cluster: Cluster) -> None:
+    cluster.caught_up()
     status = cluster.status()
     assert status.keys() == {
         "cluster", "timeline", "topic", "topic_id", "epoch", "leader", "elected", "lease_left_ms", "end_offset",
@@ -86,28 +86,28 @@ def test_http(cluster: Cluster) -> None:
     assert 'replicator_writes_total{outcome="ok"}' in metrics
 
 
-def test_doctor_names_what_one_broker_cannot_give(cluster: Cluster) -> None:
+def test_doctor_reports_what_a_single_broker_lacks(cluster: Cluster) -> None:
     text = cluster.run("doctor", code=1)
     assert "unclean.leader.election.enable" in text
     findings = {it["name"]: it for it in json.loads(cluster.run("doctor", "--json", code=1))}
     assert findings["cleanup.policy"]["ok"] and not findings["brokers"]["ok"]
 
 
-def test_a_replica_begins_with_a_snapshot_and_reads_on_at_n_plus_1(cluster: Cluster) -> None:
+def test_a_replica_starts_from_a_snapshot_and_reads_on_after_its_offset(cluster: Cluster) -> None:
     leader = cluster.client(cluster.leader(["n1", "n2", "n3"]))
     manifest = json.loads(cluster.run("snapshot", "take", "--json"))
     leader.set("after the snapshot", "1")
     cluster.run("replica", "add", "n4", "--from-snapshot")
     assert f"n4 reads the log from offset {manifest['offset'] + 1} on" in cluster.folder.log_file("n4").read_text()
     assert cluster.client("n4").get("after the snapshot") == b"1"
-    assert {node["id"] for node in cluster.level()} == {"n1", "n2", "n3", "n4"}
+    assert {node["id"] for node in cluster.caught_up()} == {"n1", "n2", "n3", "n4"}
     assert json.loads(cluster.run("snapshot", "list", "--json"))[0]["name"] == manifest["name"]
     assert "is in this cluster already" in cluster.run("replica", "add", "n4", code=1)
     cluster.run("replica", "remove", "n4")
-    assert {node["id"] for node in cluster.level()} == {"n1", "n2", "n3"}
+    assert {node["id"] for node in cluster.caught_up()} == {"n1", "n2", "n3"}
 
 
-def test_the_last_sync_member_stays_until_writes_do_without_it(cluster: Cluster) -> None:
+def test_the_last_sync_member_cannot_be_removed_while_writes_wait_for_it(cluster: Cluster) -> None:
     leader = cluster.leader(["n1", "n2", "n3"])
     last = next(id for id in ("n3", "n2") if id != leader)
     assert "there would be none" in cluster.run("cluster", "policy", "--write", "sync", code=1)
@@ -133,7 +133,7 @@ def test_a_killed_follower_catches_up(cluster: Cluster) -> None:
     wait_for(lambda: len(writer.acknowledged) > 500)
     cluster.run("node", "start", victim)
     writer.finish()
-    cluster.level()
+    cluster.caught_up()
     writer.check(cluster.client(victim))
     assert not writer.rejected and not writer.unknown
 
@@ -150,7 +150,7 @@ def test_a_killed_leader_loses_no_acknowledged_write(cluster: Cluster) -> None:
     wait_for(lambda: len(writer.acknowledged) > before + 300)
     cluster.run("node", "start", old)
     writer.finish()
-    cluster.level()
+    cluster.caught_up()
     for id in ids:
         writer.check(cluster.client(id))
     assert cluster.leader(ids) != old
@@ -176,7 +176,7 @@ def test_a_second_process_for_a_node_is_refused(cluster: Cluster) -> None:
         assert message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_commands_that_cannot_be_carried_out_say_why(cluster: Cluster, tmp_path: Path) -> None:
+def test_failing_commands_report_the_reason(cluster: Cluster, tmp_path: Path) -> None:
     assert "there is no node n9" in cluster.run("node", "start", "n9", code=1)
     leader = cluster.leader(["n1", "n2", "n3"])
     assert "leads" in cluster.run("replica", "remove", leader, code=1)
@@ -187,7 +187,7 @@ def test_commands_that_cannot_be_carried_out_say_why(cluster: Cluster, tmp_path:
         other.up(1)
 
 
-def test_a_restarted_broker_costs_no_acknowledged_write(tmp_path: Path) -> None:
+def test_no_acknowledged_write_is_lost_when_the_broker_restarts(tmp_path: Path) -> None:
     broker = LocalBroker(tmp_path / "broker")
     cluster = Cluster(tmp_path / "cluster", broker.start())
     try:
@@ -200,7 +200,7 @@ def test_a_restarted_broker_costs_no_acknowledged_write(tmp_path: Path) -> None:
         before = len(writer.acknowledged)
         wait_for(lambda: len(writer.acknowledged) > before + 200)
         writer.finish()
-        cluster.level()
+        cluster.caught_up()
         for id in ("n1", "n2"):
             writer.check(cluster.client(id))
     finally:
@@ -208,7 +208,7 @@ def test_a_restarted_broker_costs_no_acknowledged_write(tmp_path: Path) -> None:
         broker.stop()
 
 
-def test_a_broker_that_comes_later_is_waited_for(tmp_path: Path) -> None:
+def test_nodes_wait_for_a_broker_that_starts_later(tmp_path: Path) -> None:
     broker = LocalBroker(tmp_path / "broker")
     bootstrap = broker.start()
     broker.stop()
@@ -226,7 +226,7 @@ def test_a_broker_that_comes_later_is_waited_for(tmp_path: Path) -> None:
         broker.stop()
 
 
-def test_a_topic_made_anew_stops_the_nodes(kafka: str, tmp_path: Path) -> None:
+def test_nodes_stop_if_the_topic_is_recreated(kafka: str, tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, kafka)
     cluster.up(2)
     try:

@@ -1,4 +1,4 @@
-"""Records on the wire: golden bytes, the hand-written half against fastavro, and schemas that change."""
+"""Encoded records: golden bytes, the fast path compared with fastavro, and schema evolution."""
 
 from __future__ import annotations
 
@@ -104,9 +104,7 @@ def by_fastavro(header: Header, body: Body) -> bytes:
 
 
 @given(st.lists(changes, max_size=5), longs, longs, longs, st.text(max_size=20))
-def test_the_fast_half_writes_what_fastavro_writes_and_reads_it(
-    rows: list[Change], epoch: int, seq: int, time: int, node: str
-) -> None:
+def test_the_fast_path_is_identical_to_fastavro(rows: list[Change], epoch: int, seq: int, time: int, node: str) -> None:
     header = Header(1, TIMELINE, Epoch(epoch), Author(NodeId(node), seq), Seq(seq), time, GENESIS)
     write = Write(tuple(rows))
     payload = by_fastavro(header, write)
@@ -157,26 +155,26 @@ def _avro(header: Header, body: Body) -> dict[str, Any]:
     return {"header": {**fields, "node": author.node, "incarnation": author.incarnation}, "body": bodies.to_avro(body)}
 
 
-def test_a_record_of_the_future_asks_for_an_upgrade(codec: RecordCodec) -> None:
+def test_a_record_of_a_newer_version_asks_for_an_upgrade(codec: RecordCodec) -> None:
     payload = codec.encode(HEADER._replace(version=2), codec.encode_body(Heartbeat()))
     with pytest.raises(UpgradeNeeded, match="version 2"):
         codec.decode(payload, TIMELINE)
 
 
 @pytest.mark.parametrize("payload", [b"", b"hello", b'{"json": 1}', b"\xff" * 40, b"\x04" + bytes(100)])
-def test_what_a_stranger_wrote_is_not_a_record(codec: RecordCodec, payload: bytes) -> None:
+def test_foreign_bytes_are_not_a_record(codec: RecordCodec, payload: bytes) -> None:
     with pytest.raises(NotARecord):
         codec.decode(payload, TIMELINE)
 
 
 @given(st.binary(max_size=200))
-def test_garbage_raises_nothing_else(garbage: bytes) -> None:
+def test_garbage_raises_only_the_documented_errors(garbage: bytes) -> None:
     with pytest.raises((NotARecord, LogDamage, UpgradeNeeded)):
         RecordCodec().decode(garbage, b"")
 
 
 @given(st.integers(0, 200))
-def test_a_record_of_ours_that_is_cut_short_is_damage(cut: int) -> None:
+def test_a_truncated_record_is_log_damage(cut: int) -> None:
     codec = RecordCodec()
     payload = codec.encode(HEADER, codec.encode_body(Write((Change("kv", b"key", b"", b"sold", b"snew"),))))
     cut = min(cut, len(payload) - 1)
@@ -185,13 +183,13 @@ def test_a_record_of_ours_that_is_cut_short_is_damage(cut: int) -> None:
     assert (caught.type is LogDamage) == (cut >= 17)
 
 
-def test_the_chain_depends_on_all_before() -> None:
+def test_the_chain_depends_on_all_earlier_records() -> None:
     one, other = link(GENESIS, b"a"), link(GENESIS, b"b")
     assert len(one) == 8
     assert link(one, b"c") != link(other, b"c")
 
 
-def test_acks_there_and_back() -> None:
+def test_an_encoded_ack_is_decoded_to_the_same_ack() -> None:
     ack = Ack(TIMELINE, Author(NodeId("n2"), 5), Offset(10), Seq(9), Epoch(1), 123)
     codec = AckCodec()
     assert codec.decode(codec.encode(ack)) == ack

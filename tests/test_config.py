@@ -1,4 +1,4 @@
-"""Where settings come from, and what is said of wrong ones."""
+"""The sources of settings, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from replicator.address import Address
 from replicator.config import NodeConfig, load
 from replicator.errors import ConfigError
 
-NEEDED = {"node": {"id": "n1", "cluster": "shop", "dir": "/data"}, "kafka": {"bootstrap": "kafka:9092"}}
+REQUIRED = {"node": {"id": "n1", "cluster": "shop", "dir": "/data"}, "kafka": {"bootstrap": "kafka:9092"}}
 
 
 @pytest.fixture
@@ -18,15 +18,15 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "node.toml"
 
 
-def test_the_needed_settings_and_the_defaults() -> None:
-    config = load(None, {}, NEEDED)
+def test_the_required_settings_and_the_defaults() -> None:
+    config = load(None, {}, REQUIRED)
     assert (config.node.id, config.node.dir, config.kafka.bootstrap) == ("n1", Path("/data"), "kafka:9092")
     assert (config.node.resp, config.node.http) == (Address("127.0.0.1", 7001), Address("127.0.0.1", 8001))
     assert config.snapshot_dir == Path("/data/snapshots")
     assert config.timing == {}
 
 
-def test_the_command_line_comes_before_the_environment_and_that_before_the_file(file: Path) -> None:
+def test_the_command_line_overrides_the_environment_which_overrides_the_file(file: Path) -> None:
     file.write_text(
         """
         [node]
@@ -56,25 +56,27 @@ def test_the_command_line_comes_before_the_environment_and_that_before_the_file(
         ("[::1]:7001", "", "[::1]:7001"),
     ],
 )
-def test_others_reach_a_node_by_the_advertised_host(resp: str, advertise: str, expected: str) -> None:
-    config = load(None, {}, {**NEEDED, "node": {**NEEDED["node"], "resp": resp, "http": resp, "advertise": advertise}})
+def test_the_advertised_host_replaces_the_listening_host(resp: str, advertise: str, expected: str) -> None:
+    config = load(
+        None, {}, {**REQUIRED, "node": {**REQUIRED["node"], "resp": resp, "http": resp, "advertise": advertise}}
+    )
     assert str(config.advertised_resp) == str(config.advertised_http) == expected
 
 
-def test_settings_of_other_tools_in_the_environment_are_left_alone() -> None:
+def test_unrelated_environment_variables_are_ignored() -> None:
     environment = {"REPLICATOR_DIR": "./data", "REPLICATOR_CACHE": "/cache", "REPLICATOR_TEST_BOOTSTRAP": "k:1"}
-    assert load(None, environment, NEEDED) == load(None, {}, NEEDED)
+    assert load(None, environment, REQUIRED) == load(None, {}, REQUIRED)
 
 
-def test_passwords_are_in_no_text() -> None:
+def test_passwords_are_not_in_the_text_of_a_config() -> None:
     environment = {"REPLICATOR_NODE_PASSWORD": "s3cret", "REPLICATOR_KAFKA_PASSWORD": "s3cret"}
-    config = load(None, environment, NEEDED)
+    config = load(None, environment, REQUIRED)
     assert (config.node.password, config.kafka.password) == ("s3cret", "s3cret")
     assert "s3cret" not in f"{config} {config!r} {config.node!r} {config.kafka!r}"
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         ("[node\n", "is not valid TOML"),
         ("id = 'n1'\n", r"id is outside of a section"),
@@ -94,35 +96,35 @@ def test_passwords_are_in_no_text() -> None:
         ("[kafka]\nusername = 5\n", r"kafka\.username must be a string"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(file: Path, content: str, complaint: str) -> None:
+def test_an_invalid_file_is_refused_with_the_reason(file: Path, content: str, message: str) -> None:
     file.write_text(content)
-    with pytest.raises(ConfigError, match=complaint):
-        load(file, {}, NEEDED)
+    with pytest.raises(ConfigError, match=message):
+        load(file, {}, REQUIRED)
 
 
-def test_a_file_that_is_not_there(file: Path) -> None:
+def test_a_missing_file_is_an_error(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"node\.toml cannot be read: No such file"):
-        load(file, {}, NEEDED)
+        load(file, {}, REQUIRED)
 
 
-def test_a_wrong_variable_is_named() -> None:
+def test_an_unknown_environment_variable_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"unknown setting node\.colour"):
-        load(None, {"REPLICATOR_NODE_COLOUR": "red"}, NEEDED)
+        load(None, {"REPLICATOR_NODE_COLOUR": "red"}, REQUIRED)
 
 
-def test_a_missing_setting_is_named_with_the_ways_to_give_it() -> None:
+def test_a_missing_setting_is_reported_with_the_ways_to_set_it() -> None:
     with pytest.raises(ConfigError, match=r"kafka\.bootstrap is required: .*REPLICATOR_KAFKA_BOOTSTRAP"):
-        load(None, {}, {"node": NEEDED["node"]})
+        load(None, {}, {"node": REQUIRED["node"]})
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a b", "é", "x" * 101])
 @pytest.mark.parametrize("setting", ["id", "cluster"])
-def test_names_that_fit_no_topic_or_folder_are_refused(setting: str, name: str) -> None:
+def test_names_that_are_invalid_for_a_topic_or_folder_are_refused(setting: str, name: str) -> None:
     with pytest.raises(ConfigError, match=rf"invalid node\.{setting} .*letters"):
-        load(None, {}, {**NEEDED, "node": {**NEEDED["node"], setting: name}})
+        load(None, {}, {**REQUIRED, "node": {**REQUIRED["node"], setting: name}})
 
 
-def test_a_config_cannot_be_changed() -> None:
-    config: NodeConfig = load(None, {}, NEEDED)
+def test_a_config_is_immutable() -> None:
+    config: NodeConfig = load(None, {}, REQUIRED)
     with pytest.raises(AttributeError):
         config.node.id = "n2"  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Who leads, since when and why: what nodes remember of it, and how people and programs are told."""
+"""The current term, its start and its reason: as recorded by nodes, and as reported to operators and programs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[MemoryCluster]:
     await cluster.stop()
 
 
-async def test_every_node_tells_the_same_of_the_last_claim(cluster: MemoryCluster) -> None:
+async def test_every_node_reports_the_same_last_claim(cluster: MemoryCluster) -> None:
     await cluster.start("n1")
     await cluster.leader()
     await cluster.start("n2", priority=1)
@@ -41,7 +41,7 @@ async def test_every_node_tells_the_same_of_the_last_claim(cluster: MemoryCluste
     assert first.claims == second.claims == {**dict.fromkeys(Reason, 0), Reason.FIRST: 1}
 
 
-async def test_an_election_names_the_leader_that_fell_silent(cluster: MemoryCluster) -> None:
+async def test_an_election_names_the_leader_whose_heartbeat_timed_out(cluster: MemoryCluster) -> None:
     first = await cluster.start("n1")
     await cluster.start("n2", priority=1)
     await cluster.leader()
@@ -54,7 +54,7 @@ async def test_an_election_names_the_leader_that_fell_silent(cluster: MemoryClus
     assert status.claims[Reason.FIRST] == status.claims[Reason.ELECTION] == 1
 
 
-async def test_a_doubt_is_a_term_of_the_same_leader(cluster: MemoryCluster) -> None:
+async def test_resolving_an_unknown_outcome_starts_a_term_of_the_same_leader(cluster: MemoryCluster) -> None:
     log = cluster.log = FaultyLog()
     leader = await cluster.start("n1")
     await cluster.leader()
@@ -67,7 +67,7 @@ async def test_a_doubt_is_a_term_of_the_same_leader(cluster: MemoryCluster) -> N
     assert status.claims[Reason.RESOLVE] >= 1
 
 
-async def test_a_node_that_has_not_seen_the_claim_says_nothing(cluster: MemoryCluster) -> None:
+async def test_a_node_that_has_not_read_the_claim_reports_no_reason(cluster: MemoryCluster) -> None:
     await cluster.start("n1")
     await cluster.leader()
     follower = await cluster.start("n2", priority=1)
@@ -90,7 +90,7 @@ async def test_a_node_that_has_not_seen_the_claim_says_nothing(cluster: MemoryCl
         (Reason.FORCE, "forced by an operator"),
     ],
 )
-def test_each_reason_has_words(reason: Reason, why: str) -> None:
+def test_each_reason_has_a_description(reason: Reason, why: str) -> None:
     old, new = Author(NodeId("n1"), 1), Author(NodeId("n2"), 2)
     elections = TermHistory()
     header = Header(VERSION, bytes(16), Epoch(2), new, seq=cast(Any, 0), timestamp_us=5_000_000, chain=bytes(8))
@@ -98,7 +98,7 @@ def test_each_reason_has_words(reason: Reason, why: str) -> None:
     assert elections.last is not None
     assert (elections.last.why, elections.last.offset, elections.counts[reason]) == (why, 9, 1)
     assert elections.last.age_ms(7_500_000) == 2_500
-    assert elections.last.age_ms(1) == 0  # by a clock that is behind
+    assert elections.last.age_ms(1) == 0  # by a clock that lags behind
 
 
 async def test_claims_are_counted_by_reason_in_the_metrics(cluster: MemoryCluster) -> None:
@@ -110,15 +110,15 @@ async def test_claims_are_counted_by_reason_in_the_metrics(cluster: MemoryCluste
     assert "replicator_epoch 1.0" in lines
 
 
-def test_info_tells_it(client: Any) -> None:
+def test_info_reports_the_term(client: Any) -> None:
     info = client.info("replicator")
     assert (info["term_reason"], info["term_why"]) == ("first", "the log was empty")
     assert info["term_ms"] >= 0
     assert 0 <= info["lease_left_ms"] <= STEADY.lease_ms
 
 
-class Told:
-    """A cluster whose nodes say what the test lets them say."""
+class FakeStatuses:
+    """A cluster whose nodes have the statuses that a test gives."""
 
     def __init__(self, *nodes: dict[str, Any]) -> None:
         self._nodes = nodes
@@ -135,7 +135,7 @@ FOLLOWER = {"id": "n3", "role": "follower", "epoch": 7, "leader": "n2", "lease_l
 
 
 @pytest.mark.parametrize(
-    ("nodes", "said"),
+    ("nodes", "text"),
     [
         (
             [OLD, LEADER, {**FOLLOWER, "elected": ELECTED}],
@@ -154,14 +154,14 @@ FOLLOWER = {"id": "n3", "role": "follower", "epoch": 7, "leader": "n2", "lease_l
         ([{"id": "n1", "state": "unreachable"}], "epoch 0: nobody leads"),
     ],
 )
-def test_status_tells_why_as_far_as_any_node_knows(nodes: list[dict[str, Any]], said: str) -> None:
+def test_status_reports_the_reason_if_any_node_knows_it(nodes: list[dict[str, Any]], text: str) -> None:
     with console.capture() as shown:
-        console.print(table(cast(ClusterClient, Told(*nodes))), soft_wrap=True)
-    assert said in shown.get()
+        console.print(table(cast(ClusterClient, FakeStatuses(*nodes))), soft_wrap=True)
+    assert text in shown.get()
 
 
-def test_programs_are_told_the_same() -> None:
-    summary = summarise(cast(ClusterClient, Told(OLD, LEADER, {**FOLLOWER, "elected": ELECTED})))
+def test_the_summary_for_programs_has_the_same_facts() -> None:
+    summary = summarise(cast(ClusterClient, FakeStatuses(OLD, LEADER, {**FOLLOWER, "elected": ELECTED})))
     assert summary["elected"] == {**ELECTED, "term_ms": 12_345.0}
     assert summary["lease_left_ms"] == 540.4
-    assert summarise(cast(ClusterClient, Told(OLD, {**FOLLOWER, "elected": None})))["lease_left_ms"] is None
+    assert summarise(cast(ClusterClient, FakeStatuses(OLD, {**FOLLOWER, "elected": None})))["lease_left_ms"] is None

@@ -1,4 +1,4 @@
-"""What machines, brokers and strangers do to a cluster of real processes on a real Kafka."""
+"""Faults of machines, brokers and foreign producers, in a cluster of real processes on a real Kafka."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.process_cluster import Appender, Cluster, Writer, stopped, wait_for
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
 
 IDS = ["n1", "n2", "n3"]
-LEASE_OVER_S = 2.0  # the leader's lease, and an election
-APPEND_OVER_S = 3.0  # the time-out of an append, and some more
+LEASE_OVER_S = 2.0  # longer than the lease and an election
+APPEND_OVER_S = 3.0  # longer than the append timeout
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
-    """One that may be maltreated."""
+    """A broker that tests may stop and kill."""
     broker = LocalBroker(tmp_path_factory.mktemp("broker"))
     broker.start()
     yield broker
@@ -44,26 +44,26 @@ def cluster(broker: LocalBroker, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def writer(cluster: Cluster) -> Iterator[Writer]:
-    """Writes already, to whoever leads; at the end nothing may be lost."""
+    """A writer that is writing to the leader; after the test no acknowledged write may be lost."""
     leader = cluster.leader(IDS)
     cluster.client(leader).flushall()
     writer = Writer([cluster.client(id) for id in [leader, *(id for id in IDS if id != leader)]])
     writer.start()
-    goes_on(writer)
+    wait_for_more(writer)
     yield writer
     writer.finish()
-    cluster.level()
+    cluster.caught_up()
     for id in IDS:
         writer.check(cluster.client(id))
 
 
-def goes_on(writer: Writer | Appender, count: int = 200) -> None:
+def wait_for_more(writer: Writer | Appender, count: int = 200) -> None:
     before = len(writer.acknowledged)
     wait_for(lambda: len(writer.acknowledged) >= before + count)
 
 
-def stand_still(seconds: float) -> None:
-    """A real process is to miss real time: there is no condition to wait for."""
+def wait_real_time(seconds: float) -> None:
+    """While a real process is stopped, there is no condition to wait for."""
     time.sleep(seconds)
 
 
@@ -90,7 +90,7 @@ def void_records(cluster: Cluster, id: str) -> float:
     return float(found[1])
 
 
-def test_a_deposed_leader_says_nothing_stale_and_follows_as_it_is(cluster: Cluster) -> None:
+def test_a_deposed_leader_answers_no_stale_read_and_becomes_a_follower(cluster: Cluster) -> None:
     old = cluster.leader(IDS)
     others = [cluster.client(id) for id in IDS if id != old]
     pid, began = cluster.pid(old), starts(cluster, old)
@@ -101,13 +101,13 @@ def test_a_deposed_leader_says_nothing_stale_and_follows_as_it_is(cluster: Clust
     readers = [cluster.client(old).connection_pool.get_connection() for _ in range(4)]
     writer = Writer(others)
     for appender in appenders:
-        goes_on(appender)
+        wait_for_more(appender)
     with stopped(pid):
         writer.start()
-        stand_still(LEASE_OVER_S)
-        goes_on(writer)
+        wait_real_time(LEASE_OVER_S)
+        wait_for_more(writer)
         latest = max(writer.acknowledged)
-        for reader in readers:  # it finds these first
+        for reader in readers:  # it receives these first when it resumes
             reader.send_command("GET", f"w:{latest}")
             reader.send_command("SET", f"w:{latest}", "overwritten")
             reader.send_command("GET", f"w:{latest}")
@@ -117,12 +117,12 @@ def test_a_deposed_leader_says_nothing_stale_and_follows_as_it_is(cluster: Clust
             reader.read_response()
         assert reader.read_response() == b"%d" % latest
     for appender in appenders:
-        goes_on(appender)  # at the new leader
+        wait_for_more(appender)  # at the new leader
         appender.finish()
     writer.finish()
     assert cluster.pid(old) == pid and starts(cluster, old) == began
     assert cluster.node(old)["node"]["role"] == "follower"
-    cluster.level()
+    cluster.caught_up()
     for id in IDS:
         writer.check(cluster.client(id))
         for appender in appenders:
@@ -131,7 +131,7 @@ def test_a_deposed_leader_says_nothing_stale_and_follows_as_it_is(cluster: Clust
     assert words and words <= {"READONLY", "FENCED", "BUSY"}
 
 
-def test_appends_that_land_late_are_carried_out_once_or_not_at_all(cluster: Cluster, broker: LocalBroker) -> None:
+def test_late_appends_take_effect_at_most_once(cluster: Cluster, broker: LocalBroker) -> None:
     leader = cluster.leader(IDS)
     epoch = cluster.node(leader)["node"]["epoch"]
     order = [leader, *(id for id in IDS if id != leader)]
@@ -139,77 +139,77 @@ def test_appends_that_land_late_are_carried_out_once_or_not_at_all(cluster: Clus
     for appender in appenders:
         appender.start()
     for appender in appenders:
-        goes_on(appender)
+        wait_for_more(appender)
     pid = broker.status().pid
     assert pid is not None
     with stopped(pid):
-        stand_still(APPEND_OVER_S)
+        wait_real_time(APPEND_OVER_S)
     for appender in appenders:
-        goes_on(appender)
+        wait_for_more(appender)
     for appender in appenders:
         appender.finish()
-    cluster.level()
+    cluster.caught_up()
     assert cluster.node(leader)["node"]["epoch"] > epoch
     for id in IDS:
         for appender in appenders:
             appender.check(cluster.client(id))
 
 
-def test_members_that_were_all_killed_at_once_begin_again_with_one_leader(cluster: Cluster, writer: Writer) -> None:
+def test_one_leader_is_elected_after_all_members_were_killed_at_once(cluster: Cluster, writer: Writer) -> None:
     for id in IDS:
         cluster.kill(id)
     cluster.run("cluster", "up", "--nodes", "3")
-    goes_on(writer)
+    wait_for_more(writer)
     only_leader(cluster, IDS)
 
 
-def test_strangers_records_are_void(cluster: Cluster, writer: Writer) -> None:
+def test_records_of_a_foreign_producer_are_void(cluster: Cluster, writer: Writer) -> None:
     before = {id: void_records(cluster, id) for id in IDS}
 
-    async def meddle() -> int:
+    async def append_foreign_records() -> int:
         log = await KafkaLog.open(cluster.bootstrap, cluster.name)
         reader = log.reader(Offset(max(0, await log.end() - 20)))
         repeated = [entry.payload for entry in await read(reader, 10)]
-        strange = [b"", b"{}", bytes(1000), b"\xff" * 100, *repeated]
-        for payload in strange:
+        foreign = [b"", b"{}", bytes(1000), b"\xff" * 100, *repeated]
+        for payload in foreign:
             await log.append([payload])
-        await log.append(strange)
+        await log.append(foreign)
         await reader.close()
         await log.close()
-        return 2 * len(strange)
+        return 2 * len(foreign)
 
-    meddled = asyncio.run(meddle())
-    goes_on(writer)
+    appended = asyncio.run(append_foreign_records())
+    wait_for_more(writer)
     writer.finish()
     assert not writer.unknown
-    cluster.level()
+    cluster.caught_up()
     for id in IDS:
-        assert void_records(cluster, id) >= before[id] + meddled
+        assert void_records(cluster, id) >= before[id] + appended
 
 
-def test_the_lead_is_handed_over_under_load(cluster: Cluster, writer: Writer) -> None:
+def test_leadership_is_transferred_under_load(cluster: Cluster, writer: Writer) -> None:
     old = cluster.leader(IDS)
-    for heir in [id for id in IDS if id != old] + [old]:
-        assert f"{heir} leads" in cluster.run("replica", "promote", heir)
-        goes_on(writer)
-        assert only_leader(cluster, IDS) == heir
+    for successor in [id for id in IDS if id != old] + [old]:
+        assert f"{successor} leads" in cluster.run("replica", "promote", successor)
+        wait_for_more(writer)
+        assert only_leader(cluster, IDS) == successor
     writer.finish()
     assert not writer.unknown
-    # one a handover, which says where to go; and one more if the client then asks the wrong node first
+    # one per transfer, and one more if the client then tries the wrong node first
     assert len(writer.rejected) <= 6
 
 
-def test_the_lead_is_taken_by_force_when_the_leader_is_gone(cluster: Cluster, writer: Writer) -> None:
+def test_a_promotion_is_forced_while_the_leader_is_dead(cluster: Cluster, writer: Writer) -> None:
     old = cluster.leader(IDS)
-    heir = max(id for id in IDS if id != old)
+    successor = max(id for id in IDS if id != old)
     cluster.kill(old)
-    cluster.run("replica", "promote", heir, "--force")
-    goes_on(writer)
-    assert only_leader(cluster, [id for id in IDS if id != old]) == heir
+    cluster.run("replica", "promote", successor, "--force")
+    wait_for_more(writer)
+    assert only_leader(cluster, [id for id in IDS if id != old]) == successor
     cluster.run("node", "start", old)
 
 
-def test_of_four_that_claim_at_once_one_leads(broker: LocalBroker, tmp_path: Path) -> None:
+def test_one_of_four_concurrent_candidates_becomes_leader(broker: LocalBroker, tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, broker.start())
     cluster.environment |= {"REPLICATOR_TIMING_STEP_MS": "0", "REPLICATOR_TIMING_JITTER_MS": "1"}
     cluster.up(5)
@@ -219,15 +219,15 @@ def test_of_four_that_claim_at_once_one_leads(broker: LocalBroker, tmp_path: Pat
         left = [id for id in ids if id != old]
         writer = Writer([cluster.client(id) for id in [old, *left]])
         writer.start()
-        goes_on(writer)
+        wait_for_more(writer)
         cluster.kill(old)
-        goes_on(writer)
+        wait_for_more(writer)
         only_leader(cluster, left)
         claiming = [id for id in left if "claiming epoch" in cluster.folder.log_file(id).read_text()]
-        assert len(claiming) > 1, "no storm"
+        assert len(claiming) > 1, "no concurrent claims"
         cluster.run("node", "start", old)
         writer.finish()
-        cluster.level()
+        cluster.caught_up()
         for id in ids:
             writer.check(cluster.client(id))
     finally:

@@ -1,4 +1,4 @@
-"""A leader gives the lead away, and a node takes it by force."""
+"""Transfer of leadership, and forced promotion."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[MemoryCluster]:
     await cluster.stop()
 
 
-def let_the_claim_for_n2(cluster: MemoryCluster, fault: str) -> None:
+def fail_the_claim_for_n2(cluster: MemoryCluster, fault: str) -> None:
     assert isinstance(cluster.log, FaultyLog)
     cluster.log.fault, cluster.log.fault_at = fault, b"\x02\x04n2"
 
@@ -47,28 +47,28 @@ async def promote(running: RunningNode, to: str, *, force: bool = False) -> None
     await running.node.transfer.promote(NodeId(to), force=force)
 
 
-async def test_the_leader_gives_the_lead_to_a_replica_that_has_caught_up(cluster: MemoryCluster) -> None:
-    old, heir = cluster.nodes["n1"], cluster.nodes["n3"]
+async def test_leadership_is_transferred_to_a_replica_that_has_caught_up(cluster: MemoryCluster) -> None:
+    old, successor = cluster.nodes["n1"], cluster.nodes["n3"]
     await old.write(b"a", b"s1")
     await promote(old, "n3")
-    await until(lambda: heir.node.lease_left_ms > 0)
+    await until(lambda: successor.node.lease_left_ms > 0)
     assert not old.node.leads
-    assert heir.get(A) == b"s1"
-    await heir.write(b"a", b"s2")
+    assert successor.get(A) == b"s1"
+    await successor.write(b"a", b"s2")
     await until(lambda: old.get(A) == b"s2")
     assert claims(cluster) == [("n1", Reason.FIRST), ("n3", Reason.HANDOVER)]
 
 
-async def test_writes_wait_for_the_heir_and_are_then_sent_to_it(cluster: MemoryCluster) -> None:
-    old, heir = cluster.nodes["n1"], cluster.nodes["n2"]
+async def test_writes_wait_for_the_successor_and_are_then_redirected_to_it(cluster: MemoryCluster) -> None:
+    old, successor = cluster.nodes["n1"], cluster.nodes["n2"]
     promoting = asyncio.create_task(promote(old, "n2"))
     ends = []
     while not promoting.done():
         ends.append(asyncio.create_task(old.write(b"a", b"s1")))
         await asyncio.sleep(0)
-    ends.append(asyncio.create_task(old.write(b"a", b"s2")))  # no record of the successor was read yet
+    ends.append(asyncio.create_task(old.write(b"a", b"s2")))  # nothing was read from the successor yet
     results = await asyncio.gather(*ends, return_exceptions=True)
-    assert heir.node.leads and heir.node.lease_left_ms > 0  # a client that tries again there is served at once
+    assert successor.node.leads and successor.node.lease_left_ms > 0  # a client that retries there is served at once
     assert isinstance(results[-1], NotLeader) and "n2 leads now" in str(results[-1])
     assert all(isinstance(it, int | NotLeader) for it in results)
 
@@ -77,29 +77,29 @@ async def test_writes_wait_for_the_heir_and_are_then_sent_to_it(cluster: MemoryC
     ("fault", "leader", "reason"),
     [("lose", "n1", Reason.RESOLVE), ("lose answer", "n2", Reason.HANDOVER), ("land twice", "n2", Reason.HANDOVER)],
 )
-async def test_a_claim_in_doubt_ends_with_one_leader(
+async def test_one_leader_remains_after_a_transfer_of_unknown_outcome(
     cluster: MemoryCluster, fault: str, leader: str, reason: Reason
 ) -> None:
     old = cluster.nodes["n1"]
     offset = await old.write(b"a", b"s1")
     await old.node.wait_acked(offset, 2, 5_000)
-    let_the_claim_for_n2(cluster, fault)
+    fail_the_claim_for_n2(cluster, fault)
     await asyncio.gather(promote(old, "n2"), return_exceptions=True)
     await until(lambda: cluster.nodes[leader].node.lease_left_ms > 0)
     assert claims(cluster)[-1] == (leader, reason)
     await cluster.nodes[leader].write(b"a", b"s2")
 
 
-async def test_a_claim_that_the_log_refuses_leaves_the_leader_in_office(cluster: MemoryCluster) -> None:
+async def test_the_leader_remains_if_the_log_refuses_the_transfer(cluster: MemoryCluster) -> None:
     old = cluster.nodes["n1"]
-    let_the_claim_for_n2(cluster, "refuse")
+    fail_the_claim_for_n2(cluster, "refuse")
     with pytest.raises(Busy, match="leadership was not transferred"):
         await promote(old, "n2")
     await old.write(b"a", b"s1")
     assert claims(cluster) == [("n1", Reason.FIRST)]
 
 
-async def test_who_cannot_lead_is_not_given_the_lead(cluster: MemoryCluster) -> None:
+async def test_leadership_is_not_transferred_to_an_ineligible_node(cluster: MemoryCluster) -> None:
     leader = cluster.nodes["n1"]
     leader.node.membership_changes.add_member(
         Member(NodeId("s1"), Mode.SNAPSHOTTER, Address("s1", 1), Address("s1", 2), 9)
@@ -114,7 +114,7 @@ async def test_who_cannot_lead_is_not_given_the_lead(cluster: MemoryCluster) -> 
         await promote(cluster.nodes["n2"], "n3", force=True)
 
 
-async def test_a_forced_leader_waits_until_the_old_lease_is_over(cluster: MemoryCluster) -> None:
+async def test_a_forced_leader_waits_until_the_old_lease_has_expired(cluster: MemoryCluster) -> None:
     old, new = cluster.nodes["n1"], cluster.nodes["n2"]
     await old.write(b"a", b"s1")
     before_ms = new.node._context.clock.elapsed_ms()
@@ -128,26 +128,26 @@ async def test_a_forced_leader_waits_until_the_old_lease_is_over(cluster: Memory
     assert claims(cluster)[-1] == ("n2", Reason.FORCE)
 
 
-async def test_an_heir_that_dies_at_once_is_followed_by_another(cluster: MemoryCluster) -> None:
-    old, heir = cluster.nodes["n1"], cluster.nodes["n2"]
-    heir.node._context.reader.next = asyncio.Event().wait  # type: ignore[assignment,method-assign]
+async def test_another_leader_is_elected_if_the_successor_dies_at_once(cluster: MemoryCluster) -> None:
+    old, successor = cluster.nodes["n1"], cluster.nodes["n2"]
+    successor.node._context.reader.next = asyncio.Event().wait  # type: ignore[assignment,method-assign]
     await promote(old, "n2")
-    await heir.stop()
-    held = asyncio.create_task(old.write(b"a", b"s1"))
+    await successor.stop()
+    pending = asyncio.create_task(old.write(b"a", b"s1"))
     await until(lambda: any(it.node.lease_left_ms > 0 for it in (old, cluster.nodes["n3"])))
-    ended = (await asyncio.gather(held, return_exceptions=True))[0]
+    ended = (await asyncio.gather(pending, return_exceptions=True))[0]
     assert isinstance(ended, int | NotLeader)
 
 
-async def test_a_deposed_leader_answers_reads_once_it_has_read_what_others_wrote(cluster: MemoryCluster) -> None:
+async def test_a_deposed_leader_answers_reads_once_it_has_caught_up(cluster: MemoryCluster) -> None:
     old, new = cluster.nodes["n1"], cluster.nodes["n2"]
     await old.write(b"a", b"s1")
     reader = old.node._context.reader
-    awake, read_on = asyncio.Event(), reader.next
+    resumed, read_next = asyncio.Event(), reader.next
 
     async def stalled() -> Sequence[Entry]:
-        await awake.wait()
-        return await read_on()
+        await resumed.wait()
+        return await read_next()
 
     reader.next = stalled  # type: ignore[method-assign]
     await promote(new, "n2", force=True)
@@ -157,6 +157,6 @@ async def test_a_deposed_leader_answers_reads_once_it_has_read_what_others_wrote
     reading = asyncio.ensure_future(old.node.reads.read(None, lambda view: view.get(A)))
     await until(lambda: cluster.nodes["n3"].get(A) == b"s2")
     assert not reading.done() and old.get(A) == b"s1"
-    awake.set()
+    resumed.set()
     assert await reading == b"s2"
-    assert not isinstance(old.node.reads.view(None), asyncio.Future)  # from now on it is a follower like any other
+    assert not isinstance(old.node.reads.view(None), asyncio.Future)  # from now on it reads like any other follower

@@ -1,5 +1,5 @@
-"""What clients of real processes on a real Kafka are told, in each write mode and at each read level, while nodes are
-stopped and killed: is there one order of events that explains it all?
+"""Histories of clients of real processes on a real Kafka, in each write mode and at each read level, while nodes are
+stopped and killed. Each history must be consistent with its read levels.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import pytest
 from replicator.chaos.client import Connection
 from replicator.position import Offset
 from tests.process_cluster import Cluster, stopped
-from tests.recorded_checks import announced, canonical_of, violations
+from tests.recorded_checks import canonical_of, suspend_offset, violations
 from tests.recorder import Recorder, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
 
 IDS = ["n1", "n2", "n3"]
 SYNC_MS = 1500
-# A real process is to miss real time: less than its lease for reads, then more than a bounded read may be late. Neither
-# makes it count as gone.
+# A process is stopped for less than its follower lease, then for longer than the bound of bounded reads. Both times are
+# shorter than the sync timeout.
 PAUSES_S = (0.3, 1.0)
-WRITES, READS = 50, 12  # that are answered after each fault
+WRITES, READS = 50, 12  # to be answered after each fault
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def cluster(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
     cluster.run("cluster", "down", "--purge")
 
 
-def under(cluster: Cluster, mode: str, wait_for: str = "all") -> tuple[str, str, str]:
-    """The leader and the other two, once writes are made in that mode; if they wait for anybody, then for those two."""
+def set_policy(cluster: Cluster, mode: str, wait_for: str = "all") -> tuple[str, str, str]:
+    """Set the write mode, with both followers sync unless it is async. Returns the leader and the followers."""
     leader = cluster.leader(IDS)
     others = [id for id in IDS if id != leader]
     if mode != "async":
@@ -55,10 +55,10 @@ async def kill_and_start(cluster: Cluster, id: str, *_: Recorder) -> None:
 
 
 async def depose(cluster: Cluster, leader: str, recorder: Recorder) -> None:
-    """Let another node lead and write, and the old leader go on then as if nothing had been."""
+    """Stop the leader until another node is leader and accepts writes, then resume it."""
     with stopped(cluster.pid(leader)):
         await asyncio.to_thread(cluster.leader, [id for id in IDS if id != leader])
-        await recorder.goes_on(WRITES, READS)
+        await recorder.wait_for_more(WRITES, READS)
 
 
 @pytest.mark.parametrize(
@@ -71,33 +71,33 @@ async def depose(cluster: Cluster, leader: str, recorder: Recorder) -> None:
         ("invalidate", "all", depose),
     ],
 )
-async def test_one_order_explains_what_all_clients_were_told(
+async def test_the_history_of_all_clients_is_consistent(
     cluster: Cluster,
     capsys: pytest.CaptureFixture[str],
     mode: str,
     wait_for: str,
     lose_leader: Callable[[Cluster, str, Recorder], Awaitable[None]],
 ) -> None:
-    leader, first, second = under(cluster, mode, wait_for)
+    leader, first, second = set_policy(cluster, mode, wait_for)
     ports = {id: cluster.folder.load().node(id).resp_port for id in IDS}
     async with Recorder(f"{mode} {wait_for}", ports, leader, keys=3, writers=3, readers=9) as recorder:
-        await recorder.goes_on(WRITES, READS)
+        await recorder.wait_for_more(WRITES, READS)
         for pause_s in PAUSES_S:
             with stopped(cluster.pid(first)):
                 await asyncio.sleep(pause_s)
-            await recorder.goes_on(WRITES, READS)
+            await recorder.wait_for_more(WRITES, READS)
         await kill_and_start(cluster, second)
-        await recorder.goes_on(WRITES, READS)
+        await recorder.wait_for_more(WRITES, READS)
         await lose_leader(cluster, leader, recorder)
-        await recorder.goes_on(WRITES, READS)
+        await recorder.wait_for_more(WRITES, READS)
     canonical = await canonical_of(cluster.bootstrap, cluster.name)
     with capsys.disabled():
         print(f"\n{mode} {wait_for}, OK/REJECTED/UNKNOWN: {recorder}")
     assert not violations(recorder.history, canonical)
 
 
-class Asking:
-    """Each command on a connection of its own, so that none waits for another."""
+class SeparateConnections:
+    """Sends each command on its own connection, so that none waits for another."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -116,27 +116,27 @@ class Asking:
         return asyncio.create_task(self.read(id, level, key))
 
     async def shows(self, id: str, key: str, value: bytes) -> None:
-        """Wait until the node's store holds it."""
+        """Wait until the node's store has that value."""
         async with asyncio.timeout(20):
-            while await self.read(id, "eventual", key) != value:  # noqa: ASYNC110 (nobody tells this process)
+            while await self.read(id, "eventual", key) != value:  # noqa: ASYNC110 (no event signals it)
                 await asyncio.sleep(0.005)
 
     async def answers(self, *ids: str) -> None:
-        """The nodes have read what was sent to them before, and something more."""
+        """Wait until the nodes have received everything sent to them before."""
         for id in ids:
             for _ in range(5):
                 assert await self.ask(id, "PING") == b"PONG"
 
 
 @pytest.fixture
-def asking(cluster: Cluster) -> Asking:
-    return Asking(cluster)
+def asking(cluster: Cluster) -> SeparateConnections:
+    return SeparateConnections(cluster)
 
 
-async def test_plain_sync_shows_a_value_at_a_replica_before_the_leader_shows_it_but_never_to_linearizable_reads(
-    cluster: Cluster, asking: Asking
+async def test_in_sync_mode_a_replica_shows_a_value_before_the_leader_but_linearizable_reads_never_go_back(
+    cluster: Cluster, asking: SeparateConnections
 ) -> None:
-    leader, first, second = under(cluster, "sync")
+    leader, first, second = set_policy(cluster, "sync")
     assert await asking.ask(leader, "SET", "anomaly", "old") == b"OK"
     with stopped(cluster.pid(second)):
         writing = asyncio.create_task(asking.ask(leader, "SET", "anomaly", "new"))
@@ -152,10 +152,10 @@ async def test_plain_sync_shows_a_value_at_a_replica_before_the_leader_shows_it_
 
 
 @pytest.mark.parametrize("mode", ["suspend", "invalidate"])
-async def test_no_replica_shows_a_value_linearizably_before_all_sync_members_can(
-    cluster: Cluster, asking: Asking, mode: str
+async def test_no_replica_answers_a_linearizable_read_with_a_value_before_all_sync_members_can(
+    cluster: Cluster, asking: SeparateConnections, mode: str
 ) -> None:
-    leader, first, second = under(cluster, mode)
+    leader, first, second = set_policy(cluster, mode)
     assert await asking.ask(leader, "SET", mode, "old") == b"OK"
     for id in IDS:
         assert await asking.read(id, "linearizable", mode) == b"old"
@@ -163,7 +163,7 @@ async def test_no_replica_shows_a_value_linearizably_before_all_sync_members_can
     with stopped(cluster.pid(second)):
         writing = asyncio.create_task(asking.ask(leader, "SET", mode, "new"))
         if mode == "suspend":
-            suspended = await announced(mode.encode(), cluster.bootstrap, cluster.name, end)
+            suspended = await suspend_offset(mode.encode(), cluster.bootstrap, cluster.name, end)
             await until(lambda: cluster.node(first)["node"]["applied_offset"] >= suspended)
         else:
             await asking.shows(first, mode, b"new")
@@ -177,10 +177,10 @@ async def test_no_replica_shows_a_value_linearizably_before_all_sync_members_can
         assert await asking.read(id, "linearizable", mode) == b"new"
 
 
-async def test_without_its_sync_members_a_leader_refuses_writes_answers_reads_and_goes_on_by_itself(
-    cluster: Cluster, asking: Asking
+async def test_without_its_sync_members_a_leader_refuses_writes_answers_reads_and_recovers_by_itself(
+    cluster: Cluster, asking: SeparateConnections
 ) -> None:
-    leader, first, second = under(cluster, "sync")
+    leader, first, second = set_policy(cluster, "sync")
     assert await asking.ask(leader, "SET", "calm", "value") == b"OK"
     with stopped(cluster.pid(second)):
         await until(lambda: bool(cluster.node(leader)["node"]["refusal"]))

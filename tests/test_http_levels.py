@@ -1,4 +1,4 @@
-"""Over HTTP: one key at a level, and the modes and policies that are asked for."""
+"""Over HTTP: reads at each level, and changes of modes and policies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from replicator.server.keyspace import STRING
 from replicator.store.values import encode_value
 from tests.memory_cluster import RunningNode, until
 from tests.modes_cluster import ALL, ASYNC, STEADY, SYNC, ModesCluster
-from tests.test_admin import PASSWORD, Site, Sites
+from tests.test_admin import PASSWORD, HttpClient, HttpServers
 
 POLICIES: list[tuple[dict[str, Any], Policy]] = [
     ({"write": "async"}, Policy()),
@@ -36,17 +36,17 @@ def text(value: bytes) -> bytes:
 
 
 class Pair:
-    """n1 leads and is async, n2 is sync, both have an HTTP side; a read that cannot be answered is given up soon."""
+    """n1 is the leader and async, n2 is sync; both serve HTTP. Reads time out quickly."""
 
     def __init__(self, folder: Path) -> None:
-        self.sites = Sites(folder)
-        self.cluster = self.sites.cluster = ModesCluster(folder, replace(STEADY, read_ms=200))
-        self.leader: Site
-        self.follower: Site
+        self.servers = HttpServers(folder)
+        self.cluster = self.servers.cluster = ModesCluster(folder, replace(STEADY, read_ms=200))
+        self.leader: HttpClient
+        self.follower: HttpClient
 
     async def start(self) -> None:
         await self.cluster.set_up(Policy(), ASYNC, SYNC)
-        self.leader, self.follower = [await self.sites.open(it) for it in self.cluster.nodes.values()]
+        self.leader, self.follower = [await self.servers.open(it) for it in self.cluster.nodes.values()]
         await self.cluster.n1.write(b"k", text(b"old"))
         await self.cluster.level()
 
@@ -60,11 +60,11 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     pair = Pair(tmp_path)
     await pair.start()
     yield pair
-    await pair.sites.close()
+    await pair.servers.close()
 
 
-async def get(site: Site, level: str = "", key: str = "k") -> tuple[int, Any]:
-    return await site.ask("GET", f"/keys/{key}", params={"level": level} if level else {})
+async def get(client: HttpClient, level: str = "", key: str = "k") -> tuple[int, Any]:
+    return await client.ask("GET", f"/keys/{key}", params={"level": level} if level else {})
 
 
 def token_of(running: RunningNode) -> str:
@@ -74,25 +74,29 @@ def token_of(running: RunningNode) -> str:
 
 async def test_a_key_is_answered_at_each_level_by_each_node(pair: Pair) -> None:
     token = token_of(pair.cluster.n1)
-    for site in (pair.leader, pair.follower):
+    for client in (pair.leader, pair.follower):
         for level in ("", "eventual", "linearizable", "bounded 500", "bounded 500 10", f"session {token}"):
-            status, answer = await get(site, level)
+            status, answer = await get(client, level)
             assert status == 200
             assert answer.pop("token").startswith(token.partition(":")[0])
             assert answer == {"key": "k", "type": "string", "value": "old", "level": level or "default"}
 
 
-async def test_a_key_that_is_not_there_is_not_found_and_still_gives_a_token(pair: Pair) -> None:
-    for site in (pair.leader, pair.follower):
+async def test_a_missing_key_is_not_found_and_the_answer_has_a_token(pair: Pair) -> None:
+    for client in (pair.leader, pair.follower):
         for level in ("", "linearizable"):
-            status, answer = await get(site, level, key="none")
-            assert (status, answer["error"], answer["level"]) == (404, "there is no key none", level or "default")
-            assert (await get(site, f"session {answer['token']}"))[0] == 200
+            status, answer = await get(client, level, key="none")
+            assert (status, answer["error"], answer["level"]) == (
+                404,
+                "the key none does not exist",
+                level or "default",
+            )
+            assert (await get(client, f"session {answer['token']}"))[0] == 200
     assert (await pair.leader.ask("GET", "/keys/"))[0] == 404
 
 
 @pytest.mark.parametrize(
-    ("level", "complaint"),
+    ("level", "message"),
     [
         ("strong", "unknown read level 'strong': use eventual"),
         ("default", "unknown read level 'default'"),
@@ -101,19 +105,19 @@ async def test_a_key_that_is_not_there_is_not_found_and_still_gives_a_token(pair
         ("bounded " + "9" * 5000, "at most 1000000000"),
         ("session", "session needs a token"),
         ("session 7", "'7' is not a token"),
-        ("eventual 500", "goes on after 'eventual': say one level"),
-        ("linearizable eventual", "goes on after 'linearizable'"),
-        ("bounded 1 2 3", "goes on after 'bounded 1 2'"),
+        ("eventual 500", "has unexpected words after 'eventual': give one read level"),
+        ("linearizable eventual", "has unexpected words after 'linearizable'"),
+        ("bounded 1 2 3", "has unexpected words after 'bounded 1 2'"),
     ],
     ids=lambda text: text[:20],
 )
-async def test_what_is_no_level_is_refused(pair: Pair, level: str, complaint: str) -> None:
+async def test_an_invalid_level_is_refused(pair: Pair, level: str, message: str) -> None:
     status, answer = await get(pair.follower, level)
     assert status == 400
-    assert complaint in answer["error"]
+    assert message in answer["error"]
 
 
-async def test_a_level_that_cannot_be_met_is_stale(pair: Pair) -> None:
+async def test_a_read_whose_level_cannot_be_met_is_stale(pair: Pair) -> None:
     pair.cluster.stall(pair.cluster.n2)
     await pair.cluster.n1.write(b"k", text(b"new"))
     for level in ("linearizable", "bounded 1", f"session {token_of(pair.cluster.n1)}"):
@@ -126,57 +130,59 @@ async def test_a_level_that_cannot_be_met_is_stale(pair: Pair) -> None:
     assert (await get(pair.follower, "linearizable"))[1]["value"] == "new"
 
 
-async def test_a_mode_is_asked_for_at_the_leader_and_settled_in_the_log(pair: Pair) -> None:
+async def test_a_mode_is_requested_at_the_leader_and_changed_by_a_record(pair: Pair) -> None:
     for mode in ("async", "snapshotter", "sync"):
         assert await pair.leader.ask("PUT", "/members/n2/mode", json={"mode": mode}) == (202, {"accepted": "n2"})
         await until(lambda mode=mode: pair.cluster.modes == [ASYNC, Mode(mode)])  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "complaint"),
+    ("path", "body", "message"),
     [
-        ("/members/n2/mode", b"{", "no JSON"),
-        ("/members/n2/mode", b'"sync"', "no JSON object"),
-        ("/members/n2/mode", b"{}", "mode is None: say one of async, sync, snapshotter"),
-        ("/members/n2/mode", b'{"mode": "strong"}', "mode is 'strong': say one of async, sync, snapshotter"),
-        ("/members/n2/mode", b'{"mode": "joining"}', "mode is 'joining': say one of"),
-        ("/members/n2/mode", b'{"mode": ["sync"]}', "say one of async, sync, snapshotter"),
+        ("/members/n2/mode", b"{", "not valid JSON"),
+        ("/members/n2/mode", b'"sync"', "not a JSON object"),
+        ("/members/n2/mode", b"{}", "mode is None, but must be one of async, sync, snapshotter"),
+        ("/members/n2/mode", b'{"mode": "strong"}', "mode is 'strong', but must be one of async, sync, snapshotter"),
+        ("/members/n2/mode", b'{"mode": "joining"}', "mode is 'joining', but must be one of"),
+        ("/members/n2/mode", b'{"mode": ["sync"]}', "must be one of async, sync, snapshotter"),
         ("/members/n9/mode", b'{"mode": "sync"}', "n9 is not a member"),
         ("/members/n1/mode", b'{"mode": "snapshotter"}', "n1 is the leader, and a snapshotter cannot be leader"),
-        ("/policy", b"{", "no JSON"),
-        ("/policy", b"[]", "no JSON object"),
-        ("/policy", b"{}", "write is None: say one of async, sync, suspend, invalidate"),
-        ("/policy", b'{"write": "SYNC"}', "write is 'SYNC': say one of"),
-        ("/policy", b'{"write": "sync", "wait_for": "most"}', "wait_for is 'most': say one of all, quorum, named"),
+        ("/policy", b"{", "not valid JSON"),
+        ("/policy", b"[]", "not a JSON object"),
+        ("/policy", b"{}", "write is None, but must be one of async, sync, suspend, invalidate"),
+        ("/policy", b'{"write": "SYNC"}', "write is 'SYNC', but must be one of"),
+        (
+            "/policy",
+            b'{"write": "sync", "wait_for": "most"}',
+            "wait_for is 'most', but must be one of all, quorum",
+        ),
         ("/policy", b'{"write": "sync", "wait_for": null}', "wait_for is None"),
-        ("/policy", b'{"write": "sync", "wait_for": "quorum", "quorum": "1"}', "quorum is a whole number"),
-        ("/policy", b'{"write": "sync", "wait_for": "quorum", "quorum": 1.5}', "quorum is a whole number"),
-        ("/policy", b'{"write": "sync", "wait_for": "quorum", "quorum": true}', "quorum is a whole number"),
+        ("/policy", b'{"write": "sync", "wait_for": "quorum", "quorum": "1"}', "quorum must be an integer"),
+        ("/policy", b'{"write": "sync", "wait_for": "quorum", "quorum": 1.5}', "quorum must be an integer"),
+        ("/policy", b'{"write": "sync", "wait_for": "quorum", "quorum": true}', "quorum must be an integer"),
         ("/policy", b'{"write": "sync", "wait_for": "quorum"}', "a quorum of 0"),
         (
             "/policy",
             b'{"write": "sync", "wait_for": "quorum", "quorum": 2}',
             "a quorum of 2 is not possible",
         ),
-        ("/policy", b'{"write": "sync", "wait_for": "named", "named": "n2"}', "named a list of nodes"),
-        ("/policy", b'{"write": "sync", "wait_for": "named", "named": [2]}', "named a list of nodes"),
+        ("/policy", b'{"write": "sync", "wait_for": "named", "named": "n2"}', "named a list of node ids"),
+        ("/policy", b'{"write": "sync", "wait_for": "named", "named": [2]}', "named a list of node ids"),
         ("/policy", b'{"write": "sync", "wait_for": "named", "named": []}', "the policy names no sync member"),
         ("/policy", b'{"write": "sync", "wait_for": "named", "named": ["n1"]}', "not a sync member: n1"),
         ("/policy", b'{"write": "suspend", "wait_for": "quorum", "quorum": 1}', "wait for all sync members"),
     ],
 )
-async def test_a_mode_or_policy_that_cannot_be_is_refused_in_clear_words(
-    pair: Pair, path: str, body: bytes, complaint: str
-) -> None:
+async def test_an_invalid_mode_or_policy_is_refused(pair: Pair, path: str, body: bytes, message: str) -> None:
     before = pair.cluster.said(Membership)
     status, answer = await pair.leader.ask("PUT", path, data=body)
     assert status == 400
-    assert complaint in answer["error"]
+    assert message in answer["error"]
     await pair.cluster.n1.write(b"k", None)
     assert pair.cluster.said(Membership) == before
 
 
-async def test_the_policies_that_can_be_asked_for(pair: Pair) -> None:
+async def test_every_policy_can_be_set(pair: Pair) -> None:
     for body, policy in POLICIES:
         assert await pair.leader.ask("PUT", "/policy", json=body) == (202, {"accepted": policy.write})
         await until(lambda policy=policy: pair.membership.policy == policy)  # type: ignore[misc]
@@ -184,7 +190,7 @@ async def test_the_policies_that_can_be_asked_for(pair: Pair) -> None:
         assert status["policy"] == {"wait_for": "all", "quorum": 0, "named": [], **body}
 
 
-async def test_the_last_sync_member_stays_while_writes_wait_for_it(pair: Pair) -> None:
+async def test_the_last_sync_member_cannot_be_removed_while_writes_wait_for_it(pair: Pair) -> None:
     await pair.leader.ask("PUT", "/policy", json={"write": "sync"})
     await until(lambda: pair.membership.policy == ALL)
     for method, path, body in (("DELETE", "/members/n2", {}), ("PUT", "/members/n2/mode", {"mode": "async"})):
@@ -192,7 +198,7 @@ async def test_the_last_sync_member_stays_while_writes_wait_for_it(pair: Pair) -
         assert (status, "there would be none" in answer["error"]) == (400, True)
 
 
-async def test_a_follower_names_the_leader_that_can_be_asked(pair: Pair) -> None:
+async def test_a_follower_answers_with_the_address_of_the_leader(pair: Pair) -> None:
     for path, body in (("/members/n2/mode", {"mode": "async"}), ("/policy", {"write": "sync"})):
         status, answer = await pair.follower.ask("PUT", path, json=body)
         assert (status, answer["leader"]) == (409, "n1:2")
@@ -200,29 +206,29 @@ async def test_a_follower_names_the_leader_that_can_be_asked(pair: Pair) -> None
 
 
 async def test_keys_modes_and_policies_need_the_password(pair: Pair) -> None:
-    site = await pair.sites.open(pair.cluster.n1, PASSWORD)
+    client = await pair.servers.open(pair.cluster.n1, PASSWORD)
     right = {"Authorization": f"Bearer {PASSWORD}"}
     for method, path, body, done in (
         ("PUT", "/members/n2/mode", {"mode": "async"}, 202),
         ("PUT", "/policy", {"write": "async"}, 202),
         ("GET", "/keys/k", {}, 200),
     ):
-        status, answer = await site.ask(method, path, json=body)
+        status, answer = await client.ask(method, path, json=body)
         assert (status, "value" in answer, "Bearer" in answer["error"]) == (401, False, True)
-        assert (await site.ask(method, path, json=body, headers=right))[0] == done
+        assert (await client.ask(method, path, json=body, headers=right))[0] == done
 
 
-async def test_a_snapshotter_gives_no_keys(pair: Pair) -> None:
+async def test_a_snapshotter_refuses_reads(pair: Pair) -> None:
     await pair.leader.ask("PUT", "/members/n2/mode", json={"mode": "snapshotter"})
     await until(lambda: pair.cluster.n2.node.membership.members[1].mode is Mode.SNAPSHOTTER)
     status, answer = await get(pair.follower)
     assert (status, answer["error"]) == (400, "n2 is a snapshotter, which serves no clients: ask another node")
 
 
-async def test_a_member_that_enrols_again_keeps_the_mode_that_it_is_being_given(pair: Pair) -> None:
+async def test_a_member_that_registers_again_keeps_a_mode_change_in_flight(pair: Pair) -> None:
     await pair.leader.ask("PUT", "/policy", json={"write": "sync"})
     await until(lambda: pair.membership.policy == ALL)
-    pair.cluster.acks.hold("n2")  # from here on the leader applies nothing
+    pair.cluster.acks.hold("n2")  # from now on no write is confirmed, so the leader applies nothing
     await pair.leader.ask("PUT", "/members/n1/mode", json={"mode": "sync"})
     moved = {"node": "n1", "resp": "n1:1", "http": "n1:2", "priority": 5}
     assert (await pair.leader.ask("PUT", "/members", json=moved))[0] == 202

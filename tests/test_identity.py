@@ -1,4 +1,4 @@
-"""Processes that are not who they say they are: a second one of a node, and one with another cluster's store."""
+"""Processes with a wrong identity: a second process of a node, and a node with the store of another cluster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cluster(kafka: str, tmp_path: Path) -> Iterator[Cluster]:
 
 
 def run(cluster: Cluster, id: str, dir: Path, name: str = "") -> str:
-    """What a process says that is started as node `id` with ports of its own, and ends with exit code 1."""
+    """Start a process as node `id` with ports of its own; it must exit with code 1. Returns its stderr."""
     port = free_ports(2)
     done = subprocess.run(
         [
@@ -42,20 +42,20 @@ def run(cluster: Cluster, id: str, dir: Path, name: str = "") -> str:
     return done.stderr
 
 
-def test_a_second_process_of_a_node_elsewhere_ends_and_the_first_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_second_process_of_a_node_exits_and_the_first_continues(cluster: Cluster, tmp_path: Path) -> None:
     leader = cluster.client(cluster.leader(["n1", "n2"]))
     leader.set("a", "1")
     before = {id: cluster.node(id) for id in ("n1", "n2")}
     for id in ("n1", "n2"):
-        said = run(cluster, id, tmp_path / f"other-{id}")
-        assert f"{id} of cluster {cluster.name} runs already: it answers at 127.0.0.1:" in said
+        output = run(cluster, id, tmp_path / f"other-{id}")
+        assert f"{id} of cluster {cluster.name} is already running at 127.0.0.1:" in output
     leader.set("a", "2")
     for id in ("n1", "n2"):
         after = cluster.node(id)
         for fact in ("incarnation", "members"):
             assert after[fact] == before[id][fact]
         assert (after["node"]["epoch"], after["node"]["leader"]) == (1, before[id]["node"]["leader"])
-    assert {node["state"] for node in cluster.level()} == {"serving"}
+    assert {node["state"] for node in cluster.caught_up()} == {"serving"}
 
 
 def test_a_store_of_another_cluster_is_refused(cluster: Cluster) -> None:

@@ -28,10 +28,10 @@ from replicator.log.kafka.topic import wal_topic
 from replicator.position import NodeId
 from replicator.records.types import Member, Mode
 from replicator.server.redis.server import RedisServer
-from replicator.server.registration import enrol
+from replicator.server.registration import register
 from tests.memory_cluster import until
 from tests.redis_fixture import CLUSTER, STEADY, ServerThread
-from tests.test_admin import NOWHERE, Sites, identity, led
+from tests.test_admin import NOWHERE, HttpServers, identity, single_leader
 
 
 def _has_ipv6() -> bool:
@@ -55,11 +55,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
 
 
 @pytest.fixture
-async def sites(tmp_path: Path) -> AsyncIterator[Sites]:
-    sites = Sites(tmp_path)
-    sites.host = "::1"
-    yield sites
-    await sites.close()
+async def servers(tmp_path: Path) -> AsyncIterator[HttpServers]:
+    servers = HttpServers(tmp_path)
+    servers.host = "::1"
+    yield servers
+    await servers.close()
 
 
 @needs_ipv6
@@ -136,42 +136,42 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @needs_ipv6
-async def test_http_shows_addresses_with_brackets(sites: Sites) -> None:
-    site, _ = await led(sites)
-    body = {"node": "n1", "resp": "[::1]:7001", "http": str(site.http), "priority": 0}
-    assert (await site.ask("PUT", "/members", json=body))[0] == 202
-    await until(lambda: sites.cluster.nodes["n1"].node.membership.members[0].http == site.http)
-    _, answer = await site.ask("GET", "/leader")
-    assert (answer["resp"], answer["http"]) == ("[::1]:7001", str(site.http))
-    _, answer = await site.ask("GET", "/status")
+async def test_http_shows_addresses_with_brackets(servers: HttpServers) -> None:
+    client, _ = await single_leader(servers)
+    body = {"node": "n1", "resp": "[::1]:7001", "http": str(client.http), "priority": 0}
+    assert (await client.ask("PUT", "/members", json=body))[0] == 202
+    await until(lambda: servers.cluster.nodes["n1"].node.membership.members[0].http == client.http)
+    _, answer = await client.ask("GET", "/leader")
+    assert (answer["resp"], answer["http"]) == ("[::1]:7001", str(client.http))
+    _, answer = await client.ask("GET", "/status")
     assert answer["members"] == [{**body, "mode": "async"}]
 
 
 @needs_ipv6
-async def test_a_follower_registers_and_finds_who_runs_under_its_name(sites: Sites) -> None:
-    site, leader = await led(sites)
-    leader.node.membership_changes.add_member(Member(NodeId("n1"), Mode.ASYNC, Address("::1", 7001), site.http, 0))
-    follower = await sites.cluster.start("n2", priority=1)
+async def test_a_follower_registers_and_finds_who_runs_under_its_name(servers: HttpServers) -> None:
+    client, leader = await single_leader(servers)
+    leader.node.membership_changes.add_member(Member(NodeId("n1"), Mode.ASYNC, Address("::1", 7001), client.http, 0))
+    follower = await servers.cluster.start("n2", priority=1)
     for member in (
-        Member(NodeId("n2"), Mode.ASYNC, Address("::1", 7002), (await sites.open(follower)).http, 1),
+        Member(NodeId("n2"), Mode.ASYNC, Address("::1", 7002), (await servers.open(follower)).http, 1),
         Member(NodeId("n2"), Mode.ASYNC, Address("::1", 7002), NOWHERE, 1),  # moves from the address before
     ):
-        await enrol(follower.node, identity("n2"), member, "")
+        await register(follower.node, identity("n2"), member, "")
         assert leader.node.membership.get(NodeId("n2")) == member
 
 
 @needs_ipv6
-async def test_status_finds_the_cluster_by_either_address(sites: Sites) -> None:
-    site, leader = await led(sites)
+async def test_status_finds_the_cluster_by_either_address(servers: HttpServers) -> None:
+    client, leader = await single_leader(servers)
     server = RedisServer(
-        leader.node, Address("::1", 0), cluster="test", timing=sites.cluster.timing, http_address=site.http
+        leader.node, Address("::1", 0), cluster="test", timing=servers.cluster.timing, http_address=client.http
     )
     await server.start()
     try:
         resp = Address("::1", server.port)
-        leader.node.membership_changes.add_member(Member(NodeId("n1"), Mode.ASYNC, resp, site.http, 0))
-        await until(lambda: leader.node.membership.members[0].http == site.http)
-        for connect in (site.http, resp):
+        leader.node.membership_changes.add_member(Member(NodeId("n1"), Mode.ASYNC, resp, client.http, 0))
+        await until(lambda: leader.node.membership.members[0].http == client.http)
+        for connect in (client.http, resp):
             done = await asyncio.to_thread(CliRunner().invoke, app, ["status", "--connect", str(connect)])
             assert done.exit_code == 0, done.output
             assert str(resp) in done.output

@@ -1,4 +1,4 @@
-"""The page on leadership shows the tables that the program runs on."""
+"""docs/leadership.md shows the tables of the code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_page_has_a_place_for_each_part() -> None:
     assert page.count("<!-- end -->") == len(PARTS)
 
 
-def test_a_stale_part_is_written_anew_and_nothing_else() -> None:
+def test_only_stale_parts_are_regenerated() -> None:
     page = regenerated("before\n<!-- generated: data -->\nold\n<!-- end -->\nafter\n")
     assert page.startswith("before\n<!-- generated: data -->\n| first condition")
     assert page.endswith("| none of these | accepted |\n<!-- end -->\nafter\n")

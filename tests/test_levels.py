@@ -1,4 +1,4 @@
-"""Read levels and tokens as clients say them, and which keys are suspended after which record."""
+"""Read levels and tokens in requests, and the keys that are suspended after each record."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ A, B, C = (encode_key("kv", row, b"") for row in (b"a", b"b", b"c"))
         (f"session {TIMELINE}:0 GET k", Level(LevelKind.SESSION, token=Token(TIMELINE, Offset(0))), 2),
     ],
 )
-def test_a_level_takes_its_words_and_leaves_the_rest(line: str, level: Level, used: int) -> None:
+def test_a_level_is_parsed_from_the_start_of_a_line(line: str, level: Level, used: int) -> None:
     assert parse_level(line.split()) == (level, used)
 
 
 @pytest.mark.parametrize(
-    ("line", "complaint"),
+    ("line", "message"),
     [
         ("", "unknown read level ''"),
         ("strong", "unknown read level 'strong': use eventual, bounded MS"),
@@ -85,8 +85,8 @@ def test_a_level_takes_its_words_and_leaves_the_rest(line: str, level: Level, us
         ("session nonsense", "'nonsense' is not a token: use the one that REPL.TOKEN returned"),
     ],
 )
-def test_what_is_no_level_is_told_with_what_to_say_instead(line: str, complaint: str) -> None:
-    with pytest.raises(BadRequest, match=complaint):
+def test_an_invalid_level_is_refused_with_the_valid_forms(line: str, message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
         parse_level(line.split())
 
 
@@ -95,13 +95,13 @@ def test_what_is_no_level_is_told_with_what_to_say_instead(line: str, complaint:
     | st.builds(Level, st.just(LevelKind.BOUNDED), st.integers(1, 10**9), st.integers(0, 10**9))
     | st.integers(0, 10**18 - 1).map(lambda at: Level(LevelKind.SESSION, token=Token(TIMELINE, Offset(at))))
 )
-def test_a_level_is_told_as_it_is_said(level: Level) -> None:
+def test_the_text_of_a_level_is_parsed_to_the_same_level(level: Level) -> None:
     words = str(level).split()
     assert parse_level(words) == (level, len(words))
 
 
 @given(st.binary(min_size=16, max_size=16), st.integers(0, 10**18 - 1))
-def test_tokens_come_back(timeline: bytes, offset: int) -> None:
+def test_an_encoded_token_is_decoded_to_the_same_token(timeline: bytes, offset: int) -> None:
     token = Token(timeline.hex(), Offset(offset))
     assert decode_token(encode_token(token)) == token
 
@@ -127,7 +127,7 @@ def test_tokens_come_back(timeline: bytes, offset: int) -> None:
         "7",
     ],
 )
-def test_what_is_no_token_is_refused_in_few_words(text: str) -> None:
+def test_an_invalid_token_is_refused_with_a_short_message(text: str) -> None:
     with pytest.raises(BadRequest, match="is not a token: use the one that REPL.TOKEN returned") as caught:  # noqa: RUF043
         decode_token(text)
     assert len(str(caught.value)) < 200
@@ -162,7 +162,7 @@ def test_a_suspend_announces_its_keys_in_every_mode_until_each_is_written(mode: 
         assert it.keys == {B: announced(5)}
 
 
-def test_a_suspend_takes_back_what_was_announced_before_it() -> None:
+def test_a_suspend_replaces_earlier_announcements() -> None:
     it = SuspendedKeys({A: announced(3), B: announced(3), C: written(2)})
     it.announce(Seq(5), [B])
     assert it.keys == {B: announced(5), C: written(2)}
@@ -170,28 +170,28 @@ def test_a_suspend_takes_back_what_was_announced_before_it() -> None:
     assert it.keys == {C: written(2)}
 
 
-def test_a_write_of_invalidate_mode_suspends_what_it_writes() -> None:
+def test_a_write_in_invalidate_mode_suspends_its_keys() -> None:
     it = SuspendedKeys({B: announced(3, awaited=2)})
     it.write(Seq(5), A, INVALIDATE)
     it.write(Seq(6), A, INVALIDATE)
-    it.write(Seq(7), B, INVALIDATE)  # announced before the mode changed: the new value is here, and perhaps only here
+    it.write(Seq(7), B, INVALIDATE)  # announced before the mode changed: perhaps only this node has the new value
     assert it.keys == {A: written(6), B: Suspension(Seq(7), Seq(3), 1)}
 
 
 @pytest.mark.parametrize("mode", [WriteMode.ASYNC, SYNC, SUSPEND])
-def test_a_write_of_other_modes_suspends_nothing(mode: WriteMode) -> None:
+def test_a_write_in_another_mode_suspends_no_keys(mode: WriteMode) -> None:
     it = SuspendedKeys({})
     it.write(Seq(5), A, mode)
     assert it.keys == {} and not it.changed
 
 
-def test_a_release_ends_what_was_suspended_up_to_its_seq() -> None:
+def test_a_release_resumes_the_keys_suspended_up_to_its_seq() -> None:
     it = SuspendedKeys({A: written(5), B: written(6), C: written(7)})
     it.release(Seq(6))
     assert it.keys == {C: written(7)}
 
 
-def test_a_claim_ends_what_was_announced_and_keeps_what_is_written() -> None:
+def test_a_claim_ends_announcements_and_keeps_written_keys_suspended() -> None:
     it = SuspendedKeys({A: announced(5), B: written(4)})
     it.claim()
     assert it.keys == {B: written(4)}
@@ -200,12 +200,12 @@ def test_a_claim_ends_what_was_announced_and_keeps_what_is_written() -> None:
 def test_the_release_of_an_earlier_write_does_not_end_a_later_announcement() -> None:
     it = SuspendedKeys({})
     it.write(Seq(5), A, INVALIDATE)
-    it.announce(Seq(7), [A])  # the mode has changed to suspend at 6
+    it.announce(Seq(7), [A])  # the mode changed to suspend at seq 6
     it.release(Seq(6))
     assert A in it.keys
 
 
-def test_what_it_was_given_stays_as_it_was() -> None:
+def test_the_given_suspensions_are_not_modified() -> None:
     before = {A: announced(3), B: written(2)}
     it = SuspendedKeys(before)
     assert not it.changed
@@ -217,14 +217,14 @@ def test_what_it_was_given_stays_as_it_was() -> None:
     assert before == {A: announced(3), B: written(2)}
 
 
-def test_a_read_passes_only_what_was_announced_after_it_was_asked_for() -> None:
+def test_a_read_is_blocked_unless_the_announcement_is_later_than_the_read() -> None:
     for since in (4, 5, 6):
         assert blocks(written(5), Seq(since))
-    assert not blocks(announced(5), Seq(4))  # nobody can have seen the write then
+    assert not blocks(announced(5), Seq(4))  # no client can have seen the write before the read
     assert blocks(announced(5), Seq(5)) and blocks(announced(5), Seq(6))
 
 
-class Log:
+class StoreWriter:
     """Applies records to a store one by one."""
 
     def __init__(self, machine: Machine) -> None:
@@ -262,16 +262,16 @@ HISTORY: Sequence[tuple[Body, dict[bytes, Suspension]]] = (
 )
 
 
-def test_a_store_suspends_record_by_record(tmp_path: Path) -> None:
+def test_a_store_has_the_suspended_keys_after_each_record(tmp_path: Path) -> None:
     machine = open_machine(tmp_path, "test", "topic")
     for body, suspended in HISTORY:
-        Log(machine).apply(body)
+        StoreWriter(machine).apply(body)
         assert machine.suspended == suspended, body
     machine.close()
 
 
 @pytest.mark.parametrize("count", range(1, len(HISTORY) + 1))
-def test_a_store_that_is_opened_again_or_restored_still_knows_what_is_suspended(tmp_path: Path, count: int) -> None:
+def test_suspended_keys_survive_a_restart_and_a_restore(tmp_path: Path, count: int) -> None:
     machine = open_machine(tmp_path / "store", "test", "topic")
     machine.apply(
         [body for body, _ in HISTORY[:count]],

@@ -1,4 +1,4 @@
-"""Suspend and invalidate mode: no replica shows a value that another one could still deny."""
+"""Suspend and invalidate mode: linearizable reads at replicas never go back to an older value."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[ModesCluster]:
 
 
 async def set_up(cluster: ModesCluster, policy: Policy) -> None:
-    """n1 leads and is async, so that it can die; n2 and n3 are sync, and may answer by themselves. `a` is s0."""
+    """n1 is the leader and async, so that it can be stopped; n2 and n3 are sync and may read locally. `a` is s0."""
     await cluster.set_up(policy, ASYNC, SYNC, SYNC)
     await cluster.n1.write(b"a", b"s0")
     await until(lambda: stored(cluster.n2, A) == stored(cluster.n3, A) == b"s0")
@@ -55,11 +55,11 @@ def is_suspended(running: RunningNode, key: bytes = A) -> bool:
 
 
 def since(cluster: ModesCluster, offset: int) -> list[Body]:
-    """What the log says from there on, but for heartbeats and checkpoints."""
+    """The records from that offset on, without heartbeats and checkpoints."""
     return [body for body in cluster.bodies[offset:] if isinstance(body, Suspend | Write | Release | Membership)]
 
 
-async def test_suspend_precedes_the_write_which_waits_for_all_acks_of_it(cluster: ModesCluster) -> None:
+async def test_the_suspend_record_precedes_the_write_which_waits_for_all_its_acks(cluster: ModesCluster) -> None:
     await set_up(cluster, SUSPEND)
     start = len(cluster.log.entries)
     cluster.acks.hold("n2")
@@ -74,7 +74,7 @@ async def test_suspend_precedes_the_write_which_waits_for_all_acks_of_it(cluster
     assert await read(cluster.n2, A) == await read(cluster.n3, A) == b"s1"
 
 
-async def test_the_writes_of_one_group_are_announced_at_once(cluster: ModesCluster) -> None:
+async def test_the_writes_of_one_group_share_a_suspend_record(cluster: ModesCluster) -> None:
     await set_up(cluster, SUSPEND)
     start = len(cluster.log.entries)
     writes = [begin_write(cluster.n1, row, b"s1") for row in (b"a", b"b", b"a")]
@@ -83,7 +83,7 @@ async def test_the_writes_of_one_group_are_announced_at_once(cluster: ModesClust
     assert since(cluster, start)[0] == Suspend((A, B, A))
 
 
-async def test_what_is_queued_behind_a_change_to_suspend_mode_is_announced(cluster: ModesCluster) -> None:
+async def test_writes_queued_after_a_change_to_suspend_mode_are_announced(cluster: ModesCluster) -> None:
     await set_up(cluster, Policy())
     start = len(cluster.log.entries)
     writing = begin_write(cluster.n1, b"a", b"s1")
@@ -94,9 +94,7 @@ async def test_what_is_queued_behind_a_change_to_suspend_mode_is_announced(clust
 
 
 @pytest.mark.parametrize("policy", [SUSPEND, INVALIDATE], ids=lambda policy: str(policy.write))
-async def test_linearizable_reads_of_a_suspended_key_wait_and_no_others_do(
-    cluster: ModesCluster, policy: Policy
-) -> None:
+async def test_only_linearizable_reads_of_a_suspended_key_wait(cluster: ModesCluster, policy: Policy) -> None:
     await set_up(cluster, policy)
     cluster.acks.hold("n2")
     writing = begin_write(cluster.n1, b"a", b"s1")
@@ -115,7 +113,9 @@ async def test_linearizable_reads_of_a_suspended_key_wait_and_no_others_do(
     assert isinstance(await writing, int)
 
 
-async def test_suspend_no_replica_shows_the_old_value_once_another_shows_the_new_one(cluster: ModesCluster) -> None:
+async def test_in_suspend_mode_no_replica_shows_the_old_value_after_another_shows_the_new_one(
+    cluster: ModesCluster,
+) -> None:
     await set_up(cluster, SUSPEND)
     cluster.acks.hold("n3")
     writing = begin_write(cluster.n1, b"a", b"s1")
@@ -133,20 +133,22 @@ async def test_suspend_no_replica_shows_the_old_value_once_another_shows_the_new
     assert isinstance(await writing, int)
 
 
-async def test_invalidate_no_replica_shows_the_new_value_while_another_shows_the_old_one(cluster: ModesCluster) -> None:
+async def test_in_invalidate_mode_no_replica_shows_the_new_value_while_another_shows_the_old_one(
+    cluster: ModesCluster,
+) -> None:
     await set_up(cluster, INVALIDATE)
     cluster.stall(cluster.n3)
     writing = begin_write(cluster.n1, b"a", b"s1")
     await until(lambda: stored(cluster.n2, A) == b"s1")
     at_n2, at_n1 = await begin_read(cluster.n2, A), await begin_read(cluster.n1, A)
-    assert await read(cluster.n3, A) == b"s0"  # it knows nothing of the write, and nobody has told of it
+    assert await read(cluster.n3, A) == b"s0"  # it has not read the write, and no replica has shown it
     assert not (at_n2.done() or at_n1.done() or writing.done())
     cluster.wake(cluster.n3)
     assert await at_n2 == await at_n1 == await read(cluster.n3, A) == b"s1"
     assert isinstance(await writing, int)
 
 
-async def test_invalidate_takes_one_round_and_a_release_of_what_all_have(cluster: ModesCluster) -> None:
+async def test_invalidate_mode_takes_one_round_and_a_release_once_all_have_the_write(cluster: ModesCluster) -> None:
     await set_up(cluster, INVALIDATE)
     start = len(cluster.log.entries)
     cluster.acks.hold("n2", "n3")
@@ -167,7 +169,7 @@ async def test_invalidate_takes_one_round_and_a_release_of_what_all_have(cluster
     assert not is_suspended(cluster.n2)
 
 
-async def test_a_claim_releases_what_the_dead_leader_announced_and_never_wrote(cluster: ModesCluster) -> None:
+async def test_a_claim_resumes_keys_that_the_dead_leader_announced_and_did_not_write(cluster: ModesCluster) -> None:
     await set_up(cluster, SUSPEND)
     cluster.acks.hold("n2", "n3")
     writing = begin_write(cluster.n1, b"a", b"s1")
@@ -185,7 +187,7 @@ async def test_a_claim_releases_what_the_dead_leader_announced_and_never_wrote(c
     assert await read(cluster.n3, A) == b"s2"
 
 
-async def test_invalidate_a_new_leader_releases_what_the_dead_one_wrote_once_all_have_it(
+async def test_in_invalidate_mode_a_new_leader_releases_the_writes_of_the_dead_one_once_all_have_them(
     cluster: ModesCluster,
 ) -> None:
     await set_up(cluster, INVALIDATE)
@@ -197,10 +199,10 @@ async def test_invalidate_a_new_leader_releases_what_the_dead_one_wrote_once_all
     await cluster.take_over(cluster.n2)
     at_n2, at_n3 = await begin_read(cluster.n2, A), await begin_read(cluster.n3, A)
     grown = len(cluster.log.entries) + 3
-    await until(lambda: cluster.n3.machine.state.offset >= grown)  # the new leader's heartbeats go on
+    await until(lambda: cluster.n3.machine.state.offset >= grown)  # the new leader sends heartbeats
     assert await read(cluster.n2, B) is None
     assert [type(body) for body in since(cluster, start)] == [Write]
-    assert not (at_n2.done() or at_n3.done())  # a claim alone does not tell that n3 has the write
+    assert not (at_n2.done() or at_n3.done())  # a claim alone does not prove that n3 has the write
     cluster.acks.let("n3")
     assert await at_n2 == await at_n3 == b"s1"
     assert [type(body) for body in since(cluster, start)] == [Write, Release]
@@ -212,9 +214,9 @@ async def test_invalidate_a_new_leader_releases_what_the_dead_one_wrote_once_all
         (replace(STEADY, sync_ms=300), NoReplicas, "no ack from n2"),
         (replace(STEADY, answer_ms=300), Busy, "the log takes no writes at the moment"),
     ],
-    ids=["silent", "slow"],
+    ids=["unresponsive", "slow"],
 )
-async def test_a_write_that_is_given_up_takes_its_announcement_back(
+async def test_a_failed_write_withdraws_its_announcement(
     tmp_path: Path, timing: Timing, error: type[ReplicatorError], words: str
 ) -> None:
     cluster = ModesCluster(tmp_path, timing)
@@ -233,7 +235,7 @@ async def test_a_write_that_is_given_up_takes_its_announcement_back(
     await cluster.stop()
 
 
-async def test_a_replica_that_knows_nothing_of_the_log_any_more_stops_answering_by_itself(tmp_path: Path) -> None:
+async def test_a_replica_that_cannot_read_the_log_stops_answering_when_its_lease_expires(tmp_path: Path) -> None:
     cluster = ModesCluster(tmp_path, replace(STEADY, follower_lease_ms=200, read_ms=200))
     await set_up(cluster, SUSPEND)
     cluster.stall(cluster.n3)
@@ -245,7 +247,7 @@ async def test_a_replica_that_knows_nothing_of_the_log_any_more_stops_answering_
     await cluster.stop()
 
 
-async def test_a_key_stays_suspended_when_invalidate_mode_gives_way_to_suspend(cluster: ModesCluster) -> None:
+async def test_a_key_stays_suspended_when_the_mode_changes_from_invalidate_to_suspend(cluster: ModesCluster) -> None:
     await set_up(cluster, INVALIDATE)
     start = len(cluster.log.entries)
     cluster.acks.hold("n2", "n3")

@@ -1,4 +1,4 @@
-"""The log on a real Apache Kafka: the contract, and what brokers and operators do to it."""
+"""The log on a real Apache Kafka: the contract, and failures of brokers and topics."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TestKafkaAcks(AcksContract):
             await channel.close()
 
 
-async def test_a_trimmed_log_says_where_it_starts(kafka: str, kafka_cluster: str, log: KafkaLog) -> None:
+async def test_a_trimmed_log_reports_its_start(kafka: str, kafka_cluster: str, log: KafkaLog) -> None:
     await log.append([b"a"])
     await log.append([b"b"])
     await asyncio.to_thread(trim, kafka, kafka_cluster, Offset(1))
@@ -57,7 +57,7 @@ async def test_a_trimmed_log_says_where_it_starts(kafka: str, kafka_cluster: str
     await reader.close()
 
 
-async def test_a_topic_made_anew_is_damage(kafka: str, kafka_cluster: str, log: KafkaLog) -> None:
+async def test_a_recreated_topic_is_log_damage(kafka: str, kafka_cluster: str, log: KafkaLog) -> None:
     await log.append([b"a"])
     reader = log.reader(Offset(1))
     await asyncio.to_thread(delete_topics, kafka, kafka_cluster)
@@ -73,7 +73,7 @@ async def test_a_topic_made_anew_is_damage(kafka: str, kafka_cluster: str, log: 
     await reader.close()
 
 
-async def test_a_missing_topic_and_a_missing_broker_are_told_apart(kafka: str) -> None:
+async def test_a_missing_topic_and_a_missing_broker_are_different_errors(kafka: str) -> None:
     with pytest.raises(ConfigError, match=r"no topic nowhere\.wal"):
         await KafkaLog.open(kafka, "nowhere")
     with pytest.raises(BrokerUnavailable, match="does not answer"):
@@ -86,7 +86,7 @@ async def test_a_restarted_broker_loses_and_repeats_nothing(local_broker: LocalB
     log = await KafkaLog.open(bootstrap, "restart", options=KafkaOptions(append_timeout_ms=500))
     reader = log.reader(Offset(0))
     acknowledged: set[bytes] = set()
-    doubtful: set[bytes] = set()
+    unknown: set[bytes] = set()
     refused: set[bytes] = set()
     restarted = asyncio.Event()
 
@@ -100,7 +100,7 @@ async def test_a_restarted_broker_loses_and_repeats_nothing(local_broker: LocalB
                 await log.append([payload])
                 acknowledged.add(payload)
             except AppendOutcomeUnknown:
-                doubtful.add(payload)
+                unknown.add(payload)
             except AppendRefused:
                 refused.add(payload)
                 await asyncio.sleep(0.01)
@@ -122,6 +122,6 @@ async def test_a_restarted_broker_loses_and_repeats_nothing(local_broker: LocalB
     assert len(seen) == len(set(seen)), "appended twice"
     assert acknowledged <= set(seen), "an acknowledged append is lost"
     assert not refused & set(seen), "a refused append is in the log"
-    assert set(seen) <= acknowledged | doubtful
+    assert set(seen) <= acknowledged | unknown
     await reader.close()
     await log.close()

@@ -1,4 +1,4 @@
-"""The log in memory keeps the contract, and has holes and a start as Kafka's may."""
+"""The in-memory log meets the contract, and can have gaps and a start offset like Kafka's."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class TestMemoryAcks(AcksContract):
         return open_channel
 
 
-async def test_holes_are_passed_over(log: MemoryLog) -> None:
+async def test_gaps_are_skipped(log: MemoryLog) -> None:
     await log.append([b"a"])
     log.skip_offsets(5)
     await log.append([b"b"])
     assert await read(log.reader(Offset(1)), 1) == [(6, b"b")]
 
 
-async def test_what_was_trimmed_is_told(log: MemoryLog) -> None:
+async def test_reading_a_trimmed_offset_is_an_error(log: MemoryLog) -> None:
     await log.append([b"a", b"b"])
     log.trim(Offset(1))
     assert await log.start() == 1

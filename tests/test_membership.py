@@ -1,4 +1,4 @@
-"""Who belongs to a cluster in which mode, what writes wait for, and the changes that are refused."""
+"""Members, modes and write policies: valid changes, and the changes that are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from replicator.protocol.ack_policy import MAX_OFFSET, AckRequirement, local_rea
 from replicator.protocol.membership import with_joined, with_member, with_mode, with_policy, without_member
 from replicator.records.types import Member, Membership, Mode, Policy, WaitFor, WriteMode
 
-N1, N2, N3, N4, STRANGER = map(NodeId, ("n1", "n2", "n3", "n4", "n9"))
+N1, N2, N3, N4, OUTSIDER = map(NodeId, ("n1", "n2", "n3", "n4", "n9"))
 NODES = (N1, N2, N3, N4)
 
 ASYNC = Policy()
@@ -48,7 +48,7 @@ def mode_of(membership: Membership, node: NodeId) -> Mode:
     return found.mode
 
 
-def test_members_stand_in_the_order_of_their_names_and_once_each() -> None:
+def test_members_are_unique_and_sorted_by_name() -> None:
     membership = Membership()
     for node in (N3, N1, N2, N1):
         membership = with_member(membership, member(node, Mode.ASYNC))
@@ -57,7 +57,7 @@ def test_members_stand_in_the_order_of_their_names_and_once_each() -> None:
     assert [str(it.resp) for it in moved.members] == ["n1:1", "elsewhere:1", "n3:1"]
 
 
-def test_a_new_member_leaves_the_policy_as_it_is() -> None:
+def test_adding_a_member_does_not_change_the_policy() -> None:
     assert with_member(cluster(SYNC, Mode.SYNC), member(N2, Mode.ASYNC)).policy == SYNC
 
 
@@ -78,18 +78,18 @@ TRANSITIONS = [
 
 
 @pytest.mark.parametrize(("before", "asked", "after"), TRANSITIONS)
-def test_a_follower_that_is_asked_to_change_its_mode(before: Mode, asked: Mode, after: Mode) -> None:
+def test_the_mode_transitions_of_a_follower(before: Mode, asked: Mode, after: Mode) -> None:
     membership = cluster(SYNC, Mode.SYNC, before, Mode.SYNC)
     changed = with_mode(membership, N2, asked, leader=N1)
     assert mode_of(changed, N2) is after
     assert changed == with_member(membership, member(N2, after))  # and nothing else
 
 
-def test_the_leader_has_caught_up_and_is_sync_at_once() -> None:
+def test_the_leader_becomes_sync_at_once() -> None:
     assert mode_of(with_mode(cluster(ASYNC, Mode.ASYNC), N1, Mode.SYNC, leader=N1), N1) is Mode.SYNC
 
 
-def test_a_joining_member_that_has_caught_up_is_sync() -> None:
+def test_a_joining_member_that_has_caught_up_becomes_sync() -> None:
     membership = cluster(SYNC, Mode.SYNC, Mode.JOINING)
     assert with_joined(membership, N2) == cluster(SYNC, Mode.SYNC, Mode.SYNC)
 
@@ -102,25 +102,27 @@ def test_the_leader_cannot_become_a_snapshotter() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda it: with_mode(it, STRANGER, Mode.SYNC, N1),
-        lambda it: with_joined(it, STRANGER),
-        lambda it: without_member(it, STRANGER),
+        lambda it: with_mode(it, OUTSIDER, Mode.SYNC, N1),
+        lambda it: with_joined(it, OUTSIDER),
+        lambda it: without_member(it, OUTSIDER),
     ],
     ids=["with_mode", "with_joined", "without_member"],
 )
-def test_a_stranger_has_no_mode_and_cannot_leave(change: Callable[[Membership], Membership]) -> None:
+def test_a_node_that_is_not_a_member_has_no_mode_and_cannot_be_removed(
+    change: Callable[[Membership], Membership],
+) -> None:
     with pytest.raises(BadRequest, match="n9 is not a member"):
         change(cluster(ASYNC, Mode.ASYNC))
 
 
-def test_a_member_that_nothing_depends_on_leaves() -> None:
+def test_a_member_that_the_policy_does_not_need_can_be_removed() -> None:
     membership = cluster(quorum(1), Mode.SYNC, Mode.SYNC, Mode.ASYNC)
     assert without_member(membership, N3) == cluster(quorum(1), Mode.SYNC, Mode.SYNC)
     assert without_member(membership, N1).members == (member(N2, Mode.SYNC), member(N3, Mode.ASYNC))
 
 
 @pytest.mark.parametrize("policy", [SYNC, SUSPEND, INVALIDATE, quorum(1), named(N2)])
-def test_the_last_sync_member_can_neither_leave_nor_be_weakened(policy: Policy) -> None:
+def test_the_last_sync_member_can_neither_be_removed_nor_become_async(policy: Policy) -> None:
     membership = cluster(policy, Mode.ASYNC, Mode.SYNC)
     with pytest.raises(BadRequest, match=r"n2 cannot be removed: .* there would be none"):
         without_member(membership, N2)
@@ -129,7 +131,7 @@ def test_the_last_sync_member_can_neither_leave_nor_be_weakened(policy: Policy) 
             with_mode(membership, N2, mode, leader=N1)
 
 
-def test_while_writes_are_async_any_member_may_go() -> None:
+def test_any_member_can_be_removed_while_writes_are_async() -> None:
     assert without_member(cluster(ASYNC, Mode.SYNC), N1).members == ()
 
 
@@ -140,7 +142,7 @@ def test_while_writes_are_async_any_member_may_go() -> None:
         (named(N1, N2), "not a sync member: n2"),
     ],
 )
-def test_a_member_that_the_policy_counts_on_stays(policy: Policy, words: str) -> None:
+def test_a_member_that_the_policy_needs_cannot_be_removed(policy: Policy, words: str) -> None:
     membership = cluster(policy, Mode.SYNC, Mode.SYNC)
     with pytest.raises(BadRequest, match=f"n2 cannot be removed: {words}"):
         without_member(membership, N2)
@@ -151,7 +153,7 @@ def test_a_member_that_the_policy_counts_on_stays(policy: Policy, words: str) ->
 @pytest.mark.parametrize(
     "policy", [ASYNC, SYNC, SUSPEND, INVALIDATE, quorum(1), quorum(2), named(N1), named(N1, N2)], ids=str
 )
-def test_a_policy_that_can_be_met_is_taken(policy: Policy) -> None:
+def test_a_policy_that_can_be_met_is_accepted(policy: Policy) -> None:
     assert with_policy(cluster(ASYNC, Mode.SYNC, Mode.SYNC, Mode.ASYNC), policy).policy == policy
 
 
@@ -163,20 +165,20 @@ def test_a_policy_that_can_be_met_is_taken(policy: Policy) -> None:
         (quorum(-1), "a quorum of -1"),
         (named(), "the policy names no sync member"),
         (named(N1, N3), "not a sync member: n3"),
-        (named(STRANGER, N3), "not a sync member: n3, n9"),
+        (named(OUTSIDER, N3), "not a sync member: n3, n9"),
         (quorum(1, WriteMode.SUSPEND), "suspend writes wait for all sync members, not for quorum"),
         (named(N1, write=WriteMode.SUSPEND), "suspend writes wait for all sync members, not for named"),
         (quorum(1, WriteMode.INVALIDATE), "invalidate writes wait for all sync members, not for quorum"),
         (named(N1, write=WriteMode.INVALIDATE), "invalidate writes wait for all sync members, not for named"),
     ],
 )
-def test_a_policy_that_could_not_be_met_is_refused(policy: Policy, words: str) -> None:
+def test_a_policy_that_cannot_be_met_is_refused(policy: Policy, words: str) -> None:
     with pytest.raises(BadRequest, match=f"^this policy cannot be set: {words}"):
         with_policy(cluster(ASYNC, Mode.SYNC, Mode.SYNC, Mode.ASYNC), policy)
 
 
 @pytest.mark.parametrize("policy", [SYNC, SUSPEND, INVALIDATE, quorum(1), named(N1)], ids=str)
-def test_without_sync_members_writes_are_async(policy: Policy) -> None:
+def test_without_sync_members_only_async_writes_are_accepted(policy: Policy) -> None:
     with pytest.raises(BadRequest, match=r"there would be none\. Add one with `replicator replica set-mode ID sync`"):
         with_policy(cluster(ASYNC, Mode.ASYNC, Mode.SNAPSHOTTER), policy)
 
@@ -213,11 +215,13 @@ S, A, J = Mode.SYNC, Mode.ASYNC, Mode.JOINING
         (INVALIDATE, (A, S, S), AckRequirement((N2, N3), 2)),
     ],
 )
-def test_what_a_write_of_n1_waits_for(policy: Policy, modes: tuple[Mode, ...], expected: AckRequirement) -> None:
+def test_the_acks_that_a_write_of_n1_requires(
+    policy: Policy, modes: tuple[Mode, ...], expected: AckRequirement
+) -> None:
     assert required(cluster(policy, *modes), N1) == expected
 
 
-def test_only_who_every_write_waits_for_twice_reads_locally() -> None:
+def test_sync_members_read_locally_only_in_suspend_and_invalidate_mode() -> None:
     for policy in (ASYNC, SYNC, quorum(2), named(N1, N2)):
         assert local_readers(cluster(policy, S, S, A, J)) == frozenset()
     for policy in (SUSPEND, INVALIDATE):
@@ -228,7 +232,7 @@ positions = st.lists(st.integers(-1, 5).map(Offset), min_size=1, max_size=4)
 
 
 @given(positions, st.integers(1, 5))
-def test_an_offset_is_confirmed_if_and_only_if_enough_are_that_far(acked: list[Offset], needed: int) -> None:
+def test_an_offset_is_confirmed_if_and_only_if_enough_members_have_acked_it(acked: list[Offset], needed: int) -> None:
     requirement = AckRequirement(NODES[: len(acked)], needed)
     confirmed = requirement.confirmed(dict(zip(NODES, acked, strict=False)).__getitem__)
     for offset in range(6):
@@ -236,17 +240,17 @@ def test_an_offset_is_confirmed_if_and_only_if_enough_are_that_far(acked: list[O
 
 
 @given(positions)
-def test_what_needs_nobody_is_confirmed_at_once(acked: list[Offset]) -> None:
+def test_a_requirement_of_no_acks_is_confirmed_at_once(acked: list[Offset]) -> None:
     requirement = AckRequirement(NODES[: len(acked)], 0)
     assert requirement.confirmed(dict(zip(NODES, acked, strict=False)).__getitem__) == MAX_OFFSET
     assert requirement.missing(lambda node: False) == ()
 
 
-def test_more_than_there_are_never_confirm() -> None:
+def test_more_acks_than_members_are_never_reached() -> None:
     assert AckRequirement((N2,), 2).confirmed(lambda node: Offset(9)) == BEFORE_LOG
 
 
 @given(st.sets(st.sampled_from(NODES)), st.integers(0, 4))
-def test_the_silent_are_named_if_and_only_if_too_few_are_left(silent: set[NodeId], needed: int) -> None:
-    missing = AckRequirement(NODES, needed).missing(lambda node: node not in silent)
-    assert missing == (tuple(sorted(silent)) if len(NODES) - len(silent) < needed else ())
+def test_unresponsive_members_are_named_if_and_only_if_too_few_are_left(unresponsive: set[NodeId], needed: int) -> None:
+    missing = AckRequirement(NODES, needed).missing(lambda node: node not in unresponsive)
+    assert missing == (tuple(sorted(unresponsive)) if len(NODES) - len(unresponsive) < needed else ())

@@ -1,4 +1,4 @@
-"""Sync mode: what a write waits for, what stops it, and what becomes of it when members or policies change."""
+"""Sync mode: the acks that a write waits for, and the effect of failures and of changed members or policies."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ N2, N3 = NodeId("n2"), NodeId("n3")
 QUORUM = Policy(WriteMode.SYNC, WaitFor.QUORUM, quorum=1)
 NAMED = Policy(WriteMode.SYNC, WaitFor.NAMED, named=(N3,))
 
-IMPATIENT = replace(STEADY, sync_ms=300, answer_ms=300)
+SHORT_TIMEOUTS = replace(STEADY, sync_ms=300, answer_ms=300)
 
 
 @pytest.fixture
@@ -68,13 +68,13 @@ async def review(running: RunningNode) -> None:
         await until(lambda: reviews >= 5)
 
 
-async def test_the_leader_applies_last_and_only_an_eventual_read_shows_that(cluster: ModesCluster) -> None:
+async def test_the_leader_applies_last_and_only_eventual_reads_can_see_this(cluster: ModesCluster) -> None:
     await cluster.set_up(ALL, SYNC, SYNC, SYNC)
     await cluster.n1.write(b"a", b"s0")
     cluster.acks.hold("n2", "n3")
     writing = begin_write(cluster.n1, b"a", b"s1")
     await until(lambda: stored(cluster.n2, A) == b"s1")
-    assert stored(cluster.n1, A) == b"s0"  # a follower shows what the leader does not show yet
+    assert stored(cluster.n1, A) == b"s0"  # a follower shows the value before the leader does
     at_the_leader, as_usual = await begin_read(cluster.n1, A), await begin_read(cluster.n1, A, None)
     assert await read(cluster.n2, A) == await read(cluster.n3, A) == b"s1"
     assert await read(cluster.n1, B) is None  # nothing is in flight there
@@ -99,8 +99,8 @@ async def test_a_write_waits_for_every_sync_member_and_for_no_other(cluster: Mod
     assert isinstance(await writing, int)
 
 
-async def test_a_silent_sync_member_stops_writes_before_the_log_and_its_return_resumes_them(tmp_path: Path) -> None:
-    cluster = ModesCluster(tmp_path, IMPATIENT)
+async def test_writes_are_refused_while_a_sync_member_is_unresponsive_and_resume_with_it(tmp_path: Path) -> None:
+    cluster = ModesCluster(tmp_path, SHORT_TIMEOUTS)
     await cluster.set_up(ALL, SYNC, SYNC, SYNC)
     await cluster.n1.write(b"a", b"s1")
     cluster.acks.hold("n2")
@@ -118,8 +118,8 @@ async def test_a_silent_sync_member_stops_writes_before_the_log_and_its_return_r
     await cluster.stop()
 
 
-async def test_a_silent_member_is_never_weakened_by_the_system(tmp_path: Path) -> None:
-    cluster = ModesCluster(tmp_path, IMPATIENT)
+async def test_an_unresponsive_member_is_never_made_async_automatically(tmp_path: Path) -> None:
+    cluster = ModesCluster(tmp_path, SHORT_TIMEOUTS)
     await cluster.set_up(ALL, ASYNC, SYNC, SYNC)
     before = cluster.said(Membership)
     cluster.acks.hold("n2")
@@ -134,10 +134,10 @@ async def test_a_silent_member_is_never_weakened_by_the_system(tmp_path: Path) -
     await cluster.stop()
 
 
-async def test_a_write_that_is_in_the_log_when_a_member_falls_silent_is_unknown_and_takes_effect_later(
+async def test_an_unacked_write_in_the_log_has_an_unknown_outcome_and_takes_effect_later(
     tmp_path: Path,
 ) -> None:
-    cluster = ModesCluster(tmp_path, IMPATIENT)
+    cluster = ModesCluster(tmp_path, SHORT_TIMEOUTS)
     await cluster.set_up(ALL, SYNC, SYNC, SYNC)
     cluster.acks.hold("n2")
     ended = await begin_write(cluster.n1, b"a", b"s1")
@@ -149,7 +149,7 @@ async def test_a_write_that_is_in_the_log_when_a_member_falls_silent_is_unknown_
     await cluster.stop()
 
 
-async def test_a_write_is_unknown_if_the_lead_is_lost_before_its_acks(cluster: ModesCluster) -> None:
+async def test_a_write_has_an_unknown_outcome_if_leadership_is_lost_before_its_acks(cluster: ModesCluster) -> None:
     await cluster.set_up(ALL, SYNC, SYNC, SYNC)
     cluster.acks.hold("n2", "n3")
     writing = begin_write(cluster.n1, b"a", b"s1")
@@ -161,8 +161,8 @@ async def test_a_write_is_unknown_if_the_lead_is_lost_before_its_acks(cluster: M
     await until(lambda: stored(cluster.n1, A) == b"s1")
 
 
-async def test_a_quorum_goes_on_without_those_it_does_not_need(tmp_path: Path) -> None:
-    cluster = ModesCluster(tmp_path, IMPATIENT)
+async def test_a_quorum_continues_without_the_members_it_does_not_need(tmp_path: Path) -> None:
+    cluster = ModesCluster(tmp_path, SHORT_TIMEOUTS)
     await cluster.set_up(QUORUM, ASYNC, SYNC, SYNC)
     cluster.acks.hold("n2")
     await cluster.n1.write(b"a", b"s1")
@@ -192,7 +192,7 @@ async def test_a_named_member_is_waited_for_and_the_other_sync_members_are_not(c
     assert isinstance(await writing, int)
 
 
-async def test_a_joining_member_counts_from_the_record_that_says_it_has_caught_up(cluster: ModesCluster) -> None:
+async def test_a_joining_member_is_waited_for_from_its_sync_record_on(cluster: ModesCluster) -> None:
     await cluster.set_up(ALL, SYNC, SYNC, ASYNC)
     cluster.stall(cluster.n3)
     await cluster.n1.write(b"a", b"s1")
@@ -221,7 +221,7 @@ async def test_a_joining_member_counts_from_the_record_that_says_it_has_caught_u
     list(permutations([Policy(), ALL, QUORUM, NAMED, SUSPEND, INVALIDATE], 2)),
     ids=lambda policy: f"{policy.write}-{policy.wait_for}",
 )
-async def test_a_change_of_policy_ends_every_write_that_is_in_flight(
+async def test_every_write_in_flight_completes_after_a_change_of_policy(
     tmp_path: Path, before: Policy, after: Policy
 ) -> None:
     cluster = ModesCluster(tmp_path, replace(STEADY, follower_lease_ms=20))
@@ -241,20 +241,20 @@ async def test_a_change_of_policy_ends_every_write_that_is_in_flight(
 
 
 @pytest.mark.parametrize("policy", [ALL, SUSPEND, INVALIDATE], ids=lambda policy: str(policy.write))
-@pytest.mark.parametrize("leaves", [False, True], ids=["set async", "expelled"])
-async def test_writes_go_on_once_a_member_that_is_cut_off_counts_no_more(
-    tmp_path: Path, policy: Policy, leaves: bool
+@pytest.mark.parametrize("removed", [False, True], ids=["set async", "removed"])
+async def test_writes_continue_once_a_member_that_is_cut_off_is_no_longer_sync(
+    tmp_path: Path, policy: Policy, removed: bool
 ) -> None:
     cluster = ModesCluster(tmp_path, replace(STEADY, follower_lease_ms=200))
     await cluster.set_up(policy, SYNC, SYNC, SYNC)
-    await read(cluster.n3, A)  # it may now answer by itself, for as long as its lease
+    await read(cluster.n3, A)  # it may now read locally until its lease expires
     cluster.stall(cluster.n3)
     writing = begin_write(cluster.n1, b"a", b"s1")
     await until(lambda: stored(cluster.n2, A) == b"s1" or bool(cluster.n2.machine.suspended))
     assert not writing.done()
     membership_changes, clock = cluster.n1.node.membership_changes, cluster.n1.node._context.clock
     before_ms = clock.elapsed_ms()
-    if leaves:
+    if removed:
         membership_changes.remove_member(N3)
     else:
         membership_changes.set_mode(N3, ASYNC)
@@ -264,7 +264,7 @@ async def test_writes_go_on_once_a_member_that_is_cut_off_counts_no_more(
     await cluster.stop()
 
 
-async def test_the_lead_is_given_away_once_all_that_is_in_the_log_is_confirmed(cluster: ModesCluster) -> None:
+async def test_leadership_is_transferred_once_all_records_are_confirmed(cluster: ModesCluster) -> None:
     await cluster.set_up(ALL, SYNC, SYNC, SYNC)
     cluster.acks.hold("n3")
     writing = begin_write(cluster.n1, b"a", b"s1")
@@ -280,7 +280,7 @@ async def test_the_lead_is_given_away_once_all_that_is_in_the_log_is_confirmed(c
     assert stored(cluster.n1, A) == stored(cluster.n3, A) == b"s2"
 
 
-async def test_the_last_sync_member_can_neither_leave_nor_be_weakened(cluster: ModesCluster) -> None:
+async def test_the_last_sync_member_can_neither_be_removed_nor_become_async(cluster: ModesCluster) -> None:
     await cluster.set_up(ALL, ASYNC, SYNC, ASYNC)
     before = cluster.said(Membership)
     membership_changes = cluster.n1.node.membership_changes
@@ -292,7 +292,7 @@ async def test_the_last_sync_member_can_neither_leave_nor_be_weakened(cluster: M
     assert cluster.said(Membership) == before
 
 
-async def test_a_snapshotter_follows_and_serves_no_clients(cluster: ModesCluster) -> None:
+async def test_a_snapshotter_applies_records_and_serves_no_clients(cluster: ModesCluster) -> None:
     await cluster.set_up(ALL, SYNC, SYNC, ASYNC)
     cluster.n1.node.membership_changes.set_mode(N3, Mode.SNAPSHOTTER)
     await until(lambda: cluster.n3.node.membership.members[2].mode is Mode.SNAPSHOTTER)
@@ -306,7 +306,7 @@ async def test_a_snapshotter_follows_and_serves_no_clients(cluster: ModesCluster
         cluster.n3.node.token(cluster.n3.machine.state.offset)
 
 
-async def test_who_waits_for_acks_is_told_when_the_lead_is_lost(cluster: ModesCluster) -> None:
+async def test_a_wait_for_acks_ends_when_leadership_is_lost(cluster: ModesCluster) -> None:
     await cluster.set_up(Policy(), ASYNC, ASYNC)
     offset = await cluster.n1.write(b"a", b"s1")
     waiting = asyncio.create_task(cluster.n1.node.wait_acked(offset, 5, 0))

@@ -1,4 +1,4 @@
-"""Nodes on a log in memory: what a write goes through, and what takes a leader off its course."""
+"""Nodes on an in-memory log: the course of a write, and the failures of a leader."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[MemoryCluster]:
     await cluster.stop()
 
 
-async def test_a_write_is_on_every_node_with_equal_digests(cluster: MemoryCluster) -> None:
+async def test_a_write_reaches_every_node_with_equal_digests(cluster: MemoryCluster) -> None:
     for name in ("n1", "n2", "n3"):
         await cluster.start(name, priority=int(name[1]) - 1)
     leader = await cluster.leader()
@@ -42,7 +42,7 @@ async def test_a_write_is_on_every_node_with_equal_digests(cluster: MemoryCluste
         assert running.node.store().rows("kv") == 100
 
 
-async def test_writes_at_once_see_each_other_and_share_a_batch(cluster: MemoryCluster) -> None:
+async def test_concurrent_writes_see_each_other(cluster: MemoryCluster) -> None:
     leader = await cluster.start("n1")
     await cluster.leader()
     counter = key(b"counter")
@@ -66,22 +66,24 @@ async def test_followers_refuse_writes(cluster: MemoryCluster) -> None:
         follower.node.begin()
 
 
-async def test_a_node_resumes_at_applied_plus_one(cluster: MemoryCluster) -> None:
+async def test_a_restarted_node_resumes_after_its_applied_offset(cluster: MemoryCluster) -> None:
     leader = await cluster.start("n1")
     follower = await cluster.start("n2", priority=1)
     await cluster.leader()
     await leader.write(b"a", b"s1")
     await cluster.level()
     await follower.stop()
-    stood_at = follower.machine.state.offset
+    applied = follower.machine.state.offset
     await leader.write(b"a", b"s2")
-    cluster.log.entries = [entry for entry in cluster.log.entries if entry.offset > stood_at]  # must not be needed
+    cluster.log.entries = [
+        entry for entry in cluster.log.entries if entry.offset > applied
+    ]  # they must not be read again
     again = await cluster.start("n2", priority=1)
     await until(lambda: again.machine.state.offset >= leader.machine.state.offset)
     assert again.get(key(b"a")) == b"s2"
 
 
-async def test_a_restarted_leader_leads_again_under_a_new_epoch(cluster: MemoryCluster) -> None:
+async def test_a_restarted_leader_becomes_leader_in_a_new_epoch(cluster: MemoryCluster) -> None:
     leader = await cluster.start("n1")
     await cluster.leader()
     await leader.write(b"a", b"s1")
@@ -93,7 +95,7 @@ async def test_a_restarted_leader_leads_again_under_a_new_epoch(cluster: MemoryC
     await again.write(b"a", b"s2")
 
 
-async def test_the_death_of_the_leader_makes_another(cluster: MemoryCluster) -> None:
+async def test_another_leader_is_elected_when_the_leader_dies(cluster: MemoryCluster) -> None:
     first = await cluster.start("n1")
     await cluster.start("n2", priority=1)
     await cluster.leader()
@@ -105,7 +107,9 @@ async def test_the_death_of_the_leader_makes_another(cluster: MemoryCluster) -> 
 
 
 @pytest.mark.parametrize(("fault", "in_log"), [("lose", False), ("lose answer", True), ("land twice", True)])
-async def test_doubt_is_ended_by_a_claim(cluster: MemoryCluster, fault: str, in_log: bool) -> None:
+async def test_a_leader_claims_again_after_an_append_of_unknown_outcome(
+    cluster: MemoryCluster, fault: str, in_log: bool
+) -> None:
     log = cluster.log = FaultyLog()
     leader = await cluster.start("n1")
     await cluster.leader()
@@ -135,7 +139,7 @@ async def test_a_refused_append_rejects_its_writes_and_no_others(cluster: Memory
     assert leader.get(key(b"a")) == b"s1"
 
 
-async def test_records_of_a_stranger_are_void(cluster: MemoryCluster) -> None:
+async def test_records_of_a_foreign_producer_are_void(cluster: MemoryCluster) -> None:
     leader = await cluster.start("n1")
     follower = await cluster.start("n2", priority=1)
     await cluster.leader()
@@ -148,7 +152,7 @@ async def test_records_of_a_stranger_are_void(cluster: MemoryCluster) -> None:
     assert follower.node.status().void_records == 3
 
 
-async def test_a_record_of_this_log_that_is_broken_stops_the_node(cluster: MemoryCluster) -> None:
+async def test_a_corrupt_record_of_this_cluster_stops_the_node(cluster: MemoryCluster) -> None:
     leader = await cluster.start("n1")
     await cluster.leader()
     await leader.write(b"a", b"s1")
@@ -161,7 +165,7 @@ async def test_a_record_of_this_log_that_is_broken_stops_the_node(cluster: Memor
         follower.node.store()
 
 
-async def test_a_record_of_the_future_stops_the_node(cluster: MemoryCluster) -> None:
+async def test_a_record_of_a_newer_version_stops_the_node(cluster: MemoryCluster) -> None:
     leader = await cluster.start("n1")
     await cluster.leader()
     await leader.write(b"a", b"s1")
@@ -173,7 +177,7 @@ async def test_a_record_of_the_future_stops_the_node(cluster: MemoryCluster) -> 
         follower.node.store()
 
 
-async def test_what_is_too_large_is_refused_before_append(cluster: MemoryCluster) -> None:
+async def test_writes_that_are_too_large_are_refused_before_append(cluster: MemoryCluster) -> None:
     leader = await cluster.start("n1")
     await cluster.leader()
     with pytest.raises(BadRequest, match="split it"):
@@ -183,7 +187,7 @@ async def test_what_is_too_large_is_refused_before_append(cluster: MemoryCluster
     await leader.write(b"a", b"s1")
 
 
-async def test_a_transaction_without_changes_ends_after_what_it_read(cluster: MemoryCluster) -> None:
+async def test_a_transaction_without_changes_waits_for_the_writes_it_has_read(cluster: MemoryCluster) -> None:
     leader = await cluster.start("n1")
     await cluster.leader()
     writing = asyncio.ensure_future(leader.write(b"a", b"s1"))
@@ -209,7 +213,7 @@ async def test_expired_rows_are_deleted_by_the_leader_everywhere(cluster: Memory
     assert follower.machine.meta.digest == leader.machine.meta.digest
 
 
-async def test_the_membership_tells_every_node_of_the_leader(cluster: MemoryCluster) -> None:
+async def test_every_node_knows_the_leader_from_the_membership(cluster: MemoryCluster) -> None:
     leader = await cluster.start("n1")
     follower = await cluster.start("n2", priority=1)
     await cluster.leader()
@@ -218,7 +222,7 @@ async def test_the_membership_tells_every_node_of_the_leader(cluster: MemoryClus
     assert [str(member.resp) for member in follower.node.membership.members] == ["n1:1"]
 
 
-async def test_acks_tell_the_leader_how_far_its_followers_are(cluster: MemoryCluster) -> None:
+async def test_the_leader_counts_acks_of_its_followers(cluster: MemoryCluster) -> None:
     leader = await cluster.start("n1")
     await cluster.start("n2", priority=1)
     await cluster.leader()
@@ -227,7 +231,7 @@ async def test_acks_tell_the_leader_how_far_its_followers_are(cluster: MemoryClu
     assert await leader.node.wait_acked(offset, 2, 10) == 1
 
 
-async def test_a_full_disk_holds_writes_up_and_loses_none(cluster: MemoryCluster) -> None:
+async def test_a_full_disk_delays_writes_and_loses_none(cluster: MemoryCluster) -> None:
     leader = await cluster.start("n1")
     await cluster.start("n2", priority=1)
     await cluster.leader()
@@ -242,7 +246,7 @@ async def test_a_full_disk_holds_writes_up_and_loses_none(cluster: MemoryCluster
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     ends = await asyncio.gather(*writes, return_exceptions=True)
-    assert all(isinstance(end, int | Unknown) for end in ends), ends  # in the log, every one
+    assert all(isinstance(end, int | Unknown) for end in ends), ends  # all of them are in the log
     await cluster.leader()
     await cluster.level()
     await until(lambda: all(it.get(key(b"big19")) is not None for it in cluster.nodes.values()))

@@ -347,6 +347,6 @@ def test_a_counter_goes_up_by_one_each_time_while_leaders_are_killed(kafka: str,
         counter.join()
         assert counter.answers == list(range(1, len(counter.answers) + 1))
         assert counter.retries > 0
-        cluster.level()
+        cluster.caught_up()
     finally:
         cluster.run("cluster", "down", "--purge")

@@ -1,4 +1,4 @@
-"""The pure rules, one by one; `test_protocol_exhaustive` plays them through."""
+"""The pure rules of the protocol one by one; `test_protocol_exhaustive` explores their combinations."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def verdict(record: Record, state: LogState = STATE) -> Void | str | None:
         return str(damage)
 
 
-def test_a_data_record_is_accepted_if_and_only_if_no_line_of_the_table_holds() -> None:
+def test_a_data_record_is_accepted_if_and_only_if_no_rule_of_the_table_applies() -> None:
     due = link(STATE.chain, BODY)
     fields = product((2, 3, 4), (LEADER, OTHER, RESTARTED), (9, 10, 11, 12), (TIMELINE, OTHER_TIMELINE), (due, GENESIS))
     seen = set()
@@ -53,7 +53,7 @@ def test_a_data_record_is_accepted_if_and_only_if_no_line_of_the_table_holds() -
     assert seen == {None, *(rule.verdict for rule in DATA_RULES)}
 
 
-def test_the_first_line_that_holds_decides() -> None:
+def test_the_first_rule_that_applies_decides() -> None:
     assert verdict(data(2, OTHER, 1, OTHER_TIMELINE, GENESIS)) is Void.OTHER_EPOCH
     assert verdict(data(3, OTHER, 1, OTHER_TIMELINE, GENESIS)) is Void.NOT_THE_LEADER
     assert verdict(data(3, LEADER, 10, OTHER_TIMELINE, GENESIS)) is Void.REPEATED
@@ -78,7 +78,7 @@ def test_the_first_line_that_holds_decides() -> None:
         (claim(Reason.FORCE, OTHER, OTHER, 20, epoch=5), Void.OTHER_EPOCH),
     ],
 )
-def test_a_claim_counts_by_the_rule_of_its_reason(record: Record, expected: Void | None) -> None:
+def test_a_claim_is_judged_by_the_rule_of_its_reason(record: Record, expected: Void | None) -> None:
     assert verdict(record) == expected
 
 
@@ -91,7 +91,7 @@ def test_a_claim_of_another_timeline_is_damage() -> None:
     assert "another timeline" in str(verdict(Record(header._replace(timeline=OTHER_TIMELINE), body, encoded)))
 
 
-def test_a_lease_runs_from_sending_and_ends_at_once() -> None:
+def test_a_lease_starts_when_the_record_is_sent_and_expires_exactly() -> None:
     lease = Lease(from_ms=100.0)
     assert lease.left_ms(100, lease_ms=600) == 600
     assert lease.left_ms(699, lease_ms=600) == 1
@@ -99,17 +99,17 @@ def test_a_lease_runs_from_sending_and_ends_at_once() -> None:
     assert lease.renewed(650).left_ms(700, lease_ms=600) == 550
 
 
-def test_who_has_sent_nothing_has_no_lease() -> None:
+def test_a_leader_that_has_sent_no_record_has_no_lease() -> None:
     given = Lease(from_ms=100).claimed(Reason.HANDOVER, sent_ms=None, read_ms=200, lease_ms=600)
     assert given.left_ms(200, lease_ms=600) == 0
     assert given.renewed(210).left_ms(210, lease_ms=600) == 600
 
 
-def test_an_own_claim_gives_a_lease_from_when_it_was_sent() -> None:
+def test_an_own_claim_gives_a_lease_that_starts_when_it_was_sent() -> None:
     assert Lease().claimed(Reason.ELECTION, sent_ms=100, read_ms=300, lease_ms=600).left_ms(300, 600) == 400
 
 
-def test_a_forced_leader_waits_for_the_lease_before_it_on_the_slowest_clock() -> None:
+def test_a_forced_leader_waits_for_the_old_lease_on_the_slowest_clock() -> None:
     forced = Lease().claimed(Reason.FORCE, sent_ms=100, read_ms=200, lease_ms=600)
     free_ms = 200 + 600 * (1 + MAX_DRIFT)
     assert forced.wait_ms(200) == free_ms - 200
@@ -119,13 +119,13 @@ def test_a_forced_leader_waits_for_the_lease_before_it_on_the_slowest_clock() ->
     assert renewed.wait_ms(free_ms) == 0
 
 
-def test_a_claim_in_doubt_does_not_shorten_the_wait_of_a_forced_leader() -> None:
+def test_resolving_does_not_shorten_the_wait_of_a_forced_leader() -> None:
     forced = Lease().claimed(Reason.FORCE, sent_ms=100, read_ms=200, lease_ms=600)
     again = forced.claimed(Reason.RESOLVE, sent_ms=250, read_ms=260, lease_ms=600)
     assert again.serve_from_ms == forced.serve_from_ms
 
 
-def test_every_role_can_be_come_to_and_be_left() -> None:
+def test_every_role_can_be_entered_and_left() -> None:
     for role in Role:
         assert any(to is role and was is not role for (was, _), to in TRANSITIONS.items())
         assert any(was is role and to is not role for (was, _), to in TRANSITIONS.items())

@@ -1,4 +1,4 @@
-"""The checks of recorded histories tell each thing that must not be, and nothing else."""
+"""The checks of recorded histories report each violation, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.recorded_checks import violations
 from tests.recorder import BOUND_MS, Read
 
 BOUNDED = Level(LevelKind.BOUNDED, BOUND_MS)
-FIRST, SECOND = b"sw.1", b"sw.2"  # as they stand in the log, at offsets 5 and 7
+FIRST, SECOND = b"sw.1", b"sw.2"  # as encoded in the log, at offsets 5 and 7
 
 CANONICAL = Canonical(
-    stands={},
+    states={},
     entries={},
     written={"w.1": [Offset(5)], "w.2": [Offset(7)]},
     values={encode_key("kv", b"k", b""): [(Offset(5), FIRST), (Offset(7), SECOND)]},
@@ -58,24 +58,24 @@ WRITES = [write("w.1", 1.0), write("w.2", 2.0)]
     ],
     ids=str,
 )
-def test_what_may_be_is_passed_over(allowed: Operation) -> None:
+def test_an_allowed_operation_is_not_reported(allowed: Operation) -> None:
     assert violations(History([*WRITES, allowed]), CANONICAL) == []
 
 
 @pytest.mark.parametrize(
-    ("forbidden", "told"),
+    ("forbidden", "expected"),
     [
-        (read("r.1", 2.2, EVENTUAL, b"sw.3", 8, 8), "no prefix of the log"),
-        (read("r.1", 2.2, EVENTUAL, FIRST, 7, 7), "no prefix of the log"),
-        (read("r.1", 2.2, EVENTUAL, SECOND, 6, 6), "forgets what was read"),
+        (read("r.1", 2.2, EVENTUAL, b"sw.3", 8, 8), "not a prefix of the log"),
+        (read("r.1", 2.2, EVENTUAL, FIRST, 7, 7), "not a prefix of the log"),
+        (read("r.1", 2.2, EVENTUAL, SECOND, 6, 6), "does not cover the read"),
         (read("r.1", 9.0, BOUNDED, FIRST, 6, 6), "staler than its bound"),
         (read("r.1", 2.2, session(7), FIRST, 6, 6), "behind its token"),
-        (read("w.3", 2.2, session(6), FIRST, 6, 6), "a session went back"),
+        (read("w.3", 2.2, session(6), FIRST, 6, 6), "a session read went backwards"),
         (read("r.1", 2.2, LINEARIZABLE, FIRST, 6, 6), "not linearizable"),
-        (write("w.3", 3.0), "acknowledged and lost"),
-        (write("w.2", 3.0, Outcome.REJECTED), "rejected, and yet in the log"),
+        (write("w.3", 3.0), "acknowledged but lost"),
+        (write("w.2", 3.0, Outcome.REJECTED), "rejected but in the log"),
     ],
     ids=str,
 )
-def test_what_must_not_be_is_told(forbidden: Operation, told: str) -> None:
-    assert any(told in it for it in violations(History([*WRITES, forbidden]), CANONICAL))
+def test_a_violation_is_reported(forbidden: Operation, expected: str) -> None:
+    assert any(expected in it for it in violations(History([*WRITES, forbidden]), CANONICAL))

@@ -1,4 +1,4 @@
-"""What the two halves of a node run in."""
+"""`run_with_background`, which runs the role of a node and its background tasks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import asyncio
 from replicator.node.background import run_with_background
 
 
-async def test_a_node_that_is_stopped_while_its_role_changes_stops() -> None:
+async def test_a_node_can_be_stopped_while_its_role_changes() -> None:
     ending, end = asyncio.Event(), asyncio.Event()
 
     async def role() -> None:
-        """Is over at once."""
+        """Ends at once."""
 
     async def helper() -> None:
         try:

@@ -39,7 +39,7 @@ def addresses(cluster: Cluster, first: str) -> list[tuple[str, int]]:
 
 def revive(cluster: Cluster, id: str) -> None:
     cluster.run("node", "start", id)
-    cluster.level()
+    cluster.caught_up()
 
 
 def test_redis_py_writes_on_when_the_leader_is_killed(cluster: Cluster) -> None:

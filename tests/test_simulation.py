@@ -1,4 +1,4 @@
-"""Thousands of short histories of simulated clusters, and proof that the checkers can fail."""
+"""Thousands of short simulations, and tests that the checkers detect broken rules."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from replicator.records.types import WriteMode
 from replicator.testing.batch import Mutation, run_all
 from replicator.testing.checks.linear import first_violation
 from replicator.testing.history import Operation, OperationKind, Outcome
-from replicator.testing.simulation import Plan, run
+from replicator.testing.simulation import SimulationPlan, run
 from tests import simulation_mutations as mutations
 
 SUSPEND, INVALIDATE = WriteMode.SUSPEND, WriteMode.INVALIDATE
 STEPS = 2_500
 SEEDS = 2_500
-ENOUGH_SEEDS = 1_500  # to find any broken rule
+ENOUGH_SEEDS = 1_500  # to detect any broken rule
 
-# found something once: keep what they found fixed
+# these seeds have found bugs
 REGRESSIONS = (
-    Plan(264, 4_000),  # a lease counted from the second copy of a claim of which the first had counted
-    Plan(375, 4_000),
-    Plan(535, 4_000),
+    SimulationPlan(264, 4_000),  # a lease that started with the second copy of an accepted claim
+    SimulationPlan(375, 4_000),
+    SimulationPlan(535, 4_000),
 )
 
 
 @pytest.mark.timeout(300)
-def test_histories_are_as_promised() -> None:
-    reports = list(run_all([*REGRESSIONS, *(Plan(seed, STEPS) for seed in range(SEEDS))]))
+def test_simulations_have_no_violations() -> None:
+    reports = list(run_all([*REGRESSIONS, *(SimulationPlan(seed, STEPS) for seed in range(SEEDS))]))
     wrong = [str(report) for report in reports if report.problems]
     assert not wrong, "\n".join(wrong[:5])
     assert len(reports) == SEEDS + len(REGRESSIONS)
-    # they are no empty ones
+    # they are not empty
     assert sum(report.outcomes.get("OK", 0) for report in reports) > 20 * SEEDS
     assert sum(report.outcomes.get("UNKNOWN", 0) for report in reports) > SEEDS
     assert sum(report.epochs for report in reports) > 3 * SEEDS
@@ -44,13 +44,13 @@ def test_histories_are_as_promised() -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("mutation", "noticed", "writes", "near"),  # `near`: a seed shortly before one that has found it
+    ("mutation", "expected", "writes", "near"),  # `near`: a seed shortly before one that detects it
     [
         (mutations.claims_need_not_have_observed, "hold a lease|not linearizable|accepted other", None, 805),
         (mutations.elections_are_shorter_than_leases, "hold a lease", None, 0),
         (mutations.leaders_ignore_what_others_wrote, "accepted other records", None, 0),
-        (mutations.unknown_outcomes_count_as_rejections, "rejected, and yet in the log", None, 0),
-        (mutations.writes_are_answered_before_they_are_committed, "acknowledged and lost", None, 0),
+        (mutations.unknown_outcomes_count_as_rejections, "rejected but in the log", None, 0),
+        (mutations.writes_are_answered_before_they_are_committed, "acknowledged but lost", None, 0),
         (mutations.leaders_read_without_a_lease, "not linearizable", None, 0),
         (mutations.repeated_records_count_again, "accepted other records|failed", None, 0),
         (mutations.stores_forget_a_change, "has digest", None, 0),
@@ -66,25 +66,25 @@ def test_histories_are_as_promised() -> None:
         (mutations.releases_wait_for_nobody, "not linearizable", INVALIDATE, 855),
         (mutations.unacknowledged_writes_are_confirmed, "not linearizable", INVALIDATE, 500),
         (mutations.claims_release_what_was_written, "not linearizable", INVALIDATE, 1740),
-        (mutations.sessions_wait_for_nothing, "a session went back", None, 0),
+        (mutations.sessions_wait_for_nothing, "a session read went backwards", None, 0),
         (mutations.bounds_are_ten_times_as_wide, "staler than its bound", None, 0),
     ],
 )
-def test_a_broken_rule_is_noticed(mutation: Mutation, noticed: str, writes: WriteMode | None, near: int) -> None:
-    plans = islice((Plan(seed, STEPS, writes=writes) for seed in count(near)), ENOUGH_SEEDS)
-    found = next((report for report in run_all(plans, mutation) if _speaks_of(report.problems, noticed)), None)
-    assert found is not None, f"{ENOUGH_SEEDS} histories and nothing was noticed"
+def test_a_broken_rule_is_detected(mutation: Mutation, expected: str, writes: WriteMode | None, near: int) -> None:
+    plans = islice((SimulationPlan(seed, STEPS, writes=writes) for seed in count(near)), ENOUGH_SEEDS)
+    found = next((report for report in run_all(plans, mutation) if _mentions(report.problems, expected)), None)
+    assert found is not None, f"{ENOUGH_SEEDS} simulations did not detect it"
 
 
-def _speaks_of(problems: list[str], noticed: str) -> bool:
-    return any(phrase in problem for problem in problems for phrase in noticed.split("|"))
+def _mentions(problems: list[str], expected: str) -> bool:
+    return any(phrase in problem for problem in problems for phrase in expected.split("|"))
 
 
-def test_one_seed_is_one_history_in_any_process() -> None:
+def test_a_seed_gives_the_same_history_in_every_process() -> None:
     program = (
         "import logging; logging.disable(logging.CRITICAL)\n"
-        "from replicator.testing.simulation import Plan, run\n"
-        "print(*(run(Plan(seed, 1500)).fingerprint for seed in range(5)))"
+        "from replicator.testing.simulation import SimulationPlan, run\n"
+        "print(*(run(SimulationPlan(seed, 1500)).fingerprint for seed in range(5)))"
     )
     prints = [
         subprocess.run(
@@ -100,10 +100,10 @@ def test_one_seed_is_one_history_in_any_process() -> None:
     assert len(set(prints[0].split())) == 5
 
 
-def test_the_trace_tells_the_history_and_changes_nothing() -> None:
+def test_tracing_does_not_change_the_history() -> None:
     lines: list[str] = []
-    traced = run(Plan(1, 1_500), lines.append)
-    assert traced.fingerprint == run(Plan(1, 1_500)).fingerprint
+    traced = run(SimulationPlan(1, 1_500), lines.append)
+    assert traced.fingerprint == run(SimulationPlan(1, 1_500)).fingerprint
     assert any("holds a lease" in line for line in lines)
 
 
@@ -121,7 +121,7 @@ def operation(
         ([operation("a", OperationKind.PUT, 0, 1), operation("r", OperationKind.READ, 2, 3, b"sa")], True),
         ([operation("a", OperationKind.PUT, 0, 1), operation("r", OperationKind.READ, 2, 3, None)], False),
         ([operation("a", OperationKind.PUT, 0, 5), operation("r", OperationKind.READ, 2, 3, None)], True),
-        (  # two reads at the same time as a write must agree on its place
+        (  # two reads concurrent with a write must agree on its order
             [
                 operation("a", OperationKind.PUT, 0, 9),
                 operation("r", OperationKind.READ, 1, 2, b"sa"),
@@ -129,7 +129,7 @@ def operation(
             ],
             False,
         ),
-        (  # a write of unknown outcome may take effect long after
+        (  # a write of unknown outcome may take effect much later
             [
                 operation("a", OperationKind.PUT, 0, inf, known=False),
                 operation("r", OperationKind.READ, 3, 4, None),
@@ -137,7 +137,7 @@ def operation(
             ],
             True,
         ),
-        (  # but not be undone
+        (  # but cannot be undone
             [
                 operation("a", OperationKind.PUT, 0, inf, known=False),
                 operation("r", OperationKind.READ, 3, 4, b"sa"),
@@ -163,5 +163,5 @@ def operation(
         ),
     ],
 )
-def test_linearizability_is_told_from_its_absence(history: list[Operation], linearizable: bool) -> None:
+def test_linearizable_histories_are_distinguished_from_others(history: list[Operation], linearizable: bool) -> None:
     assert (first_violation(history) is None) is linearizable

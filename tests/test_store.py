@@ -1,4 +1,4 @@
-"""The LMDB machine: one offset a transaction, its digest, and what it refuses."""
+"""The LMDB store: offsets, digests, snapshots, and the operations it refuses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 @given(st.text(min_size=1, max_size=5).filter(lambda t: "\0" not in t), st.binary(max_size=60), st.binary(max_size=60))
-def test_keys_come_back(table: str, row: bytes, field: bytes) -> None:
+def test_an_encoded_key_is_decoded_to_the_same_key(table: str, row: bytes, field: bytes) -> None:
     assert decode_key(encode_key(table, row, field)) == (table, row, field)
 
 
@@ -55,11 +55,11 @@ def test_keys_sort_by_row_then_field(row: bytes, field: bytes, row2: bytes, fiel
 
 
 @given(st.sampled_from([b"s", b"h"]), st.binary(max_size=20), st.none() | st.integers(0, 2**63 - 1))
-def test_values_come_back(tag: bytes, data: bytes, expires_at_ms: int | None) -> None:
+def test_an_encoded_value_is_decoded_to_the_same_value(tag: bytes, data: bytes, expires_at_ms: int | None) -> None:
     assert decode_value(encode_value(tag, data, expires_at_ms)) == (tag, data, expires_at_ms)
 
 
-def test_a_key_may_be_as_long_as_lmdb_takes_it_and_no_longer() -> None:
+def test_the_maximum_key_length_is_that_of_lmdb() -> None:
     room = 511 - len(encode_key("kv", b"", b""))
     assert len(encode_key("kv", b"k" * room, b"")) == 511
     with pytest.raises(BadRequest, match="the limit is 511"):
@@ -107,7 +107,7 @@ def test_a_change_from_another_value_is_a_divergence_and_changes_nothing(machine
     assert machine.view.get(encode_key("kv", b"c", b"")) is None
 
 
-def test_a_checkpoint_is_compared_at_its_place(machine: Machine) -> None:
+def test_a_checkpoint_is_compared_at_its_offset(machine: Machine) -> None:
     machine.apply([write(b"a", None, b"s1")], state_at(0))
     right = Checkpoint(machine.meta.digest, 1)
     machine.apply([right, write(b"b", None, b"s1")], state_at(2))
@@ -115,7 +115,7 @@ def test_a_checkpoint_is_compared_at_its_place(machine: Machine) -> None:
         machine.apply([right], state_at(3))
 
 
-def test_expiry_is_found_in_order_and_forgotten_with_its_value(machine: Machine) -> None:
+def test_expired_rows_are_found_in_order_and_removed_with_their_values(machine: Machine) -> None:
     def put(row: bytes, old: bytes | None, expires: int | None) -> bytes:
         new = encode_value(b"s", b"1", expires)
         machine.apply([write(row, old, new)], state_at(0))
@@ -131,7 +131,7 @@ def test_expiry_is_found_in_order_and_forgotten_with_its_value(machine: Machine)
     assert machine.next_expiry_ms() is None
 
 
-def test_a_full_disk_applies_nothing_and_goes_on_when_there_is_space(machine: Machine) -> None:
+def test_nothing_is_applied_on_a_full_disk_until_there_is_space(machine: Machine) -> None:
     machine.apply([write(b"a", None, b"s1")], state_at(0))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     big = [write(row, None, b"s" + bytes(1000)) for row in ROWS]
@@ -162,12 +162,12 @@ def test_a_store_of_another_cluster_or_topic_is_refused(tmp_path: Path) -> None:
         open_machine(tmp_path, "test", "another topic")
 
 
-def test_after_a_crash_of_the_system_the_store_is_not_trusted(tmp_path: Path) -> None:
+def test_the_store_is_discarded_after_a_crash_of_the_system(tmp_path: Path) -> None:
     machine = open_machine(tmp_path, "test", "topic")
     machine.apply([write(b"a", None, b"s1")], state_at(0))
     machine.close()
     assert not (tmp_path / boot.MARK).exists()
-    (tmp_path / boot.MARK).write_text(boot.boot_id())  # killed in this boot: what it wrote is in the page cache
+    (tmp_path / boot.MARK).write_text(boot.boot_id())  # killed during this boot: its writes are in the page cache
     machine = open_machine(tmp_path, "test", "topic")
     assert machine.state.offset == 0
     machine.close()
@@ -177,12 +177,12 @@ def test_after_a_crash_of_the_system_the_store_is_not_trusted(tmp_path: Path) ->
     machine.close()
 
 
-def test_a_snapshot_stands_at_an_offset_and_restores(tmp_path: Path, machine: Machine) -> None:
+def test_a_snapshot_has_an_offset_and_can_be_restored(tmp_path: Path, machine: Machine) -> None:
     machine.apply([write(row, None, b"s1") for row in ROWS], state_at(41))
     machine.reserve_for_copy()
     manifest = snapshot.take(machine, tmp_path / "snapshots")
     assert (manifest.offset, manifest.entries, manifest.cluster) == (41, len(ROWS), "test")
-    assert snapshot.take(machine, tmp_path / "snapshots") == manifest  # of the same state: once is enough
+    assert snapshot.take(machine, tmp_path / "snapshots") == manifest  # the same state is not copied again
     machine.apply([write(b"later", None, b"s1")], state_at(42))
     later = snapshot.take(machine, tmp_path / "snapshots")
     assert snapshot.listed(tmp_path / "snapshots") == [later, manifest]

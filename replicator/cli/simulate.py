@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from replicator.records.types import WriteMode
-from replicator.testing.simulation import Plan, run
+from replicator.testing.simulation import SimulationPlan, run
 
 
 def simulate(
@@ -25,8 +25,8 @@ def simulate(
 
     Example: replicator simulate --seed 7 --steps 4000 --trace
     """
-    logging.disable(logging.CRITICAL)  # nodes complain of every fault, as they should
-    report = run(Plan(seed, steps, nodes, writes=writes), print if trace else lambda line: None)
+    logging.disable(logging.CRITICAL)  # nodes log every injected fault
+    report = run(SimulationPlan(seed, steps, nodes, writes=writes), print if trace else lambda line: None)
     print(report)
     if report.problems:
         raise typer.Exit(1)

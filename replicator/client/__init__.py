@@ -1,6 +1,6 @@
-"""A client that finds the leader, follows failovers, and repeats no write: docs/client.md shows how it is used.
+"""A client that finds the leader, follows failovers, and executes each write once. docs/client.md is its manual.
 
-`routing` decides, `plans` carries a request through, `sync` and `aio` do the talking.
+`routing` makes the decisions, `plans` is the course of a request, `sync` and `aio` do the I/O.
 """
 
 from replicator.client.aio import AsyncClient, AsyncSession

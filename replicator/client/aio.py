@@ -1,4 +1,4 @@
-"""The same client for asyncio. It may be shared by tasks; a session may not."""
+"""The asyncio client. Tasks may share a client, but not a session."""
 
 from __future__ import annotations
 
@@ -14,58 +14,58 @@ from redis.backoff import NoBackoff
 
 from replicator.address import Address
 from replicator.client import requests
-from replicator.client.plans import Ask, Pause, Plan, Planner
-from replicator.client.requests import TOKEN, Line, Progress, Reply, Value
+from replicator.client.plans import Pause, Plan, Planner, Send
+from replicator.client.requests import TOKEN, Argument, EncodedCommand, Reply, SessionProgress
 from replicator.client.routing import NOT_SENT, Prefer, parse_nodes
-from replicator.client.wire import connection_options, failure_of, told
+from replicator.client.wire import connection_options, failure_of, parse_reply
 from replicator.protocol.levels import LINEARIZABLE, Level
 
 T = TypeVar("T")
 
 
-class Commands(ABC):
-    """What clients and sessions have in common. All raise `Rejected`, writes `UnknownOutcome`, reads `Stale`."""
+class AsyncCommands(ABC):
+    """The commands of clients and sessions. All raise `Rejected`; writes raise `UnknownOutcome`, reads `Stale`."""
 
     @abstractmethod
-    async def _write(self, lines: Sequence[Line], id: str | None) -> list[Reply]: ...
+    async def _write(self, commands: Sequence[EncodedCommand], id: str | None) -> list[Reply]: ...
 
     @abstractmethod
-    async def _read(self, values: Sequence[Value], level: Level | None) -> Reply: ...
+    async def _read(self, command: Sequence[Argument], level: Level | None) -> Reply: ...
 
-    async def execute(self, *line: Value, id: str | None = None) -> Any:
-        """Carry out a command that writes, once. `id`: one of your own, to be able to ask again later."""
+    async def execute(self, *command: Argument, id: str | None = None) -> Any:
+        """Execute a write command exactly once. `id`: your own id, under which the write can be repeated later."""
         id = id or requests.new_id()
-        return (await self._write([requests.write_line(line, id)], id))[0]
+        return (await self._write([requests.write_command(command, id)], id))[0]
 
-    async def transaction(self, commands: Sequence[Sequence[Value]], id: str | None = None) -> list[Any]:
-        """Carry out commands that write, all at once, and once. The error of one stands in its place as `Rejected`."""
+    async def transaction(self, commands: Sequence[Sequence[Argument]], id: str | None = None) -> list[Any]:
+        """Execute write commands atomically and exactly once. The error of a command is returned as its `Rejected`."""
         id = id or requests.new_id()
-        return requests.transaction_replies((await self._write(requests.transaction_lines(commands, id), id))[-1])
+        return requests.transaction_replies((await self._write(requests.transaction_commands(commands, id), id))[-1])
 
-    async def read(self, *line: Value, level: Level | None = None) -> Any:
-        """Carry out a command that reads, at that level instead of the usual one."""
-        return await self._read(line, level)
+    async def read(self, *command: Argument, level: Level | None = None) -> Any:
+        """Execute a read command, at `level` instead of the default level."""
+        return await self._read(command, level)
 
-    async def get(self, key: Value, *, level: Level | None = None) -> bytes | None:
+    async def get(self, key: Argument, *, level: Level | None = None) -> bytes | None:
         return cast("bytes | None", await self.read("GET", key, level=level))
 
-    async def hgetall(self, key: Value, *, level: Level | None = None) -> dict[bytes, bytes]:
+    async def hgetall(self, key: Argument, *, level: Level | None = None) -> dict[bytes, bytes]:
         return requests.pairs(await self.read("HGETALL", key, level=level))
 
-    async def set(self, key: Value, value: Value) -> None:
+    async def set(self, key: Argument, value: Argument) -> None:
         await self.execute("SET", key, value)
 
-    async def delete(self, *keys: Value) -> int:
+    async def delete(self, *keys: Argument) -> int:
         return int(await self.execute("DEL", *keys))
 
-    async def incr(self, key: Value, by: int = 1) -> int:
+    async def incr(self, key: Argument, by: int = 1) -> int:
         return int(await self.execute("INCRBY", key, by))
 
-    async def hset(self, key: Value, mapping: Mapping[str, Value]) -> int:
-        return int(await self.execute(*requests.hash_line(key, mapping)))
+    async def hset(self, key: Argument, mapping: Mapping[str, Argument]) -> int:
+        return int(await self.execute(*requests.hset_command(key, mapping)))
 
 
-class AsyncClient(Commands):
+class AsyncClient(AsyncCommands):
     def __init__(
         self,
         nodes: Sequence[str],
@@ -76,28 +76,28 @@ class AsyncClient(Commands):
         level: Level = LINEARIZABLE,
         prefer: Prefer = "follower",
     ) -> None:
-        """`nodes`: HOST:PORT of some; the others are found. `level`, `prefer`: of reads. Raises `ConfigError`."""
+        """`nodes`: HOST:PORT of some; the others are discovered. `level`, `prefer`: for reads. Raises `ConfigError`."""
         self._planner = Planner(parse_nodes(nodes), cluster, timeout_s, time.monotonic)
         self._level = level
         self._prefer = prefer
-        self._wire = _Wire(password)
+        self._connections = _ConnectionPools(password)
 
-    async def execute(self, *line: Value, id: str | None = None, once: bool = True) -> Any:
-        """Carry out a command that writes. `once=False`: under no made-up id, so not again in doubt."""
+    async def execute(self, *command: Argument, id: str | None = None, once: bool = True) -> Any:
+        """Execute a write command. `once=False`: without an id, so it is not repeated if its outcome is unknown."""
         if once or id:
-            return await super().execute(*line, id=id)
-        return (await self._write([requests.write_line(line, None)], None))[0]
+            return await super().execute(*command, id=id)
+        return (await self._write([requests.write_command(command, None)], None))[0]
 
     def session(self, token: str | None = None) -> AsyncSession:
-        """Reads that see what this session wrote and read before. `token`: go on where another one was."""
-        return AsyncSession(self, Progress(token))
+        """A new session. `token`: continue where another session was."""
+        return AsyncSession(self, SessionProgress(token))
 
     async def leader(self) -> Address:
-        """Who leads now: where to connect a plain `redis.Redis` for what this client does not do."""
+        """The address of the current leader, to connect `redis.Redis` to it for commands that this client lacks."""
         return await self._run(self._planner.leader())
 
     async def aclose(self) -> None:
-        await self._wire.aclose()
+        await self._connections.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -105,65 +105,65 @@ class AsyncClient(Commands):
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
-    async def _write(self, lines: Sequence[Line], id: str | None) -> list[Reply]:
-        return await self._run(self._planner.write(lines, id))
+    async def _write(self, commands: Sequence[EncodedCommand], id: str | None) -> list[Reply]:
+        return await self._run(self._planner.write(commands, id))
 
-    async def _read(self, values: Sequence[Value], level: Level | None) -> Reply:
-        return (await self._ask([requests.read_line(values, level or self._level)]))[0]
+    async def _read(self, command: Sequence[Argument], level: Level | None) -> Reply:
+        return (await self._read_all([requests.read_command(command, level or self._level)]))[0]
 
-    async def _ask(self, lines: Sequence[Line]) -> list[Reply]:
-        return await self._run(self._planner.read(lines, self._prefer))
+    async def _read_all(self, commands: Sequence[EncodedCommand]) -> list[Reply]:
+        return await self._run(self._planner.read(commands, self._prefer))
 
     async def _run(self, plan: Plan[T]) -> T:
         try:
             step = next(plan)
             while True:
-                step = plan.send(await self._do(step))
+                step = plan.send(await self._run_step(step))
         except StopIteration as end:
             return cast(T, end.value)
 
-    async def _do(self, step: Ask | Pause) -> list[Reply]:
-        if isinstance(step, Ask):
-            return await self._wire.ask(step)
+    async def _run_step(self, step: Send | Pause) -> list[Reply]:
+        if isinstance(step, Send):
+            return await self._connections.send(step)
         await asyncio.sleep(step.seconds)
         return []
 
 
-class AsyncSession(Commands):
-    """One after the other: each read sees at least what this session has written and read before, at any node."""
+class AsyncSession(AsyncCommands):
+    """Each read returns at least the state that this session has written and read before, at any node."""
 
-    def __init__(self, client: AsyncClient, progress: Progress) -> None:
+    def __init__(self, client: AsyncClient, progress: SessionProgress) -> None:
         self._client = client
         self._progress = progress
 
     @property
     def token(self) -> str | None:
-        """How far this session is: another one, anywhere, goes on from here. None: it has seen nothing yet."""
+        """The position of this session, from which another one can continue. None before its first command."""
         return self._progress.token
 
-    async def _write(self, lines: Sequence[Line], id: str | None) -> list[Reply]:
-        return self._note(await self._client._write([*lines, TOKEN], id))
+    async def _write(self, commands: Sequence[EncodedCommand], id: str | None) -> list[Reply]:
+        return self._without_token(await self._client._write([*commands, TOKEN], id))
 
-    async def _read(self, values: Sequence[Value], level: Level | None) -> Reply:
-        lines = [requests.read_line(values, level or self._progress.level), TOKEN]
-        return self._note(await self._client._ask(lines))[0]
+    async def _read(self, command: Sequence[Argument], level: Level | None) -> Reply:
+        commands = [requests.read_command(command, level or self._progress.level), TOKEN]
+        return self._without_token(await self._client._read_all(commands))[0]
 
-    def _note(self, replies: list[Reply]) -> list[Reply]:
+    def _without_token(self, replies: list[Reply]) -> list[Reply]:
         *answers, token = replies
-        self._progress.note(token)
+        self._progress.update(token)
         return answers
 
 
-class _Wire:
+class _ConnectionPools:
     """A pool of connections to each node."""
 
     def __init__(self, password: str) -> None:
         self._password = password
         self._pools: dict[Address, redis.asyncio.ConnectionPool] = {}
 
-    async def ask(self, step: Ask) -> list[Reply]:
-        until_s = asyncio.get_running_loop().time() + step.within_s
-        pool: Any = self._pool(step.place)
+    async def send(self, step: Send) -> list[Reply]:
+        until_s = asyncio.get_running_loop().time() + step.timeout_s
+        pool: Any = self._pool(step.node)
         try:
             async with asyncio.timeout_at(until_s):
                 connection = await pool.get_connection()
@@ -171,28 +171,28 @@ class _Wire:
             return [failure_of(error, otherwise=NOT_SENT)]
         try:
             async with asyncio.timeout_at(until_s):
-                await connection.send_packed_command(connection.pack_commands(step.lines))
-                return [await _receive(connection) for _ in step.lines]
+                await connection.send_packed_command(connection.pack_commands(step.commands))
+                return [await _receive(connection) for _ in step.commands]
         except (redis.RedisError, OSError) as error:
             return [failure_of(error)]
         finally:
-            await pool.release(connection)  # redis-py has closed it if it was interrupted
+            await pool.release(connection)  # redis-py has closed it if the exchange was interrupted
 
     async def aclose(self) -> None:
         for pool in self._pools.values():
             await pool.aclose()
         self._pools.clear()
 
-    def _pool(self, place: Address) -> redis.asyncio.ConnectionPool:
-        if place not in self._pools:
-            options = connection_options(place, self._password)
-            self._pools[place] = redis.asyncio.ConnectionPool(**options, retry=Retry(NoBackoff(), 0))
-        return self._pools[place]
+    def _pool(self, node: Address) -> redis.asyncio.ConnectionPool:
+        if node not in self._pools:
+            options = connection_options(node, self._password)
+            self._pools[node] = redis.asyncio.ConnectionPool(**options, retry=Retry(NoBackoff(), 0))
+        return self._pools[node]
 
 
 async def _receive(connection: Any) -> Reply:
-    """Raises `redis.RedisError`, `OSError`: the connection is of no more use."""
+    """Raises `redis.RedisError`, `OSError`: the connection must be closed."""
     try:
-        return told(await connection.read_response())
+        return parse_reply(await connection.read_response())
     except redis.ResponseError as error:
         return failure_of(error)

@@ -1,12 +1,12 @@
-"""How a request can end, other than well.
+"""The errors of the client.
 
 ReplicatorError
-├── ConfigError              the client was given something wrong: an address, the name of another cluster
+├── ConfigError              a setting is wrong: an invalid address, the name of another cluster
 ├── Definite                 no effect, now or later
-│   ├── BadRequest           not sent: a value or a token is none
+│   ├── BadRequest           not sent: an argument or a token is invalid
 │   ├── Stale                no node could meet the read level
 │   └── Rejected             refused; `code` is the first word of the node's error
-│       └── Unavailable      no node took it in time
+│       └── Unavailable      no node executed it in time
 └── Indefinite
     └── UnknownOutcome       a write may or may not take effect
 """
@@ -28,7 +28,7 @@ class Unavailable(Rejected):
 
 
 class UnknownOutcome(Indefinite):
-    """`id`: under which it may be sent again, to learn its end or bring it about; None if it was sent under none."""
+    """`id`: send the write again with it to learn or complete its outcome. None if it was sent without an id."""
 
     def __init__(self, message: str, id: str | None) -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
-"""How a request is carried through: whom it asks, when it asks again, when it gives up.
+"""The course of a request: which node is asked, when it is sent again, and when it fails.
 
-A plan is a generator: it yields what is to be done, `Ask` or `Pause`, and is sent the replies. `sync` and `aio` do what
-it says, each in its own way; a test can play the cluster.
+A plan is a generator: it yields the next step, `Send` or `Pause`, and receives the replies. `sync` and `aio` execute
+the steps; in a test, the test is the cluster.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from typing import TypeAlias, TypeVar
 
 from replicator.address import Address
 from replicator.client.errors import Rejected, Unavailable, UnknownOutcome
-from replicator.client.requests import TOKEN, Line, Reply
+from replicator.client.requests import TOKEN, EncodedCommand, Reply
 from replicator.client.routing import (
     ERR,
     LOST,
     STALE,
+    ClusterMap,
     Failure,
-    Finding,
-    Map,
+    LookupResult,
     Prefer,
-    Verdict,
-    finding,
+    RetryDecision,
+    after_read_failure,
+    after_write_failure,
     first_failure,
-    is_doubtful,
-    judge_read,
-    judge_write,
-    questions,
+    has_unknown_outcome,
+    lookup_commands,
+    parse_lookup,
 )
 from replicator.errors import ConfigError, Definite, ReplicatorError, Stale
 
 T = TypeVar("T")
 
-ATTEMPT_S = 3.0  # for an answer, before another node is asked; longer than a node takes to say STALE
-LOOK_UP_S = 1.0
+ATTEMPT_TIMEOUT_S = 3.0  # for one answer, before another node is tried; longer than a node takes to answer STALE
+LOOKUP_TIMEOUT_S = 1.0
 PAUSE_S = 0.05
-SUSPECT_S = 2.0  # for which a node that did not answer is asked last
+SUSPECT_S = 2.0  # for which a node that did not answer is tried last
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """Send the lines, all at once, to that node. Sent back: a reply for each, or one `Failure` for all."""
+class Send:
+    """Send the commands in one pipeline to that node. The plan receives a reply for each, or one `Failure` for all."""
 
-    place: Address
-    lines: Sequence[Line]
-    within_s: float
+    node: Address
+    commands: Sequence[EncodedCommand]
+    timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,163 +54,163 @@ class Pause:
     seconds: float
 
 
-Plan: TypeAlias = Generator[Ask | Pause, list[Reply], T]
+Plan: TypeAlias = Generator[Send | Pause, list[Reply], T]
 
 
 class Planner:
-    """Makes the plans of one client; its threads or tasks share what they learn of the cluster."""
+    """Makes the plans of one client. Its threads or tasks share what is known of the cluster."""
 
     def __init__(self, seeds: tuple[Address, ...], cluster: str, timeout_s: float, clock: Callable[[], float]) -> None:
-        self._map = Map(seeds)
+        self._map = ClusterMap(seeds)
         self._cluster = cluster
         self._timeout_s = timeout_s
         self._clock = clock
-        self._look_ups = itertools.count()
+        self._lookups = itertools.count()
         self._reads = itertools.count()
-        self._suspects: dict[Address, float] = {}  # and until when
+        self._suspects: dict[Address, float] = {}  # nodes that did not answer, and until when they are tried last
 
-    def write(self, lines: Sequence[Line], id: str | None) -> Plan[list[Reply]]:
-        """The replies to all lines. Raises `Rejected`, `UnknownOutcome`.
+    def write(self, commands: Sequence[EncodedCommand], id: str | None) -> Plan[list[Reply]]:
+        """The replies to all commands. Raises `Rejected`, `UnknownOutcome`.
 
-        With an id, the lines can be sent any number of times and take effect once.
+        With an id, the commands can be sent any number of times and take effect once.
         """
-        tries = _Tries(self._clock, self._timeout_s)
-        doubtful = False
-        while tries.left_s > 0:
+        attempts = _Attempts(self._clock, self._timeout_s)
+        outcome_unknown = False
+        while attempts.left_s > 0:
             try:
-                leader = self._map.leader or (yield from self._look_up(tries))
+                leader = self._map.leader or (yield from self._find_leader(attempts))
             except ReplicatorError as error:
-                if doubtful:
+                if outcome_unknown:
                     raise UnknownOutcome(f"the write may or may not take effect: {error}", id) from error
                 raise
             if leader is not None:
-                within_s = tries.left_s if id is None else min(ATTEMPT_S, tries.left_s)
-                replies = yield Ask(leader, lines, within_s)
-                failure = _write_failure(lines, replies)
+                timeout_s = attempts.left_s if id is None else min(ATTEMPT_TIMEOUT_S, attempts.left_s)
+                replies = yield Send(leader, commands, timeout_s)
+                failure = _write_failure(commands, replies)
                 if failure is None:
                     return replies
-                tries.problems[leader] = failure
-                doubtful = doubtful or is_doubtful(failure)
-                match judge_write(failure, has_id=id is not None, doubtful=doubtful):
-                    case Verdict.REJECTED:
-                        raise _refusal(failure)
-                    case Verdict.UNKNOWN:
+                attempts.failures[leader] = failure
+                outcome_unknown = outcome_unknown or has_unknown_outcome(failure)
+                match after_write_failure(failure, has_id=id is not None, outcome_unknown=outcome_unknown):
+                    case RetryDecision.REJECTED:
+                        raise _error(failure)
+                    case RetryDecision.UNKNOWN:
                         raise UnknownOutcome(f"the write may or may not take effect. {leader}: {failure}", id)
-                self._map = self._map.without(leader)
+                self._map = self._map.without_leader(leader)
             yield Pause(PAUSE_S)
-        if doubtful:
-            raise UnknownOutcome(f"the write may or may not take effect: {self._waited(tries)}", id)
-        raise Unavailable(f"the write was not carried out: {self._waited(tries)}")
+        if outcome_unknown:
+            raise UnknownOutcome(f"the write may or may not take effect, not confirmed {self._within(attempts)}", id)
+        raise Unavailable(f"the write was not executed {self._within(attempts)}")
 
-    def read(self, lines: Sequence[Line], prefer: Prefer) -> Plan[list[Reply]]:
-        """The replies of the first node that gives some. Raises `Stale`, `Rejected`."""
-        tries = _Tries(self._clock, self._timeout_s)
+    def read(self, commands: Sequence[EncodedCommand], prefer: Prefer) -> Plan[list[Reply]]:
+        """The replies of the first node that answers without an error. Raises `Stale`, `Rejected`."""
+        attempts = _Attempts(self._clock, self._timeout_s)
         refused: dict[Address, Failure] = {}
-        while tries.left_s > 0:
+        while attempts.left_s > 0:
             if self._map.leader is None:
-                yield from self._look_up(tries)
-            asked = self._map.readers(prefer, next(self._reads), self._suspected())
-            for place in asked:
-                if tries.left_s <= 0:
+                yield from self._find_leader(attempts)
+            nodes = self._map.read_order(prefer, next(self._reads), self._current_suspects())
+            for node in nodes:
+                if attempts.left_s <= 0:
                     break
-                replies = yield Ask(place, lines, min(ATTEMPT_S, tries.left_s))
+                replies = yield Send(node, commands, min(ATTEMPT_TIMEOUT_S, attempts.left_s))
                 failure = first_failure(replies)
                 if failure is None:
                     return replies
-                tries.problems[place] = failure
-                match judge_read(failure):
-                    case Verdict.REJECTED:
-                        raise _refusal(failure)
-                    case Verdict.NOT_HERE:
-                        refused[place] = failure
+                attempts.failures[node] = failure
+                match after_read_failure(failure):
+                    case RetryDecision.REJECTED:
+                        raise _error(failure)
+                    case RetryDecision.REFUSED_HERE:
+                        refused[node] = failure
                     case _:
-                        self._suspects[place] = self._clock() + SUSPECT_S
-                        self._map = self._map.without(place)
-            if refused.keys() >= set(asked):
+                        self._suspects[node] = self._clock() + SUSPECT_S
+                        self._map = self._map.without_leader(node)
+            if refused.keys() >= set(nodes):
                 break
             yield Pause(PAUSE_S)
-        raise self._unread(refused, tries)
+        raise self._read_error(refused, attempts)
 
     def leader(self) -> Plan[Address]:
-        """Who leads now, asked anew. Raises `Unavailable`."""
-        tries = _Tries(self._clock, self._timeout_s)
-        while tries.left_s > 0:
-            leader = yield from self._look_up(tries)
+        """The current leader, by a new lookup. Raises `Unavailable`."""
+        attempts = _Attempts(self._clock, self._timeout_s)
+        while attempts.left_s > 0:
+            leader = yield from self._find_leader(attempts)
             if leader is not None:
                 return leader
             yield Pause(PAUSE_S)
-        raise Unavailable(f"nobody is known to lead: {self._waited(tries)}")
+        raise Unavailable(f"no leader was found {self._within(attempts)}")
 
-    def _look_up(self, tries: _Tries) -> Plan[Address | None]:
-        """Ask each node who leads, until one knows for certain; else believe the one that knows of the latest.
+    def _find_leader(self, attempts: _Attempts) -> Plan[Address | None]:
+        """Ask one node after the other until an answer is current; otherwise take the one with the highest epoch.
 
-        Raises `ConfigError`, `Rejected` if none knows, and one says that it will not tell.
+        Raises `ConfigError`, `Rejected` if no node knows a leader and one refused the lookup.
         """
-        best: Finding | None = None
+        best: LookupResult | None = None
         refusal: ReplicatorError | None = None
-        for place in self._map.sources(next(self._look_ups)):
-            if tries.left_s <= 0:
+        for node in self._map.lookup_order(next(self._lookups)):
+            if attempts.left_s <= 0:
                 break
-            replies = yield Ask(place, questions(self._cluster), min(LOOK_UP_S, tries.left_s))
+            replies = yield Send(node, lookup_commands(self._cluster), min(LOOKUP_TIMEOUT_S, attempts.left_s))
             failure = first_failure(replies)
             if failure is not None:
-                tries.problems[place] = failure
-                refusal = self._look_up_refused(place, failure) or refusal
+                attempts.failures[node] = failure
+                refusal = self._lookup_error(node, failure) or refusal
                 continue
-            found = finding(replies)
+            found = parse_lookup(replies)
             if found.leader is None:
-                tries.problems.setdefault(place, Failure(ERR, "does not know who leads"))
+                attempts.failures.setdefault(node, Failure(ERR, "does not know the leader"))
             elif best is None or found.rank > best.rank:
                 best = found
-            if self._map.is_news(found):
+            if self._map.is_current(found):
                 break
         if best is None:
             if refusal is not None:
                 raise refusal
             return None
-        self._map = self._map.after(best)
+        self._map = self._map.updated(best)
         return best.leader
 
-    def _look_up_refused(self, place: Address, failure: Failure) -> ReplicatorError | None:
-        """What waiting does not help against."""
+    def _lookup_error(self, node: Address, failure: Failure) -> ReplicatorError | None:
+        """The error of a lookup that will fail again, however often it is repeated."""
         if failure.code == ERR:
-            return ConfigError(f"{place} does not belong to the cluster {self._cluster!r}: {failure.message}")
-        return _refusal(failure) if judge_read(failure) is Verdict.REJECTED else None
+            return ConfigError(f"{node} does not belong to the cluster {self._cluster!r}: {failure.message}")
+        return _error(failure) if after_read_failure(failure) is RetryDecision.REJECTED else None
 
-    def _suspected(self) -> frozenset[Address]:
+    def _current_suspects(self) -> frozenset[Address]:
         now_s = self._clock()
-        return frozenset(place for place, until_s in list(self._suspects.items()) if until_s > now_s)
+        return frozenset(node for node, until_s in list(self._suspects.items()) if until_s > now_s)
 
-    def _unread(self, refused: dict[Address, Failure], tries: _Tries) -> Definite:
+    def _read_error(self, refused: dict[Address, Failure], attempts: _Attempts) -> Definite:
         refusals = sorted(refused.values(), key=lambda failure: failure.code != STALE)
         if refusals:
-            return _refusal(refusals[0])
-        return Unavailable(f"the read was not answered: {self._waited(tries)}")
+            return _error(refusals[0])
+        return Unavailable(f"the read was not answered {self._within(attempts)}")
 
-    def _waited(self, tries: _Tries) -> str:
-        problems = "; ".join(f"{place}: {failure}" for place, failure in tries.problems.items())
-        return f"no node did what was asked within {self._timeout_s:g} s ({problems or 'none was asked'})"
+    def _within(self, attempts: _Attempts) -> str:
+        failures = "; ".join(f"{node}: {failure}" for node, failure in attempts.failures.items())
+        return f"within {self._timeout_s:g} s ({failures or 'no node was asked'})"
 
 
-class _Tries:
-    """The time that one request has left, and what went wrong last at each node."""
+class _Attempts:
+    """The time that one request has left, and the last failure of each node."""
 
     def __init__(self, clock: Callable[[], float], timeout_s: float) -> None:
         self._clock = clock
         self._until_s = clock() + timeout_s
-        self.problems: dict[Address, Failure] = {}
+        self.failures: dict[Address, Failure] = {}
 
     @property
     def left_s(self) -> float:
         return self._until_s - self._clock()
 
 
-def _write_failure(lines: Sequence[Line], replies: Sequence[Reply]) -> Failure | None:
+def _write_failure(commands: Sequence[EncodedCommand], replies: Sequence[Reply]) -> Failure | None:
     failure = first_failure(replies)
-    if failure is not None and lines[-1] == TOKEN and len(replies) > 1 and first_failure(replies[:-1]) is None:
-        return Failure(LOST, f"carried out, but the token is missing: {failure}")
+    if failure is not None and commands[-1] == TOKEN and len(replies) > 1 and first_failure(replies[:-1]) is None:
+        return Failure(LOST, f"executed, but the session token is missing: {failure}")
     return failure
 
 
-def _refusal(failure: Failure) -> Definite:
+def _error(failure: Failure) -> Definite:
     return Stale(failure.message) if failure.code == STALE else Rejected(failure.code, failure.message)

@@ -1,4 +1,4 @@
-"""What is sent for a request, as lines of the Redis protocol, and how far a session has come."""
+"""The commands of each request, and the position of a session."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from replicator.errors import BadRequest
 from replicator.position import Token
 from replicator.protocol.levels import EVENTUAL, Level, LevelKind, decode_token, encode_token, parse_level
 
-Value: TypeAlias = bytes | str | int | float
-Line: TypeAlias = tuple[bytes, ...]
+Argument: TypeAlias = bytes | str | int | float
+EncodedCommand: TypeAlias = tuple[bytes, ...]
 Reply: TypeAlias = Any
 """bytes, int, None, or a list of replies; `Failure` for an error."""
 
-TOKEN: Line = (b"REPL.TOKEN",)
+TOKEN: EncodedCommand = (b"REPL.TOKEN",)
 
 
 def bounded(ms: int, records: int = 0) -> Level:
-    """All that the log held `ms` ago, but for its last `records` records. Raises `BadRequest`."""
+    """Reads include all records older than `ms`, except the last `records` records. Raises `BadRequest`."""
     return parse_level(["bounded", str(ms), str(records)])[0]
 
 
@@ -29,49 +29,49 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-def encode(values: Sequence[Value]) -> Line:
+def encode(command: Sequence[Argument]) -> EncodedCommand:
     """Raises `BadRequest`."""
-    if not values:
-        raise BadRequest("there is no command: say its name, for instance execute('SET', 'key', 'value')")
-    return tuple(_encode(value) for value in values)
+    if not command:
+        raise BadRequest("the command is empty: give a name and arguments, as in execute('SET', 'key', 'value')")
+    return tuple(_encode(argument) for argument in command)
 
 
-def _encode(value: Value) -> bytes:
-    match value:
+def _encode(argument: Argument) -> bytes:
+    match argument:
         case bytes():
-            return value
+            return argument
         case str():
-            return value.encode()
+            return argument.encode()
         case bool():
             pass
         case int():
-            return b"%d" % value
+            return b"%d" % argument
         case float():
-            return repr(value).encode()
-    raise BadRequest(f"{value!r} is a {type(value).__name__}: give bytes, a str, an int or a float")
+            return repr(argument).encode()
+    raise BadRequest(f"an argument is {argument!r} ({type(argument).__name__}): use bytes, str, int or float")
 
 
-def write_line(values: Sequence[Value], id: str | None) -> Line:
-    line = encode(values)
-    return line if id is None else (b"REPL.ONCE", id.encode(), *line)
+def write_command(command: Sequence[Argument], id: str | None) -> EncodedCommand:
+    encoded = encode(command)
+    return encoded if id is None else (b"REPL.ONCE", id.encode(), *encoded)
 
 
-def read_line(values: Sequence[Value], level: Level) -> Line:
-    return (b"REPL.READ", *str(level).encode().split(), *encode(values))
+def read_command(command: Sequence[Argument], level: Level) -> EncodedCommand:
+    return (b"REPL.READ", *str(level).encode().split(), *encode(command))
 
 
-def transaction_lines(commands: Sequence[Sequence[Value]], id: str) -> list[Line]:
-    """Each command under an id of its own. They share one record, so the ids are all remembered, or none is."""
-    queued = [write_line(command, f"{id}:{number}") for number, command in enumerate(commands)]
+def transaction_commands(commands: Sequence[Sequence[Argument]], id: str) -> list[EncodedCommand]:
+    """MULTI, each command with its own id, EXEC. The commands are one record, so all ids are stored, or none."""
+    queued = [write_command(command, f"{id}:{number}") for number, command in enumerate(commands)]
     return [(b"MULTI",), *queued, (b"EXEC",)]
 
 
 def transaction_replies(reply: Reply) -> list[Reply]:
-    """What EXEC answered; a command that failed left the others in force, so its error stands in its place."""
+    """The replies in `reply` of EXEC. A failed command does not undo the others, so its error is one of the replies."""
     return [Rejected(item.code, item.message) if isinstance(item, Failure) else item for item in reply]
 
 
-def hash_line(key: Value, mapping: Mapping[str, Value]) -> list[Value]:
+def hset_command(key: Argument, mapping: Mapping[str, Argument]) -> list[Argument]:
     return ["HSET", key, *(part for pair in mapping.items() for part in pair)]
 
 
@@ -79,11 +79,11 @@ def pairs(reply: Reply) -> dict[bytes, bytes]:
     return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
-class Progress:
-    """What a session has seen and written. It only grows."""
+class SessionProgress:
+    """The position up to which a session has read and written. It never decreases within a timeline."""
 
     def __init__(self, token: str | None) -> None:
-        """Raises `BadRequest` if that is no token."""
+        """Raises `BadRequest` if the token is invalid."""
         self._token = decode_token(token) if token else None
 
     @property
@@ -94,8 +94,8 @@ class Progress:
     def level(self) -> Level:
         return Level(LevelKind.SESSION, token=self._token) if self._token else EVENTUAL
 
-    def note(self, reply: Reply) -> None:
-        """What `REPL.TOKEN` answered."""
+    def update(self, reply: Reply) -> None:
+        """`reply`: of `REPL.TOKEN`."""
         seen = decode_token(reply.decode())
         if self._token is None or self._token.timeline != seen.timeline:
             self._token = seen

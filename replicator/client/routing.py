@@ -1,21 +1,24 @@
-"""What a client decides: which node to ask, and what the error of a node means. Pure: no I/O, no clock.
+"""Pure decisions of the client: which nodes to ask, and how to handle the error of a node. No I/O, no clock.
 
-error                      means                             a write                              a read
-not sent, READONLY, BUSY,  not carried out, but may be soon  ask who leads, send it again         ask another node
+error                      meaning                     write                               read
+not sent, READONLY, BUSY,  not executed; retryable     look up the leader and send again   try another node
 LOADING, FENCED, NOREPLICAS
-lost, UNKNOWN              perhaps carried out               the same under an id; else the end   ask another node
-STALE, ERR                 no                                the end                              the end if all say so
-any other                  no                                the end                              the end
+lost, UNKNOWN              outcome unknown             with an id: send again;             try another node
+                                                       without: UnknownOutcome
+STALE, ERR                 refused by this node        Rejected                            final if all nodes refuse
+any other                  refused                     Rejected                            Rejected
 
-A node that has stopped answers reads with ERR, as a bad request is answered: hence the other nodes are asked, too.
-A write that was perhaps carried out never ends in REJECTED: a later refusal says nothing of the attempt before it.
+A node that has stopped serving answers reads with ERR, like an invalid request: so the other nodes are tried.
+If the outcome of one attempt of a write is unknown, the write never ends in Rejected: a refusal of a later attempt does
+not prove that the earlier one was not executed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from itertools import chain
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from replicator.address import Address
@@ -23,14 +26,14 @@ from replicator.errors import ConfigError
 
 Prefer: TypeAlias = Literal["leader", "follower"]
 
-NOT_SENT = "NOTSENT"  # no connection: the node has seen nothing of it
-LOST = "LOST"  # sent, and not answered
+NOT_SENT = "NOTSENT"  # no connection: the node has not received the request
+LOST = "LOST"  # sent, but not answered
 ERR = "ERR"
 STALE = "STALE"
 
 
 class Failure(NamedTuple):
-    """An error that a node answered, or that stands for its answer."""
+    """The error that a node answered, or `NOT_SENT` or `LOST` in place of an answer."""
 
     code: str
     message: str
@@ -39,33 +42,33 @@ class Failure(NamedTuple):
         return self.message if self.code in (NOT_SENT, LOST) else f"{self.code} {self.message}"
 
 
-class Verdict(Enum):
-    AGAIN = auto()
-    NOT_HERE = auto()  # of a read: this node will not answer it
+class RetryDecision(Enum):
+    RETRY = auto()
+    REFUSED_HERE = auto()  # of a read: this node will not answer it, another one may
     REJECTED = auto()
     UNKNOWN = auto()
 
 
-_SOON = frozenset({NOT_SENT, "READONLY", "BUSY", "LOADING", "FENCED", "NOREPLICAS"})
-_DOUBT = frozenset({LOST, "UNKNOWN"})
-_NOT_HERE = frozenset({STALE, ERR})
+_RETRYABLE = frozenset({NOT_SENT, "READONLY", "BUSY", "LOADING", "FENCED", "NOREPLICAS"})
+_UNKNOWN_OUTCOME = frozenset({LOST, "UNKNOWN"})
+_REFUSED_HERE = frozenset({STALE, ERR})
 
 
-def is_doubtful(failure: Failure) -> bool:
-    return failure.code in _DOUBT
+def has_unknown_outcome(failure: Failure) -> bool:
+    return failure.code in _UNKNOWN_OUTCOME
 
 
-def judge_write(failure: Failure, *, has_id: bool, doubtful: bool) -> Verdict:
-    """`doubtful`: some attempt, this one or one before, was perhaps carried out."""
-    if failure.code in _SOON or (has_id and is_doubtful(failure)):
-        return Verdict.AGAIN
-    return Verdict.UNKNOWN if doubtful else Verdict.REJECTED
+def after_write_failure(failure: Failure, *, has_id: bool, outcome_unknown: bool) -> RetryDecision:
+    """`outcome_unknown`: the outcome of this or an earlier attempt is unknown."""
+    if failure.code in _RETRYABLE or (has_id and has_unknown_outcome(failure)):
+        return RetryDecision.RETRY
+    return RetryDecision.UNKNOWN if outcome_unknown else RetryDecision.REJECTED
 
 
-def judge_read(failure: Failure) -> Verdict:
-    if failure.code in _SOON or is_doubtful(failure):
-        return Verdict.AGAIN
-    return Verdict.NOT_HERE if failure.code in _NOT_HERE else Verdict.REJECTED
+def after_read_failure(failure: Failure) -> RetryDecision:
+    if failure.code in _RETRYABLE or has_unknown_outcome(failure):
+        return RetryDecision.RETRY
+    return RetryDecision.REFUSED_HERE if failure.code in _REFUSED_HERE else RetryDecision.REJECTED
 
 
 def first_failure(replies: Sequence[Any]) -> Failure | None:
@@ -73,13 +76,13 @@ def first_failure(replies: Sequence[Any]) -> Failure | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What one node tells of the cluster."""
+class LookupResult:
+    """The leader and the replicas as one node knows them."""
 
     leader: Address | None
     replicas: tuple[Address, ...]
     epoch: int
-    down: bool  # the leader has fallen silent, as far as that node can tell
+    down: bool  # that node receives no heartbeats from the leader
 
     @property
     def rank(self) -> tuple[int, bool]:
@@ -89,18 +92,18 @@ class Finding:
 def parse_nodes(nodes: Sequence[str]) -> tuple[Address, ...]:
     """Raises `ConfigError`."""
     if isinstance(nodes, str) or not nodes:
-        raise ConfigError("give the addresses of some nodes in a list, for instance ['127.0.0.1:7001']")
+        raise ConfigError("give the addresses of some nodes in a list, for example ['127.0.0.1:7001']")
     return tuple(Address.parse(node) for node in nodes)
 
 
-def questions(cluster: str) -> list[tuple[bytes, ...]]:
+def lookup_commands(cluster: str) -> list[tuple[bytes, ...]]:
     return [(b"SENTINEL", b"MASTER", cluster.encode()), (b"SENTINEL", b"REPLICAS", cluster.encode())]
 
 
-def finding(replies: Sequence[Any]) -> Finding:
-    """Out of the answers to `questions`."""
+def parse_lookup(replies: Sequence[Any]) -> LookupResult:
+    """`replies` to `lookup_commands`."""
     master, replicas = _fields(replies[0]), [_fields(reply) for reply in replies[1]]
-    return Finding(
+    return LookupResult(
         leader=_place(master) if master[b"ip"] else None,
         replicas=tuple(_place(replica) for replica in replicas),
         epoch=int(master[b"config-epoch"]),
@@ -117,50 +120,46 @@ def _place(fields: Mapping[bytes, bytes]) -> Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Map:
-    """The cluster as a client knows it."""
+class ClusterMap:
+    """The cluster as the client knows it."""
 
     seeds: tuple[Address, ...]
     leader: Address | None = None
     replicas: tuple[Address, ...] = ()
     epoch: int = 0
 
-    def after(self, found: Finding) -> Map:
-        return Map(self.seeds, found.leader, found.replicas, found.epoch)
+    def updated(self, found: LookupResult) -> ClusterMap:
+        return ClusterMap(self.seeds, found.leader, found.replicas, found.epoch)
 
-    def without(self, leader: Address) -> Map:
-        """It does not lead, or does not answer; unless another has been found since."""
+    def without_leader(self, leader: Address) -> ClusterMap:
+        """After `leader` did not answer, or not as leader. Unchanged if another leader was found meanwhile."""
         return replace(self, leader=None, replicas=(*self.replicas, leader)) if self.leader == leader else self
 
-    def is_news(self, found: Finding) -> bool:
-        """Whether nobody else has to be asked. A node that is cut off may tell of a leader of long ago."""
+    def is_current(self, found: LookupResult) -> bool:
+        """Whether no other node has to be asked. A node that is cut off may still name an old leader."""
         return found.leader is not None and not found.down and found.epoch >= self.epoch
 
-    def sources(self, turn: int) -> list[Address]:
-        """Whom to ask who leads: each time another one first, or a single node could mislead for ever."""
-        return _turned(_distinct(self.seeds, self.replicas, self._leading), turn)
+    def lookup_order(self, turn: int) -> list[Address]:
+        """The nodes to ask for the leader. Each lookup begins with another node, so that none misleads for ever."""
+        return _rotated(_distinct(self.seeds, self.replicas, self._leaders), turn)
 
-    def readers(self, prefer: Prefer, turn: int, suspects: frozenset[Address]) -> list[Address]:
-        """Whom to ask for a read, in this order; followers in turn, those that did not answer lately last."""
-        known = _distinct(self._leading, self.replicas) or _distinct(self.seeds)
-        followers = _turned([it for it in known if it != self.leader], turn)
-        order = [*self._leading, *followers] if prefer == "leader" else [*followers, *self._leading]
-        return sorted(order, key=lambda place: place in suspects)
+    def read_order(self, prefer: Prefer, turn: int, suspects: frozenset[Address]) -> list[Address]:
+        """The nodes to ask for a read: followers in turn, nodes that did not answer recently last."""
+        known = _distinct(self._leaders, self.replicas) or _distinct(self.seeds)
+        followers = _rotated([it for it in known if it != self.leader], turn)
+        order = [*self._leaders, *followers] if prefer == "leader" else [*followers, *self._leaders]
+        return sorted(order, key=lambda node: node in suspects)
 
     @property
-    def _leading(self) -> tuple[Address, ...]:
+    def _leaders(self) -> tuple[Address, ...]:
+        """One or none."""
         return (self.leader,) if self.leader else ()
 
 
-def _distinct(*places: Sequence[Address]) -> list[Address]:
-    return list(dict.fromkeys(_chained(places)))
+def _distinct(*nodes: Sequence[Address]) -> list[Address]:
+    return list(dict.fromkeys(chain(*nodes)))
 
 
-def _chained(places: Sequence[Sequence[Address]]) -> Iterator[Address]:
-    for some in places:
-        yield from some
-
-
-def _turned(places: list[Address], turn: int) -> list[Address]:
-    at = turn % len(places) if places else 0
-    return places[at:] + places[:at]
+def _rotated(nodes: list[Address], turn: int) -> list[Address]:
+    start = turn % len(nodes) if nodes else 0
+    return nodes[start:] + nodes[:start]

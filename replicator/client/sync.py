@@ -1,4 +1,4 @@
-"""The client for programs that block. It may be shared by threads; a session may not."""
+"""The blocking client. Threads may share a client, but not a session."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from redis.retry import Retry
 
 from replicator.address import Address
 from replicator.client import requests
-from replicator.client.plans import Ask, Pause, Plan, Planner
-from replicator.client.requests import TOKEN, Line, Progress, Reply, Value
+from replicator.client.plans import Pause, Plan, Planner, Send
+from replicator.client.requests import TOKEN, Argument, EncodedCommand, Reply, SessionProgress
 from replicator.client.routing import NOT_SENT, Prefer, parse_nodes
-from replicator.client.wire import CONNECT_S, connection_options, failure_of, told
+from replicator.client.wire import CONNECT_S, connection_options, failure_of, parse_reply
 from replicator.protocol.levels import LINEARIZABLE, Level
 
 T = TypeVar("T")
 
 
 class Commands(ABC):
-    """What clients and sessions have in common. All raise `Rejected`, writes `UnknownOutcome`, reads `Stale`."""
+    """The commands of clients and sessions. All raise `Rejected`; writes raise `UnknownOutcome`, reads `Stale`."""
 
     @abstractmethod
-    def _write(self, lines: Sequence[Line], id: str | None) -> list[Reply]: ...
+    def _write(self, commands: Sequence[EncodedCommand], id: str | None) -> list[Reply]: ...
 
     @abstractmethod
-    def _read(self, values: Sequence[Value], level: Level | None) -> Reply: ...
+    def _read(self, command: Sequence[Argument], level: Level | None) -> Reply: ...
 
-    def execute(self, *line: Value, id: str | None = None) -> Any:
-        """Carry out a command that writes, once. `id`: one of your own, to be able to ask again later."""
+    def execute(self, *command: Argument, id: str | None = None) -> Any:
+        """Execute a write command exactly once. `id`: your own id, under which the write can be repeated later."""
         id = id or requests.new_id()
-        return self._write([requests.write_line(line, id)], id)[0]
+        return self._write([requests.write_command(command, id)], id)[0]
 
-    def transaction(self, commands: Sequence[Sequence[Value]], id: str | None = None) -> list[Any]:
-        """Carry out commands that write, all at once, and once. The error of one stands in its place as `Rejected`."""
+    def transaction(self, commands: Sequence[Sequence[Argument]], id: str | None = None) -> list[Any]:
+        """Execute write commands atomically and exactly once. The error of a command is returned as its `Rejected`."""
         id = id or requests.new_id()
-        return requests.transaction_replies(self._write(requests.transaction_lines(commands, id), id)[-1])
+        return requests.transaction_replies(self._write(requests.transaction_commands(commands, id), id)[-1])
 
-    def read(self, *line: Value, level: Level | None = None) -> Any:
-        """Carry out a command that reads, at that level instead of the usual one."""
-        return self._read(line, level)
+    def read(self, *command: Argument, level: Level | None = None) -> Any:
+        """Execute a read command, at `level` instead of the default level."""
+        return self._read(command, level)
 
-    def get(self, key: Value, *, level: Level | None = None) -> bytes | None:
+    def get(self, key: Argument, *, level: Level | None = None) -> bytes | None:
         return cast("bytes | None", self.read("GET", key, level=level))
 
-    def hgetall(self, key: Value, *, level: Level | None = None) -> dict[bytes, bytes]:
+    def hgetall(self, key: Argument, *, level: Level | None = None) -> dict[bytes, bytes]:
         return requests.pairs(self.read("HGETALL", key, level=level))
 
-    def set(self, key: Value, value: Value) -> None:
+    def set(self, key: Argument, value: Argument) -> None:
         self.execute("SET", key, value)
 
-    def delete(self, *keys: Value) -> int:
+    def delete(self, *keys: Argument) -> int:
         return int(self.execute("DEL", *keys))
 
-    def incr(self, key: Value, by: int = 1) -> int:
+    def incr(self, key: Argument, by: int = 1) -> int:
         return int(self.execute("INCRBY", key, by))
 
-    def hset(self, key: Value, mapping: Mapping[str, Value]) -> int:
-        return int(self.execute(*requests.hash_line(key, mapping)))
+    def hset(self, key: Argument, mapping: Mapping[str, Argument]) -> int:
+        return int(self.execute(*requests.hset_command(key, mapping)))
 
 
 class Client(Commands):
@@ -76,28 +76,28 @@ class Client(Commands):
         level: Level = LINEARIZABLE,
         prefer: Prefer = "follower",
     ) -> None:
-        """`nodes`: HOST:PORT of some; the others are found. `level`, `prefer`: of reads. Raises `ConfigError`."""
+        """`nodes`: HOST:PORT of some; the others are discovered. `level`, `prefer`: for reads. Raises `ConfigError`."""
         self._planner = Planner(parse_nodes(nodes), cluster, timeout_s, time.monotonic)
         self._level = level
         self._prefer = prefer
-        self._wire = _Wire(password)
+        self._connections = _ConnectionPools(password)
 
-    def execute(self, *line: Value, id: str | None = None, once: bool = True) -> Any:
-        """Carry out a command that writes. `once=False`: under no made-up id, so not again in doubt."""
+    def execute(self, *command: Argument, id: str | None = None, once: bool = True) -> Any:
+        """Execute a write command. `once=False`: without an id, so it is not repeated if its outcome is unknown."""
         if once or id:
-            return super().execute(*line, id=id)
-        return self._write([requests.write_line(line, None)], None)[0]
+            return super().execute(*command, id=id)
+        return self._write([requests.write_command(command, None)], None)[0]
 
     def session(self, token: str | None = None) -> Session:
-        """Reads that see what this session wrote and read before. `token`: go on where another one was."""
-        return Session(self, Progress(token))
+        """A new session. `token`: continue where another session was."""
+        return Session(self, SessionProgress(token))
 
     def leader(self) -> Address:
-        """Who leads now: where to connect a plain `redis.Redis` for what this client does not do."""
+        """The address of the current leader, to connect `redis.Redis` to it for commands that this client lacks."""
         return self._run(self._planner.leader())
 
     def close(self) -> None:
-        self._wire.close()
+        self._connections.close()
 
     def __enter__(self) -> Self:
         return self
@@ -105,55 +105,57 @@ class Client(Commands):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _write(self, lines: Sequence[Line], id: str | None) -> list[Reply]:
-        return self._run(self._planner.write(lines, id))
+    def _write(self, commands: Sequence[EncodedCommand], id: str | None) -> list[Reply]:
+        return self._run(self._planner.write(commands, id))
 
-    def _read(self, values: Sequence[Value], level: Level | None) -> Reply:
-        return self._ask([requests.read_line(values, level or self._level)])[0]
+    def _read(self, command: Sequence[Argument], level: Level | None) -> Reply:
+        return self._read_all([requests.read_command(command, level or self._level)])[0]
 
-    def _ask(self, lines: Sequence[Line]) -> list[Reply]:
-        return self._run(self._planner.read(lines, self._prefer))
+    def _read_all(self, commands: Sequence[EncodedCommand]) -> list[Reply]:
+        return self._run(self._planner.read(commands, self._prefer))
 
     def _run(self, plan: Plan[T]) -> T:
         try:
             step = next(plan)
             while True:
-                step = plan.send(self._do(step))
+                step = plan.send(self._run_step(step))
         except StopIteration as end:
             return cast(T, end.value)
 
-    def _do(self, step: Ask | Pause) -> list[Reply]:
-        if isinstance(step, Ask):
-            return self._wire.ask(step)
+    def _run_step(self, step: Send | Pause) -> list[Reply]:
+        if isinstance(step, Send):
+            return self._connections.send(step)
         time.sleep(step.seconds)
         return []
 
 
 class Session(Commands):
-    """One after the other: each read sees at least what this session has written and read before, at any node."""
+    """Each read returns at least the state that this session has written and read before, at any node."""
 
-    def __init__(self, client: Client, progress: Progress) -> None:
+    def __init__(self, client: Client, progress: SessionProgress) -> None:
         self._client = client
         self._progress = progress
 
     @property
     def token(self) -> str | None:
-        """How far this session is: another one, anywhere, goes on from here. None: it has seen nothing yet."""
+        """The position of this session, from which another one can continue. None before its first command."""
         return self._progress.token
 
-    def _write(self, lines: Sequence[Line], id: str | None) -> list[Reply]:
-        return self._note(self._client._write([*lines, TOKEN], id))
+    def _write(self, commands: Sequence[EncodedCommand], id: str | None) -> list[Reply]:
+        return self._without_token(self._client._write([*commands, TOKEN], id))
 
-    def _read(self, values: Sequence[Value], level: Level | None) -> Reply:
-        return self._note(self._client._ask([requests.read_line(values, level or self._progress.level), TOKEN]))[0]
+    def _read(self, command: Sequence[Argument], level: Level | None) -> Reply:
+        return self._without_token(
+            self._client._read_all([requests.read_command(command, level or self._progress.level), TOKEN])
+        )[0]
 
-    def _note(self, replies: list[Reply]) -> list[Reply]:
+    def _without_token(self, replies: list[Reply]) -> list[Reply]:
         *answers, token = replies
-        self._progress.note(token)
+        self._progress.update(token)
         return answers
 
 
-class _Wire:
+class _ConnectionPools:
     """A pool of connections to each node."""
 
     def __init__(self, password: str) -> None:
@@ -161,17 +163,17 @@ class _Wire:
         self._pools: dict[Address, redis.ConnectionPool] = {}
         self._lock = threading.Lock()
 
-    def ask(self, step: Ask) -> list[Reply]:
-        until_s = time.monotonic() + step.within_s
-        pool = self._pool(step.place)
+    def send(self, step: Send) -> list[Reply]:
+        until_s = time.monotonic() + step.timeout_s
+        pool = self._pool(step.node)
         try:
             connection: Any = pool.get_connection()
         except (redis.RedisError, OSError) as error:
             return [failure_of(error, otherwise=NOT_SENT)]
         clean = False
         try:
-            connection.send_packed_command(connection.pack_commands(step.lines))
-            replies = [_receive(connection, until_s) for _ in step.lines]
+            connection.send_packed_command(connection.pack_commands(step.commands))
+            replies = [_receive(connection, until_s) for _ in step.commands]
             clean = True
             return replies
         except (redis.RedisError, OSError) as error:
@@ -187,21 +189,21 @@ class _Wire:
                 pool.close()
             self._pools.clear()
 
-    def _pool(self, place: Address) -> redis.ConnectionPool:
+    def _pool(self, node: Address) -> redis.ConnectionPool:
         with self._lock:
-            if place not in self._pools:
-                options = connection_options(place, self._password)
-                self._pools[place] = redis.ConnectionPool(
+            if node not in self._pools:
+                options = connection_options(node, self._password)
+                self._pools[node] = redis.ConnectionPool(
                     **options, socket_timeout=CONNECT_S, retry=Retry(NoBackoff(), 0)
                 )
-            return self._pools[place]
+            return self._pools[node]
 
 
 def _receive(connection: Any, until_s: float) -> Reply:
-    """Raises `redis.RedisError`, `OSError`: the connection is of no more use."""
+    """Raises `redis.RedisError`, `OSError`: the connection must be closed."""
     if not connection.can_read(max(0.0, until_s - time.monotonic())):
         raise TimeoutError
     try:
-        return told(connection.read_response())
+        return parse_reply(connection.read_response())
     except redis.ResponseError as error:
         return failure_of(error)

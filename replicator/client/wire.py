@@ -1,4 +1,4 @@
-"""What both shells share of redis-py: the options of a connection, and what its errors stand for."""
+"""Adapts redis-py for both clients: connection options, and its exceptions as `Failure`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from replicator.address import Address
 from replicator.client.requests import Reply
 from replicator.client.routing import ERR, LOST, Failure
 
-CONNECT_S = 1.0  # and for each answer while connecting
-NO_ANSWER = "there was no answer in time"  # the text of a TimeoutError, which has none
+CONNECT_S = 1.0  # also for each answer during the handshake
+NO_ANSWER = "the node did not answer in time"  # a TimeoutError has no text
 
-_CODES: dict[type[Exception], str] = {  # which redis-py takes off the message
+_CODES: dict[type[Exception], str] = {  # redis-py removes these from the message
     exceptions.ReadOnlyError: "READONLY",
     exceptions.BusyLoadingError: "LOADING",
     exceptions.ExecAbortError: "EXECABORT",
     exceptions.AuthenticationError: "NOAUTH",
     exceptions.NoPermissionError: "NOPERM",
 }
-_SPELT = frozenset({"BUSY", "FENCED", "NOREPLICAS", "STALE", "UNKNOWN", "WRONGTYPE"})  # and which it leaves
+_CODES_IN_MESSAGE = frozenset({"BUSY", "FENCED", "NOREPLICAS", "STALE", "UNKNOWN", "WRONGTYPE"})  # redis-py keeps these
 
 
 def connection_options(place: Address, password: str) -> dict[str, Any]:
-    """RESP2, because with RESP3 redis-py keeps connections that the node has closed."""
+    """RESP2, because with RESP3 redis-py reuses connections that the node has closed."""
     return {
         "host": place.host,
         "port": place.port,
@@ -35,7 +35,7 @@ def connection_options(place: Address, password: str) -> dict[str, Any]:
 
 
 def failure_of(error: Exception, otherwise: str = LOST) -> Failure:
-    """`otherwise`: what an error is that no node has answered."""
+    """`otherwise`: the code of an error that is not an answer of a node."""
     text = str(error)
     for kind, code in _CODES.items():
         if isinstance(error, kind):
@@ -43,11 +43,11 @@ def failure_of(error: Exception, otherwise: str = LOST) -> Failure:
     if not isinstance(error, exceptions.ResponseError):
         return Failure(otherwise, text or NO_ANSWER)
     code, _, message = text.partition(" ")
-    return Failure(code, message) if code in _SPELT else Failure(ERR, text)
+    return Failure(code, message) if code in _CODES_IN_MESSAGE else Failure(ERR, text)
 
 
-def told(reply: Any) -> Reply:
-    """A reply of redis-py, with `Failure` for each error in it."""
+def parse_reply(reply: Any) -> Reply:
+    """The reply of redis-py with each error replaced by its `Failure`."""
     if isinstance(reply, list):
-        return [told(item) for item in reply]
+        return [parse_reply(item) for item in reply]
     return failure_of(reply) if isinstance(reply, Exception) else reply

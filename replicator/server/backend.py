@@ -1,4 +1,4 @@
-"""What the servers ask of a node. `node.node.Node` answers it; tests answer it with a fake."""
+"""The interface of a node to its servers, implemented by `node.node.Node` and by fakes in tests."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ class Backend(Protocol):
     reads: NodeReads
 
     def store(self) -> View:
-        """The store as it is now. Raises `Loading` or what stopped the node (`LogDamage`, `Diverged`, …)."""
+        """The current state of the store. Raises `Loading`, or what stopped the node (`LogDamage`, `Diverged`, …)."""
         ...
 
     def token(self, written: Offset) -> Token:
-        """All that a client can have seen here, and what it has written up to that offset. Raises as `store`."""
+        """Covers everything that a client can have read here and has written up to that offset. Raises as `store`."""
         ...
 
     def now_ms(self) -> int | None:
-        """The leader's wall clock, by which values count as expired; None on a follower, which waits for the record."""
+        """The leader's wall clock, for the expiry of values. None on a follower, which waits for the deletion."""
         ...
 
     def begin(self) -> Transaction:
         """A transaction over the store and all writes in flight.
 
-        Raises `NotLeader`, `NoReplicas`, `Busy`, `Loading`: all before anything happened.
+        Raises `NotLeader`, `NoReplicas`, `Busy`, `Loading`; nothing was written then.
         """
         ...
 
     def submit(self, transaction: Transaction, done: Done) -> None:
-        """Append the changes as one record. Without changes, `done` is called once all that it has read is committed.
+        """Append the changes as one record. Without changes, `done` is called once all it has read is committed.
 
         `done` is called from the event loop, in the order of submission, possibly before `submit` returns. Raises
-        `Definite` (too large, not the leader any more) without calling `done`.
+        `Definite` (too large, no longer the leader) without calling `done`.
         """
         ...
 
     async def wait_acked(self, offset: Offset, replicas: int, timeout_ms: float) -> int:
-        """How many other nodes have applied `offset`, once `replicas` have, or after `timeout_ms` (0: never)."""
+        """How many other nodes have applied `offset`, once `replicas` have or after `timeout_ms` (0: no timeout)."""
         ...
 
     def status(self) -> NodeStatus: ...

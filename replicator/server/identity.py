@@ -1,4 +1,4 @@
-"""Who a process is, and whether another process passes for the same node."""
+"""The identity of a process, and the check for a second process that runs the same node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from replicator.position import Author
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """As `GET /status` tells it."""
+    """As reported by `GET /status`."""
 
     cluster: str
     author: Author
@@ -19,15 +19,15 @@ class Identity:
     def incarnation(self) -> str:
         return f"{self.author.incarnation:016x}"
 
-    def is_claimed_by(self, status: Any, topic_id: str) -> bool:
-        """Whether `status` is that of another process with this id in this cluster, whose log is topic `topic_id`.
+    def is_duplicated_by(self, status: Any, topic_id: str) -> bool:
+        """Whether `status` is of another process that runs this node of this cluster, with topic `topic_id` as its log.
 
-        Ids and names of clusters are alike in many places, the ids of topics are not; a process that has no store yet
-        does not know its own.
+        Node ids and cluster names may be reused by unrelated clusters, topic ids are unique. A process that has not
+        opened its store yet does not report a topic id.
         """
         try:
             cluster, incarnation, node = status["cluster"], status["incarnation"], status["node"]
             same_node = (cluster, node["id"]) == (self.cluster, self.author.node)
             return same_node and incarnation != self.incarnation and node.get("topic_id", topic_id) == topic_id
         except (KeyError, TypeError, AttributeError):
-            return False  # something else listens there now
+            return False  # another program listens there now

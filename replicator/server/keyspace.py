@@ -3,8 +3,8 @@
     header   field ""        string: tag s, the bytes       hash: tag h, number of fields (8 bytes, big-endian)
     field    field "f"+name  hash: tag f, the bytes
 
-The header alone carries the expiry. A row whose time has come by the leader's clock is as good as gone, although its
-entries stay until the leader has deleted them; followers do not look at a clock.
+Only the header has the expiry. Once a row has expired by the leader's clock, the leader treats it as deleted, although
+its entries remain until the leader deletes them. Followers do not check the expiry.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ KEYSPACE_TABLE = "kv"
 STRING, HASH, FIELD = b"s", b"h", b"f"
 _PLAIN_STRING = STRING[0]  # without expiry
 _HASHES = HASH + HASH.upper()
-_SHORT = 256  # bytes that certainly fit
+_SHORT = 256  # bytes of a row that always fit in a key
 TYPES = {STRING: b"string", HASH: b"hash"}
 
 
 class Keyspace:
-    """Reads of one view, at one time. `now_ms` None: nothing counts as expired."""
+    """Reads of one view at one point in time. `now_ms` None: no row is treated as expired."""
 
     def __init__(self, view: View, now_ms: int | None) -> None:
         self._view = view
@@ -80,7 +80,7 @@ class Keyspace:
             yield key[len(start) :], stored[1:]
 
     def rows(self, from_row: bytes = b"") -> Iterator[tuple[bytes, Value]]:
-        """Live rows in their order, with their headers."""
+        """The rows that have not expired, in key order, with their headers."""
         start, stop = row_range(KEYSPACE_TABLE, from_row)[0], table_range(KEYSPACE_TABLE)[1]
         if not from_row:
             start = table_range(KEYSPACE_TABLE)[0]
@@ -111,7 +111,7 @@ class WritableKeyspace(Keyspace):
         self.time_ms = time_ms
 
     def put_string(self, row: bytes, data: bytes, expires_at_ms: int | None = None) -> None:
-        """Whatever the row held before. Raises `BadRequest` if it is too large."""
+        """Replace the row, whatever its type. Raises `BadRequest` if the value is too large."""
         _check_size(data)
         key = _header_key(row)
         stored = self._get(key)
@@ -120,7 +120,7 @@ class WritableKeyspace(Keyspace):
         self.transaction.put_at(key, KEYSPACE_TABLE, row, b"", encode_value(STRING, data, expires_at_ms))
 
     def put_fields(self, row: bytes, fields: dict[bytes, bytes]) -> int:
-        """How many of the fields are new. Raises `WrongType`, `BadRequest`."""
+        """Returns the number of new fields. Raises `WrongType`, `BadRequest`."""
         before = self._begin_hash(row)
         added = 0
         for name, data in fields.items():
@@ -132,7 +132,7 @@ class WritableKeyspace(Keyspace):
         return added
 
     def remove_fields(self, row: bytes, names: list[bytes]) -> int:
-        """How many of the fields were there. Raises `WrongType`."""
+        """Returns the number of fields removed. Raises `WrongType`."""
         before = self.hash_size(row)
         if not before:
             return 0
@@ -151,14 +151,14 @@ class WritableKeyspace(Keyspace):
         self.transaction.put(KEYSPACE_TABLE, row, b"", encode_value(value.tag, value.data, expires_at_ms))
 
     def remove(self, row: bytes) -> bool:
-        """Whether there was such a row."""
+        """Returns whether the row existed."""
         value = self.header(row)
         self._clear_fields(row)
         self.transaction.put(KEYSPACE_TABLE, row, b"", None)
         return value is not None
 
     def rename(self, source: bytes, target: bytes) -> None:
-        """`source` is there; what `target` held is gone."""
+        """`source` must exist; `target` is replaced."""
         entries = list(self._view.scan(*row_range(KEYSPACE_TABLE, source)))
         self.remove(target)
         for key, stored in entries:
@@ -167,7 +167,7 @@ class WritableKeyspace(Keyspace):
             self.transaction.put(KEYSPACE_TABLE, target, field, stored)
 
     def _begin_hash(self, row: bytes) -> int:
-        """Number of its fields; what is left of an expired row is removed. Raises `WrongType`."""
+        """The number of its fields. Removes the remains of an expired row. Raises `WrongType`."""
         before = self.hash_size(row)
         if not before:
             self._clear_fields(row)

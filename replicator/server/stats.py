@@ -1,4 +1,4 @@
-"""Counts of what clients asked, and of how their writes ended."""
+"""Counters of client connections, commands and the outcomes of writes."""
 
 from __future__ import annotations
 

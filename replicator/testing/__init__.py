@@ -1,1 +1,1 @@
-"""Whole clusters in one process, on virtual time and a log with faults: one seed, one history."""
+"""A simulator: a whole cluster in one process, in virtual time, with injected faults. The seed determines the run."""

@@ -1,4 +1,4 @@
-"""Many histories, on all cores."""
+"""Runs many simulations on all cores."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 
-from replicator.testing.simulation import Plan, Report, run
+from replicator.testing.simulation import SimulationPlan, SimulationReport, run
 
 _CHUNK = 25
 
 Mutation = Callable[[], AbstractContextManager[object]]
-"""Breaks a rule for as long as the context lasts, to see whether the checkers notice."""
+"""Breaks a rule while the context is active, to test that the checkers detect it."""
 
 
-def run_all(plans: Iterable[Plan], mutation: Mutation = nullcontext) -> Iterator[Report]:
-    """The report of each plan, in the order of the plans, as soon as it is there."""
+def run_all(plans: Iterable[SimulationPlan], mutation: Mutation = nullcontext) -> Iterator[SimulationReport]:
+    """Yield the report of each plan in the order of the plans, as soon as it is available."""
     chunks = list(_chunks(plans))
-    context = multiprocessing.get_context("spawn")  # a fork would copy the threads of whoever calls
-    pool = ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=_be_quiet)
+    context = multiprocessing.get_context("spawn")  # a fork would copy the caller's threads
+    pool = ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=_disable_logging)
     try:
         for future in [pool.submit(_run_chunk, chunk, mutation) for chunk in chunks]:
             yield from future.result()
@@ -29,8 +29,8 @@ def run_all(plans: Iterable[Plan], mutation: Mutation = nullcontext) -> Iterator
         pool.shutdown(cancel_futures=True)
 
 
-def _chunks(plans: Iterable[Plan]) -> Iterator[list[Plan]]:
-    chunk: list[Plan] = []
+def _chunks(plans: Iterable[SimulationPlan]) -> Iterator[list[SimulationPlan]]:
+    chunk: list[SimulationPlan] = []
     for plan in plans:
         chunk.append(plan)
         if len(chunk) == _CHUNK:
@@ -40,11 +40,11 @@ def _chunks(plans: Iterable[Plan]) -> Iterator[list[Plan]]:
         yield chunk
 
 
-def _be_quiet() -> None:
-    """Nodes complain of every fault, as they should."""
+def _disable_logging() -> None:
+    """Nodes log every injected fault."""
     logging.disable(logging.CRITICAL)
 
 
-def _run_chunk(plans: list[Plan], mutation: Mutation) -> list[Report]:
+def _run_chunk(plans: list[SimulationPlan], mutation: Mutation) -> list[SimulationReport]:
     with mutation():
         return [run(plan) for plan in plans]

@@ -1,7 +1,7 @@
-"""A log and an ack topic that fail as a broker and a network do. One `Broker` a cluster, one `SimLog` a process.
+"""A simulated log and ack topic with broker and network faults. One `Broker` per cluster, one `SimLog` per process.
 
-What a process asks travels to the broker, is done there, and the answer travels back: a pause or the death of the
-process in between changes nothing of what the broker does.
+A request travels to the broker, is executed there, and the answer travels back. If the process is paused or killed
+meanwhile, the broker still executes the request.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from replicator.errors import BrokerUnavailable
 from replicator.log.memory import MemoryLog
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry
 from replicator.position import Offset
-from replicator.testing.faults import Fate, Faults
+from replicator.testing.faults import AppendFault, Faults
 from replicator.testing.loop import SimLoop
 
-TIMEOUT_MS = 400.0  # after which an append without an answer is in doubt
+TIMEOUT_MS = 400.0  # after which the outcome of an append without an answer is unknown
 _LATE_MS = 3000.0
 _MAX_ENTRIES = 50
 
@@ -30,24 +30,24 @@ class Broker:
         self.faults = faults
         self.trace = trace
         self.log = MemoryLog(identity="simulated")
-        self.landed_s: list[float] = []  # when each entry came, by offset
+        self.appended_s: list[float] = []  # when each entry was appended, by offset
         self.down_until_s = 0.0
         self.channels: list[SimAcks] = []
 
     def later(self, delay_ms: float, callback: Callable[..., object], *args: Any) -> None:
-        """Do it after `delay_ms`, whatever becomes of the process that asks."""
+        """Call back after `delay_ms`, even if the calling process is paused or killed meanwhile."""
         self.loop.call_later(delay_ms / 1000, callback, *args, context=self.loop.outside.context)
 
     @property
     def down_ms(self) -> float:
-        """How long the broker will still be away."""
+        """Remaining time of the outage."""
         return max(0.0, (self.down_until_s - self.loop.time()) * 1000)
 
     def message_ms(self) -> float:
         return self.faults.message_ms(self.rng)
 
     def append(self, payloads: Sequence[bytes]) -> Offset:
-        self.landed_s += [self.loop.time()] * len(payloads)
+        self.appended_s += [self.loop.time()] * len(payloads)
         return self.log.append_now(payloads)
 
     def publish(self, payload: bytes) -> None:
@@ -57,19 +57,19 @@ class Broker:
 
 
 class Link:
-    """One process's connection to the broker. A cut one (the process was killed) carries nothing new."""
+    """One process's connection to the broker. Once it is cut (the process was killed), it carries no new requests."""
 
     def __init__(self, broker: Broker, name: str) -> None:
         self.broker = broker
         self.name = name
         self.cut = False
-        self.stalled_until_s = 0.0  # nothing of the log reaches this process until then
+        self.stalled_until_s = 0.0  # this process receives no entries of the log until then
         self.away_until_s = 0.0  # this process alone cannot reach the broker
-        self.lag_ms = broker.rng.choice((0.0, 0.0, 10.0, 200.0))  # by which it reads later than others, at most
+        self.lag_ms = broker.rng.choice((0.0, 0.0, 10.0, 200.0))  # maximum extra delay of its reads
 
     @property
     def down_ms(self) -> float:
-        """How long what is asked now waits before it reaches the broker."""
+        """How long a request sent now waits before it reaches the broker."""
         return max(self.broker.down_ms, (self.away_until_s - self.broker.loop.time()) * 1000)
 
     async def pause(self, duration_ms: float) -> None:
@@ -88,34 +88,36 @@ class SimLog:
             await asyncio.Event().wait()
         rng = broker.rng
         answer: asyncio.Future[Offset] = asyncio.get_running_loop().create_future()
-        fate = broker.faults.fate(rng)
-        there_ms = broker.message_ms()
+        fault = broker.faults.append_fault(rng)
+        arrival_ms = broker.message_ms()
         down_ms = link.down_ms
         if down_ms:
-            there_ms += down_ms  # the request waits for the broker, unless it was lost with its connection
-            fate = rng.choice((fate, Fate.LOST))
-        if fate is not Fate.FINE:
-            broker.trace(f"{link.name}: append of {len(payloads)} {fate}")
-        if fate is Fate.REFUSED:
-            broker.later(there_ms, self._tell, answer, AppendRefused("the broker refuses"))
-        elif fate is Fate.LATE:
-            broker.later(there_ms + TIMEOUT_MS + rng.random() * _LATE_MS, self._land, payloads, answer, True)
-        elif fate is Fate.SLOW:
-            broker.later(there_ms + rng.random() * TIMEOUT_MS, self._land, payloads, answer, True)
-        elif fate is not Fate.LOST:
-            broker.later(there_ms, self._land, payloads, answer, fate is not Fate.UNANSWERED)
-        if fate is Fate.TWICE:
-            broker.later(there_ms + rng.choice((0.0, 1.0, _LATE_MS)) * rng.random(), self._land, payloads, answer, True)
-        broker.later(TIMEOUT_MS, self._tell, answer, AppendOutcomeUnknown("the broker has not answered in time"))
+            arrival_ms += down_ms  # the request waits for the broker, unless it was lost with its connection
+            fault = rng.choice((fault, AppendFault.LOST))
+        if fault is not AppendFault.NONE:
+            broker.trace(f"{link.name}: append of {len(payloads)}: {fault}")
+        if fault is AppendFault.REFUSED:
+            broker.later(arrival_ms, self._answer, answer, AppendRefused("the broker refused the append"))
+        elif fault is AppendFault.LATE:
+            broker.later(arrival_ms + TIMEOUT_MS + rng.random() * _LATE_MS, self._append, payloads, answer, True)
+        elif fault is AppendFault.SLOW:
+            broker.later(arrival_ms + rng.random() * TIMEOUT_MS, self._append, payloads, answer, True)
+        elif fault is not AppendFault.LOST:
+            broker.later(arrival_ms, self._append, payloads, answer, fault is not AppendFault.UNANSWERED)
+        if fault is AppendFault.TWICE:
+            broker.later(
+                arrival_ms + rng.choice((0.0, 1.0, _LATE_MS)) * rng.random(), self._append, payloads, answer, True
+            )
+        broker.later(TIMEOUT_MS, self._answer, answer, AppendOutcomeUnknown("the broker did not answer in time"))
         return await answer
 
-    def _land(self, payloads: Sequence[bytes], answer: asyncio.Future[Offset], answered: bool) -> None:
+    def _append(self, payloads: Sequence[bytes], answer: asyncio.Future[Offset], answered: bool) -> None:
         base = self._broker.append(payloads)
         if answered:
-            self._broker.later(self._broker.message_ms(), self._tell, answer, base)
+            self._broker.later(self._broker.message_ms(), self._answer, answer, base)
 
     @staticmethod
-    def _tell(answer: asyncio.Future[Offset], outcome: Offset | Exception) -> None:
+    def _answer(answer: asyncio.Future[Offset], outcome: Offset | Exception) -> None:
         if answer.done():
             return
         if isinstance(outcome, Exception):
@@ -136,14 +138,14 @@ class SimLog:
             await link.pause(broker.message_ms())
             raise BrokerUnavailable("the broker does not answer")
         found: asyncio.Future[Offset] = asyncio.get_running_loop().create_future()
-        broker.later(0, self._ask_end, found)
+        broker.later(0, self._send_end, found)
         return await found
 
-    def _ask_end(self, found: asyncio.Future[Offset]) -> None:
-        """At the broker; the answer may then take its time."""
+    def _send_end(self, found: asyncio.Future[Offset]) -> None:
+        """Runs at the broker; the answer takes as long as any other message."""
         entries = self._broker.log.entries
         end = Offset(entries[-1].offset + 1 if entries else 0)
-        self._broker.later(self._broker.message_ms(), self._tell, found, end)
+        self._broker.later(self._broker.message_ms(), self._answer, found, end)
 
     async def close(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""One node's clocks: one that runs at its own rate, and a wall clock that somebody may set."""
+"""The clocks of one node: a monotonic clock with its own rate, and a wall clock that can be set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EPOCH_US = 1_700_000_000_000_000  # virtual time 0, since 1970
 
 class SimClock:
     def __init__(self, loop: SimLoop, rng: random.Random) -> None:
-        """Any two clocks' rates differ by at most `MAX_DRIFT`; the extremes are as likely as all between them."""
+        """The rates of any two clocks differ by at most `MAX_DRIFT`; the extremes are drawn often."""
         self._loop = loop
         self.rate = rng.choice((1 / _FASTEST, _FASTEST, rng.uniform(1 / _FASTEST, _FASTEST)))
         self._begin_ms = rng.uniform(0, 1e6)
@@ -31,5 +31,5 @@ class SimClock:
         await asyncio.sleep(duration_ms / 1000 / self.rate)
 
     def true_s(self, duration_ms: float) -> float:
-        """What lasts so long on this clock, in true seconds."""
+        """The true seconds in which this clock advances by `duration_ms`."""
         return duration_ms / 1000 / self.rate

@@ -1,4 +1,4 @@
-"""What goes wrong in one history, and how often: drawn from the seed."""
+"""The faults of one simulation and their probabilities, drawn from the seed."""
 
 from __future__ import annotations
 
@@ -7,39 +7,37 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Fate(StrEnum):
-    """Of one append."""
-
-    FINE = "fine"
-    SLOW = "slow"  # lands and is answered, much later
+class AppendFault(StrEnum):
+    NONE = "none"
+    SLOW = "slow"  # appended and answered after a long delay
     REFUSED = "refused"
     LOST = "request lost"
     UNANSWERED = "answer lost"
-    LATE = "lands late"  # long after its author has been told that it is in doubt
-    TWICE = "lands twice"
+    LATE = "appended late"  # long after the outcome was reported as unknown
+    TWICE = "appended twice"
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """Chances are in [0, 1]; 0 everywhere is a cluster without faults."""
+    """Probabilities are in [0, 1]. The defaults are a cluster without faults."""
 
-    fates: tuple[tuple[Fate, float], ...] = ()  # chance of each bad fate of an append
-    delay_ms: float = 1.0  # of a message, at most
-    spike: float = 0.0  # chance that a message takes up to `spike_ms` instead
+    append_faults: tuple[tuple[AppendFault, float], ...] = ()  # probability of each
+    delay_ms: float = 1.0  # maximum delay of a message
+    spike: float = 0.0  # probability that a message takes up to `spike_ms` instead
     spike_ms: float = 300.0
     ack_lost: float = 0.0
     read_fails: float = 0.0
     end_fails: float = 0.0
-    disturbance_ms: float = 1e12  # mean pause between two of `events`
-    events: tuple[str, ...] = ()  # names of `cluster.EVENTS`
+    disturbance_ms: float = 1e12  # mean time between two of `events`
+    events: tuple[str, ...] = ()  # names in `nemesis.FAULT_EVENTS`
 
-    def fate(self, rng: random.Random) -> Fate:
-        luck = rng.random()
-        for fate, chance in self.fates:
-            luck -= chance
-            if luck < 0:
-                return fate
-        return Fate.FINE
+    def append_fault(self, rng: random.Random) -> AppendFault:
+        sample = rng.random()
+        for fault, probability in self.append_faults:
+            sample -= probability
+            if sample < 0:
+                return fault
+        return AppendFault.NONE
 
     def message_ms(self, rng: random.Random) -> float:
         if self.spike and rng.random() < self.spike:
@@ -47,23 +45,25 @@ class Faults:
         return rng.random() * self.delay_ms
 
 
-NONE = Faults()
+NO_FAULTS = Faults()
 
 
 def draw(rng: random.Random, events: tuple[str, ...]) -> Faults:
-    """Each kind of fault is rare, frequent or absent, so that some histories show one kind alone."""
+    """Each kind of fault is absent, rare or frequent, so that some simulations have faults of a single kind."""
 
-    def chance(*choices: float) -> float:
+    def probability(*choices: float) -> float:
         return rng.choice((0.0, *choices))
 
     return Faults(
-        fates=tuple((fate, chance(0.005, 0.02, 0.1)) for fate in Fate if fate is not Fate.FINE),
+        append_faults=tuple(
+            (fault, probability(0.005, 0.02, 0.1)) for fault in AppendFault if fault is not AppendFault.NONE
+        ),
         delay_ms=rng.choice((0.3, 2.0, 20.0)),
-        spike=chance(0.002, 0.02),
+        spike=probability(0.002, 0.02),
         spike_ms=rng.choice((100.0, 400.0, 1500.0)),
-        ack_lost=chance(0.05, 0.5),
-        read_fails=chance(0.01, 0.1),
-        end_fails=chance(0.05, 0.3),
+        ack_lost=probability(0.05, 0.5),
+        read_fails=probability(0.01, 0.1),
+        end_fails=probability(0.05, 0.3),
         disturbance_ms=rng.choice((150.0, 500.0, 1500.0)),
         events=tuple(event for event in events if rng.random() < 0.6),
     )

@@ -1,4 +1,4 @@
-"""What clients saw: each operation with the true times of its call and its answer."""
+"""The recorded history of the clients: each operation with the true times of its call and its answer."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True)
 class Operation:
-    name: str  # unique in a history, and part of what it writes
+    name: str  # unique in a history, and part of the value written
     node: str
     kind: OperationKind
     key: bytes
     called_s: float
-    level: Level | None = None  # of a read; None: as the leader answers if nothing is said
+    level: Level | None = None  # of a read; None: a read at the leader without a level
     outcome: Outcome | None = None  # None: not answered yet
     answered_s: float = inf
     value: bytes | None = None  # what a read returned
-    offset: Offset = BEFORE_LOG  # where the store stood that a read was answered from, or where the write stands
+    offset: Offset = BEFORE_LOG  # of the store that answered a read, or of the record of a write
     why: str = ""
 
     def answer(
@@ -43,7 +43,7 @@ class Operation:
         self.outcome, self.answered_s, self.why, self.value, self.offset = outcome, now_s, why, value, offset
 
     def after(self, before: bytes | None) -> bytes | None:
-        """The value of the key after this operation took effect on `before`."""
+        """The value of the key after this operation; `before` is the value it was applied to."""
         if self.kind is OperationKind.READ:
             return before
         name = self.name.encode()
@@ -64,7 +64,7 @@ class History:
         return [it for it in self.operations if it.kind is not OperationKind.READ]
 
     def reads(self, *kinds: levels.LevelKind) -> list[Operation]:
-        """Those that were answered, of these levels."""
+        """The successful reads at these levels."""
         return [it for it in self.operations if it.outcome is Outcome.OK and it.level and it.level.kind in kinds]
 
 

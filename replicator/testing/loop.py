@@ -1,8 +1,8 @@
-"""An asyncio event loop without a real clock or real I/O: everything that happens follows from one random generator.
+"""An asyncio event loop with virtual time and without I/O: a random generator determines the order of all callbacks.
 
-Callbacks belong to processes (a context variable says to which). A process runs its own callbacks in the order in
-which they became ready, as asyncio promises; which process is next is drawn. A process that is paused keeps its
-callbacks until it goes on, as one stopped by SIGSTOP does. When nothing is ready, time jumps to the next timer.
+Each callback belongs to a process (a context variable holds it). A process runs its callbacks in the order in which
+they became ready, as asyncio guarantees; the next process to run is drawn. A paused process keeps its callbacks until
+it is resumed, like a process stopped by SIGSTOP. When no callback is ready, time advances to the next timer.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 STEP_S = 5e-6
-"""What each callback takes, so that no two things happen at the same moment."""
+"""The duration of each callback, so that no two events have the same time."""
 
 
 class Stuck(Exception):
-    """Nothing is ready and no timer is set, or far more happens than can be meant."""
+    """No callback is ready and no timer is set, or the run exceeds its maximum number of steps."""
 
 
 class Process:
-    """Something that runs, stops and goes on as a whole."""
+    """A unit that is paused and resumed as a whole."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -43,7 +43,7 @@ _process: ContextVar[Process] = ContextVar("process")
 
 
 class _Task(asyncio.Task[Any]):
-    """Sets of tasks have the same order in each run: the hash is no address."""
+    """Hashes by serial number instead of by address, so that sets of tasks have the same order in each run."""
 
     def __init__(self, serial: int, coro: Coroutine[Any, Any, Any], **options: Any) -> None:
         self._serial = serial
@@ -59,9 +59,9 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._now_s = 0.0
         self._timers: list[tuple[float, int, asyncio.TimerHandle, Process]] = []
         self._serials = itertools.count(1)
-        self._runnable: list[Process] = []  # have callbacks that are ready, and are not paused
+        self._runnable: list[Process] = []  # processes that have ready callbacks and are not paused
         self.steps = 0
-        self.outside = Process("outside")  # the broker, the clients, and whoever is in no process
+        self.outside = Process("outside")  # the broker, the clients, and the simulation itself
         self.after_step: Callable[[Process], None] = lambda process: None
         self.unhandled: list[str] = []
 
@@ -121,7 +121,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         return False
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """asyncio tells of it; the timer is passed over when its time comes."""
+        """Called by asyncio. A cancelled timer is skipped when it is due."""
 
     def is_running(self) -> bool:
         return True
@@ -135,13 +135,13 @@ class SimLoop(asyncio.AbstractEventLoop):
     # running
 
     def run(self, main: Coroutine[Any, Any, T], max_steps: int) -> T:
-        """Run until `main` has ended. Raises `Stuck`."""
+        """Run until `main` ends. Raises `Stuck`."""
         events._set_running_loop(self)
         try:
             task = self.create_task(main)
             while not task.done():
                 if self.steps >= max_steps:
-                    raise Stuck(f"{max_steps} steps without an end")
+                    raise Stuck(f"it has not ended after {max_steps} steps")
                 self._step()
             return task.result()
         finally:
@@ -172,5 +172,5 @@ class SimLoop(asyncio.AbstractEventLoop):
             if self._runnable:
                 return
             if not timers:
-                raise Stuck("nothing is ready and no timer is set")
+                raise Stuck("no callback is ready and no timer is set")
             self._now_s = max(self._now_s, timers[0][0])

@@ -1,4 +1,4 @@
-"""Kills, pauses, stalls and cuts off what a cluster is made of, and puts it right again."""
+"""Injects faults into a running cluster: kills, pauses, network cuts, outages and administrative changes."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Nemesis:
         self._observer = observer
         self._operator = operator
         self._trace = trace
-        self._busy: set[str] = set()  # nodes that are dying or dead, or paused
+        self._busy: set[str] = set()  # nodes that are stopping, stopped or paused
         self.stopping = False
 
     async def run(self) -> None:
-        """Disturb, time and again, until `stopping`; `heal` then ends what goes on."""
+        """Start random events until `stopping`, then wait until all of them have ended."""
         faults, rng = self._broker.faults, self._rng
         running: list[asyncio.Task[None]] = []
         while faults.events:
@@ -46,7 +46,7 @@ class Nemesis:
             if self.stopping:
                 break
             name = rng.choice(faults.events)
-            running.append(asyncio.create_task(EVENTS[name](self, self._rng.choice(self._nodes))))
+            running.append(asyncio.create_task(FAULT_EVENTS[name](self, self._rng.choice(self._nodes))))
         for task in running:
             await task
 
@@ -58,13 +58,13 @@ class Nemesis:
         self._observer.forget(node, node.life)
         await node.kill(system=system)
 
-    def _a_while_s(self) -> float:
+    def _random_duration_s(self) -> float:
         return self._rng.random() * self._rng.choice((_SHORT_S, 1.0, _LONG_S))
 
-    async def _rest(self, duration_s: float) -> None:
-        """Shorter, once everything is to end."""
+    async def _wait(self, duration_s: float) -> None:
+        """Wait for that time, or until `stopping`."""
         end_s = self._loop.time() + duration_s
-        while not self.stopping and self._loop.time() < end_s:  # noqa: ASYNC110 (virtual time: nobody waits)
+        while not self.stopping and self._loop.time() < end_s:  # noqa: ASYNC110 (virtual time)
             await asyncio.sleep(min(0.1, end_s - self._loop.time()))
 
     async def kill_one(self, node: SimNode) -> None:
@@ -72,64 +72,64 @@ class Nemesis:
             return
         self._busy.add(node.name)
         await self.kill(node, system=self._rng.random() < 0.3)
-        await self._rest(self._a_while_s())
+        await self._wait(self._random_duration_s())
         self.start(node)
         self._busy.discard(node.name)
 
     async def kill_all(self, _: SimNode) -> None:
-        """Every member, at once; they come back one after the other."""
+        """Kill all nodes at once and restart them one by one."""
         nodes = [it for it in self._nodes if it.name not in self._busy]
         self._busy.update(it.name for it in nodes)
         for node in nodes:
             await self.kill(node)
         for node in nodes:
-            await self._rest(self._rng.random() * _SHORT_S)
+            await self._wait(self._rng.random() * _SHORT_S)
             self.start(node)
             self._busy.discard(node.name)
 
     async def pause(self, node: SimNode) -> None:
-        """SIGSTOP and, later, SIGCONT: the node's clocks go on meanwhile."""
+        """Like SIGSTOP and, later, SIGCONT: the node's clocks keep running meanwhile."""
         if node.name in self._busy or node.life is None:
             return
         self._busy.add(node.name)
-        self._trace(f"{node.name}: is paused")
+        self._trace(f"{node.name}: paused")
         self._loop.pause(node.life.process)
-        await self._rest(self._a_while_s())
+        await self._wait(self._random_duration_s())
         self._loop.resume(node.life.process)
-        self._trace(f"{node.name}: goes on")
+        self._trace(f"{node.name}: resumed")
         self._busy.discard(node.name)
 
     async def stall_reader(self, node: SimNode) -> None:
-        """Nothing of the log reaches one node for a while."""
+        """One node receives no entries of the log for some time."""
         if node.life is not None:
-            duration_s = self._a_while_s()
-            self._trace(f"{node.name}: reads nothing for {duration_s:.3f} s")
+            duration_s = self._random_duration_s()
+            self._trace(f"{node.name}: receives no entries for {duration_s:.3f} s")
             node.life.link.stalled_until_s = self._loop.time() + duration_s
 
     async def cut_off(self, node: SimNode) -> None:
         if node.life is not None:
-            duration_s = self._a_while_s()
-            self._trace(f"{node.name}: is cut off from the broker for {duration_s:.3f} s")
+            duration_s = self._random_duration_s()
+            self._trace(f"{node.name}: cut off from the broker for {duration_s:.3f} s")
             node.life.link.away_until_s = self._loop.time() + duration_s
 
-    async def give_up(self, node: SimNode) -> None:
-        """A member is cut off, and made async while it cannot read that it is."""
+    async def cut_off_and_set_async(self, node: SimNode) -> None:
+        """Set a member async while it is cut off and cannot read that record."""
         if node.life is None or node.life.node.leads:
             return
         duration_s = _LONG_S * self._rng.random()
-        self._trace(f"{node.name}: is cut off for {duration_s:.3f} s, and given up")
+        self._trace(f"{node.name}: cut off for {duration_s:.3f} s and set async")
         node.life.link.away_until_s = node.life.link.stalled_until_s = self._loop.time() + duration_s
         self._operator.set_mode(node, Mode.ASYNC)
-        await self._rest(duration_s)
+        await self._wait(duration_s)
         self._operator.set_mode(node, Mode.SYNC)
 
     async def outage(self, _: SimNode) -> None:
-        duration_s = self._a_while_s()
-        self._trace(f"broker: is down for {duration_s:.3f} s")
+        duration_s = self._random_duration_s()
+        self._trace(f"broker: down for {duration_s:.3f} s")
         self._broker.down_until_s = self._loop.time() + duration_s
 
-    async def hand_over(self, node: SimNode) -> None:
-        self._operator.hand_over(node)
+    async def transfer_leadership(self, node: SimNode) -> None:
+        self._operator.transfer_leadership(node)
 
     async def change_mode(self, node: SimNode) -> None:
         self._operator.change_mode(node)
@@ -137,36 +137,36 @@ class Nemesis:
     async def change_policy(self, _: SimNode) -> None:
         self._operator.change_policy()
 
-    async def force(self, node: SimNode) -> None:
-        self._operator.force(node)
+    async def force_promotion(self, node: SimNode) -> None:
+        self._operator.force_promotion(node)
 
     async def set_wall_clock(self, node: SimNode) -> None:
         step_us = self._rng.choice((-_HOUR_US, _HOUR_US))
-        self._trace(f"{node.name}: its wall clock steps by {step_us // 1_000_000} s")
+        self._trace(f"{node.name}: wall clock stepped by {step_us // 1_000_000} s")
         node.clock.wall_offset_us += step_us
 
-    async def stranger(self, _: SimNode) -> None:
-        """Somebody else writes to the topic: noise, or a record of ours once more."""
+    async def foreign_append(self, _: SimNode) -> None:
+        """A foreign producer appends to the topic: noise, or a copy of one of our records."""
         log = self._broker.log
         copied = self._rng.choice(log.entries).payload if log.entries and self._rng.random() < 0.5 else b"noise"
-        self._trace(f"stranger: appends {len(copied)} bytes at offset {len(log.entries)}")
+        self._trace(f"foreign producer: appends {len(copied)} bytes at offset {len(log.entries)}")
         self._broker.append([copied])
 
 
-Event = Callable[[Nemesis, SimNode], Coroutine[Any, Any, None]]
+FaultEvent = Callable[[Nemesis, SimNode], Coroutine[Any, Any, None]]
 
-EVENTS: dict[str, Event] = {
+FAULT_EVENTS: dict[str, FaultEvent] = {
     "kill one": Nemesis.kill_one,
     "kill all": Nemesis.kill_all,
     "pause": Nemesis.pause,
     "stall reader": Nemesis.stall_reader,
     "cut off": Nemesis.cut_off,
-    "give up": Nemesis.give_up,
+    "cut off and set async": Nemesis.cut_off_and_set_async,
     "outage": Nemesis.outage,
-    "hand over": Nemesis.hand_over,
-    "force": Nemesis.force,
+    "transfer leadership": Nemesis.transfer_leadership,
+    "force promotion": Nemesis.force_promotion,
     "change mode": Nemesis.change_mode,
     "change policy": Nemesis.change_policy,
     "set wall clock": Nemesis.set_wall_clock,
-    "stranger": Nemesis.stranger,
+    "foreign append": Nemesis.foreign_append,
 }

@@ -1,4 +1,4 @@
-"""What people and their tools ask of a cluster: to take nodes in, and to let another one lead."""
+"""Administrative requests to a cluster: adding members, setting modes and policies, transferring leadership."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from replicator.records.types import Mode, Policy, WaitFor, WriteMode
 from replicator.testing.cluster import Running, SimNode
 from replicator.testing.loop import SimLoop
 
-_LOOK_S = 0.05
+_POLL_S = 0.05
 _MODES = (Mode.SYNC, Mode.SYNC, Mode.SYNC, Mode.ASYNC)
 
 
@@ -28,25 +28,25 @@ class Operator:
         writes: WriteMode,
         trace: Callable[[str], None],
     ) -> None:
-        """`writes`: what writes wait for in this cluster, most of the time."""
+        """`writes`: the write mode of this cluster for most of the time."""
         self._nodes = nodes
         self._loop = loop
         self._rng = rng
         self._trace = trace
         self._writes = writes
 
-    async def enrol_all(self) -> None:
-        """Until every node is a member."""
-        while unknown := self._unknown():
+    async def add_all_members(self) -> None:
+        """Repeat until every node is a member."""
+        while missing := self._not_members():
             leader = self._leader()
             if leader is not None:
-                for node in unknown:
-                    self._ask(leader, f"{node.name}: joins", partial(_enrol, leader, node))
-            await asyncio.sleep(_LOOK_S)
+                for node in missing:
+                    self._ask(leader, f"{node.name}: add member", partial(_add_member, leader, node))
+            await asyncio.sleep(_POLL_S)
 
     async def set_up(self) -> None:
-        """Enrol all, make some sync, and let writes wait for them, if this is such a cluster."""
-        await self.enrol_all()
+        """Add all members. Unless writes are async, also make some members sync and set the policy."""
+        await self.add_all_members()
         if self._writes is WriteMode.ASYNC:
             return
         for node in self._nodes:
@@ -56,7 +56,7 @@ class Operator:
             if leader is not None and sync_members(leader.node.membership):
                 self._set_policy(Policy(self._writes))
                 return
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
 
     def change_mode(self, node: SimNode) -> None:
         self.set_mode(node, self._rng.choice(_MODES))
@@ -71,51 +71,51 @@ class Operator:
     def set_mode(self, node: SimNode, mode: Mode) -> None:
         leader = self._leader()
         if leader is not None:
-            self._ask(leader, f"{node.name}: becomes {mode}", partial(_set_mode, leader, NodeId(node.name), mode))
+            self._ask(leader, f"{node.name}: set mode {mode}", partial(_set_mode, leader, NodeId(node.name), mode))
 
     def _set_policy(self, policy: Policy) -> None:
         leader = self._leader()
         if leader is not None:
-            what = f"writes are {policy.write} {policy.wait_for} {policy.quorum or ''}".rstrip()
+            what = f"set policy {policy.write} {policy.wait_for} {policy.quorum or ''}".rstrip()
             self._ask(leader, what, partial(_set_policy, leader, policy))
 
-    def hand_over(self, node: SimNode) -> None:
-        """`node` is to lead; whoever leads is asked."""
+    def transfer_leadership(self, node: SimNode) -> None:
+        """Ask the leader to transfer leadership to `node`."""
         leader = self._leader()
         if leader is not None:
             promote = partial(leader.node.transfer.promote, NodeId(node.name), force=False)
-            self._ask(leader, f"{node.name}: leads on request", promote)
+            self._ask(leader, f"{node.name}: transfer leadership", promote)
 
-    def force(self, node: SimNode) -> None:
-        """The leader is taken for gone, rightly or not."""
+    def force_promotion(self, node: SimNode) -> None:
+        """Promote `node` as if the leader were dead, whether it is or not."""
         if node.life is not None:
             self._ask(
                 node.life,
-                f"{node.name}: leads by force",
+                f"{node.name}: forced promotion",
                 partial(node.life.node.transfer.promote, NodeId(node.name), force=True),
             )
 
     def _leader(self) -> Running | None:
         return next((it.life for it in self._nodes if it.life is not None and it.life.node.leads), None)
 
-    def _unknown(self) -> list[SimNode]:
+    def _not_members(self) -> list[SimNode]:
         leader = self._leader()
         if leader is None:
             return list(self._nodes)
         return [it for it in self._nodes if leader.node.membership.get(NodeId(it.name)) is None]
 
-    def _ask(self, asked: Running, what: str, errand: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """In the process of the node that is asked, with which it dies."""
+    def _ask(self, asked: Running, what: str, request: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run the request in the process of `asked`; it is cancelled if that process is killed."""
 
-        async def carry_out() -> None:
+        async def run() -> None:
             try:
-                await errand()
+                await request()
             except ReplicatorError as error:
-                self._trace(f"{what}: no, {error}")
+                self._trace(f"{what}: rejected: {error}")
             else:
-                self._trace(f"{what}: yes")
+                self._trace(f"{what}: accepted")
 
-        task = self._loop.create_task(carry_out(), context=asked.process.context)
+        task = self._loop.create_task(run(), context=asked.process.context)
         asked.errands.add(task)
         task.add_done_callback(asked.errands.discard)
 
@@ -128,5 +128,5 @@ async def _set_policy(leader: Running, policy: Policy) -> None:
     leader.node.membership_changes.set_policy(policy)
 
 
-async def _enrol(leader: Running, node: SimNode) -> None:
+async def _add_member(leader: Running, node: SimNode) -> None:
     leader.node.membership_changes.add_member(node.member)

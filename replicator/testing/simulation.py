@@ -1,4 +1,4 @@
-"""One history of a cluster: from a seed to what the checkers say of it."""
+"""One simulation of a cluster: from a seed to the report of the checkers."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from replicator.testing.clients import Client
 from replicator.testing.cluster import SimNode
 from replicator.testing.history import History, OperationKind, Outcome
 from replicator.testing.loop import SimLoop, Stuck
-from replicator.testing.nemesis import EVENTS, Nemesis
+from replicator.testing.nemesis import FAULT_EVENTS, Nemesis
 from replicator.testing.observer import Observer
 from replicator.testing.operator import Operator
 
 SET_UP_S = 3.0  # virtual
-QUIET_S = 30.0  # virtual: by then a healed cluster has one leader, and all nodes have read all
-_SURPLUS_STEPS = 400_000  # to heal and to come to rest
+SETTLE_S = 30.0  # virtual: after the last fault, until there is one leader and all nodes have caught up
+_EXTRA_STEPS = 400_000  # to recover and settle after the faults end
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Same plan, same history."""
+class SimulationPlan:
+    """Equal plans give equal histories."""
 
     seed: int
     steps: int = 4000  # callbacks that run before the faults end
     nodes: int = 3
     timing: Timing | None = None  # None: drawn
-    writes: WriteMode | None = None  # what writes wait for, most of the time; None: drawn
+    writes: WriteMode | None = None  # the write mode for most of the time; None: drawn
 
     @property
     def command(self) -> str:
@@ -50,8 +50,8 @@ class Plan:
 
 
 @dataclass(slots=True)
-class Report:
-    plan: Plan
+class SimulationReport:
+    plan: SimulationPlan
     problems: list[str] = field(default_factory=list)
     fingerprint: str = ""  # sha256 of the trace and of the log
     outcomes: dict[str, int] = field(default_factory=dict)
@@ -68,11 +68,11 @@ class Report:
         )
         if not self.problems:
             return head
-        return "\n".join((head, *self.problems[:20], f"replay it: {self.plan.command} --trace"))
+        return "\n".join((head, *self.problems[:20], f"replay with: {self.plan.command} --trace"))
 
 
-def run(plan: Plan, on_trace: Callable[[str], None] = lambda line: None) -> Report:
-    """Play one history and check it. `on_trace` gets one line for each thing that happens."""
+def run(plan: SimulationPlan, on_trace: Callable[[str], None] = lambda line: None) -> SimulationReport:
+    """Run one simulation and check it. `on_trace` is called with one line for each event."""
     home = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="replicator-sim-", dir=home if home.is_dir() else None))
     try:
@@ -82,14 +82,14 @@ def run(plan: Plan, on_trace: Callable[[str], None] = lambda line: None) -> Repo
 
 
 class _Simulation:
-    def __init__(self, plan: Plan, folder: Path, on_trace: Callable[[str], None]) -> None:
+    def __init__(self, plan: SimulationPlan, folder: Path, on_trace: Callable[[str], None]) -> None:
         rng = random.Random(plan.seed)
         self.plan = plan
-        self.loop = SimLoop(rng)  # type: ignore[abstract]  # it has no sockets, signals, threads or children
+        self.loop = SimLoop(rng)  # type: ignore[abstract]  # it has no sockets, signals, threads or subprocesses
         self.history = History()
         self._on_trace = on_trace
-        self._print = hashlib.sha256()
-        self.broker = Broker(self.loop, rng, fault_plans.draw(rng, tuple(EVENTS)), self.trace)
+        self._hash = hashlib.sha256()
+        self.broker = Broker(self.loop, rng, fault_plans.draw(rng, tuple(FAULT_EVENTS)), self.trace)
         timing = plan.timing or _draw_timing(rng)
         self.nodes = [SimNode(f"n{i + 1}", i, folder / f"n{i + 1}", self.broker, timing) for i in range(plan.nodes)]
         self.observer = Observer(self.loop.time, self.trace)
@@ -109,15 +109,15 @@ class _Simulation:
 
     def trace(self, what: str) -> None:
         line = f"{self.loop.time():12.6f}  {what}"
-        self._print.update(line.encode() + b"\n")
+        self._hash.update(line.encode() + b"\n")
         self._on_trace(line)
 
-    def play(self) -> Report:
-        report = Report(self.plan)
+    def play(self) -> SimulationReport:
+        report = SimulationReport(self.plan)
         try:
-            self.loop.run(self._main(report.problems), self.plan.steps + _SURPLUS_STEPS)
+            self.loop.run(self._main(report.problems), self.plan.steps + _EXTRA_STEPS)
         except Stuck as stuck:
-            report.problems.append(f"the history does not end: {stuck}")
+            report.problems.append(f"the simulation is stuck: {stuck}")
             return report
         report.problems.extend(self._check(report))
         report.fingerprint = self._fingerprint()
@@ -131,14 +131,14 @@ class _Simulation:
         for node in self.nodes:
             self.nemesis.start(node)
         setting_up = asyncio.create_task(self.operator.set_up())
-        await asyncio.wait([setting_up], timeout=SET_UP_S)  # faults of messages may take longer
+        await asyncio.wait([setting_up], timeout=SET_UP_S)  # message faults may delay it further
         disturbing = asyncio.create_task(self.nemesis.run())
-        asking = [asyncio.create_task(client.run()) for client in self.clients]
+        requesting = [asyncio.create_task(client.run()) for client in self.clients]
         end = self.loop.steps + self.plan.steps
-        while self.loop.steps < end:  # noqa: ASYNC110 (virtual time: nobody waits)
+        while self.loop.steps < end:  # noqa: ASYNC110 (virtual time)
             await asyncio.sleep(0.01)
         self.trace("faults end")
-        self.broker.faults = fault_plans.NONE
+        self.broker.faults = fault_plans.NO_FAULTS
         self.broker.down_until_s = 0.0
         self.nemesis.stopping = True
         for client in self.clients:
@@ -147,52 +147,52 @@ class _Simulation:
         for node in self.nodes:
             assert node.life is not None
             node.life.link.stalled_until_s = node.life.link.away_until_s = 0.0
-        await asyncio.wait(asking)
-        problems.extend(await self._rest())
+        await asyncio.wait(requesting)
+        problems.extend(await self._settle())
         await setting_up
         for node in self.nodes:
             await self.nemesis.kill(node)
 
-    async def _rest(self) -> list[str]:
-        """Wait until the cluster has come to rest; what keeps it from that."""
-        deadline_s = self.loop.time() + QUIET_S
-        while unfinished := self._unfinished():
+    async def _settle(self) -> list[str]:
+        """Wait until all nodes serve and there is one leader. Returns the problems that remain at the deadline."""
+        deadline_s = self.loop.time() + SETTLE_S
+        while unsettled := self._unsettled():
             if self.loop.time() > deadline_s:
-                return unfinished
+                return unsettled
             await asyncio.sleep(0.05)
         return []
 
-    def _unfinished(self) -> list[str]:
+    def _unsettled(self) -> list[str]:
         lives = [(node.name, node.life) for node in self.nodes if node.life is not None]
-        ends = [f"{name} has ended: {life.task}" for name, life in lives if life.task.done()]
+        ended = [f"{name} has ended: {life.task}" for name, life in lives if life.task.done()]
         failed = [
             f"{name} is {life.node.state}: {life.node.status().trouble}"
             for name, life in lives
             if life.node.state is not NodeState.SERVING
         ]
         leaders = [name for name, life in lives if life.node.leads and life.node.lease_left_ms > 0]
-        idle = [f"{len(life.asked)} operations at {name} are not answered" for name, life in lives if life.asked]
-        alone = [] if len(leaders) == 1 else [f"leaders with a lease: {leaders}"]
-        return ends + failed + alone + idle
+        unanswered = [f"{len(life.asked)} operations at {name} are unanswered" for name, life in lives if life.asked]
+        leaderless = [] if len(leaders) == 1 else [f"leaders with a lease: {leaders or 'none'}"]
+        return ended + failed + leaderless + unanswered
 
-    def _check(self, report: Report) -> Iterator[str]:
+    def _check(self, report: SimulationReport) -> Iterator[str]:
         try:
             canonical = read_log(self.broker.log.entries, RecordCodec())
         except ReplicatorError as error:
             yield f"the log is damaged: {error}"
             return
-        report.records = len(canonical.stands)
-        report.epochs = max((it.state.epoch for it in canonical.stands.values()), default=0)
+        report.records = len(canonical.states)
+        report.epochs = max((it.state.epoch for it in canonical.states.values()), default=0)
         yield from writes.check(self.history, canonical)
         yield from replicas.check(self.observer.samples, canonical)
         yield from leases.check(self.observer.overlaps)
-        yield from levels.check(self.history, canonical, self.broker.landed_s)
+        yield from levels.check(self.history, canonical, self.broker.appended_s)
         yield from linear.check(self.history, _took_effect(self.history, canonical))
 
     def _fingerprint(self) -> str:
         for offset, payload in self.broker.log.entries:
-            self._print.update(b"%d %b" % (offset, payload))
-        return self._print.hexdigest()
+            self._hash.update(b"%d %b" % (offset, payload))
+        return self._hash.hexdigest()
 
 
 def _took_effect(history: History, canonical: Canonical) -> frozenset[str]:
@@ -202,7 +202,7 @@ def _took_effect(history: History, canonical: Canonical) -> frozenset[str]:
 
 
 def _draw_timing(rng: random.Random) -> Timing:
-    """The defaults, or an election time-out that is as short as is allowed and favours nobody."""
+    """The defaults, or the shortest election timeout allowed, with little or no step by priority."""
     if rng.random() < 0.3:
         return Timing(answer_ms=1500)
     lease_ms = rng.choice((300, 600))

@@ -1,18 +1,18 @@
-"""The HTTP side of a node.
+"""The HTTP API of a node.
 
-    GET  /healthz     200 unless the node has failed for good
-    GET  /readyz      200 once it answers reads
-    GET  /leader      200 if this node leads and holds its lease: a load balancer sends writes here
-    GET  /replica     200 if it follows and answers reads
-    GET  /status      everything about this node, as JSON
-    GET  /metrics     for Prometheus
-    GET  /snapshots   those in this node's folder
-    POST /snapshots   take one
-    GET  /keys/KEY    one key (`http_reads`)
-    PUT, DELETE /members, PUT /policy, POST /promote    (`http_members`)
+    GET  /healthz     200 unless the node has failed permanently
+    GET  /readyz      200 if this node answers reads
+    GET  /leader      200 if this node is the leader and holds its lease: a load balancer sends writes here
+    GET  /replica     200 if this node is a follower and answers reads
+    GET  /status      the status of this node, as JSON
+    GET  /metrics     Prometheus metrics
+    GET  /snapshots   the snapshots of this node
+    POST /snapshots   take a snapshot
+    GET  /keys/KEY    read one key (`keys`)
+    PUT, DELETE /members, PUT /policy, POST /promote    (`members`)
 
-Requests that change something or read a key need `Authorization: Bearer <password>` if the node has one. Every error is
-`{"error": what to do}`; a node that does not lead names the leader's HTTP address as `leader`, too (409).
+If the node has a password, requests that change something or read a key need `Authorization: Bearer <password>`. Errors
+are `{"error": message}`. A node that is not the leader answers 409, with the leader's HTTP address as `leader`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Snapshots:
-    """How this node takes snapshots, and where they are."""
+    """The folder of this node's snapshots, and the functions that take and list them."""
 
     def __init__(
         self, folder: str, take: Callable[[], Awaitable[Manifest]], listed: Callable[[], list[Manifest]]
@@ -52,11 +52,11 @@ class Snapshots:
         self.listed = listed
 
 
-class Admin:
-    """Serves before there is a node, too: it then says what the process waits for."""
+class HttpServer:
+    """Also serves while the node is starting: it then reports what the process is waiting for."""
 
     def __init__(self, identity: Identity, password: str) -> None:
-        self.waiting_for = "the process starts"
+        self.waiting_for = "the process is starting"
         self._identity = identity
         self._password = password
         self._node: Node | None = None
@@ -66,19 +66,19 @@ class Admin:
 
     @property
     def address(self) -> Address:
-        """Where it listens."""
+        """The address it listens on."""
         host, port = self._runner.addresses[0][:2]
         return Address(host, port)
 
     async def start(self, address: Address) -> None:
-        """Port 0: any free one. Raises `ConfigError` if the address cannot be had."""
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard])
+        """Port 0 selects a free port. Raises `ConfigError` if the address is in use or invalid."""
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._authenticate_and_report_errors])
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
-                web.get("/leader", self._is_leader),
-                web.get("/replica", self._is_replica),
+                web.get("/leader", self._check_leader),
+                web.get("/replica", self._check_replica),
                 web.get("/status", self._status),
                 web.get("/metrics", self._metrics),
                 web.get("/snapshots", self._list_snapshots),
@@ -95,20 +95,20 @@ class Admin:
             await self._runner.cleanup()
             raise ConfigError(f"cannot listen at {address}: {error.strerror}. Choose another with --http") from error
 
-    def show(self, node: Node, stats: Stats, snapshots: Snapshots) -> None:
-        """From now on there is a node."""
+    def attach_node(self, node: Node, stats: Stats, snapshots: Snapshots) -> None:
+        """Serve the requests about this node from now on."""
         self._node, self._stats, self._snapshots = node, stats, snapshots
 
     async def close(self) -> None:
         await self._runner.cleanup()
 
     @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        guarded = request.method not in ("GET", "HEAD") or request.path.startswith("/keys/")
-        if guarded and self._password:
+    async def _authenticate_and_report_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        protected = request.method not in ("GET", "HEAD") or request.path.startswith("/keys/")
+        if protected and self._password:
             expected = f"Bearer {self._password}"
             if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), expected.encode()):
-                return _error(401, "this needs the header Authorization: Bearer <password>")
+                return _error(401, "this request needs the header Authorization: Bearer <password>")
         try:
             return await handler(request)
         except web.HTTPError as error:
@@ -133,38 +133,38 @@ class Admin:
             return _error(503, f"{status.state}. {status.trouble}".strip())
         return web.json_response({"id": status.id, "role": status.role})
 
-    async def _is_leader(self, request: web.Request) -> web.Response:
+    async def _check_leader(self, request: web.Request) -> web.Response:
         status = self._ready_node().status()
-        return self._role(status.state is NodeState.SERVING and status.lease_left_ms > 0)
+        return self._role_response(status.state is NodeState.SERVING and status.lease_left_ms > 0)
 
-    async def _is_replica(self, request: web.Request) -> web.Response:
+    async def _check_replica(self, request: web.Request) -> web.Response:
         node = self._ready_node()
         status = node.status()
-        return self._role(status.state is NodeState.SERVING and not status.role.leads and node.serves_clients)
+        return self._role_response(status.state is NodeState.SERVING and not status.role.leads and node.serves_clients)
 
-    def _role(self, wanted: bool) -> web.Response:
+    def _role_response(self, matches: bool) -> web.Response:
         node = self._ready_node()
         status, leader = node.status(), node.leading_member
-        known = {"resp": str(leader.resp), "http": str(leader.http)} if leader else {}
-        answer = {"id": status.id, "role": status.role, "state": status.state, "leader": status.leader, **known}
-        return web.json_response(answer, status=200 if wanted else 503)
+        addresses = {"resp": str(leader.resp), "http": str(leader.http)} if leader else {}
+        answer = {"id": status.id, "role": status.role, "state": status.state, "leader": status.leader, **addresses}
+        return web.json_response(answer, status=200 if matches else 503)
 
     async def _status(self, request: web.Request) -> web.Response:
-        who = {"cluster": self._identity.cluster, "incarnation": self._identity.incarnation}
+        identity = {"cluster": self._identity.cluster, "incarnation": self._identity.incarnation}
         if self._node is None:
             node = {"id": self._identity.author.node, "state": NodeState.WAITING, "trouble": self.waiting_for}
-            return web.json_response({**who, "node": node, "members": []})
+            return web.json_response({**identity, "node": node, "members": []})
         status = await self._node.current_status()
         membership = self._node.membership
         members = [_member_fields(member) for member in membership.members]
-        heard = {node: heard.ack.offset for node, heard in self._node.last_acks.items()}
+        acked_offsets = {node: last.ack.offset for node, last in self._node.last_acks.items()}
         return web.json_response(
             {
-                **who,
+                **identity,
                 "node": asdict(status),
                 "members": members,
                 "policy": asdict(membership.policy),
-                "acked_offsets": heard,
+                "acked_offsets": acked_offsets,
             }
         )
 
@@ -187,12 +187,12 @@ class Admin:
 
     def _ready_snapshots(self) -> Snapshots:
         if self._snapshots is None:
-            raise Loading(f"there is no store yet: {self.waiting_for}")
+            raise Loading(f"the node is starting: {self.waiting_for}")
         return self._snapshots
 
     def _ready_node(self) -> Node:
         if self._node is None:
-            raise Loading(f"there is no node yet: {self.waiting_for}")
+            raise Loading(f"the node is starting: {self.waiting_for}")
         return self._node
 
     def _leader_http(self) -> str | None:

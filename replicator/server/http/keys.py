@@ -1,11 +1,12 @@
-"""Over HTTP: one key, read at a level (`protocol.levels`).
+"""Reads of one key over HTTP, at a read level (`protocol.levels`).
 
     GET /keys/KEY?level=linearizable
     GET /keys/KEY?level=bounded+500+10
     GET /keys/KEY?level=session+TOKEN
 
-answers {"key", "type": "string" | "hash", "value", "level", "token"}, or 404 if there is no such key. What is no UTF-8
-comes as backslash escapes. Without `level` the leader answers linearizably and a follower as its store is.
+answers {"key", "type": "string" | "hash", "value", "level", "token"}, or 404 if the key does not exist. Bytes that are
+not valid UTF-8 are escaped with backslashes. The default is a linearizable read at the leader, an eventual one at a
+follower.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from replicator.store.view import View
 
 
 def read_routes(node: Callable[[], Node]) -> list[web.RouteDef]:
-    """`node` raises `Loading` while there is none."""
+    """`node` raises `Loading` while the node is starting."""
 
     async def get(request: web.Request) -> web.Response:
         level = _level(request.query.get("level", ""))
@@ -33,7 +34,7 @@ def read_routes(node: Callable[[], Node]) -> list[web.RouteDef]:
         token = encode_token(asked.token(BEFORE_LOG))
         answer = {"key": key, "level": str(level or "default"), "token": token}
         if found is None:
-            return web.json_response({**answer, "error": f"there is no key {key}"}, status=404)
+            return web.json_response({**answer, "error": f"the key {key} does not exist"}, status=404)
         return web.json_response({**answer, **found})
 
     return [web.get("/keys/{key:.+}", get)]
@@ -46,7 +47,7 @@ def _level(text: str) -> Level | None:
         return None
     level, used = parse_level(words)
     if used < len(words):
-        raise BadRequest(f"level={text[:80]!r} goes on after {str(level)!r}: say one level")
+        raise BadRequest(f"level={text[:80]!r} has unexpected words after {str(level)!r}: give one read level")
     return level
 
 

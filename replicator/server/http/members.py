@@ -1,13 +1,13 @@
-"""Over HTTP: who belongs to the cluster, in which mode, what writes wait for, and who leads.
+"""The membership, the write policy and the leadership of the cluster, over HTTP.
 
-    PUT    /members           {"node", "resp", "http", "priority"}: join, or tell another address
+    PUT    /members           {"node", "resp", "http", "priority"}: add a member, or update its addresses
     PUT    /members/ID/mode   {"mode": "async" | "sync" | "snapshotter"}
-    DELETE /members/ID        leave
+    DELETE /members/ID        remove a member
     PUT    /policy            {"write": "async" | "sync" | "suspend" | "invalidate",
                                "wait_for": "all" | "quorum" | "named", "quorum": K, "named": [ID, …]}
-    POST   /promote           {"node", "force"}: let a node lead (with force: ask that node)
+    POST   /promote           {"node", "force"}: transfer leadership to a node (with force: send it to that node)
 
-All of them are for the leader, and answer 202: the log has the last word.
+All but a forced promotion are sent to the leader. All answer 202: a change takes effect with its record in the log.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from replicator.records.types import Member, Mode, Policy, WaitFor, WriteMode
 
 E = TypeVar("E", bound=StrEnum)
 
-ASKABLE_MODES = (Mode.ASYNC, Mode.SYNC, Mode.SNAPSHOTTER)  # a node becomes `joining` on its way to sync
+SETTABLE_MODES = (Mode.ASYNC, Mode.SYNC, Mode.SNAPSHOTTER)  # `joining` is set by the leader only
 
 
 def member_routes(node: Callable[[], Node]) -> list[web.RouteDef]:
-    """`node` raises `Loading` while there is none."""
+    """`node` raises `Loading` while the node is starting."""
 
-    async def enrol(request: web.Request) -> web.Response:
+    async def add_member(request: web.Request) -> web.Response:
         member = _member(await read_json(request))
         node().membership_changes.add_member(member)
         return _accepted(member.node)
 
     async def set_mode(request: web.Request) -> web.Response:
-        mode = _choice("mode", (await read_json(request)).get("mode"), ASKABLE_MODES)
+        mode = _choice("mode", (await read_json(request)).get("mode"), SETTABLE_MODES)
         member = NodeId(request.match_info["node"])
         node().membership_changes.set_mode(member, mode)
         return _accepted(member)
 
-    async def expel(request: web.Request) -> web.Response:
+    async def remove_member(request: web.Request) -> web.Response:
         member = NodeId(request.match_info["node"])
         node().membership_changes.remove_member(member)
         return _accepted(member)
@@ -63,9 +63,9 @@ def member_routes(node: Callable[[], Node]) -> list[web.RouteDef]:
         return _accepted(name)
 
     return [
-        web.put("/members", enrol),
+        web.put("/members", add_member),
         web.put("/members/{node}/mode", set_mode),
-        web.delete("/members/{node}", expel),
+        web.delete("/members/{node}", remove_member),
         web.put("/policy", set_policy),
         web.post("/promote", promote),
     ]
@@ -76,9 +76,9 @@ async def read_json(request: web.Request) -> dict[str, Any]:
     try:
         fields = await request.json()
     except ValueError as error:
-        raise BadRequest("the body is no JSON") from error
+        raise BadRequest("the body is not valid JSON") from error
     if not isinstance(fields, dict):
-        raise BadRequest("the body is no JSON object")
+        raise BadRequest("the body is not a JSON object")
     return fields
 
 
@@ -100,7 +100,7 @@ def _policy(fields: dict[str, Any]) -> Policy:
     """Raises `BadRequest`."""
     quorum, named = fields.get("quorum", 0), fields.get("named", [])
     if type(quorum) is not int or not isinstance(named, list) or not all(isinstance(it, str) for it in named):
-        raise BadRequest("quorum is a whole number, and named a list of nodes")
+        raise BadRequest("quorum must be an integer, and named a list of node ids")
     return Policy(
         write=_choice("write", fields.get("write"), tuple(WriteMode)),
         wait_for=_choice("wait_for", fields.get("wait_for", "all"), tuple(WaitFor)),
@@ -109,8 +109,8 @@ def _policy(fields: dict[str, Any]) -> Policy:
     )
 
 
-def _choice(name: str, said: Any, choices: tuple[E, ...]) -> E:
+def _choice(name: str, value: Any, choices: tuple[E, ...]) -> E:
     for choice in choices:
-        if choice.value == said:
+        if choice.value == value:
             return choice
-    raise BadRequest(f"{name} is {said!r}: say one of {', '.join(choice.value for choice in choices)}")
+    raise BadRequest(f"{name} is {value!r}, but must be one of {', '.join(choice.value for choice in choices)}")

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes, read from the node at that moment."""
+"""Prometheus metrics, computed from the node's status for each request."""
 
 from __future__ import annotations
 
@@ -23,38 +23,40 @@ class NodeCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         status, stats = self._status, self._stats
         yield InfoMetricFamily(
-            "replicator_node", "who this is", {"id": status.id, "role": status.role, "timeline": status.timeline}
+            "replicator_node",
+            "this node",
+            {"id": status.id, "role": status.role, "timeline": status.timeline},
         )
         gauges = {
-            "leader": ("1 if this node leads", float(status.role.leads)),
+            "leader": ("1 if this node is the leader", float(status.role.leads)),
             "serving": ("1 if this node answers reads", float(status.state is NodeState.SERVING)),
             "epoch": ("term of the current leader", status.epoch),
-            "seq": ("accepted records so far", status.seq),
+            "seq": ("number of the last accepted record", status.seq),
             "applied_offset": ("offset of the last record applied", status.applied_offset),
-            "lag_records": ("records in the log and not applied yet", status.end_offset - status.applied_offset),
-            "lag_milliseconds": ("age of the last record applied, if there are more", status.lag_ms),
+            "lag_records": ("records in the log that are not applied yet", status.end_offset - status.applied_offset),
+            "lag_milliseconds": ("age of the last record applied, while records are pending", status.lag_ms),
             "entries": ("entries in the store", status.entries),
-            "inflight_writes": ("writes that have not ended yet", status.inflight),
-            "lease_left_milliseconds": ("how long reads at this leader are sure to be current", status.lease_left_ms),
+            "inflight_writes": ("writes in flight", status.inflight),
+            "lease_left_milliseconds": ("remaining time of the leader's lease", status.lease_left_ms),
         }
-        for name, (what, value) in gauges.items():
-            yield GaugeMetricFamily(f"replicator_{name}", what, value)
-        writes = CounterMetricFamily("replicator_writes", "writes that have ended here", labels=["outcome"])
+        for name, (help_text, value) in gauges.items():
+            yield GaugeMetricFamily(f"replicator_{name}", help_text, value)
+        writes = CounterMetricFamily("replicator_writes", "completed writes by outcome", labels=["outcome"])
         writes.add_metric(["ok"], stats.writes_ok)
         writes.add_metric(["rejected"], stats.writes_rejected)
         writes.add_metric(["unknown"], stats.writes_unknown)
         yield writes
-        claims = CounterMetricFamily("replicator_claims", "claims to the lead that counted", labels=["reason"])
+        claims = CounterMetricFamily("replicator_claims", "accepted claims by reason", labels=["reason"])
         for reason, count in status.claims.items():
             claims.add_metric([reason], count)
         yield claims
-        yield CounterMetricFamily("replicator_commands", "commands of Redis clients", stats.commands)
+        yield CounterMetricFamily("replicator_commands", "commands received from Redis clients", stats.commands)
         yield CounterMetricFamily("replicator_connections", "connections of Redis clients", stats.connections)
-        yield CounterMetricFamily("replicator_void_records", "records read that do not count", status.void_records)
+        yield CounterMetricFamily("replicator_void_records", "records skipped as void", status.void_records)
 
 
 def render(status: NodeStatus, stats: Stats) -> bytes:
-    """The text format."""
+    """The Prometheus text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(NodeCollector(status, stats))
     return generate_latest(registry)

@@ -1,1 +1,1 @@
-"""One checker a file: each takes what was seen of one history and yields sentences that say what is wrong with it."""
+"""One checker per file. Each takes the recorded history of one simulation and yields a sentence for each violation."""

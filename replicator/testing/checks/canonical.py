@@ -1,4 +1,4 @@
-"""The log read once more, by itself: what every node must have come to."""
+"""A replay of the log: the state that every node must have reached at each offset."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from replicator.testing.history import author_of
 _MASK = (1 << 128) - 1
 
 
-class Stand(NamedTuple):
-    """After one offset."""
+class StateAt(NamedTuple):
+    """The state after the record at one offset."""
 
     state: LogState
     digest: int
@@ -27,13 +27,13 @@ class Stand(NamedTuple):
 
 
 class Canonical(NamedTuple):
-    stands: dict[Offset, Stand]
+    states: dict[Offset, StateAt]
     entries: dict[bytes, bytes]  # at the end
-    written: dict[str, list[Offset]]  # by the name of the operation: where the records stand that carry it out
-    values: dict[bytes, list[tuple[Offset, bytes | None]]]  # of each store key, by when it changed
+    written: dict[str, list[Offset]]  # by name of the operation: the offsets of its records
+    values: dict[bytes, list[tuple[Offset, bytes | None]]]  # the changes of each store key, in order
 
     def value_at(self, key: bytes, offset: Offset) -> bytes | None:
-        """What a store holds that stands at `offset`."""
+        """The value of the key in a store that has applied up to `offset`."""
         changes = self.values.get(key, [])
         index = bisect_right(changes, offset, key=lambda change: change[0])
         return changes[index - 1][1] if index else None
@@ -44,7 +44,7 @@ def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
     state = LogState()
     digest = 0
     entries: dict[bytes, bytes] = {}
-    stands: dict[Offset, Stand] = {}
+    states: dict[Offset, StateAt] = {}
     written: dict[str, list[Offset]] = {}
     values: dict[bytes, list[tuple[Offset, bytes | None]]] = {}
     for offset, payload in log:
@@ -56,8 +56,8 @@ def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
             state, void = judge(state, offset, record)
             if void is None:
                 digest += _apply(record.body, entries, offset, written, values)
-        stands[offset] = Stand(state, digest & _MASK, len(entries))
-    return Canonical(stands, entries, written, values)
+        states[offset] = StateAt(state, digest & _MASK, len(entries))
+    return Canonical(states, entries, written, values)
 
 
 def _apply(
@@ -67,7 +67,7 @@ def _apply(
     written: dict[str, list[Offset]],
     values: dict[bytes, list[tuple[Offset, bytes | None]]],
 ) -> int:
-    """By how much the digest grows."""
+    """Apply the body to the arguments. Returns the change of the digest."""
     if not isinstance(body, Write):
         return 0
     growth = 0

@@ -1,4 +1,4 @@
-"""At any true moment at most one node holds a lease."""
+"""At most one node holds a lease at any point in true time."""
 
 from __future__ import annotations
 

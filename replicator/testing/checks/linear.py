@@ -1,8 +1,8 @@
-"""Linearizability of one key's reads and writes at a time, by Wing and Gong's search with Lowe's memory of states seen.
+"""Checks linearizability one key at a time, by Wing and Gong's search with Lowe's cache of visited states.
 
-A history is linearizable iff its operations can be put in an order that respects real time (what was answered before
-another was called stands before it) and in which every read returns what was written last. A write of unknown outcome
-may stand anywhere after its call, or nowhere.
+A history is linearizable iff its operations can be put in an order that respects real time (an operation that was
+answered before another was called precedes it) and in which every read returns the last value written. A write of
+unknown outcome may take effect at any time after its call, or never.
 (Wing, Gong: Testing and Verifying Concurrent Objects, 1993; Lowe: Testing for Linearizability, 2017.)
 """
 
@@ -18,7 +18,7 @@ MAX_STATES = 1_000_000
 
 
 def check(history: History, took_effect: frozenset[str]) -> Iterator[str]:
-    """`took_effect`: names of the writes that are in the log. Others of unknown outcome never were, nor will be."""
+    """`took_effect`: names of the writes that are in the log. Other writes of unknown outcome never take effect."""
     for key in sorted({operation.key for operation in history.operations}):
         operations = [it for it in history.operations if it.key == key and _counts(it, took_effect)]
         stuck = first_violation(operations)
@@ -35,14 +35,14 @@ def _counts(operation: Operation, took_effect: frozenset[str]) -> bool:
 
 
 def first_violation(operations: Sequence[Operation]) -> Operation | None:
-    """None if they are linearizable; otherwise the operation at which the longest order found ends.
+    """None if they are linearizable; otherwise the operation at which the longest valid order ends.
 
-    All are operations of one key, none of them was rejected. Raises `RuntimeError` if the search grows too large.
+    All operations are of one key, and none was rejected. Raises `RuntimeError` if the search needs too many states.
     """
     ordered = sorted(operations, key=lambda it: it.called_s)
     ends = [it.answered_s if it.outcome is Outcome.OK else inf for it in ordered]
     required = sum(1 << i for i, end in enumerate(ends) if end < inf)
-    stack: list[tuple[int, bytes | None]] = [(0, None)]  # operations placed (bits), and the value behind them
+    stack: list[tuple[int, bytes | None]] = [(0, None)]  # operations placed (bits), and the value after them
     seen = set(stack)
     longest, stuck = -1, None
     while stack:
@@ -66,10 +66,10 @@ def first_violation(operations: Sequence[Operation]) -> Operation | None:
 
 
 def _next(ordered: Sequence[Operation], ends: Sequence[float], placed: int) -> tuple[list[int], Operation | None]:
-    """Which operations may come next: those called before any that is left was answered; and that one."""
+    """The remaining operations called before the first of their answers, and the operation of that answer."""
     earliest_end, earliest = inf, None
     candidates = []
-    index = (~placed & (placed + 1)).bit_length() - 1  # the first that is not placed
+    index = (~placed & (placed + 1)).bit_length() - 1  # the first operation that is not placed
     while index < len(ordered):
         if not placed >> index & 1:
             if ordered[index].called_s > earliest_end:

@@ -1,4 +1,4 @@
-"""Equal digests at equal offsets, and the same records accepted: every node stands where the log alone leads."""
+"""Every node has accepted the same records and has the same digest as a replay of the log to its offset."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def check(samples: Sequence[Sample], canonical: Canonical) -> Iterator[str]:
     for sample in samples:
         if sample.state.offset == BEFORE_LOG:
             continue
-        stand = canonical.stands[sample.state.offset]
+        expected = canonical.states[sample.state.offset]
         where = f"{sample.node} at offset {sample.state.offset} ({sample.at_s:.6f} s)"
-        if sample.state != stand.state:
-            yield f"{where} accepted other records than the log holds: {sample.state} instead of {stand.state}"
-        elif (sample.digest, sample.entries) != (stand.digest, stand.entries):
+        if sample.state != expected.state:
+            yield f"{where} accepted other records than the log contains: {sample.state} instead of {expected.state}"
+        elif (sample.digest, sample.entries) != (expected.digest, expected.entries):
             yield (
                 f"{where} has digest {sample.digest:032x} over {sample.entries} entries "
-                f"instead of {stand.digest:032x} over {stand.entries}"
+                f"instead of {expected.digest:032x} over {expected.entries}"
             )

@@ -1,4 +1,4 @@
-"""No acknowledged write is lost, none takes effect twice, and none that was rejected takes effect at all."""
+"""No acknowledged write is lost, no write takes effect twice, and no rejected write takes effect."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def check(history: History, canonical: Canonical) -> Iterator[str]:
         if len(offsets) > 1:
             yield f"written twice, at offsets {offsets}: {operation}"
         if operation.outcome is Outcome.OK and not offsets:
-            yield f"acknowledged and lost: {operation}"
+            yield f"acknowledged but lost: {operation}"
         if operation.outcome is Outcome.REJECTED and offsets:
-            yield f"rejected, and yet in the log at offsets {offsets}: {operation}"
+            yield f"rejected but in the log at offsets {offsets}: {operation}"

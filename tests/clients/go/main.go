@@ -1,5 +1,5 @@
-// Command failover writes numbers through go-redis's failover client until its input ends, and prints how each
-// write ended.
+// Command failover writes numbers through go-redis's failover client until its standard input is closed, and prints
+// the outcomes as JSON.
 package main
 
 import (
@@ -25,7 +25,7 @@ type report struct {
 
 func main() {
 	name := flag.String("name", "", "name of the cluster")
-	sentinels := flag.String("sentinels", "", "HOST:PORT of some nodes, with commas between them")
+	sentinels := flag.String("sentinels", "", "comma-separated HOST:PORT of some nodes")
 	flag.Parse()
 	client := redis.NewFailoverClient(&redis.FailoverOptions{
 		MasterName:    *name,
@@ -66,11 +66,11 @@ func write(client *redis.Client, ended <-chan struct{}) report {
 	}
 }
 
-// kind is the first word of what the server said, or "connection".
+// kind returns the first word of the server's error, or "connection".
 func kind(err error) string {
-	var told redis.Error
-	if errors.As(err, &told) {
-		return strings.SplitN(told.Error(), " ", 2)[0]
+	var reply redis.Error
+	if errors.As(err, &reply) {
+		return strings.SplitN(reply.Error(), " ", 2)[0]
 	}
 	return "connection"
 }
