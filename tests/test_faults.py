@@ -190,7 +190,7 @@ def test_strangers_records_are_void(cluster: Cluster, writer: Writer) -> None:
 def test_the_lead_is_handed_over_under_load(cluster: Cluster, writer: Writer) -> None:
     old = cluster.leader(IDS)
     for heir in [id for id in IDS if id != old] + [old]:
-        assert f"{heir} leads" in cluster.run("replica", "promote", heir)
+        assert f"{heir} is leader" in cluster.run("replica", "promote", heir)
         goes_on(writer)
         assert only_leader(cluster, IDS) == heir
     writer.finish()

@@ -31,7 +31,7 @@ app.command("simulate")(simulate.simulate)
 
 
 def main() -> None:
-    """Errors that are expected become one sentence and exit code 1."""
+    """Print expected errors as one sentence, with exit code 1."""
     try:
         app()
     except ReplicatorError as error:
