@@ -25,7 +25,7 @@ def outcome_of(reply: Any) -> WriteOutcome:
 
 
 class ClientLoad:
-    """Runs in the background between `start` and `stop`, but for the time between `pause` and `resume`."""
+    """Runs in the background between `start` and `stop`, except between `pause` and `resume`."""
 
     def __init__(self, ports: Mapping[str, int], password: str, leader: str | None, ledger: WriteLedger) -> None:
         self.ledger = ledger

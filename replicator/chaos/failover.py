@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from replicator.chaos.client_load import ClientLoad
-from replicator.chaos.stale_reads import OldConnections
+from replicator.chaos.stale_reads import OldLeaderConnections
 from replicator.chaos.write_ledger import WriteLedger
 from replicator.errors import ReplicatorError
 from replicator.local.admin_client import ClusterAdmin
@@ -63,7 +63,7 @@ class ClusterUnderLoad:
         ledger.begin()
         self.load.resume()
         leader = await self.leader()
-        await self.acknowledged(WARM_WRITES, but="")
+        await self.acknowledged(WARM_WRITES, not_by="")
         event_s = time.monotonic()
         stale_reads = await EVENTS[kind](self, leader)
         pause_s = ledger.pause_s(event_s, leader)
@@ -73,10 +73,10 @@ class ClusterUnderLoad:
     async def leader(self) -> str:
         return str((await asyncio.to_thread(summarise, self.admin)).leader)
 
-    async def acknowledged(self, count: int, but: str) -> None:
-        """Wait until nodes other than `but` have acknowledged so many writes of this run. Raises `ReplicatorError`."""
+    async def acknowledged(self, count: int, not_by: str) -> None:
+        """Wait until nodes other than `not_by` have acknowledged `count` writes. Raises `ReplicatorError`."""
         deadline_s = time.monotonic() + WAIT_S
-        while self.ledger.acknowledged_elsewhere(but) < count:
+        while self.ledger.acknowledged_elsewhere(not_by) < count:
             if time.monotonic() > deadline_s:
                 raise ReplicatorError(
                     f"no node has accepted enough writes for {WAIT_S:.0f} s: see the nodes' logs in {self.folder.dir}"
@@ -109,7 +109,7 @@ class ClusterUnderLoad:
 async def kill(cluster: ClusterUnderLoad, leader: str) -> int:
     """kill -9 of the leader."""
     await _kill(cluster, leader)
-    await cluster.acknowledged(WARM_WRITES, but=leader)
+    await cluster.acknowledged(WARM_WRITES, not_by=leader)
     return 0
 
 
@@ -117,12 +117,12 @@ async def pause(cluster: ClusterUnderLoad, leader: str) -> int:
     """The leader is stopped with SIGSTOP until there is another one, and then resumes as a follower."""
     process, store = cluster.folder.running_process(leader), cluster.store(leader)
     port = cluster.folder.load().node(leader).resp_port
-    old = OldConnections(leader, port, cluster.password, cluster.ledger)
+    old = OldLeaderConnections(leader, port, cluster.password, cluster.ledger)
     await old.open()
     try:
         async with _stopped(process):
             await asyncio.sleep(PAUSE_S)
-            await cluster.acknowledged(WARM_WRITES, but=leader)
+            await cluster.acknowledged(WARM_WRITES, not_by=leader)
             old.send()
         await old.receive()
     finally:
@@ -139,7 +139,7 @@ async def stall(cluster: ClusterUnderLoad, leader: str) -> int:
         await asyncio.sleep(STALL_S / 2)
         await _kill(cluster, leader)
         await asyncio.sleep(STALL_S / 2)
-    await cluster.acknowledged(WARM_WRITES, but=leader)
+    await cluster.acknowledged(WARM_WRITES, not_by=leader)
     return 0
 
 
@@ -149,7 +149,7 @@ async def handover(cluster: ClusterUnderLoad, leader: str) -> int:
     successor = ids[(ids.index(leader) + 1) % len(ids)]
     node = cluster.admin.node(cluster.folder.load().node(leader).http)
     await asyncio.to_thread(node.promote, successor, timeout_s=WAIT_S)
-    await cluster.acknowledged(WARM_WRITES, but=leader)
+    await cluster.acknowledged(WARM_WRITES, not_by=leader)
     return 0
 
 

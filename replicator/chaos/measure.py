@@ -1,4 +1,4 @@
-"""Failovers under load, again and again: how long do writes pause, and are any lost?"""
+"""Failovers under load: how long do writes pause, and are any lost?"""
 
 from __future__ import annotations
 

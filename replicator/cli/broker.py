@@ -24,7 +24,9 @@ Dir = Annotated[Path, typer.Option("--dir", help="The broker's folder.", show_de
 @app.command()
 def start(
     dir: Dir = default_broker_dir(),  # noqa: B008 (required by typer)
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="By default as at the last start.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="By default the port of the last start, or a free one.")
+    ] = None,
     heap: Annotated[str, typer.Option(help="Java's heap size.")] = "512m",
     kafka_home: Annotated[Path | None, typer.Option(help="An unpacked Kafka distribution.")] = None,
 ) -> None:

@@ -36,7 +36,7 @@ def failover(
     ] = None,
     bootstrap: options.Bootstrap = None,
 ) -> None:
-    """Take away the leader under load, again and again: how long do writes pause, and are any lost?
+    """Force failovers under load: how long do writes pause, and are any lost?
 
     kill: kill -9 of the leader. pause: the leader is stopped for 2 s, and resumes. stall: the follower that is next by
     priority is stopped while the leader is killed. handover: `replicator replica promote`. Exit code 1 if an

@@ -26,7 +26,7 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 def run(
     id: Annotated[str | None, typer.Option(help="The node's name, unique in its cluster.")] = None,
     cluster: Annotated[str | None, typer.Option(help="The cluster's name; its log is the topic NAME.wal.")] = None,
-    bootstrap: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Kafka.")] = None,
+    bootstrap: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address of Kafka.")] = None,
     dir: Annotated[Path | None, typer.Option(help="The node's folder.")] = None,
     resp: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen for Redis clients.")] = None,
     http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen for HTTP.")] = None,

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 console = Console()
 errors = Console(stderr=True)
@@ -58,12 +58,15 @@ class ConsoleProgress:
         self._results.print(text, highlight=False)
 
     def _show(self, name: str, text: str, completed: int, total: int | None) -> None:
+        if not errors.is_terminal:
+            return
         if self._bars is None:
-            self._bars = progress_bars(MofNCompleteColumn())
+            self._bars = progress_bars(TextColumn("{task.fields[count]}"))
             self._bars.start()
         if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(text, total=total)
-        self._bars.update(self._tasks[name], description=text, completed=completed, total=total)
+            self._tasks[name] = self._bars.add_task(text, total=total, count="")
+        count = "" if total is None else f"{completed}/{total}"
+        self._bars.update(self._tasks[name], description=text, completed=completed, total=total, count=count)
 
     def _clear(self) -> None:
         if self._bars is not None:

@@ -72,7 +72,7 @@ def policy_of(wait_for: str, write: WriteMode) -> Policy:
         return Policy(write, WaitFor.NAMED, named=tuple(map(NodeId, rest.split(","))))
     if wait_for == WaitFor.ALL:
         return Policy(write, WaitFor.ALL)
-    raise ConfigError(f"{wait_for!r} is not valid here: write all, quorum:2 or named:n2,n3")
+    raise ConfigError(f"{wait_for!r} is not a valid policy: write all, quorum:2 or named:n2,n3")
 
 
 def take_snapshot(admin: ClusterAdmin, id: str | None, progress: ProgressReporter) -> StoredSnapshot:
