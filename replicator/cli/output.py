@@ -18,7 +18,7 @@ def print_json(value: Any) -> None:
 
 
 def progress_bars(*columns: Any) -> Progress:
-    """Progress bars on stderr, which disappear at the end."""
+    """Progress bars on stderr, if it is a terminal; they disappear at the end."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -27,6 +27,7 @@ def progress_bars(*columns: Any) -> Progress:
         TimeElapsedColumn(),
         console=errors,
         transient=True,
+        disable=not errors.is_terminal,
     )
 
 
@@ -58,8 +59,6 @@ class ConsoleProgress:
         self._results.print(text, highlight=False)
 
     def _show(self, name: str, text: str, completed: int, total: int | None) -> None:
-        if not errors.is_terminal:
-            return
         if self._bars is None:
             self._bars = progress_bars(TextColumn("{task.fields[count]}"))
             self._bars.start()
