@@ -20,8 +20,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from replicator.cli.demo import free_ports
 from replicator.local.folder import ClusterFolder
+from replicator.local.ports import free_base_port
 
 WAIT_S = 60
 
@@ -33,7 +33,7 @@ class Cluster:
         self.dir = dir
         self.name = f"c-{uuid.uuid4().hex[:8]}"
         self.bootstrap = bootstrap
-        self.base_port = free_ports(6)
+        self.base_port = free_base_port(6)
         self.folder = ClusterFolder(dir)
         self.environment = {**os.environ, "COLUMNS": "200"}
 

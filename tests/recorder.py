@@ -17,7 +17,7 @@ from typing import Any
 
 import hiredis
 
-from replicator.chaos.client import Connection, NotConnected
+from replicator.chaos.redis_connection import NotConnected, RedisConnection
 from replicator.position import BEFORE_LOG, Offset, Token
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level, LevelKind, decode_token
 from replicator.store.values import encode_value
@@ -93,7 +93,7 @@ class RecordingClient:
         self._writes = writes
         self._rng = random.Random(seed)
         self._timeout_s = READ_TIMEOUTS_S[seed % len(READ_TIMEOUTS_S)]
-        self._connections = {id: Connection(port, "") for id, port in recorder.ports.items()}
+        self._connections = {id: RedisConnection(port, "") for id, port in recorder.ports.items()}
         self._token: Token | None = None
 
     async def run(self) -> None:

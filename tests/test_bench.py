@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from replicator.bench import figures as figures
-from replicator.bench.figures import AT_FOLLOWER, AT_LEADER, WRITES, Row
-from replicator.bench.load import KEY, VALUE, Template, Workload, percentile, run
+from replicator.bench import mode_rows
+from replicator.bench.closed_loop import KEY, VALUE, RequestTemplate, Workload, percentile, run_load
+from replicator.bench.mode_rows import AT_FOLLOWER, AT_LEADER, WRITES, ModeRow
 from replicator.bench.postgres import parse_latencies_s, parse_rate
+from replicator.cli.bench_modes import draw_expectations, draw_rows
 from replicator.errors import ReplicatorError
 from tests.redis_fixture import ServerThread, free_port
 
@@ -32,8 +33,8 @@ tps = 10870.954614 (without initial connection time)
 """
 
 
-def writes(name: str, **values: Any) -> Row:
-    return Row(WRITES, name, "", **values)
+def writes(name: str, **values: Any) -> ModeRow:
+    return ModeRow(WRITES, name, "", **values)
 
 
 def test_what_pgbench_says_is_understood() -> None:
@@ -55,7 +56,7 @@ def test_a_percentile_is_one_of_the_values() -> None:
 
 
 def test_a_request_is_filled_with_keys_and_values_of_16_bytes() -> None:
-    filled = Template([("SET", KEY, VALUE), ("WAIT", "1", "100%")]).fill()
+    filled = RequestTemplate([("SET", KEY, VALUE), ("WAIT", "1", "100%")]).fill()
     words = filled.decode().split("\r\n")
     assert words[:4] == ["*3", "$3", "SET", "$16"]
     assert words[4].startswith("key:") and len(words[4]) == 16
@@ -65,60 +66,60 @@ def test_a_request_is_filled_with_keys_and_values_of_16_bytes() -> None:
 
 def test_expectations_compare_rows_of_the_same_run() -> None:
     rows = (
-        writes(figures.SYNC_1, per_s=20_000, p50_ms=2.0),
-        writes(figures.REDIS_FSYNC, per_s=20_000),
-        writes(figures.POSTGRES, per_s=10_001),
-        writes(figures.INVALIDATE, p50_ms=2.6),
-        writes(figures.ASYNC, single_p50_ms=0.61),
-        Row(AT_FOLLOWER, figures.LINEARIZABLE, "", per_s=39),
-        Row(AT_FOLLOWER, figures.EVENTUAL, "", per_s=100),
-        Row(AT_LEADER, figures.LINEARIZABLE, "", per_s=99),
+        writes(mode_rows.SYNC_1, per_s=20_000, p50_ms=2.0),
+        writes(mode_rows.REDIS_FSYNC, per_s=20_000),
+        writes(mode_rows.POSTGRES, per_s=10_001),
+        writes(mode_rows.INVALIDATE, p50_ms=2.6),
+        writes(mode_rows.ASYNC, single_p50_ms=0.61),
+        ModeRow(AT_FOLLOWER, mode_rows.LINEARIZABLE, "", per_s=39),
+        ModeRow(AT_FOLLOWER, mode_rows.EVENTUAL, "", per_s=100),
+        ModeRow(AT_LEADER, mode_rows.LINEARIZABLE, "", per_s=99),
     )
-    assert [it["met"] for it in figures.compare(rows)] == [True, False, False, True, False]
+    assert [it.met for it in mode_rows.compare(rows)] == [True, False, False, True, False]
 
 
 def test_what_was_not_measured_or_had_trouble_is_neither_met_nor_missed() -> None:
     rows = (
-        writes(figures.SYNC_1, per_s=20_000, p50_ms=2.0),
-        writes(figures.REDIS_FSYNC, trouble="Redis is not installed"),
-        writes(figures.POSTGRES, per_s=0.0),
-        writes(figures.INVALIDATE, p50_ms=2.0, trouble="3 bad answers"),
+        writes(mode_rows.SYNC_1, per_s=20_000, p50_ms=2.0),
+        writes(mode_rows.REDIS_FSYNC, trouble="Redis is not installed"),
+        writes(mode_rows.POSTGRES, per_s=0.0),
+        writes(mode_rows.INVALIDATE, p50_ms=2.0, trouble="3 bad answers"),
     )
-    compared = figures.compare(rows)
-    assert [it["met"] for it in compared] == [None] * 5
-    assert [it["measured"] for it in compared] == [None] * 5
+    compared = mode_rows.compare(rows)
+    assert [it.met for it in compared] == [None] * 5
+    assert [it.measured for it in compared] == [None] * 5
 
 
 def test_the_table_shows_figures_and_what_went_wrong() -> None:
     out = StringIO()
     console = Console(width=200, file=out)
     rows = (
-        writes(figures.ASYNC, per_s=12_345.6, p50_ms=1.234, p99_ms=5.6, single_p50_ms=0.5),
-        writes(figures.POSTGRES, trouble="PostgreSQL is not installed"),
+        writes(mode_rows.ASYNC, per_s=12_345.6, p50_ms=1.234, p99_ms=5.6, single_p50_ms=0.5),
+        writes(mode_rows.POSTGRES, trouble="PostgreSQL is not installed"),
     )
-    console.print(figures.draw(rows, "here"))
-    console.print(figures.draw_expectations(figures.compare(rows)))
+    console.print(draw_rows(rows, "here"))
+    console.print(draw_expectations(mode_rows.compare(rows)))
     text = out.getvalue()
     for part in ("12,346", "1.23", "5.60", "0.50", "PostgreSQL is not installed", "not measured", "≤ 0.6", "met"):
         assert part in text
 
 
 def test_the_driver_measures_a_server_of_ours(server: ServerThread) -> None:
-    done = run(Workload(server.port, 4, 0.2, [("SET", KEY, VALUE)], [("REPL.READ", "eventual")]))
+    done = run_load(Workload(server.port, 4, 0.2, [("SET", KEY, VALUE)], [("REPL.READ", "eventual")]))
     assert done.per_s > 0 and 0 < done.p50_ms <= done.p99_ms and not done.trouble
 
 
 def test_the_driver_tells_of_bad_answers_and_does_not_count_them(server: ServerThread) -> None:
-    done = run(Workload(server.port, 2, 0.2, [("SET", KEY, VALUE), ("INCR", "x", "y")]))
+    done = run_load(Workload(server.port, 2, 0.2, [("SET", KEY, VALUE), ("INCR", "x", "y")]))
     assert done.per_s == 0
     assert "wrong number of arguments" in done.trouble
 
 
 def test_the_driver_says_why_it_cannot_begin(server: ServerThread) -> None:
     with pytest.raises(ReplicatorError, match="unknown read level"):
-        run(Workload(server.port, 1, 0.2, [("GET", KEY)], [("REPL.READ", "nonsense")]))
+        run_load(Workload(server.port, 1, 0.2, [("GET", KEY)], [("REPL.READ", "nonsense")]))
     with pytest.raises(ReplicatorError, match="refused"):
-        run(Workload(free_port(), 1, 0.2, [("GET", KEY)]))
+        run_load(Workload(free_port(), 1, 0.2, [("GET", KEY)]))
 
 
 @pytest.fixture
@@ -142,10 +143,17 @@ def test_one_run_has_all_rows_and_leaves_nothing_behind(kafka: str, temporary: P
     report = json.loads(done.stdout)
     assert report == json.loads(out.read_text())
     rows = {(it["group"], it["name"]): it for it in report["rows"]}
-    named = [figures.ASYNC, figures.QUORUM, figures.SYNC_1, figures.SYNC_2, figures.SUSPEND, figures.INVALIDATE]
-    peers = [figures.REDIS_ALONE, figures.REDIS_WAIT, figures.REDIS_FSYNC, figures.POSTGRES]
+    named = [
+        mode_rows.ASYNC,
+        mode_rows.QUORUM,
+        mode_rows.SYNC_1,
+        mode_rows.SYNC_2,
+        mode_rows.SUSPEND,
+        mode_rows.INVALIDATE,
+    ]
+    peers = [mode_rows.REDIS_ALONE, mode_rows.REDIS_WAIT, mode_rows.REDIS_FSYNC, mode_rows.POSTGRES]
     assert [name for group, name in rows if group == WRITES] == named + peers
-    levels = [figures.EVENTUAL, "bounded 500", "session", figures.LINEARIZABLE]
+    levels = [mode_rows.EVENTUAL, "bounded 500", "session", mode_rows.LINEARIZABLE]
     local = [f"linearizable at a sync follower, {mode} mode" for mode in ("suspend", "invalidate")]
     assert [name for group, name in rows if group == AT_LEADER] == levels
     assert [name for group, name in rows if group == AT_FOLLOWER] == levels + local

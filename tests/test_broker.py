@@ -42,7 +42,7 @@ def test_a_damaged_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_folder_without_kafka_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no Apache Kafka"):
+    with pytest.raises(ConfigError, match="is not an Apache Kafka"):
         kafka_home(tmp_path)
     (tmp_path / "libs").mkdir()
     (tmp_path / "libs" / "kafka_2.13-4.1.0.jar").touch()
@@ -62,7 +62,7 @@ def test_the_port_is_remembered_in_the_settings() -> None:
 
 
 def test_a_heap_that_is_no_size_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no size"):
+    with pytest.raises(ConfigError, match="is not a size"):
         LocalBroker(tmp_path, heap="lots")
 
 
@@ -73,7 +73,7 @@ def test_data_and_port_are_kept_over_stops_and_crashes(tmp_path: Path) -> None:
     bootstrap = broker.start()
     try:
         topic = ensure_topics(bootstrap, "kept").wal
-        assert broker.start() == bootstrap, "a second start is none"
+        assert broker.start() == bootstrap, "a running broker is not started again"
         assert broker.status().state is BrokerState.RUNNING
         broker.kill()
         assert broker.status().state is BrokerState.STALE

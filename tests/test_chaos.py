@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from replicator.chaos.client import Connection
-from replicator.chaos.events import EventKind, Run
-from replicator.chaos.figures import Figures, figures
-from replicator.chaos.ledger import SETTLED_WRITES, End, Faults, Ledger
+from replicator.chaos.failover import EventKind, FailoverRun
+from replicator.chaos.failover_figures import FailoverFigures, failover_figures
+from replicator.chaos.redis_connection import RedisConnection
+from replicator.chaos.write_ledger import SETTLED_WRITES, WriteFaults, WriteLedger, WriteOutcome
 
-ACKNOWLEDGED, REJECTED, UNKNOWN = End.ACKNOWLEDGED, End.REJECTED, End.UNKNOWN
+ACKNOWLEDGED, REJECTED, UNKNOWN = WriteOutcome.ACKNOWLEDGED, WriteOutcome.REJECTED, WriteOutcome.UNKNOWN
 
 
-class Holding(Connection):
+class Holding(RedisConnection):
     """A node that holds these keys."""
 
     def __init__(self, held: dict[str, bytes]) -> None:
@@ -32,10 +32,10 @@ class Holding(Connection):
         return [self._held.get(str(key)) for key in command[1:]]
 
 
-def ledger_of(*ends: End) -> Ledger:
-    ledger = Ledger("w:")
+def ledger_of(*ends: WriteOutcome) -> WriteLedger:
+    ledger = WriteLedger("w:")
     for end in ends:
-        ledger.note(ledger.open(), end, "n1")
+        ledger.record(ledger.open(), end, "n1")
     return ledger
 
 
@@ -49,45 +49,50 @@ def ledger_of(*ends: End) -> Ledger:
         (REJECTED, UNKNOWN, UNKNOWN),
     ],
 )
-def test_a_write_that_was_tried_twice_is_rejected_only_if_both_were(first: End, again: End, end: End) -> None:
+def test_a_write_that_was_tried_twice_is_rejected_only_if_both_were(
+    first: WriteOutcome, again: WriteOutcome, end: WriteOutcome
+) -> None:
     assert first.then(again) is end
 
 
 def test_the_pause_is_the_longest_gap_between_the_event_and_the_new_leader(monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger = Ledger("w:")
+    ledger = WriteLedger("w:")
     before = [(0, "n1", ACKNOWLEDGED), (5, "n1", ACKNOWLEDGED), (6, "n1", ACKNOWLEDGED), (8, "n1", REJECTED)]
     after = [(9, "n2", ACKNOWLEDGED), *[(10, "n2", ACKNOWLEDGED)] * SETTLED_WRITES, (99, "n2", ACKNOWLEDGED)]
     for at_s, node, end in before + after:
         clock = SimpleNamespace(monotonic=lambda at_s=at_s: at_s)
-        monkeypatch.setattr("replicator.chaos.ledger.time", clock)
-        ledger.note(ledger.open(), end, node)
+        monkeypatch.setattr("replicator.chaos.write_ledger.time", clock)
+        ledger.record(ledger.open(), end, node)
     assert ledger.pause_s(since_s=7, leader="n1") == 3
     assert ledger.pause_s(since_s=5, leader="n1") == 5
-    assert ledger.elsewhere("n2") == 3 and ledger.elsewhere("n1") == SETTLED_WRITES + 2
+    assert ledger.acknowledged_elsewhere("n2") == 3 and ledger.acknowledged_elsewhere("n1") == SETTLED_WRITES + 2
 
 
 def test_what_is_lost_and_what_is_there_against_its_word_is_counted() -> None:
     ledger = ledger_of(ACKNOWLEDGED, ACKNOWLEDGED, ACKNOWLEDGED, REJECTED, REJECTED, UNKNOWN, UNKNOWN)
     found = [b"0", None, b"7", None, b"4", None, b"6"]
-    assert ledger.check(range(7), found) == Faults(lost=2, rejected_there=1)
-    assert ledger.check(range(3, 6), found[3:6]) == Faults(lost=0, rejected_there=1)
+    assert ledger.check(range(7), found) == WriteFaults(lost=2, rejected_there=1)
+    assert ledger.check(range(3, 6), found[3:6]) == WriteFaults(lost=0, rejected_there=1)
     assert ledger.count(range(7)) == 3 and ledger.count(range(1, 4)) == 2
 
 
 async def test_every_node_has_to_hold_every_write() -> None:
     ledger = ledger_of(*[ACKNOWLEDGED] * 2500)
     held = {ledger.key(number): b"%d" % number for number in range(2500)}
-    runs = [Run(EventKind.KILL, 0.5, range(1200), 3, 0), Run(EventKind.KILL, 0.7, range(1200, 2500), 4, 0)]
-    whole = await figures(EventKind.KILL, runs, ledger, [Holding(held), Holding(held)])
-    assert whole == Figures(
+    runs = [
+        FailoverRun(EventKind.KILL, 0.5, range(1200), 3, 0),
+        FailoverRun(EventKind.KILL, 0.7, range(1200, 2500), 4, 0),
+    ]
+    whole = await failover_figures(EventKind.KILL, runs, ledger, [Holding(held), Holding(held)])
+    assert whole == FailoverFigures(
         EventKind.KILL, (500.0, 700.0), 2500, lost=0, rejected_there=0, failed_twice=7, stale_reads=0
     )
     lacking = {key: value for key, value in held.items() if key != ledger.key(2000)}
-    assert (await figures(EventKind.KILL, runs, ledger, [Holding(held), Holding(lacking)])).lost == 1
+    assert (await failover_figures(EventKind.KILL, runs, ledger, [Holding(held), Holding(lacking)])).lost == 1
 
 
 def test_only_a_handover_may_fail_no_write() -> None:
-    fine = Figures(EventKind.KILL, (1.0,), 10, lost=0, rejected_there=0, failed_twice=7, stale_reads=0)
+    fine = FailoverFigures(EventKind.KILL, (1.0,), 10, lost=0, rejected_there=0, failed_twice=7, stale_reads=0)
     assert not fine.broken
     assert replace(fine, kind=EventKind.HANDOVER).broken
     assert all(
@@ -96,7 +101,7 @@ def test_only_a_handover_may_fail_no_write() -> None:
 
 
 def test_a_percentile_is_one_of_the_pauses() -> None:
-    of_100 = Figures(EventKind.KILL, tuple(range(100, 0, -1)), 0, 0, 0, 0, 0)
+    of_100 = FailoverFigures(EventKind.KILL, tuple(range(100, 0, -1)), 0, 0, 0, 0, 0)
     assert [of_100.pause_ms(percent) for percent in (50, 95, 99, 100)] == [50, 95, 99, 100]
     of_1 = replace(of_100, pauses_ms=(7.0,))
     assert [of_1.pause_ms(percent) for percent in (50, 95, 99, 100)] == [7.0] * 4

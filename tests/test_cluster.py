@@ -64,7 +64,7 @@ def test_status_has_the_documented_fields(cluster: Cluster) -> None:
     assert [node["id"] for node in status["nodes"]] == ["n1", "n2", "n3"]
     text = cluster.run("status")
     assert "serving" in text and "n3" in text
-    assert f"epoch {status['epoch']}: {status['leader']} leads since " in text and ", lease left " in text
+    assert f"epoch {status['epoch']}: {status['leader']} has been leader for " in text and ", lease left " in text
     port = cluster.folder.load().nodes[1]
     for connect in (f"127.0.0.1:{port.http_port}", f"127.0.0.1:{port.resp_port}"):
         done = subprocess.run(
@@ -179,11 +179,11 @@ def test_a_second_process_for_a_node_is_refused(cluster: Cluster) -> None:
 def test_failing_commands_report_the_reason(cluster: Cluster, tmp_path: Path) -> None:
     assert "there is no node n9" in cluster.run("node", "start", "n9", code=1)
     leader = cluster.leader(["n1", "n2", "n3"])
-    assert "leads" in cluster.run("replica", "remove", leader, code=1)
+    assert "is the leader" in cluster.run("replica", "remove", leader, code=1)
     other = Cluster(tmp_path, cluster.bootstrap)
     assert "there is no cluster in" in other.run("status", code=1)
     other.base_port = cluster.base_port
-    with pytest.raises(AssertionError, match="cannot be had"):
+    with pytest.raises(AssertionError, match="is not available"):
         other.up(1)
 
 

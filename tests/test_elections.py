@@ -8,9 +8,12 @@ from typing import Any, cast
 
 import pytest
 
+from replicator.address import Address
 from replicator.cli.output import console
-from replicator.cli.status import summarise, table
-from replicator.local.admin_client import ClusterClient
+from replicator.cli.status import draw
+from replicator.local.admin_client import ClusterAdmin
+from replicator.local.status import MemberInfo, MemberStatus, parse_status
+from replicator.local.summary import summarise
 from replicator.node.health import NodeState
 from replicator.node.term_history import TermHistory
 from replicator.position import Author, Epoch, NodeId, Offset
@@ -123,12 +126,14 @@ class FakeStatuses:
     def __init__(self, *nodes: dict[str, Any]) -> None:
         self._nodes = nodes
 
-    def statuses(self) -> list[Any]:
-        member = {"mode": "async", "resp": "h:1", "http": "h:2"}
-        return [{"cluster": "c", "member": member, "node": {"state": "serving", **node}} for node in self._nodes]
+    def statuses(self) -> list[MemberStatus]:
+        member = MemberInfo("n", "async", Address("h", 1), Address("h", 2), priority=0)
+        replies = [{"cluster": "c", "members": [], "node": {"state": "serving", **node}} for node in self._nodes]
+        return [MemberStatus(member, parse_status(reply)) for reply in replies]
 
 
-ELECTED = {"epoch": 7, "reason": "election", "why": "the heartbeat of n1 timed out"}
+WHY = {"epoch": 7, "reason": "election", "why": "the heartbeat of n1 timed out"}
+ELECTED = {**WHY, "leader": "n2", "before": "n1", "offset": 9, "at_ms": 1_000}
 OLD = {"id": "n1", "role": "leader", "epoch": 6, "leader": "n1", "lease_left_ms": 99.0, "elected": None}
 LEADER = {"id": "n2", "role": "leader", "epoch": 7, "leader": "n2", "lease_left_ms": 540.4, "elected": None}
 FOLLOWER = {"id": "n3", "role": "follower", "epoch": 7, "leader": "n2", "lease_left_ms": 0.0, "term_ms": 12_345.0}
@@ -139,29 +144,23 @@ FOLLOWER = {"id": "n3", "role": "follower", "epoch": 7, "leader": "n2", "lease_l
     [
         (
             [OLD, LEADER, {**FOLLOWER, "elected": ELECTED}],
-            "epoch 7: n2 leads since 12 s (election: the heartbeat of n1 timed out), lease left 540 ms",
+            "epoch 7: n2 has been leader for 12 s (election: the heartbeat of n1 timed out), lease left 540 ms",
         ),
-        ([LEADER, {**FOLLOWER, "elected": {**ELECTED, "epoch": 6}}], "epoch 7: n2 leads, lease left 540 ms"),
-        (
-            [{**FOLLOWER, "elected": ELECTED, "term_ms": 300_000.0}],
-            "epoch 7: n2 leads since 5 min (election: the ",
-        ),
-        (
-            [{**FOLLOWER, "elected": ELECTED, "term_ms": 1e9}],
-            "epoch 7: n2 leads since 277 h (election: the ",
-        ),
-        ([{**FOLLOWER, "leader": None, "epoch": 0}], "epoch 0: nobody leads"),
-        ([{"id": "n1", "state": "unreachable"}], "epoch 0: nobody leads"),
+        ([LEADER, {**FOLLOWER, "elected": {**ELECTED, "epoch": 6}}], "epoch 7: n2 is leader, lease left 540 ms"),
+        ([{**FOLLOWER, "elected": ELECTED, "term_ms": 300_000.0}], "epoch 7: n2 has been leader for 5 min (election: "),
+        ([{**FOLLOWER, "elected": ELECTED, "term_ms": 1e9}], "epoch 7: n2 has been leader for 277 h (election: "),
+        ([{**FOLLOWER, "leader": None, "epoch": 0}], "epoch 0: no leader"),
+        ([{"id": "n1", "state": "unreachable"}], "epoch 0: no leader"),
     ],
 )
 def test_status_reports_the_reason_if_any_node_knows_it(nodes: list[dict[str, Any]], text: str) -> None:
     with console.capture() as shown:
-        console.print(table(cast(ClusterClient, FakeStatuses(*nodes))), soft_wrap=True)
+        console.print(draw(summarise(cast(ClusterAdmin, FakeStatuses(*nodes)))), soft_wrap=True)
     assert text in shown.get()
 
 
-def test_the_summary_for_programs_has_the_same_facts() -> None:
-    summary = summarise(cast(ClusterClient, FakeStatuses(OLD, LEADER, {**FOLLOWER, "elected": ELECTED})))
+def test_the_json_reports_the_same() -> None:
+    summary = summarise(cast(ClusterAdmin, FakeStatuses(OLD, LEADER, {**FOLLOWER, "elected": ELECTED}))).as_json()
     assert summary["elected"] == {**ELECTED, "term_ms": 12_345.0}
     assert summary["lease_left_ms"] == 540.4
-    assert summarise(cast(ClusterClient, FakeStatuses(OLD, {**FOLLOWER, "elected": None})))["lease_left_ms"] is None
+    assert summarise(cast(ClusterAdmin, FakeStatuses(OLD, {**FOLLOWER, "elected": None}))).lease_left_ms is None

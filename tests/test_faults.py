@@ -190,7 +190,7 @@ def test_records_of_a_foreign_producer_are_void(cluster: Cluster, writer: Writer
 def test_leadership_is_transferred_under_load(cluster: Cluster, writer: Writer) -> None:
     old = cluster.leader(IDS)
     for successor in [id for id in IDS if id != old] + [old]:
-        assert f"{successor} leads" in cluster.run("replica", "promote", successor)
+        assert f"{successor} is leader" in cluster.run("replica", "promote", successor)
         wait_for_more(writer)
         assert only_leader(cluster, IDS) == successor
     writer.finish()

@@ -11,7 +11,7 @@ from typing import Any
 import hiredis
 import pytest
 
-from replicator.chaos.client import Connection
+from replicator.chaos.redis_connection import RedisConnection
 from replicator.position import Offset
 from tests.process_cluster import Cluster, stopped
 from tests.recorded_checks import canonical_of, suspend_offset, violations
@@ -103,7 +103,7 @@ class SeparateConnections:
         self._cluster = cluster
 
     async def ask(self, id: str, *command: str, timeout_s: float = 20) -> Any:
-        connection = Connection(self._cluster.folder.load().node(id).resp_port, "")
+        connection = RedisConnection(self._cluster.folder.load().node(id).resp_port, "")
         try:
             return await connection.ask(timeout_s, *command)
         finally:

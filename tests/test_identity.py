@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.cli.demo import free_ports
+from replicator.local.ports import free_base_port
 from replicator.log.kafka.admin import delete_topics, ensure_topics
 from tests.process_cluster import Cluster
 
@@ -26,7 +26,7 @@ def cluster(kafka: str, tmp_path: Path) -> Iterator[Cluster]:
 
 def run(cluster: Cluster, id: str, dir: Path, name: str = "") -> str:
     """Start a process as node `id` with ports of its own; it must exit with code 1. Returns its stderr."""
-    port = free_ports(2)
+    port = free_base_port(2)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "replicator", "node", "run", "--id", id, "--cluster", name or cluster.name),

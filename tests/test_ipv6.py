@@ -19,9 +19,11 @@ from typer.testing import CliRunner
 from replicator.address import Address
 from replicator.cli.main import app, main
 from replicator.cli.output import console
-from replicator.cli.status import table
+from replicator.cli.status import draw
 from replicator.client import Client
-from replicator.local.admin_client import ClusterClient
+from replicator.local.admin_client import ClusterAdmin
+from replicator.local.status import MemberInfo, MemberStatus, unreachable
+from replicator.local.summary import summarise
 from replicator.log.kafka.admin import topic_id
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.topic import wal_topic
@@ -182,15 +184,14 @@ async def test_status_finds_the_cluster_by_either_address(servers: HttpServers) 
 class OneNode:
     """A cluster whose only node does not answer, at an address that Rich could take for markup."""
 
-    def statuses(self) -> list[Any]:
-        member = {"node": "n1", "mode": "async", "resp": "[fd00::1]:7001", "http": "[fd00::1]:8001", "priority": 0}
-        trouble = "no node answers at [fd00::1]:8001"
-        return [{"cluster": "c", "member": member, "node": {"id": "n1", "state": "unreachable", "trouble": trouble}}]
+    def statuses(self) -> list[MemberStatus]:
+        member = MemberInfo("n1", "async", Address("fd00::1", 7001), Address("fd00::1", 8001), 0)
+        return [unreachable(member, "no node answers at [fd00::1]:8001")]
 
 
 def test_status_shows_brackets() -> None:
     with console.capture() as shown:
-        console.print(table(cast(ClusterClient, OneNode())), soft_wrap=True)
+        console.print(draw(summarise(cast(ClusterAdmin, OneNode()))), soft_wrap=True)
     assert " [fd00::1]:7001 " in shown.get()
     assert "n1: no node answers at [fd00::1]:8001" in shown.get()
 

@@ -1,6 +1,5 @@
-"""What is measured beside replicator: Redis, alone and with a replica, and PostgreSQL with a standby.
-
-They run on loopback, in temporary folders, for as long as a `with` block lasts, and leave nothing behind.
+"""Servers that are measured next to replicator, on loopback, each for as long as a `with` block lasts: Redis, with or
+without a replica, and what `postgres` needs as well.
 """
 
 from __future__ import annotations
@@ -28,19 +27,20 @@ POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """Whose rights a program has; by default those of whoever starts it."""
+class SystemAccount:
+    """The user and groups that a program runs as; by default those of this process."""
 
     user: str | None = None
     group: int | None = None
     extra_groups: Sequence[int] | None = None
 
-    def give(self, path: Path) -> None:
+    def own(self, path: Path) -> None:
+        """Make the account the owner of the file or folder."""
         if self.user is not None:
             shutil.chown(path, self.user, self.group)
 
 
-OWN = Account()
+SAME_ACCOUNT = SystemAccount()
 
 
 def free_port() -> int:
@@ -54,10 +54,10 @@ def running(
     line: Sequence[str],
     folder: Path,
     stop: signal.Signals,
-    account: Account = OWN,
+    account: SystemAccount = SAME_ACCOUNT,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server in the background; what it says goes to `log` in its folder. Ctrl-C reaches it by way of us."""
+    """A server in the background, with its output in `log` in its folder. It does not receive Ctrl-C itself."""
     with open(folder / "log", "ab") as log:
         process = subprocess.Popen(
             line,
@@ -82,21 +82,21 @@ def running(
             process.wait()
 
 
-def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Raises `ReplicatorError` if the process ends, or the time."""
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Raises `ReplicatorError` if the process exits, or after 30 s."""
     deadline = time.monotonic() + READY_S
-    while not is_so():
-        ended = process.poll() is not None
-        if ended or time.monotonic() > deadline:
+    while not condition():
+        exited = process.poll() is not None
+        if exited or time.monotonic() > deadline:
             last = (folder / "log").read_text(errors="replace").splitlines()[-1:]
-            what = "has ended" if ended else f"is not ready after {READY_S:.0f} s"
+            what = "has exited" if exited else f"is not ready after {READY_S:.0f} s"
             raise ReplicatorError(f"{Path(str(process.args[0])).name} {what}: {' '.join(last)}")  # type: ignore[index]
         time.sleep(POLL_S)
 
 
 @contextmanager
 def redis_server(folder: Path, *options: str) -> Iterator[int]:
-    """The port of a Redis that keeps nothing but what `options` say. Raises `ConfigError` if it is not installed."""
+    """The port of a Redis without RDB snapshots. Raises `ConfigError` if it is not installed, `ReplicatorError`."""
     program = shutil.which("redis-server")
     if program is None:
         raise ConfigError("Redis is not installed (Debian: apt-get install redis-server)")

@@ -1,4 +1,4 @@
-"""PostgreSQL with one streaming standby, and pgbench, which drives it as `bench_load` drives the others."""
+"""PostgreSQL with one streaming standby, and pgbench, which does for it what `closed_loop` does for the others."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from replicator.bench.load import KEYS, WARM_UP_SHARE, Measured, percentile
-from replicator.bench.peers import Account, free_port, running, wait_until
+from replicator.bench.closed_loop import KEYS, WARM_UP_SHARE, LoadResult, percentile
+from replicator.bench.peers import SystemAccount, free_port, running, wait_until
 from replicator.errors import ConfigError, ReplicatorError
 
 DEBIAN = Path("/usr/lib/postgresql")
@@ -44,12 +44,12 @@ INSERT INTO kv VALUES ('key:' || lpad(:key::text, 12, '0'), lpad(:value::text, 1
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """One of the two, and who may ask it."""
+class PostgresServer:
+    """The primary or the standby, and the account that it runs as."""
 
     programs: Path
     folder: Path
-    account: Account
+    account: SystemAccount
     port: int
     password: str
 
@@ -61,10 +61,10 @@ class Server:
 
     def write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text)
-        self.account.give(self.folder / name)
+        self.account.own(self.folder / name)
 
     def run(self, program: str, *options: str, timeout_s: float = COMMAND_S) -> str:
-        """What it says. Raises `ReplicatorError`."""
+        """The output of one of PostgreSQL's programs. Raises `ReplicatorError`."""
         try:
             done = subprocess.run(
                 [str(self.programs / program), *options],
@@ -78,17 +78,17 @@ class Server:
                 extra_groups=self.account.extra_groups,
             )
         except subprocess.TimeoutExpired:
-            raise ReplicatorError(f"{program} has not ended after {timeout_s:.0f} s") from None
+            raise ReplicatorError(f"{program} has not finished after {timeout_s:.0f} s") from None
         if done.returncode != 0:
             raise ReplicatorError(f"{program} failed: {' '.join(done.stderr.strip().splitlines()[-1:])}")
         return done.stdout
 
-    def ask(self, *statements: str) -> str:
+    def query(self, *statements: str) -> str:
         return self.run("psql", "-XAtq", *(part for it in statements for part in ("-c", it))).strip()
 
     def answers(self) -> bool:
         try:
-            return self.ask("SELECT 1") == "1"
+            return self.query("SELECT 1") == "1"
         except ReplicatorError:
             return False
 
@@ -99,30 +99,30 @@ class Server:
         with running(line, self.folder, signal.SIGQUIT, self.account, self.environment) as process:
             yield process
 
-    def load(self, connections: int, seconds: float) -> Measured:
-        """Single-row upserts by primary key, prepared. pgbench counts in whole seconds."""
+    def run_load(self, connections: int, seconds: float) -> LoadResult:
+        """Prepared single-row upserts by primary key, for whole seconds. Raises `ReplicatorError`."""
         self.write("upsert.sql", UPSERT)
         line = ["-n", "-M", "prepared", "-f", "upsert.sql", "-c", str(connections), "-j", "1"]
         self.run("pgbench", *line, "-T", str(ceil(seconds * WARM_UP_SHARE)))
         timed = ["-T", str(ceil(seconds)), "--log", "--log-prefix", "latencies"]
-        said = self.run("pgbench", *line, *timed, timeout_s=seconds + COMMAND_S)
+        output = self.run("pgbench", *line, *timed, timeout_s=seconds + COMMAND_S)
         logs = list(self.folder.glob("latencies.*"))
         latencies_s = sorted(second for log in logs for second in parse_latencies_s(log.read_text().splitlines()))
         for log in logs:
             log.unlink()
-        return Measured(parse_rate(said), percentile(latencies_s, 0.5), percentile(latencies_s, 0.99))
+        return LoadResult(parse_rate(output), percentile(latencies_s, 0.5), percentile(latencies_s, 0.99))
 
 
-def parse_rate(said: str) -> float:
-    """What pgbench says a second, but for the time it took to connect. Raises `ReplicatorError`."""
-    found = re.search(r"^tps = ([\d.]+) \(without initial connection time\)", said, re.MULTILINE)
+def parse_rate(output: str) -> float:
+    """Transactions per second of pgbench, without the time to connect. Raises `ReplicatorError`."""
+    found = re.search(r"^tps = ([\d.]+) \(without initial connection time\)", output, re.MULTILINE)
     if found is None:
-        raise ReplicatorError(f"pgbench said no rate: PostgreSQL 14 or newer is needed. It said: {said[-200:]}")
+        raise ReplicatorError(f"pgbench reports no rate: PostgreSQL 14 or newer is needed. Its output: {output[-200:]}")
     return float(found[1])
 
 
 def parse_latencies_s(lines: Iterable[str]) -> Iterator[float]:
-    """Of the lines of pgbench's log: client, transaction, microseconds, …"""
+    """From the lines of pgbench's log: client, transaction, microseconds, …"""
     for line in lines:
         yield int(line.split()[2]) / 1e6
 
@@ -138,44 +138,44 @@ def find_programs() -> Path:
     raise ConfigError("PostgreSQL is not installed (Debian: apt-get install postgresql)")
 
 
-def _account() -> Account:
-    """PostgreSQL does not run as root. Raises `ConfigError`."""
+def _account() -> SystemAccount:
+    """The account to run as: PostgreSQL refuses to run as root. Raises `ConfigError`."""
     if os.geteuid() != 0:
-        return Account()
+        return SystemAccount()
     for name in ("postgres", "nobody"):
         try:
-            return Account(name, pwd.getpwnam(name).pw_gid, ())
+            return SystemAccount(name, pwd.getpwnam(name).pw_gid, ())
         except KeyError:
             continue
-    raise ConfigError("PostgreSQL does not run as root, and there is no user postgres: run this as another user")
+    raise ConfigError("PostgreSQL refuses to run as root, and there is no user postgres: run this as another user")
 
 
-def _check_reachable(folder: Path, account: Account) -> None:
+def _check_reachable(folder: Path, account: SystemAccount) -> None:
     """Raises `ConfigError`."""
     for parent in folder.parents:
         if account.user is not None and not parent.stat().st_mode & stat.S_IXOTH:
             raise ConfigError(
-                f"PostgreSQL runs as {account.user}, who may not enter {parent}: set TMPDIR to another folder"
+                f"PostgreSQL runs as {account.user}, which has no access to {parent}: set TMPDIR to another folder"
             )
 
 
 @contextmanager
-def postgres_pair() -> Iterator[Server]:
-    """The primary; its standby has caught up. Raises `ConfigError` if it is not installed."""
+def postgres_pair() -> Iterator[PostgresServer]:
+    """The primary of a pair; the standby has caught up. Raises `ConfigError` if it is not installed."""
     programs, account = find_programs(), _account()
     with tempfile.TemporaryDirectory(prefix="replicator-bench-postgres-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         _check_reachable(folder, account)
-        account.give(folder)
+        account.own(folder)
         password = secrets.token_hex(16)
-        primary, standby = (Server(programs, folder, account, free_port(), password) for _ in range(2))
+        primary, standby = (PostgresServer(programs, folder, account, free_port(), password) for _ in range(2))
         primary.write("password", password)
         primary.run("initdb", "-D", "primary", "-U", "bench", "-A", "scram-sha-256", "--pwfile", "password", "-N")
         with primary.running("primary") as process:
             wait_until(primary.answers, process, folder)
-            primary.ask(*FILL)
+            primary.query(*FILL)
             primary.run("pg_basebackup", "-D", "standby", "-R", "-c", "fast")
             with standby.running("standby") as process:
                 is_sync = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync' AND state = 'streaming'"
-                wait_until(lambda: primary.ask(is_sync) == "1", process, folder)
+                wait_until(lambda: primary.query(is_sync) == "1", process, folder)
                 yield primary

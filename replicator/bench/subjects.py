@@ -1,10 +1,9 @@
-"""What `replicator bench modes` measures, each made ready for as long as a `with` block lasts: a cluster of three nodes
-in one of its modes, Redis, PostgreSQL.
+"""The systems that `replicator bench modes` measures, each ready for as long as a `with` block lasts: a cluster in one
+of its modes, Redis, PostgreSQL.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,30 +11,37 @@ from typing import Any
 
 import redis
 
-from replicator.bench import load as bench_load
-from replicator.bench.load import KEY, KEYS, VALUE, Command, Measured, Workload, key_name, value_of
+from replicator.bench.closed_loop import (
+    KEY,
+    KEYS,
+    VALUE,
+    Command,
+    LoadResult,
+    Workload,
+    key_name,
+    run_load,
+    value_of,
+)
 from replicator.bench.peers import redis_pair
 from replicator.bench.postgres import postgres_pair
-from replicator.cli import cluster, replica
-from replicator.cli.cluster import Write
-from replicator.cli.replica import AskedMode
 from replicator.errors import ReplicatorError
-from replicator.local.admin_client import find_cluster
-from replicator.local.folder import ClusterFolder
+from replicator.local.cluster import LocalCluster
+from replicator.local.operations import policy_of, promote, set_mode, set_policy
+from replicator.local.waiting import wait_caught_up
+from replicator.records.types import Mode, Policy, WriteMode
 
 SET: Command = ("SET", KEY, VALUE)
 GET: Command = ("GET", KEY)
 WAIT: Command = ("WAIT", "1", "0")
 BATCH = 1_000
-LEVEL_S = 60.0
-POLL_S = 0.05
+CATCH_UP_S = 60.0
 
-Measure = Callable[[int], Measured]
-"""With so many clients."""
+Measure = Callable[[int], LoadResult]
+"""Measures with the given number of clients."""
 
 
 def fill(port: int) -> None:
-    """Give all keys a value. Raises `ReplicatorError`."""
+    """Set all keys. Raises `ReplicatorError`."""
     with redis.Redis(port=port) as client, client.pipeline(transaction=False) as pipe:
         for start in range(0, KEYS, BATCH):
             for number in range(start, start + BATCH):
@@ -46,70 +52,64 @@ def fill(port: int) -> None:
                 raise ReplicatorError(f"the keys could not be written: {error}") from error
 
 
-class Nodes:
-    """n1 leads, n2 and n3 follow; the last settings stay in force until others are asked for."""
+class ClusterSubject:
+    """A cluster of n1, which leads, n2 and n3. Modes and policy stay until the next measurement needs others."""
 
-    def __init__(self, folder: ClusterFolder, password: str, seconds: float) -> None:
-        self._folder = folder
+    def __init__(self, cluster: LocalCluster, seconds: float) -> None:
         self._seconds = seconds
-        self._client = find_cluster(folder.dir, None, password)
-        self._ports = {entry.id: entry.resp_port for entry in folder.load().nodes}
+        self._admin = cluster.admin
+        self._ports = cluster.resp_ports
 
     def fill(self) -> None:
-        self._settle((), "all", Write.ASYNC)
+        self._configure((), "all", WriteMode.ASYNC)
         fill(self._ports["n1"])
 
     @contextmanager
-    def writes(self, sync: Sequence[str], wait_for: str, write: Write) -> Iterator[Measure]:
-        self._settle(sync, wait_for, write)
-        yield lambda clients: bench_load.run(Workload(self._ports["n1"], clients, self._seconds, [SET]))
+    def writes(self, sync: Sequence[str], wait_for: str, write: WriteMode) -> Iterator[Measure]:
+        """`sync`: the sync members."""
+        self._configure(sync, wait_for, write)
+        yield lambda clients: run_load(Workload(self._ports["n1"], clients, self._seconds, [SET]))
 
     @contextmanager
-    def reads(self, id: str, level: str, sync: Sequence[str] = (), write: Write = Write.ASYNC) -> Iterator[Measure]:
-        self._settle(sync, "all", write)
-        greeting = ["REPL.READ", *level.split()]
+    def reads(
+        self, id: str, level: str, sync: Sequence[str] = (), write: WriteMode = WriteMode.ASYNC
+    ) -> Iterator[Measure]:
+        self._configure(sync, "all", write)
+        setup = ["REPL.READ", *level.split()]
         if level == "session":
-            greeting.append(self._token())
-        yield lambda clients: bench_load.run(Workload(self._ports[id], clients, self._seconds, [GET], [greeting]))
+            setup.append(self._token())
+        yield lambda clients: run_load(Workload(self._ports[id], clients, self._seconds, [GET], [setup]))
 
     def _token(self) -> str:
         with redis.Redis(port=self._ports["n1"]) as client:
             token: Any = client.execute_command("REPL.TOKEN")
             return str(token.decode())
 
-    def _settle(self, sync: Sequence[str], wait_for: str, write: Write) -> None:
-        """Let n1 lead under these settings, and the others catch up with it. Raises `ReplicatorError`."""
-        status = self._client.leader().status()
-        if status["node"]["id"] != "n1":
-            replica.promote("n1", self._folder.dir)
-        modes = {it["node"]: it["mode"] for it in status["members"]}
-        wanted = {id: AskedMode.SYNC if id in sync else AskedMode.ASYNC for id in self._ports}
-        if any(modes[id] != wanted[id] for id in modes):
-            cluster.change_policy(self._client, "all", Write.ASYNC)
-            for id in self._ports:
-                if modes[id] != wanted[id]:
-                    replica.change_mode(self._client, id, wanted[id])
-        cluster.change_policy(self._client, wait_for, write)
-        self._wait_level()
-
-    def _wait_level(self) -> None:
-        target = self._client.leader().status()["node"]["applied_offset"]
-        deadline = time.monotonic() + LEVEL_S
-        while min(it["node"].get("applied_offset", -1) for it in self._client.statuses()) < target:
-            if time.monotonic() > deadline:
-                raise ReplicatorError(f"the followers have not caught up after {LEVEL_S:.0f} s")
-            time.sleep(POLL_S)
+    def _configure(self, sync: Sequence[str], wait_for: str, write: WriteMode) -> None:
+        """Returns once n1 leads with these settings, and the others have caught up. Raises `ReplicatorError`."""
+        status = self._admin.leader().status()
+        if status.node.id != "n1":
+            promote(self._admin, "n1")
+        modes = {member.node: member.mode for member in status.members}
+        wanted = {id: Mode.SYNC if id in sync else Mode.ASYNC for id in self._ports}
+        changed = [id for id, mode in wanted.items() if modes[id] != mode]
+        if changed:
+            set_policy(self._admin, Policy())  # sync members that a policy waits for cannot become async
+        for id in changed:
+            set_mode(self._admin, id, wanted[id])
+        set_policy(self._admin, policy_of(wait_for, write))
+        wait_caught_up(self._admin, CATCH_UP_S)
 
 
 @contextmanager
 def redis_writes(folder: Path, seconds: float, request: Sequence[Command], *settings: str) -> Iterator[Measure]:
-    """At a Redis with one replica, started with these settings on both."""
+    """At a Redis with one replica, both with these settings."""
     with redis_pair(folder, *settings) as port:
         fill(port)
-        yield lambda clients: bench_load.run(Workload(port, clients, seconds, request))
+        yield lambda clients: run_load(Workload(port, clients, seconds, request))
 
 
 @contextmanager
 def postgres_writes(seconds: float) -> Iterator[Measure]:
     with postgres_pair() as primary:
-        yield lambda clients: primary.load(clients, seconds)
+        yield lambda clients: primary.run_load(clients, seconds)

@@ -1,4 +1,4 @@
-"""`replicator broker`: an Apache Kafka of your own, for trying things out."""
+"""`replicator broker`: an Apache Kafka on this machine, for development."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from replicator.local.kafka.paths import default_broker_dir
 
 app = typer.Typer(help="A real Apache Kafka on this machine, without Docker, Maven or Java.", no_args_is_help=True)
 
-NOT_RUNNING = 3  # as service managers have it
+NOT_RUNNING = 3  # the exit code of service managers
 
 Dir = Annotated[Path, typer.Option("--dir", help="The broker's folder.", show_default=False)]
 
 
 @app.command()
 def start(
-    dir: Dir = default_broker_dir(),  # noqa: B008 (typer's way)
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="By default the last one, or a free one.")] = None,
-    heap: Annotated[str, typer.Option(help="Java's heap.")] = "512m",
-    kafka_home: Annotated[Path | None, typer.Option(help="An unpacked Kafka distribution to use.")] = None,
+    dir: Dir = default_broker_dir(),  # noqa: B008 (required by typer)
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="By default the port of the last start, or a free one.")
+    ] = None,
+    heap: Annotated[str, typer.Option(help="Java's heap size.")] = "512m",
+    kafka_home: Annotated[Path | None, typer.Option(help="An unpacked Kafka distribution.")] = None,
 ) -> None:
-    """Start the broker, and return when it answers. Its data is kept from one start to the next.
+    """Start the broker, and return when it answers. It keeps its data when it is stopped.
 
     Example: replicator broker start --port 9092
     """
@@ -43,12 +45,12 @@ def stop(dir: Dir = default_broker_dir()) -> None:  # noqa: B008
 
     Example: replicator broker stop
     """
-    console.print("stopped" if LocalBroker(dir).stop() else "it did not run")
+    console.print("stopped" if LocalBroker(dir).stop() else "it was not running")
 
 
 @app.command()
 def status(dir: Dir = default_broker_dir(), json: options.Json = False) -> None:  # noqa: B008
-    """Tell whether the broker runs, and where. Exit code 3 if it does not.
+    """Show whether the broker is running, and where. Exit code 3 if it is not running.
 
     Example: replicator broker status --json
     """

@@ -1,4 +1,4 @@
-"""`replicator doctor`: is Kafka set up so that nothing acknowledged can be lost?"""
+"""`replicator doctor`: is Kafka configured so that no acknowledged write can be lost?"""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from replicator.log.kafka.check import check_topic
 
 def doctor(
     dir: options.Dir = options.DEFAULT_DIR,
-    bootstrap: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Kafka, if there is no folder.")] = None,
-    cluster: Annotated[str | None, typer.Option(help="The cluster's name, if there is no folder.")] = None,
+    bootstrap: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Kafka, without a cluster folder.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="The cluster's name, without a cluster folder.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Check the settings of the brokers and of the log's topic, and tell why each matters.
+    """Check the settings of the brokers and of the log's topic, and explain each of them.
 
     Exit code 1 if something should be changed.
 
     Example: replicator doctor --bootstrap kafka:9092 --cluster shop
     """
     if (bootstrap is None) != (cluster is None):
-        raise ConfigError("give both --bootstrap and --cluster, or neither and the folder of a cluster by --dir")
+        raise ConfigError("give both --bootstrap and --cluster, or the folder of a cluster with --dir")
     if bootstrap is None or cluster is None:
         file = ClusterFolder(dir).load()
         bootstrap, cluster = file.bootstrap, file.name

@@ -12,7 +12,7 @@ from replicator.cli.output import errors
 from replicator.errors import ReplicatorError
 
 app = typer.Typer(
-    help="A replicated store whose only truth is a Kafka log. Any Redis client works with it.",
+    help="A replicated key-value store on a Kafka log. Any Redis client works with it.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -32,7 +32,7 @@ app.command("simulate")(simulate.simulate)
 
 
 def main() -> None:
-    """Errors that are expected become one sentence and exit code 1."""
+    """Print expected errors as one sentence, with exit code 1."""
     try:
         app()
     except ReplicatorError as error:

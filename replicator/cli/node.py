@@ -13,35 +13,32 @@ import uvloop
 
 from replicator.assembly import run_node
 from replicator.cli import options
-from replicator.cli.output import console
+from replicator.cli.output import ConsoleProgress, console
 from replicator.config import load
-from replicator.local.admin_client import find_cluster
-from replicator.local.folder import ClusterFolder
-from replicator.local.waiting import wait_ready
+from replicator.local.cluster import LocalCluster
 
 app = typer.Typer(help="Run, start and stop one node.", no_args_is_help=True)
 
-READY_S = 600
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 @app.command()
 def run(
     id: Annotated[str | None, typer.Option(help="The node's name, unique in its cluster.")] = None,
-    cluster: Annotated[str | None, typer.Option(help="The cluster's name: its log is the topic NAME.wal.")] = None,
-    bootstrap: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Kafka.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="The cluster's name; its log is the topic NAME.wal.")] = None,
+    bootstrap: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address of Kafka.")] = None,
     dir: Annotated[Path | None, typer.Option(help="The node's folder.")] = None,
-    resp: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to serve Redis clients.")] = None,
-    http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to serve HTTP.")] = None,
-    advertise: Annotated[str | None, typer.Option(metavar="HOST", help="The host that others reach it by.")] = None,
-    priority: Annotated[int | None, typer.Option(help="Lower leads sooner.")] = None,
-    snapshots: Annotated[Path | None, typer.Option(help="Where snapshots go.")] = None,
+    resp: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen for Redis clients.")] = None,
+    http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen for HTTP.")] = None,
+    advertise: Annotated[str | None, typer.Option(metavar="HOST", help="The host that others connect to.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Nodes with a lower number are preferred as leader.")] = None,
+    snapshots: Annotated[Path | None, typer.Option(help="The folder for snapshots.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with sections node, kafka and timing.")] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Run a node in the foreground until SIGTERM; what a container starts.
+    """Run a node in the foreground until SIGTERM, for instance in a container.
 
-    Each setting may also stand in the file, or in the environment as REPLICATOR_NODE_ID, REPLICATOR_NODE_PASSWORD,
+    Each setting can also be in the file, or in the environment as REPLICATOR_NODE_ID, REPLICATOR_NODE_PASSWORD,
     REPLICATOR_KAFKA_BOOTSTRAP, REPLICATOR_KAFKA_SECURITY_PROTOCOL, REPLICATOR_TIMING_LEASE_MS, ….
 
     Example: replicator node run --id n1 --cluster shop --bootstrap kafka:9092 --dir /var/lib/replicator
@@ -70,12 +67,9 @@ def start(
 
     Example: replicator node start n2
     """
-    folder = ClusterFolder(dir)
-    cluster = folder.load()
-    entry = cluster.node(id)
-    started = folder.start_node(cluster, entry)
-    wait_ready(folder, find_cluster(dir, None, options.environment_password()), [entry], READY_S)
-    console.print(f"{id} serves" if started else f"{id} ran already")
+    with ConsoleProgress() as progress:
+        started = LocalCluster(dir, options.environment_password(), progress).start_node(id)
+    console.print(f"{id} serves" if started else f"{id} was already running")
 
 
 @app.command()
@@ -86,6 +80,4 @@ def stop(
 
     Example: replicator node stop n2
     """
-    folder = ClusterFolder(dir)
-    folder.load().node(id)
-    console.print(f"stopped {id}" if folder.stop_node(id) else f"{id} did not run")
+    console.print(f"stopped {id}" if LocalCluster(dir).stop_node(id) else f"{id} was not running")

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options of several commands."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ Dir = Annotated[
 ]
 Connect = Annotated[
     str | None,
-    typer.Option("--connect", metavar="HOST:PORT", help="Any node of the cluster, by its HTTP or Redis port."),
+    typer.Option("--connect", metavar="HOST:PORT", help="HTTP or Redis port of any node of the cluster."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+Bootstrap = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="A running Kafka; by default one is started on this machine.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Password = Annotated[
     str,
     typer.Option(
@@ -26,7 +29,7 @@ Password = Annotated[
         envvar="REPLICATOR_NODE_PASSWORD",
         show_default=False,
         show_envvar=True,
-        help="The cluster's password, better given by the environment.",
+        help="The cluster's password; better set in the environment.",
     ),
 ]
 

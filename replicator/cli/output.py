@@ -1,12 +1,13 @@
-"""What people read (tables, colour) and what programs read (`--json`)."""
+"""Output for people (tables, colour, progress) and for programs (`--json`)."""
 
 from __future__ import annotations
 
 import json
+from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 console = Console()
 errors = Console(stderr=True)
@@ -16,8 +17,8 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
-def progress(*columns: Any) -> Progress:
-    """A progress display that leaves no traces in files and pipes."""
+def progress_bars(*columns: Any) -> Progress:
+    """Progress bars on stderr, if it is a terminal; they disappear at the end."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -26,4 +27,47 @@ def progress(*columns: Any) -> Progress:
         TimeElapsedColumn(),
         console=errors,
         transient=True,
+        disable=not errors.is_terminal,
     )
+
+
+class ConsoleProgress:
+    """Draws what operations report (`local.progress`): bars on stderr, results on `results`."""
+
+    def __init__(self, results: Console = console) -> None:
+        self._results = results
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> ConsoleProgress:
+        return self
+
+    def __exit__(
+        self, type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._clear()
+
+    def step(self, text: str) -> None:
+        self._clear()
+        self._show("", text, 0, None)
+
+    def bar(self, name: str, text: str, completed: int = 0, total: int | None = None) -> None:
+        self._show(name, text, completed, total)
+
+    def done(self, text: str) -> None:
+        self._clear()
+        self._results.print(text, highlight=False)
+
+    def _show(self, name: str, text: str, completed: int, total: int | None) -> None:
+        if self._bars is None:
+            self._bars = progress_bars(TextColumn("{task.fields[count]}"))
+            self._bars.start()
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(text, total=total, count="")
+        count = "" if total is None else f"{completed}/{total}"
+        self._bars.update(self._tasks[name], description=text, completed=completed, total=total, count=count)
+
+    def _clear(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars, self._tasks = None, {}

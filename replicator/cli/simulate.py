@@ -1,4 +1,4 @@
-"""`replicator simulate`: one seeded history of a whole cluster."""
+"""`replicator simulate`: a simulated cluster with faults, from a seed."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from replicator.testing.simulation import SimulationPlan, run
 
 
 def simulate(
-    seed: Annotated[int, typer.Option(help="Which history.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="How long faults go on, in callbacks of the event loop.")] = 4000,
-    nodes: Annotated[int, typer.Option(min=1, max=9, help="How many nodes.")] = 3,
-    writes: Annotated[WriteMode | None, typer.Option(help="What writes wait for; by default the seed decides.")] = None,
-    trace: Annotated[bool, typer.Option("--trace", help="Tell everything that happens.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the history.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="How long faults occur, in callbacks of the event loop.")] = 4000,
+    nodes: Annotated[int, typer.Option(min=1, max=9, help="Number of nodes.")] = 3,
+    writes: Annotated[WriteMode | None, typer.Option(help="The write mode; by default the seed decides.")] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Print every event.")] = False,
 ) -> None:
-    """Play a cluster with faults in virtual time, and check what it promises; the same seed is the same history.
+    """Simulate a cluster with faults in virtual time, and check its guarantees; a seed always gives the same history.
 
-    The real nodes and stores, on a log that delays, loses and repeats appends, with crashes and pauses. Exit code 1
-    if a promise was broken.
+    It runs the real nodes and stores on a log that delays, loses and repeats appends, with crashes and pauses. Exit
+    code 1 if a guarantee was violated.
 
     Example: replicator simulate --seed 7 --steps 4000 --trace
     """
-    logging.disable(logging.CRITICAL)  # nodes log every injected fault
+    logging.disable(logging.CRITICAL)  # nodes log every fault
     report = run(SimulationPlan(seed, steps, nodes, writes=writes), print if trace else lambda line: None)
     print(report)
     if report.problems:

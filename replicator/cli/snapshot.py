@@ -1,17 +1,19 @@
-"""`replicator snapshot`: copies of the state, each at an offset."""
+"""`replicator snapshot`: copies of a store, each at an offset of the log."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from replicator.address import Address
 from replicator.cli import options
-from replicator.cli.output import console, print_json
-from replicator.local.admin_client import SNAPSHOT_S, find_cluster
+from replicator.cli.output import ConsoleProgress, console, print_json
+from replicator.errors import ConfigError
+from replicator.local.admin_client import StoredSnapshot, find_cluster
+from replicator.local.operations import take_snapshot
 
 app = typer.Typer(help="Take and list snapshots.", no_args_is_help=True)
 
@@ -20,41 +22,32 @@ app = typer.Typer(help="Take and list snapshots.", no_args_is_help=True)
 def take(
     dir: options.Dir = options.DEFAULT_DIR,
     connect: options.Connect = None,
-    node: Annotated[str | None, typer.Option(help="Which node makes it; by default a follower that has all.")] = None,
+    node: Annotated[str | None, typer.Option(help="The node; by default a follower that has caught up.")] = None,
     password: options.Password = "",
     json: options.Json = False,
 ) -> None:
-    """Let a node copy its store; it serves on meanwhile.
+    """Copy the store of a node, which keeps serving.
 
     Example: replicator snapshot take
     """
-    client = find_cluster(dir, connect, password)
-    chosen = _choose([it for it in client.statuses() if it["node"]["state"] == "serving"], node)
-    with console.status(f"{chosen['node']['id']} takes a snapshot"):
-        http = Address.from_record(chosen["member"]["http"])
-        manifest = client.node(http).ask("POST", "/snapshots", timeout_s=SNAPSHOT_S)
+    admin = find_cluster(dir, connect, password)
+    with ConsoleProgress() as progress:
+        try:
+            taken = take_snapshot(admin, node, progress)
+        except ConfigError as error:
+            raise typer.BadParameter(str(error)) from error
     if json:
-        print_json(manifest)
+        print_json(taken.as_json())
     else:
-        console.print(
-            f"snapshot {manifest['name']} at offset {manifest['offset']}: {manifest['entries']} entries, "
-            f"{manifest['bytes']} bytes in {manifest['folder']}"
-        )
+        console.print(describe_snapshot(taken))
 
 
-def _choose(serving: list[dict[str, dict[str, str]]], node: str | None) -> dict[str, dict[str, str]]:
-    for status in serving:
-        if status["node"]["id"] == node:
-            return status
-    if node or not serving:
-        raise typer.BadParameter(f"{node or 'no node'} serves now: see `replicator status`")
-    return max(serving, key=_fitness)
-
-
-def _fitness(status: dict[str, dict[str, str]]) -> tuple[bool, bool, str]:
-    """A snapshotter is there for it, and a follower can better be spared than the leader."""
-    node = status["node"]
-    return status["member"]["mode"] == "snapshotter", node["role"] == "follower", node["applied_offset"]
+def describe_snapshot(taken: StoredSnapshot) -> str:
+    manifest = taken.manifest
+    return (
+        f"snapshot {manifest.name} at offset {manifest.offset}: {manifest.entries} entries, "
+        f"{manifest.bytes} bytes in {taken.folder}"
+    )
 
 
 @app.command("list")
@@ -64,17 +57,16 @@ def list_(
     password: options.Password = "",
     json: options.Json = False,
 ) -> None:
-    """The snapshots there are, the newest first.
+    """List the snapshots, the newest first.
 
     Example: replicator snapshot list --json
     """
-    client = find_cluster(dir, connect, password)
-    answer = client.any_node().ask("GET", "/snapshots")
+    manifests = [it.manifest for it in find_cluster(dir, connect, password).any_node().list_snapshots()]
     if json:
-        print_json(answer["snapshots"])
+        print_json([asdict(manifest) for manifest in manifests])
         return
-    shown = Table("snapshot", "offset", "entries", "bytes", "digest", "taken")
-    for it in answer["snapshots"]:
-        taken = datetime.fromtimestamp(it["taken_at_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        shown.add_row(it["name"], str(it["offset"]), str(it["entries"]), str(it["bytes"]), it["digest"][:12], taken)
-    console.print(shown)
+    table = Table("snapshot", "offset", "entries", "bytes", "digest", "taken")
+    for it in manifests:
+        taken = datetime.fromtimestamp(it.taken_at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        table.add_row(it.name, str(it.offset), str(it.entries), str(it.bytes), it.digest[:12], taken)
+    console.print(table)

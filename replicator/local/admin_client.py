@@ -1,12 +1,13 @@
-"""Asks the nodes of a cluster over HTTP."""
+"""Client of the HTTP admin API: one node (`NodeAdmin`), or all nodes of a cluster (`ClusterAdmin`)."""
 
 from __future__ import annotations
 
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ import redis
 from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.folder import ClusterFolder
+from replicator.local.status import MemberInfo, MemberStatus, StatusReply, known_fields, parse_status, unreachable
+from replicator.records.types import Mode, Policy
+from replicator.store.snapshot import Manifest
 
 TIMEOUT_S = 3.0
 SNAPSHOT_S = 600.0
-UNREACHABLE = "unreachable"
+PROMOTE_S = 15.0
 
 
 class NodeUnreachable(ReplicatorError):
@@ -29,125 +33,158 @@ class NodeUnreachable(ReplicatorError):
 class NodeRefused(ReplicatorError):
     """The node answered with an error."""
 
-    def __init__(self, message: str, leader: Address | None) -> None:
-        super().__init__(message)
-        self.leader = leader  # HTTP address of the node to ask instead
+
+@dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    folder: str  # on the node's machine
+    manifest: Manifest
+
+    def as_json(self) -> dict[str, Any]:
+        return {"folder": self.folder, **asdict(self.manifest)}
 
 
 @dataclass(frozen=True, slots=True)
-class NodeClient:
-    """One node's HTTP side."""
+class NodeAdmin:
+    """The admin API of one node. Every request raises `NodeUnreachable` or `NodeRefused`."""
 
     http: Address
     password: str = ""
 
-    def ask(self, method: str, path: str, body: Any = None, timeout_s: float = TIMEOUT_S) -> Any:
-        """Raises `NodeUnreachable`, `NodeRefused`."""
+    def status(self) -> StatusReply:
+        reply = self._request("GET", "/status")
+        try:
+            return parse_status(reply)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise NodeUnreachable(f"the program at {self.http} is not a node of this version: {error!r}") from error
+
+    def set_mode(self, node: str, mode: Mode) -> None:
+        """For the leader, as the next three. The change is in the log, but may not be in effect yet."""
+        self._request("PUT", f"/members/{node}/mode", {"mode": mode.value})
+
+    def remove_member(self, node: str) -> None:
+        self._request("DELETE", f"/members/{node}")
+
+    def set_policy(self, policy: Policy) -> None:
+        self._request("PUT", "/policy", asdict(policy))
+
+    def promote(self, node: str, *, force: bool = False, timeout_s: float = PROMOTE_S) -> None:
+        """With `force`, for the node that is to become the leader."""
+        self._request("POST", "/promote", {"node": node, "force": force}, timeout_s)
+
+    def take_snapshot(self) -> StoredSnapshot:
+        return _snapshot(self._request("POST", "/snapshots", timeout_s=SNAPSHOT_S))
+
+    def list_snapshots(self) -> list[StoredSnapshot]:
+        """The newest first."""
+        reply = self._request("GET", "/snapshots")
+        return [_snapshot({"folder": reply["folder"], **it}) for it in reply["snapshots"]]
+
+    def _request(self, method: str, path: str, body: Any = None, timeout_s: float = TIMEOUT_S) -> Any:
         headers = {"Content-Type": "application/json"}
         if self.password:
             headers["Authorization"] = f"Bearer {self.password}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.http.url(path), data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-                return json.load(answer)
+            with urllib.request.urlopen(request, timeout=timeout_s) as response:
+                return json.load(response)
         except urllib.error.HTTPError as error:
-            raise _refusal(error) from error
+            raise NodeRefused(_error_text(error)) from error
         except (OSError, ValueError, HTTPException) as error:
             raise NodeUnreachable(f"no node answers at {self.http}: {error}") from error
 
-    def status(self) -> Any:
-        return self.ask("GET", "/status")
+
+def _snapshot(reply: dict[str, Any]) -> StoredSnapshot:
+    return StoredSnapshot(reply["folder"], Manifest(**known_fields(Manifest, reply)))
 
 
-def _refusal(error: urllib.error.HTTPError) -> NodeRefused:
+def _error_text(error: urllib.error.HTTPError) -> str:
     try:
-        fields = json.load(error)
-        leader = fields.get("leader")
-        return NodeRefused(str(fields["error"]), Address.from_record(leader) if leader else None)
+        return str(json.load(error)["error"])
     except (ValueError, KeyError, TypeError):
-        return NodeRefused(f"HTTP {error.code}", None)
+        return f"HTTP {error.code}"
 
 
-class ClusterClient:
-    """Finds a node that answers, and asks all of them."""
+class ClusterAdmin:
+    """Finds a node that answers, and the other members through it."""
 
-    def __init__(self, https: list[Address], password: str) -> None:
+    def __init__(self, https: Sequence[Address], password: str) -> None:
+        """`https`: HTTP addresses of one or more nodes."""
         self._https = https
         self._password = password
 
-    def node(self, http: Address) -> NodeClient:
-        return NodeClient(http, self._password)
+    def node(self, http: Address) -> NodeAdmin:
+        return NodeAdmin(http, self._password)
 
-    def any_status(self) -> Any:
-        """Of the first node that answers. Raises `NodeUnreachable`."""
-        return self._first_answer()[1]
-
-    def any_node(self) -> NodeClient:
+    def any_node(self) -> NodeAdmin:
         """The first node that answers. Raises `NodeUnreachable`."""
-        return self._first_answer()[0]
+        return self._first()[0]
 
-    def _first_answer(self) -> tuple[NodeClient, Any]:
+    def any_status(self) -> StatusReply:
+        """The status of the first node that answers. Raises `NodeUnreachable`."""
+        return self._first()[1]
+
+    def _first(self) -> tuple[NodeAdmin, StatusReply]:
         problems = []
         for http in self._https:
+            node = self.node(http)
             try:
-                return self.node(http), self.node(http).status()
+                return node, node.status()
             except NodeUnreachable as error:
                 problems.append(str(error))
         raise NodeUnreachable("no node of the cluster answers. " + ". ".join(problems))
 
-    def statuses(self) -> list[Any]:
-        """One status a member, and one for each node of the folder that is none yet; `state` may be unreachable."""
-        first = self.any_status()
-        addresses = {Address.from_record(member["http"]): member for member in first["members"]}
+    def statuses(self) -> list[MemberStatus]:
+        """All members, and the known nodes that are not members yet. Raises `NodeUnreachable` if no node answers."""
+        members = {member.http: member for member in self.any_status().members}
         for http in self._https:
-            addresses.setdefault(http, {"node": "?", "http": str(http), "resp": "", "mode": "async", "priority": 0})
+            members.setdefault(http, MemberInfo("?", Mode.ASYNC, None, http, 0))
         with ThreadPoolExecutor(max_workers=16) as pool:
-            return list(pool.map(self._status_of, addresses.values()))
+            return list(pool.map(self._status_of, members.values()))
 
-    def _status_of(self, member: Any) -> Any:
+    def _status_of(self, member: MemberInfo) -> MemberStatus:
         try:
-            return {"member": member, **self.node(Address.from_record(member["http"])).status()}
+            return MemberStatus(member, self.node(member.http).status())
         except (NodeUnreachable, NodeRefused) as error:
-            return {"member": member, "node": {"id": member["node"], "state": UNREACHABLE, "trouble": str(error)}}
+            return unreachable(member, str(error))
 
-    def member(self, id: str) -> NodeClient:
-        """Raises `NodeUnreachable`, `ConfigError` if it is none."""
-        for member in self.any_status()["members"]:
-            if member["node"] == id:
-                return self.node(Address.from_record(member["http"]))
-        raise ConfigError(f"{id} is no member of this cluster: see `replicator status`")
+    def member(self, id: str) -> NodeAdmin:
+        """Raises `NodeUnreachable`, `ConfigError` if the node is not a member."""
+        member = self.any_status().member(id)
+        if member is None:
+            raise ConfigError(f"{id} is not a member of this cluster: see `replicator status`")
+        return self.node(member.http)
 
-    def leader(self) -> NodeClient:
-        """As the node with the newest epoch knows it. Raises `NodeUnreachable`."""
-        status = max(self.statuses(), key=lambda it: it["node"].get("epoch", -1))
-        for member in status["members"]:
-            if member["node"] == status["node"].get("leader"):
-                return self.node(Address.from_record(member["http"]))
-        raise NodeUnreachable("the cluster has no leader now: see `replicator status`")
+    def leader(self) -> NodeAdmin:
+        """According to the node that has read most of the log. Raises `NodeUnreachable`."""
+        newest = max(self.statuses(), key=lambda it: it.node.recency).reply
+        leader = newest.member(newest.node.leader)
+        if leader is None:
+            raise NodeUnreachable("the cluster has no leader now: see `replicator status`")
+        return self.node(leader.http)
 
 
-def find_cluster(dir: Path, connect: str | None, password: str) -> ClusterClient:
-    """By `--connect` if it is given, else by the folder. Raises `ConfigError`."""
+def find_cluster(dir: Path, connect: str | None, password: str) -> ClusterAdmin:
+    """Through the node at `connect` (its HTTP or Redis port) if given, else through the nodes of the folder.
+
+    Raises `ConfigError`, `NodeUnreachable`.
+    """
     if connect is None:
-        nodes = ClusterFolder(dir).load().nodes
-        if not nodes:
-            raise ConfigError(f"the cluster in {dir} has no nodes: `replicator cluster up` starts some")
-        return ClusterClient([entry.http for entry in nodes], password)
+        return ClusterAdmin([entry.http for entry in ClusterFolder(dir).load_nodes()], password)
     place = Address.parse(connect)
-    client = ClusterClient([place], password)
+    admin = ClusterAdmin([place], password)
     try:
-        client.any_status()
-        return client
+        admin.any_status()
+        return admin
     except NodeUnreachable:
-        http = _ask_redis(place, password)
+        http = _http_address(place, password)
         if http is None:
             raise
-        return ClusterClient([http], password)
+        return ClusterAdmin([http], password)
 
 
-def _ask_redis(place: Address, password: str) -> Address | None:
-    """The HTTP address that a node tells Redis clients."""
+def _http_address(place: Address, password: str) -> Address | None:
+    """The HTTP address that a node reports to Redis clients."""
     try:
         with redis.Redis(place.host, place.port, password=password or None, socket_timeout=TIMEOUT_S) as client:
             info: Any = client.info("replicator")

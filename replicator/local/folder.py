@@ -1,9 +1,9 @@
 """The folder of a cluster on this machine.
 
 DIR/cluster.json             its name, its Kafka, its nodes and their ports
-DIR/broker/                  a Kafka of its own, if it was not given one
+DIR/broker/                  its own Kafka, unless --bootstrap names another
 DIR/nodes/ID/store           the node's LMDB store
-            /node.log        what it says
+            /node.log        its output
             /node.pid        its process
 DIR/snapshots/
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field, replace
@@ -21,9 +20,11 @@ from pathlib import Path
 from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.kafka import LocalBroker
-from replicator.local.process import ProcessMark, is_alive, mark_of, terminate
+from replicator.local.ports import HTTP_ABOVE_RESP, check_free
+from replicator.local.process import ProcessIdentity, identify, is_alive, terminate
 
 STOP_S = 15
+LOG_TAIL_LINES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,16 @@ class NodeEntry:
 
 @dataclass(frozen=True, slots=True)
 class ClusterFile:
+    """The contents of `cluster.json`."""
+
     name: str
     bootstrap: str
     own_broker: bool
     base_port: int
     nodes: tuple[NodeEntry, ...] = field(default=())
+
+    def has_node(self, id: str) -> bool:
+        return any(entry.id == id for entry in self.nodes)
 
     def node(self, id: str) -> NodeEntry:
         """Raises `ConfigError`."""
@@ -59,14 +65,14 @@ class ClusterFile:
         raise ConfigError(f"there is no node {id} in this cluster, only {known}: `replicator replica add {id}` adds it")
 
     def with_node(self, id: str) -> ClusterFile:
-        """The node added, on the next free place in the order of ports."""
-        if any(entry.id == id for entry in self.nodes):
+        """With the node added at the first unused pair of ports."""
+        if self.has_node(id):
             return self
         taken = {entry.resp_port for entry in self.nodes}
         place = next(place for place in range(len(self.nodes) + 1) if self.base_port + place not in taken)
         port = self.base_port + place
-        entry = NodeEntry(id, port, port + 1000, max((it.priority for it in self.nodes), default=-1) + 1)
-        return replace(self, nodes=(*self.nodes, entry))
+        priority = max((it.priority for it in self.nodes), default=-1) + 1
+        return replace(self, nodes=(*self.nodes, NodeEntry(id, port, port + HTTP_ABOVE_RESP, priority)))
 
     def without_node(self, id: str) -> ClusterFile:
         return replace(self, nodes=tuple(entry for entry in self.nodes if entry.id != id))
@@ -100,31 +106,46 @@ class ClusterFolder:
             return ClusterFile(**{**fields, "nodes": tuple(NodeEntry(**entry) for entry in fields["nodes"])})
         except FileNotFoundError:
             raise ConfigError(
-                f"there is no cluster in {self.dir}: `replicator cluster up --dir DIR` makes one, "
-                "--dir or --connect names another"
+                f"there is no cluster in {self.dir}: `replicator cluster up --dir DIR` creates one; "
+                "--dir or --connect selects another"
             ) from None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{self.dir}/cluster.json cannot be read: {error}") from error
 
+    def load_nodes(self) -> tuple[NodeEntry, ...]:
+        """At least one. Raises `ConfigError`."""
+        nodes = self.load().nodes
+        if not nodes:
+            raise ConfigError(f"the cluster in {self.dir} has no nodes: `replicator cluster up` starts some")
+        return nodes
+
     def save(self, cluster: ClusterFile) -> None:
+        """Raises `ConfigError`."""
         try:
             self.dir.mkdir(parents=True, exist_ok=True)
             new = self.dir / "cluster.json.new"
             new.write_text(json.dumps(asdict(cluster), indent=2) + "\n")
             os.replace(new, self.dir / "cluster.json")
         except OSError as error:
-            raise ConfigError(f"{self.dir} cannot be the folder of a cluster: {error.strerror}") from error
+            raise ConfigError(f"{self.dir} cannot be used as the folder of a cluster: {error.strerror}") from error
 
-    def process(self, id: str) -> ProcessMark | None:
-        """The node's process, if it runs."""
+    def process(self, id: str) -> ProcessIdentity | None:
+        """The node's process, if it is running."""
         try:
-            mark = ProcessMark(**json.loads((self.node_dir(id) / "node.pid").read_text()))
+            process = ProcessIdentity(**json.loads((self.node_dir(id) / "node.pid").read_text()))
         except (FileNotFoundError, ValueError, TypeError):
             return None
-        return mark if is_alive(mark) else None
+        return process if is_alive(process) else None
 
-    def start_node(self, cluster: ClusterFile, entry: NodeEntry) -> bool:
-        """Start a node in the background; False if it runs already. Raises `ConfigError` if a port is taken."""
+    def running_process(self, id: str) -> ProcessIdentity:
+        """Raises `ReplicatorError` if the node is not running."""
+        process = self.process(id)
+        if process is None:
+            raise ReplicatorError(f"{id} has exited: {self.log_tail(id)}")
+        return process
+
+    def start_process(self, cluster: ClusterFile, entry: NodeEntry) -> bool:
+        """Start a node in the background; False if it is already running. Raises `ConfigError` if a port is taken."""
         if self.process(entry.id) is not None:
             return False
         for port in (entry.resp_port, entry.http_port):
@@ -147,41 +168,26 @@ class ClusterFolder:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd=folder
             )
-        mark = mark_of(child.pid)
-        if mark is None:
-            raise ReplicatorError(f"{entry.id} ended at once: {self.last_words(entry.id)}")
-        (folder / "node.pid").write_text(json.dumps(asdict(mark)))
+        process = identify(child.pid)
+        if process is None:
+            raise ReplicatorError(f"{entry.id} exited at once: {self.log_tail(entry.id)}")
+        (folder / "node.pid").write_text(json.dumps(asdict(process)))
         return True
 
-    def stop_node(self, id: str) -> bool:
-        """End a node cleanly; False if it did not run."""
-        mark = self.process(id)
-        if mark is None:
+    def stop_process(self, id: str) -> bool:
+        """Stop a node cleanly; False if it is not running. Raises `ReplicatorError`."""
+        process = self.process(id)
+        if process is None:
             return False
-        if not terminate(mark, STOP_S):
-            raise ReplicatorError(f"{id} (process {mark.pid}) does not end")
+        if not terminate(process, STOP_S):
+            raise ReplicatorError(f"{id} (process {process.pid}) does not exit, not even after SIGKILL")
         (self.node_dir(id) / "node.pid").unlink(missing_ok=True)
         return True
 
-    def last_words(self, id: str) -> str:
-        """The end of the node's log, for errors."""
+    def log_tail(self, id: str) -> str:
+        """The last lines of the node's log, for error messages."""
         try:
             lines = self.log_file(id).read_text(errors="replace").splitlines()
         except FileNotFoundError:
-            return "it left no log"
-        return "\n".join([f"the end of {self.log_file(id)}:", *(f"  {line}" for line in lines[-8:])])
-
-
-def check_free(port: int) -> None:
-    """Raises `ConfigError`."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OverflowError:
-            raise ConfigError(f"port {port} is none: choose a lower --base-port") from None
-        except OSError as error:
-            raise ConfigError(
-                f"port {port} cannot be had ({error.strerror}): end the program that has it, or choose another "
-                "--base-port"
-            ) from None
+            return "it has written no log"
+        return "\n".join([f"the end of {self.log_file(id)}:", *(f"  {line}" for line in lines[-LOG_TAIL_LINES:])])

@@ -1,4 +1,4 @@
-"""One process of this machine, told apart from a later one with the same pid. Linux: reads /proc."""
+"""Processes on this machine, identified so that a reused pid is not mistaken for them. Linux only: reads /proc."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ _POLL_S = 0.02
 
 
 @dataclass(frozen=True)
-class ProcessMark:
-    """`started` names the boot of the machine and the clock tick of it at which the process began."""
+class ProcessIdentity:
+    """`started` is the boot id of the machine and the clock tick at which the process started."""
 
     pid: int
     started: str
 
 
-def mark_of(pid: int) -> ProcessMark | None:
+def identify(pid: int) -> ProcessIdentity | None:
     """None if there is no such process, or only a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The second field is the program's name in brackets and may hold anything; see proc_pid_stat(5).
+    # The second field is the program's name in brackets and may contain anything; see proc_pid_stat(5).
     state, *others = stat.rpartition(")")[2].split()
     if state in "ZX":
         return None
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ProcessMark(pid, f"{boot}/{others[18]}")
+    return ProcessIdentity(pid, f"{boot}/{others[18]}")
 
 
-def is_alive(process: ProcessMark) -> bool:
-    return mark_of(process.pid) == process
+def is_alive(process: ProcessIdentity) -> bool:
+    return identify(process.pid) == process
 
 
-def wait_gone(process: ProcessMark, timeout_s: float) -> bool:
-    """Whether it has ended within the time."""
+def wait_until_exited(process: ProcessIdentity, timeout_s: float) -> bool:
+    """False if the process still runs after the timeout."""
     deadline = time.monotonic() + timeout_s
     while is_alive(process):
         if time.monotonic() >= deadline:
@@ -47,21 +47,21 @@ def wait_gone(process: ProcessMark, timeout_s: float) -> bool:
     return True
 
 
-def terminate(process: ProcessMark, grace_s: float, kill_s: float = 10) -> bool:
-    """SIGTERM, and SIGKILL after `grace_s`. Whether it has ended."""
+def terminate(process: ProcessIdentity, grace_s: float, kill_s: float = 10) -> bool:
+    """SIGTERM, and SIGKILL after `grace_s`. False if the process still runs."""
     return _send(process, signal.SIGTERM, grace_s) or kill(process, kill_s)
 
 
-def kill(process: ProcessMark, timeout_s: float = 10) -> bool:
-    """SIGKILL. Whether it has ended."""
+def kill(process: ProcessIdentity, timeout_s: float = 10) -> bool:
+    """SIGKILL. False if the process still runs after the timeout."""
     return _send(process, signal.SIGKILL, timeout_s)
 
 
-def _send(process: ProcessMark, number: signal.Signals, timeout_s: float) -> bool:
+def _send(process: ProcessIdentity, number: signal.Signals, timeout_s: float) -> bool:
     if not is_alive(process):
         return True
     try:
         os.kill(process.pid, number)
     except ProcessLookupError:
         return True
-    return wait_gone(process, timeout_s)
+    return wait_until_exited(process, timeout_s)

@@ -1,71 +1,88 @@
-"""Waits until nodes are as they should be, with a bar for whoever looks on."""
+"""Waiting until nodes are ready, have caught up, or see a change of the membership."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from replicator.address import Address
-from replicator.cli.output import progress
 from replicator.errors import ReplicatorError
-from replicator.local.admin_client import ClusterClient, NodeRefused, NodeUnreachable
+from replicator.local.admin_client import ClusterAdmin, NodeAdmin, NodeRefused, NodeUnreachable
 from replicator.local.folder import ClusterFolder, NodeEntry
+from replicator.local.progress import ProgressReporter
+from replicator.local.status import FAILED, STARTING, NodeInfo, StatusReply
+from replicator.local.summary import ClusterSummary, summarise
 
 POLL_S = 0.1
+CAUGHT_UP_POLL_S = 0.05
 MEMBERSHIP_S = 20
 
 
 def wait_ready(
-    folder: ClusterFolder, client: ClusterClient, entries: Sequence[NodeEntry], timeout_s: float, started: bool = True
+    folder: ClusterFolder,
+    admin: ClusterAdmin,
+    entries: Sequence[NodeEntry],
+    timeout_s: float,
+    progress: ProgressReporter,
 ) -> None:
-    """Until each node serves, is a member, and has applied what there was; and one of the cluster leads.
+    """Until each node serves, is a member, has applied the log, and knows a leader.
 
-    Raises `ReplicatorError` if a node ends or the time is over.
+    Raises `ReplicatorError` if a node exits or fails, or after the timeout.
     """
     deadline = time.monotonic() + timeout_s
     cluster = folder.load().name
-    with progress() as bars:
-        tasks = {entry.id: bars.add_task(entry.id, total=None) for entry in entries}
-        waiting = {entry.id: entry for entry in entries}
-        while waiting:
-            for entry in list(waiting.values()):
-                status = _status(client, entry.http)
-                node = status["node"]
-                bars.update(tasks[entry.id], description=f"{entry.id}: {node['state']}")
-                if node.get("end_offset", -1) > 0:
-                    bars.update(tasks[entry.id], total=node["end_offset"] + 1, completed=node["applied_offset"] + 1)
-                if _is_ready(status, cluster, entry.id):
-                    del waiting[entry.id]
-                elif started and folder.process(entry.id) is None:
-                    raise ReplicatorError(f"{entry.id} ended: {folder.last_words(entry.id)}")
-                elif node["state"] == "failed":
-                    raise ReplicatorError(f"{entry.id} failed: {node['trouble']}")
-                elif time.monotonic() > deadline:
-                    why = node.get("trouble") or node["state"]
-                    raise ReplicatorError(f"{entry.id} is not ready after {timeout_s:.0f} s: {why}")
-            time.sleep(POLL_S)
-
-
-def wait_for_membership(client: ClusterClient, is_so: Callable[[Any], bool], why_not: str) -> None:
-    """Until the leader's status shows it. Raises `ReplicatorError` with `why_not` if that takes too long."""
-    deadline = time.monotonic() + MEMBERSHIP_S
-    while not is_so(client.leader().status()):
-        if time.monotonic() > deadline:
-            raise ReplicatorError(why_not)
+    waiting = {entry.id: entry for entry in entries}
+    progress.step("waiting for the nodes")
+    while waiting:
+        for entry in list(waiting.values()):
+            status = _status(admin.node(entry.http), entry.id)
+            node = status.node
+            if node.end_offset > 0:
+                progress.bar(entry.id, f"{entry.id}: {node.state}", node.applied + 1, node.end_offset + 1)
+            else:
+                progress.bar(entry.id, f"{entry.id}: {node.state}")
+            if _is_ready(status, cluster, entry.id):
+                del waiting[entry.id]
+                continue
+            folder.running_process(entry.id)
+            if node.state == FAILED:
+                raise ReplicatorError(f"{entry.id} failed: {node.trouble}")
+            if time.monotonic() > deadline:
+                why = node.trouble or node.state
+                raise ReplicatorError(f"{entry.id} is not ready after {timeout_s:.0f} s: {why}")
         time.sleep(POLL_S)
 
 
-def _status(client: ClusterClient, http: Address) -> Any:
+def wait_for_membership(admin: ClusterAdmin, condition: Callable[[StatusReply], bool], otherwise: str) -> None:
+    """Until the leader's status fulfils the condition. Raises `ReplicatorError` with `otherwise` after 20 s."""
+    deadline = time.monotonic() + MEMBERSHIP_S
+    while not condition(admin.leader().status()):
+        if time.monotonic() > deadline:
+            raise ReplicatorError(otherwise)
+        time.sleep(POLL_S)
+
+
+def wait_caught_up(admin: ClusterAdmin, timeout_s: float) -> ClusterSummary:
+    """Until all nodes have applied the log up to the same offset. Raises `ReplicatorError` after the timeout."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        summary = summarise(admin)
+        offsets = {node.applied_offset for node in summary.nodes}
+        if len(offsets) == 1 and None not in offsets:
+            return summary
+        if time.monotonic() > deadline:
+            applied = ", ".join(f"{node.id} at {node.applied_offset}" for node in summary.nodes)
+            raise ReplicatorError(f"not all nodes have caught up after {timeout_s:.0f} s: {applied}")
+        time.sleep(CAUGHT_UP_POLL_S)
+
+
+def _status(node: NodeAdmin, id: str) -> StatusReply:
     try:
-        return client.node(http).status()
+        return node.status()
     except (NodeUnreachable, NodeRefused):
-        return {"node": {"state": "starting"}, "members": []}
+        return StatusReply("", NodeInfo(id, STARTING))
 
 
-def _is_ready(status: Any, cluster: str, id: str) -> bool:
-    if status.get("cluster") != cluster:  # another cluster's node may have its port
+def _is_ready(status: StatusReply, cluster: str, id: str) -> bool:
+    if status.cluster != cluster:  # a node of another cluster may use the port
         return False
-    node = status["node"]
-    members = {member["node"] for member in status["members"]}
-    return node["state"] == "serving" and id in members and node.get("leader") in members
+    return status.node.serves and status.member(id) is not None and status.member(status.node.leader) is not None

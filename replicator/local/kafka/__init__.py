@@ -1,11 +1,10 @@
-"""A real Apache Kafka on this machine: one process, one folder, no Docker, Maven or Java needed beforehand.
+"""A real Apache Kafka on this machine: one process, one folder; Docker, Maven and Java need not be installed.
 
 java.py      which Java runs it
-jars.py      where Kafka's program comes from, and the cache it is kept in
-settings.py  what `server.properties` says, and why
-process.py   one process of this machine, told apart from a later one with the same pid
-health.py    does it answer?
-local.py     start, stop, kill, status
+jars.py      where Kafka's jars come from, and their cache
+settings.py  the contents of `server.properties`, and why
+paths.py     folders of the user
+broker.py    start, stop, kill, status
 """
 
 from replicator.local.kafka.broker import BrokerState, BrokerStatus, LocalBroker

@@ -1,9 +1,9 @@
 """Start, stop, kill and status of the broker in one folder.
 
-DIR/data/               Kafka's own; survives everything here
-DIR/server.properties   written at each start; the port is remembered in it
-DIR/broker.log          what Kafka says; broker.out is what Java says when it cannot even log
-DIR/broker.pid          the running process; left behind by a crash, and then stale
+DIR/data/               Kafka's data; stop, kill and start keep it
+DIR/server.properties   written at each start; keeps the port for the next one
+DIR/broker.log          Kafka's log; broker.out is the output of Java before it can log
+DIR/broker.pid          the running process; stale after a crash
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import base64
 import fcntl
 import json
 import os
-import random
 import re
-import socket
 import subprocess
 import time
 import uuid
@@ -29,7 +27,8 @@ from replicator.errors import BrokerUnavailable, ConfigError
 from replicator.local.kafka import settings
 from replicator.local.kafka.jars import kafka_home, kafka_version
 from replicator.local.kafka.java import find_java
-from replicator.local.process import ProcessMark, is_alive, kill, mark_of, terminate
+from replicator.local.ports import is_free, random_free_port
+from replicator.local.process import ProcessIdentity, identify, is_alive, kill, terminate
 from replicator.log.kafka.probe import Health
 
 _START_TIMEOUT_S = 90
@@ -39,8 +38,8 @@ _PROBE_S = 2.0
 
 class BrokerState(StrEnum):
     RUNNING = "running"
-    UNRESPONSIVE = "unresponsive"  # the process is there, but does not answer (yet)
-    STALE = "stale"  # it was running and ended without `stop`
+    UNRESPONSIVE = "unresponsive"  # the process runs, but does not answer (yet)
+    STALE = "stale"  # the process exited without `stop`
     STOPPED = "stopped"
 
 
@@ -48,7 +47,7 @@ class BrokerState(StrEnum):
 class BrokerStatus:
     state: BrokerState
     bootstrap: str | None  # None before the first start
-    version: str | None  # of the process, None if there is none
+    version: str | None  # of the process; None if it does not run, as the pid
     pid: int | None
     cluster_id: str | None
     data_dir: Path
@@ -62,21 +61,21 @@ class _PidFile:
     version: str
 
     @property
-    def process(self) -> ProcessMark:
-        return ProcessMark(self.pid, self.started)
+    def process(self) -> ProcessIdentity:
+        return ProcessIdentity(self.pid, self.started)
 
 
 class LocalBroker:
-    """One Kafka in one folder. Any number of processes may hold one on the same folder; they take turns.
+    """One Kafka in one folder. Several processes may use the same folder: a lock serialises them.
 
-    `port` None: the one of the last start, or a free one. `home`: an unpacked Kafka instead of the cached one.
+    `port` None: the port of the last start, or a free one. `home`: an unpacked Kafka instead of the cached one.
     """
 
     def __init__(self, dir: Path, port: int | None = None, heap: str = "512m", *, home: Path | None = None) -> None:
         if not re.fullmatch(r"[1-9]\d*[kmgKMG]", heap):
-            raise ConfigError(f"heap {heap!r} is no size: write it as Java does, for instance 512m or 2g")
+            raise ConfigError(f"heap {heap!r} is not a size: write it as Java does, for instance 512m or 2g")
         if not Path("/proc/self/stat").exists():
-            raise ConfigError("the local broker needs Linux: use --bootstrap HOST:PORT of a Kafka that runs already")
+            raise ConfigError("the local broker needs Linux: use --bootstrap HOST:PORT of a running Kafka")
         self.dir = dir.absolute()
         self._port = port
         self._heap = heap
@@ -84,10 +83,10 @@ class LocalBroker:
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> str:
-        """The bootstrap address of a broker that has answered; one that runs already is left as it is.
+        """Return the bootstrap address once the broker answers; a running broker is not restarted.
 
         Raises `ConfigError` (no Java, port taken, folder not usable), `BrokerUnavailable` (Kafka cannot be fetched, or
-        does not come up; the message ends with its last words).
+        does not start; the message ends with the last lines of its log).
         """
         with self._lock():
             running = self._running()
@@ -99,25 +98,25 @@ class LocalBroker:
             self._write("log4j2.xml", settings.LOG4J2_XML)
             if not self._data.exists():
                 self._format(command)
-            self._write("server.properties", settings.server_properties(port=port, controller_port=_free_port()))
+            self._write("server.properties", settings.server_properties(port=port, controller_port=random_free_port()))
             return self._launch([*command, "kafka.Kafka", "server.properties"], kafka_version(home))
 
     def stop(self) -> bool:
-        """End it cleanly, by force after 30 s. Whether there was one to end. Raises `BrokerUnavailable`."""
+        """SIGTERM, and SIGKILL after 30 s. False if the broker was not running. Raises `BrokerUnavailable`."""
         if not self.dir.exists():
             return False
         with self._lock():
             running = self._running()
             if running and not terminate(running.process, _STOP_TIMEOUT_S):
-                raise BrokerUnavailable(f"process {running.pid} does not end, not even by SIGKILL")
+                raise BrokerUnavailable(f"process {running.pid} does not exit, not even after SIGKILL")
             self._forget()
             return running is not None
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would: nothing is tidied. Raises `BrokerUnavailable`."""
+        """SIGKILL, like a crash: the pid file stays. Raises `BrokerUnavailable`."""
         running = self._running()
         if running and not kill(running.process):
-            raise BrokerUnavailable(f"process {running.pid} does not end, not even by SIGKILL")
+            raise BrokerUnavailable(f"process {running.pid} does not exit, not even after SIGKILL")
 
     def status(self) -> BrokerStatus:
         last = self._pid_file()
@@ -130,12 +129,12 @@ class LocalBroker:
             state = BrokerState.RUNNING
         else:
             state = BrokerState.UNRESPONSIVE
-        there = last if state in (BrokerState.RUNNING, BrokerState.UNRESPONSIVE) else None
+        running = last if state in (BrokerState.RUNNING, BrokerState.UNRESPONSIVE) else None
         return BrokerStatus(
             state=state,
             bootstrap=bootstrap,
-            version=there.version if there else None,
-            pid=there.pid if there else None,
+            version=running.version if running else None,
+            pid=running.pid if running else None,
             cluster_id=self._cluster_id(),
             data_dir=self._data,
             log_file=self.dir / settings.LOG_FILE,
@@ -148,7 +147,9 @@ class LocalBroker:
     def _adopt(self, running: _PidFile) -> str:
         bootstrap = self._bootstrap()
         if bootstrap is None:
-            raise ConfigError(f"{self.dir}/server.properties is gone while process {running.pid} runs: stop it first")
+            raise ConfigError(
+                f"{self.dir}/server.properties is missing while process {running.pid} runs: stop it first"
+            )
         if self._port is not None and bootstrap != _address(self._port):
             raise ConfigError(f"the broker in {self.dir} runs at {bootstrap}: stop it first to give it another port")
         self._await_answer(bootstrap, running.process)
@@ -157,17 +158,19 @@ class LocalBroker:
     def _choose_port(self) -> int:
         port = self._port or settings.port_of(_read(self.dir / "server.properties"))
         if port is None:
-            return _free_port()
-        if not _is_free(port):
-            raise ConfigError(f"port {port} is taken by another program: end that one, or choose another with --port")
+            return random_free_port()
+        if not is_free(port):
+            raise ConfigError(f"port {port} is taken by another program: stop it, or choose another port with --port")
         return port
 
     def _format(self, command: list[str]) -> None:
-        """Lay out an empty data folder. It gets its name last, so that half a one is never taken for it."""
+        """Format an empty data folder. It is renamed last, so that an incomplete one is never used."""
         unfinished = f"{settings.DATA_FOLDER}.new"
         self._write(
             "format.properties",
-            settings.server_properties(port=_free_port(), controller_port=_free_port(), data_folder=unfinished),
+            settings.server_properties(
+                port=random_free_port(), controller_port=random_free_port(), data_folder=unfinished
+            ),
         )
         arguments = ["format", "--ignore-formatted", "--cluster-id", _new_cluster_id(), "--config", "format.properties"]
         done = subprocess.run(
@@ -178,7 +181,7 @@ class LocalBroker:
             text=True,
         )
         if done.returncode != 0:
-            raise BrokerUnavailable(f"Kafka cannot lay out {self._data}:\n{done.stdout}{done.stderr}".rstrip())
+            raise BrokerUnavailable(f"Kafka cannot format {self._data}:\n{done.stdout}{done.stderr}".rstrip())
         os.rename(self.dir / unfinished, self._data)
         (self.dir / "format.properties").unlink()
 
@@ -189,29 +192,29 @@ class LocalBroker:
             )
         self._child = child
         try:
-            process = mark_of(child.pid)
+            process = identify(child.pid)
             bootstrap = self._bootstrap()
             if process is None or bootstrap is None:
-                raise BrokerUnavailable(f"Kafka ended at once.\n{self._last_words()}")
+                raise BrokerUnavailable(f"Kafka exited at once.\n{self._log_tail()}")
             self._write("broker.pid", json.dumps(asdict(_PidFile(process.pid, process.started, version))))
             self._await_answer(bootstrap, process)
-        except BaseException:  # also at Ctrl-C: what nobody waits for any more must not run on
+        except BaseException:  # also on Ctrl-C: a broker that nobody waits for must not keep running
             child.kill()
             child.wait()
             self._forget()
             raise
         return bootstrap
 
-    def _await_answer(self, bootstrap: str, process: ProcessMark) -> None:
+    def _await_answer(self, bootstrap: str, process: ProcessIdentity) -> None:
         health = Health(bootstrap)
         deadline = time.monotonic() + _START_TIMEOUT_S
         while (answering := health.cluster_id(timeout_s=0.25)) is None:
             if not is_alive(process):
-                raise BrokerUnavailable(f"Kafka ended while it was starting.\n{self._last_words()}")
+                raise BrokerUnavailable(f"Kafka exited while it was starting.\n{self._log_tail()}")
             if time.monotonic() >= deadline:
                 raise BrokerUnavailable(
                     f"Kafka (process {process.pid}) does not answer at {bootstrap} after {_START_TIMEOUT_S} s.\n"
-                    f"{self._last_words()}"
+                    f"{self._log_tail()}"
                 )
         if answering != self._cluster_id():
             raise BrokerUnavailable(f"another cluster ({answering}) answers at {bootstrap}: choose another --port")
@@ -237,12 +240,12 @@ class LocalBroker:
     def _cluster_id(self) -> str | None:
         return settings.cluster_id_of(_read(self._data / "meta.properties"))
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         for name in ("broker.out", settings.LOG_FILE):
             lines = _read(self.dir / name).splitlines()
             if lines:
                 return "\n".join([f"The end of {self.dir / name}:", *(f"  {line}" for line in lines[-15:])])
-        return f"It left no word in {self.dir}."
+        return f"It has written no log in {self.dir}."
 
     def _write(self, name: str, text: str) -> None:
         new = self.dir / f"{name}.new"
@@ -255,14 +258,14 @@ class LocalBroker:
             self.dir.mkdir(parents=True, exist_ok=True)
             lock = open(self.dir / "lock", "w")  # noqa: SIM115
         except OSError as error:
-            raise ConfigError(f"{self.dir} cannot be the broker's folder: {error.strerror}") from error
+            raise ConfigError(f"{self.dir} cannot be used as the folder of a broker: {error.strerror}") from error
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
 
 def _read(file: Path) -> str:
-    """The text of a file, empty if there is none."""
+    """The text of a file; empty if the file is missing."""
     try:
         return file.read_text(errors="replace")
     except FileNotFoundError:
@@ -274,24 +277,6 @@ def _address(port: int) -> str:
 
 
 def _new_cluster_id() -> str:
-    # Kafka's form of a UUID. A first byte below 0x80 keeps it from beginning with a dash, which reads as an option.
+    # Kafka's form of a UUID. With a first byte below 0x80 it cannot start with a dash, like an option.
     raw = uuid.uuid4().bytes
     return base64.urlsafe_b64encode(bytes([raw[0] & 0x7F]) + raw[1:]).rstrip(b"=").decode()
-
-
-def _free_port() -> int:
-    # Below the range from which outgoing connections take theirs: it is to be free at the next start, too.
-    for port in random.sample(range(20_000, 32_000), 1_000):
-        if _is_free(port):
-            return port
-    raise ConfigError("no free port between 20000 and 32000: choose one with --port")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the broker does: TIME_WAIT does not count
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

@@ -1,6 +1,6 @@
-"""Where Kafka's program comes from: a folder `libs/*.jar`, as in Kafka's own distribution.
+"""Where Kafka's jars come from: a folder with `libs/*.jar`, as in Kafka's own distribution.
 
-Either the user names one (`--kafka-home`), or it lies in our cache, where `jgo` has put it once.
+The user names one (`--kafka-home`), or `jgo` downloads the jars into the cache once.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def fetch_with_jgo(endpoint: str) -> list[Path]:
         import jgo
     except ImportError:
         raise ConfigError(
-            "Apache Kafka has to be fetched once, and jgo, which does it, is not installed: "
+            "Apache Kafka must be downloaded once, and jgo, which downloads it, is not installed: "
             '`pip install "replicator[broker]"`'
         ) from None
     return [artifact.resolve() for artifact in jgo.resolve(endpoint)]
 
 
 def kafka_home(named: Path | None = None, fetch: Fetch = fetch_with_jgo) -> Path:
-    """A folder with Kafka's jars in `libs`: the `named` one, or the cached one, fetched if it is not there yet.
+    """A folder with Kafka's jars in `libs`: the `named` one, or the cached one, which is filled at the first call.
 
-    Raises `ConfigError` (the named one has no Kafka in it, jgo is missing), `BrokerUnavailable` (nothing cached, and no
-    network).
+    Raises `ConfigError` (no Kafka in the named folder, jgo is not installed), `BrokerUnavailable` (nothing is cached,
+    and the download fails).
     """
     if named is not None:
         kafka_version(named)
@@ -55,16 +55,16 @@ def kafka_home(named: Path | None = None, fetch: Fetch = fetch_with_jgo) -> Path
 
 
 def kafka_version(home: Path) -> str:
-    """Raises `ConfigError` if no Kafka is there."""
+    """Raises `ConfigError` if the folder does not contain Kafka."""
     for jar in home.glob("libs/kafka_*.jar"):
         found = re.fullmatch(r"kafka_[\d.]+-(\d[\w.]*)\.jar", jar.name)
         if found:
             return found.group(1)
-    raise ConfigError(f"{home} is no Apache Kafka: there is no libs/kafka_*.jar in it")
+    raise ConfigError(f"{home} is not an Apache Kafka: it contains no libs/kafka_*.jar")
 
 
 def _fill(home: Path, fetch: Fetch) -> None:
-    """Complete or absent: the folder gets its name last, so a killed download leaves none behind."""
+    """The folder is renamed last, so that an interrupted download leaves no incomplete one."""
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="kafka-", dir=home.parent) as staging:
@@ -83,14 +83,14 @@ def _rename_unless_there(source: Path, target: Path) -> None:
     try:
         os.rename(source, target)
     except OSError:
-        if not target.is_dir():  # another process was faster: just as good
+        if not target.is_dir():  # another process was faster
             raise
 
 
 def _three_ways(home: Path, error: Exception) -> str:
     return f"""\
-Apache Kafka {KAFKA_VERSION} is not in the cache ({home}) and cannot be fetched ({type(error).__name__}: {error}).
+Apache Kafka {KAFKA_VERSION} is not in the cache ({home}) and cannot be downloaded ({type(error).__name__}: {error}).
 There are three ways to get a broker:
-  1. replicator broker start                     with network access, once; later starts need none
+  1. replicator broker start                     with network access once; later starts need none
   2. replicator broker start --kafka-home DIR    with an unpacked Apache Kafka distribution (4.0 or newer)
-  3. --bootstrap HOST:PORT                       with any Kafka that runs already, for instance in a container"""
+  3. --bootstrap HOST:PORT                       with any running Kafka, for instance in a container"""

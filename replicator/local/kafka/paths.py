@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """What can be fetched again: `$REPLICATOR_CACHE`, or `replicator` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    """For what can be downloaded again: `$REPLICATOR_CACHE`, or `replicator` in `$XDG_CACHE_HOME` or `~/.cache`."""
     own = os.environ.get("REPLICATOR_CACHE")
     return Path(own).expanduser() if own else _xdg("XDG_CACHE_HOME", ".cache")
 
 
 def default_broker_dir() -> Path:
-    """The broker folder when none is named: `replicator/broker` in `$XDG_DATA_HOME` or `~/.local/share`."""
+    """The default folder of the broker: `replicator/broker` in `$XDG_DATA_HOME` or `~/.local/share`."""
     return _xdg("XDG_DATA_HOME", ".local/share") / "broker"
 
 

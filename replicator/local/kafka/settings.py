@@ -1,7 +1,7 @@
-"""What the broker is told: `server.properties` and the log set-up. Text in, text out.
+"""The broker's configuration: `server.properties` and log4j. Text in, text out.
 
-Paths are relative to the broker's folder, which is its working directory: the folder may be moved, and no name of it
-needs escaping.
+Paths are relative to the broker's folder, which is its working directory: the folder may be moved, and its name needs
+no escaping.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LOG_FILE = "broker.log"
 
 def server_properties(*, port: int, controller_port: int, data_folder: str = DATA_FOLDER) -> str:
     return f"""\
-# Written by `replicator broker start`, anew at each start.
+# Written by `replicator broker start` at each start.
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
@@ -41,14 +41,14 @@ offsets.topic.num.partitions=1
 transaction.state.log.num.partitions=1
 share.coordinator.state.topic.num.partitions=1
 
-# A topic made by a typing error would be a log that nobody reads.
+# A mistyped topic name must not create a topic.
 auto.create.topics.enable=false
 num.partitions=1
-# Nobody else is coming: a consumer group need not wait 3 s for more members.
+# Consumer groups have one member: they need not wait 3 s for more.
 group.initial.rebalance.delay.ms=0
 # A group commit is one record batch.
 message.max.bytes={LOCAL_BROKER_MESSAGE_BYTES}
-# The default takes 128 MiB of the heap for compacting topics, of which there is hardly any.
+# The default takes 128 MiB of the heap for compacted topics, which hold very little here.
 log.cleaner.dedupe.buffer.size={16 << 20}
 """
 
@@ -86,9 +86,9 @@ def java_options(*, heap: str, classpath: str) -> list[str]:
     return [
         f"-Xmx{heap}",
         "-Xms64m",
-        "-XX:+UseG1GC",  # a small machine would get the serial collector, whose pauses show in the latencies
+        "-XX:+UseG1GC",  # by default small machines use the serial collector, whose pauses show in the latencies
         "-XX:MaxGCPauseMillis=20",
-        "-XX:+ExitOnOutOfMemoryError",  # a dead broker is noticed, a half-dead one is not
+        "-XX:+ExitOnOutOfMemoryError",  # a broker that has exited is noticed, a broken one is not
         "-Xshare:auto",
         "-Djava.awt.headless=true",
         "-Dlog4j2.configurationFile=log4j2.xml",

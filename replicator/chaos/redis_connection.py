@@ -1,4 +1,4 @@
-"""A Redis client that tries everything once, so that it knows what it does not know."""
+"""A Redis connection that sends each request once: an outcome that is unknown stays unknown."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ READ_BYTES = 1 << 16
 
 
 class NotConnected(Exception):
-    """Nothing was sent."""
+    """The request was not sent."""
 
 
-class Connection:
-    """To one node. After any failure it is closed, and opened again for the next request."""
+class RedisConnection:
+    """A connection to one node. A failure closes it; the next request opens it again."""
 
     def __init__(self, port: int, password: str) -> None:
         self._port = port
@@ -31,7 +31,7 @@ class Connection:
                 await self.open()
                 self.send(*command)
                 return await self.receive()
-        except BaseException:  # also if cancelled: the reply would be taken for that to the next request
+        except BaseException:  # also if cancelled: a late reply would be taken for that of the next request
             self.close()
             raise
 

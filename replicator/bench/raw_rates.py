@@ -1,4 +1,4 @@
-"""What the parts do by themselves: Kafka and LMDB."""
+"""Rates of the parts by themselves: Kafka and LMDB."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ RECORD = bytes(100)
 ENTRIES = 200_000
 
 
-def kafka(bootstrap: str) -> dict[str, float]:
-    """One append at a time, full batches, the end offset, and reading it all back."""
+def kafka_rates(bootstrap: str) -> dict[str, float]:
+    """Single appends, full batches, requests for the end offset, and reading. Raises `BrokerUnavailable`."""
     name = f"raw-{os.getpid()}"
     ensure_topics(bootstrap, name)
     try:
@@ -34,7 +34,7 @@ def kafka(bootstrap: str) -> dict[str, float]:
 
 async def _kafka(bootstrap: str, name: str) -> dict[str, float]:
     log = await KafkaLog.open(bootstrap, name)
-    for _ in range(200):  # Java gets faster as it goes
+    for _ in range(200):  # warm-up: Java compiles while it runs
         await log.append([RECORD])
     single = [await _seconds(log, 1) for _ in range(APPENDS)]
     began = time.perf_counter()
@@ -69,7 +69,7 @@ async def _seconds(log: KafkaLog, records: int) -> float:
 
 
 def lmdb_rates(folder: Path) -> dict[str, float]:
-    """Puts in transactions of 2,000, and gets in one transaction, of small entries."""
+    """Puts of small entries in transactions of 2,000, and gets in one transaction."""
     env = lmdb.open(str(folder), map_size=1 << 30, sync=False, metasync=False)
     keys = [b"key:%012d" % number for number in range(ENTRIES)]
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Load from redis-benchmark, which is faster than anything it measures here."""
+"""Load by redis-benchmark, which is faster than every server it measures here."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 
 from replicator.errors import ConfigError, ReplicatorError
 
-KEYS = 100_000  # random ones, so that most writes change another page
+KEYS = 100_000  # chosen at random, so that most writes change different pages
 TIMEOUT_S = 600
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class BenchmarkLoad:
     name: str
     clients: int
-    pipeline: int
-    share: float  # of the requests of the fullest load
+    pipeline: int  # requests in flight per client
+    share: float  # of the requests of the largest load
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class BenchmarkFigure:
     command: str
     load: str
     per_s: float
@@ -30,11 +30,11 @@ class Figure:
     p99_ms: float
 
 
-def redis_benchmark(port: int, command: str, load: Load, requests: int) -> Figure:
-    """Raises `ConfigError` if it is not installed, `ReplicatorError` if it fails."""
+def run_redis_benchmark(port: int, command: str, load: BenchmarkLoad, requests: int) -> BenchmarkFigure:
+    """Raises `ConfigError` if redis-benchmark is not installed, `ReplicatorError` if it fails."""
     program = shutil.which("redis-benchmark")
     if program is None:
-        raise ConfigError("redis-benchmark drives the load, and is not installed (Debian: redis-tools)")
+        raise ConfigError("redis-benchmark, which generates the load, is not installed (Debian: redis-tools)")
     count = max(100, int(requests * load.share))
     options = {"-p": port, "-t": command.lower(), "-n": count, "-c": load.clients, "-P": load.pipeline, "-r": KEYS}
     line = [program, "--csv", *(str(part) for option in options.items() for part in option)]
@@ -43,4 +43,6 @@ def redis_benchmark(port: int, command: str, load: Load, requests: int) -> Figur
     if done.returncode != 0 or not rows:
         raise ReplicatorError(f"redis-benchmark failed: {done.stdout}{done.stderr}")
     row = rows[0]
-    return Figure(command, load.name, float(row["rps"]), float(row["p50_latency_ms"]), float(row["p99_latency_ms"]))
+    return BenchmarkFigure(
+        command, load.name, float(row["rps"]), float(row["p50_latency_ms"]), float(row["p99_latency_ms"])
+    )

@@ -1,7 +1,7 @@
-"""A closed loop of load on anything that speaks the Redis protocol: the one driver for all that is compared.
+"""Closed-loop load for any server with the Redis protocol: the same load generator for all that is compared.
 
-Each connection sends a request, reads all its answers, and sends the next one. It runs in a process of its own, one
-thread without an event loop, since what it spends on a request is missing to what it measures on a small machine.
+Each connection sends a request, reads all its replies, and sends the next one. The loop runs in a process of its own,
+in one thread without an event loop: on a small machine, the load generator takes its time from the server.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import hiredis
 from replicator.errors import ReplicatorError
 
 KEYS = 100_000
-KEY, VALUE = "KEY", "VALUE"  # in a command: another one each time, 16 bytes long
+KEY, VALUE = "KEY", "VALUE"  # in a command: replaced by a random one of 16 bytes each time
 WARM_UP_SHARE = 0.2
-PATIENCE_S = 8.0  # with answers that have not come when the time is over
+REPLY_TIMEOUT_S = 8.0  # for replies that are outstanding when the time is over
 CHUNK = 1 << 16
 
 Command = Sequence[str]
@@ -37,18 +37,18 @@ class Workload:
     port: int
     connections: int
     seconds: float
-    request: Sequence[Command]  # sent together
-    greeting: Sequence[Command] = ()  # of each connection
+    request: Sequence[Command]  # a pipeline
+    setup: Sequence[Command] = ()  # sent once on each connection
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """`per_s` counts what was answered in time and well; the latencies are those of all that was sent in that time."""
+class LoadResult:
+    """`per_s`: requests answered in time and without errors; the latencies are of all requests sent in that time."""
 
     per_s: float
     p50_ms: float
     p99_ms: float
-    trouble: str = ""
+    trouble: str = ""  # empty if all replies were as expected
 
 
 def key_name(number: int) -> str:
@@ -59,9 +59,9 @@ def value_of(number: int) -> str:
     return f"{number:016d}"
 
 
-def run(workload: Workload) -> Measured:
-    """In a process of its own. Raises `ReplicatorError`."""
-    timeout_s = workload.seconds * (1 + WARM_UP_SHARE) + 3 * PATIENCE_S
+def run_load(workload: Workload) -> LoadResult:
+    """Run the load in a process of its own. Raises `ReplicatorError`."""
+    timeout_s = workload.seconds * (1 + WARM_UP_SHARE) + 3 * REPLY_TIMEOUT_S
     try:
         done = subprocess.run(
             [sys.executable, "-m", __name__],
@@ -71,14 +71,14 @@ def run(workload: Workload) -> Measured:
             timeout=timeout_s,
         )
     except subprocess.TimeoutExpired:
-        raise ReplicatorError(f"the load has not ended after {timeout_s:.0f} s") from None
+        raise ReplicatorError(f"the load has not finished after {timeout_s:.0f} s") from None
     if done.returncode != 0:
-        raise ReplicatorError(f"the load ended: {' '.join(done.stderr.splitlines()[-1:])}")
-    return Measured(**json.loads(done.stdout))
+        raise ReplicatorError(f"the load failed: {' '.join(done.stderr.splitlines()[-1:])}")
+    return LoadResult(**json.loads(done.stdout))
 
 
 def percentile(latencies_s: Sequence[float], share: float) -> float:
-    """In milliseconds, of sorted seconds; 0 if there are none."""
+    """Of sorted latencies, in milliseconds; 0 if there are none."""
     return latencies_s[min(len(latencies_s) - 1, int(len(latencies_s) * share))] * 1000 if latencies_s else 0.0
 
 
@@ -86,8 +86,8 @@ def encode(commands: Sequence[Command]) -> bytes:
     return b"".join(hiredis.pack_command(tuple(command)) for command in commands)  # type: ignore[arg-type]
 
 
-class Template:
-    """The bytes of a request, but for the numbers of its keys and values."""
+class RequestTemplate:
+    """The bytes of a request, without the numbers in its keys and values."""
 
     def __init__(self, request: Sequence[Command]) -> None:
         words = {KEY: key_name(0), VALUE: value_of(0)}
@@ -99,52 +99,52 @@ class Template:
         return self._format % tuple([int(random() * KEYS) for _ in self._places])
 
 
-class Connection:
-    def __init__(self, port: int, greeting: Sequence[Command]) -> None:
-        """Raises `ReplicatorError` if an answer to the greeting is an error."""
-        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+class LoadConnection:
+    def __init__(self, port: int, setup: Sequence[Command]) -> None:
+        """Raises `ReplicatorError` if a reply to `setup` is an error."""
+        self.socket = socket.create_connection(("127.0.0.1", port), REPLY_TIMEOUT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.reader = hiredis.Reader()
-        self.awaited = 0
+        self.outstanding = 0  # replies
         self.sent_s = 0.0
-        self.spoiled = False  # one of the answers to the last request was bad
-        for command in greeting:
+        self.failed = False  # a reply to the last request was an error or empty
+        for command in setup:
             self.send(encode([command]), 1)
-            while self.awaited:
+            while self.outstanding:
                 bad = self.receive()
                 if bad is not None:
                     raise ReplicatorError(f"{' '.join(command)}: {bad!r}")
 
-    def send(self, data: bytes, answers: int) -> None:
-        self.awaited = answers
-        self.spoiled = False
+    def send(self, data: bytes, replies: int) -> None:
+        self.outstanding = replies
+        self.failed = False
         self.sent_s = perf_counter()
         self.socket.sendall(data)
 
     def receive(self) -> Any:
-        """Take the answers that have come; the first that is none to be content with, or else None."""
+        """Read the replies that have arrived; return the first bad one (an error, or empty), or None."""
         data = self.socket.recv(CHUNK)
         if not data:
             raise ReplicatorError("the server closed a connection")
         self.reader.feed(data)
         bad = None
         while (reply := self.reader.gets()) is not False:
-            self.awaited -= 1
+            self.outstanding -= 1
             if bad is None and (not reply or isinstance(reply, hiredis.ReplyError)):
-                bad = reply if reply is not None else "nothing there"
+                bad = reply if reply is not None else "no value"
         return bad
 
 
-class Loop:
+class ClosedLoop:
     def __init__(self, workload: Workload) -> None:
         self._workload = workload
-        self._template = Template(workload.request)
+        self._template = RequestTemplate(workload.request)
         self._latencies_s = array("d")
         self._answered = 0
         self._bad: Counter[str] = Counter()
-        self._connections = [Connection(workload.port, workload.greeting) for _ in range(workload.connections)]
+        self._connections = [LoadConnection(workload.port, workload.setup) for _ in range(workload.connections)]
 
-    def run(self) -> Measured:
+    def run(self) -> LoadResult:
         selector = selectors.DefaultSelector()
         from_s = perf_counter() + self._workload.seconds * WARM_UP_SHARE
         until_s = from_s + self._workload.seconds
@@ -153,44 +153,44 @@ class Loop:
             self._send(connection)
         while (now_s := perf_counter()) < until_s:
             for key, _ in selector.select(until_s - now_s):
-                self._take(key.data, from_s, until_s)
-        while self._waiting and (now_s := perf_counter()) < until_s + PATIENCE_S:
-            for key, _ in selector.select(until_s + PATIENCE_S - now_s):
-                self._take(key.data, from_s, until_s)
-        return self._measured()
+                self._receive(key.data, from_s, until_s)
+        while self._waiting and (now_s := perf_counter()) < until_s + REPLY_TIMEOUT_S:
+            for key, _ in selector.select(until_s + REPLY_TIMEOUT_S - now_s):
+                self._receive(key.data, from_s, until_s)
+        return self._result()
 
     @property
     def _waiting(self) -> int:
-        return sum(connection.awaited > 0 for connection in self._connections)
+        return sum(connection.outstanding > 0 for connection in self._connections)
 
-    def _send(self, connection: Connection) -> None:
+    def _send(self, connection: LoadConnection) -> None:
         connection.send(self._template.fill(), len(self._workload.request))
 
-    def _take(self, connection: Connection, from_s: float, until_s: float) -> None:
+    def _receive(self, connection: LoadConnection, from_s: float, until_s: float) -> None:
         bad = connection.receive()
         if bad is not None:
             self._bad[str(bad)] += 1
-            connection.spoiled = True
-        if connection.awaited:
+            connection.failed = True
+        if connection.outstanding:
             return
         now_s = perf_counter()
         if connection.sent_s >= from_s:
             self._latencies_s.append(now_s - connection.sent_s)
-        if from_s <= now_s < until_s and not connection.spoiled:
+        if from_s <= now_s < until_s and not connection.failed:
             self._answered += 1
         if now_s < until_s:
             self._send(connection)
 
-    def _measured(self) -> Measured:
+    def _result(self) -> LoadResult:
         latencies_s, trouble = sorted(self._latencies_s), []
         if self._bad:
             what = self._bad.most_common(1)[0][0]
-            trouble.append(f"{self._bad.total()} bad answers, most of them: {what}")
+            trouble.append(f"{self._bad.total()} bad replies, the most frequent: {what}")
         if self._waiting:
             trouble.append(
-                f"{self._waiting} of {len(self._connections)} connections got no answer for {PATIENCE_S:.0f} s"
+                f"{self._waiting} of {len(self._connections)} connections got no reply for {REPLY_TIMEOUT_S:.0f} s"
             )
-        return Measured(
+        return LoadResult(
             self._answered / self._workload.seconds,
             percentile(latencies_s, 0.5),
             percentile(latencies_s, 0.99),
@@ -200,6 +200,6 @@ class Loop:
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(asdict(Loop(Workload(**json.load(sys.stdin))).run())))
+        print(json.dumps(asdict(ClosedLoop(Workload(**json.load(sys.stdin))).run())))
     except (ReplicatorError, OSError) as error:
         sys.exit(str(error))

@@ -1,4 +1,4 @@
-"""What came out of the runs of a kind: how long writes paused, and what must not be."""
+"""The results of all runs of one kind: how long writes paused, and violations of the guarantees."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from replicator.chaos.client import Connection
-from replicator.chaos.events import EventKind, Run
-from replicator.chaos.ledger import Faults, Ledger
+from replicator.chaos.failover import EventKind, FailoverRun
+from replicator.chaos.redis_connection import RedisConnection
+from replicator.chaos.write_ledger import WriteFaults, WriteLedger
 
 BATCH = 1000
 BATCH_S = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class FailoverFigures:
     kind: EventKind
     pauses_ms: tuple[float, ...]
     acknowledged: int
-    lost: int  # acknowledged, and not there
-    rejected_there: int
-    failed_twice: int  # a client tries once more
+    lost: int  # acknowledged, but missing
+    rejected_there: int  # rejected, but present
+    failed_twice: int  # the first try and the retry of a client
     stale_reads: int
 
     @property
     def broken(self) -> bool:
-        """Writes may fail twice while nobody leads, but not when the lead is handed over."""
+        """Writes may fail twice while there is no leader, but not when leadership is transferred."""
         faults = self.lost + self.rejected_there + self.stale_reads
         return faults > 0 or (self.kind is EventKind.HANDOVER and self.failed_twice > 0)
 
     def pause_ms(self, percent: int) -> float:
-        """The pause that so many in a hundred do not exceed."""
+        """The percentile of the pauses; one of them."""
         return sorted(self.pauses_ms)[math.ceil(len(self.pauses_ms) * percent / 100) - 1]
 
     def as_json(self) -> dict[str, Any]:
@@ -40,10 +40,12 @@ class Figures:
         return {**asdict(self), "runs": len(self.pauses_ms), **percentiles, "max_ms": self.pause_ms(100)}
 
 
-async def figures(kind: EventKind, runs: Sequence[Run], ledger: Ledger, nodes: Sequence[Connection]) -> Figures:
-    """Reads every write back from every node."""
+async def failover_figures(
+    kind: EventKind, runs: Sequence[FailoverRun], ledger: WriteLedger, nodes: Sequence[RedisConnection]
+) -> FailoverFigures:
+    """Reads every write of the runs from every node."""
     faults = [await _read_back(run.numbers, ledger, nodes) for run in runs]
-    return Figures(
+    return FailoverFigures(
         kind,
         pauses_ms=tuple(round(run.pause_s * 1000, 1) for run in runs),
         acknowledged=sum(ledger.count(run.numbers) for run in runs),
@@ -54,18 +56,18 @@ async def figures(kind: EventKind, runs: Sequence[Run], ledger: Ledger, nodes: S
     )
 
 
-async def _read_back(numbers: range, ledger: Ledger, nodes: Sequence[Connection]) -> Faults:
-    """As the worst node has it."""
-    worst = Faults(0, 0)
+async def _read_back(numbers: range, ledger: WriteLedger, nodes: Sequence[RedisConnection]) -> WriteFaults:
+    """The largest number of each fault on any node."""
+    worst = WriteFaults(0, 0)
     for node in nodes:
         found: list[bytes | None] = []
         for part in _batches(numbers):
             found += await node.ask(BATCH_S, "MGET", *map(ledger.key, part))
-        worst = Faults(*map(max, worst, ledger.check(numbers, found)))
+        worst = WriteFaults(*map(max, worst, ledger.check(numbers, found)))
     return worst
 
 
-async def delete(numbers: range, ledger: Ledger, leader: Connection) -> None:
+async def delete_writes(numbers: range, ledger: WriteLedger, leader: RedisConnection) -> None:
     for part in _batches(numbers):
         await leader.ask(BATCH_S, "DEL", *map(ledger.key, part))
 

@@ -1,0 +1,92 @@
+"""Changes of a running cluster, by the admin API. Each returns once the change is in effect."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from replicator.errors import ConfigError, ReplicatorError
+from replicator.local.admin_client import PROMOTE_S, ClusterAdmin, StoredSnapshot
+from replicator.local.progress import ProgressReporter
+from replicator.local.status import MemberStatus
+from replicator.local.waiting import wait_for_membership
+from replicator.position import NodeId
+from replicator.records.types import Mode, Policy, WaitFor, WriteMode
+
+PROMOTE_POLL_S = 0.01
+
+
+def promote(admin: ClusterAdmin, id: str, *, force: bool = False) -> int:
+    """Make the node the leader, and return its epoch.
+
+    By default the leader transfers leadership. With `force` the node becomes the leader without the old one's consent.
+    Raises `ReplicatorError`.
+    """
+    asked = admin.member(id) if force else admin.leader()
+    asked.promote(id, force=force)
+    deadline = time.monotonic() + PROMOTE_S
+    while True:
+        node = admin.member(id).status().node
+        if node.leads and node.lease_left_ms > 0:
+            return node.epoch
+        if time.monotonic() > deadline:
+            raise ReplicatorError(f"{id} is not the leader after {PROMOTE_S:.0f} s: see `replicator status`")
+        time.sleep(PROMOTE_POLL_S)
+
+
+def set_mode(admin: ClusterAdmin, id: str, mode: Mode) -> None:
+    """Raises `ReplicatorError`."""
+    admin.leader().set_mode(id, mode)
+    wait_for_membership(
+        admin,
+        lambda status: any((it.node, it.mode) == (id, mode) for it in status.members),
+        f"{id} is not {mode} yet: it may still be catching up, see `replicator status`",
+    )
+
+
+def remove_member(admin: ClusterAdmin, id: str) -> None:
+    """Raises `ConfigError` if the node is the leader, `ReplicatorError`."""
+    if admin.any_status().node.leader == id:
+        raise ConfigError(f"{id} is the leader: transfer leadership first, with `replicator replica promote`")
+    leader = admin.leader()
+    if leader.status().member(id) is None:
+        return
+    leader.remove_member(id)
+    wait_for_membership(admin, lambda status: status.member(id) is None, f"{id} is still a member: try again")
+
+
+def set_policy(admin: ClusterAdmin, policy: Policy) -> None:
+    """Raises `ReplicatorError`."""
+    admin.leader().set_policy(policy)
+    wait_for_membership(
+        admin, lambda status: status.policy == policy, "the policy is not in effect yet: see `replicator status`"
+    )
+
+
+def policy_of(wait_for: str, write: WriteMode) -> Policy:
+    """`wait_for`: all, quorum:K or named:A,B. Raises `ConfigError`."""
+    kind, _, rest = wait_for.partition(":")
+    if kind == WaitFor.QUORUM and rest.isdecimal():
+        return Policy(write, WaitFor.QUORUM, int(rest))
+    if kind == WaitFor.NAMED and rest:
+        return Policy(write, WaitFor.NAMED, named=tuple(map(NodeId, rest.split(","))))
+    if wait_for == WaitFor.ALL:
+        return Policy(write, WaitFor.ALL)
+    raise ConfigError(f"{wait_for!r} is not a valid policy: write all, quorum:2 or named:n2,n3")
+
+
+def take_snapshot(admin: ClusterAdmin, id: str | None, progress: ProgressReporter) -> StoredSnapshot:
+    """On the given node; by default on a snapshotter, else on a follower that has caught up.
+
+    Raises `ConfigError` if the node does not serve, `ReplicatorError`.
+    """
+    chosen = _snapshot_node([it for it in admin.statuses() if it.node.serves], id)
+    progress.step(f"taking a snapshot on {chosen.node.id}")
+    return admin.node(chosen.member.http).take_snapshot()
+
+
+def _snapshot_node(serving: Sequence[MemberStatus], id: str | None) -> MemberStatus:
+    candidates = [it for it in serving if id in (None, it.node.id)]
+    if not candidates:
+        raise ConfigError(f"{f'{id} does not serve' if id else 'no node serves'} now: see `replicator status`")
+    return max(candidates, key=lambda it: (it.member.mode == Mode.SNAPSHOTTER, not it.node.leads, it.node.applied))

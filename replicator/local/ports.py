@@ -1,0 +1,53 @@
+"""Ports on the loopback interface."""
+
+from __future__ import annotations
+
+import random
+import socket
+
+from replicator.errors import ConfigError
+
+HTTP_ABOVE_RESP = 1000  # a node's HTTP port is that much higher than its port for Redis clients
+
+_BASE_PORTS = range(17001, 18000, 10)
+_RANDOM_PORTS = range(20_000, 32_000)  # below the range that outgoing connections use: free at the next start, too
+
+
+def check_free(port: int) -> None:
+    """Raises `ConfigError` if nothing can listen on the port."""
+    with socket.socket() as probe:
+        # Nodes and the broker listen with this option: connections in TIME_WAIT do not block the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OverflowError:
+            raise ConfigError(f"port {port} is out of range: choose a lower --base-port") from None
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} is not available ({error.strerror}): stop the program that uses it, or choose another "
+                "--base-port"
+            ) from None
+
+
+def is_free(port: int) -> bool:
+    try:
+        check_free(port)
+    except ConfigError:
+        return False
+    return True
+
+
+def free_base_port(count: int) -> int:
+    """A base port for `count` nodes: their ports for Redis clients and for HTTP are free. Raises `ConfigError`."""
+    for base in _BASE_PORTS:
+        if all(is_free(base + index) and is_free(base + HTTP_ABOVE_RESP + index) for index in range(count)):
+            return base
+    raise ConfigError(f"no free ports between {_BASE_PORTS[0]} and {_BASE_PORTS[-1]}")
+
+
+def random_free_port() -> int:
+    """Raises `ConfigError`."""
+    for port in random.sample(_RANDOM_PORTS, 1_000):
+        if is_free(port):
+            return port
+    raise ConfigError("no free port between 20000 and 32000: choose one with --port")

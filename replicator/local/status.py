@@ -1,0 +1,139 @@
+"""What a node reports about itself and its cluster: the JSON of `GET /status`, parsed.
+
+Unknown fields are ignored. Fields that a node does not report yet have defaults: before it has opened its store, it
+reports only its id, its state and the reason why it is not ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from replicator.address import Address
+from replicator.position import BEFORE_LOG
+from replicator.records.types import Policy, WaitFor, WriteMode
+
+SERVING, FAILED = "serving", "failed"
+STARTING, UNREACHABLE = "starting", "unreachable"  # set by this program for nodes that do not answer
+LEADING_ROLES = frozenset({"leader", "draining", "transferring"})
+
+
+@dataclass(frozen=True, slots=True)
+class TermInfo:
+    """How a term began."""
+
+    epoch: int
+    leader: str = ""
+    before: str | None = None  # the previous leader
+    reason: str = ""
+    why: str = ""  # the reason in words
+    offset: int = BEFORE_LOG
+    at_ms: int = 0  # since 1970
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    id: str
+    state: str
+    trouble: str = ""  # empty if there is no problem
+    role: str | None = None
+    epoch: int = 0
+    leader: str | None = None
+    timeline: str = ""
+    topic_id: str = ""
+    applied_offset: int | None = None
+    end_offset: int = BEFORE_LOG  # of the last record in the log that the node knows of
+    digest: str | None = None
+    entries: int | None = None
+    lag_ms: float | None = None
+    lease_left_ms: float = 0.0
+    refusal: str = ""  # why the leader takes no writes now; empty if it does
+    elected: TermInfo | None = None  # how the current term began, if the node has read its claim
+    term_ms: float | None = None  # how long ago that was
+
+    @property
+    def leads(self) -> bool:
+        return self.role in LEADING_ROLES
+
+    @property
+    def serves(self) -> bool:
+        return self.state == SERVING
+
+    @property
+    def applied(self) -> int:
+        """The applied offset, -1 if it is unknown."""
+        return BEFORE_LOG if self.applied_offset is None else self.applied_offset
+
+    @property
+    def recency(self) -> tuple[bool, int, int]:
+        """Greater if the node has read more of the log."""
+        return self.state != UNREACHABLE, self.epoch, self.applied
+
+
+@dataclass(frozen=True, slots=True)
+class MemberInfo:
+    node: str
+    mode: str
+    resp: Address | None  # for Redis clients; None: unknown
+    http: Address
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReply:
+    cluster: str
+    node: NodeInfo
+    members: tuple[MemberInfo, ...] = ()
+    policy: Policy | None = None
+
+    def member(self, id: str | None) -> MemberInfo | None:
+        return next((member for member in self.members if member.node == id), None)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """A member, and what its node reports."""
+
+    member: MemberInfo
+    reply: StatusReply
+
+    @property
+    def node(self) -> NodeInfo:
+        return self.reply.node
+
+
+def parse_status(reply: Any) -> StatusReply:
+    """Raises `KeyError`, `TypeError` or `ValueError` if this is not the status of a node."""
+    node, elected, policy = reply["node"], reply["node"].get("elected"), reply.get("policy")
+    return StatusReply(
+        cluster=reply["cluster"],
+        node=NodeInfo(**{**known_fields(NodeInfo, node), "elected": parse_term(elected)}),
+        members=tuple(map(parse_member, reply["members"])),
+        policy=parse_policy(policy),
+    )
+
+
+def parse_member(member: Any) -> MemberInfo:
+    addresses = {name: Address.from_record(member[name]) for name in ("resp", "http")}
+    return MemberInfo(**{**known_fields(MemberInfo, member), **addresses})
+
+
+def parse_term(elected: Any) -> TermInfo | None:
+    return None if elected is None else TermInfo(**known_fields(TermInfo, elected))
+
+
+def parse_policy(policy: Any) -> Policy | None:
+    """Raises `KeyError`, `TypeError` or `ValueError`."""
+    if policy is None:
+        return None
+    return Policy(WriteMode(policy["write"]), WaitFor(policy["wait_for"]), policy["quorum"], tuple(policy["named"]))
+
+
+def known_fields(type: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those `values` that are fields of the dataclass `type`."""
+    return {field.name: values[field.name] for field in fields(type) if field.name in values}
+
+
+def unreachable(member: MemberInfo, trouble: str) -> MemberStatus:
+    return MemberStatus(member, StatusReply("", NodeInfo(member.node, UNREACHABLE, trouble)))

@@ -1,0 +1,110 @@
+"""The state of a whole cluster, from what its nodes report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from replicator.local.admin_client import ClusterAdmin
+from replicator.local.status import SERVING, MemberStatus, NodeInfo, TermInfo
+from replicator.log.kafka.topic import wal_topic
+from replicator.records.types import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSummary:
+    id: str
+    role: str | None  # None, as below: the node does not report it
+    mode: str
+    resp: str
+    http: str
+    state: str
+    trouble: str  # empty if there is no problem
+    applied_offset: int | None
+    lag_records: int | None
+    lag_ms: float | None
+    digest: str | None
+    entries: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSummary:
+    """According to the node that has read most of the log."""
+
+    cluster: str
+    timeline: str
+    topic: str
+    topic_id: str
+    epoch: int
+    leader: str | None
+    lease_left_ms: float | None  # None if the leader does not answer
+    elected: TermInfo | None  # how the term began, if any node has read its claim
+    term_ms: float | None  # how long ago that was
+    end_offset: int
+    policy: Policy | None
+    nodes: Sequence[NodeSummary]
+
+    @property
+    def all_serve(self) -> bool:
+        return all(node.state == SERVING for node in self.nodes)
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields of `replicator status --json`."""
+        fields = asdict(self)
+        term_ms = fields.pop("term_ms")
+        if self.elected is not None:
+            fields["elected"]["term_ms"] = term_ms
+        return fields
+
+
+def summarise(admin: ClusterAdmin) -> ClusterSummary:
+    """Raises `NodeUnreachable` if no node answers."""
+    statuses = admin.statuses()
+    nodes = [it.node for it in statuses]
+    newest = max(statuses, key=lambda it: it.node.recency).reply
+    node = newest.node
+    end_offset = max(it.end_offset for it in nodes)
+    term = _term(nodes, node.epoch)
+    return ClusterSummary(
+        cluster=newest.cluster,
+        timeline=node.timeline,
+        topic=wal_topic(newest.cluster),
+        topic_id=node.topic_id,
+        epoch=node.epoch,
+        leader=node.leader,
+        lease_left_ms=_lease_left_ms(nodes, node.epoch),
+        elected=term.elected if term else None,
+        term_ms=term.term_ms if term else None,
+        end_offset=end_offset,
+        policy=newest.policy,
+        nodes=[_summarise_node(it, end_offset) for it in statuses],
+    )
+
+
+def _lease_left_ms(nodes: Iterable[NodeInfo], epoch: int) -> float | None:
+    return next((node.lease_left_ms for node in nodes if node.leads and node.epoch == epoch), None)
+
+
+def _term(nodes: Iterable[NodeInfo], epoch: int) -> NodeInfo | None:
+    """A node that has read how the term of this epoch began."""
+    return next((node for node in nodes if node.elected is not None and node.elected.epoch == epoch), None)
+
+
+def _summarise_node(status: MemberStatus, end_offset: int) -> NodeSummary:
+    node, member = status.node, status.member
+    applied = node.applied_offset
+    return NodeSummary(
+        id=node.id,
+        role=node.role,
+        mode=member.mode,
+        resp=str(member.resp or ""),
+        http=str(member.http),
+        state=node.state,
+        trouble=node.trouble or node.refusal,
+        applied_offset=applied,
+        lag_records=None if applied is None else max(0, end_offset - applied),
+        lag_ms=node.lag_ms,
+        digest=node.digest,
+        entries=node.entries,
+    )
