@@ -31,7 +31,7 @@ class RunningNode:
         self.task = task
 
     async def stop(self) -> None:
-        """As a killed process would: nothing is finished."""
+        """Stop like a killed process: nothing is finished."""
         self.task.cancel()
         with suppress(asyncio.CancelledError):
             await self.task
@@ -41,7 +41,7 @@ class RunningNode:
         return self.node.store().get(key)
 
     async def write(self, row: bytes, value: bytes | None) -> Offset:
-        """Raises what the write ended in."""
+        """The offset of the write. Raises its error."""
         transaction = self.node.begin()
         transaction.put("kv", row, b"", value)
         return await submit(self.node, transaction)
@@ -61,7 +61,7 @@ async def submit(node: Node, transaction: object) -> Offset:
 
 
 class FaultyLog(MemoryLog):
-    """Does once what `fault` says, at the next append in which `fault_at` stands."""
+    """Injects `fault` once, at the next append that contains `fault_at`."""
 
     fault: str = ""
     fault_at: bytes = b""
@@ -114,7 +114,7 @@ class MemoryCluster:
         await until(lambda: any(self._leads(it) for it in self.nodes.values()))
         return next(it for it in self.nodes.values() if self._leads(it))
 
-    async def level(self) -> None:
+    async def caught_up(self) -> None:
         """Wait until every node that runs has applied the whole log."""
         await until(lambda: all(it.machine.state.offset + 1 >= len(self.log.entries) for it in self._live()))
 

@@ -1,4 +1,4 @@
-"""Three nodes in memory under a sync policy, with what tests of it hold back: acks, and what a node reads."""
+"""Three nodes in memory under a sync policy. Tests can hold back acks, and what a node reads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 A, B = (encode_key("kv", row, b"") for row in (b"a", b"b"))
 
 STEADY = Timing(heartbeat_ms=20, lease_ms=20_000, election_ms=30_000, sync_ms=20_000, follower_lease_ms=10_000)
-"""Nobody stands for election, and nobody counts as silent, however slow the machine is."""
+"""No elections and no ack timeouts, however slow the machine is."""
 
 SYNC, ASYNC, JOINING = Mode.SYNC, Mode.ASYNC, Mode.JOINING
 SUSPEND = Policy(WriteMode.SUSPEND)
@@ -32,7 +32,7 @@ ALL = Policy(WriteMode.SYNC)
 
 
 class GatedAckTopic(MemoryAckTopic):
-    """Acks of nodes that are held come later, or never."""
+    """Acks of held nodes are delivered later, or never."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class StallingLog(MemoryLog):
 
 
 class ModesCluster(MemoryCluster):
-    """n1 leads."""
+    """n1 is the leader."""
 
     acks: GatedAckTopic
 
@@ -89,7 +89,7 @@ class ModesCluster(MemoryCluster):
         await until(lambda: self.modes == list(modes))
         leader.node.membership_changes.set_policy(policy)
         await until(lambda: all(it.node.membership.policy == policy for it in self.nodes.values()))
-        await self.level()
+        await self.caught_up()
 
     @property
     def n1(self) -> RunningNode:
@@ -107,23 +107,23 @@ class ModesCluster(MemoryCluster):
     def modes(self) -> list[Mode]:
         return [it.mode for it in self.n1.node.membership.members]
 
-    async def heard(self, running: RunningNode) -> None:
-        """Wait until n1 knows that this node has what it has now."""
-        offset, book = running.machine.state.offset, self.n1.node.last_acks
-        await until(lambda: book[running.member.node].ack.offset >= offset)
+    async def acked(self, running: RunningNode) -> None:
+        """Wait until n1 has the ack for what this node has applied now."""
+        offset, acks = running.machine.state.offset, self.n1.node.last_acks
+        await until(lambda: acks[running.member.node].ack.offset >= offset)
 
     @property
     def bodies(self) -> list[Body]:
-        """All that the log says."""
+        """The bodies of all records in the log."""
         codec = self.n1.node._context.replica.codec
         return [codec.decode(entry.payload, b"").body for entry in self.log.entries]
 
-    def said(self, kind: type[T]) -> list[T]:
-        """What the log says of that kind."""
+    def bodies_of(self, kind: type[T]) -> list[T]:
+        """The bodies of that type."""
         return [body for body in self.bodies if isinstance(body, kind)]
 
     def stall(self, running: RunningNode) -> None:
-        """Let this node read nothing that comes from now on."""
+        """From now on this node reads no new records."""
         self._reader(running).stalled = True
 
     def wake(self, running: RunningNode) -> None:
@@ -136,7 +136,7 @@ class ModesCluster(MemoryCluster):
         return reader
 
     async def take_over(self, running: RunningNode) -> None:
-        """Let this node lead in the place of one that is dead."""
+        """Make this node the leader after the old one has died."""
         await send_claim(running.node._context, Reason.ELECTION)
         await until(lambda: running.node.leads and running.node.lease_left_ms > 0)
 

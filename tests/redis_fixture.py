@@ -65,9 +65,9 @@ class ServerThread:
         self.run(self.servers[index].close())
         self.run(self.node(index).stop())
 
-    def usurp(self, index: int) -> None:
-        """Let this node claim the lead although nothing is wrong with the leader."""
-        self.run(self._usurp(self.node(index)))
+    def claim_leadership(self, index: int) -> None:
+        """Let this node claim leadership although the leader is healthy."""
+        self.run(self._claim_leadership(self.node(index)))
 
     def close(self) -> None:
         self.run(self._stop())
@@ -89,12 +89,12 @@ class ServerThread:
         for running in cluster.nodes.values():
             leader.node.membership_changes.add_member(running.member)
         await until(lambda: all(len(it.node.membership.members) == nodes for it in cluster.nodes.values()))
-        await cluster.level()
+        await cluster.caught_up()
 
-    async def _usurp(self, running: RunningNode) -> None:
+    async def _claim_leadership(self, running: RunningNode) -> None:
         while running.node.status().leader != running.member.node:
             await send_claim(running.node._context, Reason.ELECTION)
-            await self.cluster.level()
+            await self.cluster.caught_up()
         await until(lambda: running.node.leads)
 
     async def _stop(self) -> None:

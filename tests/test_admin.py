@@ -358,7 +358,7 @@ async def test_a_node_that_is_not_a_member_cannot_be_removed(servers: HttpServer
 async def test_a_load_balancer_finds_the_leader_and_the_replicas(servers: HttpServers) -> None:
     client, leader = await single_leader(servers)
     follower = await servers.cluster.start("n2", priority=1)
-    await servers.cluster.level()
+    await servers.cluster.caught_up()
     other = await servers.open(follower)
     await until(lambda: leader.node.lease_left_ms > 0 and follower.node.state is NodeState.SERVING)
     named = {"state": "serving", "leader": "n1", "resp": "n1:1", "http": "n1:2"}

@@ -70,7 +70,7 @@ def lagging(thread: ServerThread, *indexes: int) -> Iterator[None]:
     yield
     for reader in readers:
         del reader._after
-    thread.run(thread.cluster.level())
+    thread.run(thread.cluster.caught_up())
 
 
 def test_commands(client: Any) -> None:
@@ -98,7 +98,7 @@ def test_one_node_is_enough_to_discover_the_others(calm: ServerThread, connect: 
 def test_levels(calm: ServerThread, connect: Connect, level: Any, prefer: str) -> None:
     client = connect(nodes(calm), cluster=CLUSTER, prefer=prefer, level=level)
     client.set("a", 1)
-    calm.run(calm.cluster.level())
+    calm.run(calm.cluster.caught_up())
     assert client.get("a") == client.get("a", level=EVENTUAL) == b"1"
 
 
@@ -208,7 +208,7 @@ class TestFailover:
     def test_the_client_leaves_a_deposed_leader(self, trio: ServerThread, connect: Connect) -> None:
         client = connect(nodes(trio), cluster=CLUSTER)
         assert client.incr("n") == 1
-        trio.usurp(2)
+        trio.claim_leadership(2)
         assert client.incr("n") == 2
         assert str(client.leader()) == nodes(trio)[2]
 
@@ -252,7 +252,7 @@ class TestLevels:
     def test_a_session_reads_its_writes_at_every_node(self, client: Any, calm: ServerThread) -> None:
         session = client.session()
         session.set("a", "old")
-        calm.run(calm.cluster.level())
+        calm.run(calm.cluster.caught_up())
         with lagging(calm, 1, 2):
             session.set("a", "new")
             assert client.get("a", level=EVENTUAL) == b"old"
@@ -261,7 +261,7 @@ class TestLevels:
 
     def test_a_session_never_reads_older_values_than_before_at_any_node(self, client: Any, calm: ServerThread) -> None:
         client.set("a", "old")
-        calm.run(calm.cluster.level())
+        calm.run(calm.cluster.caught_up())
         with lagging(calm, 2):
             client.set("a", "new")
             first = client.session()
@@ -286,7 +286,7 @@ class TestLevels:
 
     def test_a_linearizable_read_returns_writes_acknowledged_to_others(self, client: Any, calm: ServerThread) -> None:
         client.set("a", "old")
-        calm.run(calm.cluster.level())
+        calm.run(calm.cluster.caught_up())
         with lagging(calm, 2), calm.client() as other:
             other.set("a", "new")
             assert [client.get("a") for _ in range(4)] == [b"new"] * 4

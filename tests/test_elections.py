@@ -35,7 +35,7 @@ async def test_every_node_reports_the_same_last_claim(cluster: MemoryCluster) ->
     await cluster.start("n1")
     await cluster.leader()
     await cluster.start("n2", priority=1)
-    await cluster.level()
+    await cluster.caught_up()
     first, second = (running.node.status() for running in cluster.nodes.values())
     assert first.elected is not None and first.elected == second.elected
     assert (first.elected.epoch, first.elected.leader, first.elected.before) == (1, "n1", None)
@@ -48,7 +48,7 @@ async def test_an_election_names_the_leader_whose_heartbeat_timed_out(cluster: M
     first = await cluster.start("n1")
     await cluster.start("n2", priority=1)
     await cluster.leader()
-    await cluster.level()
+    await cluster.caught_up()
     await first.stop()
     status = (await cluster.leader()).node.status()
     assert status.elected is not None
@@ -74,7 +74,7 @@ async def test_a_node_that_has_not_read_the_claim_reports_no_reason(cluster: Mem
     await cluster.start("n1")
     await cluster.leader()
     follower = await cluster.start("n2", priority=1)
-    await cluster.level()
+    await cluster.caught_up()
     await follower.stop()
     again = await cluster.start("n2", priority=1)
     await until(lambda: again.node.state is NodeState.SERVING)

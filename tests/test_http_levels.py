@@ -48,7 +48,7 @@ class Pair:
         await self.cluster.set_up(Policy(), ASYNC, SYNC)
         self.leader, self.follower = [await self.servers.open(it) for it in self.cluster.nodes.values()]
         await self.cluster.n1.write(b"k", text(b"old"))
-        await self.cluster.level()
+        await self.cluster.caught_up()
 
     @property
     def membership(self) -> Membership:
@@ -174,12 +174,12 @@ async def test_a_mode_is_requested_at_the_leader_and_changed_by_a_record(pair: P
     ],
 )
 async def test_an_invalid_mode_or_policy_is_refused(pair: Pair, path: str, body: bytes, message: str) -> None:
-    before = pair.cluster.said(Membership)
+    before = pair.cluster.bodies_of(Membership)
     status, answer = await pair.leader.ask("PUT", path, data=body)
     assert status == 400
     assert message in answer["error"]
     await pair.cluster.n1.write(b"k", None)
-    assert pair.cluster.said(Membership) == before
+    assert pair.cluster.bodies_of(Membership) == before
 
 
 async def test_every_policy_can_be_set(pair: Pair) -> None:

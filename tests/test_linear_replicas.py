@@ -157,7 +157,7 @@ async def test_invalidate_mode_takes_one_round_and_a_release_once_all_have_the_w
     assert is_suspended(cluster.n2) and is_suspended(cluster.n3)
     reading = await begin_read(cluster.n2, A)
     cluster.acks.let("n2")
-    await cluster.heard(cluster.n2)
+    await cluster.acked(cluster.n2)
     assert [type(body) for body in since(cluster, start)] == [Write]
     assert not (reading.done() or writing.done())
     cluster.acks.let("n3")
@@ -182,7 +182,7 @@ async def test_a_claim_resumes_keys_that_the_dead_leader_announced_and_did_not_w
     cluster.acks.let("n2", "n3")
     await cluster.take_over(cluster.n2)
     assert await reading == await read(cluster.n2, A) == b"s0"
-    assert len(cluster.said(Write)) == 1
+    assert len(cluster.bodies_of(Write)) == 1
     await cluster.n2.write(b"a", b"s2")
     assert await read(cluster.n3, A) == b"s2"
 

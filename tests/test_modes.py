@@ -93,7 +93,7 @@ async def test_a_write_waits_for_every_sync_member_and_for_no_other(cluster: Mod
     writing = begin_write(cluster.n1, b"a", b"s2")
     await until(lambda: stored(cluster.n2, A) == stored(cluster.n3, A) == b"s2")
     cluster.acks.let("n3")
-    await cluster.heard(cluster.n3)
+    await cluster.acked(cluster.n3)
     assert not writing.done()
     cluster.acks.let("n2")
     assert isinstance(await writing, int)
@@ -109,7 +109,7 @@ async def test_writes_are_refused_while_a_sync_member_is_unresponsive_and_resume
         with pytest.raises(NoReplicas, match="no ack from n2 for 300 ms, .* nothing was written") as caught:  # noqa: RUF043
             await cluster.n1.write(b"a", b"s2")
         assert "make it async" in str(caught.value)
-    assert len(cluster.said(Write)) == 1
+    assert len(cluster.bodies_of(Write)) == 1
     for running in cluster.nodes.values():
         assert await read(running, A) == await read(running, A, EVENTUAL) == await read(running, A, None) == b"s1"
     cluster.acks.let("n2")
@@ -121,7 +121,7 @@ async def test_writes_are_refused_while_a_sync_member_is_unresponsive_and_resume
 async def test_an_unresponsive_member_is_never_made_async_automatically(tmp_path: Path) -> None:
     cluster = ModesCluster(tmp_path, SHORT_TIMEOUTS)
     await cluster.set_up(ALL, ASYNC, SYNC, SYNC)
-    before = cluster.said(Membership)
+    before = cluster.bodies_of(Membership)
     cluster.acks.hold("n2")
     await until(lambda: "n2" in refusal(cluster.n1))
     await review(cluster.n1)
@@ -129,7 +129,7 @@ async def test_an_unresponsive_member_is_never_made_async_automatically(tmp_path
     await cluster.take_over(cluster.n3)
     await until(lambda: "n2" in refusal(cluster.n3))
     await review(cluster.n3)
-    assert cluster.said(Membership) == before
+    assert cluster.bodies_of(Membership) == before
     assert cluster.n3.node.membership.policy == ALL
     await cluster.stop()
 
@@ -186,7 +186,7 @@ async def test_a_named_member_is_waited_for_and_the_other_sync_members_are_not(c
     writing = begin_write(cluster.n1, b"a", b"s2")
     await until(lambda: stored(cluster.n2, A) == stored(cluster.n3, A) == b"s2")
     cluster.acks.let("n2")
-    await cluster.heard(cluster.n2)
+    await cluster.acked(cluster.n2)
     assert not writing.done()
     cluster.acks.let("n3")
     assert isinstance(await writing, int)
@@ -202,11 +202,11 @@ async def test_a_joining_member_is_waited_for_from_its_sync_record_on(cluster: M
     await review(cluster.n1)
     writing = begin_write(cluster.n1, b"a", b"s2")
     await until(lambda: stored(cluster.n2, A) == b"s2")
-    assert cluster.said(Membership)[-1].members[2].mode is JOINING
+    assert cluster.bodies_of(Membership)[-1].members[2].mode is JOINING
     assert isinstance(await writing, int) and stored(cluster.n3, A) is None
     cluster.wake(cluster.n3)
     await until(lambda: cluster.modes == [SYNC, SYNC, SYNC])
-    assert [it.members[2].mode for it in cluster.said(Membership)[-2:]] == [JOINING, SYNC]
+    assert [it.members[2].mode for it in cluster.bodies_of(Membership)[-2:]] == [JOINING, SYNC]
     assert stored(cluster.n3, A) == b"s2"
     cluster.acks.hold("n3")
     writing = begin_write(cluster.n1, b"a", b"s3")
@@ -282,14 +282,14 @@ async def test_leadership_is_transferred_once_all_records_are_confirmed(cluster:
 
 async def test_the_last_sync_member_can_neither_be_removed_nor_become_async(cluster: ModesCluster) -> None:
     await cluster.set_up(ALL, ASYNC, SYNC, ASYNC)
-    before = cluster.said(Membership)
+    before = cluster.bodies_of(Membership)
     membership_changes = cluster.n1.node.membership_changes
     with pytest.raises(BadRequest, match="there would be none"):
         membership_changes.remove_member(N2)
     with pytest.raises(BadRequest, match="there would be none"):
         membership_changes.set_mode(N2, ASYNC)
     await cluster.n1.write(b"a", b"s1")
-    assert cluster.said(Membership) == before
+    assert cluster.bodies_of(Membership) == before
 
 
 async def test_a_snapshotter_applies_records_and_serves_no_clients(cluster: ModesCluster) -> None:
@@ -297,7 +297,7 @@ async def test_a_snapshotter_applies_records_and_serves_no_clients(cluster: Mode
     cluster.n1.node.membership_changes.set_mode(N3, Mode.SNAPSHOTTER)
     await until(lambda: cluster.n3.node.membership.members[2].mode is Mode.SNAPSHOTTER)
     await cluster.n1.write(b"a", b"s1")
-    await cluster.level()
+    await cluster.caught_up()
     assert cluster.n3.machine.view.get(A) == b"s1"
     for level in (None, EVENTUAL, LINEARIZABLE):
         with pytest.raises(BadRequest, match="n3 is a snapshotter, which serves no clients"):

@@ -33,7 +33,7 @@ async def test_a_write_reaches_every_node_with_equal_digests(cluster: MemoryClus
     leader = await cluster.leader()
     for index in range(100):
         await leader.write(b"row%d" % index, b"s%d" % index)
-    await cluster.level()
+    await cluster.caught_up()
     digests = {running.machine.meta.digest for running in cluster.nodes.values()}
     assert len(digests) == 1
     for running in cluster.nodes.values():
@@ -61,7 +61,7 @@ async def test_followers_refuse_writes(cluster: MemoryCluster) -> None:
     await cluster.start("n1")
     await cluster.leader()
     follower = await cluster.start("n2", priority=1)
-    await cluster.level()
+    await cluster.caught_up()
     with pytest.raises(NotLeader, match="read only replica"):
         follower.node.begin()
 
@@ -71,7 +71,7 @@ async def test_a_restarted_node_resumes_after_its_applied_offset(cluster: Memory
     follower = await cluster.start("n2", priority=1)
     await cluster.leader()
     await leader.write(b"a", b"s1")
-    await cluster.level()
+    await cluster.caught_up()
     await follower.stop()
     applied = follower.machine.state.offset
     await leader.write(b"a", b"s2")
@@ -146,7 +146,7 @@ async def test_records_of_a_foreign_producer_are_void(cluster: MemoryCluster) ->
     await leader.write(b"a", b"s1")
     cluster.log.append_now([b"", b"not a record", bytes(1_000_000)])
     await leader.write(b"a", b"s2")
-    await cluster.level()
+    await cluster.caught_up()
     await cluster.leader()
     assert follower.get(key(b"a")) == b"s2"
     assert follower.node.status().void_records == 3
@@ -157,7 +157,7 @@ async def test_a_corrupt_record_of_this_cluster_stops_the_node(cluster: MemoryCl
     await cluster.leader()
     await leader.write(b"a", b"s1")
     follower = await cluster.start("n2", priority=1)
-    await cluster.level()
+    await cluster.caught_up()
     copied = cluster.log.entries[-1].payload
     cluster.log.append_now([copied[:-1]])
     await until(lambda: follower.node.state is NodeState.FAILED)
@@ -170,7 +170,7 @@ async def test_a_record_of_a_newer_version_stops_the_node(cluster: MemoryCluster
     await cluster.leader()
     await leader.write(b"a", b"s1")
     follower = await cluster.start("n2", priority=1)
-    await cluster.level()
+    await cluster.caught_up()
     cluster.log.append_now([b"\x04" + cluster.log.entries[-1].payload[1:]])  # version 2
     await until(lambda: follower.node.state is NodeState.FAILED)
     with pytest.raises(ReplicatorError, match="install a newer replicator"):
@@ -208,7 +208,7 @@ async def test_expired_rows_are_deleted_by_the_leader_everywhere(cluster: Memory
     await leader.write(b"a", encode_value(b"s", b"1", now_ms + 20))
     await leader.write(b"b", encode_value(b"s", b"2", now_ms + 3_600_000))
     await until(lambda: leader.get(key(b"a")) is None and follower.get(key(b"a")) is None)
-    await cluster.level()
+    await cluster.caught_up()
     assert follower.get(key(b"b")) is not None
     assert follower.machine.meta.digest == leader.machine.meta.digest
 
@@ -248,5 +248,5 @@ async def test_a_full_disk_delays_writes_and_loses_none(cluster: MemoryCluster) 
     ends = await asyncio.gather(*writes, return_exceptions=True)
     assert all(isinstance(end, int | Unknown) for end in ends), ends  # all of them are in the log
     await cluster.leader()
-    await cluster.level()
+    await cluster.caught_up()
     await until(lambda: all(it.get(key(b"big19")) is not None for it in cluster.nodes.values()))

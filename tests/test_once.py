@@ -83,7 +83,7 @@ class TestAttempts:
         await cluster.start("n2", priority=1)
         await cluster.leader()
         await ask(first, b"SET n 10")
-        await cluster.level()
+        await cluster.caught_up()
         log.deaf, log.lands = True, lands
         attempt = asyncio.ensure_future(ask(first, b"REPL.ONCE id INCR n"))
         await until(lambda: log.unanswered)
@@ -110,7 +110,7 @@ class TestAttempts:
         await cluster.leader()
         for number in range(20):
             await ask(leader, b"REPL.ONCE id%d INCR n" % number)
-        await cluster.level()
+        await cluster.caught_up()
         assert follower.node.store().rows(DEDUP_TABLE) == leader.node.store().rows(DEDUP_TABLE) == 20
         key = encode_key(DEDUP_TABLE, b"id7", b"")
         assert follower.get(key) == leader.get(key) is not None

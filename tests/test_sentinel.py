@@ -199,7 +199,7 @@ def test_redis_py_follows_the_lead(trio: ServerThread, protocol: int) -> None:
     master, replica = sentinel.master_for(CLUSTER), sentinel.slave_for(CLUSTER)
     assert master.set("a", "1") and master.role()[0] == b"master"
     assert replica.role()[0] == b"slave"
-    trio.usurp(1)
+    trio.claim_leadership(1)
     with pytest.raises(redis.ConnectionError, match="previous master is now a slave"):
         master.set("a", "2")
     assert master.set("a", "2")

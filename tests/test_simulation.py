@@ -22,20 +22,13 @@ STEPS = 2_500
 SEEDS = 2_500
 ENOUGH_SEEDS = 1_500  # to detect any broken rule
 
-# these seeds have found bugs
-REGRESSIONS = (
-    SimulationPlan(264, 4_000),  # a lease that started with the second copy of an accepted claim
-    SimulationPlan(375, 4_000),
-    SimulationPlan(535, 4_000),
-)
-
 
 @pytest.mark.timeout(300)
 def test_simulations_have_no_violations() -> None:
-    reports = list(run_all([*REGRESSIONS, *(SimulationPlan(seed, STEPS) for seed in range(SEEDS))]))
+    reports = list(run_all(SimulationPlan(seed, STEPS) for seed in range(SEEDS)))
     wrong = [str(report) for report in reports if report.problems]
     assert not wrong, "\n".join(wrong[:5])
-    assert len(reports) == SEEDS + len(REGRESSIONS)
+    assert len(reports) == SEEDS
     # they are not empty
     assert sum(report.outcomes.get("OK", 0) for report in reports) > 20 * SEEDS
     assert sum(report.outcomes.get("UNKNOWN", 0) for report in reports) > SEEDS
@@ -46,7 +39,7 @@ def test_simulations_have_no_violations() -> None:
 @pytest.mark.parametrize(
     ("mutation", "expected", "writes", "near"),  # `near`: a seed shortly before one that detects it
     [
-        (mutations.claims_need_not_have_observed, "hold a lease|not linearizable|accepted other", None, 805),
+        (mutations.claims_need_not_have_observed, "hold a lease|not linearizable|accepted other", None, 90),
         (mutations.elections_are_shorter_than_leases, "hold a lease", None, 0),
         (mutations.leaders_ignore_what_others_wrote, "accepted other records", None, 0),
         (mutations.unknown_outcomes_count_as_rejections, "rejected but in the log", None, 0),
@@ -54,20 +47,20 @@ def test_simulations_have_no_violations() -> None:
         (mutations.leaders_read_without_a_lease, "not linearizable", None, 0),
         (mutations.repeated_records_count_again, "accepted other records|failed", None, 0),
         (mutations.stores_forget_a_change, "has digest", None, 0),
-        (mutations.leases_run_from_the_last_copy_of_a_claim, "hold a lease", None, 100),
-        (mutations.replicas_ignore_suspensions, "not linearizable", SUSPEND, 30),
-        (mutations.follower_leases_never_end, "not linearizable", SUSPEND, 1000),
-        (mutations.follower_leases_need_no_question, "not linearizable", INVALIDATE, 1240),
-        (mutations.replicas_that_read_locally_no_more_are_not_waited_for, "not linearizable", SUSPEND, 665),
+        (mutations.leases_run_from_the_last_copy_of_a_claim, "hold a lease", None, 20),
+        (mutations.replicas_ignore_suspensions, "not linearizable", SUSPEND, 20),
+        (mutations.follower_leases_never_end, "not linearizable", SUSPEND, 400),
+        (mutations.follower_leases_need_no_question, "not linearizable", INVALIDATE, 500),
+        (mutations.replicas_that_read_locally_no_more_are_not_waited_for, "not linearizable", SUSPEND, 720),
         (mutations.writes_wait_for_no_acks, "not linearizable", INVALIDATE, 0),
         (mutations.writes_are_not_announced, "not linearizable", SUSPEND, 0),
         (mutations.leaders_show_keys_in_flight, "not linearizable", WriteMode.SYNC, 0),
-        (mutations.leaders_trust_what_they_inherit, "not linearizable", INVALIDATE, 545),
-        (mutations.releases_wait_for_nobody, "not linearizable", INVALIDATE, 855),
-        (mutations.unacknowledged_writes_are_confirmed, "not linearizable", INVALIDATE, 500),
-        (mutations.claims_release_what_was_written, "not linearizable", INVALIDATE, 1740),
+        (mutations.leaders_trust_what_they_inherit, "not linearizable", INVALIDATE, 250),
+        (mutations.releases_wait_for_nobody, "not linearizable", INVALIDATE, 290),
+        (mutations.unacknowledged_writes_are_confirmed, "not linearizable", INVALIDATE, 50),
+        (mutations.claims_release_what_was_written, "not linearizable", INVALIDATE, 1030),
         (mutations.sessions_wait_for_nothing, "a session read went backwards", None, 0),
-        (mutations.bounds_are_ten_times_as_wide, "staler than its bound", None, 0),
+        (mutations.bounds_are_ten_times_as_wide, "staler than its bound", None, 40),
     ],
 )
 def test_a_broken_rule_is_detected(mutation: Mutation, expected: str, writes: WriteMode | None, near: int) -> None:

@@ -93,7 +93,7 @@ def subscriber(thread: ServerThread, index: int, *channels: str, patterns: tuple
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_subscribers_at_every_node_learn_of_a_new_leader(trio: ServerThread, protocol: int) -> None:
     listeners = [subscriber(trio, it, "+switch-master", "news", protocol=protocol) for it in range(3)]
-    trio.usurp(1)
+    trio.claim_leadership(1)
     first, second, third = (server.port for server in trio.servers)
     for listener in listeners:
         message = listener.get_message(timeout=10)
@@ -109,7 +109,7 @@ def test_subscribers_at_every_node_learn_of_a_new_leader(trio: ServerThread, pro
 
 def test_patterns_hear_what_they_match(trio: ServerThread) -> None:
     listener = subscriber(trio, 2, patterns=("+s[lw]*",))
-    trio.usurp(1)
+    trio.claim_leadership(1)
     heard = [listener.get_message(timeout=10) for _ in range(3)]
     assert {it["type"] for it in heard} == {"pmessage"}
     assert [it["channel"] for it in heard] == ["+switch-master", "+slave", "+slave"]

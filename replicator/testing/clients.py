@@ -18,7 +18,7 @@ from replicator.testing.history import History, Operation, OperationKind, Outcom
 from replicator.testing.loop import SimLoop
 
 TABLE = "kv"
-_PATIENCE_S = 3.0  # after which a client turns to its next operation, and leaves this one to its fate
+_TIMEOUT_S = 3.0  # after which a client starts its next operation; this one may still be answered
 _THINK_MS = (0.5, 20.0, 100.0)
 _KINDS = (OperationKind.PUT,) * 2 + (OperationKind.APPEND,) * 2 + (OperationKind.READ,) * 3
 
@@ -66,7 +66,7 @@ class Client:
                 self._token = Token(timeline, operation.offset)
 
     def _level(self) -> Level | None:
-        """None: asks the leader, and says nothing."""
+        """None: the default level, at the leader."""
         match levels.LevelKind.LINEARIZABLE if self._reads_only else self._rng.choice((None, *levels.LevelKind)):
             case levels.LevelKind.SESSION:
                 return Level(levels.LevelKind.SESSION, token=self._token) if self._token.timeline else EVENTUAL
@@ -88,7 +88,7 @@ class Client:
         answered = self._loop.create_future()
 
         def end(outcome: Outcome, why: str = "", value: bytes | None = None, offset: Offset = BEFORE_LOG) -> None:
-            if life.asked.pop(operation.name, None) is None:
+            if life.unanswered.pop(operation.name, None) is None:
                 return  # the node has died meanwhile
             operation.answer(outcome, self._loop.time(), why, value, offset)
             self._trace(f"{self._name}: {operation}")
@@ -96,12 +96,12 @@ class Client:
                 answered.set_result(None)
 
         self._history.operations.append(operation)
-        life.asked[operation.name] = operation
+        life.unanswered[operation.name] = operation
         serve = _read if operation.kind is OperationKind.READ else _write
         self._loop.call_soon(serve, life, operation, end, context=life.process.context)
-        patience = self._loop.call_later(_PATIENCE_S, answered.cancel)
+        timeout = self._loop.call_later(_TIMEOUT_S, answered.cancel)
         await asyncio.wait([answered])
-        patience.cancel()
+        timeout.cancel()
 
 
 End = Callable[..., None]
@@ -151,6 +151,6 @@ def _read(life: Running, operation: Operation, end: End) -> None:
     except ReplicatorError as error:
         end(Outcome.REJECTED, str(error))
         return
-    errand = asyncio.get_running_loop().create_task(wait())
-    life.errands.add(errand)
-    errand.add_done_callback(life.errands.discard)
+    request = asyncio.get_running_loop().create_task(wait())
+    life.requests.add(request)
+    request.add_done_callback(life.requests.discard)

@@ -35,8 +35,8 @@ class Running:
     machine: Machine
     node: Node
     task: asyncio.Task[None]
-    asked: dict[str, Operation] = field(default_factory=dict)  # by clients that wait for the answer
-    errands: set[asyncio.Task[None]] = field(default_factory=set)  # what else it was asked to do
+    unanswered: dict[str, Operation] = field(default_factory=dict)  # operations of clients, by name
+    requests: set[asyncio.Task[None]] = field(default_factory=set)  # that an operator made
 
 
 class SimNode:
@@ -75,12 +75,12 @@ class SimNode:
         self._broker.trace(f"{self.name}: {'its system crashes' if system else 'is killed'}")
         life.link.cut = True
         now_s = self._loop.time()
-        for operation in life.asked.values():
+        for operation in life.unanswered.values():
             operation.answer(Outcome.UNKNOWN, now_s, "the node died")
-        life.asked.clear()
+        life.unanswered.clear()
         if life.process.paused:
             self._loop.resume(life.process)
-        dying = [life.task, *life.errands]
+        dying = [life.task, *life.requests]
         for task in dying:
             task.cancel()
         await asyncio.wait(dying)

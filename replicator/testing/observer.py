@@ -1,4 +1,4 @@
-"""Looks at a node after each of its steps: how far its store stands, and whether it holds a lease."""
+"""Observes a node after each of its steps: the state of its store, and whether it holds a lease."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class Observer:
         self._now_s = now_s
         self._trace = trace
         self._nodes: dict[Process, tuple[SimNode, Running]] = {}
-        self._stands: dict[str, LogState] = {}
+        self._states: dict[str, LogState] = {}
         self._lease_until_s: dict[str, float] = {}
         self.samples: list[Sample] = []
         self.overlaps: list[Overlap] = []
-        self._overlapping: set[frozenset[str]] = set()  # told once for each two nodes
+        self._overlapping: set[frozenset[str]] = set()  # pairs of nodes that were reported
 
     def watch(self, node: SimNode, life: Running) -> None:
         self._nodes[life.process] = node, life
-        self._stands.pop(node.name, None)
+        self._states.pop(node.name, None)
 
     def forget(self, node: SimNode, life: Running) -> None:
         """It is about to die."""
@@ -54,8 +54,8 @@ class Observer:
             return
         sim, life = watched
         meta = life.machine.meta
-        if self._stands.get(sim.name) is not meta.state:
-            self._stands[sim.name] = meta.state
+        if self._states.get(sim.name) is not meta.state:
+            self._states[sim.name] = meta.state
             self.samples.append(Sample(sim.name, self._now_s(), meta.state, meta.digest, meta.entries))
         left_ms = life.node.lease_left_ms
         if left_ms > 0:

@@ -116,8 +116,8 @@ class Operator:
                 self._trace(f"{what}: accepted")
 
         task = self._loop.create_task(run(), context=asked.process.context)
-        asked.errands.add(task)
-        task.add_done_callback(asked.errands.discard)
+        asked.requests.add(task)
+        task.add_done_callback(asked.requests.discard)
 
 
 async def _set_mode(leader: Running, node: NodeId, mode: Mode) -> None:

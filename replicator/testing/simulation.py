@@ -171,7 +171,9 @@ class _Simulation:
             if life.node.state is not NodeState.SERVING
         ]
         leaders = [name for name, life in lives if life.node.leads and life.node.lease_left_ms > 0]
-        unanswered = [f"{len(life.asked)} operations at {name} are unanswered" for name, life in lives if life.asked]
+        unanswered = [
+            f"{len(life.unanswered)} operations at {name} are unanswered" for name, life in lives if life.unanswered
+        ]
         leaderless = [] if len(leaders) == 1 else [f"leaders with a lease: {leaders or 'none'}"]
         return ended + failed + leaderless + unanswered
 
