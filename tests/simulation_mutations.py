@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from replicator.errors import Busy
 from replicator.node.announcement import Announcement
-from replicator.node.appending import Appender, Committed, Misplaced, Outcome
+from replicator.node.appending import Appender, AppendOutcome, Committed, Misplaced
 from replicator.node.commitment import Commitment
 from replicator.node.follower_reads import FollowerReads
 from replicator.node.leader_reads import LeaderReads
@@ -46,7 +46,7 @@ def elections_are_shorter_than_leases() -> AbstractContextManager[object]:
 def leaders_ignore_what_others_wrote() -> AbstractContextManager[object]:
     """A leader goes on from wherever its batch is, as if it had expected it there."""
 
-    async def append(self: Appender, payloads: Sequence[bytes], expected: Offset) -> Outcome:
+    async def append(self: Appender, payloads: Sequence[bytes], expected: Offset) -> AppendOutcome:
         outcome = await genuine(self, payloads, expected)
         return Committed(self.sent_ms) if isinstance(outcome, Misplaced) else outcome
 

@@ -9,7 +9,10 @@ import pytest
 
 from replicator.protocol.timing import Timing
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]
+FOLDERS = (ROOT, ROOT / "replicator", ROOT / "replicator" / "server" / "redis", ROOT / "tests")
 MS = {"ms": 1, "s": 1000}
 
 
@@ -19,7 +22,7 @@ def cited(page: Path) -> list[tuple[str, int]]:
     return [(name, int(number) * MS[unit]) for name, number, unit in found]
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_timings_are_the_defaults(page: Path) -> None:
     for name, value_ms in cited(page):
         assert getattr(Timing(), name) == value_ms, name
@@ -27,3 +30,17 @@ def test_timings_are_the_defaults(page: Path) -> None:
 
 def test_the_page_on_modes_cites_timings() -> None:
     assert {name for name, _ in cited(DOCS / "modes.md")} == {"sync_ms", "read_ms", "follower_lease_ms"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_files_that_a_page_names_exist(page: Path) -> None:
+    for name in re.findall(r"`((?:\w+/)*\w+\.(?:py|avsc))`", page.read_text()):
+        assert any((folder / name).exists() for folder in FOLDERS), name
+
+
+def test_each_question_of_the_reading_guide_names_at_most_three_files() -> None:
+    guide = (DOCS / "architecture.md").read_text().partition("## 8. Reading guide")[2]
+    questions = re.findall(r"^\| ([A-Z][^|]+\?) \| ([^|]+) \|$", guide, re.MULTILINE)
+    assert len(questions) == 12
+    for question, files in questions:
+        assert 1 <= files.count("`") // 2 <= 3, question

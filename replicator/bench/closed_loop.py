@@ -29,7 +29,7 @@ WARM_UP_SHARE = 0.2
 REPLY_TIMEOUT_S = 8.0  # for replies that are outstanding when the time is over
 CHUNK = 1 << 16
 
-Command = Sequence[str]
+CommandWords = Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Workload:
     port: int
     connections: int
     seconds: float
-    request: Sequence[Command]  # a pipeline
-    setup: Sequence[Command] = ()  # sent once on each connection
+    request: Sequence[CommandWords]  # a pipeline
+    setup: Sequence[CommandWords] = ()  # sent once on each connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +82,14 @@ def percentile(latencies_s: Sequence[float], share: float) -> float:
     return latencies_s[min(len(latencies_s) - 1, int(len(latencies_s) * share))] * 1000 if latencies_s else 0.0
 
 
-def encode(commands: Sequence[Command]) -> bytes:
+def encode(commands: Sequence[CommandWords]) -> bytes:
     return b"".join(hiredis.pack_command(tuple(command)) for command in commands)  # type: ignore[arg-type]
 
 
 class RequestTemplate:
     """The bytes of a request, without the numbers in its keys and values."""
 
-    def __init__(self, request: Sequence[Command]) -> None:
+    def __init__(self, request: Sequence[CommandWords]) -> None:
         words = {KEY: key_name(0), VALUE: value_of(0)}
         encoded = encode([[words.get(word, word) for word in command] for command in request]).replace(b"%", b"%%")
         self._format = encoded.replace(key_name(0).encode(), b"key:%012d").replace(value_of(0).encode(), b"%016d")
@@ -100,7 +100,7 @@ class RequestTemplate:
 
 
 class LoadConnection:
-    def __init__(self, port: int, setup: Sequence[Command]) -> None:
+    def __init__(self, port: int, setup: Sequence[CommandWords]) -> None:
         """Raises `ReplicatorError` if a reply to `setup` is an error."""
         self.socket = socket.create_connection(("127.0.0.1", port), REPLY_TIMEOUT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

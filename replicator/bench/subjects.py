@@ -15,7 +15,7 @@ from replicator.bench.closed_loop import (
     KEY,
     KEYS,
     VALUE,
-    Command,
+    CommandWords,
     LoadResult,
     Workload,
     key_name,
@@ -30,9 +30,9 @@ from replicator.local.operations import policy_of, promote, set_mode, set_policy
 from replicator.local.waiting import wait_caught_up
 from replicator.records.types import Mode, Policy, WriteMode
 
-SET: Command = ("SET", KEY, VALUE)
-GET: Command = ("GET", KEY)
-WAIT: Command = ("WAIT", "1", "0")
+SET: CommandWords = ("SET", KEY, VALUE)
+GET: CommandWords = ("GET", KEY)
+WAIT: CommandWords = ("WAIT", "1", "0")
 BATCH = 1_000
 CATCH_UP_S = 60.0
 
@@ -102,7 +102,7 @@ class ClusterSubject:
 
 
 @contextmanager
-def redis_writes(folder: Path, seconds: float, request: Sequence[Command], *settings: str) -> Iterator[Measure]:
+def redis_writes(folder: Path, seconds: float, request: Sequence[CommandWords], *settings: str) -> Iterator[Measure]:
     """At a Redis with one replica, both with these settings."""
     with redis_pair(folder, *settings) as port:
         fill(port)

@@ -18,12 +18,12 @@ app = typer.Typer(help="A real Apache Kafka on this machine, without Docker, Mav
 
 NOT_RUNNING = 3  # the exit code of service managers
 
-Dir = Annotated[Path, typer.Option("--dir", help="The broker's folder.", show_default=False)]
+BrokerDir = Annotated[Path, typer.Option("--dir", help="The broker's folder.", show_default=False)]
 
 
 @app.command()
 def start(
-    dir: Dir = default_broker_dir(),  # noqa: B008 (required by typer)
+    dir: BrokerDir = default_broker_dir(),  # noqa: B008 (required by typer)
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="By default the port of the last start, or a free one.")
     ] = None,
@@ -40,7 +40,7 @@ def start(
 
 
 @app.command()
-def stop(dir: Dir = default_broker_dir()) -> None:  # noqa: B008
+def stop(dir: BrokerDir = default_broker_dir()) -> None:  # noqa: B008
     """Stop the broker.
 
     Example: replicator broker stop
@@ -49,7 +49,7 @@ def stop(dir: Dir = default_broker_dir()) -> None:  # noqa: B008
 
 
 @app.command()
-def status(dir: Dir = default_broker_dir(), json: options.Json = False) -> None:  # noqa: B008
+def status(dir: BrokerDir = default_broker_dir(), json: options.Json = False) -> None:  # noqa: B008
     """Show whether the broker is running, and where. Exit code 3 if it is not running.
 
     Example: replicator broker status --json

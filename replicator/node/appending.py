@@ -38,7 +38,7 @@ class OutcomeUnknown:
     error: AppendOutcomeUnknown
 
 
-Outcome = Committed | Misplaced | Refused | OutcomeUnknown
+AppendOutcome = Committed | Misplaced | Refused | OutcomeUnknown
 
 
 class AppendState(Enum):
@@ -54,7 +54,7 @@ class Appender:
         self.sent_ms = clock.elapsed_ms()  # when the last batch was sent
         self.last = Offset(-1)  # where the last misplaced batch ends
 
-    async def append(self, payloads: Sequence[bytes], expected: Offset) -> Outcome:
+    async def append(self, payloads: Sequence[bytes], expected: Offset) -> AppendOutcome:
         """Raises `LogDamage`. If it is cancelled, the outcome is unknown."""
         self.sent_ms = sent_ms = self._clock.elapsed_ms()
         self.state = AppendState.IN_FLIGHT

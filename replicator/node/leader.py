@@ -13,7 +13,15 @@ from replicator.errors import BrokerUnavailable, Busy, NoReplicas, StoreFull
 from replicator.intervals import CHECKPOINT_MS, REFUSED_PAUSE_MS, REVIEW_MS
 from replicator.limits import GROUP_BYTES, GROUP_RECORDS
 from replicator.node.announcement import Announcement
-from replicator.node.appending import Appender, AppendState, Committed, Misplaced, Outcome, OutcomeUnknown, Refused
+from replicator.node.appending import (
+    Appender,
+    AppendOutcome,
+    AppendState,
+    Committed,
+    Misplaced,
+    OutcomeUnknown,
+    Refused,
+)
 from replicator.node.background import run_with_background
 from replicator.node.claim import claim_record
 from replicator.node.commitment import Commitment
@@ -177,7 +185,7 @@ class Leader:
         roles.transfer_claim_sent()
         logger.info("transferring leadership to %s, which has caught up", transfer.successor)
         claim = claim_record(context, self._state, transfer.successor, Reason.HANDOVER)
-        outcome: Outcome = await self._appender.append([claim], Offset(self._state.offset + 1))
+        outcome: AppendOutcome = await self._appender.append([claim], Offset(self._state.offset + 1))
         match outcome:
             case Committed():
                 roles.transfer_committed()

@@ -19,7 +19,7 @@ from replicator.store.values import NO_EXPIRY_TAG as _NO_EXPIRY
 from replicator.store.values import expiry_of
 
 
-class Batch:
+class RecordBatch:
     """Changes `entries` and `expiry` within the transaction `txn`. The caller commits it, or aborts it on an error."""
 
     def __init__(self, txn: Any, entries: Any, expiry: Any, before: Meta, suspended: Suspended) -> None:

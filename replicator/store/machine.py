@@ -20,7 +20,7 @@ from replicator.protocol.log_state import LogState
 from replicator.protocol.suspension import Suspended
 from replicator.records.types import Body
 from replicator.store import boot, environment
-from replicator.store.batch import Batch
+from replicator.store.batch import RecordBatch
 from replicator.store.digest import DIGEST_MASK, entry_digest
 from replicator.store.lmdb_view import LmdbView
 from replicator.store.meta import Meta
@@ -57,7 +57,7 @@ class Machine:
         while True:
             try:
                 with self._env.begin(write=True) as txn:
-                    batch = Batch(txn, self._entries, self._expiry, self.meta, self.suspended)
+                    batch = RecordBatch(txn, self._entries, self._expiry, self.meta, self.suspended)
                     batch.apply(bodies)
                     meta = batch.meta(state)
                     environment.write_meta(txn, self._meta, meta)

@@ -11,19 +11,19 @@ from replicator.errors import Definite, ReplicatorError
 from replicator.position import BEFORE_LOG, Offset, Token
 from replicator.protocol import levels
 from replicator.protocol.levels import EVENTUAL, Level
+from replicator.server.keyspace import KEYSPACE_TABLE
 from replicator.store.keys import encode_key
 from replicator.store.view import KeyBlocked, View
 from replicator.testing.cluster import Running, SimNode
 from replicator.testing.history import History, Operation, OperationKind, Outcome
 from replicator.testing.loop import SimLoop
 
-TABLE = "kv"
 _TIMEOUT_S = 3.0  # after which a client starts its next operation; this one may still be answered
 _THINK_MS = (0.5, 20.0, 100.0)
 _KINDS = (OperationKind.PUT,) * 2 + (OperationKind.APPEND,) * 2 + (OperationKind.READ,) * 3
 
 
-class Client:
+class SimClient:
     def __init__(
         self,
         name: str,
@@ -118,8 +118,8 @@ def _write(life: Running, operation: Operation, end: End) -> None:
 
     try:
         transaction = life.node.begin()
-        key = encode_key(TABLE, operation.key, b"")
-        transaction.put(TABLE, operation.key, b"", operation.after(transaction.get(key)))
+        key = encode_key(KEYSPACE_TABLE, operation.key, b"")
+        transaction.put(KEYSPACE_TABLE, operation.key, b"", operation.after(transaction.get(key)))
         life.node.submit(transaction, done)
     except Definite as error:
         done(error, Offset(-1))
@@ -130,7 +130,7 @@ def _read(life: Running, operation: Operation, end: End) -> None:
     if operation.level is None and not node.leads:
         end(Outcome.REJECTED, "leads no more")
         return
-    key = encode_key(TABLE, operation.key, b"")
+    key = encode_key(KEYSPACE_TABLE, operation.key, b"")
 
     def see(view: View) -> None:
         end(Outcome.OK, "", view.get(key), life.machine.state.offset)

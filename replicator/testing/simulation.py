@@ -20,7 +20,7 @@ from replicator.testing import faults as fault_plans
 from replicator.testing.broker import Broker
 from replicator.testing.checks import leases, levels, linear, replicas, writes
 from replicator.testing.checks.canonical import Canonical, read_log
-from replicator.testing.clients import Client
+from replicator.testing.clients import SimClient
 from replicator.testing.cluster import SimNode
 from replicator.testing.history import History, OperationKind, Outcome
 from replicator.testing.loop import SimLoop, Stuck
@@ -99,7 +99,7 @@ class _Simulation:
         self.nemesis = Nemesis(self.nodes, self.broker, rng, self.observer, self.operator, self.trace)
         keys = rng.choice((1, 3))
         self.clients = [
-            Client(f"c{i}", keys, self.nodes, self.loop, rng, self.history, self.trace)
+            SimClient(f"c{i}", keys, self.nodes, self.loop, rng, self.history, self.trace)
             for i in range(rng.choice((2, 5)))
         ]
         self.trace(f"{timing}")
@@ -171,9 +171,8 @@ class _Simulation:
             if life.node.state is not NodeState.SERVING
         ]
         leaders = [name for name, life in lives if life.node.leads and life.node.lease_left_ms > 0]
-        unanswered = [
-            f"{len(life.unanswered)} operations at {name} are unanswered" for name, life in lives if life.unanswered
-        ]
+        counts = [(name, len(life.unanswered)) for name, life in lives]
+        unanswered = [f"{count} operations at {name} are unanswered" for name, count in counts if count]
         leaderless = [] if len(leaders) == 1 else [f"leaders with a lease: {leaders or 'none'}"]
         return ended + failed + leaderless + unanswered
 

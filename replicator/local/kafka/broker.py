@@ -29,7 +29,7 @@ from replicator.local.kafka.jars import kafka_home, kafka_version
 from replicator.local.kafka.java import find_java
 from replicator.local.ports import is_free, random_free_port
 from replicator.local.process import ProcessIdentity, identify, is_alive, kill, terminate
-from replicator.log.kafka.probe import Health
+from replicator.log.kafka.probe import BrokerProbe
 
 _START_TIMEOUT_S = 90
 _STOP_TIMEOUT_S = 30
@@ -125,7 +125,7 @@ class LocalBroker:
             state = BrokerState.STOPPED
         elif not is_alive(last.process):
             state = BrokerState.STALE
-        elif bootstrap and Health(bootstrap).cluster_id(_PROBE_S) == self._cluster_id():
+        elif bootstrap and BrokerProbe(bootstrap).cluster_id(_PROBE_S) == self._cluster_id():
             state = BrokerState.RUNNING
         else:
             state = BrokerState.UNRESPONSIVE
@@ -206,7 +206,7 @@ class LocalBroker:
         return bootstrap
 
     def _await_answer(self, bootstrap: str, process: ProcessIdentity) -> None:
-        health = Health(bootstrap)
+        health = BrokerProbe(bootstrap)
         deadline = time.monotonic() + _START_TIMEOUT_S
         while (answering := health.cluster_id(timeout_s=0.25)) is None:
             if not is_alive(process):

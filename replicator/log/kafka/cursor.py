@@ -11,8 +11,8 @@ from replicator.intervals import FETCH_RETRY_S, MAX_FETCH_RETRY_S
 from replicator.limits import SLICE_ENTRIES
 from replicator.log.kafka.partition import (
     OFFSET_OUT_OF_RANGE,
-    Batch,
     CorruptBatch,
+    FetchedBatch,
     PartitionClient,
     RequestFailed,
     RequestLost,
@@ -38,7 +38,7 @@ class Cursor:
         self._fetch_wait_ms = fetch_wait_ms
         self._fetch_bytes = fetch_bytes
         self._fetch_from = start
-        self._fetching: asyncio.Task[list[Batch]] | None = None
+        self._fetching: asyncio.Task[list[FetchedBatch]] | None = None
         self._undecoded: Iterator[Entry] | None = None
         self._corrupt_at: Offset | None = None
         self._failures = 0
@@ -106,7 +106,7 @@ class Cursor:
         self._fetch()
         return self._take()
 
-    def _fetch(self) -> asyncio.Task[list[Batch]]:
+    def _fetch(self) -> asyncio.Task[list[FetchedBatch]]:
         request = self._client.fetch(self._fetch_from, max_wait_ms=self._fetch_wait_ms, max_bytes=self._fetch_bytes)
         self._fetching = asyncio.create_task(request)
         return self._fetching

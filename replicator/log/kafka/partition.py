@@ -57,7 +57,7 @@ class CorruptBatch(ReplicatorError):
     """A fetched batch is corrupt."""
 
 
-class Batch(NamedTuple):
+class FetchedBatch(NamedTuple):
     """A fetched record batch, not yet decoded. Offsets `base_offset` to `next_offset` - 1, possibly with gaps."""
 
     base_offset: Offset
@@ -76,20 +76,20 @@ def encode_batch(payloads: Sequence[bytes], max_bytes: int, *, key: bytes | None
     return bytes(builder.build())
 
 
-def split_batches(fetched: bytes) -> list[Batch]:
+def split_batches(fetched: bytes) -> list[FetchedBatch]:
     """The batches in a fetch response, without a truncated last one. Raises `CorruptBatch`."""
     records = MemoryRecords(fetched)
     batches = []
     try:
         while records.has_next():
             batch = records.next_batch()
-            batches.append(Batch(Offset(batch.base_offset), Offset(batch.next_offset), batch))
+            batches.append(FetchedBatch(Offset(batch.base_offset), Offset(batch.next_offset), batch))
     except KafkaError as error:
         raise CorruptBatch(str(error)) from error
     return batches
 
 
-def decode_batches(batches: Sequence[Batch], start: Offset) -> Iterator[Entry]:
+def decode_batches(batches: Sequence[FetchedBatch], start: Offset) -> Iterator[Entry]:
     """The entries at or above `start`. Raises `CorruptBatch` when it reaches a corrupt batch."""
     for batch in batches:
         if not batch.records.validate_crc():
@@ -129,7 +129,7 @@ class PartitionClient:
         self._check(code, "append")
         return Offset(base_offset)
 
-    async def fetch(self, offset: Offset, *, max_wait_ms: int, max_bytes: int) -> list[Batch]:
+    async def fetch(self, offset: Offset, *, max_wait_ms: int, max_bytes: int) -> list[FetchedBatch]:
         """The batches from the one that contains `offset` on; empty if there are none within `max_wait_ms`."""
         topics = [(self.topic, [(PARTITION, offset, max_bytes)])]
         request = FetchRequest(max_wait_ms, 1, max_bytes, READ_UNCOMMITTED, topics)

@@ -6,7 +6,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 
-class Health:
+class BrokerProbe:
     """Keeps its connection from one request to the next."""
 
     def __init__(self, bootstrap: str) -> None:

@@ -23,7 +23,7 @@ from replicator.server.redis.requests import ProtocolBroken, Requests
 from replicator.server.redis.resp import Error, Reply, encode, error_reply
 from replicator.server.redis.subscriptions import Events, Subscriptions
 from replicator.server.redis.transaction import MultiState, Watches
-from replicator.server.redis.waiting import Closed, Closing, OwnWrites, ViewAt, Waiting, Work
+from replicator.server.redis.waiting import Closed, Closing, OwnWrites, ViewAt, WaitState, Work
 
 
 class Listener(ServerContext, Protocol):
@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
         self._requests = Requests()
         self._replies = Replies(server.stats, self._on_replies)
         self._dispatcher = Dispatcher(self, self._replies, self._enter)
-        self._waiting: Waiting = None
+        self._waiting: WaitState = None
         self._unread = False  # the transport's buffer is full, as the client does not read
         self._reading = True  # from the transport
 
@@ -161,7 +161,7 @@ class Connection(asyncio.Protocol):
     def execute(self, args: Args) -> None:
         self._dispatcher.execute(args)
 
-    # Waiting
+    # WaitState
 
     def wait_for_own_writes(self, args: Args) -> bool:
         if not self._replies.pending:

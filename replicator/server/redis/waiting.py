@@ -51,4 +51,4 @@ class Closed(NamedTuple):
     pass
 
 
-Waiting: TypeAlias = OwnWrites | ViewAt | Work | Closing | Closed | None
+WaitState: TypeAlias = OwnWrites | ViewAt | Work | Closing | Closed | None

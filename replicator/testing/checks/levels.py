@@ -7,17 +7,16 @@ from collections.abc import Iterator, Sequence
 from replicator.position import Offset
 from replicator.protocol.levels import LevelKind
 from replicator.protocol.timing import MAX_DRIFT
+from replicator.server.keyspace import KEYSPACE_TABLE
 from replicator.store.keys import encode_key
 from replicator.testing.checks.canonical import Canonical
 from replicator.testing.history import History
-
-TABLE = "kv"
 
 
 def check(history: History, canonical: Canonical, appended_s: Sequence[float]) -> Iterator[str]:
     """`appended_s`: when each entry was appended to the log, by offset."""
     for read in history.reads(*LevelKind):
-        expected = canonical.value_at(encode_key(TABLE, read.key, b""), read.offset)
+        expected = canonical.value_at(encode_key(KEYSPACE_TABLE, read.key, b""), read.offset)
         if read.value != expected:
             yield f"not a prefix of the log: the value at offset {read.offset} is {expected!r}: {read}"
     for read in history.reads(LevelKind.SESSION):
@@ -29,5 +28,8 @@ def check(history: History, canonical: Canonical, appended_s: Sequence[float]) -
         since_s = read.called_s - read.level.max_age_ms / 1000 * (1 + MAX_DRIFT)
         required = Offset(sum(it <= since_s for it in appended_s) - 1 - read.level.max_records)
         # a leader may know that the writes in flight do not change the key
-        if read.offset < required and canonical.value_at(encode_key(TABLE, read.key, b""), required) != read.value:
+        if (
+            read.offset < required
+            and canonical.value_at(encode_key(KEYSPACE_TABLE, read.key, b""), required) != read.value
+        ):
             yield f"staler than its bound: read at offset {read.offset} instead of {required}: {read}"
