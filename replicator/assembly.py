@@ -41,9 +41,9 @@ T = TypeVar("T")
 
 
 async def run_node(config: NodeConfig) -> None:
-    """Run one node until SIGTERM or SIGINT. Raises what keeps it from starting."""
+    """Run one node until SIGTERM or SIGINT. Raises `ReplicatorError` if it cannot start."""
     timing = _timing(config)
-    # what a node makes by the million (records, changes) has no cycles: look for some that do less often
+    # a node creates millions of records and changes, which form no reference cycles: collect less often
     gc.set_threshold(100_000, 20, 20)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -101,7 +101,7 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
         running = asyncio.create_task(run_with_background(node.run(), registering))
         parts.push_async_callback(_cancel, running)
         await server.start()
-        parts.push_async_callback(server.close)  # the first to go: what it has begun still needs the node
+        parts.push_async_callback(server.close)  # closed first: its commands in progress still need the node
         admin.attach_node(node, server.stats, _snapshots(config, machine))
         logger.info("%s: Redis protocol at %s, HTTP at %s", context.author, settings.resp, settings.http)
         await asyncio.shield(running)
@@ -114,7 +114,7 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 
 async def _open_log(config: NodeConfig) -> KafkaLog:
-    """The log; its topics are created, unless there is a store already, which must find the ones it knows."""
+    """The log. Its topics are created only if there is no store yet: a store must find the topic it was built from."""
     kafka, cluster, security = config.kafka, config.node.cluster, _security(config)
     store = config.node.dir / STORE
     if not (store / "data.mdb").exists() or read_meta(store) is None:
@@ -131,20 +131,20 @@ async def _open_log(config: NodeConfig) -> KafkaLog:
     except ConfigError as error:
         raise LogDamage(
             f"{store} follows a log that is not at {kafka.bootstrap} any more ({error}). Check --bootstrap and "
-            "--cluster, or move the store away to begin afresh"
+            "--cluster, or move the store away to start with an empty one"
         ) from error
 
 
 async def _when_kafka_answers(admin: HttpServer, work: Callable[[], Awaitable[T]]) -> T:
-    told = ""
+    logged = ""
     while True:
         try:
             return await work()
         except BrokerUnavailable as error:
             admin.waiting_for = str(error)
-            if told != str(error):
+            if logged != str(error):
                 logger.warning("%s", error)
-                told = str(error)
+                logged = str(error)
             await asyncio.sleep(NODE_RETRY_MS / 1000)
 
 

@@ -42,4 +42,4 @@ STATE_POLL_S = 0.02  # until the node serves and can register
 REGISTRATION_RETRY_S = 0.2
 REGISTRATION_TIMEOUT_S = 5.0
 TOPOLOGY_POLL_S = 0.05  # while clients subscribe to events of Redis Sentinel
-DRAIN_TIMEOUT_S = 2.0  # for answers to clients when the node stops
+STOP_TIMEOUT_S = 2.0  # for replies to clients when the node stops

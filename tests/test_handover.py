@@ -69,7 +69,7 @@ async def test_writes_wait_for_the_successor_and_are_then_redirected_to_it(clust
     ends.append(asyncio.create_task(old.write(b"a", b"s2")))  # nothing was read from the successor yet
     results = await asyncio.gather(*ends, return_exceptions=True)
     assert successor.node.leads and successor.node.lease_left_ms > 0  # a client that retries there is served at once
-    assert isinstance(results[-1], NotLeader) and "n2 leads now" in str(results[-1])
+    assert isinstance(results[-1], NotLeader) and "n2 is the leader now" in str(results[-1])
     assert all(isinstance(it, int | NotLeader) for it in results)
 
 

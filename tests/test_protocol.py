@@ -149,6 +149,6 @@ def test_a_claim_for_another_node_ends_every_role_that_may_read_one(role: Role) 
     assert advance(role, Event.OTHER_CLAIM_ACCEPTED) is Role.FOLLOWER
 
 
-def test_what_cannot_happen_is_told() -> None:
-    with pytest.raises(ImpossibleEvent, match=r"in role resolving met CHECK_PASSED .* only CLAIM_SENT, OWN_CLAIM"):
+def test_an_impossible_event_is_reported() -> None:
+    with pytest.raises(ImpossibleEvent, match=r"resolving cannot handle CHECK_PASSED .* only CLAIM_SENT, OWN_CLAIM"):
         advance(Role.RESOLVING, Event.CHECK_PASSED)

@@ -29,7 +29,7 @@ LOADS = (
     BenchmarkLoad("64 clients", clients=64, pipeline=1, share=0.5),
     BenchmarkLoad("16 clients x 16 pipelined", clients=16, pipeline=16, share=1.0),
 )
-# Design, section 10: the prototype's rates over one append at a time (0.3 ms) and over LMDB gets (3.2 million a second)
+# The prototype's rates, divided by those of single appends (0.3 ms each) and of LMDB gets (3.2 million a second)
 FLOORS = {
     ("SET", "1 client"): ("appends", 2_800 * 0.0003),
     ("SET", "64 clients"): ("appends", 37_000 * 0.0003),

@@ -140,7 +140,7 @@ class ClusterMap:
         return found.leader is not None and not found.down and found.epoch >= self.epoch
 
     def lookup_order(self, turn: int) -> list[Address]:
-        """The nodes to ask for the leader. Each lookup begins with another node, so that none misleads for ever."""
+        """The nodes to ask for the leader. Each lookup begins with another node, in case one keeps an outdated view."""
         return _rotated(_distinct(self.seeds, self.replicas, self._leaders), turn)
 
     def read_order(self, prefer: Prefer, turn: int, suspects: frozenset[Address]) -> list[Address]:

@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from replicator.store.boot import boot_id
+
 _POLL_S = 0.02
 
 
@@ -29,8 +31,7 @@ def identify(pid: int) -> ProcessIdentity | None:
     state, *others = stat.rpartition(")")[2].split()
     if state in "ZX":
         return None
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ProcessIdentity(pid, f"{boot}/{others[18]}")
+    return ProcessIdentity(pid, f"{boot_id()}/{others[18]}")
 
 
 def is_alive(process: ProcessIdentity) -> bool:

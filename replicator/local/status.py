@@ -12,11 +12,12 @@ from typing import Any
 
 from replicator.address import Address
 from replicator.position import BEFORE_LOG
+from replicator.protocol.roles import Role
 from replicator.records.types import Policy, WaitFor, WriteMode
 
 SERVING, FAILED = "serving", "failed"
 STARTING, UNREACHABLE = "starting", "unreachable"  # set by this program for nodes that do not answer
-LEADING_ROLES = frozenset({"leader", "draining", "transferring"})
+LEADING_ROLES = frozenset(role.value for role in Role if role.leads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Acks: a follower says how far it has applied the log."""
+"""Sends the acks of a follower, which report how far it has applied the log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class AckSender:
-    """One ack in flight; it speaks for all that was applied since the last one."""
+    """At most one ack is in flight. It covers everything that was applied since the last one."""
 
     def __init__(self, author: Author, replica: Replica, acks: Acks, clock: Clock, async_pause_ms: float) -> None:
         self._author = author
@@ -29,12 +29,12 @@ class AckSender:
 
     @property
     def _pause_ms(self) -> float:
-        """A leader waits for sync replicas, and for those that are to become one."""
+        """Between two acks; 0 for sync and joining replicas, because the leader waits for them."""
         own = self._replica.machine.meta.membership.get(self._author.node)
         return 0.0 if own is not None and own.mode in (Mode.SYNC, Mode.JOINING) else self._async_pause_ms
 
     async def run(self) -> None:
-        acked = Offset(self._replica.state.offset - 1)  # at first, say where this node begins
+        acked = Offset(self._replica.state.offset - 1)  # first, report the position of the store
         while True:
             await self._replica.applied(Offset(acked + 1))
             state = self._replica.state

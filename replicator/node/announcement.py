@@ -14,7 +14,7 @@ from replicator.records.types import Suspend
 
 
 class Announcement:
-    """Which writes at the head of the queue are announced."""
+    """The announced writes at the head of the queue."""
 
     def __init__(self, context: NodeContext, commitment: Commitment) -> None:
         self._context = context
@@ -24,7 +24,7 @@ class Announcement:
         self._queue_failures = 0  # of the queue, when they were announced: a later one has dropped them
 
     def withdraw_old(self) -> None:
-        """Withdraw what an earlier leader has announced and not written, or this node before it lost leadership."""
+        """Withdraw keys that an earlier leader, or this node in an earlier term, announced but did not write."""
         if any(it.awaited for it in self._context.replica.machine.suspended.values()):
             self._context.enqueue_own(Suspend(()))
 

@@ -1,9 +1,9 @@
-"""The one way to append: a batch at a time, and the four outcomes it can have.
+"""Appends one batch at a time. An append has one of four outcomes:
 
-committed   the broker answered with the expected offset: nobody else has appended, and the batch counts
-misplaced   it answered with a later one: others have appended before it, and the log decides whether it counts
-refused     nothing of it is in the log, nor will be
-unknown     no answer, or one that proves nothing
+committed   the broker answered with the expected offset: no other node has appended, and the batch is accepted
+misplaced   it answered with a later one: other nodes have appended before it; the log decides whether it is accepted
+refused     none of it is in the log, or ever will be
+unknown     no answer, or one that leaves the outcome open
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Appender:
         self.last = Offset(-1)  # where the last misplaced batch ends
 
     async def append(self, payloads: Sequence[bytes], expected: Offset) -> AppendOutcome:
-        """Raises `LogDamage`. If it is cancelled, the outcome is unknown."""
+        """`expected`: the offset of the first payload. Raises `LogDamage`. If cancelled, the outcome is unknown."""
         self.sent_ms = sent_ms = self._clock.elapsed_ms()
         self.state = AppendState.IN_FLIGHT
         try:
@@ -70,7 +70,7 @@ class Appender:
             return Committed(sent_ms)
         if base < expected:
             raise LogDamage(
-                f"the log gave offset {base} to a record that was to follow offset {expected - 1}: it was truncated. "
+                f"the log gave offset {base} to a record that should follow offset {expected - 1}: it was truncated. "
                 "Restore the broker's data, or the cluster from a snapshot"
             )
         self.last = Offset(base + len(payloads) - 1)

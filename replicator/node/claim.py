@@ -1,4 +1,4 @@
-"""Claims, as a node writes them."""
+"""Encodes and sends claims."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TIMELINE_BITS = 128
 
 
 def claim_record(context: NodeContext, state: LogState, leader: Author, reason: Reason) -> bytes:
-    """A claim by this node, which has read the log up to `state`, that `leader` leads the next epoch."""
+    """A claim by this node, which has read the log up to `state`, that `leader` is leader of the next epoch."""
     epoch, codec = Epoch(state.epoch + 1), context.replica.codec
     header = Header(VERSION, state.timeline, epoch, context.author, state.seq, context.clock.wall_us(), state.chain)
     return codec.encode(header, codec.encode_body(Claim(leader, epoch, state.offset, reason)))
 
 
 async def send_claim(context: NodeContext, reason: Reason) -> None:
-    """Claim the next epoch for this node. The log decides whether the claim counts, whatever the append's outcome."""
+    """Claim the next epoch for this node. The log decides whether it is accepted, not the answer to the append."""
     state = context.replica.state
     epoch = Epoch(state.epoch + 1)
     logger.info("claiming epoch %d (%s), having read up to offset %d", epoch, reason, state.offset)

@@ -1,4 +1,4 @@
-"""What a client's write meets first: whether this node takes it now, and whether it fits into the log."""
+"""Accepts clients' writes: checks whether this node takes writes now, and whether a write fits into one record."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ClientWrites:
         self._context = context
 
     def begin(self) -> Transaction:
-        """Raises `NotLeader`, `NoReplicas`, `Busy`."""
+        """A transaction over the store and all writes in flight. Raises `NotLeader`, `NoReplicas`, `Busy`."""
         context = self._context
         if not context.roles.role.queues_writes:
             raise _not_leader(context)
@@ -50,7 +50,7 @@ class ClientWrites:
         return Transaction(writes.overlay)
 
     def submit(self, transaction: Transaction, done: Done) -> None:
-        """Raises `NotLeader`, `BadRequest` (too large)."""
+        """Queue the changes as one record. Raises `NotLeader`, `BadRequest` (too large); `done` is not called then."""
         context = self._context
         roles, writes, replica = context.roles, context.writes, context.replica
         if not roles.role.queues_writes:
@@ -59,7 +59,7 @@ class ClientWrites:
         if not changes and not writes and roles.lease_left_ms() > 0:
             done(None, replica.state.offset)
             return
-        # without changes a heartbeat takes the place of the write: once it counts, what was read does, too
+        # without changes, a heartbeat replaces the write: once it is confirmed, so is everything that was read
         body = Write(tuple(changes.values())) if changes else Heartbeat()
         encoded = replica.codec.encode_body(body)
         if len(encoded) > MAX_RECORD_BYTES:
@@ -70,4 +70,4 @@ class ClientWrites:
         deadline_ms = context.clock.elapsed_ms() + context.timing.answer_ms
         writes.add(PendingWrite(body, encoded, changes, done, deadline_ms))
         if replica.row_listener is not None:
-            replica.tell(changes.values())
+            replica.notify_listener(changes.values())

@@ -9,7 +9,7 @@ from typing import Protocol
 
 class Clock(Protocol):
     def elapsed_ms(self) -> float:
-        """Time since some moment; never steps, and goes on while the machine sleeps."""
+        """Time since an arbitrary moment. Never steps, and continues while the machine is suspended."""
         ...
 
     def wall_us(self) -> int:

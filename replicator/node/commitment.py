@@ -1,4 +1,4 @@
-"""What is in the log and waits for the acks that the policy requires. The leader applies it last, and answers then.
+"""Committed writes that wait for the acks that the policy requires. The leader applies and answers them last.
 
 committed ──acks of `protocol.ack_policy.required`──▶ confirmed: applied here, answered
 """
@@ -21,7 +21,7 @@ from replicator.records.types import Membership
 
 class Group(NamedTuple):
     writes: Sequence[PendingWrite]
-    state: LogState  # after it
+    state: LogState  # after the group
 
 
 class Commitment:
@@ -30,19 +30,19 @@ class Commitment:
         self._progress = progress
         self._groups: deque[Group] = deque()
         self._released = Seq(0)
-        self.release_due: Seq | None = None  # keys written up to here may be read again: append a `Release`
+        self.release_due: Seq | None = None  # keys written up to here can be read again once a `Release` is appended
         self.membership = context.replica.machine.meta.membership  # as of the last committed record
         self.requirement = required(self.membership, context.author.node)
 
     @property
     def waits(self) -> bool:
-        """Whether something is committed and not confirmed."""
+        """Whether any write is committed but not confirmed."""
         return bool(self._groups)
 
     @property
     def confirmed(self) -> Offset:
         """The last offset that all required replicas have applied."""
-        if self._context.roles.holds_writes():
+        if self._context.roles.delays_writes():
             return BEFORE_LOG
         return self.requirement.confirmed(self._progress.acked)
 
@@ -59,7 +59,7 @@ class Commitment:
         )
 
     def add(self, group: Sequence[PendingWrite], state: LogState) -> None:
-        """Records that are in the log now."""
+        """The group is committed; `state` is the state after it."""
         self._groups.append(Group(group, state))
         for pending in group:
             if type(pending.body) is Membership:
@@ -67,7 +67,7 @@ class Commitment:
         self.advance()
 
     def advance(self) -> None:
-        """Apply and answer what is confirmed. Raises what `Machine.apply` does."""
+        """Apply and answer the confirmed writes. Raises what `Machine.apply` does."""
         groups, confirmed, writes = self._groups, self.confirmed, self._context.writes
         ready: list[Group] = []
         while groups and groups[0].state.offset <= confirmed:
@@ -81,7 +81,7 @@ class Commitment:
         self._release(confirmed)
 
     def _release(self, confirmed: Offset) -> None:
-        """All replicas have what was written up to here, also under an earlier leader: it may be read again."""
+        """Resume reads of suspended keys: all replicas have applied the writes so far, also of earlier leaders."""
         replica = self._context.replica
         if not replica.machine.suspended or confirmed < replica.state.offset:
             return

@@ -1,4 +1,4 @@
-"""What all parts of one node share, for as long as its process runs; and the one way to put it together."""
+"""The objects that the parts of one node share while its process runs, and the function that creates them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from replicator.store.machine import Machine
 @dataclass(frozen=True, slots=True)
 class NodeContext:
     author: Author
-    priority: int  # lower becomes leader sooner
+    priority: int  # nodes with lower numbers become leader sooner
     replica: Replica
     writes: Writes
     roles: RoleState
@@ -31,7 +31,7 @@ class NodeContext:
     random: random.Random
 
     def enqueue_own(self, body: Body, done: Done | None = None) -> PendingWrite:
-        """Queue a record of the leader's own: one without changes of rows."""
+        """Queue a record of the leader itself, which changes no rows."""
         deadline_ms = self.clock.elapsed_ms() + self.timing.answer_ms
         pending = PendingWrite(body, self.replica.codec.encode_body(body), {}, done, deadline_ms)
         self.writes.add_own(pending)

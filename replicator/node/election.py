@@ -31,7 +31,7 @@ class Election:
         context = self._context
         if not context.roles.eligible:
             await context.clock.sleep(ELIGIBLE_POLL_MS)
-            self.restart_timer()  # nodes with a higher priority may have had to wait, too
+            self.restart_timer()  # nodes that are preferred to this one may have had to wait, too
             return
         state = context.replica.state
         wait_ms = self._since_ms + self._timeout_ms(state) - context.clock.elapsed_ms()
@@ -46,15 +46,15 @@ class Election:
     def _timeout_ms(self, state: LogState) -> float:
         """How long to wait for a record of the leader."""
         context = self._context
-        if state.leader is None:  # the log is empty: candidates with a higher priority claim first
+        if state.leader is None:  # the log is empty: candidates with a lower priority number claim first
             return context.timing.step_ms * context.priority + 1
-        place = rank(context.replica.machine.meta.membership, state.leader.node, context.author.node)
-        return inf if place is None else context.timing.candidacy_ms(place, self._jitter)
+        position = rank(context.replica.machine.meta.membership, state.leader.node, context.author.node)
+        return inf if position is None else context.timing.candidacy_ms(position, self._jitter)
 
     async def _has_read_all(self, state: LogState) -> bool:
-        """Whether the log was found to end at `state`, by a broker that answers as fast as a heartbeat should arrive.
+        """Whether the log ends at `state`, according to a broker that answers within one heartbeat interval.
 
-        A claim over records that are still unread would be void; a broker that was away has delayed the leader, too.
+        A claim by a node with unread records would be void. A slow broker may have delayed the heartbeats, too.
         """
         context = self._context
         asked_ms = context.clock.elapsed_ms()

@@ -1,4 +1,4 @@
-"""The leader deletes what has expired, and so ships it: followers never look at a clock.
+"""The leader deletes expired rows. Followers read the deletions in the log, and never check a clock.
 
 A row expires as a whole, when the value in its empty field does.
 """
@@ -30,8 +30,8 @@ class Writer(Protocol):
 
 
 async def delete_expired(writer: Writer, machine: Machine, clock: Clock) -> None:
-    """For as long as this node leads."""
-    told = ""
+    """Run until cancelled, while this node is leader."""
+    logged = ""
     while True:
         now_ms = clock.wall_us() // 1000
         due_ms = machine.next_expiry_ms()
@@ -41,14 +41,14 @@ async def delete_expired(writer: Writer, machine: Machine, clock: Clock) -> None
         try:
             await _delete(writer, machine.expired(now_ms, EXPIRED_ROWS_AT_ONCE), now_ms)
         except ReplicatorError as error:
-            if told != str(error):
-                logger.info("expired rows stay for now: %s", error)
-                told = str(error)
+            if logged != str(error):
+                logger.info("expired rows cannot be deleted now: %s", error)
+                logged = str(error)
             await clock.sleep(EXPIRY_POLL_MS)
 
 
 async def _delete(writer: Writer, keys: list[bytes], now_ms: int) -> None:
-    """One record for each row; returns when all are applied. Raises what became of the first that failed."""
+    """Delete the rows of these keys, one record for each, and wait until all are applied. Raises the first error."""
     last: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     left = len(keys)
 

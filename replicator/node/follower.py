@@ -1,4 +1,4 @@
-"""The follower: reads and applies the log until this node is leader, in every role that does not append."""
+"""The follower: in every role that does not append, reads and applies the log until this node is leader."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Follower:
         self._election = Election(context)
 
     async def run(self) -> None:
-        """Until this node is leader. Raises what reading and applying the log raise."""
+        """Run until this node is leader. Raises what `Reader.next` and `Replica.read` do."""
         self._context.roles.last_record_ms = self._context.clock.elapsed_ms()
         await run_with_background(self._read_log(), self._seek_leadership())
 
@@ -44,7 +44,7 @@ class Follower:
                     await resolution.resolve(context)
                 case Role.FOLLOWER | Role.CANDIDATE | Role.STEPPING_DOWN:
                     await self._election.step()
-                case _:  # checking takes no claim; leading ends this
+                case _:  # checking needs no claim; once this node is leader, `run` ends
                     await context.clock.sleep(context.timing.heartbeat_ms)
 
     def _take(self, entries: Sequence[Entry]) -> None:

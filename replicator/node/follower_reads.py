@@ -1,4 +1,4 @@
-"""What a read waits for at a follower, and in every other role that reads the log."""
+"""Reads at a follower, and in every other role that reads the log: what each level waits for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from replicator.store.view import BlockingView, View
 
 logger = logging.getLogger(__name__)
 
-QUESTIONS_PER_LEASE = 4  # so that a replica that reads locally keeps its lease when some are late
+REQUESTS_PER_LEASE = 4  # so that a replica that reads locally keeps its lease when some are late
 
 
 class FollowerReads:
@@ -36,7 +36,7 @@ class FollowerReads:
         """As `reads.Reads.view`."""
         store, index = self._health.store(), self.index
         if level is None:
-            # clients of a former leader do not know that it is one: they read as at a leader until it has caught up
+            # clients may not know that this node lost leadership: reads stay linearizable until it has caught up
             level = LINEARIZABLE if self._context.roles.stepped_down_ms > index.fresh_ms else EVENTUAL
         if level.kind is LevelKind.EVENTUAL:
             return store
@@ -46,21 +46,21 @@ class FollowerReads:
             if index.is_within(level.max_age_ms, level.max_records):
                 return store
             if level.max_records:
-                return self._waiting.start(self._reached_but(level.max_records, store))
+                return self._waiting.start(self._reached_except(level.max_records, store))
         elif self.reads_locally:
             return self._unsuspended
         return index.reached()
 
     @property
     def reads_locally(self) -> bool:
-        """Whether this store knows, or suspends the keys of, every write that has ended."""
+        """Whether this replica may answer linearizable reads now without asking the log for its end."""
         context = self._context
         if context.author.node not in local_readers(context.replica.machine.meta.membership):
             return False
         return self.index.age_ms <= context.timing.follower_lease_ms
 
     async def keep_lease(self) -> None:
-        """For as long as the node runs: ask for the log's end in time, while this replica may read locally."""
+        """Run until cancelled: while this replica reads locally, ask for the log's end often enough for its lease."""
         context = self._context
         while True:
             readers = local_readers(context.replica.machine.meta.membership)
@@ -69,14 +69,14 @@ class FollowerReads:
                     await asyncio.shield(self.index.reached())
                 except ReplicatorError as error:
                     logger.info("no lease for local reads: %s", error)
-            await context.clock.sleep(context.timing.follower_lease_ms / QUESTIONS_PER_LEASE)
+            await context.clock.sleep(context.timing.follower_lease_ms / REQUESTS_PER_LEASE)
 
-    async def _reached_but(self, max_records: int, store: View) -> View:
-        await self.index.reached_but(max_records)
+    async def _reached_except(self, max_records: int, store: View) -> View:
+        await self.index.reached_except(max_records)
         return store
 
     async def _when_not_suspended(self, key: bytes) -> View:
-        """Wait until a read that is asked for now may see `key`."""
+        """Wait until a read that starts now may see `key`. Returns the view to read from."""
         replica = self._context.replica
         machine, since = replica.machine, replica.state.seq
         while (it := machine.suspended.get(key)) is not None and blocks(it, since):

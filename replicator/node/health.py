@@ -1,4 +1,4 @@
-"""Whether this node serves reads, and why it does not.
+"""Whether this node serves reads, and if not, why.
 
     state         next                        by
     catching up   serving                     caught_up: all is applied that the log held when the node started
@@ -124,7 +124,7 @@ class NodeHealth:
             self.health = Stopped()
 
     async def resume_when_applied(self) -> None:
-        """For as long as the node runs: `waiting` ends when a record is applied."""
+        """Run until cancelled: `waiting` ends when a record is applied."""
         while True:
             await self._blocked.wait()
             self._blocked.clear()
@@ -132,7 +132,7 @@ class NodeHealth:
             self.resumed()
 
     def store(self) -> View:
-        """The store as it is. Raises what made this node fail, `Loading`, and `BadRequest` at a snapshotter."""
+        """The current state of the store. Raises `Loading`, `BadRequest` (snapshotter), the error of a failed node."""
         health = self.health
         then = health.then if isinstance(health, Waiting) else health
         if isinstance(health, Failed):
@@ -146,7 +146,7 @@ class NodeHealth:
 
     @property
     def serves_clients(self) -> bool:
-        """Whether it is not a snapshotter."""
+        """Whether this node is not a snapshotter."""
         membership = self._replica.machine.meta.membership
         if membership is not self._membership_seen:
             self._membership_seen = membership

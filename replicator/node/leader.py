@@ -1,8 +1,8 @@
-"""The leader: puts what clients write into groups, appends each group as one batch, applies it last.
+"""The leader: appends clients' writes in groups, each as one batch, and applies a group once it is confirmed.
 
-One append is in flight at a time; what arrives meanwhile is the next group. A committed group waits for acks
-(`commitment`). After any other outcome of an append (`appending`) the node reads the log to learn what happened
-(`resolution`), except after a refusal, which ends the group's writes and nothing else.
+One append is in flight at a time; writes that arrive meanwhile form the next group. A committed group waits for acks
+(`commitment`). If an append is misplaced or its outcome is unknown (`appending`), the node reads the log to resolve it
+(`resolution`). If the log refuses an append, the group and the queued writes fail, and the node remains leader.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ logger = logging.getLogger(__name__)
 
 
 class Leader:
-    """One term, or the part of it until an append has another outcome than expected."""
+    """One term, or its part up to an append that is misplaced or has an unknown outcome."""
 
     def __init__(self, context: NodeContext, progress: ReplicaProgress, membership: MembershipChanges) -> None:
         self._context = context
         self._progress = progress
         self._membership = membership
-        self._state = context.replica.state  # of the log, as far as it is committed
+        self._state = context.replica.state  # of the log, up to the last committed record
         self._appender = Appender(context.log, context.clock)
         self._commitment = Commitment(context, progress)
         self._announcement = Announcement(context, self._commitment)
@@ -54,9 +54,9 @@ class Leader:
         self._reviewed = self._state.offset  # where the log ended at the last review
 
     async def run(self) -> None:
-        """Until this node no longer leads, or does not know whether it does.
+        """Run until this node is no longer leader, or does not know whether it is.
 
-        Raises `LogDamage`, `Diverged`, `StoreError`; after `StoreFull` the role is settled.
+        Raises `LogDamage`, `Diverged`, `StoreError`. If it raises `StoreFull`, the role has changed to one that reads.
         """
         context = self._context
         if context.roles.lease.from_ms is None:
@@ -109,14 +109,14 @@ class Leader:
 
     @property
     def _is_drained(self) -> bool:
-        """Whether a transfer was requested, and all that was sent is confirmed."""
+        """Whether a transfer was requested, and all writes that were sent are confirmed."""
         roles = self._context.roles
-        return roles.role is Role.DRAINING and not self._commitment.waits and not roles.holds_writes()
+        return roles.role is Role.DRAINING and not self._commitment.waits and not roles.delays_writes()
 
     def _stop_appending(self, outcome: Misplaced | OutcomeUnknown) -> None:
-        """What was sent is settled when its outcome is read in the log."""
+        """The writes that were sent stay in flight until their outcome is read in the log."""
         if isinstance(outcome, Misplaced):
-            logger.info("others have appended at offset %d", self._state.offset + 1)
+            logger.info("another node has appended at offset %d", self._state.offset + 1)
             self._context.roles.append_misplaced(outcome.last)
         else:
             logger.info("%s", outcome.error)
@@ -131,10 +131,10 @@ class Leader:
             context.enqueue_own(Release(self._commitment.release_due))
             self._commitment.release_due = None
         own = writes.send_own()
-        if checkpoint_due or roles.role is not Role.LEADER or roles.holds_writes():
+        if checkpoint_due or roles.role is not Role.LEADER or roles.delays_writes():
             return own
         if any(type(it.body) is Membership for it in own):
-            return own  # what follows another membership is written under its policy
+            return own  # later writes wait until it is committed, and follow its policy
         if mode is WriteMode.SUSPEND or self._announcement.open:
             return own + self._announcement.next_group(announce=mode is WriteMode.SUSPEND)
         group = writes.next(GROUP_RECORDS, GROUP_BYTES)
@@ -142,9 +142,9 @@ class Leader:
         return own + group
 
     def _queue_checkpoint(self) -> bool:
-        """Now and then, queue a checkpoint before the next group; whether writes have to wait until that is possible.
+        """Queue a checkpoint every `CHECKPOINT_MS`, before the next group.
 
-        It is taken while the store is at the end of the log.
+        It is possible only while the store is at the end of the log. Returns whether writes have to wait until then.
         """
         context, now_ms = self._context, self._context.clock.elapsed_ms()
         if now_ms - self._checkpoint_ms < CHECKPOINT_MS:
@@ -157,7 +157,7 @@ class Leader:
         return False
 
     def _number(self, group: list[PendingWrite]) -> tuple[list[bytes], LogState]:
-        """Give each write its place after all that is committed: the records, and the state after them."""
+        """Assign epoch, seq and offset to each write. Returns the encoded records, and the state after them."""
         state, author = self._state, self._context.author
         writer = HeaderWriter(VERSION, state.timeline, state.epoch, author, self._context.clock.wall_us())
         epoch, seq, chain, offset = state.epoch, state.seq, state.chain, state.offset
@@ -170,7 +170,7 @@ class Leader:
         return payloads, state._replace(seq=seq, chain=chain, offset=offset, leader_offset=offset)
 
     async def _check_log(self) -> None:
-        """After a refusal: is the log itself gone? Raises `LogDamage`."""
+        """After a refusal: raises `LogDamage` if the topic was deleted or recreated."""
         try:
             await self._context.log.end()
         except BrokerUnavailable as error:
@@ -178,7 +178,7 @@ class Leader:
         await self._context.clock.sleep(REFUSED_PAUSE_MS)
 
     async def _transfer(self) -> bool:
-        """Serve nothing any more, and append the claim for the successor; whether this node stops leading."""
+        """Stop serving, and append the claim that names the successor. Returns whether this node stops leading."""
         context, roles, transfer = self._context, self._context.roles, self._context.roles.transfer
         if transfer is None:
             return False
@@ -227,7 +227,7 @@ class Leader:
             self.review()
 
     def review(self) -> None:
-        """Which replicas are unresponsive, which have caught up, which transfer takes too long."""
+        """Check for unresponsive replicas, joining replicas that have caught up, and an overdue transfer."""
         context, roles = self._context, self._context.roles
         self._refuse(self._commitment.refusal)
         for member in self._membership.latest.members:

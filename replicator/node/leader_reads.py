@@ -1,4 +1,4 @@
-"""What a read waits for at the leader."""
+"""Reads at the leader: what each level waits for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from replicator.store.view import BlockingView, View
 
 class LeaderReads:
     def __init__(self, context: NodeContext, health: NodeHealth, at_follower: FollowerReads) -> None:
-        """`at_follower`: where a read goes on if this node loses leadership meanwhile."""
+        """`at_follower`: continues a read if this node loses leadership meanwhile."""
         machine, overlay = context.replica.machine, context.writes.overlay
         self._context = context
         self._health = health
@@ -25,7 +25,7 @@ class LeaderReads:
         self._acknowledged = BlockingView(
             machine.view, lambda: machine.suspended, self._is_inherited, self._when_acknowledged
         )
-        """For reads that have waited for the writes that were in flight."""
+        """For reads that have waited for the writes in flight."""
         self._current = BlockingView(self._acknowledged, lambda: overlay, lambda key: True, self._when_acknowledged)
 
     def view(self, level: Level | None) -> View | Future[View]:
@@ -47,7 +47,7 @@ class LeaderReads:
         return 0 < written <= self._context.roles.term_start_seq
 
     async def _when_acknowledged(self, key: bytes) -> View:
-        """Wait until what is in flight now has ended, and no replica can show another value of `key`."""
+        """Wait until the writes that are in flight now have ended, and no replica can show another value of `key`."""
         replica = self._context.replica
         await self._context.writes.settled()
         while key in replica.machine.suspended and self._is_inherited(key):
@@ -55,7 +55,7 @@ class LeaderReads:
         return await self._with_lease(self._acknowledged)
 
     async def _with_lease(self, view: View) -> View:
-        """`view`, once this node holds its lease."""
+        """`view`, once this node holds its lease; a follower's view if it loses leadership."""
         roles = self._context.roles
         while roles.role.leads and roles.lease_left_ms() <= 0:
             await self._context.clock.sleep(LEASE_POLL_MS)

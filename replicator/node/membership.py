@@ -1,4 +1,4 @@
-"""Changes of the membership and of the sync policy, as an operator or a new node asks for them at the leader."""
+"""Changes of the members and of the write policy, requested at the leader by an operator or a new node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class MembershipChanges:
-    """All raise `NotLeader` or `Busy` at a node that does not lead."""
+    """Operators' requests raise `NotLeader` or `Busy` at a node that is not leader."""
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
@@ -24,11 +24,11 @@ class MembershipChanges:
 
     @property
     def latest(self) -> Membership:
-        """As it will be once all that is in flight is applied."""
+        """The membership once all changes in flight are applied."""
         return self._proposed or self._context.replica.machine.meta.membership
 
     def add_member(self, member: Member) -> None:
-        """Add `member`, or change what is known of it but for its mode."""
+        """Add `member`, or update all its fields but its mode."""
         check_leads(self._context)
         known = self.latest.get(member.node)
         self._propose(with_member(self.latest, replace(member, mode=known.mode) if known else member))
@@ -51,7 +51,7 @@ class MembershipChanges:
         self._propose(with_policy(self.latest, policy))
 
     def register(self, own: Member) -> None:
-        """A new leader that the log does not know, or knows under another address, adds itself."""
+        """A new leader that is not a member, or whose address has changed, adds itself."""
         known = self.latest.get(own.node)
         registered = replace(own, mode=known.mode) if known else own
         if known != registered:

@@ -1,4 +1,4 @@
-"""One node from its start to its end: it follows or leads, one after the other, as its role says."""
+"""One node: runs as follower or as leader, according to its role, until it is cancelled."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 
 
 class Node:
-    """Answers what the servers ask (`server.backend.Backend`) through its parts."""
+    """Its parts, and the interface for the servers (`server.backend.Backend`)."""
 
     def __init__(self, context: NodeContext, acks: Acks, member: Member) -> None:
-        """`member`: as what this node is to be registered."""
+        """`member`: how this node registers itself."""
         self._context = context
         self._member = member
         self._progress = ReplicaProgress(context.author.node, acks, context.clock, context.timing.sync_ms)
@@ -48,10 +48,10 @@ class Node:
         self.submit = self._client_writes.submit
         self.wait_acked = self._progress.wait
 
-    # The life of the node
+    # Lifecycle
 
     async def run(self) -> None:
-        """Until it is cancelled. A failure that needs an operator leaves the node up, to report it."""
+        """Run until cancelled. After a failure that needs an operator, the node stays up to report it."""
         try:
             await run_with_background(
                 self._follow_and_lead(),
@@ -91,7 +91,7 @@ class Node:
         )
 
     async def _catch_up(self) -> None:
-        """Serve once all is applied that the log held when this node started."""
+        """Serve once all records are applied that were in the log when this node started."""
         context, health = self._context, self._health
         while True:
             try:
@@ -117,7 +117,7 @@ class Node:
         self._health.fail(error)
         self._context.writes.stop(str(error))
 
-    # What the servers ask, besides `begin`, `submit`, `wait_acked`, and the parts above
+    # For the servers, besides `begin`, `submit`, `wait_acked`, and the parts above
 
     @property
     def state(self) -> NodeState:
@@ -133,7 +133,7 @@ class Node:
         return self.status()
 
     def store(self) -> View:
-        """The store as it is. Raises `Loading`, `BadRequest` (a snapshotter), and what made the node fail."""
+        """The current state of the store. Raises as `NodeHealth.store`."""
         return self._health.store()
 
     @property
@@ -141,7 +141,7 @@ class Node:
         return self._health.serves_clients
 
     def token(self, written: Offset) -> Token:
-        """All that a client can have read here, and what it has written up to that offset. Raises as `store`."""
+        """Covers everything that a client can have read here and has written up to that offset. Raises as `store`."""
         self._health.store()
         state = self._context.replica.state
         if not state.timeline:
@@ -169,7 +169,7 @@ class Node:
 
     @property
     def lease_left_ms(self) -> float:
-        """How long reads here are sure to see all that was written anywhere; 0: they are not."""
+        """How long reads here are certainly current; 0: they may not be."""
         return self._context.roles.lease_left_ms()
 
     @property
@@ -182,5 +182,5 @@ class Node:
         return leading_member(self._context)
 
     def make_eligible(self) -> None:
-        """From now on this node may start elections: no other process uses its id."""
+        """Allow this node to start elections, once it is known that no other process uses its id."""
         self._context.roles.eligible = True

@@ -1,6 +1,6 @@
-"""The read index: as of when this store is known to hold all that the log held, by asking the log for its end.
+"""The read index of linearizable reads: asks the log for its end, and waits until the store has applied that much.
 
-One question is in flight at a time; all reads that arrive meanwhile share the next one.
+One request is in flight at a time; all reads that arrive meanwhile share the next one.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ def read_timed_out(context: NodeContext) -> Stale:
 
 class ReadIndex:
     def __init__(self, context: NodeContext, view: View) -> None:
-        """`view`: what reads see once the store has reached the end of the log."""
+        """`view`: the one that reads get once the store has reached the end of the log."""
         self._context = context
         self._view = view
-        self._asked_ms = -inf  # when the last question was sent that has been answered
-        self._end = Offset(0)  # the answer
+        self._asked_ms = -inf  # when the last answered request was sent
+        self._end = Offset(0)  # the answer to it
         self._asking = asyncio.Lock()
-        self._next: asyncio.Future[View] | None = None  # of the reads that wait for the next question
+        self._next: asyncio.Future[View] | None = None  # of the reads that wait for the next request
         self._rounds: set[asyncio.Task[None]] = set()
-        self.fresh_ms = -inf  # when the store certainly held all
+        self.fresh_ms = -inf  # the latest time as of which the store is known to have all records of the log
 
     @property
     def age_ms(self) -> float:
+        """How long ago the store was last known to have all records of the log."""
         return self._context.clock.elapsed_ms() - self.fresh_ms
 
     def is_within(self, max_age_ms: float, max_records: int) -> bool:
-        """Whether the store holds what the log held so long ago, but for its last `max_records` records."""
+        """Whether the store has all records that were in the log `max_age_ms` ago, except the last `max_records`."""
         if self.age_ms <= max_age_ms:
             return True
         known = self._context.clock.elapsed_ms() - self._asked_ms <= max_age_ms
         return known and self._context.replica.state.offset >= self._end - 1 - max_records
 
     def reached(self) -> asyncio.Future[View]:
-        """Shared by many reads: ends once the store holds all that the log holds now. It raises `Stale`."""
+        """Ends once the store has all records that are in the log now; raises `Stale`. Many reads share the future."""
         if self._next is None:
             loop = asyncio.get_running_loop()
             self._next = loop.create_future()
@@ -54,8 +55,8 @@ class ReadIndex:
             task.add_done_callback(self._rounds.discard)
         return self._next
 
-    async def reached_but(self, max_records: int) -> None:
-        """Wait until the store holds all that the log holds now, but for its last `max_records`. Raises `Stale`."""
+    async def reached_except(self, max_records: int) -> None:
+        """Wait until the store has all records that are in the log now, except the last ones. Raises `Stale`."""
         _, end = await self._ask()
         await self._context.replica.applied(Offset(end - 1 - max_records))
 
@@ -80,7 +81,7 @@ class ReadIndex:
             joined.set_result(self._view)
 
     async def _ask(self) -> tuple[float, Offset]:
-        """When the question was sent (ms), and the end. Raises `Stale`."""
+        """When the request was sent (ms), and the end of the log. Raises `Stale`."""
         asked_ms = self._context.clock.elapsed_ms()
         try:
             end = await self._context.log.end()

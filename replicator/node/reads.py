@@ -5,8 +5,8 @@ eventual      no wait                                      no wait
 session       its store reaches the token                  its store reaches the token
 bounded       as linearizable                              the log's end was asked for recently enough, and reached
 linearizable  its lease, and the writes in flight of the   the log's end is asked for, and reached; suspended keys.
-              keys that are read                           A replica whose acks every write requires twice
-                                                           (`ack_policy.local_readers`) need not ask each time
+              keys that are read                           In suspend and invalidate mode, sync replicas need not
+                                                           ask each time (`ack_policy.local_readers`)
 (default)     as linearizable                              as eventual
 """
 
@@ -32,14 +32,14 @@ class Reads(Protocol):
     def view(self, level: Level | None) -> View | Future[View]:
         """A view for a read of that level, or a future of one, which many reads may share: do not cancel it.
 
-        The view is good for as long as nothing else runs on the event loop. It may raise `KeyBlocked` for single keys.
-        Raises `Stale`, `Loading`, `BadRequest` (a snapshotter), and what made the node fail; so does the future.
+        The view is valid until other code runs on the event loop. It may raise `KeyBlocked` for single keys.
+        Raises `Stale`, `Loading`, `BadRequest` (a snapshotter), and the error of a failed node; so does the future.
         """
         ...
 
 
 class NodeReads:
-    """Asks the reads of the role that this node has now."""
+    """Delegates each read to the class for the current role."""
 
     def __init__(self, context: NodeContext, health: NodeHealth) -> None:
         self._context = context
@@ -52,7 +52,7 @@ class NodeReads:
         return reads.view(level)
 
     async def read(self, level: Level | None, answer: Callable[[View], T]) -> T:
-        """What `answer` makes of a view that meets the level; it may be called more than once.
+        """The result of `answer` for a view that meets the level. `answer` may be called more than once.
 
         Raises `Stale` if that takes too long, and what `view` and `answer` raise.
         """

@@ -1,4 +1,4 @@
-"""One reader of the log: decodes, judges and applies records, and tells who waits for them."""
+"""Decodes, judges and applies the entries of the log, and wakes the tasks that wait for an offset."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from replicator.store.machine import Machine
 logger = logging.getLogger(__name__)
 
 RowListener = Callable[[str, bytes], None]
-"""Called with the table and row of each change that has been applied."""
+"""Called with the table and row of each change, both when it is submitted here and when it is applied."""
 
 
 class Accepted(NamedTuple):
@@ -45,9 +45,9 @@ class Replica:
         return self.machine.state
 
     def read(self, entries: Sequence[Entry]) -> list[Accepted]:
-        """Take the next entries of the log; those that count. Raises what `RecordCodec.decode`, `judge` and `apply` do.
+        """Apply the next entries of the log. Returns those that are accepted.
 
-        Entries that were read before are passed over.
+        Entries that were read before are skipped. Raises what `RecordCodec.decode`, `judge` and `apply` do.
         """
         state = self.state
         accepted: list[Accepted] = []
@@ -86,7 +86,7 @@ class Replica:
                 leader = body.leader
 
     def apply(self, bodies: Sequence[Body], state: LogState) -> None:
-        """Apply what is known to count; the store then stands at `state`."""
+        """Apply the bodies of accepted records in order; `state` is the state after them."""
         self.machine.apply(bodies, state)
         waiters = self._waiters
         while waiters and waiters[0][0] <= state.offset:
@@ -96,16 +96,16 @@ class Replica:
         if self.row_listener is not None:
             for body in bodies:
                 if type(body) is Write:
-                    self.tell(body.changes)
+                    self.notify_listener(body.changes)
 
-    def tell(self, changes: Iterable[Change]) -> None:
-        """Tell the listener of changes, made or about to be made."""
+    def notify_listener(self, changes: Iterable[Change]) -> None:
+        """Call the listener for each change."""
         if self.row_listener is not None:
             for change in changes:
                 self.row_listener(change.table, change.row)
 
     def age_ms(self, now_us: int) -> float:
-        """How long ago the last record applied was written, by its author's clock."""
+        """How long ago the last record applied was written, by its author's clock; 0 if none was read."""
         return max(0.0, (now_us - self._written_us) / 1000) if self._written_us else 0.0
 
     async def changed(self) -> None:
@@ -113,7 +113,7 @@ class Replica:
         await self.applied(Offset(self.state.offset + 1))
 
     async def applied(self, offset: Offset) -> None:
-        """Wait until the store stands at `offset` or beyond."""
+        """Wait until the store has applied the log up to `offset`."""
         if self.state.offset >= offset:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

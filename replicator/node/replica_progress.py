@@ -1,4 +1,4 @@
-"""How far each replica has applied the log, as its acks report. The leader receives them while it leads."""
+"""How far each replica has applied the log, according to its acks. A node receives them while it is leader."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class ReplicaProgress:
         self._own = own
         self._timeout_ms = timeout_ms
         self._term_start_ms = clock.elapsed_ms()
-        self._term = 0  # changes when this node becomes leader and when it ceases to be
-        self._skip_old = True  # acks that were sent while another node led
+        self._term = 0  # changes when this node becomes leader, and when it loses leadership
+        self._skip_old = True  # acks that were sent while another node was leader
         self._acks = acks
         self._clock = clock
         self._codec = AckCodec()
@@ -41,7 +41,7 @@ class ReplicaProgress:
 
     @contextmanager
     def term(self) -> Iterator[None]:
-        """For as long as this node leads. Waiting for acks ends with it."""
+        """To be held while this node is leader. At its end, all waits for acks end."""
         self.latest.clear()
         self._term_start_ms = self._clock.elapsed_ms()
         self._term += 1
@@ -53,7 +53,7 @@ class ReplicaProgress:
             self._wake()
 
     async def receive(self) -> None:
-        """Wait for the next acks, and note them."""
+        """Wait for the next acks, and record them."""
         while True:
             try:
                 if self._skip_old:
@@ -83,9 +83,9 @@ class ReplicaProgress:
         return sum(last.ack.offset >= offset for last in self.latest.values())
 
     async def wait(self, offset: Offset, replicas: int, timeout_ms: float) -> int:
-        """Wait until so many replicas have applied `offset`, or for `timeout_ms` (0: no timeout); how many have.
+        """Wait until `replicas` of them have applied `offset`, or for `timeout_ms` (0: no timeout).
 
-        Raises `Unblocked` if this node ceases to lead.
+        Returns how many have. Raises `Unblocked` if this node loses leadership.
         """
         term = self._term
         deadline_ms = self._clock.elapsed_ms() + timeout_ms if timeout_ms else None
@@ -102,9 +102,9 @@ class ReplicaProgress:
         return self.count(offset)
 
     async def caught_up(self, node: NodeId, offset: Offset, timeout_ms: float) -> Author:
-        """Wait until `node` acknowledges, from now on, that it has applied `offset`; its present incarnation.
+        """Wait for a new ack of `node` that it has applied `offset`. Returns the author of that ack.
 
-        Raises `Busy` if that takes longer.
+        Raises `Busy` after `timeout_ms`.
         """
         asked_ms = self._clock.elapsed_ms()
         while (last := self.latest.get(node)) is None or last.at_ms < asked_ms or last.ack.offset < offset:
@@ -112,7 +112,7 @@ class ReplicaProgress:
             if left_ms <= 0:
                 state = "is unresponsive" if last is None else f"is at offset {last.ack.offset} of {offset}"
                 raise Busy(
-                    f"{node} {state}: it cannot become leader before it has caught up. Try again, or another node"
+                    f"{node} {state}: it cannot become leader before it has caught up. Try again, or choose another"
                 )
             await self._changed_within(left_ms)
         return last.ack.author
@@ -127,7 +127,7 @@ class ReplicaProgress:
             self.latest[ack.author.node] = LastAck(ack, self._clock.elapsed_ms())
 
     def _wake(self) -> None:
-        """All that wait look again."""
+        """Wake all waiters, so that they check their conditions again."""
         self._changed.set()
         self._changed = asyncio.Event()
 

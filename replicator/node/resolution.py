@@ -1,9 +1,11 @@
-"""How a leader learns what became of its last append, in the roles `resolving` and `checking`.
+"""Resolves the outcome of a leader's last append, in the roles `resolving` and `checking`.
 
-resolving: the outcome is unknown. It claims the next epoch in its own name, and reads the log up to that claim: what
-it had sent precedes the claim, and counts, or is void. It claims again until a claim, its own or another's, counts.
+resolving: the outcome is unknown. The node claims the next epoch in its own name, and reads the log up to that claim.
+A record of the append is accepted if it precedes the claim, and void otherwise. The node repeats the claim until a
+claim is accepted, its own or another node's.
 
-checking: it reads the log up to its last append. If no other node's claim was accepted until there, it is still leader.
+checking: the node reads the log up to its last append. If no other node's claim was accepted before it, the node is
+still leader.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ from replicator.records.types import Reason
 
 
 async def resolve(context: NodeContext) -> None:
-    """One claim in the role `resolving`."""
+    """In the role `resolving`: claim once, then pause."""
     await send_claim(context, Reason.RESOLVE)
     await context.clock.sleep(RESOLVE_RETRY_MS)
 
 
 def check(context: NodeContext) -> None:
-    """To be called when the log was read: ends the role `checking` once the last append was read."""
+    """To be called after each read of the log: ends the role `checking` once the last append was read."""
     roles, state = context.roles, context.replica.state
     if roles.role is Role.CHECKING and state.offset >= roles.check_until:
         roles.check_passed(state.seq)

@@ -1,7 +1,7 @@
-"""The role of this process, and what depends on it: its lease, the transfer it takes part in, its writes in flight.
+"""The role of this process, and the state that depends on it: its lease, its transfer of leadership, its eligibility.
 
-The only place where the role changes. Each method is one event of `protocol.roles`, and settles the writes in flight
-as `protocol.roles.SETTLEMENTS` says, so that no caller has to.
+The role changes only here. Each method handles one event of `protocol.roles`, and settles the writes in flight as
+`protocol.roles.SETTLEMENTS` requires.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ NO_EPOCH = Epoch(0)
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Leadership goes to `successor`. `done` ends once the claim is in the log, and raises `Busy` if it will not be."""
+    """A transfer of leadership to `successor`. `done` ends once the claim is in the log, or raises `Busy`."""
 
     successor: Author
     done: asyncio.Future[None]
-    deadline_ms: float  # for the acks to what was in flight
+    deadline_ms: float  # for the acks of the writes in flight
 
     def fail(self, error: Definite) -> None:
         if not self.done.done():
@@ -46,21 +46,21 @@ class RoleState:
         self._clock = clock
         self._timing = timing
         self._claims_sent_ms: dict[Epoch, float] = {}
-        """By epoch that has not begun: when its claim was first sent. Any copy of it may be the one that counts."""
+        """By epoch that has not begun: when its claim was first sent. Any copy of it may be the accepted one."""
         self.role = Role.FOLLOWER
-        self.eligible = eligible  # for elections: not before it is known that no other process uses this node's id
-        self.lease = Lease()  # of this process, in whatever role
-        self.write_from_ms = 0.0  # until then a replica may answer reads that does not receive new writes
+        self.eligible = eligible  # for elections; not before it is known that no other process uses this node's id
+        self.lease = Lease()  # of this process; valid only in the roles leader and draining
+        self.write_from_ms = 0.0  # until then, a former sync replica may answer reads without knowing of new writes
         self.transfer: Transfer | None = None  # set exactly in DRAINING, TRANSFERRING and STEPPING_DOWN
         self.check_until = BEFORE_LOG  # in CHECKING: the end of this node's last append
-        self.term_start_seq = Seq(0)  # while it leads: what is not later was written by earlier leaders
+        self.term_start_seq = Seq(0)  # while it leads: records up to here were written by earlier leaders
         self.last_record_ms = clock.elapsed_ms()  # when an accepted record was last received
-        self.stepped_down_ms = -inf  # when it last ceased to lead
+        self.stepped_down_ms = -inf  # when it was last leader
 
-    # What follows from the role
+    # Derived state
 
     def lease_left_ms(self) -> float:
-        """How long reads here are sure to see all that was written anywhere; 0: they are not."""
+        """How long reads here are certainly current; 0: they may not be."""
         if self.role is not Role.LEADER and self.role is not Role.DRAINING:
             return 0.0
         return self.lease.left_ms(self._clock.elapsed_ms(), self._timing.lease_ms)
@@ -69,8 +69,8 @@ class RoleState:
         """Time since the last record of the leader was received; 0 if this node leads."""
         return 0.0 if self.role.leads else self._clock.elapsed_ms() - self.last_record_ms
 
-    def holds_writes(self) -> bool:
-        """Whether this node, if it leads, has to wait before it appends or confirms clients' writes."""
+    def delays_writes(self) -> bool:
+        """Whether this node, if it is leader, has to wait before it appends or confirms clients' writes."""
         now_ms = self._clock.elapsed_ms()
         return now_ms < self.write_from_ms or self.lease.wait_ms(now_ms) > 0
 
@@ -88,7 +88,7 @@ class RoleState:
             self._advance(Event.SUCCESSOR_STARTED, successor=author)
 
     def claim_accepted(self, header: Header, claim: Claim, seq: Seq) -> None:
-        """`seq`: where the store is now, at this claim or after it."""
+        """`seq`: the position of the store, at this claim or after it."""
         sent_ms = self._claims_sent_ms.pop(claim.epoch, None)
         if claim.leader == self._author:
             if header.author != self._author:
@@ -103,7 +103,7 @@ class RoleState:
             self._advance(Event.OTHER_CLAIM_ACCEPTED, epoch=claim.epoch, successor=claim.leader)
 
     def append_committed(self, sent_ms: float) -> None:
-        """A record of this leader's own, sent then, is committed: no change of the role."""
+        """A record of this leader that was sent at `sent_ms` is committed. The role stays the same."""
         self.lease = self.lease.renewed(sent_ms)
 
     def append_unknown(self) -> None:
@@ -151,7 +151,7 @@ class RoleState:
             self.transfer.done.set_result(None)
 
     def membership_changed(self, before: Membership, after: Membership) -> None:
-        """A replica that may no longer answer reads locally may not have read yet that this is so."""
+        """A replica that may no longer answer reads locally may not have read that record yet: delay writes."""
         if local_readers(before) - local_readers(after):
             now_ms = self._clock.elapsed_ms()
             self.write_from_ms = max(self.write_from_ms, now_ms + self._timing.old_follower_lease_ms)
@@ -169,7 +169,7 @@ class RoleState:
         if settlement.fail_unacknowledged:
             self._writes.fail_unacknowledged()
         if settlement.refuse_queued and successor is not None:
-            self._writes.fail_all(NotLeader(f"{successor.node} leads now: the write was not sent. Ask it"))
+            self._writes.fail_all(NotLeader(f"{successor.node} is the leader now: the write was not sent. Ask it"))
 
     def _fail_transfer(self, why: str) -> None:
         if self.transfer is not None:

@@ -1,4 +1,4 @@
-"""What one node reports of itself: `GET /status`, INFO, metrics."""
+"""The status that a node reports in `GET /status`, INFO and metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NodeStatus:
     id: NodeId
     role: Role
     state: NodeState
-    trouble: str  # why it does not serve; empty if it does
+    trouble: str  # why the node does not serve; empty if it does
     epoch: int
     leader: NodeId | None
     leader_silent_ms: float  # since this node received the leader's last record; 0 if it leads itself

@@ -1,4 +1,4 @@
-"""Which node leads, by an operator's request: a transfer that the leader agrees to, or a claim that is forced."""
+"""Changes of leadership at an operator's request: a transfer by the leader, or a forced claim without it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class LeadershipTransfer:
         self._health = health
 
     async def promote(self, node: NodeId, *, force: bool) -> None:
-        """Make `node` the leader. With `force` it has to be this node, which claims, whichever node leads.
+        """Make `node` the leader. With `force`, `node` must be this node, which claims whichever node is leader.
 
-        Raises `NotLeader` (ask the leader; for `force`, ask `node`), `BadRequest`, `Busy`, `BrokerUnavailable`, and for
-        `force` why this node serves no clients.
+        Raises `NotLeader` (ask the leader; with `force`, ask `node`), `BadRequest`, `Busy`, `BrokerUnavailable`, and,
+        with `force`, as `NodeHealth.store`.
         """
         context, own = self._context, self._context.author.node
         check_may_lead(context.replica.machine.meta.membership, node)

@@ -1,4 +1,4 @@
-"""Views that are not there yet: each future ends within the time that a read may take."""
+"""Reads that have to wait: futures of views, each of which ends within `read_ms`."""
 
 from __future__ import annotations
 

@@ -7,11 +7,11 @@
                    awaiting acks     await_acks: applied, but not as leader       -
                    ended             void_sent: a claim came first                REJECTED: void
     awaiting acks  ended             confirm                                      OK
-                   ended             fail_unacknowledged: others get its acks     UNKNOWN: in the log
+                   ended             fail_unacknowledged: leadership was lost     UNKNOWN: in the log
 
-Every write saw the ones before it, so a void write makes all later ones void. A write that is still here after its
-deadline is answered with UNKNOWN and stays until its outcome is read in the log. The leader's own records change no
-rows, so they need not wait behind the writes of clients: they are sent first.
+Each write depends on the ones before it, so a void write makes all later ones void. A write that is still in flight
+after its deadline is answered with UNKNOWN, and stays until its outcome is read in the log. The leader's own records
+change no rows, so they need not wait for the writes of clients: they are sent first.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class WriteState(Enum):
 
 
 class PendingWrite:
-    """A record that is not in the log yet, or not known to be: a client's write, or one of the leader's own."""
+    """A client's write, or a record of the leader's own, between submission and its end."""
 
     __slots__ = ("_done", "_ended", "body", "changes", "deadline_ms", "encoded", "epoch", "offset", "seq", "state")
 
@@ -51,9 +51,9 @@ class PendingWrite:
         self.changes = changes  # of `body`, by store key
         self.deadline_ms = deadline_ms
         self.state = WriteState.QUEUED
-        self.epoch = Epoch(0)  # this and the next two: once sent
+        self.epoch = Epoch(0)  # this and the next two are set when it is sent
         self.seq = Seq(0)
-        self.offset = BEFORE_LOG  # expected; once applied, where it is
+        self.offset = BEFORE_LOG  # the expected offset; once applied, its offset
         self._done = done  # None once it has been answered
         self._ended: asyncio.Future[None] | None = None
 
@@ -63,7 +63,7 @@ class PendingWrite:
             done(error, offset)
 
     def applied_or_failed(self) -> asyncio.Future[None]:
-        """Ends when the write is neither queued nor sent any more."""
+        """Ends when the write is no longer queued or sent."""
         if self._ended is None:
             self._ended = asyncio.get_running_loop().create_future()
         return self._ended
@@ -100,14 +100,14 @@ class Writes:
         return bool(self._sent)
 
     async def settled(self) -> None:
-        """Wait until nothing of what is queued or sent now still is."""
+        """Wait until each write that is queued or sent now has been applied or has failed."""
         while tail := (self._queued or self._sent):
             last = tail[-1]
             await asyncio.wait([last.applied_or_failed()])
-            if last.seq:  # it was sent, and so were all before it
+            if last.seq:  # it was sent, so all writes before it were, too
                 return
 
-    # The way to the log
+    # Queueing and sending
 
     def add(self, pending: PendingWrite) -> None:
         self.overlay.push(pending.changes)
@@ -133,14 +133,14 @@ class Writes:
         return group
 
     def send(self, group: Sequence[PendingWrite]) -> None:
-        """The first of the queue are sent now."""
+        """Mark `group`, the first writes of the queue, as sent."""
         for pending in group:
             self._queued.popleft()
             pending.state = WriteState.SENT
         self._sent.extend(group)
 
     def send_own(self) -> list[PendingWrite]:
-        """The leader's own records that are queued are sent now."""
+        """Mark the queued records of the leader itself as sent, and return them."""
         group = list(self._own)
         self._own.clear()
         for pending in group:
@@ -148,23 +148,23 @@ class Writes:
         self._sent.extend(group)
         return group
 
-    # Read in the log, or confirmed by its answer
+    # Success
 
     def apply(self, epoch: Epoch, seq: Seq, offset: Offset) -> None:
-        """The record of this node with that epoch and seq is in the store, and confirmed."""
+        """The record of this node with that epoch and seq is applied and confirmed."""
         pending = self._take_sent(epoch, seq, WriteState.ENDED)
         if pending is not None:
             pending.answer(None, offset)
 
     def await_acks(self, epoch: Epoch, seq: Seq, offset: Offset) -> None:
-        """That record is in the store; whether the replicas that the policy names have it is not known."""
+        """That record is applied here. It is not known whether the replicas that the policy requires have it."""
         pending = self._take_sent(epoch, seq, WriteState.AWAITING_ACKS)
         if pending is not None:
             pending.offset = offset  # records of others may precede it
             self._awaiting_acks.append(pending)
 
     def confirm(self, offset: Offset) -> None:
-        """The replicas have applied all up to `offset`."""
+        """The replicas that the policy requires have applied the log up to `offset`."""
         while self._awaiting_acks and self._awaiting_acks[0].offset <= offset:
             pending = self._awaiting_acks.popleft()
             pending.state = WriteState.ENDED
@@ -173,12 +173,12 @@ class Writes:
     # Failures
 
     def void_sent(self, epoch: Epoch) -> None:
-        """A claim of `epoch` was accepted: what was sent in an earlier one and not read before the claim is void."""
+        """A claim of `epoch` was accepted: writes of an earlier epoch that were not read before it are void."""
         if self._sent and self._sent[0].epoch < epoch:
             self.fail_all(Fenced("another claim to leadership came first: the write is void. Try again"))
 
     def fail_unacknowledged(self) -> None:
-        """Another node leads: it receives the acks, and this node does not."""
+        """Another node is the leader, and receives the acks."""
         while self._awaiting_acks:
             pending = self._awaiting_acks.popleft()
             pending.state = WriteState.ENDED
@@ -186,7 +186,7 @@ class Writes:
             pending.answer(Unknown(pending.offset, why), BEFORE_LOG)
 
     def fail_all(self, error: Definite) -> None:
-        """Nothing that is here is in the log, nor will be."""
+        """No write that is queued or sent is in the log, or ever will be. Writes that await acks end as UNKNOWN."""
         self._end_all(lambda pending: error)
 
     def stop(self, why: str) -> None:
@@ -196,7 +196,7 @@ class Writes:
         )
 
     def expire(self, now_ms: float) -> None:
-        """Answer what is overdue. Queued writes fail, with all that came after them."""
+        """Answer overdue writes. If a queued write is overdue, the whole queue fails."""
         for pending in chain(self._awaiting_acks, self._sent):
             if pending.deadline_ms > now_ms:
                 break
@@ -209,7 +209,7 @@ class Writes:
         self._drop([*self._queued], error)
 
     def refuse(self, group: Sequence[PendingWrite], error: Definite) -> None:
-        """The log refused the group that was sent last; what is queued behind it has seen it."""
+        """The log refused the group that was sent last. The queued writes depend on it, so they fail, too."""
         for pending in group:
             self._sent.pop()
             pending.seq = Seq(0)

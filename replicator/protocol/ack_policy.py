@@ -60,7 +60,7 @@ def sync_members(membership: Membership) -> tuple[NodeId, ...]:
 def local_readers(membership: Membership) -> frozenset[NodeId]:
     """Replicas that may answer linearizable reads without asking the log for its end.
 
-    In suspend and invalidate mode no write is confirmed before these replicas have suspended its keys and acked it.
+    In suspend and invalidate mode, a write is not confirmed until each of them has suspended its keys and acked it.
     """
     if membership.policy.write not in (WriteMode.SUSPEND, WriteMode.INVALIDATE):
         return frozenset()

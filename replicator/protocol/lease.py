@@ -1,14 +1,16 @@
-"""The lease: how long a leader's reads are sure to see all that was written anywhere.
+"""The lease: the time for which a leader's reads are certainly current.
 
-    an own record was committed   it runs from when the record was *sent*: whoever stands against the leader has
-                                  received it later, and waits longer than a lease from then (`timing`)
-    an own claim was accepted     the same, from when its first copy was sent: any copy may be the one that counts
-    another's claim (handover)    none, until a record of this node's own is committed
-    a forced claim                the leader before may hold a lease still: serve neither reads nor writes until it has
-                                  run out, even by the slowest clock
+    event                                        effect
+    a record of the leader is committed          The lease starts when the record was *sent*. A candidate receives the
+                                                 record later, and waits longer than a lease from then (`timing`).
+    a claim that this node sent is accepted      The same, from when the first copy of the claim was sent: any copy may
+                                                 be the accepted one.
+    a claim that another node sent is accepted   There is no lease until a record of this node is committed.
+    a forced claim is accepted                   The former leader may still hold a lease. This node serves no reads
+                                                 and no writes until that lease has expired on the slowest clock.
 
-It belongs to the process, not to one term of it: a wait that a forced claim began is not over because another claim,
-in doubt of an append, was accepted meanwhile.
+The lease belongs to the process, not to a term. The wait after a forced claim continues if a later claim, which
+resolves an append with an unknown outcome, is accepted meanwhile.
 """
 
 from __future__ import annotations
@@ -20,24 +22,24 @@ from replicator.records.types import Reason
 
 
 class Lease(NamedTuple):
-    from_ms: float | None = None  # when the record that gives it was sent; None: there is none
-    serve_from_ms: float = 0.0
+    from_ms: float | None = None  # when the record that started it was sent; None: this node has no lease
+    serve_from_ms: float = 0.0  # before that, another node may hold a lease; never decreases
 
     def left_ms(self, now_ms: float, lease_ms: float) -> float:
-        """0: reads here may miss what others wrote."""
+        """Remaining time of the lease; 0: reads here may miss writes of another leader."""
         if self.from_ms is None or now_ms < self.serve_from_ms:
             return 0.0
         return max(0.0, self.from_ms + lease_ms - now_ms)
 
     def wait_ms(self, now_ms: float) -> float:
-        """How long this node must not yet serve, nor hand over."""
+        """How long this node must wait before it serves or transfers leadership."""
         return max(0.0, self.serve_from_ms - now_ms)
 
     def renewed(self, sent_ms: float) -> Lease:
-        """A record of the leader's own, sent then, is committed."""
+        """A record of this leader that was sent at `sent_ms` is committed."""
         return self._replace(from_ms=sent_ms)
 
     def claimed(self, reason: Reason, sent_ms: float | None, read_ms: float, lease_ms: float) -> Lease:
-        """A claim that names this node is accepted; the node first sent it then (None: another did), read it now."""
+        """A claim that names this node is accepted. `sent_ms`: when this node first sent it; None: another node did."""
         wait_ms = lease_ms * (1 + MAX_DRIFT) if reason is Reason.FORCE else 0.0
         return Lease(sent_ms, max(self.serve_from_ms, read_ms + wait_ms))

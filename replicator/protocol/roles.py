@@ -1,20 +1,21 @@
-"""The role of a node, what takes it from one role to the next, and what then happens to the writes in flight.
+"""The roles of a node, the events that change them, and the effect of an event on the writes in flight.
 
     follower       reads the log
     candidate      reads the log, and has sent a claim: the log decides whether it counts
-    leader         appends, serves, reads nothing
-    draining       leader that transfers leadership: it sends no client's write any more, and waits for acks
+    leader         appends and serves; does not read the log
+    draining       leader that transfers leadership: it sends no more client writes, and waits for acks
     transferring   appends the claim that names its successor; serves nothing
-    stepping down  that claim is in the log; clients' writes are kept until the successor's first record is read, so
-                   that clients that retry find it
+    stepping down  that claim is in the log; queued client writes are kept until the successor's first record is read:
+                   clients that then retry find the successor
     checking       was leader; its last append is at another offset than expected, or could not be applied: it reads
                    the log up to there
     resolving      was leader; the outcome of its last append is unknown: it claims again in its own name, and reads
                    the log up to that claim
 
 A node becomes leader because a claim that names it was accepted, and for no other reason; `checking` ends without a new
-claim if no other node's claim precedes the append. An accepted claim that names another node ends every role. What is
-not in `TRANSITIONS` cannot happen: for one, a leader whose append has an unknown outcome never goes on without a claim.
+claim if no other node's claim precedes the append. An accepted claim that names another node ends every role. A
+transition that is not in `TRANSITIONS` cannot happen. For example, a leader whose append has an unknown outcome never
+resumes without a claim.
 
 A process starts as follower, whatever it was before: its incarnation is new.
 """
@@ -110,11 +111,11 @@ TRANSITIONS: Mapping[tuple[Role, Event], Role] = MappingProxyType(
 
 
 class Settlement(NamedTuple):
-    """What an event does to the writes in flight; those that it does not end are kept, in their order."""
+    """The effect of an event on the writes in flight. The other writes are kept, in their order."""
 
-    void_sent: bool = False  # what was sent in an earlier epoch and not read is void, and so is all that saw it
-    fail_unacknowledged: bool = False  # what is in the log and waits for acks ends as UNKNOWN: others receive its acks
-    refuse_queued: bool = False  # what was not sent is refused
+    void_sent: bool = False  # writes of an earlier epoch that were not read are void, and so are all writes after them
+    fail_unacknowledged: bool = False  # writes in the log that wait for acks end as UNKNOWN: another node gets the acks
+    refuse_queued: bool = False  # writes that were not sent are refused
 
 
 KEEP = Settlement()
@@ -137,6 +138,6 @@ def advance(role: Role, event: Event) -> Role:
     except KeyError:
         known = ", ".join(it.name for was, it in TRANSITIONS if was is role)
         raise ImpossibleEvent(
-            f"a node in role {role} met {event.name} ({event}); only {known} are possible. This is a defect of "
-            "replicator: restart the node, and report it with the node's log"
+            f"a node in role {role} cannot handle {event.name} ({event}), only {known}. This is a defect of "
+            "replicator: restart the node, and report it with the output of the node"
         ) from None

@@ -1,7 +1,7 @@
 """The times that decide when leadership changes and how long clients wait; and the relations that keep this safe.
 
-    heartbeat  <  lease  <  election time-out of the most eager candidate
-    heartbeat  <  sync
+    2 x heartbeat  <=  lease  <  election timeout of the first candidate
+    2 x heartbeat  <=  sync
 
 The lease of a leader begins when it *sent* its last committed record; the election timeout of a candidate begins when
 it *received* that record. Clocks need not agree, only run at about the same rate: within `MAX_DRIFT`.

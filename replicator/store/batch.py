@@ -15,8 +15,7 @@ from replicator.records.types import Body, Change, Checkpoint, Claim, Membership
 from replicator.store.digest import DIGEST_MASK, entry_digest
 from replicator.store.keys import encode_key
 from replicator.store.meta import Meta
-from replicator.store.values import NO_EXPIRY_TAG as _NO_EXPIRY
-from replicator.store.values import expiry_of
+from replicator.store.values import NO_EXPIRY_TAG, expiry_of
 
 
 class RecordBatch:
@@ -96,7 +95,7 @@ class RecordBatch:
             self._count += step
             if not field:
                 self._rows[table] = self._rows.get(table, 0) + step
-        if (old is None or old[0] >= _NO_EXPIRY) and (new is None or new[0] >= _NO_EXPIRY):
+        if (old is None or old[0] >= NO_EXPIRY_TAG) and (new is None or new[0] >= NO_EXPIRY_TAG):
             return  # the common case, without the two calls below
         before, after = expiry_of(old), expiry_of(new)
         if before != after:

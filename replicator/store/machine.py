@@ -130,7 +130,7 @@ class Machine:
 
 
 def open_machine(folder: Path, cluster: str, topic_id: str, *, map_bytes: int = environment.FIRST_MAP_BYTES) -> Machine:
-    """Open the store in `folder`. It is empty if the folder is new, or if the operating system crashed under it.
+    """Open the store in `folder`. It is empty if the folder is new, or if the system crashed while it was open.
 
     Raises `StoreError` (in use, unreadable, of another cluster) and `LogDamage` (of another topic).
     """

@@ -27,7 +27,7 @@ class KeyBlocked(Exception):
     """A read would see a key of which another node may show another value."""
 
     def __init__(self, key: bytes, unblocked: Callable[[], Awaitable[View]]) -> None:
-        """`unblocked`: waits for as long as the key is blocked; the view to read from then, which may block again."""
+        """`unblocked`: waits until the key can be read, and returns the view to read it from, which may block again."""
         super().__init__(key)
         self.key = key
         self.unblocked = unblocked
@@ -103,7 +103,7 @@ class Overlay:
             self._writers[key] = self._writers.get(key, 0) + 1
 
     def pop(self, keys: Iterable[bytes]) -> None:
-        """Remove the oldest write of each key, once it is applied or void. The newest value stays to the last."""
+        """Remove the oldest write of each key, once it is applied or void. The newest value stays until the last."""
         for key in keys:
             remaining = self._writers[key] - 1
             if remaining:

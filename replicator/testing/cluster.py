@@ -91,7 +91,7 @@ class SimNode:
 
 
 def _drop(machine: Machine) -> None:
-    """Let go of a store as the death of its process does: neither synced nor marked as closed."""
+    """Close a store as the death of its process does: without a sync, and without a mark that it was closed."""
     machine.view.end_transaction()
     machine._env.close()
     os.close(machine._lock)

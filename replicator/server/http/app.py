@@ -196,11 +196,8 @@ class HttpServer:
         return self._node
 
     def _leader_http(self) -> str | None:
-        if self._node is None:
-            return None
-        leader = self._node.status().leader
-        member = self._node.membership.get(leader) if leader else None
-        return str(member.http) if member else None
+        leader = self._node.leading_member if self._node is not None else None
+        return str(leader.http) if leader else None
 
 
 def _member_fields(member: Member) -> dict[str, Any]:

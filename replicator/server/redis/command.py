@@ -1,4 +1,4 @@
-"""What a command is. The table of all commands is in `commands`."""
+"""The description of a command. The table of all commands is in `commands`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Command:
     last_key: int = 0
     step: int = 0
     before_auth: bool = False
-    line_at: int = 0  # where the line of another command begins, which this one executes; 0: there is none
+    line_at: int = 0  # where the line of another command begins, which this one executes; 0: no other command
 
     def accepts(self, count: int) -> bool:
         return count == self.arity if self.arity > 0 else count >= -self.arity

@@ -161,7 +161,7 @@ class Connection(asyncio.Protocol):
     def execute(self, args: Args) -> None:
         self._dispatcher.execute(args)
 
-    # WaitState
+    # Waiting
 
     def wait_for_own_writes(self, args: Args) -> bool:
         if not self._replies.pending:
@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
 
     def _resume(self, waited: OwnWrites | ViewAt | Work | Closing) -> None:
         """The only place where it stops waiting."""
-        if self._waiting is not waited:  # it closes
+        if self._waiting is not waited:  # the connection is closing
             return
         self._waiting = None
         try:

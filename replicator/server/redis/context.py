@@ -1,4 +1,4 @@
-"""What commands see of their connection and of the server."""
+"""The interface of connections and of the server to commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ServerContext(Protocol):
     cluster: str
     timing: Timing
     port: int
-    password: str  # empty: none is required
+    password: str  # empty: no password is required
     max_clients: int
     http_address: Address | None
     started_s: float  # on the loop's clock

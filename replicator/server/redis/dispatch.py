@@ -150,7 +150,7 @@ class Dispatcher:
         self._submit(transaction, [_run_queued(connection, keyspace, *it) for it in queued])
 
     async def _execute_reads(self) -> None:
-        """A watched key that changes before the level is met counts."""
+        """EXEC without writes. It fails if a watched key changes before the read level is met."""
         connection, multi = self._connection, self._connection.multi
 
         def run(keyspace: Keyspace) -> Reply:

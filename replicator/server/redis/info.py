@@ -8,10 +8,11 @@ import resource
 from collections.abc import Iterator
 
 from replicator.address import UNKNOWN
+from replicator.node.health import NodeState
 from replicator.server.redis.context import ServerContext
-from replicator.server.redis.topology import NOBODY
+from replicator.server.redis.topology import NO_LEADER
 
-REDIS_VERSION = b"7.0.15"  # whose commands and error messages the server has
+REDIS_VERSION = b"7.0.15"  # whose commands and error messages this server copies
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -73,15 +74,15 @@ def _replication(server: ServerContext) -> Pairs:
     status = backend.status()
     if status.role.leads:
         pairs = _pairs(role="master", connected_slaves=len(backend.last_acks))
-        for index, (node, heard) in enumerate(backend.last_acks.items()):
+        for index, (node, last) in enumerate(backend.last_acks.items()):
             member = backend.membership.get(node)
             place = member.resp if member else UNKNOWN
-            line = f"ip={place.host},port={place.port},state=online,offset={heard.ack.offset},lag=0"
+            line = f"ip={place.host},port={place.port},state=online,offset={last.ack.offset},lag=0"
             pairs += _pairs(**{f"slave{index}": line})
     else:
         leader = backend.membership.get(status.leader) if status.leader else None
-        place = leader.resp if leader else NOBODY
-        link = "up" if status.state == "serving" else "down"
+        place = leader.resp if leader else NO_LEADER
+        link = "up" if status.state is NodeState.SERVING else "down"
         pairs = _pairs(
             role="slave",
             master_host=place.host,

@@ -1,7 +1,7 @@
 """The order of the replies of one connection.
 
 The reply of a write is pending until the write is acknowledged; replies after it wait behind it. All replies that are
-ready leave in one write to the socket.
+ready are sent in one write to the socket.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class Replies:
         return reply
 
     def send(self, data: bytes) -> None:
-        """`add` for a caller that knows that none is pending.
+        """As `add`, for a caller that knows that no reply is pending.
 
-        Large replies do not pile up in memory: the transport has to notice a client that does not read.
+        Large replies are flushed early, so that the transport can detect a client that does not read.
         """
         self._ready.append(data)
         self._ready_bytes += len(data)

@@ -7,7 +7,7 @@ import itertools
 
 from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
-from replicator.intervals import DRAIN_TIMEOUT_S
+from replicator.intervals import STOP_TIMEOUT_S
 from replicator.protocol.timing import Timing
 from replicator.server.backend import Backend
 from replicator.server.keyspace import KEYSPACE_TABLE
@@ -63,14 +63,14 @@ class RedisServer:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        """Accept no more connections. Commands that have begun may end, within `DRAIN_TIMEOUT_S`."""
+        """Accept no more connections. Commands that have begun may end, within `STOP_TIMEOUT_S`."""
         self._server.close()
         for connection in list(self.connections.values()):
             connection.close_after_replies()
         if self.connections:
             self._drained.clear()
             try:
-                async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                async with asyncio.timeout(STOP_TIMEOUT_S):
                     await self._drained.wait()
             except TimeoutError:
                 for connection in list(self.connections.values()):

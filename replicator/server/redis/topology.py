@@ -11,7 +11,7 @@ from replicator.position import NodeId
 from replicator.records.types import Member, Mode
 from replicator.server.backend import Backend
 
-NOBODY = Address("", 0)  # the address of the leader while there is none, as Redis has it
+NO_LEADER = Address("", 0)  # the address of an unknown leader, as Redis reports it
 
 
 class Topology(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a connection waits for before it runs its next command. It waits for one thing at a time.
+"""The states of a connection that waits before it runs its next command. It waits for one thing at a time.
 
     state        resumed by                                  then
     None         -                                           the next command runs

@@ -33,7 +33,7 @@ def punsubscribe(connection: ConnectionContext, args: Args) -> None:
 
 
 def _confirm(connection: ConnectionContext, name: bytes, topics: list[bytes], change: Callable[[bytes], None]) -> None:
-    """One reply for each topic; one also if there is none to unsubscribe from."""
+    """Reply once for each topic, and once if there is no topic to unsubscribe from."""
     word = name.lower()
     refuse_in_multi(connection, f"{word.decode().upper()} cannot be part of a transaction")
     for topic in topics:

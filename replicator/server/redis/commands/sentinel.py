@@ -17,7 +17,7 @@ from replicator.server.redis.command import Args
 from replicator.server.redis.commands.registry import connection, integer, wrong_arity
 from replicator.server.redis.context import ConnectionContext, ServerContext
 from replicator.server.redis.resp import NullArray, Reply, Simple
-from replicator.server.redis.topology import NOBODY, Topology
+from replicator.server.redis.topology import NO_LEADER, Topology
 
 QUORUM = 1
 
@@ -78,7 +78,7 @@ def _is_down(server: ServerContext, args: Args) -> Reply:
     """Nodes do not vote, so the reply never has a voted leader."""
     integer(args[4])
     topology = server.topology()
-    place = topology.leader.resp if topology.leader else NOBODY
+    place = topology.leader.resp if topology.leader else NO_LEADER
     asked = [place.host.encode(), b"%d" % place.port] == args[2:4]
     down = topology.leader is not None and topology.leader_down and asked
     return [int(down), b"*", 0]
@@ -113,7 +113,7 @@ def _master(server: ServerContext, topology: Topology) -> Fields:
         **_instance(
             server,
             name=server.cluster,
-            place=leader.resp if leader else NOBODY,
+            place=leader.resp if leader else NO_LEADER,
             id=_id(server, leader.node) if leader else b"",
             flags=flags,
             silent_ms=topology.leader_silent_ms,
@@ -132,9 +132,9 @@ def _master(server: ServerContext, topology: Topology) -> Fields:
 def _replica(server: ServerContext, topology: Topology, member: Member) -> Fields:
     """Only the leader knows the offsets of other replicas."""
     behind = member.node == topology.node and not topology.serving
-    heard = server.backend.last_acks.get(member.node)
+    last = server.backend.last_acks.get(member.node)
     own_offset = server.backend.status().applied_offset if member.node == topology.node else 0
-    leader = topology.leader.resp if topology.leader else NOBODY
+    leader = topology.leader.resp if topology.leader else NO_LEADER
     return {
         **_instance(
             server,
@@ -150,7 +150,7 @@ def _replica(server: ServerContext, topology: Topology, member: Member) -> Field
         b"master-host": leader.host.encode(),
         b"master-port": _number(leader.port),
         b"slave-priority": _number(member.priority + 1),  # in Redis, a replica of priority 0 is never promoted
-        b"slave-repl-offset": _number(max(0, heard.ack.offset if heard else own_offset)),
+        b"slave-repl-offset": _number(max(0, last.ack.offset if last else own_offset)),
         b"replica-announced": b"1",
     }
 

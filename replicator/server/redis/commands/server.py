@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from replicator.address import UNKNOWN
 from replicator.errors import BadRequest, ReplicatorError
 from replicator.limits import FLUSH_BYTES, FLUSH_ENTRIES
+from replicator.node.health import NodeState
 from replicator.position import BEFORE_LOG, Offset
 from replicator.server.keyspace import KEYSPACE_TABLE
 from replicator.server.redis.command import Args, Command
@@ -26,7 +27,7 @@ from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.info import sections
 from replicator.server.redis.patterns import glob
 from replicator.server.redis.resp import OK, Encoded, Reply, Simple, Verbatim
-from replicator.server.redis.topology import NOBODY
+from replicator.server.redis.topology import NO_LEADER
 from replicator.store.keys import decode_key, table_range
 from replicator.store.view import Transaction
 
@@ -50,14 +51,14 @@ def role(connection: ConnectionContext, args: Args) -> Reply:
     status = backend.status()
     if status.role.leads:
         replicas: list[Reply] = []
-        for node, heard in backend.last_acks.items():
+        for node, last in backend.last_acks.items():
             member = backend.membership.get(node)
             place = member.resp if member else UNKNOWN
-            replicas.append([place.host.encode(), b"%d" % place.port, b"%d" % max(0, heard.ack.offset)])
+            replicas.append([place.host.encode(), b"%d" % place.port, b"%d" % max(0, last.ack.offset)])
         return [b"master", max(0, status.applied_offset), replicas]
     leader = backend.membership.get(status.leader) if status.leader else None
-    place = leader.resp if leader else NOBODY
-    link = b"connected" if status.state == "serving" else b"sync"
+    place = leader.resp if leader else NO_LEADER
+    link = b"connected" if status.state is NodeState.SERVING else b"sync"
     return [b"slave", place.host.encode(), place.port, link, max(0, status.applied_offset)]
 
 
@@ -144,7 +145,7 @@ def _delete_some(transaction: Transaction, start: bytes, stop: bytes) -> bytes:
 
 
 async def _submit(connection: ConnectionContext, transaction: Transaction) -> None:
-    """Wait for the outcome. Raises `ReplicatorError` if it is not an ack."""
+    """Submit, and wait for the outcome. Raises `ReplicatorError` if the write fails."""
     acked: asyncio.Future[Offset] = asyncio.get_running_loop().create_future()
 
     def done(error: ReplicatorError | None, offset: Offset) -> None:
