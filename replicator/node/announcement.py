@@ -9,7 +9,7 @@ from __future__ import annotations
 from replicator.limits import GROUP_BYTES, GROUP_RECORDS
 from replicator.node.commitment import Commitment
 from replicator.node.context import NodeContext
-from replicator.node.writes import PendingWrite
+from replicator.node.writes import PendingWrite, WriteState
 from replicator.records.types import Suspend
 
 
@@ -19,9 +19,8 @@ class Announcement:
     def __init__(self, context: NodeContext, commitment: Commitment) -> None:
         self._context = context
         self._commitment = commitment
-        self._announced: list[PendingWrite] = []
+        self._announced: list[PendingWrite] = []  # not empty while `_suspend` is set; they fail all together, if at all
         self._suspend: PendingWrite | None = None  # the record that announces them; None: nothing is announced
-        self._queue_failures = 0  # of the queue, when they were announced: a later one has dropped them
 
     def withdraw_old(self) -> None:
         """Withdraw keys that an earlier leader, or this node in an earlier term, announced but did not write."""
@@ -30,12 +29,13 @@ class Announcement:
 
     @property
     def open(self) -> bool:
+        """Whether writes are announced."""
         return self._suspend is not None
 
     def next_group(self, announce: bool) -> list[PendingWrite]:
         """The writes that may be sent now and, if `announce`, the announcement of the next ones."""
         writes = self._context.writes
-        if self._suspend is not None and self._queue_failures != writes.queue_failures:
+        if self._suspend is not None and self._announced[0].state is not WriteState.QUEUED:  # they have failed
             self._suspend = None
             self._context.enqueue_own(Suspend(()))
             return writes.send_own()
@@ -52,6 +52,6 @@ class Announcement:
         if not keys:
             writes.send(upcoming)
             return group + upcoming
-        self._announced, self._queue_failures = upcoming, writes.queue_failures
+        self._announced = upcoming
         self._suspend = self._context.enqueue_own(Suspend(tuple(keys)))
         return group + writes.send_own()

@@ -81,7 +81,6 @@ class Writes:
         self.bytes = 0  # of all encoded bodies that are queued or sent
         self.arrived = asyncio.Event()  # set when the leader has something to do
         self.refusal: Definite | None = None  # why the leader queues no client's write now
-        self.queue_failures = 0  # how often the queue was cleared
         self._own: deque[PendingWrite] = deque()  # queued records of the leader itself
         self._queued: deque[PendingWrite] = deque()
         self._sent: deque[PendingWrite] = deque()
@@ -216,7 +215,6 @@ class Writes:
         self._drop([*group, *self._queued], error)
 
     def _drop(self, dropped: Sequence[PendingWrite], error: Definite) -> None:
-        self.queue_failures += 1
         self._queued.clear()
         for pending in dropped:
             self._forget(pending, WriteState.ENDED)
@@ -228,7 +226,6 @@ class Writes:
 
     def _end_all(self, error_of: Callable[[PendingWrite], ReplicatorError]) -> None:
         self.fail_unacknowledged()
-        self.queue_failures += 1
         ended = [*self._sent, *self._own, *self._queued]
         self._sent.clear()
         self._own.clear()
