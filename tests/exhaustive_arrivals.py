@@ -16,7 +16,8 @@ from typing import NamedTuple
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol import acceptance
 from replicator.protocol.log_state import LogState
-from replicator.records.codec import RecordCodec, link
+from replicator.records.chain import link
+from replicator.records.codec import RecordCodec
 from replicator.records.types import VERSION, Change, Claim, Header, Reason, Record, Write
 from replicator.store.meta import Meta, decode_meta
 

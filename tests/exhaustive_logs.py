@@ -8,7 +8,7 @@ from typing import NamedTuple
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.acceptance import judge
 from replicator.protocol.log_state import LogState, Void
-from replicator.records.codec import link
+from replicator.records.chain import link
 from replicator.records.types import VERSION, Claim, Header, Heartbeat, Reason, Record, Write
 
 TIMELINE = b"t" * 16

@@ -16,7 +16,8 @@ from replicator.address import UNKNOWN, Address
 from replicator.errors import LogDamage, UpgradeNeeded
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.records import bodies, fast
-from replicator.records.codec import GENESIS, AckCodec, NotARecord, RecordCodec, link, load_schema
+from replicator.records.chain import GENESIS, link
+from replicator.records.codec import AckCodec, NotARecord, RecordCodec, load_schema
 from replicator.records.types import (
     Ack,
     Body,

@@ -14,7 +14,7 @@ from replicator.protocol.lease import Lease
 from replicator.protocol.log_state import LogState, Void
 from replicator.protocol.roles import TRANSITIONS, Event, ImpossibleEvent, Role, advance
 from replicator.protocol.timing import MAX_DRIFT
-from replicator.records.codec import GENESIS, link
+from replicator.records.chain import GENESIS, link
 from replicator.records.types import VERSION, Claim, Header, Reason, Record, Write
 
 TIMELINE, OTHER_TIMELINE = b"t" * 16, b"u" * 16
@@ -132,7 +132,7 @@ def test_every_role_can_be_entered_and_left() -> None:
     assert {event for _, event in TRANSITIONS} == set(Event)
 
 
-def test_a_node_comes_to_lead_by_a_claim_that_counts_or_because_it_never_ceased_to() -> None:
+def test_a_node_becomes_leader_by_an_accepted_claim_or_remains_leader() -> None:
     ways = {(was, event) for (was, event), to in TRANSITIONS.items() if to is Role.LEADER}
     assert {event for _, event in ways} == {
         Event.OWN_CLAIM_ACCEPTED,

@@ -32,7 +32,7 @@ from replicator.node.writes import PendingWrite
 from replicator.position import Offset, Seq
 from replicator.protocol.log_state import LogState
 from replicator.protocol.roles import Role
-from replicator.records.codec import link
+from replicator.records.chain import link
 from replicator.records.fast import HeaderWriter
 from replicator.records.types import VERSION, Checkpoint, Heartbeat, Membership, Mode, Reason, Release, WriteMode
 

@@ -21,7 +21,7 @@ from replicator.errors import LogDamage
 from replicator.position import Offset, Seq
 from replicator.protocol.claims import CLAIM_RULES
 from replicator.protocol.log_state import LogState, Void
-from replicator.records.codec import link
+from replicator.records.chain import link
 from replicator.records.types import Claim, Header, Record
 
 

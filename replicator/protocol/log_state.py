@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from replicator.position import BEFORE_LOG, Author, Epoch, Offset, Seq
-from replicator.records.codec import GENESIS
+from replicator.records.chain import GENESIS
 
 
 class LogState(NamedTuple):
@@ -19,7 +19,7 @@ class LogState(NamedTuple):
     epoch: Epoch = Epoch(0)  # number of accepted claims
     leader: Author | None = None  # named by the last accepted claim; None before the first
     seq: Seq = Seq(0)  # number of accepted records, claims included
-    chain: bytes = GENESIS  # `records.codec.link` over the bodies of all accepted records, in order
+    chain: bytes = GENESIS  # `records.chain.link` over the bodies of all accepted records, in order
     offset: Offset = BEFORE_LOG  # of the last entry read, accepted or void; never decreases
     leader_offset: Offset = BEFORE_LOG  # of the last accepted record, the claim of the leader included; <= offset
 

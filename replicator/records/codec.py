@@ -13,15 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import fastavro
-import xxhash
 
 from replicator.errors import LogDamage, UpgradeNeeded
 from replicator.position import Author
 from replicator.records import bodies, fast
 from replicator.records.types import VERSION, Ack, Body, Header, Record, Write
-
-GENESIS = bytes(8)
-"""The chain before the first record."""
 
 _DECODE_ERRORS = (ValueError, IndexError, KeyError, EOFError, TypeError, OverflowError)
 _PLAUSIBLE_VERSIONS = range(1, 1000)
@@ -31,12 +27,6 @@ Schema = dict[str, Any]
 
 class NotARecord(ValueError):
     """The value is not a record of this log: another program wrote it."""
-
-
-def link(chain: bytes, encoded_body: bytes) -> bytes:
-    """The chain after a record (8 bytes): xxh3-64 of the chain before it and its body."""
-    digest: bytes = xxhash.xxh3_64_digest(chain + encoded_body)
-    return digest
 
 
 def load_schema(name: str) -> Schema:
