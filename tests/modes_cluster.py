@@ -128,7 +128,7 @@ class ModesCluster(MemoryCluster):
 
     def wake(self, running: RunningNode) -> None:
         self._reader(running).stalled = False
-        self.log.append_now([])  # whoever waits for entries looks again
+        self.log.append_now([])  # wakes all readers
 
     def _reader(self, running: RunningNode) -> StallingReader:
         reader = running.node._context.reader

@@ -31,7 +31,7 @@ def test_an_address_and_its_text(text: str, host: str, port: int) -> None:
         *("a b:1", "http://host:1", "host:1/path", "[host]:1", "[::1]", "[]:1", "[::1:1", "::1]:1"),
     ],
 )
-def test_what_is_not_an_address_is_refused(text: str) -> None:
+def test_invalid_addresses_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"invalid address .*: expected HOST:PORT, for example 127\.0\.0\.1:7001"):
         Address.parse(text)
 

@@ -1,4 +1,4 @@
-"""The benchmark of modes: what it expects, how it reads and shows figures, its driver, and a whole run in small."""
+"""The benchmark of modes: expectations, parsed and displayed figures, the load generator, and a short complete run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def writes(name: str, **values: Any) -> ModeRow:
     return ModeRow(WRITES, name, "", **values)
 
 
-def test_what_pgbench_says_is_understood() -> None:
+def test_the_output_of_pgbench_is_parsed() -> None:
     assert parse_rate(PGBENCH) == 10870.954614
     assert list(parse_latencies_s(["3 17 4553 0 1700000000 123456", "0 18 387 0 1700000000 123999"])) == [
         0.004553,
@@ -78,7 +78,7 @@ def test_expectations_compare_rows_of_the_same_run() -> None:
     assert [it.met for it in mode_rows.compare(rows)] == [True, False, False, True, False]
 
 
-def test_what_was_not_measured_or_had_trouble_is_neither_met_nor_missed() -> None:
+def test_rows_without_a_measurement_or_with_errors_are_neither_met_nor_missed() -> None:
     rows = (
         writes(mode_rows.SYNC_1, per_s=20_000, p50_ms=2.0),
         writes(mode_rows.REDIS_FSYNC, trouble="Redis is not installed"),
@@ -90,7 +90,7 @@ def test_what_was_not_measured_or_had_trouble_is_neither_met_nor_missed() -> Non
     assert [it.measured for it in compared] == [None] * 5
 
 
-def test_the_table_shows_figures_and_what_went_wrong() -> None:
+def test_the_table_shows_figures_and_errors() -> None:
     out = StringIO()
     console = Console(width=200, file=out)
     rows = (
@@ -109,13 +109,13 @@ def test_the_driver_measures_a_server_of_ours(server: ServerThread) -> None:
     assert done.per_s > 0 and 0 < done.p50_ms <= done.p99_ms and not done.trouble
 
 
-def test_the_driver_tells_of_bad_answers_and_does_not_count_them(server: ServerThread) -> None:
+def test_the_driver_reports_bad_replies_and_does_not_count_them(server: ServerThread) -> None:
     done = run_load(Workload(server.port, 2, 0.2, [("SET", KEY, VALUE), ("INCR", "x", "y")]))
     assert done.per_s == 0
     assert "wrong number of arguments" in done.trouble
 
 
-def test_the_driver_says_why_it_cannot_begin(server: ServerThread) -> None:
+def test_the_driver_reports_why_it_cannot_start(server: ServerThread) -> None:
     with pytest.raises(ReplicatorError, match="unknown read level"):
         run_load(Workload(server.port, 1, 0.2, [("GET", KEY)], [("REPL.READ", "nonsense")]))
     with pytest.raises(ReplicatorError, match="refused"):

@@ -1,4 +1,4 @@
-"""The local broker: kept data, kept port, crashes, and what it says when it cannot start."""
+"""The local broker: kept data, kept port, crashes, and the errors when it cannot start."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_damaged_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_folder_without_kafka_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_kafka_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not an Apache Kafka"):
         kafka_home(tmp_path)
     (tmp_path / "libs").mkdir()
@@ -61,7 +61,7 @@ def test_the_port_is_remembered_in_the_settings() -> None:
     assert port_of(server_properties(port=9092, controller_port=9093)) == 9092
 
 
-def test_a_heap_that_is_no_size_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_heap_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a size"):
         LocalBroker(tmp_path, heap="lots")
 

@@ -1,4 +1,4 @@
-"""`replicator chaos failover`: does it measure what it says, and notice what must not be?"""
+"""`replicator chaos failover`: its measurements, and its detection of violated guarantees."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_pause_is_the_longest_gap_between_the_event_and_the_new_leader(monke
     assert ledger.acknowledged_elsewhere("n2") == 3 and ledger.acknowledged_elsewhere("n1") == SETTLED_WRITES + 2
 
 
-def test_what_is_lost_and_what_is_there_against_its_word_is_counted() -> None:
+def test_lost_writes_and_rejected_writes_that_are_present_are_counted() -> None:
     ledger = ledger_of(ACKNOWLEDGED, ACKNOWLEDGED, ACKNOWLEDGED, REJECTED, REJECTED, UNKNOWN, UNKNOWN)
     found = [b"0", None, b"7", None, b"4", None, b"6"]
     assert ledger.check(range(7), found) == WriteFaults(lost=2, rejected_there=1)
@@ -76,7 +76,7 @@ def test_what_is_lost_and_what_is_there_against_its_word_is_counted() -> None:
     assert ledger.count(range(7)) == 3 and ledger.count(range(1, 4)) == 2
 
 
-async def test_every_node_has_to_hold_every_write() -> None:
+async def test_a_write_that_is_missing_on_one_node_is_lost() -> None:
     ledger = ledger_of(*[ACKNOWLEDGED] * 2500)
     held = {ledger.key(number): b"%d" % number for number in range(2500)}
     runs = [
@@ -91,7 +91,7 @@ async def test_every_node_has_to_hold_every_write() -> None:
     assert (await failover_figures(EventKind.KILL, runs, ledger, [Holding(held), Holding(lacking)])).lost == 1
 
 
-def test_only_a_handover_may_fail_no_write() -> None:
+def test_writes_may_fail_twice_except_in_a_handover() -> None:
     fine = FailoverFigures(EventKind.KILL, (1.0,), 10, lost=0, rejected_there=0, failed_twice=7, stale_reads=0)
     assert not fine.broken
     assert replace(fine, kind=EventKind.HANDOVER).broken
@@ -112,7 +112,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "COLUMNS": "200"})
 
 
-def test_wrong_options_are_told(tmp_path: Any) -> None:
+def test_wrong_options_are_reported(tmp_path: Any) -> None:
     for args, why in (
         (("--kinds", "kill,fire"), "choose from kill,pause,stall,handover"),
         (("--dir", str(tmp_path)), "there is no cluster in"),

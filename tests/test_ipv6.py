@@ -150,7 +150,7 @@ async def test_http_shows_addresses_with_brackets(servers: HttpServers) -> None:
 
 
 @needs_ipv6
-async def test_a_follower_registers_and_finds_who_runs_under_its_name(servers: HttpServers) -> None:
+async def test_a_follower_registers_and_finds_another_process_with_its_id(servers: HttpServers) -> None:
     client, leader = await single_leader(servers)
     leader.node.membership_changes.add_member(Member(NodeId("n1"), Mode.ASYNC, Address("::1", 7001), client.http, 0))
     follower = await servers.cluster.start("n2", priority=1)

@@ -46,7 +46,7 @@ def test_unknown_fields_are_ignored() -> None:
     assert [member.http for member in status.members] == [Address("h", 11), Address("h", 12)]
 
 
-def test_a_node_that_starts_reports_little() -> None:
+def test_a_starting_node_reports_only_its_id_and_state() -> None:
     waiting = {"id": "n1", "state": "waiting", "trouble": "Kafka does not answer"}
     status = parse_status({"cluster": "c", "incarnation": 1, "node": waiting, "members": []})
     assert (status.node.role, status.node.applied_offset, status.node.applied, status.policy) == (None, None, -1, None)
@@ -66,7 +66,7 @@ def test_a_node_that_starts_reports_little() -> None:
         ("resolving", False),
     ],
 )
-def test_a_node_leads_until_it_has_handed_over(role: str, leads: bool) -> None:
+def test_a_node_is_leader_until_it_has_transferred_leadership(role: str, leads: bool) -> None:
     assert parse_status(reply("n1", role=role)).node.leads is leads
 
 

@@ -1,4 +1,4 @@
-"""REPL.ONCE: whatever becomes of the first attempt and its answer, the second does what was asked for once."""
+"""REPL.ONCE: a write that is sent twice takes effect once, whatever the outcome of the first attempt."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class TestAttempts:
         assert await asyncio.gather(*attempts) == [1] * 5
         assert leader.get(encode_key("kv", b"n", b"")) == b"s1"
 
-    async def test_what_is_remembered_is_the_same_on_every_node(self, cluster: MemoryCluster) -> None:
+    async def test_stored_ids_are_the_same_on_every_node(self, cluster: MemoryCluster) -> None:
         leader = await cluster.start("n1")
         follower = await cluster.start("n2", priority=1)
         await cluster.leader()
@@ -116,7 +116,7 @@ class TestAttempts:
         assert follower.get(key) == leader.get(key) is not None
         assert follower.machine.meta.digest == leader.machine.meta.digest == follower.machine.recount()[0]
 
-    async def test_ids_are_deleted_everywhere_when_their_time_has_come(self, cluster: MemoryCluster) -> None:
+    async def test_ids_are_deleted_on_all_nodes_when_they_expire(self, cluster: MemoryCluster) -> None:
         leader = await cluster.start("n1")
         follower = await cluster.start("n2", priority=1)
         await cluster.leader()
@@ -128,7 +128,7 @@ class TestAttempts:
 
 
 class DeafLog(MemoryLog):
-    """Once deaf, it answers no append any more to the node that led then; the first may still land."""
+    """Once deaf, it no longer answers appends of the node that was leader then; the first may still be appended."""
 
     deaf = lands = unanswered = False
 
@@ -151,7 +151,7 @@ class TestMemory:
         yield Transaction(machine.view)
         machine.close()
 
-    def test_the_oldest_id_gives_way(self, transaction: Transaction) -> None:
+    def test_the_oldest_id_is_evicted(self, transaction: Transaction) -> None:
         dedup = Dedup(transaction, 1000, ids=3)
         for number in range(10):
             dedup.add(b"id%d" % number, [b"x"], b":%d\r\n" % number)
@@ -197,7 +197,7 @@ class TestMemory:
         dedup.add(b"second", [b"x"], b"_\r\n")
         assert before == 3 and len(transaction.changes) <= before + 1
 
-    def test_the_leader_gives_it_the_age_that_is_promised(self, transaction: Transaction) -> None:
+    def test_an_id_expires_after_the_documented_age(self, transaction: Transaction) -> None:
         Dedup(transaction, 1000).add(b"id", [b"x"], b"_\r\n")
         stored = transaction.get(encode_key(DEDUP_TABLE, b"id", b""))
         assert stored is not None and decode_value(stored).expires_at_ms == 1000 + ONCE_AGE_MS
@@ -264,7 +264,7 @@ class TestClients:
             ("REPL.ONCE used INCRBY n 2", "another command line"),
         ],
     )
-    def test_what_it_refuses(self, client: Any, line: str, complaint: str) -> None:
+    def test_invalid_uses_are_refused(self, client: Any, line: str, complaint: str) -> None:
         client.execute_command("REPL.ONCE", "used", "INCRBY", "elsewhere", "1")
         with pytest.raises(redis.ResponseError, match=complaint):
             client.execute_command(*line.split())
@@ -280,14 +280,14 @@ class TestClients:
             follower.execute_command("REPL.ONCE", "id", "INCR", "n")
         follower.close()
 
-    def test_what_is_remembered_is_no_key(self, client: Any) -> None:
+    def test_a_stored_id_is_not_a_key(self, client: Any) -> None:
         client.execute_command("REPL.ONCE", "nokey", "SET", "k", "1")
         assert (client.dbsize(), client.keys(), list(client.scan_iter())) == (1, [b"k"], [b"k"])
         client.flushall()
         assert client.execute_command("REPL.ONCE", "nokey", "SET", "k", "1") == b"OK"
         assert client.dbsize() == 0
 
-    def test_it_tells_the_keys_of_the_command_within(self, client: Any) -> None:
+    def test_getkeys_returns_the_keys_of_the_inner_command(self, client: Any) -> None:
         assert client.command_getkeys("REPL.ONCE", "id", "MSET", "a", "1", "b", "2") == ["a", "b"]
         described = client.execute_command("COMMAND", "INFO", "REPL.ONCE")
         assert "movablekeys" in str(described) and "write" in str(described)

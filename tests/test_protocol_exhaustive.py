@@ -60,7 +60,7 @@ def test_a_node_with_a_lease_knows_every_accepted_write(
     assert explored.histories > least
 
 
-def test_what_happens_to_roles_is_what_the_table_says() -> None:
+def test_the_transitions_of_roles_are_those_of_the_table() -> None:
     """Each transition is taken, and nothing else wants to be.
 
     But for full disks, which there are none of here, and for a third node that claims before the successor starts.

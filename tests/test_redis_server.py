@@ -1,4 +1,4 @@
-"""The server as clients meet it: redis-py, redis-cli, redis-benchmark, and what none of them would send."""
+"""The server with redis-py, redis-cli and redis-benchmark, and with input that none of them would send."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_redis_py(server: ServerThread, protocol: int) -> None:
     client.close()
 
 
-def test_a_transaction_is_given_up_when_a_watched_key_was_touched(client: Any, server: ServerThread) -> None:
+def test_exec_fails_if_a_watched_key_was_changed(client: Any, server: ServerThread) -> None:
     other = server.client()
     with client.pipeline() as pipe:
         pipe.watch("a")
@@ -174,7 +174,7 @@ def test_scan_sees_every_key_that_is_there_all_the_time(client: Any) -> None:
     assert stays <= seen
 
 
-def test_limits_are_told_and_change_nothing(client: Any) -> None:
+def test_exceeded_limits_are_reported_and_change_nothing(client: Any) -> None:
     client.set("a", "1")
     with pytest.raises(redis.ResponseError, match="key too long"):
         client.set("k" * 509, "1")
@@ -211,7 +211,7 @@ def test_inline_commands(server: ServerThread) -> None:
         b"\x00" * 1_000_000,
     ],
 )
-def test_garbage_is_told_and_the_connection_closed(server: ServerThread, garbage: bytes) -> None:
+def test_garbage_is_reported_and_the_connection_closed(server: ServerThread, garbage: bytes) -> None:
     with raw(server) as connection:
         try:
             connection.sendall(garbage)
@@ -234,7 +234,7 @@ def test_an_endless_request_is_cut_off(server: ServerThread) -> None:
     assert reply.startswith(b"-ERR Protocol error")
 
 
-def test_a_client_that_reads_nothing_holds_up_nobody(server: ServerThread, client: Any) -> None:
+def test_a_client_that_does_not_read_delays_no_other_client(server: ServerThread, client: Any) -> None:
     client.set("big", b"x" * 500_000)
     with raw(server) as deaf:
         deaf.settimeout(0.2)
@@ -257,7 +257,7 @@ def test_a_thousand_connections(server: ServerThread) -> None:
         connection.close()
 
 
-def test_too_many_connections_are_told(serve: Callable[..., ServerThread]) -> None:
+def test_connections_above_the_limit_are_refused(serve: Callable[..., ServerThread]) -> None:
     server = serve(max_clients=2)
     first, second = raw(server), raw(server)
     for connection in (first, second):

@@ -78,7 +78,7 @@ def test_every_node_names_the_leader_and_the_others(calm: ServerThread, index: i
     client.close()
 
 
-def test_what_is_wrong_with_a_question_is_told_as_redis_tells_it(calm: ServerThread, tmp_path: Path) -> None:
+def test_errors_of_invalid_requests_are_those_of_redis(calm: ServerThread, tmp_path: Path) -> None:
     with real_sentinel(tmp_path) as port:
         for protocol in (2, 3):
             real, ours = Raw(port, protocol), Raw(calm.port, protocol)
@@ -155,7 +155,7 @@ def _knows_all(master: dict[str, Any]) -> bool:
     return (master["num-slaves"], master["num-other-sentinels"]) == (1, 1)
 
 
-def test_a_node_that_does_not_keep_up_with_the_log_names_nobody(trio: ServerThread) -> None:
+def test_a_node_that_has_not_caught_up_names_no_leader(trio: ServerThread) -> None:
     node = trio.node(2).node
     node._health.health = CatchingUp()
     assert node.state is NodeState.CATCHING_UP
@@ -170,7 +170,7 @@ def test_a_node_that_does_not_keep_up_with_the_log_names_nobody(trio: ServerThre
         client.execute_command("SENTINEL CKQUORUM", CLUSTER)
 
 
-def test_a_leader_that_has_fallen_silent_is_told_to_be_down(tmp_path: Path) -> None:
+def test_a_leader_whose_heartbeat_timed_out_is_reported_as_down(tmp_path: Path) -> None:
     thread = ServerThread(tmp_path, nodes=2, timing=SLOW_ELECTION)
     client = thread.client(1, protocol=2)
     port = str(thread.servers[0].port)
@@ -185,7 +185,7 @@ def test_a_leader_that_has_fallen_silent_is_told_to_be_down(tmp_path: Path) -> N
     thread.close()
 
 
-def test_a_leader_without_a_lease_does_not_call_itself_up(trio: ServerThread) -> None:
+def test_a_leader_without_a_lease_reports_itself_as_down(trio: ServerThread) -> None:
     leader = trio.node(0).node
     client = sentinel_client(trio)
     assert not client.sentinel_master(CLUSTER)["is_sdown"]
@@ -194,7 +194,7 @@ def test_a_leader_without_a_lease_does_not_call_itself_up(trio: ServerThread) ->
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_redis_py_follows_the_lead(trio: ServerThread, protocol: int) -> None:
+def test_redis_py_follows_the_leader(trio: ServerThread, protocol: int) -> None:
     sentinel = followed(trio, min_other_sentinels=2, protocol=protocol)
     master, replica = sentinel.master_for(CLUSTER), sentinel.slave_for(CLUSTER)
     assert master.set("a", "1") and master.role()[0] == b"master"
@@ -217,7 +217,7 @@ def _succeeds(command: Callable[..., Any], *args: str) -> bool:
         return False
 
 
-def test_a_replica_tells_who_takes_writes(trio: ServerThread) -> None:
+def test_a_replica_names_the_leader(trio: ServerThread) -> None:
     with pytest.raises(redis.ReadOnlyError) as refused:
         trio.client(1).set("a", "1")
     port = trio.servers[0].port

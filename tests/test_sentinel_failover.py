@@ -1,4 +1,4 @@
-"""Unchanged clients of Redis Sentinel go on writing when the leader is killed, and lose nothing they were told of."""
+"""Unchanged clients of Redis Sentinel continue to write after the leader is killed, and lose no acknowledged write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subscribing to a sentinel's events, and the manners of a connection that has."""
+"""Subscriptions to the events of a sentinel, and the restrictions on connections that subscribe."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_events_of_a_change(after: Topology, expected: list[tuple[str, str]]
     assert list(events("c", SEEN, after)) == expected
 
 
-def test_a_leader_that_is_heard_of_again() -> None:
+def test_a_leader_that_sends_heartbeats_again() -> None:
     assert list(events("c", SEEN._replace(leader_down=True), SEEN)) == [("-sdown", "master c h1 7001")]
 
 
@@ -107,7 +107,7 @@ def test_subscribers_at_every_node_learn_of_a_new_leader(trio: ServerThread, pro
         listener.close()
 
 
-def test_patterns_hear_what_they_match(trio: ServerThread) -> None:
+def test_patterns_receive_the_messages_that_they_match(trio: ServerThread) -> None:
     listener = subscriber(trio, 2, patterns=("+s[lw]*",))
     trio.claim_leadership(1)
     heard = [listener.get_message(timeout=10) for _ in range(3)]
@@ -116,7 +116,7 @@ def test_patterns_hear_what_they_match(trio: ServerThread) -> None:
     listener.close()
 
 
-def test_a_silent_leader_is_told_of_once(tmp_path: Path) -> None:
+def test_a_leader_whose_heartbeat_timed_out_is_reported_once(tmp_path: Path) -> None:
     thread = ServerThread(tmp_path, nodes=2, timing=Timing(election_ms=600_000))
     listener = subscriber(thread, 1, patterns=("*",))
     thread.kill(0)
@@ -163,7 +163,7 @@ def test_a_subscription_is_refused_within_multi(trio: ServerThread) -> None:
     )
 
 
-def test_nobody_looks_once_nobody_listens(trio: ServerThread) -> None:
+def test_the_cluster_is_not_observed_without_subscribers(trio: ServerThread) -> None:
     source = trio.servers[0].events
     first, second = subscriber(trio, 0, "a", "b"), subscriber(trio, 0, patterns=("c",))
     assert source.watching

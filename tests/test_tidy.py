@@ -1,4 +1,4 @@
-"""Prompts rather than laws: what has grown, commands without help, paths that are nobody's business."""
+"""Style checks: long functions, commands without help, local paths in committed files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from replicator.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("replicator", "tests", "tools") for path in ROOT.glob(f"{folder}/**/*.py"))
-FILE_LINES = 400
 FUNCTION_LINES = 70
 LONG_FUNCTIONS = {
     "tests/test_redis_differential.py:command": "one line a command to draw from",
@@ -36,17 +35,15 @@ def _walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_and_functions_are_short(source: Path) -> None:
-    text = source.read_text()
-    assert len(text.splitlines()) <= FILE_LINES, "does it still do one thing? Split it"
-    for node in ast.walk(ast.parse(text)):
+def test_functions_are_short(source: Path) -> None:
+    for node in ast.walk(ast.parse(source.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             name = f"{source.relative_to(ROOT)}:{node.name}"
             lines = (node.end_lineno or 0) - node.lineno + 1
             assert lines <= FUNCTION_LINES or name in LONG_FUNCTIONS, f"{name} has {lines} lines: split it"
 
 
-def test_every_command_has_help_with_an_example_and_stands_in_the_readme() -> None:
+def test_every_command_has_help_with_an_example_and_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     found = commands()
     assert len(found) > 10
@@ -58,13 +55,13 @@ def test_every_command_has_help_with_an_example_and_stands_in_the_readme() -> No
             assert getattr(parameter, "help", None), f"{name}: {parameter.name} has no help"
 
 
-def test_the_readme_names_no_command_that_is_not_there() -> None:
+def test_the_readme_names_only_existing_commands() -> None:
     known = {name for name, _ in commands()}
     named = set(re.findall(r"^\| `(replicator [a-z -]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert named == known
 
 
-def test_no_file_names_a_registry_or_somebodys_machine() -> None:
+def test_no_file_names_a_registry_or_a_local_path() -> None:
     done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     forbidden = re.compile("|".join(("https?://[^ ]*" + "(?:pypi|maven|docker)", "/" + "root/", "/" + "work/")))
     for name in done.stdout.split():
