@@ -1,4 +1,4 @@
-"""Closed-loop load for any server with the Redis protocol: the same load generator for all that is compared.
+"""Closed-loop load for any server with the Redis protocol: one load generator for all compared servers.
 
 Each connection sends a request, reads all its replies, and sends the next one. The loop runs in a process of its own,
 in one thread without an event loop: on a small machine, the load generator takes its time from the server.

@@ -1,4 +1,4 @@
-"""Failovers under load: how long do writes pause, and are any lost?"""
+"""Failovers under load: measures how long writes pause, and whether any is lost."""
 
 from __future__ import annotations
 

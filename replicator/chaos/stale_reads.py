@@ -1,4 +1,4 @@
-"""Clients that keep reading at a node that was the leader: are any of its replies stale?"""
+"""Clients that keep reading at a node that was the leader, and count its stale replies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`replicator doctor`: is Kafka configured so that no acknowledged write can be lost?"""
+"""`replicator doctor`: checks that Kafka is configured so that no acknowledged write can be lost."""
 
 from __future__ import annotations
 

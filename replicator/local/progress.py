@@ -1,4 +1,4 @@
-"""How operations that take time report their progress; drawing it is the caller's."""
+"""How operations that take time report their progress; the caller displays it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node reports about itself and its cluster: the JSON of `GET /status`, parsed.
+"""The status that a node reports about itself and its cluster: the JSON of `GET /status`, parsed.
 
 Unknown fields are ignored. Fields that a node does not report yet have defaults: before it has opened its store, it
 reports only its id, its state and the reason why it is not ready.

@@ -1,4 +1,4 @@
-"""Clients that write to whatever node says that it leads, and read from any, through the calls that a server makes."""
+"""Clients that write to a node that reports to be leader, and read from any node, through the calls of a server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SimClient:
         self._trace = trace
         self._think_ms = rng.choice(_THINK_MS)
         self._token = Token("", BEFORE_LOG)
-        self._reads_only = rng.random() < 0.4  # linearizably, from anywhere: who would notice what must not be seen
+        self._reads_only = rng.random() < 0.4  # linearizable, from any node: they detect forbidden values
         self.stopping = False
 
     async def run(self) -> None:

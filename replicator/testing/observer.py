@@ -44,7 +44,7 @@ class Observer:
         self._states.pop(node.name, None)
 
     def forget(self, node: SimNode, life: Running) -> None:
-        """It is about to die."""
+        """To be called before the node is killed."""
         del self._nodes[life.process]
         self._lease_until_s.pop(node.name, None)
 

@@ -11,11 +11,9 @@ from replicator.protocol.acceptance import judge, skip
 from replicator.protocol.log_state import LogState
 from replicator.records.codec import NotARecord, RecordCodec
 from replicator.records.types import Body, Write
-from replicator.store.digest import entry_digest
+from replicator.store.digest import DIGEST_MASK, entry_digest
 from replicator.store.keys import encode_key
 from replicator.testing.history import author_of
-
-_MASK = (1 << 128) - 1
 
 
 class StateAt(NamedTuple):
@@ -56,7 +54,7 @@ def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
             state, void = judge(state, offset, record)
             if void is None:
                 digest += _apply(record.body, entries, offset, written, values)
-        states[offset] = StateAt(state, digest & _MASK, len(entries))
+        states[offset] = StateAt(state, digest & DIGEST_MASK, len(entries))
     return Canonical(states, entries, written, values)
 
 
