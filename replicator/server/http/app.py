@@ -21,7 +21,7 @@ import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -52,6 +52,12 @@ class Snapshots:
         self.listed = listed
 
 
+class ServedNode(NamedTuple):
+    node: Node
+    stats: Stats
+    snapshots: Snapshots
+
+
 class HttpServer:
     """Also serves while the node is starting: it then reports what the process is waiting for."""
 
@@ -59,9 +65,7 @@ class HttpServer:
         self.waiting_for = "the process is starting"
         self._identity = identity
         self._password = password
-        self._node: Node | None = None
-        self._stats = Stats()
-        self._snapshots: Snapshots | None = None
+        self._served: ServedNode | None = None  # None while the node is starting
         self._runner: web.AppRunner
 
     @property
@@ -97,7 +101,7 @@ class HttpServer:
 
     def attach_node(self, node: Node, stats: Stats, snapshots: Snapshots) -> None:
         """Serve the requests about this node from now on."""
-        self._node, self._stats, self._snapshots = node, stats, snapshots
+        self._served = ServedNode(node, stats, snapshots)
 
     async def close(self) -> None:
         await self._runner.cleanup()
@@ -121,14 +125,14 @@ class HttpServer:
             return _error(503, str(error))
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        if self._node is not None and self._node.state is NodeState.FAILED:
-            return _error(500, self._node.status().trouble)
+        if self._served is not None and self._served.node.state is NodeState.FAILED:
+            return _error(500, self._served.node.status().trouble)
         return web.json_response({"id": self._identity.author.node, "alive": True})
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        if self._node is None:
+        if self._served is None:
             return _error(503, self.waiting_for)
-        status = self._node.status()
+        status = self._served.node.status()
         if status.state is not NodeState.SERVING:
             return _error(503, f"{status.state}. {status.trouble}".strip())
         return web.json_response({"id": status.id, "role": status.role})
@@ -151,13 +155,14 @@ class HttpServer:
 
     async def _status(self, request: web.Request) -> web.Response:
         identity = {"cluster": self._identity.cluster, "incarnation": self._identity.incarnation}
-        if self._node is None:
-            node = {"id": self._identity.author.node, "state": NodeState.WAITING, "trouble": self.waiting_for}
-            return web.json_response({**identity, "node": node, "members": []})
-        status = await self._node.current_status()
-        membership = self._node.membership
+        if self._served is None:
+            fields = {"id": self._identity.author.node, "state": NodeState.WAITING, "trouble": self.waiting_for}
+            return web.json_response({**identity, "node": fields, "members": []})
+        node = self._served.node
+        status = await node.current_status()
+        membership = node.membership
         members = [_member_fields(member) for member in membership.members]
-        acked_offsets = {node: last.ack.offset for node, last in self._node.last_acks.items()}
+        acked_offsets = {id: last.ack.offset for id, last in node.last_acks.items()}
         return web.json_response(
             {
                 **identity,
@@ -169,34 +174,32 @@ class HttpServer:
         )
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        if self._node is None:
+        if self._served is None:
             return _error(503, self.waiting_for)
-        return web.Response(
-            body=render(await self._node.current_status(), self._stats), headers={"Content-Type": CONTENT_TYPE}
-        )
+        status = await self._served.node.current_status()
+        return web.Response(body=render(status, self._served.stats), headers={"Content-Type": CONTENT_TYPE})
 
     async def _list_snapshots(self, request: web.Request) -> web.Response:
-        snapshots = self._ready_snapshots()
+        snapshots = self._ready().snapshots
         manifests = await asyncio.to_thread(snapshots.listed)
         return web.json_response({"folder": snapshots.folder, "snapshots": [asdict(it) for it in manifests]})
 
     async def _take_snapshot(self, request: web.Request) -> web.Response:
-        snapshots = self._ready_snapshots()
+        snapshots = self._ready().snapshots
         manifest = await snapshots.take()
         return web.json_response({"folder": snapshots.folder, **asdict(manifest)}, status=201)
 
-    def _ready_snapshots(self) -> Snapshots:
-        if self._snapshots is None:
+    def _ready(self) -> ServedNode:
+        """Raises `Loading` while the node is starting."""
+        if self._served is None:
             raise Loading(f"the node is starting: {self.waiting_for}")
-        return self._snapshots
+        return self._served
 
     def _ready_node(self) -> Node:
-        if self._node is None:
-            raise Loading(f"the node is starting: {self.waiting_for}")
-        return self._node
+        return self._ready().node
 
     def _leader_http(self) -> str | None:
-        leader = self._node.leading_member if self._node is not None else None
+        leader = self._served.node.leading_member if self._served is not None else None
         return str(leader.http) if leader else None
 
 
