@@ -257,10 +257,10 @@ async def test_a_follower_registers_itself_and_later_its_new_address(servers: Ht
     follower = await servers.cluster.start("n2", priority=1)
     member = Member(NodeId("n2"), Mode.ASYNC, NOWHERE, NOWHERE, 1)
     await register(follower.node, identity("n2"), member, PASSWORD)
-    assert leader.node.membership.get(NodeId("n2")) == member
+    await until(lambda: leader.node.membership.get(NodeId("n2")) == member)  # the leader applies last
     moved = replace(member, resp=Address("elsewhere", 1))
     await register(follower.node, identity("n2"), moved, PASSWORD)
-    assert leader.node.membership.get(NodeId("n2")) == moved
+    await until(lambda: leader.node.membership.get(NodeId("n2")) == moved)
 
 
 async def register_elsewhere(servers: HttpServers, old_http: Address) -> RunningNode:

@@ -70,7 +70,7 @@ def promote(
     connect: options.Connect = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Without the old leader, if it is gone for good. Waits until its lease is over."),
+        typer.Option("--force", help="Without the old leader, if it is gone for good. Waits until its lease has expired."),
     ] = False,
     password: options.Password = "",
 ) -> None:
