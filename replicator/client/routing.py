@@ -104,8 +104,8 @@ def parse_lookup(replies: Sequence[Any]) -> LookupResult:
     """`replies` to `lookup_commands`."""
     master, replicas = _fields(replies[0]), [_fields(reply) for reply in replies[1]]
     return LookupResult(
-        leader=_place(master) if master[b"ip"] else None,
-        replicas=tuple(_place(replica) for replica in replicas),
+        leader=_address_of(master) if master[b"ip"] else None,
+        replicas=tuple(_address_of(replica) for replica in replicas),
         epoch=int(master[b"config-epoch"]),
         down=b"down" in master[b"flags"],
     )
@@ -115,7 +115,7 @@ def _fields(reply: Sequence[bytes]) -> dict[bytes, bytes]:
     return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
-def _place(fields: Mapping[bytes, bytes]) -> Address:
+def _address_of(fields: Mapping[bytes, bytes]) -> Address:
     return Address(fields[b"ip"].decode(), int(fields[b"port"]))
 
 

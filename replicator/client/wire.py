@@ -23,11 +23,11 @@ _CODES: dict[type[Exception], str] = {  # redis-py removes these from the messag
 _CODES_IN_MESSAGE = frozenset({"BUSY", "FENCED", "NOREPLICAS", "STALE", "UNKNOWN", "WRONGTYPE"})  # redis-py keeps these
 
 
-def connection_options(place: Address, password: str) -> dict[str, Any]:
+def connection_options(address: Address, password: str) -> dict[str, Any]:
     """RESP2, because with RESP3 redis-py reuses connections that the node has closed."""
     return {
-        "host": place.host,
-        "port": place.port,
+        "host": address.host,
+        "port": address.port,
         "password": password or None,
         "protocol": 2,
         "socket_connect_timeout": CONNECT_S,

@@ -171,22 +171,22 @@ def find_cluster(dir: Path, connect: str | None, password: str) -> ClusterAdmin:
     """
     if connect is None:
         return ClusterAdmin([entry.http for entry in ClusterFolder(dir).load_nodes()], password)
-    place = Address.parse(connect)
-    admin = ClusterAdmin([place], password)
+    address = Address.parse(connect)
+    admin = ClusterAdmin([address], password)
     try:
         admin.any_status()
         return admin
     except NodeUnreachable:
-        http = _http_address(place, password)
+        http = _http_address(address, password)
         if http is None:
             raise
         return ClusterAdmin([http], password)
 
 
-def _http_address(place: Address, password: str) -> Address | None:
+def _http_address(address: Address, password: str) -> Address | None:
     """The HTTP address that a node reports to Redis clients."""
     try:
-        with redis.Redis(place.host, place.port, password=password or None, socket_timeout=TIMEOUT_S) as client:
+        with redis.Redis(address.host, address.port, password=password or None, socket_timeout=TIMEOUT_S) as client:
             info: Any = client.info("replicator")
             return Address.parse(str(info["http"]))
     except (redis.RedisError, KeyError, ConfigError):

@@ -7,10 +7,9 @@ import os
 import resource
 from collections.abc import Iterator
 
-from replicator.address import UNKNOWN
 from replicator.node.health import NodeState
 from replicator.server.redis.context import ServerContext
-from replicator.server.redis.topology import NO_LEADER
+from replicator.server.redis.topology import acked_offsets, leader_address
 
 REDIS_VERSION = b"7.0.15"  # whose commands and error messages this server copies
 
@@ -74,19 +73,16 @@ def _replication(server: ServerContext) -> Pairs:
     status = backend.status()
     if status.role.leads:
         pairs = _pairs(role="master", connected_slaves=len(backend.last_acks))
-        for index, (node, last) in enumerate(backend.last_acks.items()):
-            member = backend.membership.get(node)
-            place = member.resp if member else UNKNOWN
-            line = f"ip={place.host},port={place.port},state=online,offset={last.ack.offset},lag=0"
+        for index, (address, offset) in enumerate(acked_offsets(backend)):
+            line = f"ip={address.host},port={address.port},state=online,offset={offset},lag=0"
             pairs += _pairs(**{f"slave{index}": line})
     else:
-        leader = backend.membership.get(status.leader) if status.leader else None
-        place = leader.resp if leader else NO_LEADER
+        address = leader_address(backend)
         link = "up" if status.state is NodeState.SERVING else "down"
         pairs = _pairs(
             role="slave",
-            master_host=place.host,
-            master_port=place.port,
+            master_host=address.host,
+            master_port=address.port,
             master_link_status=link,
             slave_read_only=1,
         )

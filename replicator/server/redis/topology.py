@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from replicator.address import Address
+from replicator.address import UNKNOWN, Address
 from replicator.node.health import NodeState
-from replicator.position import NodeId
+from replicator.position import NodeId, Offset
 from replicator.records.types import Member, Mode
 from replicator.server.backend import Backend
 
@@ -42,6 +42,20 @@ def observe(backend: Backend, lease_ms: float) -> Topology:
         replicas=tuple(member for member in others if member is not leader),
         sentinels=tuple(member for member in others if member.node != status.id),
     )
+
+
+def leader_address(backend: Backend) -> Address:
+    """Where Redis clients reach the leader; `NO_LEADER` if its address is not known."""
+    leader = backend.status().leader
+    member = backend.membership.get(leader) if leader else None
+    return member.resp if member else NO_LEADER
+
+
+def acked_offsets(backend: Backend) -> Iterator[tuple[Address, Offset]]:
+    """At the leader: the address and the last acked offset of each replica."""
+    for node, last in backend.last_acks.items():
+        member = backend.membership.get(node)
+        yield member.resp if member else UNKNOWN, last.ack.offset
 
 
 def events(name: str, before: Topology, after: Topology) -> Iterator[tuple[str, str]]:

@@ -78,8 +78,8 @@ def _is_down(server: ServerContext, args: Args) -> Reply:
     """Nodes do not vote, so the reply never has a voted leader."""
     integer(args[4])
     topology = server.topology()
-    place = topology.leader.resp if topology.leader else NO_LEADER
-    asked = [place.host.encode(), b"%d" % place.port] == args[2:4]
+    address = topology.leader.resp if topology.leader else NO_LEADER
+    asked = [address.host.encode(), b"%d" % address.port] == args[2:4]
     down = topology.leader is not None and topology.leader_down and asked
     return [int(down), b"*", 0]
 
@@ -113,7 +113,7 @@ def _master(server: ServerContext, topology: Topology) -> Fields:
         **_instance(
             server,
             name=server.cluster,
-            place=leader.resp if leader else NO_LEADER,
+            address=leader.resp if leader else NO_LEADER,
             id=_id(server, leader.node) if leader else b"",
             flags=flags,
             silent_ms=topology.leader_silent_ms,
@@ -139,7 +139,7 @@ def _replica(server: ServerContext, topology: Topology, member: Member) -> Field
         **_instance(
             server,
             name=str(member.resp),
-            place=member.resp,
+            address=member.resp,
             id=_id(server, member.node),
             flags="s_down,slave" if behind else "slave",
         ),
@@ -157,13 +157,13 @@ def _replica(server: ServerContext, topology: Topology, member: Member) -> Field
 
 def _sentinel(server: ServerContext, member: Member) -> Fields:
     id = _id(server, member.node)
-    fields = _instance(server, name=id.decode(), place=member.resp, id=id, flags="sentinel")
+    fields = _instance(server, name=id.decode(), address=member.resp, id=id, flags="sentinel")
     del fields[b"info-refresh"]
     return {**fields, b"last-hello-message": b"0", b"voted-leader": b"?", b"voted-leader-epoch": b"0"}
 
 
 def _instance(
-    server: ServerContext, *, name: str, place: Address, id: bytes, flags: str, silent_ms: float = 0.0
+    server: ServerContext, *, name: str, address: Address, id: bytes, flags: str, silent_ms: float = 0.0
 ) -> Fields:
     """The fields of every instance. Records of the leader count as its replies to pings."""
     down_ms = _number(max(0.0, silent_ms - server.timing.lease_ms))
@@ -172,8 +172,8 @@ def _instance(
         down[b"o-down-time"] = down_ms
     return {
         b"name": name.encode(),
-        b"ip": place.host.encode(),
-        b"port": _number(place.port),
+        b"ip": address.host.encode(),
+        b"port": _number(address.port),
         b"runid": id,
         b"flags": flags.encode(),
         b"link-pending-commands": b"0",

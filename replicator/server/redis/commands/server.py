@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 
-from replicator.address import UNKNOWN
 from replicator.errors import BadRequest, ReplicatorError
 from replicator.limits import FLUSH_BYTES, FLUSH_ENTRIES
 from replicator.node.health import NodeState
@@ -27,7 +26,7 @@ from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.info import sections
 from replicator.server.redis.patterns import glob
 from replicator.server.redis.resp import OK, Encoded, Reply, Simple, Verbatim
-from replicator.server.redis.topology import NO_LEADER
+from replicator.server.redis.topology import acked_offsets, leader_address
 from replicator.store.keys import decode_key, table_range
 from replicator.store.view import Transaction
 
@@ -50,16 +49,14 @@ def role(connection: ConnectionContext, args: Args) -> Reply:
     backend = connection.server.backend
     status = backend.status()
     if status.role.leads:
-        replicas: list[Reply] = []
-        for node, last in backend.last_acks.items():
-            member = backend.membership.get(node)
-            place = member.resp if member else UNKNOWN
-            replicas.append([place.host.encode(), b"%d" % place.port, b"%d" % max(0, last.ack.offset)])
+        replicas: list[Reply] = [
+            [address.host.encode(), b"%d" % address.port, b"%d" % max(0, offset)]
+            for address, offset in acked_offsets(backend)
+        ]
         return [b"master", max(0, status.applied_offset), replicas]
-    leader = backend.membership.get(status.leader) if status.leader else None
-    place = leader.resp if leader else NO_LEADER
+    address = leader_address(backend)
     link = b"connected" if status.state is NodeState.SERVING else b"sync"
-    return [b"slave", place.host.encode(), place.port, link, max(0, status.applied_offset)]
+    return [b"slave", address.host.encode(), address.port, link, max(0, status.applied_offset)]
 
 
 @control("wait", 3)
