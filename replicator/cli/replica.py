@@ -70,7 +70,7 @@ def promote(
     connect: options.Connect = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Without the old leader, if it is gone for good. Waits until its lease has expired."),
+        typer.Option("--force", help="Without the old leader, if it is gone for good. Waits for the end of its lease."),
     ] = False,
     password: options.Password = "",
 ) -> None:
