@@ -40,6 +40,18 @@ class LogContract:
         assert await read(reader, 2) == [(base + 1, b"b"), (base + 2, b"c")]
         await reader.close()
 
+    async def test_reading_on_is_no_reconnection(self, log: Log) -> None:
+        base = await log.append([b"a"])
+        reader = log.reader(base)
+        await read(reader, 1)
+        connections = reader.reconnections
+        await log.append([b"b"])
+        await read(reader, 1)
+        reader.seek(base)
+        await read(reader, 2)
+        assert reader.reconnections == connections
+        await reader.close()
+
     async def test_next_waits_for_the_next_append(self, log: Log) -> None:
         reader = log.reader(await log.end())
         waiting = asyncio.create_task(read(reader, 1))

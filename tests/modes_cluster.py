@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from replicator.errors import ReplicatorError
 from replicator.log.memory import MemoryAckTopic, MemoryLog, MemoryReader
-from replicator.log.port import Entry
+from replicator.log.port import AppendRefused, Entry
 from replicator.node.claim import send_claim
 from replicator.position import NodeId, Offset
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level
@@ -121,6 +122,18 @@ class ModesCluster(MemoryCluster):
     def bodies_of(self, kind: type[T]) -> list[T]:
         """The bodies of that type."""
         return [body for body in self.bodies if isinstance(body, kind)]
+
+    def refuse_once(self, refused: Callable[[Body], bool]) -> None:
+        """The log refuses the next append in which that is true of a record."""
+        codec, append = self.n1.node._context.replica.codec, self.log.append
+
+        async def refusing(payloads: Sequence[bytes]) -> Offset:
+            if any(refused(codec.decode(payload, b"").body) for payload in payloads):
+                self.log.append = append  # type: ignore[method-assign]
+                raise AppendRefused("too few replicas are in sync")
+            return await append(payloads)
+
+        self.log.append = refusing  # type: ignore[method-assign]
 
     def stall(self, running: RunningNode) -> None:
         """From now on this node reads no new records."""

@@ -195,8 +195,8 @@ def releases_wait_for_nobody() -> AbstractContextManager[object]:
     def release(self: Commitment, confirmed: Offset) -> None:
         genuine(self, MAX_OFFSET)
 
-    genuine = Commitment._release
-    return patch.object(Commitment, "_release", release)
+    genuine = Commitment._release_confirmed
+    return patch.object(Commitment, "_release_confirmed", release)
 
 
 def unacknowledged_writes_are_confirmed() -> AbstractContextManager[object]:

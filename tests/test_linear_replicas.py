@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import Busy, NoReplicas, ReplicatorError, Stale
+from replicator.node import announcement
 from replicator.protocol.levels import EVENTUAL
 from replicator.protocol.timing import Timing
 from replicator.records.types import Body, Membership, Policy, Release, Suspend, Write
-from tests.memory_cluster import RunningNode, until
+from tests.memory_cluster import WAIT_S, RunningNode, submit, until
 from tests.modes_cluster import (
     ASYNC,
     INVALIDATE,
@@ -233,6 +234,48 @@ async def test_a_failed_write_withdraws_its_announcement(
     await cluster.n1.write(b"a", b"s2")
     assert await read(cluster.n3, A) == b"s2"
     await cluster.stop()
+
+
+async def test_a_release_that_the_log_refuses_is_sent_again(cluster: ModesCluster) -> None:
+    await set_up(cluster, INVALIDATE)
+    start = len(cluster.log.entries)
+    cluster.refuse_once(lambda body: isinstance(body, Release))
+    await cluster.n1.write(b"a", b"s1")
+    await until(lambda: not any(it.machine.suspended for it in cluster.nodes.values()))
+    assert [type(body) for body in since(cluster, start)] == [Write, Release]
+    assert await read(cluster.n2, A) == b"s1"
+
+
+async def test_a_withdrawal_that_the_log_refuses_is_sent_again(tmp_path: Path) -> None:
+    cluster = ModesCluster(tmp_path, replace(STEADY, sync_ms=300))
+    await set_up(cluster, SUSPEND)
+    start = len(cluster.log.entries)
+    cluster.acks.hold("n2")
+    cluster.refuse_once(lambda body: body == Suspend(()))
+    assert isinstance(await begin_write(cluster.n1, b"a", b"s1"), NoReplicas)
+    cluster.acks.let("n2")
+    await until(lambda: not any(it.machine.suspended for it in cluster.nodes.values()))
+    assert since(cluster, start) == [Suspend((A,)), Suspend(())]
+    assert await read(cluster.n2, A) == b"s0"
+    await cluster.stop()
+
+
+async def test_a_group_and_the_next_announcement_are_two_appends_if_they_are_large(
+    cluster: ModesCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await set_up(cluster, SUSPEND)
+    monkeypatch.setattr(announcement, "GROUP_BYTES", 1_000)
+    monkeypatch.setattr(cluster.log, "_max_payload_bytes", 2_000)
+    start = len(cluster.log.entries)
+    transactions = []
+    for number in range(4):
+        transaction = cluster.n1.node.begin()
+        for row in range(20):
+            transaction.put("kv", b"%d %s" % (number, b"%045d" % row), b"", b"s")
+        transactions.append(submit(cluster.n1.node, transaction))
+    async with asyncio.timeout(WAIT_S):
+        await asyncio.gather(*transactions)
+    assert [type(body) for body in since(cluster, start)] == [Suspend, Write] * 4
 
 
 async def test_a_replica_that_cannot_read_the_log_stops_answering_when_its_lease_expires(tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ from unittest.mock import patch
 import pytest
 
 from replicator.errors import BadRequest, NoReplicas, Unblocked, Unknown
+from replicator.log.memory import MemoryAckTopic
 from replicator.node import leader as leader_module
 from replicator.node.leader import Leader
-from replicator.position import NodeId
+from replicator.position import Author, NodeId, Offset
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE
 from replicator.protocol.roles import Role
-from replicator.records.types import Membership, Mode, Policy, WaitFor, Write, WriteMode
+from replicator.records.codec import AckCodec
+from replicator.records.types import Ack, Membership, Mode, Policy, WaitFor, Write, WriteMode
 from tests.memory_cluster import RunningNode, until
 from tests.modes_cluster import (
     ALL,
@@ -116,6 +118,46 @@ async def test_writes_are_refused_while_a_sync_member_is_unresponsive_and_resume
     await until(lambda: not refusal(cluster.n1))
     await cluster.n1.write(b"a", b"s3")
     await cluster.stop()
+
+
+def ack(cluster: ModesCluster, node: str, offset: int, timeline: bytes | None = None) -> None:
+    """An ack that the node did not send."""
+    state = cluster.n1.machine.state
+    told = Ack(timeline or state.timeline, Author(NodeId(node), 1), Offset(offset), state.seq, state.epoch, 0)
+    MemoryAckTopic.publish(cluster.acks, AckCodec().encode(told))
+
+
+async def test_writes_are_refused_while_a_sync_member_is_heard_but_behind(tmp_path: Path) -> None:
+    cluster = ModesCluster(tmp_path, SHORT_TIMEOUTS)
+    await cluster.set_up(ALL, SYNC, SYNC, SYNC)
+    await cluster.n1.write(b"a", b"s1")
+    cluster.acks.hold("n2")
+
+    def heard() -> bool:
+        ack(cluster, "n2", 1)
+        return "no ack from n2 to what was written 300 ms ago" in refusal(cluster.n1)
+
+    await until(heard)
+    with pytest.raises(NoReplicas, match="nothing was written"):
+        await cluster.n1.write(b"a", b"s2")
+    assert len(cluster.bodies_of(Write)) == 1
+    cluster.acks.let("n2")
+    await until(lambda: not refusal(cluster.n1))
+    await cluster.n1.write(b"a", b"s3")
+    await cluster.stop()
+
+
+async def test_acks_of_another_timeline_do_not_count(cluster: ModesCluster) -> None:
+    await cluster.set_up(ALL, SYNC, SYNC, SYNC)
+    cluster.acks.hold("n2")
+    writing = begin_write(cluster.n1, b"a", b"s1")
+    await until(lambda: stored(cluster.n2, A) == stored(cluster.n3, A) == b"s1")
+    ack(cluster, "n2", 1_000_000, timeline=b"another timeline")
+    ack(cluster, "n3", 1_000_000)
+    await until(lambda: cluster.n1.node.last_acks[N3].ack.offset == 1_000_000)
+    assert not writing.done()
+    cluster.acks.let("n2")
+    assert isinstance(await writing, int)
 
 
 async def test_an_unresponsive_member_is_never_made_async_automatically(tmp_path: Path) -> None:

@@ -29,8 +29,10 @@ def data(epoch: int, author: Author, seq: int, timeline: bytes, chain: bytes) ->
     return Record(Header(VERSION, timeline, Epoch(epoch), author, Seq(seq), 0, chain), Write(()), BODY)
 
 
-def claim(reason: Reason, author: Author, leader: Author, observed: int, epoch: int = 4) -> Record:
-    header = Header(VERSION, TIMELINE, Epoch(epoch), author, Seq(0), 0, GENESIS)
+def claim(
+    reason: Reason, author: Author, leader: Author, observed: int, epoch: int = 4, chain: bytes = STATE.chain
+) -> Record:
+    header = Header(VERSION, TIMELINE, Epoch(epoch), author, STATE.seq, 0, chain)
     return Record(header, Claim(leader, Epoch(epoch), Offset(observed), reason), BODY)
 
 
@@ -54,6 +56,7 @@ def test_a_data_record_is_accepted_if_and_only_if_no_rule_of_the_table_applies()
 
 
 def test_the_first_rule_that_applies_decides() -> None:
+    assert "has not begun: found 4" in str(verdict(data(4, OTHER, 1, OTHER_TIMELINE, GENESIS)))
     assert verdict(data(2, OTHER, 1, OTHER_TIMELINE, GENESIS)) is Void.OTHER_EPOCH
     assert verdict(data(3, OTHER, 1, OTHER_TIMELINE, GENESIS)) is Void.NOT_THE_LEADER
     assert verdict(data(3, LEADER, 10, OTHER_TIMELINE, GENESIS)) is Void.REPEATED
@@ -75,11 +78,19 @@ def test_the_first_rule_that_applies_decides() -> None:
         (claim(Reason.HANDOVER, OTHER, OTHER, 20), Void.NOT_THE_LEADER),
         (claim(Reason.FORCE, OTHER, OTHER, 0), None),
         (claim(Reason.FORCE, OTHER, OTHER, 20, epoch=3), Void.OTHER_EPOCH),
-        (claim(Reason.FORCE, OTHER, OTHER, 20, epoch=5), Void.OTHER_EPOCH),
+        (claim(Reason.ELECTION, OTHER, OTHER, 18, chain=GENESIS), Void.OTHER_PAST),
+        (claim(Reason.RESOLVE, LEADER, LEADER, 18, chain=GENESIS), Void.OTHER_PAST),
+        (claim(Reason.RESOLVE, LEADER, LEADER, 17, chain=GENESIS), None),  # it had read less: nothing to compare
+        (claim(Reason.FORCE, OTHER, OTHER, 20, chain=GENESIS), Void.OTHER_PAST),
     ],
 )
 def test_a_claim_is_judged_by_the_rule_of_its_reason(record: Record, expected: Void | None) -> None:
     assert verdict(record) == expected
+
+
+def test_a_claim_beyond_the_next_epoch_is_damage() -> None:
+    found = str(verdict(claim(Reason.FORCE, OTHER, OTHER, 20, epoch=5)))
+    assert "an epoch that has not begun: found 5, expected 3, or a claim of 4" in found
 
 
 def test_every_reason_has_a_rule() -> None:

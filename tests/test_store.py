@@ -15,9 +15,9 @@ from replicator.errors import BadRequest, Diverged, LogDamage, SnapshotError, St
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.log_state import LogState
 from replicator.records.types import Change, Checkpoint, Member, Membership, Mode, Write
-from replicator.store import boot, snapshot
+from replicator.store import boot, environment, snapshot
 from replicator.store.keys import decode_key, encode_key, row_range, table_range
-from replicator.store.machine import Machine, open_machine
+from replicator.store.machine import Machine, open_machine, read_meta
 from replicator.store.values import decode_value, encode_value
 
 ROWS = [b"row%05d" % number for number in range(5000)]
@@ -175,6 +175,53 @@ def test_the_store_is_discarded_after_a_crash_of_the_system(tmp_path: Path) -> N
     machine = open_machine(tmp_path, "test", "topic")
     assert machine.state == LogState()
     machine.close()
+
+
+def test_a_store_that_a_crash_of_the_system_has_damaged_is_not_read(tmp_path: Path) -> None:
+    machine = open_machine(tmp_path, "test", "topic")
+    machine.apply([write(row, None, b"s" * 5000) for row in ROWS], state_at(0))
+    machine.close()
+    with (tmp_path / "data.mdb").open("r+b") as file:
+        file.truncate(8192)  # the pages behind were never written: to read them is SIGBUS
+    (tmp_path / boot.MARK).write_text("another boot")
+    assert read_meta(tmp_path) is None
+    machine = open_machine(tmp_path, "test", "topic")
+    assert machine.state == LogState()
+    machine.close()
+
+
+def test_the_mark_is_on_the_disk_before_the_store_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    genuine = environment.open_environment
+    monkeypatch.setattr(boot, "sync", lambda path: steps.append(path.name))
+
+    def open_environment(folder: Path, map_bytes: int) -> object:
+        steps.append("open")
+        return genuine(folder, map_bytes)
+
+    monkeypatch.setattr(environment, "open_environment", open_environment)
+    machine = open_machine(tmp_path / "store", "test", "topic")
+    assert steps == [boot.MARK, "store", "open"]
+    machine.close()
+    assert steps[3:] == ["store"]  # without its mark
+
+
+def test_a_store_that_is_refused_keeps_no_mark(tmp_path: Path) -> None:
+    machine = open_machine(tmp_path, "test", "topic")
+    machine.apply([write(b"a", None, b"s1")], state_at(0))
+    machine.close()
+    with pytest.raises(StoreError):
+        open_machine(tmp_path, "other", "topic")
+    assert not (tmp_path / boot.MARK).exists()
+
+
+def test_a_restored_store_is_on_the_disk(tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.apply([write(b"a", None, b"s1")], state_at(0))
+    manifest = snapshot.take(machine, tmp_path / "snapshots")
+    synced: list[str] = []
+    monkeypatch.setattr(environment, "sync", lambda path: synced.append(path.name))
+    snapshot.restore(tmp_path / "snapshots" / manifest.name, tmp_path / "new", "test")
+    assert synced == ["data.mdb.new", "new"]
 
 
 def test_a_snapshot_has_an_offset_and_can_be_restored(tmp_path: Path, machine: Machine) -> None:

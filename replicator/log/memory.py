@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 
-from replicator.errors import LogTrimmed
+from replicator.errors import LogDamage, LogTrimmed
 from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.log.port import AppendRefused, Entry
 from replicator.position import Offset
@@ -22,6 +22,7 @@ class MemoryLog:
         self._next = Offset(0)
         self._max_payload_bytes = max_payload_bytes
         self._appended = asyncio.Event()
+        self.truncations = 0
 
     async def append(self, payloads: Sequence[bytes]) -> Offset:
         return self.append_now(payloads)
@@ -45,6 +46,14 @@ class MemoryLog:
         self._first = first
         self.entries = [entry for entry in self.entries if entry.offset >= first]
 
+    def truncate(self, end: Offset) -> None:
+        """Lose the entries from `end` on, as Kafka does when it elects a broker that was behind."""
+        self.entries = [entry for entry in self.entries if entry.offset < end]
+        self._next = end
+        self.truncations += 1
+        self._appended.set()
+        self._appended = asyncio.Event()
+
     def reader(self, start: Offset) -> MemoryReader:
         return MemoryReader(self, start)
 
@@ -66,8 +75,14 @@ class MemoryReader:
         self._log = log
         self._position = start
 
+    @property
+    def reconnections(self) -> int:
+        return self._log.truncations
+
     async def next(self) -> Sequence[Entry]:
         while True:
+            if self._position > self._log._next:
+                raise LogDamage(f"the log ends at {self._log._next}, before offset {self._position}: it was truncated")
             if self._position < self._log._first:
                 raise LogTrimmed(
                     f"offset {self._position} was deleted, the log starts at {self._log._first}: start a new store"

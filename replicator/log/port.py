@@ -29,6 +29,14 @@ class AppendOutcomeUnknown(ReplicatorError):
 class Reader(Protocol):
     """Reads the log in order. One task at a time may call `next`; cancelling it loses no entries."""
 
+    @property
+    def reconnections(self) -> int:
+        """How often entries may have come from another broker than before, or from one that has restarted.
+
+        Such a broker may hold another log. To be looked at after `next` has returned.
+        """
+        ...
+
     async def next(self) -> Sequence[Entry]:
         """Wait for the next entries: at least one, in offset order.
 

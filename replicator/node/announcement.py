@@ -9,7 +9,7 @@ from __future__ import annotations
 from replicator.limits import GROUP_BYTES, GROUP_RECORDS
 from replicator.node.commitment import Commitment
 from replicator.node.context import NodeContext
-from replicator.node.writes import PendingWrite, WriteState
+from replicator.node.writes import PendingWrite
 from replicator.records.types import Suspend
 
 
@@ -20,28 +20,39 @@ class Announcement:
         self._context = context
         self._commitment = commitment
         self._announced: list[PendingWrite] = []  # not empty while `_suspend` is set; they fail all together, if at all
-        self._suspend: PendingWrite | None = None  # the record that announces them; None: nothing is announced
-
-    def withdraw_old(self) -> None:
-        """Withdraw keys that an earlier leader, or this node in an earlier term, announced but did not write."""
-        if any(it.awaited for it in self._context.replica.machine.suspended.values()):
-            self._context.enqueue_own(Suspend(()))
+        self._suspend: PendingWrite | None = None  # the record that announces them; None: they are sent
+        self._withdrawal: PendingWrite | None = None  # the last one
 
     @property
     def open(self) -> bool:
         """Whether writes are announced."""
         return self._suspend is not None
 
+    def withdraw_unwritten(self) -> None:
+        """Withdraw what the store awaits and this leader will not write: dropped, or announced before this term.
+
+        Once for each announcement, and again if the log refuses the record.
+        """
+        if self._suspend is not None:
+            if not self._announced[0].ended:
+                return
+            self._suspend = None
+        elif not self._are_awaited_in_vain():
+            return
+        self._withdrawal = self._context.enqueue_own(Suspend(()))
+
+    def _are_awaited_in_vain(self) -> bool:
+        """Whether the store awaits writes of which none is in flight, and neither is their withdrawal."""
+        suspended = self._context.replica.machine.suspended
+        in_flight = (*self._announced, *filter(None, (self._withdrawal,)))
+        return any(it.awaited for it in suspended.values()) and all(it.ended for it in in_flight)
+
     def next_group(self, announce: bool) -> list[PendingWrite]:
         """The writes that may be sent now and, if `announce`, the announcement of the next ones."""
         writes = self._context.writes
-        if self._suspend is not None and self._announced[0].state is not WriteState.QUEUED:  # they have failed
-            self._suspend = None
-            self._context.enqueue_own(Suspend(()))
-            return writes.send_own()
         group: list[PendingWrite] = []
         if self._suspend is not None:
-            if self._commitment.confirmed < self._suspend.offset:
+            if not self._suspend.seq or self._commitment.confirmed < self._suspend.offset:
                 return []
             group, self._suspend = self._announced, None
             writes.send(group)
@@ -54,4 +65,6 @@ class Announcement:
             return group + upcoming
         self._announced = upcoming
         self._suspend = self._context.enqueue_own(Suspend(tuple(keys)))
+        if group and sum(len(it.encoded) for it in group) + len(self._suspend.encoded) > GROUP_BYTES:
+            return group  # the announcement follows in the next append
         return group + writes.send_own()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 from replicator.errors import NoReplicas
@@ -16,12 +17,13 @@ from replicator.node.writes import PendingWrite
 from replicator.position import BEFORE_LOG, Offset, Seq
 from replicator.protocol.ack_policy import required
 from replicator.protocol.log_state import LogState
-from replicator.records.types import Membership
+from replicator.records.types import Membership, Release
 
 
 class Group(NamedTuple):
     writes: Sequence[PendingWrite]
     state: LogState  # after the group
+    committed_ms: float
 
 
 class Commitment:
@@ -29,8 +31,8 @@ class Commitment:
         self._context = context
         self._progress = progress
         self._groups: deque[Group] = deque()
-        self._released = Seq(0)
-        self.release_due: Seq | None = None  # keys written up to here can be read again once a `Release` is appended
+        self._release: PendingWrite | None = None  # the last one
+        self._released = Seq(0)  # up to where it releases keys
         self.membership = context.replica.machine.meta.membership  # as of the last committed record
         self.requirement = required(self.membership, context.author.node)
 
@@ -49,18 +51,30 @@ class Commitment:
     @property
     def refusal(self) -> NoReplicas | None:
         """Why no write can be confirmed now."""
-        missing = self.requirement.missing(self._progress.is_responsive)
-        if not missing:
+        progress, overdue, timeout_ms = self._progress, self._overdue, self._context.timing.sync_ms
+        missing = self.requirement.missing(progress.is_responsive)
+        late = self.requirement.missing(lambda node: progress.is_responsive(node) and progress.acked(node) >= overdue)
+        if missing:
+            why = f"no ack from {', '.join(missing)} for {timeout_ms} ms"
+        elif late:
+            why = f"no ack from {', '.join(late)} to what was written {timeout_ms} ms ago"
+        else:
             return None
-        timeout_ms = self._context.timing.sync_ms
         return NoReplicas(
-            f"no ack from {', '.join(missing)} for {timeout_ms} ms, and each write requires one: nothing was written. "
-            "Writes resume when it is back, or make it async with `replicator replica set-mode`"
+            f"{why}, and each write requires one: nothing was written. Writes resume when it is back and has caught "
+            "up, or make it async with `replicator replica set-mode`"
         )
+
+    @property
+    def _overdue(self) -> Offset:
+        """The last offset whose acks are late."""
+        committed_ms = self._context.clock.elapsed_ms() - self._context.timing.sync_ms
+        late = takewhile(lambda group: group.committed_ms < committed_ms, self._groups)
+        return max((group.state.offset for group in late), default=BEFORE_LOG)
 
     def add(self, group: Sequence[PendingWrite], state: LogState) -> None:
         """The group is committed; `state` is the state after it."""
-        self._groups.append(Group(group, state))
+        self._groups.append(Group(group, state, self._context.clock.elapsed_ms()))
         for pending in group:
             if type(pending.body) is Membership:
                 self._adopt(pending.body)
@@ -78,15 +92,21 @@ class Commitment:
             for pending in applied:
                 writes.apply(pending.epoch, pending.seq, pending.offset)
         writes.confirm(confirmed)
-        self._release(confirmed)
+        self._release_confirmed(confirmed)
 
-    def _release(self, confirmed: Offset) -> None:
-        """Resume reads of suspended keys: all replicas have applied the writes so far, also of earlier leaders."""
+    def _release_confirmed(self, confirmed: Offset) -> None:
+        """Resume reads of suspended keys: all replicas have applied the writes so far, also of earlier leaders.
+
+        Not twice, unless the log has refused the record.
+        """
         replica = self._context.replica
         if not replica.machine.suspended or confirmed < replica.state.offset:
             return
+        if self._release is not None and self._release.ended:
+            self._released = Seq(0)  # what it released is not suspended any more
         if any(it.written > self._released for it in replica.machine.suspended.values()):
-            self._released = self.release_due = replica.state.seq
+            self._released = replica.state.seq
+            self._release = self._context.enqueue_own(Release(self._released))
 
     def _adopt(self, membership: Membership) -> None:
         self._context.roles.membership_changed(self.membership, membership)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from replicator.log.port import Entry
 from replicator.node import resolution
 from replicator.node.background import run_with_background
+from replicator.node.checked_reader import CheckedReader
 from replicator.node.context import NodeContext
 from replicator.node.election import Election
-from replicator.position import Offset
 from replicator.protocol.ack_policy import required
 from replicator.protocol.roles import Role
 from replicator.records.types import Claim, Membership
@@ -22,6 +22,7 @@ class Follower:
     def __init__(self, context: NodeContext) -> None:
         self._context = context
         self._election = Election(context)
+        self._reader = CheckedReader(context.reader, context.replica)
 
     async def run(self) -> None:
         """Run until this node is leader. Raises what `Reader.next` and `Replica.read` do."""
@@ -30,14 +31,14 @@ class Follower:
 
     async def _read_log(self) -> None:
         context = self._context
-        context.reader.seek(Offset(context.replica.state.offset + 1))
         resolution.check(context)
         while not context.roles.role.leads:
-            self._take(await context.reader.next())
+            self._take(await self._reader.next())
             resolution.check(context)
 
     async def _seek_leadership(self) -> None:
         context = self._context
+        await self._reader.compared.wait()
         while True:
             match context.roles.role:
                 case Role.RESOLVING:

@@ -34,7 +34,7 @@ from replicator.protocol.log_state import LogState
 from replicator.protocol.roles import Role
 from replicator.records.chain import link
 from replicator.records.fast import HeaderWriter
-from replicator.records.types import VERSION, Checkpoint, Heartbeat, Membership, Mode, Reason, Release, WriteMode
+from replicator.records.types import VERSION, Checkpoint, Heartbeat, Membership, Mode, Reason, WriteMode
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +61,9 @@ class Leader:
         context = self._context
         if context.roles.lease.from_ms is None:
             context.enqueue_own(Heartbeat())
-        self._announcement.withdraw_old()
         context.writes.arrived.set()
         try:
-            with self._progress.term():
+            with self._progress.term(self._state.timeline):
                 await run_with_background(
                     self._append_groups(), self._send_heartbeats(), self._take_acks(), self._review_periodically()
                 )
@@ -124,12 +123,10 @@ class Leader:
 
     def _next_group(self) -> list[PendingWrite]:
         """The leader's own records, followed by clients' writes if they may be sent."""
-        context, roles, writes = self._context, self._context.roles, self._context.writes
+        roles, writes = self._context.roles, self._context.writes
         mode = self._commitment.membership.policy.write
         checkpoint_due = self._queue_checkpoint() if writes.queued else False
-        if self._commitment.release_due is not None:
-            context.enqueue_own(Release(self._commitment.release_due))
-            self._commitment.release_due = None
+        self._announcement.withdraw_unwritten()
         own = writes.send_own()
         if checkpoint_due or roles.role is not Role.LEADER or roles.delays_writes():
             return own

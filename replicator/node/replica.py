@@ -14,6 +14,7 @@ from replicator.node.term_history import TermHistory
 from replicator.position import Author, Offset
 from replicator.protocol.acceptance import judge, skip
 from replicator.protocol.log_state import LogState
+from replicator.protocol.verification import verify
 from replicator.records.codec import NotARecord, RecordCodec
 from replicator.records.types import Body, Change, Claim, Record, Write
 from replicator.store.machine import Machine
@@ -47,20 +48,25 @@ class Replica:
     def read(self, entries: Sequence[Entry]) -> list[Accepted]:
         """Apply the next entries of the log. Returns those that are accepted.
 
-        Entries that were read before are skipped. Raises what `RecordCodec.decode`, `judge` and `apply` do.
+        Entries that were read before are compared with the store's state (`protocol.verification`). Raises what that,
+        `RecordCodec.decode`, `judge` and `apply` do.
         """
         state = self.state
         accepted: list[Accepted] = []
         void_before, why_void = self.void_records, ""
         for offset, payload in entries:
-            if offset <= state.offset:
-                continue
             try:
                 record = self.codec.decode(payload, state.timeline)
             except NotARecord as error:
+                if offset <= state.offset:
+                    verify(state, offset, None)
+                    continue
                 state = skip(state, offset)
                 self.void_records += 1
                 why_void = f"offset {offset}: {error}"
+                continue
+            if offset <= state.offset:
+                verify(state, offset, record)
                 continue
             state, void = judge(state, offset, record)
             if void is None:

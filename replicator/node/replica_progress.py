@@ -31,6 +31,7 @@ class ReplicaProgress:
         self._own = own
         self._timeout_ms = timeout_ms
         self._term_start_ms = clock.elapsed_ms()
+        self._timeline = b""
         self._term = 0  # changes when this node becomes leader, and when it loses leadership
         self._skip_old = True  # acks that were sent while another node was leader
         self._acks = acks
@@ -40,8 +41,12 @@ class ReplicaProgress:
         self.latest: dict[NodeId, LastAck] = {}
 
     @contextmanager
-    def term(self) -> Iterator[None]:
-        """To be held while this node is leader. At its end, all waits for acks end."""
+    def term(self, timeline: bytes) -> Iterator[None]:
+        """To be held while this node is leader. At its end, all waits for acks end.
+
+        Acks of another timeline are ignored.
+        """
+        self._timeline = timeline
         self.latest.clear()
         self._term_start_ms = self._clock.elapsed_ms()
         self._term += 1
@@ -123,7 +128,8 @@ class ReplicaProgress:
         except NotARecord as error:
             logger.warning("%s", error)
             return
-        if ack.author.node != self._own:  # from when this node was a follower
+        own = ack.author.node == self._own  # from when this node was a follower
+        if not own and ack.timeline == self._timeline:
             self.latest[ack.author.node] = LastAck(ack, self._clock.elapsed_ms())
 
     def _wake(self) -> None:

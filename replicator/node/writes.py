@@ -57,6 +57,10 @@ class PendingWrite:
         self._done = done  # None once it has been answered
         self._ended: asyncio.Future[None] | None = None
 
+    @property
+    def ended(self) -> bool:
+        return self.state is WriteState.ENDED
+
     def answer(self, error: ReplicatorError | None, offset: Offset) -> None:
         done, self._done = self._done, None
         if done is not None:

@@ -3,10 +3,11 @@
 A data record is accepted if its epoch, author, timeline, seq and chain follow from the records before it. If not, the
 first rule of `DATA_RULES` that holds decides: the record is void, or the log is damaged.
 
-A claim is void if its epoch is not the next one, or if the rule of its reason says so (`CLAIM_RULES`). A claim of
-another timeline is log damage. Any other claim is accepted, and the node that it names is the leader from then on. The
-author of a claim cannot know the seq and the chain of the record before it. They follow from the claim's position in
-the log, and those in its header are ignored.
+A claim of the next epoch is void if the rule of its reason says so (`CLAIM_RULES`), or if its author had read other
+records than this log holds. A claim of an earlier epoch is void, too; one of a later epoch, and one of another
+timeline, is log damage. Any other claim is accepted, and the node that it names is the leader from then on. The author
+of a claim cannot know the seq and the chain of the record before it: those in its header are of what it had read, up to
+`observed`. Those of the claim follow from its position in the log.
 
 An entry that is not a record (another program wrote it) is void.
 """
@@ -28,6 +29,7 @@ from replicator.records.types import Claim, Header, Record
 class Damage(StrEnum):
     """A correct leader never writes such a record: the log was corrupted, truncated or replaced."""
 
+    EPOCH = "an epoch that has not begun"
     TIMELINE = "another timeline"
     GAP = "a gap in seq"
     CHAIN = "a broken chain"
@@ -40,6 +42,7 @@ class DataRule(NamedTuple):
 
 
 DATA_RULES: Sequence[DataRule] = (
+    DataRule("its epoch is above the current epoch", lambda state, it, _: it.epoch > state.epoch, Damage.EPOCH),
     DataRule("its epoch is not the current epoch", lambda state, it, _: it.epoch != state.epoch, Void.OTHER_EPOCH),
     DataRule("its author is not the leader", lambda state, it, _: it.author != state.leader, Void.NOT_THE_LEADER),
     DataRule("its seq is not above the last seq", lambda state, it, _: it.seq <= state.seq, Void.REPEATED),
@@ -76,9 +79,13 @@ def skip(state: LogState, offset: Offset) -> LogState:
 
 
 def _judge_claim(state: LogState, offset: Offset, record: Record, claim: Claim) -> tuple[LogState, Void | None]:
-    if claim.epoch != state.epoch + 1:
+    if claim.epoch <= state.epoch:
         return skip(state, offset), Void.OTHER_EPOCH
+    if claim.epoch > state.epoch + 1:
+        raise _damage(Damage.EPOCH, state, offset, record.header, state.chain)
     void = CLAIM_RULES[claim.reason](state, record.header, claim)
+    if not void and not _saw_this_log(state, record.header, claim):
+        void = Void.OTHER_PAST
     if void:
         return skip(state, offset), void
     if state.timeline and record.header.timeline != state.timeline:
@@ -88,8 +95,15 @@ def _judge_claim(state: LogState, offset: Offset, record: Record, claim: Claim) 
     return LogState(record.header.timeline, claim.epoch, claim.leader, seq, chain, offset, offset), None
 
 
+def _saw_this_log(state: LogState, header: Header, claim: Claim) -> bool:
+    """Whether the author of a claim had read the records of this log, if it had read as far as they go."""
+    had_read_less = claim.observed < state.leader_offset
+    return had_read_less or (header.seq, header.chain) == (state.seq, state.chain)
+
+
 def _damage(damage: Damage, state: LogState, offset: Offset, header: Header, chain: bytes) -> LogDamage:
     found, expected = {
+        Damage.EPOCH: (header.epoch, f"{state.epoch}, or a claim of {state.epoch + 1}"),
         Damage.TIMELINE: (header.timeline.hex(), state.timeline.hex()),
         Damage.GAP: (header.seq, state.seq + 1),
         Damage.CHAIN: (header.chain.hex(), chain.hex()),

@@ -29,3 +29,4 @@ class Void(StrEnum):
     NOT_THE_LEADER = "its author is not the leader"
     REPEATED = "its seq was used before"
     OUTDATED = "the leader wrote after the observed offset"
+    OTHER_PAST = "its author had read other records than the log holds"

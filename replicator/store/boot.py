@@ -2,7 +2,8 @@
 
 LMDB runs without fsync. What a killed process wrote is safe in the page cache, but a crash of the operating system may
 lose any part of it. So the folder contains a mark with the boot id while the store is open. A mark of another boot
-means that the operating system crashed while the store was open.
+means that the operating system crashed while the store was open. Such a store must not even be read: a page that is
+missing in its file ends the process (SIGBUS).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from pathlib import Path
 
 from replicator.errors import StoreError
+from replicator.store.durable import sync
 
 MARK = "open-in-boot"
 _LOCK = "owner.lock"
@@ -42,10 +44,18 @@ def crashed(folder: Path, boot: str) -> bool:
     return mark.exists() and mark.read_text() != boot
 
 
+def is_marked(folder: Path) -> bool:
+    return (folder / MARK).exists()
+
+
 def mark_open(folder: Path, boot: str) -> None:
+    """To be called before the store is opened."""
     (folder / MARK).write_text(boot)
+    sync(folder / MARK)
+    sync(folder)
 
 
 def mark_closed(folder: Path) -> None:
     """To be called when everything is on the disk."""
     (folder / MARK).unlink(missing_ok=True)
+    sync(folder)

@@ -17,6 +17,7 @@ import lmdb
 from replicator.errors import StoreError, StoreFull
 from replicator.protocol.suspension import Suspended
 from replicator.store import boot
+from replicator.store.durable import sync
 from replicator.store.meta import Meta, decode_meta, decode_suspended, encode_suspended
 
 FIRST_MAP_BYTES = 1 << 30
@@ -71,7 +72,9 @@ def replace_with(folder: Path, copy: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     discard(folder)
     shutil.copyfile(copy / "data.mdb", folder / "data.mdb.new")
+    sync(folder / "data.mdb.new")
     os.replace(folder / "data.mdb.new", folder / "data.mdb")
+    sync(folder)
 
 
 def store_error(folder: Path, error: Exception) -> StoreError:

@@ -142,20 +142,26 @@ def open_machine(folder: Path, cluster: str, topic_id: str, *, map_bytes: int = 
         if boot.crashed(folder, this_boot):
             logger.warning("the operating system crashed while %s was open: the store is discarded and rebuilt", folder)
             environment.discard(folder)
+        was_marked = boot.is_marked(folder)
+        boot.mark_open(folder, this_boot)
         env = environment.open_environment(folder, map_bytes)
         meta = environment.read_meta(env) or Meta(cluster, topic_id)
         _check_identity(folder, meta, cluster, topic_id)
-        boot.mark_open(folder, this_boot)
         return Machine(folder, lock, env, meta, environment.read_suspended(env))
     except BaseException:
         if env is not None:
+            env.sync(True)
             env.close()
+            if not was_marked:
+                boot.mark_closed(folder)
         os.close(lock)
         raise
 
 
 def read_meta(folder: Path) -> Meta | None:
-    """The metadata of a store that is not open; None if it is empty. Raises `StoreError`."""
+    """The metadata of a store that is not open; None if it is empty, or will be discarded. Raises `StoreError`."""
+    if boot.crashed(folder, boot.boot_id()):
+        return None
     env = environment.open_environment(folder)
     try:
         return environment.read_meta(env)

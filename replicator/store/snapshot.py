@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from replicator.errors import SnapshotError
+from replicator.store.durable import sync
 from replicator.store.environment import replace_with
 from replicator.store.machine import Machine, read_meta
 from replicator.store.meta import FORMAT
@@ -55,13 +56,13 @@ def take(machine: Machine, folder: Path) -> Manifest:
         machine.copy_to(unfinished)
         manifest = _describe(unfinished)
         (unfinished / _MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
-        _sync(unfinished / "data.mdb")
-        _sync(unfinished / _MANIFEST)
+        sync(unfinished / "data.mdb")
+        sync(unfinished / _MANIFEST)
         final = folder / manifest.name
         if (final / _MANIFEST).exists():  # a snapshot of the same state
             return read_manifest(final)
         os.rename(unfinished, final)
-        _sync(folder)
+        sync(folder)
         return manifest
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -124,11 +125,3 @@ def _describe(copy: Path) -> Manifest:
 def _sha256(file: Path) -> str:
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -157,6 +157,10 @@ class SimReader:
         self._inner = link.broker.log.reader(start)
         self._fetched: list[Entry] = []
 
+    @property
+    def reconnections(self) -> int:
+        return self._inner.reconnections
+
     async def next(self) -> Sequence[Entry]:
         link, broker = self._link, self._link.broker
         if not self._fetched:

@@ -1,0 +1,54 @@
+"""Compares the log with the state of a store that has read it before.
+
+Kafka may lose the end of a log, when a single broker's machine crashes or an unclean election picks a broker that was
+behind. If the log has grown past the old end since, no offset is missing, and only the records differ.
+"""
+
+from __future__ import annotations
+
+from replicator.errors import LogDamage
+from replicator.position import Offset
+from replicator.protocol.acceptance import judge
+from replicator.protocol.log_state import LogState
+from replicator.records.chain import link
+from replicator.records.types import Claim, Record
+
+
+def verify(state: LogState, offset: Offset, record: Record | None) -> None:
+    """Raises `LogDamage` if an entry that was read before, at an offset up to `state.offset`, is another one now.
+
+    The entry at `state.leader_offset` is the last one that was accepted, and its chain covers all before it, which are
+    not compared. The entries after it were void, and must be so again. `record`: None if the entry is not one.
+    """
+    if offset < state.leader_offset:
+        return
+    if offset == state.leader_offset:
+        same = record is not None and _is_last_accepted(state, record)
+    elif record is not None:
+        same = judge(state._replace(offset=Offset(offset - 1)), offset, record)[1] is not None
+    else:
+        same = True
+    if not same:
+        raise past_differs(offset)
+
+
+def past_differs(offset: Offset) -> LogDamage:
+    return LogDamage(
+        f"the log holds another record at offset {offset} than the one that this node has read there: Kafka has lost "
+        "the end of the log, and it has grown again. Restore the data of the brokers, or start this node "
+        "from a snapshot of an earlier offset"
+    )
+
+
+def _is_last_accepted(state: LogState, record: Record) -> bool:
+    header, body, encoded_body = record
+    if type(body) is not Claim:
+        return (header.epoch, header.author, header.seq, header.chain) == (
+            state.epoch,
+            state.leader,
+            state.seq,
+            state.chain,
+        )
+    had_read_all = header.seq + 1 == state.seq
+    chain_fits = not had_read_all or link(header.chain, encoded_body) == state.chain
+    return (body.epoch, body.leader) == (state.epoch, state.leader) and chain_fits
