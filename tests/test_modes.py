@@ -292,6 +292,21 @@ async def test_the_last_sync_member_can_neither_be_removed_nor_become_async(clus
     assert cluster.bodies_of(Membership) == before
 
 
+async def test_a_change_of_a_mode_includes_one_that_is_overdue(tmp_path: Path) -> None:
+    cluster = ModesCluster(tmp_path, SHORT_TIMEOUTS)
+    await cluster.set_up(ALL, SYNC, SYNC, SYNC)
+    cluster.acks.hold("n2", "n3")
+    changes = cluster.n1.node.membership_changes
+    changes.set_mode(N3, ASYNC)
+    with pytest.raises(Unknown):
+        await cluster.n1.write(b"a", b"s1")  # was submitted later, so the change is overdue, too
+    assert changes.latest != cluster.n1.node.membership  # which still waits for the ack of n2
+    changes.set_mode(N2, ASYNC)
+    await until(lambda: cluster.modes == [SYNC, ASYNC, ASYNC])
+    assert changes.latest == cluster.n1.node.membership
+    await cluster.stop()
+
+
 async def test_a_snapshotter_applies_records_and_serves_no_clients(cluster: ModesCluster) -> None:
     await cluster.set_up(ALL, SYNC, SYNC, ASYNC)
     cluster.n1.node.membership_changes.set_mode(N3, Mode.SNAPSHOTTER)

@@ -62,6 +62,11 @@ class PendingWrite:
         if done is not None:
             done(error, offset)
 
+    @property
+    def in_flight(self) -> bool:
+        """Whether it is queued or sent, also if it is overdue and so has been answered already."""
+        return self.state is WriteState.QUEUED or self.state is WriteState.SENT
+
     def applied_or_failed(self) -> asyncio.Future[None]:
         """Ends when the write is neither queued nor sent any more."""
         if self._ended is None:
