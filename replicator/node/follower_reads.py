@@ -45,9 +45,8 @@ class FollowerReads:
         if level.kind is LevelKind.BOUNDED:
             if index.is_within(level.max_age_ms, level.max_records):
                 return store
-            if level.max_records:
-                return self._waiting.start(self._reached_but(level.max_records, store))
-        elif self.reads_locally:
+            return self._waiting.start(self._reached_but(level.max_records, store))
+        if self.reads_locally:
             return self._unsuspended
         return index.reached()
 
@@ -72,7 +71,11 @@ class FollowerReads:
             await context.clock.sleep(context.timing.follower_lease_ms / QUESTIONS_PER_LEASE)
 
     async def _reached_but(self, max_records: int, store: View) -> View:
-        await self.index.reached_but(max_records)
+        """A bounded read does not wait for suspended keys."""
+        if max_records:
+            await self.index.reached_but(max_records)
+        else:
+            await asyncio.shield(self.index.reached())
         return store
 
     async def _when_not_suspended(self, key: bytes) -> View:
