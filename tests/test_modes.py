@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import AsyncMock, patch
 
 import pytest
 
-from replicator.errors import BadRequest, NoReplicas, Unblocked, Unknown
+from replicator.errors import BadRequest, Diverged, LogDamage, NoReplicas, Unblocked, Unknown
 from replicator.node import leader as leader_module
 from replicator.node.leader import Leader
-from replicator.position import NodeId
+from replicator.position import NodeId, Offset
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE
 from replicator.protocol.roles import Role
 from replicator.records.types import Membership, Mode, Policy, WaitFor, Write, WriteMode
@@ -319,6 +319,37 @@ async def test_a_snapshotter_applies_records_and_serves_no_clients(cluster: Mode
             await read(cluster.n3, A, level)
     with pytest.raises(BadRequest, match="n3 is a snapshotter"):
         cluster.n3.node.token(cluster.n3.machine.state.offset)
+
+
+async def test_a_read_that_waits_when_the_leader_fails_is_not_answered(cluster: ModesCluster) -> None:
+    await cluster.set_up(ALL, SYNC, SYNC)
+    await cluster.n1.write(b"a", b"s1")
+    cluster.acks.hold("n2")
+    writing = begin_write(cluster.n1, b"a", b"s2")
+    reading = await begin_read(cluster.n1, A)
+    truncated = patch.object(cluster.log, "append", AsyncMock(return_value=Offset(0)))
+    with truncated, pytest.raises(LogDamage):
+        await reading
+    assert isinstance(await writing, Unknown)
+
+
+async def test_a_read_that_waits_when_a_follower_fails_is_not_answered(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    await cluster.n1.write(b"a", b"s1")
+    await cluster.caught_up()
+    answered = asyncio.Event()
+    end = Offset(len(cluster.log.entries))
+
+    async def late_end() -> Offset:
+        await answered.wait()
+        return end
+
+    with patch.object(cluster.log, "end", late_end):
+        reading = await begin_read(cluster.n2, A)
+        cluster.n2.node._fail(Diverged("a checkpoint differs"))
+        answered.set()
+        with pytest.raises(Diverged):
+            await reading
 
 
 async def test_a_wait_for_acks_ends_when_leadership_is_lost(cluster: ModesCluster) -> None:

@@ -30,7 +30,7 @@ class FollowerReads:
         self._unsuspended = BlockingView(
             machine.view, lambda: machine.suspended, lambda key: True, self._when_not_suspended
         )
-        self.index = ReadIndex(context, self._unsuspended)
+        self.index = ReadIndex(context, self._unsuspended_view)
 
     def view(self, level: Level | None) -> View | Future[View]:
         """As `reads.Reads.view`."""
@@ -49,6 +49,10 @@ class FollowerReads:
         if self.reads_locally:
             return self._unsuspended
         return index.reached()
+
+    def _unsuspended_view(self) -> View:
+        self._health.store()  # raises if this node has failed meanwhile
+        return self._unsuspended
 
     @property
     def reads_locally(self) -> bool:

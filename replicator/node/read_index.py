@@ -6,6 +6,7 @@ One question is in flight at a time; all reads that arrive meanwhile share the n
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from math import inf
 
 from replicator.errors import BrokerUnavailable, ReplicatorError, Stale
@@ -22,8 +23,8 @@ def read_timed_out(context: NodeContext) -> Stale:
 
 
 class ReadIndex:
-    def __init__(self, context: NodeContext, view: View) -> None:
-        """`view`: what reads see once the store has reached the end of the log."""
+    def __init__(self, context: NodeContext, view: Callable[[], View]) -> None:
+        """`view`: what reads see once the store has reached the end of the log; it raises why they see nothing."""
         self._context = context
         self._view = view
         self._asked_ms = -inf  # when the last question was sent that has been answered
@@ -45,7 +46,7 @@ class ReadIndex:
         return known and self._context.replica.state.offset >= self._end - 1 - max_records
 
     def reached(self) -> asyncio.Future[View]:
-        """Shared by many reads: ends once the store holds all that the log holds now. It raises `Stale`."""
+        """Shared by many reads: ends once the store holds all that the log holds now. Raises `Stale`, and as `view`."""
         if self._next is None:
             loop = asyncio.get_running_loop()
             self._next = loop.create_future()
@@ -76,8 +77,13 @@ class ReadIndex:
             _fail(joined, read_timed_out(context))
             return
         self.fresh_ms = max(self.fresh_ms, asked_ms)
+        try:
+            view = self._view()
+        except ReplicatorError as error:
+            _fail(joined, error)
+            return
         if not joined.done():
-            joined.set_result(self._view)
+            joined.set_result(view)
 
     async def _ask(self) -> tuple[float, Offset]:
         """When the question was sent (ms), and the end. Raises `Stale`."""
