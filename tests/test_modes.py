@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -11,7 +11,7 @@ from unittest.mock import AsyncMock, patch
 
 import pytest
 
-from replicator.errors import BadRequest, Diverged, LogDamage, NoReplicas, Unblocked, Unknown
+from replicator.errors import BadRequest, Diverged, Loading, LogDamage, NoReplicas, Unblocked, Unknown
 from replicator.node import leader as leader_module
 from replicator.node.leader import Leader
 from replicator.position import NodeId, Offset
@@ -330,6 +330,27 @@ async def test_a_read_that_waits_when_the_leader_fails_is_not_answered(cluster: 
     truncated = patch.object(cluster.log, "append", AsyncMock(return_value=Offset(0)))
     with truncated, pytest.raises(LogDamage):
         await reading
+    assert isinstance(await writing, Unknown)
+
+
+async def test_a_read_that_waits_when_the_leader_stops_shows_no_older_value(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    await cluster.n1.write(b"a", b"s1")
+    append, never = cluster.log.append, asyncio.Event()
+
+    async def no_answer(payloads: Sequence[bytes]) -> Offset:
+        await append(payloads)
+        await never.wait()
+        raise AssertionError
+
+    with patch.object(cluster.log, "append", no_answer):
+        writing = begin_write(cluster.n1, b"a", b"s2")
+        await until(lambda: cluster.n2.get(A) == b"s2")
+        assert await read(cluster.n2, A) == b"s2"
+        reading = await begin_read(cluster.n1, A)
+        cluster.n1.task.cancel()
+        with pytest.raises(Loading, match="n1 is stopping"):
+            await reading
     assert isinstance(await writing, Unknown)
 
 
