@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from math import inf
 from pathlib import Path
+from unittest.mock import AsyncMock, patch
 
 import pytest
 
 from replicator.address import Address
 from replicator.errors import BadRequest, Busy, NotLeader
 from replicator.log.port import Entry
-from replicator.position import NodeId
+from replicator.node.health import NodeState
+from replicator.position import NodeId, Offset
+from replicator.protocol.roles import Role
 from replicator.records.types import Claim, Member, Mode, Reason
 from replicator.store.keys import encode_key
 from tests.memory_cluster import FaultyLog, MemoryCluster, RunningNode, until
@@ -97,6 +101,33 @@ async def test_the_leader_remains_if_the_log_refuses_the_transfer(cluster: Memor
         await promote(old, "n2")
     await old.write(b"a", b"s1")
     assert claims(cluster) == [("n1", Reason.FIRST)]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+async def test_a_transfer_ends_when_the_node_stops_or_fails(cluster: MemoryCluster, damaged: bool) -> None:
+    old = cluster.nodes["n1"]
+    old.node._context.roles.write_from_ms = inf  # so that the transfer cannot take place yet
+    promoting = asyncio.create_task(promote(old, "n2"))
+    await until(lambda: old.node.status().role is Role.DRAINING)
+    if damaged:
+        with patch.object(old.node._context.log, "append", AsyncMock(return_value=Offset(0))):
+            await until(lambda: old.node.state is NodeState.FAILED)
+    else:
+        await old.stop()
+    with pytest.raises(Busy, match=r"leadership was not transferred: the (log gave offset 0|node stops)"):
+        await promoting
+
+
+async def test_a_transfer_takes_place_although_its_operator_has_gone(cluster: MemoryCluster) -> None:
+    old, successor = cluster.nodes["n1"], cluster.nodes["n2"]
+    old.node._context.roles.write_from_ms = inf
+    promoting = asyncio.create_task(promote(old, "n2"))
+    await until(lambda: old.node.status().role is Role.DRAINING)
+    promoting.cancel()
+    old.node._context.roles.write_from_ms = 0
+    await until(lambda: successor.node.lease_left_ms > 0)
+    await successor.write(b"a", b"s1")
+    await until(lambda: old.get(A) == b"s1")
 
 
 async def test_leadership_is_not_transferred_to_an_ineligible_node(cluster: MemoryCluster) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from replicator.errors import Busy, NoReplicas, ReplicatorError, Stale
 from replicator.node import announcement
-from replicator.protocol.levels import EVENTUAL
+from replicator.protocol.levels import EVENTUAL, Level, LevelKind
 from replicator.protocol.timing import Timing
 from replicator.records.types import Body, Membership, Policy, Release, Suspend, Write
 from tests.memory_cluster import WAIT_S, RunningNode, submit, until
@@ -112,6 +112,20 @@ async def test_only_linearizable_reads_of_a_suspended_key_wait(cluster: ModesClu
     cluster.acks.let("n2")
     assert await reading == b"s1"
     assert isinstance(await writing, int)
+
+
+@pytest.mark.parametrize("max_records", [0, 1])
+async def test_a_bounded_read_that_asks_for_the_end_does_not_wait_for_a_suspended_key(
+    cluster: ModesCluster, max_records: int
+) -> None:
+    await set_up(cluster, INVALIDATE)
+    cluster.acks.hold("n3")
+    writing = begin_write(cluster.n1, b"a", b"s1")
+    await until(lambda: is_suspended(cluster.n2))
+    await asyncio.sleep(0.002)
+    assert await read(cluster.n2, A, Level(LevelKind.BOUNDED, 1, max_records)) == b"s1"
+    cluster.acks.let("n3")
+    await writing
 
 
 async def test_in_suspend_mode_no_replica_shows_the_old_value_after_another_shows_the_new_one(

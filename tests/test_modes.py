@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import AsyncMock, patch
 
 import pytest
 
-from replicator.errors import BadRequest, NoReplicas, Unblocked, Unknown
+from replicator.errors import BadRequest, Diverged, Loading, LogDamage, NoReplicas, Unblocked, Unknown
 from replicator.log.memory import MemoryAckTopic
 from replicator.node import leader as leader_module
 from replicator.node.leader import Leader
@@ -334,6 +334,21 @@ async def test_the_last_sync_member_can_neither_be_removed_nor_become_async(clus
     assert cluster.bodies_of(Membership) == before
 
 
+async def test_a_change_of_a_mode_includes_one_that_is_overdue(tmp_path: Path) -> None:
+    cluster = ModesCluster(tmp_path, SHORT_TIMEOUTS)
+    await cluster.set_up(ALL, SYNC, SYNC, SYNC)
+    cluster.acks.hold("n2", "n3")
+    changes = cluster.n1.node.membership_changes
+    changes.set_mode(N3, ASYNC)
+    with pytest.raises(Unknown):
+        await cluster.n1.write(b"a", b"s1")  # was submitted later, so the change is overdue, too
+    assert changes.latest != cluster.n1.node.membership  # which still waits for the ack of n2
+    changes.set_mode(N2, ASYNC)
+    await until(lambda: cluster.modes == [SYNC, ASYNC, ASYNC])
+    assert changes.latest == cluster.n1.node.membership
+    await cluster.stop()
+
+
 async def test_a_snapshotter_applies_records_and_serves_no_clients(cluster: ModesCluster) -> None:
     await cluster.set_up(ALL, SYNC, SYNC, ASYNC)
     cluster.n1.node.membership_changes.set_mode(N3, Mode.SNAPSHOTTER)
@@ -346,6 +361,58 @@ async def test_a_snapshotter_applies_records_and_serves_no_clients(cluster: Mode
             await read(cluster.n3, A, level)
     with pytest.raises(BadRequest, match="n3 is a snapshotter"):
         cluster.n3.node.token(cluster.n3.machine.state.offset)
+
+
+async def test_a_read_that_waits_when_the_leader_fails_is_not_answered(cluster: ModesCluster) -> None:
+    await cluster.set_up(ALL, SYNC, SYNC)
+    await cluster.n1.write(b"a", b"s1")
+    cluster.acks.hold("n2")
+    writing = begin_write(cluster.n1, b"a", b"s2")
+    reading = await begin_read(cluster.n1, A)
+    truncated = patch.object(cluster.log, "append", AsyncMock(return_value=Offset(0)))
+    with truncated, pytest.raises(LogDamage):
+        await reading
+    assert isinstance(await writing, Unknown)
+
+
+async def test_a_read_that_waits_when_the_leader_stops_shows_no_older_value(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    await cluster.n1.write(b"a", b"s1")
+    append, never = cluster.log.append, asyncio.Event()
+
+    async def no_answer(payloads: Sequence[bytes]) -> Offset:
+        await append(payloads)
+        await never.wait()
+        raise AssertionError
+
+    with patch.object(cluster.log, "append", no_answer):
+        writing = begin_write(cluster.n1, b"a", b"s2")
+        await until(lambda: cluster.n2.get(A) == b"s2")
+        assert await read(cluster.n2, A) == b"s2"
+        reading = await begin_read(cluster.n1, A)
+        cluster.n1.task.cancel()
+        with pytest.raises(Loading, match="n1 is stopping"):
+            await reading
+    assert isinstance(await writing, Unknown)
+
+
+async def test_a_read_that_waits_when_a_follower_fails_is_not_answered(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    await cluster.n1.write(b"a", b"s1")
+    await cluster.caught_up()
+    answered = asyncio.Event()
+    end = Offset(len(cluster.log.entries))
+
+    async def late_end() -> Offset:
+        await answered.wait()
+        return end
+
+    with patch.object(cluster.log, "end", late_end):
+        reading = await begin_read(cluster.n2, A)
+        cluster.n2.node._fail(Diverged("a checkpoint differs"))
+        answered.set()
+        with pytest.raises(Diverged):
+            await reading
 
 
 async def test_a_wait_for_acks_ends_when_leadership_is_lost(cluster: ModesCluster) -> None:

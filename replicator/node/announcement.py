@@ -34,7 +34,7 @@ class Announcement:
         Once for each announcement, and again if the log refuses the record.
         """
         if self._suspend is not None:
-            if not self._announced[0].ended:
+            if self._announced[0].in_flight:
                 return
             self._suspend = None
         elif not self._are_awaited_in_vain():
@@ -44,8 +44,8 @@ class Announcement:
     def _are_awaited_in_vain(self) -> bool:
         """Whether the store awaits writes of which none is in flight, and neither is their withdrawal."""
         suspended = self._context.replica.machine.suspended
-        in_flight = (*self._announced, *filter(None, (self._withdrawal,)))
-        return any(it.awaited for it in suspended.values()) and all(it.ended for it in in_flight)
+        last = (*self._announced, *filter(None, (self._withdrawal,)))
+        return any(it.awaited for it in suspended.values()) and not any(it.in_flight for it in last)
 
     def next_group(self, announce: bool) -> list[PendingWrite]:
         """The writes that may be sent now and, if `announce`, the announcement of the next ones."""

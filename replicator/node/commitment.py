@@ -102,7 +102,7 @@ class Commitment:
         replica = self._context.replica
         if not replica.machine.suspended or confirmed < replica.state.offset:
             return
-        if self._release is not None and self._release.ended:
+        if self._release is not None and not self._release.in_flight:
             self._released = Seq(0)  # what it released is not suspended any more
         if any(it.written > self._released for it in replica.machine.suspended.values()):
             self._released = replica.state.seq

@@ -9,7 +9,7 @@ from replicator.log.port import Log, Reader
 from replicator.node.clock import Clock
 from replicator.node.replica import Replica
 from replicator.node.role_state import RoleState
-from replicator.node.writes import Done, PendingWrite, Writes
+from replicator.node.writes import PendingWrite, Writes
 from replicator.position import Author, Offset
 from replicator.protocol.timing import Timing
 from replicator.records.codec import RecordCodec
@@ -30,10 +30,10 @@ class NodeContext:
     timing: Timing
     random: random.Random
 
-    def enqueue_own(self, body: Body, done: Done | None = None) -> PendingWrite:
+    def enqueue_own(self, body: Body) -> PendingWrite:
         """Queue a record of the leader itself, which changes no rows."""
         deadline_ms = self.clock.elapsed_ms() + self.timing.answer_ms
-        pending = PendingWrite(body, self.replica.codec.encode_body(body), {}, done, deadline_ms)
+        pending = PendingWrite(body, self.replica.codec.encode_body(body), {}, None, deadline_ms)
         self.writes.add_own(pending)
         return pending
 

@@ -30,7 +30,7 @@ class FollowerReads:
         self._unsuspended = BlockingView(
             machine.view, lambda: machine.suspended, lambda key: True, self._when_not_suspended
         )
-        self.index = ReadIndex(context, self._unsuspended)
+        self.index = ReadIndex(context, self._unsuspended_view)
 
     def view(self, level: Level | None) -> View | Future[View]:
         """As `reads.Reads.view`."""
@@ -45,11 +45,14 @@ class FollowerReads:
         if level.kind is LevelKind.BOUNDED:
             if index.is_within(level.max_age_ms, level.max_records):
                 return store
-            if level.max_records:
-                return self._waiting.start(self._reached_except(level.max_records, store))
-        elif self.reads_locally:
+            return self._waiting.start(self._reached_except(level.max_records, store))
+        if self.reads_locally:
             return self._unsuspended
         return index.reached()
+
+    def _unsuspended_view(self) -> View:
+        self._health.store()  # raises if this node has failed meanwhile
+        return self._unsuspended
 
     @property
     def reads_locally(self) -> bool:
@@ -72,7 +75,11 @@ class FollowerReads:
             await context.clock.sleep(context.timing.follower_lease_ms / REQUESTS_PER_LEASE)
 
     async def _reached_except(self, max_records: int, store: View) -> View:
-        await self.index.reached_except(max_records)
+        """A bounded read does not wait for suspended keys."""
+        if max_records:
+            await self.index.reached_except(max_records)
+        else:
+            await asyncio.shield(self.index.reached())
         return store
 
     async def _when_not_suspended(self, key: bytes) -> View:

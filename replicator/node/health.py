@@ -8,7 +8,8 @@
     any of these  failed                      fail: only an operator can help; the error says how
     any of these  stopped                     stop
 
-`failed` and `stopped` are final. While it waits, a node that had caught up goes on answering reads from its store.
+`failed` and `stopped` are final: such a node answers no reads. While it waits, a node that had caught up goes on
+answering reads from its store.
 """
 
 from __future__ import annotations
@@ -137,6 +138,8 @@ class NodeHealth:
         then = health.then if isinstance(health, Waiting) else health
         if isinstance(health, Failed):
             raise health.error
+        if isinstance(health, Stopped):  # a write that this node has sent may be in the log, and not in the store
+            raise Loading(f"{self._node} is stopping: ask another node")
         if isinstance(then, CatchingUp):
             offset = self._replica.state.offset
             raise Loading(f"the node reads the log: at offset {offset} of {self.end_offset}. {health.trouble}".strip())

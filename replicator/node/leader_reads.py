@@ -59,4 +59,7 @@ class LeaderReads:
         roles = self._context.roles
         while roles.role.leads and roles.lease_left_ms() <= 0:
             await self._context.clock.sleep(LEASE_POLL_MS)
-        return view if roles.role.leads else await asyncio.shield(self._at_follower.index.reached())
+        if not roles.role.leads:
+            return await asyncio.shield(self._at_follower.index.reached())
+        self._health.store()  # raises if this node has failed meanwhile
+        return view

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from replicator.errors import BadRequest, ReplicatorError
+from replicator.errors import BadRequest
 from replicator.node.client_writes import check_leads
 from replicator.node.context import NodeContext
-from replicator.position import NodeId, Offset
+from replicator.node.writes import PendingWrite
+from replicator.position import NodeId
 from replicator.protocol.membership import with_joined, with_member, with_mode, with_policy, without_member
 from replicator.records.types import Member, Membership, Mode, Policy
 
@@ -20,12 +21,15 @@ class MembershipChanges:
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
-        self._proposed: Membership | None = None  # the latest that is in flight
+        self._latest: Membership = context.replica.machine.meta.membership  # the last one that was proposed here
+        self._record: PendingWrite | None = None  # of `_latest`
 
     @property
     def latest(self) -> Membership:
         """The membership once all changes in flight are applied."""
-        return self._proposed or self._context.replica.machine.meta.membership
+        if self._record is not None and self._record.in_flight:
+            return self._latest
+        return self._context.replica.machine.meta.membership
 
     def add_member(self, member: Member) -> None:
         """Add `member`, or update all its fields but its mode."""
@@ -63,10 +67,4 @@ class MembershipChanges:
         self._propose(with_joined(self.latest, node))
 
     def _propose(self, membership: Membership) -> None:
-        self._proposed = membership
-
-        def ended(error: ReplicatorError | None, offset: Offset) -> None:
-            if self._proposed is membership:  # applied, or failed with all that came after it
-                self._proposed = None
-
-        self._context.enqueue_own(membership, ended)
+        self._latest, self._record = membership, self._context.enqueue_own(membership)

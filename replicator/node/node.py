@@ -62,7 +62,7 @@ class Node:
             )
         finally:
             self._health.stop()
-            self._context.writes.stop("the node stops")
+            self._context.roles.stop("the node stops")
 
     async def _follow_and_lead(self) -> None:
         roles = self._context.roles
@@ -115,7 +115,7 @@ class Node:
 
     def _fail(self, error: ReplicatorError) -> None:
         self._health.fail(error)
-        self._context.writes.stop(str(error))
+        self._context.roles.stop(str(error))
 
     # For the servers, besides `begin`, `submit`, `wait_acked`, and the parts above
 

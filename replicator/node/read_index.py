@@ -6,6 +6,7 @@ One request is in flight at a time; all reads that arrive meanwhile share the ne
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from math import inf
 
 from replicator.errors import BrokerUnavailable, ReplicatorError, Stale
@@ -22,8 +23,8 @@ def read_timed_out(context: NodeContext) -> Stale:
 
 
 class ReadIndex:
-    def __init__(self, context: NodeContext, view: View) -> None:
-        """`view`: the one that reads get once the store has reached the end of the log."""
+    def __init__(self, context: NodeContext, view: Callable[[], View]) -> None:
+        """`view`: the one that reads get once the store has reached the end of the log. It raises why they get none."""
         self._context = context
         self._view = view
         self._asked_ms = -inf  # when the last answered request was sent
@@ -46,7 +47,10 @@ class ReadIndex:
         return known and self._context.replica.state.offset >= self._end - 1 - max_records
 
     def reached(self) -> asyncio.Future[View]:
-        """Ends once the store has all records that are in the log now; raises `Stale`. Many reads share the future."""
+        """Ends once the store has all records that are in the log now. Many reads share the future.
+
+        Raises `Stale`, and what `view` raises.
+        """
         if self._next is None:
             loop = asyncio.get_running_loop()
             self._next = loop.create_future()
@@ -77,8 +81,13 @@ class ReadIndex:
             _fail(joined, read_timed_out(context))
             return
         self.fresh_ms = max(self.fresh_ms, asked_ms)
+        try:
+            view = self._view()
+        except ReplicatorError as error:
+            _fail(joined, error)
+            return
         if not joined.done():
-            joined.set_result(self._view)
+            joined.set_result(view)
 
     async def _ask(self) -> tuple[float, Offset]:
         """When the request was sent (ms), and the end of the log. Raises `Stale`."""

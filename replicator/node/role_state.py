@@ -147,8 +147,13 @@ class RoleState:
 
     def transfer_committed(self) -> None:
         self._advance(Event.TRANSFER_COMMITTED)
-        if self.transfer is not None:
+        if self.transfer is not None and not self.transfer.done.done():
             self.transfer.done.set_result(None)
+
+    def stop(self, why: str) -> None:
+        """The node has failed or stops: it stays in its role, but neither appends nor reads any more."""
+        self._fail_transfer(why)
+        self._writes.stop(why)
 
     def membership_changed(self, before: Membership, after: Membership) -> None:
         """A replica that may no longer answer reads locally may not have read that record yet: delay writes."""

@@ -57,14 +57,15 @@ class PendingWrite:
         self._done = done  # None once it has been answered
         self._ended: asyncio.Future[None] | None = None
 
-    @property
-    def ended(self) -> bool:
-        return self.state is WriteState.ENDED
-
     def answer(self, error: ReplicatorError | None, offset: Offset) -> None:
         done, self._done = self._done, None
         if done is not None:
             done(error, offset)
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether it is queued or sent, also if it is overdue and so has been answered already."""
+        return self.state is WriteState.QUEUED or self.state is WriteState.SENT
 
     def applied_or_failed(self) -> asyncio.Future[None]:
         """Ends when the write is no longer queued or sent."""
