@@ -38,10 +38,11 @@ class Follower:
 
     async def _seek_leadership(self) -> None:
         context = self._context
+        claims = resolution.Resolution(context)
         while True:
             match context.roles.role:
                 case Role.RESOLVING:
-                    await resolution.resolve(context)
+                    await claims.step()
                 case Role.FOLLOWER | Role.CANDIDATE | Role.STEPPING_DOWN:
                     await self._election.step()
                 case _:  # checking takes no claim; leading ends this
