@@ -227,8 +227,9 @@ class Leader:
             self.review()
 
     def review(self) -> None:
-        """Which replicas are unresponsive, which have caught up, which transfer takes too long."""
+        """Is this node registered, which replicas are unresponsive or have caught up, which transfer takes too long."""
         context, roles = self._context, self._context.roles
+        self._membership.register()
         self._refuse(self._commitment.refusal)
         for member in self._membership.latest.members:
             if member.mode is Mode.JOINING and self._progress.acked(member.node) >= self._reviewed:
