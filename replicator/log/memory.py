@@ -62,6 +62,8 @@ class MemoryLog:
 
 
 class MemoryReader:
+    reconnections = 0
+
     def __init__(self, log: MemoryLog, start: Offset) -> None:
         self._log = log
         self._position = start

@@ -37,6 +37,15 @@ class Reader(Protocol):
         """
         ...
 
+    @property
+    def reconnections(self) -> int:
+        """How often the log is served by another leader than before, up to the last entries returned.
+
+        Once it has changed, the caller compares the last entry that it has applied with the log: the new leader may
+        lack entries that the one before had. Neither `seek` nor a connection to the same leader changes it.
+        """
+        ...
+
     def seek(self, offset: Offset) -> None:
         """The next entry returned is the first one at or above `offset`."""
         ...

@@ -152,6 +152,8 @@ class SimLog:
 
 
 class SimReader:
+    reconnections = 0
+
     def __init__(self, link: Link, start: Offset) -> None:
         self._link = link
         self._inner = link.broker.log.reader(start)
