@@ -26,7 +26,7 @@ LEADER_CHECK_MS = 2_000  # between two lookups without a failure: a former leade
 
 NODE_RETRY_MS = 500  # after Kafka did not answer, or the disk was full
 RESOLVE_RETRY_MS = 50  # after the first claim of a leader that resolves an append; doubled after each further one
-MAX_RESOLVE_RETRY_MS = 1_600
+MAX_RESOLVE_RETRY_MS = 400
 ELIGIBLE_POLL_MS = 10  # until the node may start elections
 REFUSED_PAUSE_MS = 100  # after the log refused an append
 ACK_RETRY_MS = 200
