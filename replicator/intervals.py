@@ -12,19 +12,21 @@ OFFSETS_TIMEOUT_MS = 2_000
 READER_TIMEOUT_MS = 5_000  # of failed fetches in a row, before a reader reports that Kafka is unavailable
 FETCH_WAIT_MS = 500  # for which the broker holds a fetch open while there are no new records
 ADMIN_TIMEOUT_S = 4.0
-CLOSE_TIMEOUT_S = 1.0  # of a connection
 TOPIC_TIMEOUT_S = 20.0  # until a new topic has a leader
 TOPIC_POLL_S = 0.05
 OFFSETS_RETRY_S = 0.05
 FETCH_RETRY_S = 0.02  # doubled after each failure
 MAX_FETCH_RETRY_S = 1.0
 IDENTITY_CHECK_MS = 2_000  # between two checks that the topic was not deleted and created again
-METADATA_AGE_MS = 24 * 3600 * 1000  # a new leader of the partition shows as an error of the next request
+LEADER_LOOKUP_MS = 1_000  # for the answers of the brokers that are asked for the leader of a partition
+LEADER_WAIT_MS = 100  # for the answers of other brokers after the first one that names a leader
+LEADER_CHECK_MS = 2_000  # between two lookups without a failure: a former leader may answer without an error
 
 # The node
 
 NODE_RETRY_MS = 500  # after Kafka did not answer, or the disk was full
-RESOLVE_RETRY_MS = 50  # between two claims of a leader that resolves an append
+RESOLVE_RETRY_MS = 50  # after the first claim of a leader that resolves an append; doubled after each further one
+MAX_RESOLVE_RETRY_MS = 400
 ELIGIBLE_POLL_MS = 10  # until the node may start elections
 REFUSED_PAUSE_MS = 100  # after the log refused an append
 ACK_RETRY_MS = 200

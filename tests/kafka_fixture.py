@@ -1,4 +1,7 @@
-"""A real Apache Kafka for the tests: `kafka` is its bootstrap address, `local_broker` a broker that a test may kill."""
+"""A real Apache Kafka for the tests.
+
+`kafka` is its bootstrap address, `local_broker` a broker that a test may kill, `brokers` three of them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from replicator.local.kafka import LocalBroker
+from replicator.local.kafka.cluster import KafkaCluster
 from replicator.log.kafka.admin import delete_topics, ensure_topics
 
 
@@ -32,6 +36,16 @@ def kafka_cluster(kafka: str) -> Iterator[str]:
     ensure_topics(kafka, name)
     yield name
     delete_topics(kafka, name)
+
+
+@pytest.fixture(scope="module")
+def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    brokers = KafkaCluster(tmp_path_factory.mktemp("brokers"))
+    try:
+        brokers.start()
+        yield brokers
+    finally:
+        brokers.close()
 
 
 @pytest.fixture

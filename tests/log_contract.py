@@ -88,6 +88,15 @@ class LogContract:
         assert (await read(reader, 1))[0] == (base + 2, b"c")
         await reader.close()
 
+    async def test_seeking_is_no_reconnection(self, log: Log) -> None:
+        base = await log.append([b"a", b"b"])
+        reader = log.reader(base)
+        for _ in range(3):
+            await read(reader, 2)
+            assert reader.reconnections == 0
+            reader.seek(base)
+        await reader.close()
+
     async def test_readers_do_not_disturb_each_other(self, log: Log) -> None:
         base = await log.append([b"%d" % number for number in range(100)])
         readers = [log.reader(base) for _ in range(3)]

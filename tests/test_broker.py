@@ -16,7 +16,7 @@ from replicator.errors import BrokerUnavailable, ConfigError
 from replicator.local.kafka import BrokerState, LocalBroker
 from replicator.local.kafka.jars import kafka_home, kafka_version
 from replicator.local.kafka.java import parse_version
-from replicator.local.kafka.settings import port_of, server_properties
+from replicator.local.kafka.settings import port_of, server_properties, single_broker
 from replicator.log.kafka.admin import ensure_topics, topic_id
 
 
@@ -58,7 +58,7 @@ def test_java_versions(text: str, version: int | None) -> None:
 
 
 def test_the_port_is_remembered_in_the_settings() -> None:
-    assert port_of(server_properties(port=9092, controller_port=9093)) == 9092
+    assert port_of(server_properties(single_broker(port=9092, controller_port=9093, cluster_id="c"))) == 9092
 
 
 def test_an_invalid_heap_size_is_refused(tmp_path: Path) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogTrimmed
 from replicator.local.kafka import LocalBroker
 from replicator.log.kafka.acks import KafkaAcks
-from replicator.log.kafka.admin import delete_topics, ensure_topics, trim
+from replicator.log.kafka.admin import KafkaAdmin, delete_topics, ensure_topics, topic_id, trim
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.options import KafkaOptions
+from replicator.log.kafka.topic import acks_topic
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.position import NodeId, Offset
 from tests.log_contract import AcksContract, LogContract, read
@@ -71,6 +74,75 @@ async def test_a_recreated_topic_is_log_damage(kafka: str, kafka_cluster: str, l
     with pytest.raises(LogDamage):
         await log.end()
     await reader.close()
+
+
+async def test_acks_flow_again_after_their_topic_was_deleted(kafka: str, kafka_cluster: str) -> None:
+    sender, receiver = [await KafkaAcks.open(kafka, kafka_cluster, NodeId(node)) for node in ("n1", "n2")]
+    for number in range(3):
+        await sender.send(b"old %d" % number)
+    waiting = asyncio.create_task(receive_new(receiver))
+    await asyncio.to_thread(delete_topic, kafka, acks_topic(kafka_cluster))
+    async with asyncio.timeout(30):
+        while not waiting.done():
+            with suppress(BrokerUnavailable):
+                await sender.send(b"new")
+            await asyncio.sleep(0.02)
+    await waiting
+    for channel in (sender, receiver):
+        await channel.close()
+
+
+async def test_a_receiver_alone_creates_the_topic_of_the_acks_again(kafka: str, kafka_cluster: str) -> None:
+    receiver = await KafkaAcks.open(kafka, kafka_cluster, NodeId("n1"))
+    before = await asyncio.to_thread(topic_id, kafka, acks_topic(kafka_cluster))
+    waiting = asyncio.create_task(receive_new(receiver))
+    await asyncio.to_thread(delete_topic, kafka, acks_topic(kafka_cluster))
+    async with asyncio.timeout(20):
+        while await asyncio.to_thread(topic_id, kafka, acks_topic(kafka_cluster)) in (None, before):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    waiting.cancel()
+    await receiver.close()
+
+
+async def test_acks_flow_again_after_their_topic_was_recreated_and_has_grown(kafka: str, kafka_cluster: str) -> None:
+    """The receiver is idle meanwhile; its old offset is within the new topic, or beyond its end."""
+    sender, receiver = [await KafkaAcks.open(kafka, kafka_cluster, NodeId(node)) for node in ("n1", "n2")]
+    for number in range(3):
+        await sender.send(b"old %d" % number)
+    assert await receiver.receive()
+    await asyncio.to_thread(delete_topic, kafka, acks_topic(kafka_cluster))
+    await asyncio.to_thread(ensure_topics, kafka, kafka_cluster)
+    waiting = asyncio.create_task(receive_new(receiver))
+    async with asyncio.timeout(30):
+        while not waiting.done():
+            with suppress(BrokerUnavailable):
+                await sender.send(b"new")
+            await asyncio.sleep(0.02)
+    await waiting
+    for channel in (sender, receiver):
+        await channel.close()
+
+
+async def test_the_topic_of_the_acks_is_not_created_without_the_log(kafka: str) -> None:
+    with pytest.raises(BrokerUnavailable, match=r"nowhere\.acks"):
+        await KafkaAcks.open(kafka, "nowhere", NodeId("n1"), options=KafkaOptions(offsets_timeout_ms=300))
+    assert topic_id(kafka, acks_topic("nowhere")) is None
+
+
+async def receive_new(acks: KafkaAcks) -> None:
+    while True:
+        with suppress(BrokerUnavailable):
+            if b"new" in await acks.receive():
+                return
+
+
+def delete_topic(bootstrap: str, topic: str) -> None:
+    """Returns once the brokers do not know it any more."""
+    admin = KafkaAdmin(bootstrap, None)
+    before = topic_id(bootstrap, topic)
+    admin.result(admin.client.delete_topics([topic])[topic])
+    while topic_id(bootstrap, topic) == before:
+        time.sleep(0.01)
 
 
 async def test_a_missing_topic_and_a_missing_broker_are_different_errors(kafka: str) -> None:

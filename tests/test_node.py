@@ -11,7 +11,7 @@ import pytest
 
 from replicator.errors import BadRequest, Busy, Fenced, LogDamage, NotLeader, ReplicatorError, Unknown
 from replicator.node.health import NodeState
-from replicator.position import Offset
+from replicator.position import NodeId, Offset
 from replicator.store.keys import encode_key
 from replicator.store.values import encode_value
 from tests.memory_cluster import FaultyLog, MemoryCluster, submit, until
@@ -136,6 +136,14 @@ async def test_a_refused_append_rejects_its_writes_and_no_others(cluster: Memory
         await leader.write(b"a", b"s2")
     await leader.write(b"b", b"s3")
     assert leader.get(key(b"a")) == b"s1"
+
+
+async def test_a_leader_registers_itself_again_if_the_log_has_refused_it(cluster: MemoryCluster) -> None:
+    log = cluster.log = FaultyLog()
+    log.fault, log.fault_at = "refuse", b"registered"
+    leader = await cluster.start("n1", resp="registered:1")
+    await until(lambda: leader.node.membership.get(NodeId("n1")) == leader.member)
+    assert not log.fault
 
 
 async def test_records_of_a_foreign_producer_are_void(cluster: MemoryCluster) -> None:

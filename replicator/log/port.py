@@ -29,19 +29,20 @@ class AppendOutcomeUnknown(ReplicatorError):
 class Reader(Protocol):
     """Reads the log in order. One task at a time may call `next`; cancelling it loses no entries."""
 
-    @property
-    def reconnections(self) -> int:
-        """How often entries may have come from another broker than before, or from one that has restarted.
-
-        Such a broker may hold another log. To be looked at after `next` has returned.
-        """
-        ...
-
     async def next(self) -> Sequence[Entry]:
         """Wait for the next entries: at least one, in offset order.
 
         Offsets may have gaps. Raises `LogTrimmed` (the next offset was deleted), `LogDamage` (the topic was recreated,
         truncated or corrupted), `BrokerUnavailable` (no entry was skipped: call again).
+        """
+        ...
+
+    @property
+    def reconnections(self) -> int:
+        """How often the log is served by another leader than before, up to the last entries returned.
+
+        Once it has changed, the caller compares the last entry that it has applied with the log: the new leader may
+        lack entries that the one before had. Neither `seek` nor a connection to the same leader changes it.
         """
         ...
 

@@ -38,11 +38,12 @@ class Follower:
 
     async def _seek_leadership(self) -> None:
         context = self._context
+        claims = resolution.Resolution(context)
         await self._reader.compared.wait()
         while True:
             match context.roles.role:
                 case Role.RESOLVING:
-                    await resolution.resolve(context)
+                    await claims.step()
                 case Role.FOLLOWER | Role.CANDIDATE | Role.STEPPING_DOWN:
                     await self._election.step()
                 case _:  # checking needs no claim; once this node is leader, `run` ends

@@ -224,8 +224,9 @@ class Leader:
             self.review()
 
     def review(self) -> None:
-        """Check for unresponsive replicas, joining replicas that have caught up, and an overdue transfer."""
+        """Check for a refused registration, unresponsive or joining replicas, and an overdue transfer."""
         context, roles = self._context, self._context.roles
+        self._membership.register()
         self._refuse(self._commitment.refusal)
         for member in self._membership.latest.members:
             if member.mode is Mode.JOINING and self._progress.acked(member.node) >= self._reviewed:

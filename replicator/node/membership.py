@@ -19,8 +19,10 @@ logger = logging.getLogger(__name__)
 class MembershipChanges:
     """Operators' requests raise `NotLeader` or `Busy` at a node that is not leader."""
 
-    def __init__(self, context: NodeContext) -> None:
+    def __init__(self, context: NodeContext, own: Member) -> None:
+        """`own`: as what this node is to be registered."""
         self._context = context
+        self._own = own
         self._latest: Membership = context.replica.machine.meta.membership  # the last one that was proposed here
         self._record: PendingWrite | None = None  # of `_latest`
 
@@ -54,10 +56,13 @@ class MembershipChanges:
         check_leads(self._context)
         self._propose(with_policy(self.latest, policy))
 
-    def register(self, own: Member) -> None:
-        """A new leader that is not a member, or whose address has changed, adds itself."""
-        known = self.latest.get(own.node)
-        registered = replace(own, mode=known.mode) if known else own
+    def register(self) -> None:
+        """A leader that is not a member, or whose address has changed, adds itself.
+
+        To be called again: the log may refuse the record.
+        """
+        known = self.latest.get(self._own.node)
+        registered = replace(self._own, mode=known.mode) if known else self._own
         if known != registered:
             self._propose(with_member(self.latest, registered))
 

@@ -36,13 +36,12 @@ class Node:
     def __init__(self, context: NodeContext, acks: Acks, member: Member) -> None:
         """`member`: how this node registers itself."""
         self._context = context
-        self._member = member
         self._progress = ReplicaProgress(context.author.node, acks, context.clock, context.timing.sync_ms)
         self._sender = AckSender(context.author, context.replica, acks, context.clock, ASYNC_ACK_MS)
         self._client_writes = ClientWrites(context)
         self._health = NodeHealth(context.author.node, context.replica)
         self.reads = NodeReads(context, self._health)
-        self.membership_changes = MembershipChanges(context)
+        self.membership_changes = MembershipChanges(context, member)
         self.transfer = LeadershipTransfer(context, self._progress, self._health)
         self.begin = self._client_writes.begin
         self.submit = self._client_writes.submit
@@ -83,7 +82,7 @@ class Node:
     async def _lead(self) -> None:
         context = self._context
         self._health.caught_up()
-        self.membership_changes.register(self._member)
+        self.membership_changes.register()
         logger.info("%s is the leader of epoch %d", context.author, context.replica.state.epoch)
         leader = Leader(context, self._progress, self.membership_changes)
         await run_with_background(

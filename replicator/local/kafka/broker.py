@@ -27,6 +27,7 @@ from replicator.errors import BrokerUnavailable, ConfigError
 from replicator.local.kafka import settings
 from replicator.local.kafka.jars import kafka_home, kafka_version
 from replicator.local.kafka.java import find_java
+from replicator.local.kafka.settings import BrokerLayout
 from replicator.local.ports import is_free, random_free_port
 from replicator.local.process import ProcessIdentity, identify, is_alive, kill, terminate
 from replicator.log.kafka.probe import BrokerProbe
@@ -69,15 +70,25 @@ class LocalBroker:
     """One Kafka in one folder. Several processes may use the same folder: a lock serialises them.
 
     `port` None: the port of the last start, or a free one. `home`: an unpacked Kafka instead of the cached one.
+    `layout`: of a broker that has others beside it; it answers only once most of them run.
     """
 
-    def __init__(self, dir: Path, port: int | None = None, heap: str = "512m", *, home: Path | None = None) -> None:
+    def __init__(
+        self,
+        dir: Path,
+        port: int | None = None,
+        heap: str = "512m",
+        *,
+        home: Path | None = None,
+        layout: BrokerLayout | None = None,
+    ) -> None:
         if not re.fullmatch(r"[1-9]\d*[kmgKMG]", heap):
             raise ConfigError(f"heap {heap!r} is not a size: write it as Java does, for instance 512m or 2g")
         if not Path("/proc/self/stat").exists():
             raise ConfigError("the local broker needs Linux: use --bootstrap HOST:PORT of a running Kafka")
         self.dir = dir.absolute()
         self._port = port
+        self._layout = layout
         self._heap = heap
         self._home = home
         self._child: subprocess.Popen[bytes] | None = None
@@ -94,11 +105,13 @@ class LocalBroker:
                 return self._adopt(running)
             home = kafka_home(self._home)
             command = [str(find_java()), *settings.java_options(heap=self._heap, classpath=str(home / "libs" / "*"))]
-            port = self._choose_port()
+            layout = self._layout or settings.single_broker(
+                port=self._choose_port(), controller_port=random_free_port(), cluster_id=new_cluster_id()
+            )
             self._write("log4j2.xml", settings.LOG4J2_XML)
             if not self._data.exists():
-                self._format(command)
-            self._write("server.properties", settings.server_properties(port=port, controller_port=random_free_port()))
+                self._format(command, layout)
+            self._write("server.properties", settings.server_properties(layout))
             return self._launch([*command, "kafka.Kafka", "server.properties"], kafka_version(home))
 
     def stop(self) -> bool:
@@ -117,6 +130,12 @@ class LocalBroker:
         running = self._running()
         if running and not kill(running.process):
             raise BrokerUnavailable(f"process {running.pid} does not exit, not even after SIGKILL")
+
+    @property
+    def process(self) -> ProcessIdentity | None:
+        """None if it does not run."""
+        running = self._running()
+        return running.process if running else None
 
     def status(self) -> BrokerStatus:
         last = self._pid_file()
@@ -163,16 +182,11 @@ class LocalBroker:
             raise ConfigError(f"port {port} is taken by another program: stop it, or choose another port with --port")
         return port
 
-    def _format(self, command: list[str]) -> None:
+    def _format(self, command: list[str], layout: BrokerLayout) -> None:
         """Format an empty data folder. It is renamed last, so that an incomplete one is never used."""
         unfinished = f"{settings.DATA_FOLDER}.new"
-        self._write(
-            "format.properties",
-            settings.server_properties(
-                port=random_free_port(), controller_port=random_free_port(), data_folder=unfinished
-            ),
-        )
-        arguments = ["format", "--ignore-formatted", "--cluster-id", _new_cluster_id(), "--config", "format.properties"]
+        self._write("format.properties", settings.server_properties(layout, unfinished))
+        arguments = ["format", "--ignore-formatted", "--cluster-id", layout.cluster_id, "--config", "format.properties"]
         done = subprocess.run(
             [*command, "kafka.tools.StorageTool", *arguments],
             cwd=self.dir,
@@ -276,7 +290,7 @@ def _address(port: int) -> str:
     return str(Address("127.0.0.1", port))
 
 
-def _new_cluster_id() -> str:
+def new_cluster_id() -> str:
     # Kafka's form of a UUID. With a first byte below 0x80 it cannot start with a dash, like an option.
     raw = uuid.uuid4().bytes
     return base64.urlsafe_b64encode(bytes([raw[0] & 0x7F]) + raw[1:]).rstrip(b"=").decode()

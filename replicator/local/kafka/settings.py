@@ -7,35 +7,79 @@ no escaping.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from replicator.limits import LOCAL_BROKER_MESSAGE_BYTES
 
 DATA_FOLDER = "data"
 LOG_FILE = "broker.log"
 
+_HOST = "127.0.0.1"
 
-def server_properties(*, port: int, controller_port: int, data_folder: str = DATA_FOLDER) -> str:
+
+_SEVERAL_BROKERS = """
+# After 2 s another broker leads the partitions of one that does not respond. The default is 9 s.
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=300
+"""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Where a broker listens, and where it says that others reach it: there may be a proxy between."""
+
+    name: str
+    port: int
+    advertised: int
+
+
+@dataclass(frozen=True)
+class BrokerLayout:
+    """The place of one broker, which is a controller too, in its cluster."""
+
+    node: int
+    listeners: tuple[Listener, ...]  # the first one is used between brokers
+    controller_port: int
+    controllers: Mapping[int, int]  # by node: the port at which this broker reaches its controller
+    cluster_id: str
+
+    @property
+    def port(self) -> int:
+        return self.listeners[0].port
+
+
+def single_broker(*, port: int, controller_port: int, cluster_id: str) -> BrokerLayout:
+    return BrokerLayout(1, (Listener("BROKER", port, port),), controller_port, {1: controller_port}, cluster_id)
+
+
+def server_properties(layout: BrokerLayout, data_folder: str = DATA_FOLDER) -> str:
+    names = [listener.name for listener in layout.listeners]
+    voters = ",".join(f"{node}@{_HOST}:{port}" for node, port in layout.controllers.items())
+    controller = f"CONTROLLER://{_HOST}:{layout.controller_port}"
+    copies = len(layout.controllers)
+    in_sync = 1 if copies < 3 else 2
     return f"""\
 # Written by `replicator broker start` at each start.
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller_port}
+node.id={layout.node}
+controller.quorum.voters={voters}
 controller.listener.names=CONTROLLER
-listeners=BROKER://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=BROKER://127.0.0.1:{port}
-inter.broker.listener.name=BROKER
-listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners={",".join([*(f"{it.name}://{_HOST}:{it.port}" for it in layout.listeners), controller])}
+advertised.listeners={",".join(f"{it.name}://{_HOST}:{it.advertised}" for it in layout.listeners)}
+inter.broker.listener.name={names[0]}
+listener.security.protocol.map={",".join(f"{name}:PLAINTEXT" for name in [*names, "CONTROLLER"])}
 log.dirs={data_folder}
 
-# There is one broker, so there is one copy.
-default.replication.factor=1
-min.insync.replicas=1
-offsets.topic.replication.factor=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-
+# As many copies as there are brokers.
+default.replication.factor={copies}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={copies}
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={in_sync}
+share.coordinator.state.topic.replication.factor={copies}
+share.coordinator.state.topic.min.isr={in_sync}
+{_SEVERAL_BROKERS if copies > 1 else ""}
 # The defaults (50 partitions each) cost a second at the first consumer group and the first transaction.
 offsets.topic.num.partitions=1
 transaction.state.log.num.partitions=1
@@ -54,8 +98,8 @@ log.cleaner.dedupe.buffer.size={16 << 20}
 
 
 def port_of(properties: str) -> int | None:
-    """The port that clients use, from the text of an earlier `server_properties`."""
-    found = re.search(r"^advertised\.listeners=BROKER://127\.0\.0\.1:(\d+)$", properties, re.MULTILINE)
+    """The port at which the broker listens, from the text of an earlier `server_properties`."""
+    found = re.search(r"^listeners=BROKER://127\.0\.0\.1:(\d+),", properties, re.MULTILINE)
     return int(found.group(1)) if found else None
 
 

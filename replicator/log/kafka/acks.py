@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Self
 
 from replicator.errors import BrokerUnavailable
+from replicator.log.kafka.admin import KafkaAdmin, recreate_acks_topic
 from replicator.log.kafka.cursor import Cursor, OffsetOutOfRange
 from replicator.log.kafka.offsets import list_offset_with_retry
 from replicator.log.kafka.options import DEFAULTS, KafkaOptions
@@ -19,6 +19,7 @@ from replicator.log.kafka.partition import (
     RequestLost,
     encode_batch,
 )
+from replicator.log.kafka.partition_leader import LeaderLookup
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.log.kafka.topic import acks_topic
 from replicator.position import NodeId
@@ -27,8 +28,11 @@ from replicator.position import NodeId
 class KafkaAcks:
     """`Acks` on the topic `<cluster>.acks`."""
 
-    def __init__(self, client: PartitionClient, cursor: Cursor, node: NodeId, options: KafkaOptions) -> None:
+    def __init__(
+        self, lookup: LeaderLookup, client: PartitionClient, cursor: Cursor, node: NodeId, options: KafkaOptions
+    ) -> None:
         """Use `open`."""
+        self._lookup = lookup
         self._client = client
         self._cursor = cursor
         self._key = node.encode()
@@ -44,22 +48,27 @@ class KafkaAcks:
         security: KafkaSecurity | None = None,
         options: KafkaOptions = DEFAULTS,
     ) -> Self:
-        """Raises `BrokerUnavailable`, also if the topic does not exist."""
-        topic = acks_topic(cluster)
-        client = PartitionClient(bootstrap, topic, security or PLAINTEXT, options.append_timeout_ms)
+        """A missing topic is created. Raises `BrokerUnavailable`, also if the log does not exist either."""
+        admin = KafkaAdmin(bootstrap, security)
+        lookup = LeaderLookup(
+            bootstrap, acks_topic(cluster), security or PLAINTEXT, recreate=lambda: recreate_acks_topic(admin, cluster)
+        )
+        client = PartitionClient(lookup, options.append_timeout_ms)
         try:
             end = await list_offset_with_retry(client, LATEST, options.offsets_timeout_ms)
         except BaseException:
-            await client.close()
+            client.close()
+            await lookup.close()
             raise
+        lookup.watch(options.leader_check_ms)
         cursor = Cursor(
-            PartitionClient(bootstrap, topic, security or PLAINTEXT, options.reader_timeout_ms + options.fetch_wait_ms),
+            PartitionClient(lookup, options.reader_timeout_ms + options.fetch_wait_ms),
             end,
             retry_timeout_ms=options.reader_timeout_ms,
             fetch_wait_ms=options.fetch_wait_ms,
             fetch_bytes=options.fetch_bytes,
         )
-        return cls(client, cursor, node, options)
+        return cls(lookup, client, cursor, node, options)
 
     async def send(self, payload: bytes) -> None:
         batch = encode_batch([payload], self._options.max_batch_bytes, key=self._key)
@@ -85,4 +94,6 @@ class KafkaAcks:
         self._cursor.seek(await list_offset_with_retry(self._client, LATEST, self._options.offsets_timeout_ms))
 
     async def close(self) -> None:
-        await asyncio.gather(self._client.close(), self._cursor.close())
+        self._client.close()
+        await self._cursor.close()
+        await self._lookup.close()

@@ -1,8 +1,9 @@
-"""Administration of the topics of a cluster: create, identify, trim, delete. Blocking, except for `TopicLookup`."""
+"""Administration of the topics of a cluster: create, identify, trim, delete. What is not `async` blocks."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -15,11 +16,14 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from replicator.errors import BrokerUnavailable, ConfigError
 from replicator.intervals import ADMIN_TIMEOUT_S, TOPIC_POLL_S, TOPIC_TIMEOUT_S
 from replicator.limits import MAX_MESSAGE_BYTES
+from replicator.log.kafka.partition_leader import PARTITION
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.log.kafka.topic import acks_topic, wal_topic
 from replicator.position import Offset
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 WAL_SETTINGS: Mapping[str, str] = {
     "cleanup.policy": "delete",
@@ -152,6 +156,25 @@ def ensure_topics(
     _create(admin, NewTopic(wal, 1, replicas, config={**WAL_SETTINGS, **durable}))
     _create(admin, NewTopic(acks, 1, replicas, config=dict(ACKS_SETTINGS)))
     return TopicIds(wal=_wait_for_leader(admin, wal), acks=_wait_for_leader(admin, acks))
+
+
+async def recreate_acks_topic(admin: KafkaAdmin, cluster: str) -> None:
+    """With as many copies as the log. Not if the log is missing, too: then the cluster was deleted.
+
+    Raises `BrokerUnavailable`.
+    """
+    topic = acks_topic(cluster)
+    try:
+        log = await asyncio.wrap_future(admin.describe(wal_topic(cluster)))
+        new = NewTopic(topic, 1, len(log.partitions[PARTITION].replicas), config=dict(ACKS_SETTINGS))
+        created = admin.client.create_topics([new], request_timeout=ADMIN_TIMEOUT_S)[topic]
+        await asyncio.wrap_future(created)
+    except KafkaException as error:
+        code = error.args[0].code()
+        if code != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise BrokerUnavailable(f"topic {topic} is missing, and was not created: {error.args[0].str()}") from error
+    else:
+        logger.warning("topic %s was missing: created", topic)
 
 
 def delete_topics(bootstrap: str, cluster: str, *, security: KafkaSecurity | None = None) -> None:

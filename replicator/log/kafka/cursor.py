@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from replicator.errors import BrokerUnavailable
 from replicator.intervals import FETCH_RETRY_S, MAX_FETCH_RETRY_S
@@ -26,19 +27,39 @@ class OffsetOutOfRange(Exception):
     """The offset is below the start of the log, or above its end."""
 
 
+class Fetched(NamedTuple):
+    batches: list[FetchedBatch]
+    leader_changes: int  # of the client, when the leader answered
+    known_end: Offset  # of the log, when the request was sent
+
+
+def no_known_end() -> Offset:
+    return Offset(0)
+
+
 class Cursor:
     """One task at a time may call `poll`. Keeps at most two responses: one being decoded, and one fetched ahead."""
 
     def __init__(
-        self, client: PartitionClient, start: Offset, *, retry_timeout_ms: int, fetch_wait_ms: int, fetch_bytes: int
+        self,
+        client: PartitionClient,
+        start: Offset,
+        *,
+        retry_timeout_ms: int,
+        fetch_wait_ms: int,
+        fetch_bytes: int,
+        known_end: Callable[[], Offset] = no_known_end,
     ) -> None:
+        """`known_end`: the leader of the partition has all entries below it."""
         self.position = start  # offset of the next entry to return, or of a gap before it
+        self.leader_changes = 0  # before the last entry that was returned; also if there are no entries to return
+        self._known_end = known_end
         self._client = client
         self._retry_timeout_ms = retry_timeout_ms
         self._fetch_wait_ms = fetch_wait_ms
         self._fetch_bytes = fetch_bytes
         self._fetch_from = start
-        self._fetching: asyncio.Task[list[FetchedBatch]] | None = None
+        self._fetching: asyncio.Task[Fetched] | None = None
         self._undecoded: Iterator[Entry] | None = None
         self._corrupt_at: Offset | None = None
         self._failures = 0
@@ -73,7 +94,7 @@ class Cursor:
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.wait([self._fetching])
-        await self._client.close()
+        self._client.close()
 
     def _take(self) -> list[Entry]:
         assert self._undecoded is not None
@@ -91,7 +112,7 @@ class Cursor:
             return []  # `seek` was called meanwhile
         self._fetching = None
         try:
-            batches = fetching.result()
+            batches, leader_changes, known_end = fetching.result()
         except RequestFailed as error:
             if error.code == OFFSET_OUT_OF_RANGE:
                 raise OffsetOutOfRange from error
@@ -99,17 +120,23 @@ class Cursor:
         except (RequestLost, BrokerUnavailable) as error:
             return await self._pause(error)
         self._failures = 0
+        self.leader_changes = leader_changes
         if not batches:
+            if self.position < known_end:
+                self._client.reconnect()
             return []
         self._fetch_from = batches[-1].next_offset
         self._undecoded = decode_batches(batches, self.position)
         self._fetch()
         return self._take()
 
-    def _fetch(self) -> asyncio.Task[list[FetchedBatch]]:
-        request = self._client.fetch(self._fetch_from, max_wait_ms=self._fetch_wait_ms, max_bytes=self._fetch_bytes)
-        self._fetching = asyncio.create_task(request)
+    def _fetch(self) -> asyncio.Task[Fetched]:
+        self._fetching = asyncio.create_task(self._request(self._fetch_from, self._known_end()))
         return self._fetching
+
+    async def _request(self, start: Offset, known_end: Offset) -> Fetched:
+        batches = await self._client.fetch(start, max_wait_ms=self._fetch_wait_ms, max_bytes=self._fetch_bytes)
+        return Fetched(batches, self._client.leader_changes, known_end)
 
     async def _pause(self, error: Exception) -> list[Entry]:
         now = asyncio.get_running_loop().time()

@@ -21,6 +21,7 @@ from replicator.log.kafka.partition import (
     RequestLost,
     encode_batch,
 )
+from replicator.log.kafka.partition_leader import LeaderLookup
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.log.kafka.topic import wal_topic
 from replicator.log.kafka.topic_monitor import TopicMonitor
@@ -49,36 +50,34 @@ REFUSALS = frozenset(
 class KafkaLog:
     """`Log` on the topic `<cluster>.wal`."""
 
-    def __init__(self, bootstrap: str, topic: str, security: KafkaSecurity, options: KafkaOptions) -> None:
-        """Use `open`."""
+    def __init__(self, lookup: LeaderLookup, monitor: TopicMonitor, options: KafkaOptions) -> None:
+        """Use `open`. Closes both."""
         self._options = options
-        self._connection = (bootstrap, topic, security)
-        self._appender = self._new_client(options.append_timeout_ms)
-        self._lister = self._new_client(options.offsets_timeout_ms)
+        self._lookup = lookup
+        self._monitor = monitor
+        self._appender = PartitionClient(self._lookup, options.append_timeout_ms)
+        self._lister = PartitionClient(self._lookup, options.offsets_timeout_ms)
         self._shared_end = SharedRequest(self._request_end)
         self._known_end = Offset(0)  # above every append known to have succeeded; never decreases
-        self._monitor: TopicMonitor
 
     @classmethod
     async def open(
         cls, bootstrap: str, cluster: str, *, security: KafkaSecurity | None = None, options: KafkaOptions = DEFAULTS
     ) -> Self:
         """Raises `BrokerUnavailable`, and `ConfigError` if the topic does not exist."""
-        topic, lookup = wal_topic(cluster), TopicLookup(bootstrap, security or PLAINTEXT)
-        identity = await lookup.topic_id(topic)
+        topic, ids = wal_topic(cluster), TopicLookup(bootstrap, security or PLAINTEXT)
+        identity = await ids.topic_id(topic)
         if identity is None:
             raise ConfigError(f"there is no topic {topic} at {bootstrap}: check the cluster name, or create it first")
-        log = cls(bootstrap, topic, security or PLAINTEXT, options)
-        log._monitor = TopicMonitor(topic, identity, lookup.topic_id, options.identity_check_ms)
+        lookup = LeaderLookup(bootstrap, topic, security or PLAINTEXT)
+        log = cls(lookup, TopicMonitor(topic, identity, ids.topic_id, options.identity_check_ms), options)
         try:
             await log.end()
         except BaseException:
             await log.close()
             raise
+        lookup.watch(options.leader_check_ms)
         return log
-
-    def _new_client(self, timeout_ms: int) -> PartitionClient:
-        return PartitionClient(*self._connection, timeout_ms)
 
     @property
     def identity(self) -> str:
@@ -107,11 +106,12 @@ class KafkaLog:
     def reader(self, start: Offset) -> KafkaReader:
         options = self._options
         cursor = Cursor(
-            self._new_client(options.reader_timeout_ms + options.fetch_wait_ms),
+            PartitionClient(self._lookup, options.reader_timeout_ms + options.fetch_wait_ms),
             start,
             retry_timeout_ms=options.reader_timeout_ms,
             fetch_wait_ms=options.fetch_wait_ms,
             fetch_bytes=options.fetch_bytes,
+            known_end=lambda: self._known_end,
         )
         return KafkaReader(self, cursor, self._monitor)
 
@@ -126,11 +126,13 @@ class KafkaLog:
         return await self._shared_end()
 
     async def close(self) -> None:
-        await asyncio.gather(self._monitor.close(), self._appender.close(), self._lister.close())
+        self._appender.close()
+        self._lister.close()
+        await asyncio.gather(self._monitor.close(), self._lookup.close())
 
     async def _request_end(self) -> Offset:
         known = self._known_end
-        end = await list_offset_with_retry(self._lister, LATEST, self._options.offsets_timeout_ms)
+        end = await list_offset_with_retry(self._lister, LATEST, self._options.offsets_timeout_ms, known=known)
         if end < known:
             await self._monitor.verify()
             raise BrokerUnavailable(
@@ -163,6 +165,10 @@ class KafkaReader:
                 ) from error
             if entries:
                 return entries
+
+    @property
+    def reconnections(self) -> int:
+        return self._cursor.leader_changes
 
     def seek(self, offset: Offset) -> None:
         self._cursor.seek(offset)

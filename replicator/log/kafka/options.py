@@ -12,6 +12,7 @@ class KafkaOptions:
     append_timeout_ms: int = intervals.APPEND_TIMEOUT_MS
     offsets_timeout_ms: int = intervals.OFFSETS_TIMEOUT_MS
     reader_timeout_ms: int = intervals.READER_TIMEOUT_MS
+    leader_check_ms: int = intervals.LEADER_CHECK_MS
     identity_check_ms: int = intervals.IDENTITY_CHECK_MS
     max_batch_bytes: int = limits.MAX_BATCH_BYTES
     fetch_bytes: int = limits.FETCH_BYTES

@@ -11,26 +11,22 @@ that waits for records: each `PartitionClient` has its own connection.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from aiokafka import AIOKafkaClient, TopicPartition
-from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, for_code
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.errors import KafkaError, for_code
 from aiokafka.protocol.fetch import FetchRequest
-from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from replicator.errors import BrokerUnavailable, ReplicatorError
-from replicator.intervals import CLOSE_TIMEOUT_S, METADATA_AGE_MS
-from replicator.log.kafka.security import KafkaSecurity
+from replicator.log.kafka.partition_leader import PARTITION, LeaderLookup, PartitionLeader
 from replicator.log.port import Entry
 from replicator.position import Offset
 
-PARTITION = 0
 LATEST = -1
 EARLIEST = -2
 ACKS_ALL = -1
@@ -106,32 +102,31 @@ def decode_batches(batches: Sequence[FetchedBatch], start: Offset) -> Iterator[E
 
 
 class PartitionClient:
-    """Sends requests to the leader of partition 0 of `topic`. Connects on the first request, and after any failure.
+    """Sends requests to the leader of the partition. Connects on the first request, and after any failure.
 
     Every request raises `BrokerUnavailable` (nothing was sent), `RequestLost` or `RequestFailed` within
     `timeout_ms`. A cancelled request counts as lost.
     """
 
-    def __init__(self, bootstrap: str, topic: str, security: KafkaSecurity, timeout_ms: int) -> None:
-        self.topic = topic
-        self.bootstrap = bootstrap
-        self._security = security
+    def __init__(self, lookup: LeaderLookup, timeout_ms: int) -> None:
+        self.leader_changes = 0  # how often a connection was to another leader than the one before
+        self._lookup = lookup
+        self._topic = lookup.topic
         self._timeout_ms = timeout_ms
         self._connecting = asyncio.Lock()
-        self._client: AIOKafkaClient | None = None
-        self._leader = -1
-        self._closing: set[asyncio.Task[None]] = set()
+        self._connection: AIOKafkaConnection | None = None
+        self._leader: PartitionLeader | None = None  # of the last connection
 
     async def produce(self, batch: bytes, *, acks: int) -> Offset:
         """Append one encoded batch. Returns the offset of its first record."""
-        request = ProduceRequest(None, acks, self._timeout_ms, [(self.topic, [(PARTITION, batch)])])
+        request = ProduceRequest(None, acks, self._timeout_ms, [(self._topic, [(PARTITION, batch)])])
         _, code, base_offset, *_ = await self._request(request, "append")
         self._check(code, "append")
         return Offset(base_offset)
 
     async def fetch(self, offset: Offset, *, max_wait_ms: int, max_bytes: int) -> list[FetchedBatch]:
         """The batches from the one that contains `offset` on; empty if there are none within `max_wait_ms`."""
-        topics = [(self.topic, [(PARTITION, offset, max_bytes)])]
+        topics = [(self._topic, [(PARTITION, offset, max_bytes)])]
         request = FetchRequest(max_wait_ms, 1, max_bytes, READ_UNCOMMITTED, topics)
         _, code, *_, records = await self._request(request, "read")
         self._check(code, f"read at offset {offset}")
@@ -139,103 +134,73 @@ class PartitionClient:
 
     async def list_offset(self, which: int) -> Offset:
         """The offset of the first entry (`EARLIEST`), or the one after the last durable entry (`LATEST`)."""
-        request = OffsetRequest(-1, READ_UNCOMMITTED, [(self.topic, [(PARTITION, which)])])
+        request = OffsetRequest(-1, READ_UNCOMMITTED, [(self._topic, [(PARTITION, which)])])
         _, code, _, offset = await self._request(request, "list offsets")
         self._check(code, "list offsets")
         return Offset(offset)
 
-    async def close(self) -> None:
-        self._drop(self._client)
-        if self._closing:
-            # a broker that hangs must not block this call
-            _, pending = await asyncio.wait(self._closing, timeout=CLOSE_TIMEOUT_S)
-            for task in pending:
-                task.cancel()
+    def reconnect(self) -> None:
+        """Look the leader up again before the next request: what this one answers shows that it is a former one."""
+        self._drop(self._connection)
+
+    def close(self) -> None:
+        self._drop(self._connection)
 
     async def _request(self, request: Any, what: str) -> Sequence[Any]:
         """Send the request once. Returns the part of the answer about the partition."""
         deadline = asyncio.get_running_loop().time() + self._timeout_ms / 1000
-        client = await self._connected(deadline)
+        connection = await self._connected(deadline)
         try:
             async with asyncio.timeout_at(deadline):
-                response = await client.send(self._leader, request)
-        except NodeNotReadyError as error:
-            self._drop(client)
-            raise self._unavailable(error) from error
+                response = await connection.send(request)
         except (KafkaError, OSError, TimeoutError) as error:
-            self._drop(client)
+            self._drop(connection)
             why = str(error) or f"no answer within {self._timeout_ms} ms"
-            raise RequestLost(f"{what} on {self.topic}: {why}") from error
+            raise RequestLost(f"{what} on {self._topic}: {why}") from error
         except asyncio.CancelledError:
             # the request in flight would delay all later requests of this connection
-            self._drop(client)
+            self._drop(connection)
             raise
         [(_, [partition])] = response.topics
         return partition  # type: ignore[no-any-return]
 
-    async def _connected(self, deadline: float) -> AIOKafkaClient:
-        if self._client is not None:
-            return self._client
+    async def _connected(self, deadline: float) -> AIOKafkaConnection:
         async with self._connecting:
-            if self._client is None:
-                self._client = await self._connect(deadline)
-            return self._client
+            if self._connection is None or not self._is_current(self._connection):
+                self._drop(self._connection)
+                self._connection = await self._connect(deadline)
+            return self._connection
 
-    async def _connect(self, deadline: float) -> AIOKafkaClient:
-        client = AIOKafkaClient(
-            bootstrap_servers=self.bootstrap,
-            client_id="replicator",
-            request_timeout_ms=self._timeout_ms,
-            metadata_max_age_ms=METADATA_AGE_MS,
-            **self._security.for_aiokafka(),
-        )
+    def _is_current(self, connection: AIOKafkaConnection) -> bool:
+        """Whether it is open, and to the last leader that any client of this partition knows of."""
+        assert self._leader is not None
+        return bool(connection.connected()) and self._leader.epoch == self._lookup.epoch
+
+    async def _connect(self, deadline: float) -> AIOKafkaConnection:
         try:
             async with asyncio.timeout_at(deadline):
-                await client.bootstrap()
-                self._leader = await self._find_leader(client)
+                leader = await self._lookup.find()
+                connection = await self._lookup.connect(leader.address, self._timeout_ms)
         except (KafkaError, OSError, TimeoutError) as error:
-            self._drop(client)
-            raise self._unavailable(error) from error
-        except asyncio.CancelledError:
-            self._drop(client)
-            raise
-        return client
-
-    async def _find_leader(self, client: AIOKafkaClient) -> int:
-        # aiokafka's own metadata request would create a missing topic, with the broker's default settings
-        request = MetadataRequest([self.topic], allow_auto_topic_creation=False)
-        client.cluster.update_metadata(await client.send(client.get_random_node(), request))
-        leader = client.cluster.leader_for_partition(TopicPartition(self.topic, PARTITION))
-        if leader is None:
-            raise KafkaConnectionError(f"topic {self.topic} does not exist, or this login may not use it")
-        if leader == -1:
-            raise KafkaConnectionError(f"topic {self.topic} has no leader")
-        return int(leader)
-
-    def _unavailable(self, error: BaseException) -> BrokerUnavailable:
-        why = str(error) or f"no answer within {self._timeout_ms} ms"
-        return BrokerUnavailable(
-            f"Kafka at {self.bootstrap} is unavailable: {why}. Check the address, and that Kafka is running"
-        )
+            why = str(error) or f"no answer within {self._timeout_ms} ms"
+            raise BrokerUnavailable(
+                f"Kafka at {self._lookup.bootstrap} is unavailable: {why}. Check the address, and that Kafka is running"
+            ) from error
+        if self._leader is not None and leader != self._leader:
+            self.leader_changes += 1
+        self._leader = leader
+        return connection
 
     def _check(self, code: int, what: str) -> None:
         if not code:
             return
         # The broker may no longer be the leader: find the leader again before the next request.
-        self._drop(self._client)
-        raise RequestFailed(f"{what} on {self.topic}", code)
+        self._drop(self._connection)
+        raise RequestFailed(f"{what} on {self._topic}", code)
 
-    def _drop(self, client: AIOKafkaClient | None) -> None:
-        """Discard a client and its metadata, unless another request has already done so."""
-        if client is None:
-            return
-        if self._client is client:
-            self._client = None
-        task = asyncio.get_running_loop().create_task(_close(client))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-
-async def _close(client: AIOKafkaClient) -> None:
-    with contextlib.suppress(KafkaError, OSError):
-        await client.close()
+    def _drop(self, connection: AIOKafkaConnection | None) -> None:
+        """Close a connection, unless another request has already done so."""
+        if connection is not None:
+            connection.close()
+            if self._connection is connection:
+                self._connection = None

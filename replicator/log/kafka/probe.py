@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
@@ -21,8 +23,16 @@ class BrokerProbe:
 
     def cluster_id(self, timeout_s: float) -> str | None:
         """The id of the cluster, once at least one broker is in it; None if there is no answer in time."""
+        metadata = self._metadata(timeout_s)
+        return str(metadata.cluster_id) if metadata is not None and metadata.brokers else None
+
+    def brokers(self, timeout_s: float) -> int:
+        """How many brokers are in the cluster; 0 if there is no answer in time."""
+        metadata = self._metadata(timeout_s)
+        return 0 if metadata is None else len(metadata.brokers)
+
+    def _metadata(self, timeout_s: float) -> Any:
         try:
-            metadata = self._admin.list_topics(timeout=timeout_s)
+            return self._admin.list_topics(timeout=timeout_s)
         except KafkaException:
             return None
-        return str(metadata.cluster_id) if metadata.brokers else None

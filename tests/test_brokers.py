@@ -1,0 +1,160 @@
+"""A Kafka of three brokers loses the leader of the log, its controller, or one broker after the other under load.
+
+No acknowledged write may be lost, and the history of all clients must be consistent with their read levels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from replicator.errors import BrokerUnavailable
+from replicator.local.kafka.cluster import ClientGroup, KafkaCluster
+from replicator.log.kafka.admin import ensure_topics
+from replicator.log.kafka.log import KafkaLog
+from replicator.log.kafka.quorum import active_controller, in_sync_replicas, partition_leader
+from replicator.log.kafka.topic import wal_topic
+from replicator.log.port import AppendOutcomeUnknown, AppendRefused
+from replicator.position import Offset
+from tests.log_contract import read
+from tests.process_cluster import Cluster
+from tests.recorded_checks import canonical_of, violations
+from tests.recorder import Recorder
+
+pytestmark = [pytest.mark.kafka, pytest.mark.brokers, pytest.mark.timeout(240)]
+
+IDS = ["n1", "n2", "n3"]
+WRITES, READS = 50, 12  # to be answered before, during and after each fault
+WAIT_S = 60
+
+
+@pytest.fixture(scope="module")
+def cluster(brokers: KafkaCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), brokers.bootstrap())
+    cluster.up(3)
+    yield cluster
+    cluster.run("cluster", "down", "--purge")
+
+
+async def log_leader(brokers: KafkaCluster, topic: str, *, other_than: int = 0) -> int:
+    """Wait until another broker leads the log."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            try:
+                node = await partition_leader(brokers.bootstrap(), topic)
+                if node != other_than:
+                    return node
+            except BrokerUnavailable:
+                pass
+            await asyncio.sleep(0.05)
+
+
+async def in_sync(brokers: KafkaCluster, topic: str) -> None:
+    """Wait until each broker has all of the log."""
+    async with asyncio.timeout(WAIT_S):
+        while await asyncio.to_thread(in_sync_replicas, brokers.bootstrap(), topic) < len(brokers.nodes):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+class Fault:
+    """What happens to the brokers while the recorder's clients run."""
+
+    def __init__(self, brokers: KafkaCluster, topic: str, recorder: Recorder) -> None:
+        self.brokers = brokers
+        self.topic = topic
+        self.recorder = recorder
+
+    async def writes_go_on(self, *, without: int) -> None:
+        await log_leader(self.brokers, self.topic, other_than=without)
+        await self.recorder.wait_for_more(WRITES, READS)
+
+    async def leader_killed(self) -> None:
+        leader = await log_leader(self.brokers, self.topic)
+        self.brokers.kill(leader)
+        await self.writes_go_on(without=leader)
+        await asyncio.to_thread(self.brokers.start, leader)
+
+    async def leader_stopped(self) -> None:
+        leader = await log_leader(self.brokers, self.topic)
+        with self.brokers.stopped(leader):
+            await self.writes_go_on(without=leader)
+
+    async def leader_cut_off(self) -> None:
+        leader = await log_leader(self.brokers, self.topic)
+        with self.brokers.cut_off(leader):
+            await self.writes_go_on(without=leader)
+
+    async def controller_killed(self) -> None:
+        controller = await active_controller(self.brokers.bootstrap())
+        self.brokers.kill(controller)
+        await self.writes_go_on(without=controller)
+        await asyncio.to_thread(self.brokers.start, controller)
+
+    async def rolling_restart(self) -> None:
+        for node in self.brokers.nodes:
+            await asyncio.to_thread(self.brokers.stop, node)
+            await asyncio.to_thread(self.brokers.start, node)
+            await in_sync(self.brokers, self.topic)
+            await self.recorder.wait_for_more(WRITES, READS)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.leader_killed,
+        Fault.leader_stopped,
+        Fault.leader_cut_off,
+        Fault.controller_killed,
+        Fault.rolling_restart,
+    ],
+    ids=lambda fault: fault.__name__,
+)
+async def test_no_acknowledged_write_is_lost_and_no_read_is_stale(
+    brokers: KafkaCluster,
+    cluster: Cluster,
+    capsys: pytest.CaptureFixture[str],
+    fault: Callable[[Fault], Awaitable[None]],
+) -> None:
+    topic = wal_topic(cluster.name)
+    await in_sync(brokers, topic)
+    leader = await asyncio.to_thread(cluster.leader, IDS)
+    ports = {id: cluster.folder.load().node(id).resp_port for id in IDS}
+    async with Recorder(fault.__name__, ports, leader, keys=3, writers=3, readers=9) as recorder:
+        await recorder.wait_for_more(WRITES, READS)
+        await fault(Fault(brokers, topic, recorder))
+        await recorder.wait_for_more(WRITES, READS)
+    canonical = await canonical_of(cluster.bootstrap, cluster.name)
+    with capsys.disabled():
+        print(f"\n{fault.__name__}, OK/REJECTED/UNKNOWN: {recorder}")
+    assert not violations(recorder.history, canonical)
+    await asyncio.to_thread(cluster.caught_up)
+
+
+async def test_a_reader_of_a_broker_that_is_cut_off_follows_the_appends(brokers: KafkaCluster) -> None:
+    """It can reach the former leader all the time, and nothing that it asks it fails."""
+    bootstrap, topic = brokers.bootstrap(ClientGroup.SECOND), wal_topic("cut-off")
+    await asyncio.to_thread(ensure_topics, bootstrap, "cut-off")
+    await in_sync(brokers, topic)
+    log = await KafkaLog.open(brokers.bootstrap(), "cut-off")
+    follower = await KafkaLog.open(bootstrap, "cut-off")
+    reader = follower.reader(Offset(0))
+    assert await log.append([b"a"]) == 0
+    assert await read(reader, 1) == [(0, b"a")]
+    former = await log_leader(brokers, topic)
+    with brokers.cut_off(former):
+        await log_leader(brokers, topic, other_than=former)
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                try:
+                    offset = await log.append([b"b"])
+                    break
+                except (AppendRefused, AppendOutcomeUnknown):
+                    await asyncio.sleep(0.02)
+        entries = await read(reader, offset)
+        assert entries[-1] == (offset, b"b") and reader.reconnections == 1
+        assert await follower.end() == offset + 1
+    await reader.close()
+    await log.close()
+    await follower.close()

@@ -1,0 +1,166 @@
+"""The log on Kafka leaves a former leader of the partition that is cut off from the other brokers and still answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from replicator.errors import BrokerUnavailable
+from replicator.intervals import LEADER_LOOKUP_MS
+from replicator.log.kafka.log import KafkaLog
+from replicator.log.kafka.options import KafkaOptions
+from replicator.log.kafka.partition_leader import LeaderLookup
+from replicator.log.kafka.security import PLAINTEXT
+from replicator.log.kafka.topic_monitor import TopicMonitor
+from replicator.log.port import AppendRefused
+from replicator.position import Offset
+from tests.fake_kafka import NOT_ENOUGH_REPLICAS, FakeBroker, bootstrap, elect, fake_brokers
+from tests.log_contract import read
+
+NEVER_MS = 3_600_000
+QUICK = KafkaOptions(append_timeout_ms=1_000, fetch_wait_ms=10, leader_check_ms=NEVER_MS, identity_check_ms=NEVER_MS)
+
+
+async def same_id(topic: str) -> str:
+    return "id"
+
+
+def lookup_at(brokers: Sequence[FakeBroker]) -> LeaderLookup:
+    return LeaderLookup(bootstrap(brokers), "c.wal", PLAINTEXT)
+
+
+@asynccontextmanager
+async def open_log(brokers: Sequence[FakeBroker], *, check_ms: int = NEVER_MS) -> AsyncIterator[KafkaLog]:
+    lookup = lookup_at(brokers)
+    log = KafkaLog(lookup, TopicMonitor("c.wal", "id", same_id, NEVER_MS), QUICK)
+    lookup.watch(check_ms)
+    yield log
+    await log.close()
+
+
+@pytest.fixture
+async def brokers() -> AsyncIterator[list[FakeBroker]]:
+    async with fake_brokers(3) as brokers:
+        yield brokers
+
+
+async def test_a_reader_follows_the_appends_to_the_new_leader(brokers: list[FakeBroker]) -> None:
+    former, new, other = brokers
+    async with open_log(brokers) as log:
+        reader = log.reader(Offset(0))
+        assert await log.append([b"a"]) == 0
+        assert await read(reader, 1) == [(0, b"a")]
+        new.add(b"a")
+        former.append_error = NOT_ENOUGH_REPLICAS
+        elect([new, other], leader=new, epoch=2)
+        with pytest.raises(AppendRefused):
+            await log.append([b"b"])
+        assert await log.append([b"b"]) == 1
+        assert len(new.batches) == 2 and len(former.batches) == 1
+        assert reader.reconnections == 0
+        assert await read(reader, 1) == [(1, b"b")]
+        assert reader.reconnections == 1
+        await reader.close()
+
+
+async def test_an_idle_reader_finds_the_new_leader_although_no_request_fails(brokers: list[FakeBroker]) -> None:
+    former, new, other = brokers
+    former.add(b"a")
+    async with open_log(brokers, check_ms=20) as log:
+        reader = log.reader(Offset(0))
+        assert await read(reader, 1) == [(0, b"a")]
+        for payload in (b"a", b"b"):
+            new.add(payload)
+        elect([new, other], leader=new, epoch=2)
+        assert await read(reader, 1) == [(1, b"b")]
+        await reader.close()
+
+
+async def test_an_end_below_a_known_one_is_asked_of_the_new_leader(brokers: list[FakeBroker]) -> None:
+    former, new, other = brokers
+    async with open_log(brokers) as log:
+        for payload in (b"a", b"b"):
+            await log.append([payload])
+            new.add(payload)
+        new.add(b"c")
+        former.batches.pop()
+        elect([new, other], leader=new, epoch=2)
+        assert await log.end() == 3
+
+
+async def test_an_empty_answer_below_a_known_end_makes_the_reader_look_for_the_leader(
+    brokers: list[FakeBroker],
+) -> None:
+    former, new, other = brokers
+    async with open_log(brokers) as log:
+        former.readable = 1
+        await log.append([b"a"])
+        reader = log.reader(Offset(0))
+        assert await read(reader, 1) == [(0, b"a")]
+        assert await log.append([b"b"]) == 1
+        for payload in (b"a", b"b"):
+            new.add(payload)
+        elect([new, other], leader=new, epoch=2)
+        assert await read(reader, 1) == [(1, b"b")]
+        await reader.close()
+
+
+async def test_a_former_leader_alone_is_not_believed(brokers: list[FakeBroker]) -> None:
+    _, new, other = brokers
+    elect([new, other], leader=new, epoch=2)
+    lookup = lookup_at(brokers)
+    assert (await lookup.find()).node == new.node
+    await new.stop()
+    await other.stop()
+    with pytest.raises(BrokerUnavailable, match="1 of 3 brokers answer, and do not know the leader of epoch 2"):
+        await lookup.find()
+    await new.start()
+    assert await lookup.find() == (2, new.node, (await lookup.find()).address)
+    await other.start()
+
+
+async def test_a_topic_that_was_created_again_begins_with_a_low_epoch(brokers: list[FakeBroker]) -> None:
+    elect(brokers, leader=brokers[0], epoch=7)
+    lookup = lookup_at(brokers)
+    await lookup.find()
+    elect(brokers, leader=brokers[1], epoch=0)
+    assert (await lookup.find()).epoch == lookup.epoch == 0
+
+
+async def test_a_broker_that_hangs_delays_no_request_for_long(brokers: list[FakeBroker]) -> None:
+    former, new, other = brokers
+    former.hangs = True
+    elect([new, other], leader=new, epoch=2)
+    async with open_log(brokers) as log, asyncio.timeout(LEADER_LOOKUP_MS / 1000):
+        assert await log.append([b"a"]) == 0
+
+
+async def test_a_broker_that_is_not_named_is_asked_once_it_is_known(brokers: list[FakeBroker]) -> None:
+    former, new, other = brokers
+    lookup = lookup_at([former])
+    await lookup.find()
+    elect([new, other], leader=new, epoch=2)
+    assert (await lookup.find()).node == new.node
+    assert other.metadata_requests == 1
+
+
+async def test_only_a_topic_that_no_broker_knows_is_created(brokers: list[FakeBroker]) -> None:
+    created: list[str] = []
+
+    async def create() -> None:
+        created.append("c.acks")
+        for broker in brokers:
+            broker.topic_exists = True
+
+    lookup = LeaderLookup(bootstrap(brokers), "c.acks", PLAINTEXT, recreate=create)
+    brokers[0].topic_exists = False
+    elect(brokers[1:], leader=brokers[1], epoch=2)
+    assert (await lookup.find()).epoch == 2 and not created
+    for broker in brokers:
+        broker.topic_exists = False
+    with pytest.raises(BrokerUnavailable, match=r"c\.acks does not exist"):
+        await lookup.find()
+    assert created == ["c.acks"] and await lookup.find()
