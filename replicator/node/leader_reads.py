@@ -20,6 +20,7 @@ from replicator.node.health import NodeHealth
 from replicator.node.waiting_reads import WaitingReads
 from replicator.position import Offset
 from replicator.protocol.levels import Level, LevelKind
+from replicator.protocol.suspension import is_inherited
 from replicator.store.view import BlockingView, ExpiringView, View
 
 NO_KEYS: frozenset[bytes] = frozenset()
@@ -56,9 +57,7 @@ class LeaderReads:
         return self._without_expired(store)
 
     def _is_inherited(self, key: bytes) -> bool:
-        """Whether an earlier leader wrote the key, and replicas may not have read it yet."""
-        written = self._context.replica.machine.suspended[key].written
-        return 0 < written <= self._context.roles.term_start_seq
+        return is_inherited(self._context.replica.machine.suspended[key], self._context.roles.term_start_seq)
 
     async def _when_acknowledged(self, key: bytes) -> View:
         """Wait until what is in flight now has ended, and no replica can show another value of `key`."""
