@@ -4,8 +4,9 @@
                                   received it later, and waits longer than a lease from then (`timing`)
     an own claim was accepted     the same, from when its first copy was sent: any copy may be the one that counts
     another's claim (handover)    none, until a record of this node's own is committed
-    a forced claim                the leader before may hold a lease still: serve neither reads nor writes until it has
-                                  run out, even by the slowest clock
+    a forced claim                the leader before may hold a lease still, and so may a replica that it removed from
+                                  the sync members: serve neither reads nor writes until both have run out, even by
+                                  the slowest clock
 
 It belongs to the process, not to one term of it: a wait that a forced claim began is not over because another claim,
 in doubt of an append, was accepted meanwhile.
@@ -38,6 +39,9 @@ class Lease(NamedTuple):
         return self._replace(from_ms=sent_ms)
 
     def claimed(self, reason: Reason, sent_ms: float | None, read_ms: float, lease_ms: float) -> Lease:
-        """A claim that names this node is accepted; the node first sent it then (None: another did), read it now."""
+        """A claim that names this node is accepted; the node first sent it then (None: another did), read it now.
+
+        `lease_ms`: the longest lease that any node may hold.
+        """
         wait_ms = lease_ms * (1 + MAX_DRIFT) if reason is Reason.FORCE else 0.0
         return Lease(sent_ms, max(self.serve_from_ms, read_ms + wait_ms))

@@ -214,4 +214,5 @@ def _draw_timing(rng: random.Random) -> Timing:
         step_ms=rng.choice((0, 20)),
         jitter_ms=rng.choice((5, 50)),
         answer_ms=1500,
+        follower_lease_ms=min(500, lease_ms),
     )
