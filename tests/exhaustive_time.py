@@ -21,7 +21,7 @@ from replicator.protocol.timing import Timing
 from replicator.records.types import Claim
 from tests.exhaustive_logs import LogTree, Message, MessageKind
 
-TIMING = Timing(heartbeat_ms=1, lease_ms=2, election_ms=3, step_ms=0, jitter_ms=0)
+TIMING = Timing(heartbeat_ms=1, lease_ms=2, election_ms=3, step_ms=0, jitter_ms=0, follower_lease_ms=2)
 COPIES = 2  # of one claim in flight
 FIRST_EPOCH = 1  # in which an operator forces claims
 NOW = 0

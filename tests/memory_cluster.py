@@ -12,7 +12,7 @@ from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.log.memory import MemoryAckTopic, MemoryLog
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Log
-from replicator.node.clock import SystemClock
+from replicator.node.clock import Clock, SystemClock
 from replicator.node.context import open_context
 from replicator.node.node import Node
 from replicator.position import Author, NodeId, Offset
@@ -21,6 +21,16 @@ from replicator.records.types import Member, Mode
 from replicator.store.machine import Machine, open_machine
 
 WAIT_S = 10
+
+
+class SetWallClock(SystemClock):
+    """Its wall clock stands still until the test sets it."""
+
+    def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
+        self.now_ms = now_ms
+
+    def wall_us(self) -> int:
+        return self.now_ms * 1000
 
 
 class RunningNode:
@@ -83,19 +93,24 @@ class FaultyLog(MemoryLog):
 
 
 class MemoryCluster:
-    def __init__(self, folder: Path, timing: Timing | None = None, log: MemoryLog | None = None) -> None:
+    def __init__(
+        self, folder: Path, timing: Timing | None = None, log: MemoryLog | None = None, clock: Clock | None = None
+    ) -> None:
         self.folder = folder
+        self.clock = clock or SystemClock()
         self.log = log or MemoryLog()
         self.acks = MemoryAckTopic()
         self.timing = timing or Timing()
         self.nodes: dict[str, RunningNode] = {}
 
-    async def start(self, name: str, log: Log | None = None, priority: int = 0, resp: str = "") -> RunningNode:
+    async def start(
+        self, name: str, log: Log | None = None, priority: int = 0, resp: str = "", clock: Clock | None = None
+    ) -> RunningNode:
         log = log or self.log
         machine = open_machine(self.folder / name, "test", log.identity, map_bytes=1 << 20)
         seed = random.Random()
         author = Author(NodeId(name), seed.getrandbits(63))
-        context = open_context(author, priority, machine, log, SystemClock(), self.timing, seed)
+        context = open_context(author, priority, machine, log, clock or self.clock, self.timing, seed)
         member = self.member(name, priority, resp)
         node = Node(context, self.acks.open(), member)
         running = RunningNode(node, machine, member, asyncio.create_task(node.run()))

@@ -19,6 +19,7 @@ from redis.retry import Retry
 
 from replicator.address import Address
 from replicator.node.claim import send_claim
+from replicator.node.clock import Clock
 from replicator.protocol.timing import Timing
 from replicator.records.types import Reason
 from replicator.server.redis.server import RedisServer
@@ -34,7 +35,13 @@ class ServerThread:
     """A cluster of `nodes` in memory, each with a server."""
 
     def __init__(
-        self, folder: Path, nodes: int = 1, timing: Timing | None = None, host: str = "127.0.0.1", **options: Any
+        self,
+        folder: Path,
+        nodes: int = 1,
+        timing: Timing | None = None,
+        host: str = "127.0.0.1",
+        clock: Clock | None = None,
+        **options: Any,
     ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -42,6 +49,7 @@ class ServerThread:
         self._folder = folder
         self._timing = timing
         self._host = host
+        self._clock = clock
         self._options = options
         self.servers: list[RedisServer] = []
         self.cluster: MemoryCluster
@@ -76,7 +84,7 @@ class ServerThread:
         self._loop.close()
 
     async def _start(self, nodes: int) -> None:
-        self.cluster = cluster = MemoryCluster(self._folder, self._timing)
+        self.cluster = cluster = MemoryCluster(self._folder, self._timing, clock=self._clock)
         for index in range(nodes):
             port = free_port()
             running = await cluster.start(f"n{index + 1}", priority=index, resp=str(Address(self._host, port)))

@@ -28,7 +28,8 @@ from replicator.protocol.log_state import LogState, Void
 from replicator.protocol.suspension import NONE, SuspendedKeys
 from replicator.protocol.timing import Timing
 from replicator.records.types import Body, Reason
-from replicator.store.view import View
+from replicator.store.values import expiry_of
+from replicator.store.view import ExpiringView, View
 
 
 def claims_need_not_have_observed() -> AbstractContextManager[object]:
@@ -187,6 +188,22 @@ def leaders_show_keys_in_flight() -> AbstractContextManager[object]:
 def leaders_trust_what_they_inherit() -> AbstractContextManager[object]:
     """The new value at a new leader, while a replica may show the old one."""
     return _blocking_nothing(LeaderReads, "_acknowledged")
+
+
+def transactions_trust_what_they_inherit() -> AbstractContextManager[object]:
+    """The new value at a new leader in a transaction that changes nothing, while a replica may show the old one."""
+    return patch("replicator.node.client_writes.is_inherited", lambda suspension, term_start: False)
+
+
+def leaders_hide_rows_by_their_clock() -> AbstractContextManager[object]:
+    """A row that has expired is gone at the leader before it is deleted."""
+
+    def get(self: ExpiringView, key: bytes) -> bytes | None:
+        value = self._base.get(key)
+        expires_at_ms = expiry_of(value)
+        return None if expires_at_ms is not None and expires_at_ms <= self._now_ms else value
+
+    return patch.object(ExpiringView, "get", get)
 
 
 def releases_wait_for_nobody() -> AbstractContextManager[object]:

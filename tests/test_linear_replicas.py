@@ -223,6 +223,27 @@ async def test_in_invalidate_mode_a_new_leader_releases_the_writes_of_the_dead_o
     assert [type(body) for body in since(cluster, start)] == [Write, Release]
 
 
+async def test_a_transaction_without_changes_shows_no_inherited_value_before_all_replicas_have_it(
+    cluster: ModesCluster,
+) -> None:
+    await set_up(cluster, INVALIDATE)
+    cluster.stall(cluster.n3)
+    begin_write(cluster.n1, b"a", b"s1")
+    await until(lambda: stored(cluster.n2, A) == b"s1")
+    await cluster.n1.stop()
+    await cluster.take_over(cluster.n2)
+    transaction = cluster.n2.node.begin()
+    assert transaction.get(A) == b"s1"
+    ending = asyncio.create_task(submit(cluster.n2.node, transaction))
+    await asyncio.sleep(0)
+    assert await read(cluster.n3, A) == b"s0"
+    assert not ending.done()
+    cluster.wake(cluster.n3)
+    await ending
+    await until(lambda: not cluster.n3.machine.suspended)
+    assert await read(cluster.n3, A) == b"s1"
+
+
 @pytest.mark.parametrize(
     ("timing", "error", "words"),
     [

@@ -14,6 +14,7 @@ import pytest
 from replicator.errors import BadRequest, Diverged, Loading, LogDamage, NoReplicas, Unblocked, Unknown
 from replicator.log.memory import MemoryAckTopic
 from replicator.node import leader as leader_module
+from replicator.node.health import NodeState
 from replicator.node.leader import Leader
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE
@@ -303,6 +304,24 @@ async def test_writes_continue_once_a_member_that_is_cut_off_is_no_longer_sync(
     assert isinstance(await writing, int)
     if policy is not ALL:
         assert clock.elapsed_ms() - before_ms >= cluster.timing.old_follower_lease_ms
+    await cluster.stop()
+
+
+async def test_a_forced_leader_waits_for_replicas_that_were_removed_before_it_was_restarted(tmp_path: Path) -> None:
+    cluster = ModesCluster(tmp_path, replace(STEADY, lease_ms=40, follower_lease_ms=500))
+    await cluster.set_up(SUSPEND, ASYNC, SYNC, SYNC)
+    cluster.stall(cluster.n3)
+    assert await read(cluster.n3, A) is None
+    cluster.n1.node.membership_changes.set_mode(N3, ASYNC)
+    await until(lambda: cluster.n2.node.membership.members[2].mode is ASYNC)
+    await cluster.n1.stop()
+    await cluster.n2.stop()
+    await cluster.start("n2")
+    await until(lambda: cluster.n2.node.state is NodeState.SERVING)
+    await cluster.n2.node.transfer.promote(N2, force=True)
+    assert cluster.n3.node.reads.at_follower.reads_locally
+    await cluster.n2.write(b"a", b"s1")
+    assert not cluster.n3.node.reads.at_follower.reads_locally
     await cluster.stop()
 
 

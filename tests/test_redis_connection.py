@@ -188,6 +188,11 @@ GOLDEN: dict[str, Steps] = {
         ("refused", "", "-NOREPLICAS n2 is unresponsive"),
         ("acked", "", ":3 -ERR wrong number of arguments for 'incr' command"),
     ],
+    "an error that shows what is stored waits until that is confirmed": [
+        (b"RENAME x y; PING", "", ""),
+        ("acked", "", "-ERR no such key +PONG"),
+        (b"SET k v BAD; PING", "", "-ERR syntax error +PONG"),
+    ],
     "OwnWrites: a read runs after the writes before it": [
         (b"SET k 1; SET k 2; GET k; GET k", "OwnWrites", ""),
         ("acked", "OwnWrites", "+OK"),

@@ -56,6 +56,7 @@ def test_simulations_have_no_violations() -> None:
         (mutations.writes_are_not_announced, "not linearizable", SUSPEND, 0),
         (mutations.leaders_show_keys_in_flight, "not linearizable", WriteMode.SYNC, 0),
         (mutations.leaders_trust_what_they_inherit, "not linearizable", INVALIDATE, 250),
+        (mutations.leaders_hide_rows_by_their_clock, "not linearizable", None, 0),
         (mutations.releases_wait_for_nobody, "not linearizable", INVALIDATE, 290),
         (mutations.unacknowledged_writes_are_confirmed, "not linearizable", INVALIDATE, 50),
         (mutations.claims_release_what_was_written, "not linearizable", INVALIDATE, 1030),
@@ -151,6 +152,31 @@ def operation(
                 operation("a", OperationKind.APPEND, 0, 1),
                 operation("b", OperationKind.APPEND, 2, 3),
                 operation("r", OperationKind.READ, 6, 7, b"sb,a"),
+            ],
+            False,
+        ),
+        (  # a row that expires may be read as gone once its removal is in the log, at 3
+            [
+                operation("a", OperationKind.PUT, 0, 1),
+                operation("x", OperationKind.REMOVE, 3, inf, b"sa"),
+                operation("r", OperationKind.READ, 2, 4, None),
+            ],
+            True,
+        ),
+        (
+            [
+                operation("a", OperationKind.PUT, 0, 1),
+                operation("x", OperationKind.REMOVE, 3, inf, b"sa"),
+                operation("r", OperationKind.READ, 1.5, 2, None),
+            ],
+            False,
+        ),
+        (  # what has replaced it stays
+            [
+                operation("a", OperationKind.PUT, 0, 1),
+                operation("x", OperationKind.REMOVE, 2, inf, b"sa"),
+                operation("b", OperationKind.PUT, 3, 4),
+                operation("r", OperationKind.READ, 5, 6, None),
             ],
             False,
         ),

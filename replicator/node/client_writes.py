@@ -6,6 +6,7 @@ from replicator.errors import BadRequest, Busy, NotLeader
 from replicator.limits import MAX_INFLIGHT_BYTES, MAX_RECORD_BYTES
 from replicator.node.context import NodeContext
 from replicator.node.writes import Done, PendingWrite
+from replicator.protocol.suspension import is_inherited
 from replicator.records.types import Heartbeat, Member, Write
 from replicator.store.view import Transaction
 
@@ -49,6 +50,14 @@ class ClientWrites:
             raise Busy(f"{writes.bytes >> 20} MiB of writes are in flight. Try again")
         return Transaction(writes.overlay)
 
+    def _is_confirmed(self) -> bool:
+        """Whether all that a transaction can read now is confirmed: a read at the leader would not wait for any key."""
+        context = self._context
+        roles, suspended = context.roles, context.replica.machine.suspended
+        if context.writes or roles.lease_left_ms() <= 0:
+            return False
+        return not any(is_inherited(it, roles.term_start_seq) for it in suspended.values())
+
     def submit(self, transaction: Transaction, done: Done) -> None:
         """Queue the changes as one record. Raises `NotLeader`, `BadRequest` (too large); `done` is not called then."""
         context = self._context
@@ -56,7 +65,7 @@ class ClientWrites:
         if not roles.role.queues_writes:
             raise _not_leader(context)
         changes = transaction.changes
-        if not changes and not writes and roles.lease_left_ms() > 0:
+        if not changes and self._is_confirmed():
             done(None, replica.state.offset)
             return
         # without changes, a heartbeat replaces the write: once it is confirmed, so is everything that was read

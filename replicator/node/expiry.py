@@ -1,6 +1,7 @@
-"""The leader deletes expired rows. Followers read the deletions in the log, and never check a clock.
+"""The leader deletes rows that have expired by its clock. Followers read the deletions in the log, and check no clock.
 
-A row expires as a whole, when the value in its empty field does.
+A row expires as a whole, when the value in its empty field does. It is gone once its deletion is applied, not before
+(`leader_reads`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from replicator.limits import EXPIRED_ROWS_AT_ONCE
 from replicator.node.clock import Clock
 from replicator.node.writes import Done
 from replicator.position import Offset
-from replicator.store.keys import decode_key, row_range
+from replicator.store.keys import decode_key
 from replicator.store.machine import Machine
 from replicator.store.values import expiry_of
 from replicator.store.view import Transaction
@@ -47,6 +48,16 @@ async def delete_expired(writer: Writer, machine: Machine, clock: Clock) -> None
             await clock.sleep(EXPIRY_POLL_MS)
 
 
+def remove_if_expired(transaction: Transaction, key: bytes, now_ms: int) -> bool:
+    """Remove the row whose empty field has this store key. Returns whether it had expired."""
+    expires_at_ms = expiry_of(transaction.get(key))
+    if expires_at_ms is None or expires_at_ms > now_ms:
+        return False
+    table, row, _ = decode_key(key)
+    transaction.remove_expired(table, row)
+    return True
+
+
 async def _delete(writer: Writer, keys: list[bytes], now_ms: int) -> None:
     """Delete the rows of these keys, one record for each, and wait until all are applied. Raises the first error."""
     last: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -65,11 +76,7 @@ async def _delete(writer: Writer, keys: list[bytes], now_ms: int) -> None:
     try:
         for key in keys:
             transaction = writer.begin()
-            table, row, _ = decode_key(key)
-            expires_ms = expiry_of(transaction.get(key))
-            if expires_ms is not None and expires_ms <= now_ms:
-                for found, _ in list(transaction.scan(*row_range(table, row))):
-                    transaction.put(table, row, decode_key(found)[2], None)
+            remove_if_expired(transaction, key, now_ms)
             writer.submit(transaction, done)
         await last
     finally:

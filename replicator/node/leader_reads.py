@@ -1,26 +1,41 @@
-"""Reads at the leader: what each level waits for."""
+"""Reads at the leader: what each level waits for.
+
+An expired row is gone once its deletion is applied: followers still show it until then. So a read of one waits for the
+deletion. If the row cannot be deleted now, it counts as not expired.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from asyncio import Future
+from contextlib import suppress
 
+from replicator.errors import Definite, ReplicatorError
 from replicator.intervals import LEASE_POLL_MS
+from replicator.node.client_writes import ClientWrites
 from replicator.node.context import NodeContext
+from replicator.node.expiry import remove_if_expired
 from replicator.node.follower_reads import FollowerReads
 from replicator.node.health import NodeHealth
 from replicator.node.waiting_reads import WaitingReads
+from replicator.position import Offset
 from replicator.protocol.levels import Level, LevelKind
-from replicator.store.view import BlockingView, View
+from replicator.protocol.suspension import is_inherited
+from replicator.store.view import BlockingView, ExpiringView, View
+
+NO_KEYS: frozenset[bytes] = frozenset()
 
 
 class LeaderReads:
-    def __init__(self, context: NodeContext, health: NodeHealth, at_follower: FollowerReads) -> None:
+    def __init__(
+        self, context: NodeContext, health: NodeHealth, at_follower: FollowerReads, writes: ClientWrites
+    ) -> None:
         """`at_follower`: continues a read if this node loses leadership meanwhile."""
         machine, overlay = context.replica.machine, context.writes.overlay
         self._context = context
         self._health = health
         self._at_follower = at_follower
+        self._client_writes = writes
         self._waiting = WaitingReads(context)
         self._acknowledged = BlockingView(
             machine.view, lambda: machine.suspended, self._is_inherited, self._when_acknowledged
@@ -38,13 +53,11 @@ class LeaderReads:
         if self._context.roles.lease_left_ms() <= 0:
             return self._waiting.start(self._with_lease(self._current))
         if self._context.writes.overlay or self._context.replica.machine.suspended:
-            return self._current
-        return store
+            return self._without_expired(self._current)
+        return self._without_expired(store)
 
     def _is_inherited(self, key: bytes) -> bool:
-        """Whether an earlier leader wrote the key, and replicas may not have read it yet."""
-        written = self._context.replica.machine.suspended[key].written
-        return 0 < written <= self._context.roles.term_start_seq
+        return is_inherited(self._context.replica.machine.suspended[key], self._context.roles.term_start_seq)
 
     async def _when_acknowledged(self, key: bytes) -> View:
         """Wait until the writes that are in flight now have ended, and no replica can show another value of `key`."""
@@ -54,12 +67,33 @@ class LeaderReads:
             await replica.changed()
         return await self._with_lease(self._acknowledged)
 
-    async def _with_lease(self, view: View) -> View:
-        """`view`, once this node holds its lease; a follower's view if it loses leadership."""
+    def _without_expired(self, view: View, shown: frozenset[bytes] = NO_KEYS) -> View:
+        """`view`, but a read of a row that has expired by now waits for its deletion. `shown`: except these keys."""
+        now_ms = self._context.clock.wall_us() // 1000
+        next_ms = self._context.replica.machine.next_expiry_ms()
+        if next_ms is None or next_ms > now_ms:
+            return view
+        return ExpiringView(view, now_ms, shown, lambda key: self._when_deleted(key, now_ms, shown))
+
+    async def _when_deleted(self, key: bytes, now_ms: int, shown: frozenset[bytes]) -> View:
+        """Delete the row, unless a write in flight does, and wait until what is in flight now has ended."""
+        with suppress(Definite):
+            transaction = self._client_writes.begin()
+            if remove_if_expired(transaction, key, now_ms):
+                self._client_writes.submit(transaction, _ignore)
+        await self._context.writes.settled()
+        return await self._with_lease(self._acknowledged, shown | {key})
+
+    async def _with_lease(self, view: View, shown: frozenset[bytes] = NO_KEYS) -> View:
+        """`view` without expired rows, once this node holds its lease; a follower's view if it loses leadership."""
         roles = self._context.roles
         while roles.role.leads and roles.lease_left_ms() <= 0:
             await self._context.clock.sleep(LEASE_POLL_MS)
         if not roles.role.leads:
             return await asyncio.shield(self._at_follower.index.reached())
         self._health.store()  # raises if this node has failed meanwhile
-        return view
+        return self._without_expired(view, shown)
+
+
+def _ignore(error: ReplicatorError | None, offset: Offset) -> None:
+    """The read looks at the row again, whatever the outcome."""

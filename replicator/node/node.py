@@ -40,7 +40,7 @@ class Node:
         self._sender = AckSender(context.author, context.replica, acks, context.clock, ASYNC_ACK_MS)
         self._client_writes = ClientWrites(context)
         self._health = NodeHealth(context.author.node, context.replica)
-        self.reads = NodeReads(context, self._health)
+        self.reads = NodeReads(context, self._health, self._client_writes)
         self.membership_changes = MembershipChanges(context, member)
         self.transfer = LeadershipTransfer(context, self._progress, self._health)
         self.begin = self._client_writes.begin
@@ -159,8 +159,9 @@ class Node:
     def row_listener(self, listener: RowListener | None) -> None:
         self._context.replica.row_listener = listener
 
-    def now_ms(self) -> int | None:
-        return self._context.clock.wall_us() // 1000 if self.leads else None
+    def now_ms(self) -> int:
+        """The wall clock of this node."""
+        return self._context.clock.wall_us() // 1000
 
     @property
     def leads(self) -> bool:

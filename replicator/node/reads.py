@@ -4,9 +4,9 @@
 eventual      no wait                                      no wait
 session       its store reaches the token                  its store reaches the token
 bounded       as linearizable                              the log's end was asked for recently enough, and reached
-linearizable  its lease, and the writes in flight of the   the log's end is asked for, and reached; suspended keys.
-              keys that are read                           In suspend and invalidate mode, sync replicas need not
-                                                           ask each time (`ack_policy.local_readers`)
+linearizable  its lease, the writes in flight of the       the log's end is asked for, and reached; suspended keys.
+              keys that are read, and the deletion of      In suspend and invalidate mode, sync replicas need not
+              those that have expired                      ask each time (`ack_policy.local_readers`)
 (default)     as linearizable                              as eventual
 """
 
@@ -17,6 +17,7 @@ from asyncio import Future
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from replicator.node.client_writes import ClientWrites
 from replicator.node.context import NodeContext
 from replicator.node.follower_reads import FollowerReads
 from replicator.node.health import NodeHealth
@@ -41,10 +42,11 @@ class Reads(Protocol):
 class NodeReads:
     """Delegates each read to the class for the current role."""
 
-    def __init__(self, context: NodeContext, health: NodeHealth) -> None:
+    def __init__(self, context: NodeContext, health: NodeHealth, writes: ClientWrites) -> None:
+        """`writes`: of this node, for deleting expired rows that reads meet."""
         self._context = context
         self.at_follower = FollowerReads(context, health)
-        self.at_leader = LeaderReads(context, health, self.at_follower)
+        self.at_leader = LeaderReads(context, health, self.at_follower, writes)
 
     def view(self, level: Level | None) -> View | Future[View]:
         """As `Reads.view`."""

@@ -95,7 +95,7 @@ class RoleState:
                 sent_ms = None
             self._advance(Event.OWN_CLAIM_ACCEPTED, epoch=claim.epoch)
             now_ms = self._clock.elapsed_ms()
-            self.lease = self.lease.claimed(claim.reason, sent_ms, now_ms, self._timing.lease_ms)
+            self.lease = self.lease.claimed(claim.reason, sent_ms, now_ms, self._timing.longest_lease_ms)
             self.term_start_seq = seq
         elif self.role is Role.STEPPING_DOWN and self.transfer is not None and claim.leader == self.transfer.successor:
             self._advance(Event.SUCCESSOR_CLAIM_ACCEPTED)

@@ -6,8 +6,9 @@
     a claim that this node sent is accepted      The same, from when the first copy of the claim was sent: any copy may
                                                  be the accepted one.
     a claim that another node sent is accepted   There is no lease until a record of this node is committed.
-    a forced claim is accepted                   The former leader may still hold a lease. This node serves no reads
-                                                 and no writes until that lease has expired on the slowest clock.
+    a forced claim is accepted                   The former leader may still hold a lease, and so may a replica that it
+                                                 removed from the sync members. This node serves no reads and no writes
+                                                 until both have expired on the slowest clock.
 
 The lease belongs to the process, not to a term. The wait after a forced claim continues if a later claim, which
 resolves an append with an unknown outcome, is accepted meanwhile.
@@ -40,6 +41,9 @@ class Lease(NamedTuple):
         return self._replace(from_ms=sent_ms)
 
     def claimed(self, reason: Reason, sent_ms: float | None, read_ms: float, lease_ms: float) -> Lease:
-        """A claim that names this node is accepted. `sent_ms`: when this node first sent it; None: another node did."""
+        """A claim that names this node is accepted. `sent_ms`: when this node first sent it; None: another node did.
+
+        `lease_ms`: the longest lease that any node may hold.
+        """
         wait_ms = lease_ms * (1 + MAX_DRIFT) if reason is Reason.FORCE else 0.0
         return Lease(sent_ms, max(self.serve_from_ms, read_ms + wait_ms))

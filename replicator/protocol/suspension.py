@@ -45,6 +45,11 @@ def blocks(suspension: Suspension, since: Seq) -> bool:
     return suspension.written > 0 or (suspension.awaited > 0 and suspension.announced <= since)
 
 
+def is_inherited(suspension: Suspension, term_start: Seq) -> bool:
+    """Whether a leader whose term began at seq `term_start` inherited the key: replicas may lack what it has there."""
+    return 0 < suspension.written <= term_start
+
+
 class SuspendedKeys:
     """The suspended keys while records are applied one by one. Copies the mapping `before` on the first change."""
 

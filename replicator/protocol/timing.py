@@ -1,10 +1,12 @@
 """The times that decide when leadership changes and how long clients wait; and the relations that keep this safe.
 
-    2 x heartbeat  <=  lease  <  election timeout of the first candidate
-    2 x heartbeat  <=  sync
+    2 x heartbeat   <=  lease  <  election timeout of the first candidate
+    follower lease              <  the same
+    2 x heartbeat   <=  sync
 
 The lease of a leader begins when it *sent* its last committed record; the election timeout of a candidate begins when
-it *received* that record. Clocks need not agree, only run at about the same rate: within `MAX_DRIFT`.
+it *received* that record. A replica that was removed from the sync members may answer reads until its follower lease
+ends, which is earlier than any election. Clocks need not agree, only run at about the same rate: within `MAX_DRIFT`.
 """
 
 from __future__ import annotations
@@ -65,6 +67,17 @@ class Timing:
                 f"election_ms ({self.election_ms}) must be at least lease_ms x {1 + MAX_DRIFT} ({least}), "
                 "or a new leader may write while the old one still answers reads"
             )
+        if self.election_ms < self.old_follower_lease_ms:
+            least = f"{self.old_follower_lease_ms:.0f}"
+            raise ConfigError(
+                f"election_ms ({self.election_ms}) must be at least follower_lease_ms x {1 + MAX_DRIFT} ({least}), "
+                "or a new leader may write while a replica that was removed from the sync members still answers reads"
+            )
+
+    @property
+    def longest_lease_ms(self) -> int:
+        """The longest for which a leader or a sync replica may answer reads although it has lost touch with the log."""
+        return max(self.lease_ms, self.follower_lease_ms)
 
     @property
     def old_lease_ms(self) -> float:

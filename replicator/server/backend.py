@@ -28,8 +28,8 @@ class Backend(Protocol):
         """Covers everything that a client can have read here and has written up to that offset. Raises as `store`."""
         ...
 
-    def now_ms(self) -> int | None:
-        """The leader's wall clock, for the expiry of values. None on a follower, which waits for the deletion."""
+    def now_ms(self) -> int:
+        """The node's wall clock."""
         ...
 
     def begin(self) -> Transaction:

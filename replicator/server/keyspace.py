@@ -3,8 +3,8 @@
     header   field ""        string: tag s, the bytes       hash: tag h, number of fields (8 bytes, big-endian)
     field    field "f"+name  hash: tag f, the bytes
 
-Only the header has the expiry. Once a row has expired by the leader's clock, the leader treats it as deleted, although
-its entries remain until the leader deletes them. Followers do not check the expiry.
+Only the header has the expiry. A row exists until it is deleted, although it has expired: views decide whether a read
+waits for that (`node.leader_reads`), and a write deletes the expired rows that it meets.
 """
 
 from __future__ import annotations
@@ -27,21 +27,16 @@ TYPES = {STRING: b"string", HASH: b"hash"}
 
 
 class Keyspace:
-    """Reads of one view at one point in time. `now_ms` None: no row is treated as expired."""
+    """Reads of one view at one point in time."""
 
-    def __init__(self, view: View, now_ms: int | None) -> None:
+    def __init__(self, view: View, now_ms: int) -> None:
         self._view = view
         self._get = view.get
         self.now_ms = now_ms
 
     def header(self, row: bytes) -> Value | None:
         stored = self._get(_header_key(row))
-        if stored is None:
-            return None
-        value = decode_value(stored)
-        if value.expires_at_ms is not None and self.now_ms is not None and value.expires_at_ms <= self.now_ms:
-            return None
-        return value
+        return None if stored is None else decode_value(stored)
 
     def string(self, row: bytes) -> bytes | None:
         """Raises `WrongType`."""
@@ -80,7 +75,7 @@ class Keyspace:
             yield key[len(start) :], stored[1:]
 
     def rows(self, from_row: bytes = b"") -> Iterator[tuple[bytes, Value]]:
-        """The rows that have not expired, in key order, with their headers."""
+        """The rows of the store, in key order, with their headers."""
         start, stop = row_range(KEYSPACE_TABLE, from_row)[0], table_range(KEYSPACE_TABLE)[1]
         if not from_row:
             start = table_range(KEYSPACE_TABLE)[0]
@@ -89,9 +84,7 @@ class Keyspace:
             if found is None:
                 return
             _, row, _ = decode_key(found[0])
-            value = self.header(row)
-            if value is not None:
-                yield row, value
+            yield row, decode_value(found[1])
             start = row_range(KEYSPACE_TABLE, row)[1]
 
     def size(self) -> int:
@@ -105,10 +98,17 @@ class Keyspace:
 class WritableKeyspace(Keyspace):
     """Reads and writes of one transaction."""
 
-    def __init__(self, transaction: Transaction, time_ms: int) -> None:
-        super().__init__(transaction, time_ms)
+    def __init__(self, transaction: Transaction, now_ms: int) -> None:
+        super().__init__(transaction, now_ms)
         self.transaction = transaction
-        self.time_ms = time_ms
+
+    def header(self, row: bytes) -> Value | None:
+        """Deletes the row if it has expired."""
+        value = super().header(row)
+        if value is None or value.expires_at_ms is None or value.expires_at_ms > self.now_ms:
+            return value
+        self.transaction.remove_expired(KEYSPACE_TABLE, row)
+        return None
 
     def put_string(self, row: bytes, data: bytes, expires_at_ms: int | None = None) -> None:
         """Replace the row, whatever its type. Raises `BadRequest` if the value is too large."""
@@ -121,7 +121,7 @@ class WritableKeyspace(Keyspace):
 
     def put_fields(self, row: bytes, fields: dict[bytes, bytes]) -> int:
         """Returns the number of new fields. Raises `WrongType`, `BadRequest`."""
-        before = self._begin_hash(row)
+        before = self.hash_size(row)
         added = 0
         for name, data in fields.items():
             _check_size(data)
@@ -165,14 +165,6 @@ class WritableKeyspace(Keyspace):
             field = decode_key(key)[2]
             self.transaction.put(KEYSPACE_TABLE, source, field, None)
             self.transaction.put(KEYSPACE_TABLE, target, field, stored)
-
-    def _begin_hash(self, row: bytes) -> int:
-        """The number of its fields. Removes the remains of an expired row. Raises `WrongType`."""
-        before = self.hash_size(row)
-        if not before:
-            self._clear_fields(row)
-            self.transaction.put(KEYSPACE_TABLE, row, b"", None)
-        return before
 
     def _put_count(self, row: bytes, count: int) -> None:
         value = self.header(row)

@@ -31,6 +31,7 @@ class RecordBatch:
         self._count = before.entries
         self._rows = before.rows.copy()
         self._membership = before.membership
+        self.changed_expiry = False
 
     def apply(self, bodies: Sequence[Body]) -> None:
         """Raises `Diverged`."""
@@ -99,6 +100,7 @@ class RecordBatch:
             return  # the common case, without the two calls below
         before, after = expiry_of(old), expiry_of(new)
         if before != after:
+            self.changed_expiry = True
             if before is not None:
                 txn.delete(_expiry_key(before, key), db=self._expiry)
             if after is not None:

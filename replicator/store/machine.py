@@ -43,6 +43,7 @@ class Machine:
         self._meta = env.open_db(b"meta")
         self._copying = threading.Lock()
         self.view = LmdbView(env, self._entries, meta.rows)
+        self._next_expiry_ms = self._read_next_expiry()
 
     @property
     def state(self) -> LogState:
@@ -70,6 +71,8 @@ class Machine:
             else:
                 self.meta, self.suspended = meta, batch.suspended.keys
                 self.view.set_rows(meta.rows)
+                if batch.changed_expiry:
+                    self._next_expiry_ms = self._read_next_expiry()
                 return
 
     def expired(self, now_ms: int, limit: int) -> list[bytes]:
@@ -84,6 +87,9 @@ class Machine:
 
     def next_expiry_ms(self) -> int | None:
         """When the next value expires (ms since 1970); None if no value has an expiry."""
+        return self._next_expiry_ms
+
+    def _read_next_expiry(self) -> int | None:
         with self._env.begin(db=self._expiry) as txn:
             cursor = txn.cursor()
             return int.from_bytes(cursor.key()[:8], "big") if cursor.first() else None

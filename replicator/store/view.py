@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from typing import Protocol
 
 from replicator.records.types import Change
-from replicator.store.keys import encode_key, table_range
+from replicator.store.keys import decode_key, encode_key, row_range, table_range
+from replicator.store.values import expiry_of
 
 
 class View(Protocol):
@@ -68,6 +69,31 @@ class BlockingView:
         return KeyBlocked(key, lambda: self._unblocked(key))
 
 
+class ExpiringView:
+    """A view that raises `KeyBlocked` instead of showing a value that has expired.
+
+    Only `get` looks at the expiry: scans and counts show what is in the store.
+    """
+
+    def __init__(
+        self, base: View, now_ms: int, shown: frozenset[bytes], deleted: Callable[[bytes], Awaitable[View]]
+    ) -> None:
+        """`shown`: keys whose values are shown although they have expired; `deleted`: as `KeyBlocked.unblocked`."""
+        self._base = base
+        self._now_ms = now_ms
+        self._shown = shown
+        self._deleted = deleted
+        self.scan = base.scan
+        self.rows = base.rows
+
+    def get(self, key: bytes) -> bytes | None:
+        value = self._base.get(key)
+        expires_at_ms = expiry_of(value)
+        if expires_at_ms is not None and expires_at_ms <= self._now_ms and key not in self._shown:
+            raise KeyBlocked(key, lambda: self._deleted(key))
+        return value
+
+
 class Overlay:
     """A view of `base` with the changes of the writes in flight on top."""
 
@@ -122,15 +148,20 @@ class Transaction:
     def __init__(self, base: View) -> None:
         self._base = base
         self._changes: dict[bytes, Change] = {}
+        self._expired: list[tuple[str, bytes]] = []  # table and row, since the last savepoint
+        self.has_read = False
 
     def get(self, key: bytes) -> bytes | None:
+        self.has_read = True
         change = self._changes.get(key)
         return change.new if change else self._base.get(key)
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        self.has_read = True
         return merge(self._base.scan(start, stop), self._written(), start, stop)
 
     def rows(self, table: str) -> int:
+        self.has_read = True
         return self._base.rows(table) + row_delta(self._base, table, self._written())
 
     def put(self, table: str, row: bytes, field: bytes, value: bytes | None) -> None:
@@ -146,9 +177,25 @@ class Transaction:
         else:
             self._changes[key] = Change(table, row, field, old, value)
 
-    def roll_back(self, changes: dict[bytes, Change]) -> None:
-        """Restore `changes`, an earlier copy of `self.changes`."""
-        self._changes = changes
+    def remove_expired(self, table: str, row: bytes) -> None:
+        """Remove a row that has expired. A roll-back does not undo this: the client is told that the row is gone."""
+        self._expired.append((table, row))
+        self._remove_row(table, row)
+
+    def _remove_row(self, table: str, row: bytes) -> None:
+        for key, _ in list(self.scan(*row_range(table, row))):
+            self.put(table, row, decode_key(key)[2], None)
+
+    def savepoint(self) -> dict[bytes, Change]:
+        """For `roll_back`."""
+        self._expired.clear()
+        return dict(self._changes)
+
+    def roll_back(self, savepoint: dict[bytes, Change]) -> None:
+        """Undo the changes since the last savepoint."""
+        self._changes = savepoint
+        for table, row in self._expired:
+            self._remove_row(table, row)
 
     @property
     def changes(self) -> dict[bytes, Change]:

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from replicator.errors import Definite, ReplicatorError
 from replicator.position import BEFORE_LOG, Offset, Token
 from replicator.protocol import levels
-from replicator.protocol.levels import EVENTUAL, Level
-from replicator.server.keyspace import KEYSPACE_TABLE
-from replicator.store.keys import encode_key
+from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level
+from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.store.view import KeyBlocked, View
 from replicator.testing.cluster import Running, SimNode
 from replicator.testing.history import History, Operation, OperationKind, Outcome
@@ -20,6 +19,7 @@ from replicator.testing.loop import SimLoop
 
 _TIMEOUT_S = 3.0  # after which a client starts its next operation; this one may still be answered
 _THINK_MS = (0.5, 20.0, 100.0)
+_TTL_MS = (0, 5, 0, 50)
 _KINDS = (OperationKind.PUT,) * 2 + (OperationKind.APPEND,) * 2 + (OperationKind.READ,) * 3
 
 
@@ -60,6 +60,9 @@ class SimClient:
                 continue
             key = b"k%d" % rng.randrange(self._keys)
             operation = Operation(f"{self._name}.{number}", node, kind, key, self._loop.time(), level)
+            operation.ttl_ms = _TTL_MS[number % len(_TTL_MS)] if kind is OperationKind.PUT else 0
+            if kind is OperationKind.READ and level in (None, LINEARIZABLE) and number % 2 and life.node.leads:
+                operation.level, operation.in_transaction = None, True
             await self._ask(life, operation)
             if operation.outcome is Outcome.OK and operation.offset > self._token.offset:
                 timeline = life.machine.state.timeline.hex()
@@ -97,7 +100,7 @@ class SimClient:
 
         self._history.operations.append(operation)
         life.unanswered[operation.name] = operation
-        serve = _read if operation.kind is OperationKind.READ else _write
+        serve = _read if operation.kind is OperationKind.READ and not operation.in_transaction else _transact
         self._loop.call_soon(serve, life, operation, end, context=life.process.context)
         timeout = self._loop.call_later(_TIMEOUT_S, answered.cancel)
         await asyncio.wait([answered])
@@ -107,22 +110,38 @@ class SimClient:
 End = Callable[..., None]
 
 
-def _write(life: Running, operation: Operation, end: End) -> None:
+def _transact(life: Running, operation: Operation, end: End) -> None:
     """In the node's process, in one piece, as the server does."""
+    found: bytes | None = None
 
     def done(error: ReplicatorError | None, offset: Offset) -> None:
         if error is None:
-            end(Outcome.OK, f"at offset {offset}", None, offset)
+            end(Outcome.OK, f"at offset {offset}", found, offset)
         else:
             end(Outcome.REJECTED if isinstance(error, Definite) else Outcome.UNKNOWN, f"{error}")
 
     try:
         transaction = life.node.begin()
-        key = encode_key(KEYSPACE_TABLE, operation.key, b"")
-        transaction.put(KEYSPACE_TABLE, operation.key, b"", operation.after(transaction.get(key)))
+        keyspace = WritableKeyspace(transaction, life.node.now_ms())
+        match operation.kind:
+            case OperationKind.READ:
+                found = _value(keyspace, operation.key)
+            case OperationKind.APPEND:
+                value = keyspace.header(operation.key)
+                before = _value(keyspace, operation.key)
+                after = operation.after(before) or b""
+                keyspace.put_string(operation.key, after[1:], value.expires_at_ms if value else None)
+            case _:
+                expires_at_ms = keyspace.now_ms + operation.ttl_ms if operation.ttl_ms else None
+                keyspace.put_string(operation.key, operation.name.encode(), expires_at_ms)
         life.node.submit(transaction, done)
     except Definite as error:
         done(error, Offset(-1))
+
+
+def _value(keyspace: Keyspace, key: bytes) -> bytes | None:
+    value = keyspace.header(key)
+    return None if value is None else value.tag + value.data
 
 
 def _read(life: Running, operation: Operation, end: End) -> None:
@@ -130,10 +149,9 @@ def _read(life: Running, operation: Operation, end: End) -> None:
     if operation.level is None and not node.leads:
         end(Outcome.REJECTED, "leads no more")
         return
-    key = encode_key(KEYSPACE_TABLE, operation.key, b"")
 
     def see(view: View) -> None:
-        end(Outcome.OK, "", view.get(key), life.machine.state.offset)
+        end(Outcome.OK, "", _value(Keyspace(view, node.now_ms()), operation.key), life.machine.state.offset)
 
     async def wait() -> None:
         try:

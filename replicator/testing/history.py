@@ -9,12 +9,14 @@ from math import inf
 from replicator.position import BEFORE_LOG, Offset
 from replicator.protocol import levels
 from replicator.protocol.levels import Level
+from replicator.store.values import decode_value
 
 
 class OperationKind(StrEnum):
     READ = "read"
     PUT = "put"  # the value becomes the operation's name
     APPEND = "append"  # the name is added to the value, in one transaction
+    REMOVE = "remove"  # a leader removes a row that has expired; `Operation.value` is what it removes
 
 
 class Outcome(StrEnum):
@@ -31,6 +33,8 @@ class Operation:
     key: bytes
     called_s: float
     level: Level | None = None  # of a read; None: a read at the leader without a level
+    in_transaction: bool = False  # a read that a transaction makes, which changes nothing
+    ttl_ms: int = 0  # of the value that a put writes; 0: it does not expire
     outcome: Outcome | None = None  # None: not answered yet
     answered_s: float = inf
     value: bytes | None = None  # what a read returned
@@ -46,12 +50,14 @@ class Operation:
         """The value of the key after this operation; `before` is the value it was applied to."""
         if self.kind is OperationKind.READ:
             return before
+        if self.kind is OperationKind.REMOVE:
+            return None
         name = self.name.encode()
         return b"s" + name if self.kind is OperationKind.PUT or before is None else before + b"," + name
 
     def __str__(self) -> str:
         shown = f" = {self.value!r}" if self.kind is OperationKind.READ and self.outcome is Outcome.OK else ""
-        level = f"{self.level} " if self.level else ""
+        level = f"{self.level} " if self.level else "transaction's " if self.in_transaction else ""
         what = f"{self.name} {level}{self.kind} {self.key.decode()} at {self.node}"
         return f"{what}: {self.outcome}{shown} {self.why}".rstrip()
 
@@ -66,6 +72,14 @@ class History:
     def reads(self, *kinds: levels.LevelKind) -> list[Operation]:
         """The successful reads at these levels."""
         return [it for it in self.operations if it.outcome is Outcome.OK and it.level and it.level.kind in kinds]
+
+
+def without_expiry(stored: bytes | None) -> bytes | None:
+    """A stored value as histories have it."""
+    if stored is None:
+        return None
+    value = decode_value(stored)
+    return value.tag + value.data
 
 
 def author_of(value: bytes | None) -> str | None:

@@ -22,7 +22,7 @@ from replicator.testing.checks import leases, levels, linear, replicas, writes
 from replicator.testing.checks.canonical import Canonical, read_log
 from replicator.testing.clients import SimClient
 from replicator.testing.cluster import SimNode
-from replicator.testing.history import History, OperationKind, Outcome
+from replicator.testing.history import History, Operation, OperationKind, Outcome
 from replicator.testing.loop import SimLoop, Stuck
 from replicator.testing.nemesis import FAULT_EVENTS, Nemesis
 from replicator.testing.observer import Observer
@@ -188,7 +188,13 @@ class _Simulation:
         yield from replicas.check(self.observer.samples, canonical)
         yield from leases.check(self.observer.overlaps)
         yield from levels.check(self.history, canonical, self.broker.appended_s)
-        yield from linear.check(self.history, _took_effect(self.history, canonical))
+        removals = [
+            Operation(
+                f"expiry at offset {offset}", "", OperationKind.REMOVE, row, self.broker.appended_s[offset], value=value
+            )
+            for offset, row, value in canonical.expired
+        ]
+        yield from linear.check(self.history, _took_effect(self.history, canonical), removals)
 
     def _fingerprint(self) -> str:
         for offset, payload in self.broker.log.entries:
@@ -214,4 +220,5 @@ def _draw_timing(rng: random.Random) -> Timing:
         step_ms=rng.choice((0, 20)),
         jitter_ms=rng.choice((5, 50)),
         answer_ms=1500,
+        follower_lease_ms=min(500, lease_ms),
     )

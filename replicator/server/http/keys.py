@@ -51,7 +51,7 @@ def _level(text: str) -> Level | None:
     return level
 
 
-def _find(view: View, now_ms: int | None, row: bytes) -> dict[str, Any] | None:
+def _find(view: View, now_ms: int, row: bytes) -> dict[str, Any] | None:
     keyspace = Keyspace(view, now_ms)
     header = keyspace.header(row)
     if header is None:

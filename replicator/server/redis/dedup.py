@@ -48,9 +48,15 @@ class Dedup:
         self._age_ms = age_ms
 
     def find(self, id: bytes, line: Args) -> bytes | None:
-        """The encoded reply, if the id is known. Raises `BadRequest` if it was used for another line."""
+        """The encoded reply, if the id is known. Raises `BadRequest` if it was used for another line.
+
+        Deletes the id if it has expired.
+        """
         entry = self._entry(id)
-        if entry is None or (entry.expires_at_ms is not None and entry.expires_at_ms <= self._time_ms):
+        if entry is None:
+            return None
+        if entry.expires_at_ms is not None and entry.expires_at_ms <= self._time_ms:
+            self._transaction.remove_expired(DEDUP_TABLE, id)
             return None
         if entry.line != _digest(line):
             raise BadRequest("this id was used for another command line: use a new id for each command")

@@ -54,8 +54,8 @@ class Dispatcher:
                     self.read_at(connection.level, command, args)
             elif kind is CommandKind.WRITE:
                 transaction = self._backend.begin()
-                keyspace = WritableKeyspace(transaction, self._backend.now_ms() or 0)
-                self._submit(transaction, command.handler(keyspace, args))
+                keyspace = WritableKeyspace(transaction, self._backend.now_ms())
+                self._submit(transaction, _run(connection, keyspace, command, args))
             elif kind is CommandKind.CONNECTION:
                 connection.reply(command.handler(connection, args))
             else:
@@ -121,6 +121,10 @@ class Dispatcher:
     # Writes and MULTI
 
     def _submit(self, transaction: Transaction, reply: Reply) -> None:
+        """The reply waits until the changes are applied, and until what it has read is confirmed."""
+        if not transaction.has_read and not transaction.changes:
+            self._connection.reply(reply)
+            return
         pending = self._replies.add_pending(encode(reply, self._connection.protocol))
         try:
             self._backend.submit(transaction, pending)
@@ -143,11 +147,16 @@ class Dispatcher:
         if multi.dirty_cas or not multi.writes:
             connection.wait_for(self._execute_reads())
             return
-        queued = multi.queued
+        queued, watched = multi.queued, multi.watched
         multi.discard()
         transaction = self._backend.begin()
-        keyspace = WritableKeyspace(transaction, self._backend.now_ms() or 0)
-        self._submit(transaction, [_run_queued(connection, keyspace, *it) for it in queued])
+        keyspace = WritableKeyspace(transaction, self._backend.now_ms())
+        for row in watched:
+            keyspace.header(row)
+        if transaction.changes:  # a watched row has expired, and is deleted now
+            self._submit(transaction, NullArray())
+        else:
+            self._submit(transaction, [_run(connection, keyspace, *it) for it in queued])
 
     async def _execute_reads(self) -> None:
         """EXEC without writes. It fails if a watched key changes before the read level is met."""
@@ -156,7 +165,7 @@ class Dispatcher:
         def run(keyspace: Keyspace) -> Reply:
             if multi.dirty_cas:
                 return NullArray()
-            return [_run_queued(connection, keyspace, *it) for it in multi.queued]
+            return [_run(connection, keyspace, *it) for it in multi.queued]
 
         try:
             await self._read(connection.level, run)
@@ -164,9 +173,12 @@ class Dispatcher:
             multi.discard()
 
 
-def _run_queued(connection: ConnectionContext, keyspace: Keyspace, command: Command, args: Args) -> Reply:
-    """As in Redis, the other commands take effect although one fails. One that fails has no effect at all."""
-    savepoint = dict(keyspace.transaction.changes) if isinstance(keyspace, WritableKeyspace) else {}
+def _run(connection: ConnectionContext, keyspace: Keyspace, command: Command, args: Args) -> Reply:
+    """A command that fails changes nothing, but that expired rows which it met are deleted.
+
+    In a transaction, the other commands take effect, as in Redis.
+    """
+    savepoint = keyspace.transaction.savepoint() if isinstance(keyspace, WritableKeyspace) else {}
     try:
         return command.handler(connection if command.kind is CommandKind.CONNECTION else keyspace, args)
     except ReplicatorError as error:

@@ -44,6 +44,10 @@ class MultiState:
         self._rows: set[bytes] = set()
 
     @property
+    def watched(self) -> list[bytes]:
+        return sorted(self._rows)
+
+    @property
     def writes(self) -> bool:
         return any(command.kind is CommandKind.WRITE for command, _ in self.queued)
 

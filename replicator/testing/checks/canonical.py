@@ -13,7 +13,8 @@ from replicator.records.codec import NotARecord, RecordCodec
 from replicator.records.types import Body, Write
 from replicator.store.digest import DIGEST_MASK, entry_digest
 from replicator.store.keys import encode_key
-from replicator.testing.history import author_of
+from replicator.store.values import expiry_of
+from replicator.testing.history import author_of, without_expiry
 
 
 class StateAt(NamedTuple):
@@ -24,11 +25,20 @@ class StateAt(NamedTuple):
     entries: int
 
 
+class Expired(NamedTuple):
+    """A change that removes or replaces a value with an expiry."""
+
+    offset: Offset
+    row: bytes
+    value: bytes | None  # the old one
+
+
 class Canonical(NamedTuple):
     states: dict[Offset, StateAt]
     entries: dict[bytes, bytes]  # at the end
     written: dict[str, list[Offset]]  # by name of the operation: the offsets of its records
     values: dict[bytes, list[tuple[Offset, bytes | None]]]  # the changes of each store key, in order
+    expired: list[Expired]
 
     def value_at(self, key: bytes, offset: Offset) -> bytes | None:
         """The value of the key in a store that has applied up to `offset`."""
@@ -45,6 +55,7 @@ def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
     states: dict[Offset, StateAt] = {}
     written: dict[str, list[Offset]] = {}
     values: dict[bytes, list[tuple[Offset, bytes | None]]] = {}
+    expired: list[Expired] = []
     for offset, payload in log:
         try:
             record = codec.decode(payload, state.timeline)
@@ -53,9 +64,9 @@ def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
         else:
             state, void = judge(state, offset, record)
             if void is None:
-                digest += _apply(record.body, entries, offset, written, values)
+                digest += _apply(record.body, entries, offset, written, values, expired)
         states[offset] = StateAt(state, digest & DIGEST_MASK, len(entries))
-    return Canonical(states, entries, written, values)
+    return Canonical(states, entries, written, values, expired)
 
 
 def _apply(
@@ -64,6 +75,7 @@ def _apply(
     offset: Offset,
     written: dict[str, list[Offset]],
     values: dict[bytes, list[tuple[Offset, bytes | None]]],
+    expired: list[Expired],
 ) -> int:
     """Apply the body to the arguments. Returns the change of the digest."""
     if not isinstance(body, Write):
@@ -72,13 +84,15 @@ def _apply(
     for table, row, field, _, new in body.changes:
         key = encode_key(table, row, field)
         old = entries.pop(key, None)
-        values.setdefault(key, []).append((offset, new))
+        values.setdefault(key, []).append((offset, without_expiry(new)))
+        if expiry_of(old) is not None:
+            expired.append(Expired(offset, row, without_expiry(old)))
         if old is not None:
             growth -= entry_digest(key, old)
         if new is not None:
             growth += entry_digest(key, new)
             entries[key] = new
-        name = author_of(new)
+        name = author_of(without_expiry(new))
         if name is not None:
             written.setdefault(name, []).append(offset)
     return growth

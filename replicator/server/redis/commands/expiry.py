@@ -1,8 +1,6 @@
-"""Expiry: the leader decides by its clock when a key has expired, and writes that to the log."""
+"""Expiry: the leader deletes a key once it has expired by its clock."""
 
 from __future__ import annotations
-
-import time
 
 from replicator.errors import BadRequest
 from replicator.server.keyspace import Keyspace, WritableKeyspace
@@ -36,7 +34,7 @@ def _expire(keyspace: WritableKeyspace, args: Args, unit: bytes, name: str) -> i
     if {b"gt", b"lt"} <= conditions:
         raise BadRequest("GT and LT options at the same time are not compatible")
     number = integer(args[2]) * _UNIT_MS[unit]
-    when = number + keyspace.time_ms if unit in _RELATIVE else number
+    when = number + keyspace.now_ms if unit in _RELATIVE else number
     if not -(2**63) <= when < 2**63:
         raise BadRequest(f"invalid expire time in '{name}' command")
     value = keyspace.header(args[1])
@@ -51,7 +49,7 @@ def _expire(keyspace: WritableKeyspace, args: Args, unit: bytes, name: str) -> i
     )
     if refused:
         return 0
-    if when <= keyspace.time_ms:
+    if when <= keyspace.now_ms:
         keyspace.remove(args[1])
     else:
         keyspace.set_expiry(args[1], value, when)
@@ -94,7 +92,7 @@ def _left_ms(keyspace: Keyspace, key: bytes) -> int:
         return -2
     if value.expires_at_ms is None:
         return -1
-    return max(0, value.expires_at_ms - (keyspace.now_ms or time.time_ns() // 1_000_000))
+    return max(0, value.expires_at_ms - keyspace.now_ms)
 
 
 @read("ttl", 2)

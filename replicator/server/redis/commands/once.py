@@ -26,7 +26,7 @@ def once(keyspace: WritableKeyspace, args: Args) -> Reply:
         raise BadRequest("REPL.ONCE calls can not be nested")
     if inner.kind is not CommandKind.WRITE:
         raise BadRequest(f"REPL.ONCE takes a command that writes one record, not '{name}': send that without REPL.ONCE")
-    dedup = Dedup(keyspace.transaction, keyspace.time_ms)
+    dedup = Dedup(keyspace.transaction, keyspace.now_ms)
     known = dedup.find(id, line)
     if known is not None:
         return decode(known)

@@ -52,7 +52,7 @@ def set_(keyspace: WritableKeyspace, args: Args) -> Reply:
     if len(args) == 3:
         keyspace.put_string(key, data)
         return OK
-    options = _set_options(args, keyspace.time_ms)
+    options = _set_options(args, keyspace.now_ms)
     before = keyspace.header(key)
     old = keyspace.string(key) if b"get" in options else None
     refused = (b"nx" in options and before is not None) or (b"xx" in options and before is None)
@@ -61,7 +61,7 @@ def set_(keyspace: WritableKeyspace, args: Args) -> Reply:
     expires = next((options[unit] for unit in (b"ex", b"px", b"exat", b"pxat") if unit in options), None)
     if b"keepttl" in options and before is not None:
         expires = before.expires_at_ms
-    if expires is not None and expires <= keyspace.time_ms:
+    if expires is not None and expires <= keyspace.now_ms:
         keyspace.remove(key)
     else:
         keyspace.put_string(key, data, expires)
@@ -102,13 +102,13 @@ def setnx(keyspace: WritableKeyspace, args: Args) -> Reply:
 
 @write("setex", 4)
 def setex(keyspace: WritableKeyspace, args: Args) -> Reply:
-    keyspace.put_string(args[1], args[3], deadline_ms(args[2], b"ex", keyspace.time_ms, "setex"))
+    keyspace.put_string(args[1], args[3], deadline_ms(args[2], b"ex", keyspace.now_ms, "setex"))
     return OK
 
 
 @write("psetex", 4)
 def psetex(keyspace: WritableKeyspace, args: Args) -> Reply:
-    keyspace.put_string(args[1], args[3], deadline_ms(args[2], b"px", keyspace.time_ms, "psetex"))
+    keyspace.put_string(args[1], args[3], deadline_ms(args[2], b"px", keyspace.now_ms, "psetex"))
     return OK
 
 
@@ -135,8 +135,8 @@ def getex(keyspace: WritableKeyspace, args: Args) -> Reply:
     old, value = keyspace.string(args[1]), keyspace.header(args[1])
     if value is None or not name:
         return old
-    expires = None if name == b"persist" else deadline_ms(args[3], name, keyspace.time_ms, "getex")
-    if expires is not None and expires <= keyspace.time_ms:
+    expires = None if name == b"persist" else deadline_ms(args[3], name, keyspace.now_ms, "getex")
+    if expires is not None and expires <= keyspace.now_ms:
         keyspace.remove(args[1])
     elif expires != value.expires_at_ms:
         keyspace.set_expiry(args[1], value, expires)
