@@ -226,7 +226,7 @@ class Leader:
     def review(self) -> None:
         """Check for a refused registration, unresponsive or joining replicas, and an overdue transfer."""
         context, roles = self._context, self._context.roles
-        self._membership.register()
+        self._membership.repeat_refused_registration()
         self._refuse(self._commitment.refusal)
         for member in self._membership.latest.members:
             if member.mode is Mode.JOINING and self._progress.acked(member.node) >= self._reviewed:

@@ -25,6 +25,7 @@ class MembershipChanges:
         self._own = own
         self._latest: Membership = context.replica.machine.meta.membership  # the last one that was proposed here
         self._record: PendingWrite | None = None  # of `_latest`
+        self._registration: PendingWrite | None = None  # the last one
 
     @property
     def latest(self) -> Membership:
@@ -57,19 +58,23 @@ class MembershipChanges:
         self._propose(with_policy(self.latest, policy))
 
     def register(self) -> None:
-        """A leader that is not a member, or whose address has changed, adds itself.
-
-        To be called again: the log may refuse the record.
-        """
+        """A new leader that is not a member, or whose address has changed, adds itself."""
         known = self.latest.get(self._own.node)
         registered = replace(self._own, mode=known.mode) if known else self._own
         if known != registered:
-            self._propose(with_member(self.latest, registered))
+            self._registration = self._propose(with_member(self.latest, registered))
+
+    def repeat_refused_registration(self) -> None:
+        if self._registration is not None and self._registration.was_refused:
+            self._registration = None
+            self.register()
 
     def promote_joining(self, node: NodeId) -> None:
         """A joining member has caught up."""
         logger.info("%s has caught up: writes require its acks from now on", node)
         self._propose(with_joined(self.latest, node))
 
-    def _propose(self, membership: Membership) -> None:
-        self._latest, self._record = membership, self._context.enqueue_own(membership)
+    def _propose(self, membership: Membership) -> PendingWrite:
+        record = self._context.enqueue_own(membership)
+        self._latest, self._record = membership, record
+        return record

@@ -67,6 +67,11 @@ class PendingWrite:
         """Whether it is queued or sent, also if it is overdue and so has been answered already."""
         return self.state is WriteState.QUEUED or self.state is WriteState.SENT
 
+    @property
+    def was_refused(self) -> bool:
+        """Whether it has ended, and is not in the log."""
+        return self.state is WriteState.ENDED and not self.seq
+
     def applied_or_failed(self) -> asyncio.Future[None]:
         """Ends when the write is no longer queued or sent."""
         if self._ended is None:
