@@ -16,7 +16,10 @@ from replicator.node.context import NodeContext
 from replicator.node.expiry import delete_expired
 from replicator.node.follower import Follower
 from replicator.node.health import NodeHealth, NodeState
+from replicator.node.index_source import IndexSource
 from replicator.node.leader import Leader
+from replicator.node.leader_index import LeaderIndex
+from replicator.node.leader_link import LeaderLink
 from replicator.node.membership import MembershipChanges
 from replicator.node.reads import NodeReads
 from replicator.node.replica import RowListener
@@ -33,20 +36,22 @@ logger = logging.getLogger(__name__)
 class Node:
     """Answers what the servers ask (`server.backend.Backend`) through its parts."""
 
-    def __init__(self, context: NodeContext, acks: Acks, member: Member) -> None:
-        """`member`: as what this node is to be registered."""
+    def __init__(self, context: NodeContext, acks: Acks, member: Member, link: LeaderLink) -> None:
+        """`member`: as what this node is to be registered. `link`: to other nodes that lead."""
         self._context = context
         self._member = member
         self._progress = ReplicaProgress(context.author.node, acks, context.clock, context.timing.sync_ms)
         self._sender = AckSender(context.author, context.replica, acks, context.clock, ASYNC_ACK_MS)
         self._client_writes = ClientWrites(context)
         self._health = NodeHealth(context.author.node, context.replica)
-        self.reads = NodeReads(context, self._health)
+        leader_index = LeaderIndex(context, self._health)
+        self.reads = NodeReads(context, self._health, IndexSource(context, leader_index, link))
         self.membership_changes = MembershipChanges(context)
         self.transfer = LeadershipTransfer(context, self._progress, self._health)
         self.begin = self._client_writes.begin
         self.submit = self._client_writes.submit
         self.wait_acked = self._progress.wait
+        self.committed_offset = leader_index.committed_offset
 
     # The life of the node
 

@@ -1,4 +1,4 @@
-"""The read index: as of when this store is known to hold all that the log held, by asking the log for its end.
+"""The read index: as of when this store is known to hold all that was confirmed or shown anywhere (`index_source`).
 
 One question is in flight at a time; all reads that arrive meanwhile share the next one.
 """
@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from math import inf
+from typing import TypeVar
 
-from replicator.errors import BrokerUnavailable, ReplicatorError, Stale
+from replicator.errors import ReplicatorError, Stale
 from replicator.node.context import NodeContext
+from replicator.node.index_source import IndexAnswer, IndexSource
 from replicator.position import Offset
 from replicator.store.view import View
+
+T = TypeVar("T")
 
 
 def read_timed_out(context: NodeContext) -> Stale:
@@ -21,16 +25,25 @@ def read_timed_out(context: NodeContext) -> Stale:
     )
 
 
+class _Round:
+    """One question, and all reads that wait for its answer, or for the store to reach it."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.answered: asyncio.Future[IndexAnswer] = loop.create_future()
+        self.reached: asyncio.Future[View] = loop.create_future()
+
+
 class ReadIndex:
-    def __init__(self, context: NodeContext, view: View) -> None:
-        """`view`: what reads see once the store has reached the end of the log."""
+    def __init__(self, context: NodeContext, source: IndexSource, view: View) -> None:
+        """`view`: what reads see once the store has reached the index."""
         self._context = context
+        self._source = source
         self._view = view
-        self._asked_ms = -inf  # when the last question was sent that has been answered
-        self._end = Offset(0)  # the answer
+        self._last = IndexAnswer(-inf, Offset(0))  # the answer to the question that was sent last
         self._asking = asyncio.Lock()
-        self._next: asyncio.Future[View] | None = None  # of the reads that wait for the next question
-        self._rounds: set[asyncio.Task[None]] = set()
+        self._next: _Round | None = None  # of the reads that wait for the next question
+        self._tasks: set[asyncio.Task[None]] = set()
         self.fresh_ms = -inf  # when the store certainly held all
 
     @property
@@ -38,60 +51,60 @@ class ReadIndex:
         return self._context.clock.elapsed_ms() - self.fresh_ms
 
     def is_within(self, max_age_ms: float, max_records: int) -> bool:
-        """Whether the store holds what the log held so long ago, but for its last `max_records` records."""
+        """Whether the store holds what was committed so long ago, but for the last `max_records` records."""
         if self.age_ms <= max_age_ms:
             return True
-        known = self._context.clock.elapsed_ms() - self._asked_ms <= max_age_ms
-        return known and self._context.replica.state.offset >= self._end - 1 - max_records
+        known = self._context.clock.elapsed_ms() - self._last.asked_ms <= max_age_ms
+        return known and self._context.replica.state.offset >= self._last.offset - max_records
 
     def reached(self) -> asyncio.Future[View]:
-        """Shared by many reads: ends once the store holds all that the log holds now. It raises `Stale`."""
-        if self._next is None:
-            loop = asyncio.get_running_loop()
-            self._next = loop.create_future()
-            task = loop.create_task(self._round())
-            self._rounds.add(task)
-            task.add_done_callback(self._rounds.discard)
-        return self._next
+        """Shared by many reads: ends once the store holds all that is committed now. It raises `Stale`."""
+        return self._join().reached
 
     async def reached_but(self, max_records: int) -> None:
-        """Wait until the store holds all that the log holds now, but for its last `max_records`. Raises `Stale`."""
-        _, end = await self._ask()
-        await self._context.replica.applied(Offset(end - 1 - max_records))
+        """Wait until the store holds all that is committed now, but for its last `max_records`. Raises `Stale`."""
+        answer = await asyncio.shield(self._join().answered)
+        await self._context.replica.applied(Offset(answer.offset - max_records))
 
-    async def _round(self) -> None:
+    def _join(self) -> _Round:
+        """The next round."""
+        if self._next is None:
+            self._next = _Round()
+            task = asyncio.get_running_loop().create_task(self._run())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return self._next
+
+    async def _run(self) -> None:
+        """The next round, once the one before has its answer."""
         context = self._context
         async with self._asking:
             joined, self._next = self._next, None
             assert joined is not None
             try:
-                asked_ms, end = await self._ask()
+                answer = await self._source.ask()
             except ReplicatorError as error:
-                _fail(joined, error)
+                _fail(joined.answered, error)
+                _fail(joined.reached, error)
                 return
+        self._last = max(self._last, answer)
+        _end(joined.answered, answer)
         try:
             async with asyncio.timeout(context.timing.read_ms / 1000):
-                await context.replica.applied(Offset(end - 1))
+                await context.replica.applied(answer.offset)
         except TimeoutError:
-            _fail(joined, read_timed_out(context))
+            _fail(joined.reached, read_timed_out(context))
             return
-        self.fresh_ms = max(self.fresh_ms, asked_ms)
-        if not joined.done():
-            joined.set_result(self._view)
-
-    async def _ask(self) -> tuple[float, Offset]:
-        """When the question was sent (ms), and the end. Raises `Stale`."""
-        asked_ms = self._context.clock.elapsed_ms()
-        try:
-            end = await self._context.log.end()
-        except BrokerUnavailable as error:
-            raise Stale(f"this replica cannot find out how current it is: {error}") from error
-        if asked_ms > self._asked_ms:
-            self._asked_ms, self._end = asked_ms, end
-        return asked_ms, end
+        self.fresh_ms = max(self.fresh_ms, answer.asked_ms)
+        _end(joined.reached, self._view)
 
 
-def _fail(future: asyncio.Future[View], error: ReplicatorError) -> None:
+def _end(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[T], error: ReplicatorError) -> None:
     if not future.done():
         future.set_exception(error)
         future.exception()  # nobody may be waiting any more

@@ -3,8 +3,8 @@
               leader (`leader_reads`)                      follower (`follower_reads`)
 eventual      no wait                                      no wait
 session       its store reaches the token                  its store reaches the token
-bounded       as linearizable                              the log's end was asked for recently enough, and reached
-linearizable  its lease, and the writes in flight of the   the log's end is asked for, and reached; suspended keys.
+bounded       as linearizable                              the index was asked for recently enough, and reached
+linearizable  its lease, and the writes in flight of the   the index is asked for, and reached; suspended keys.
               keys that are read                           A replica whose acks every write requires twice
                                                            (`ack_policy.local_readers`) need not ask each time
 (default)     as linearizable                              as eventual
@@ -20,6 +20,7 @@ from typing import Protocol, TypeVar
 from replicator.node.context import NodeContext
 from replicator.node.follower_reads import FollowerReads
 from replicator.node.health import NodeHealth
+from replicator.node.index_source import IndexSource
 from replicator.node.leader_reads import LeaderReads
 from replicator.node.read_index import read_timed_out
 from replicator.protocol.levels import Level
@@ -41,9 +42,9 @@ class Reads(Protocol):
 class NodeReads:
     """Asks the reads of the role that this node has now."""
 
-    def __init__(self, context: NodeContext, health: NodeHealth) -> None:
+    def __init__(self, context: NodeContext, health: NodeHealth, source: IndexSource) -> None:
         self._context = context
-        self.at_follower = FollowerReads(context, health)
+        self.at_follower = FollowerReads(context, health, source)
         self.at_leader = LeaderReads(context, health, self.at_follower)
 
     def view(self, level: Level | None) -> View | Future[View]:

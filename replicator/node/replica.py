@@ -14,7 +14,7 @@ from replicator.node.term_history import TermHistory
 from replicator.position import Author, Offset
 from replicator.protocol.acceptance import judge, skip
 from replicator.protocol.log_state import LogState
-from replicator.records.codec import NotARecord, RecordCodec
+from replicator.records.codec import BARRIER, NotARecord, RecordCodec
 from replicator.records.types import Body, Change, Claim, Record, Write
 from replicator.store.machine import Machine
 
@@ -54,6 +54,9 @@ class Replica:
         void_before, why_void = self.void_records, ""
         for offset, payload in entries:
             if offset <= state.offset:
+                continue
+            if payload == BARRIER:
+                state = skip(state, offset)
                 continue
             try:
                 record = self.codec.decode(payload, state.timeline)
