@@ -60,6 +60,10 @@ def test_simulations_have_no_violations() -> None:
         (mutations.unacknowledged_writes_are_confirmed, "not linearizable", INVALIDATE, 50),
         (mutations.claims_release_what_was_written, "not linearizable", INVALIDATE, 1030),
         (mutations.sessions_wait_for_nothing, "a session read went backwards", None, 0),
+        (mutations.the_read_index_is_the_end_of_the_log, "not linearizable", None, 0),
+        (mutations.leaders_answer_other_nodes_without_a_lease, "not linearizable", None, 0),
+        (mutations.leaders_forget_the_append_in_flight, "not linearizable", None, 0),
+        (mutations.barriers_are_not_appended, "not linearizable", None, 0),
         (mutations.bounds_are_ten_times_as_wide, "staler than its bound", None, 40),
     ],
 )

@@ -58,7 +58,7 @@ class Election:
         return inf if place is None else context.timing.candidacy_ms(place, self._jitter)
 
     async def _log_end(self) -> Offset | None:
-        """None unless it answers as fast as a heartbeat should arrive: a broker that was away delays the leader, too."""
+        """None unless it answers as fast as a heartbeat should arrive: a broker that was away delays the leader."""
         context = self._context
         asked_ms = context.clock.elapsed_ms()
         try:

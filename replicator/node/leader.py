@@ -130,7 +130,7 @@ class Leader:
         """What was sent is settled when its outcome is read in the log."""
         if isinstance(outcome, Misplaced):
             logger.info("others have appended at offset %d", self._state.offset + 1)
-            self._context.roles.append_misplaced(outcome.last)
+            self._context.roles.append_misplaced(outcome.last, outcome.sent_ms)
         else:
             logger.info("%s", outcome.error)
             self._context.roles.append_unknown()

@@ -57,6 +57,7 @@ class Replica:
                 continue
             if payload == BARRIER:
                 state = skip(state, offset)
+                self.void_records += 1
                 continue
             try:
                 record = self.codec.decode(payload, state.timeline)

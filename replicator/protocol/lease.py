@@ -1,6 +1,6 @@
 """The lease: how long a leader's reads are sure to see all that was written anywhere.
 
-    an own record was committed   it runs from when the record was *sent*: whoever stands against the leader has
+    an own record was accepted    it runs from when the record was *sent*: whoever stands against the leader has
                                   received it later, and waits longer than a lease from then (`timing`)
     an own claim was accepted     the same, from when its first copy was sent: any copy may be the one that counts
     another's claim (handover)    none, until a record of this node's own is committed
@@ -34,7 +34,7 @@ class Lease(NamedTuple):
         return max(0.0, self.serve_from_ms - now_ms)
 
     def renewed(self, sent_ms: float) -> Lease:
-        """A record of the leader's own, sent then, is committed."""
+        """A record of the leader's own, sent then, is accepted."""
         return self._replace(from_ms=sent_ms)
 
     def claimed(self, reason: Reason, sent_ms: float | None, read_ms: float, lease_ms: float) -> Lease:
