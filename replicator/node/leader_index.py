@@ -44,4 +44,4 @@ class LeaderIndex:
         self._health.store()
         state = self._context.replica.state
         if state.leader != self._context.author or state.timeline != timeline or state.epoch < epoch:
-            raise NotLeader(f"{self._context.author.node} does not lead epoch {epoch}: it is at epoch {state.epoch}")
+            raise NotLeader(f"{self._context.author.node} does not lead epoch {epoch} of timeline {timeline.hex()}")
