@@ -13,6 +13,7 @@ import pytest
 from replicator.errors import NotLeader, ReplicatorError, Stale
 from replicator.log.memory import MemoryLog
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry
+from replicator.node.election import Election
 from replicator.position import Epoch, Offset
 from replicator.protocol.levels import Level, LevelKind
 from replicator.protocol.timing import Timing
@@ -228,3 +229,20 @@ async def test_every_reader_skips_a_barrier(cluster: ModesCluster) -> None:
     cluster.stall(cluster.n3)
     assert replica.read([Entry(offset, BARRIER)]) == []
     assert replica.state == before._replace(offset=offset)
+
+
+async def test_a_barrier_that_is_still_unread_does_not_restart_the_election_timer(cluster: ModesCluster) -> None:
+    await cluster.n1.stop()
+    await cluster.caught_up()
+    context = cluster.n2.node._context
+    election = Election(context)
+    election._since_ms = expired_ms = context.clock.elapsed_ms() - 2 * STEADY.election_ms
+    cluster.stall(cluster.n2)
+    await cluster.log.append([BARRIER])
+    entries = len(cluster.log.entries)
+    await election.step()
+    assert election._since_ms == expired_ms and len(cluster.log.entries) == entries
+    cluster.wake(cluster.n2)
+    await cluster.caught_up()
+    await election.step()
+    await until(lambda: cluster.n2.node.leads)
