@@ -28,6 +28,7 @@ from replicator.protocol.timing import Timing
 from replicator.records.types import Member, Mode
 from replicator.server.http.app import HttpServer, Snapshots
 from replicator.server.identity import Identity
+from replicator.server.leader_link import RedisLeaderLink
 from replicator.server.redis.server import RedisServer
 from replicator.server.registration import register
 from replicator.store import snapshot
@@ -87,7 +88,9 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
         member = Member(
             context.author.node, Mode.ASYNC, config.advertised_resp, config.advertised_http, settings.priority
         )
-        node = Node(context, acks, member)
+        link = RedisLeaderLink(settings.password)
+        parts.push_async_callback(link.close)
+        node = Node(context, acks, member, link)
         server = RedisServer(
             node,
             settings.resp,

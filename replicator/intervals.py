@@ -36,6 +36,8 @@ CHECKPOINT_MS = 5_000
 CATCH_UP_TIMEOUT_MS = 10_000  # of a successor, before the leader stops sending writes
 DRAIN_TIMEOUT_MS = 2_000  # for the acks of what is in flight, before leadership is transferred
 LEASE_POLL_MS = 2  # of a read that waits for the lease
+BARRIER_PAUSE_MS = 20  # between two barriers of a node that cannot ask the leader
+ELECTION_RETRY_MS = 20  # of a candidate that has not read the end of the log yet
 EXPIRY_POLL_MS = 50
 
 # Servers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from replicator.log.memory import MemoryAckTopic, MemoryLog
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Log
 from replicator.node.clock import Clock, SystemClock
 from replicator.node.context import open_context
+from replicator.node.leader_link import LinkFailed
 from replicator.node.node import Node
-from replicator.position import Author, NodeId, Offset
+from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.protocol.timing import Timing
 from replicator.records.types import Member, Mode
 from replicator.store.machine import Machine, open_machine
@@ -92,6 +93,26 @@ class FaultyLog(MemoryLog):
         return base
 
 
+class MemoryLink:
+    """Asks a leader on the same event loop."""
+
+    def __init__(self, nodes: Mapping[str, RunningNode]) -> None:
+        self._nodes = nodes
+        self.cut = False
+
+    async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> Offset:
+        running = self._nodes[leader.node]
+        if self.cut or running.task.done():
+            raise LinkFailed("the connection is refused")
+        try:
+            return await running.node.committed_offset(timeline, epoch)
+        except ReplicatorError as error:
+            raise LinkFailed(str(error)) from error
+
+    async def close(self) -> None:
+        pass
+
+
 class MemoryCluster:
     def __init__(
         self, folder: Path, timing: Timing | None = None, log: MemoryLog | None = None, clock: Clock | None = None
@@ -112,7 +133,7 @@ class MemoryCluster:
         author = Author(NodeId(name), seed.getrandbits(63))
         context = open_context(author, priority, machine, log, clock or self.clock, self.timing, seed)
         member = self.member(name, priority, resp)
-        node = Node(context, self.acks.open(), member)
+        node = Node(context, self.acks.open(), member, MemoryLink(self.nodes))
         running = RunningNode(node, machine, member, asyncio.create_task(node.run()))
         self.nodes[name] = running
         return running

@@ -9,11 +9,14 @@ from math import inf
 from typing import Any
 from unittest.mock import patch
 
-from replicator.errors import Busy
+from replicator.errors import BrokerUnavailable, Busy, Stale
 from replicator.node.announcement import Announcement
 from replicator.node.appending import Appender, AppendOutcome, Committed, Misplaced
+from replicator.node.commit_point import CommitPoint
 from replicator.node.commitment import Commitment
 from replicator.node.follower_reads import FollowerReads
+from replicator.node.index_source import IndexAnswer, IndexSource
+from replicator.node.leader_index import LeaderIndex
 from replicator.node.leader_reads import LeaderReads
 from replicator.node.read_index import ReadIndex
 from replicator.node.replica import Replica
@@ -236,6 +239,41 @@ def sessions_wait_for_nothing() -> AbstractContextManager[object]:
         return store
 
     return patch.object(WaitingReads, "session_view", session_view)
+
+
+def the_read_index_is_the_end_of_the_log() -> AbstractContextManager[object]:
+    """A deposed broker answers its old end, without an error."""
+
+    async def ask(self: IndexSource) -> IndexAnswer:
+        asked_ms = self._context.clock.elapsed_ms()
+        try:
+            return IndexAnswer(asked_ms, Offset(await self._context.log.end() - 1))
+        except BrokerUnavailable as error:
+            raise Stale(str(error)) from error
+
+    return patch.object(IndexSource, "ask", ask)
+
+
+def leaders_answer_other_nodes_without_a_lease() -> AbstractContextManager[object]:
+    async def committed_offset(self: LeaderIndex, timeline: bytes, epoch: Epoch) -> Offset:
+        self._check_leads(timeline, epoch)
+        return await self._context.commit_point.get()
+
+    return patch.object(LeaderIndex, "committed_offset", committed_offset)
+
+
+def leaders_forget_the_append_in_flight() -> AbstractContextManager[object]:
+    """A replica may show a record already that its leader does not know to be committed."""
+    return patch.object(CommitPoint, "set_unknown", lambda self: None)
+
+
+def barriers_are_not_appended() -> AbstractContextManager[object]:
+    """A node that cannot reach the leader trusts the log that it has read."""
+
+    async def append_barrier(self: IndexSource) -> IndexAnswer:
+        return IndexAnswer(self._context.clock.elapsed_ms(), self._context.replica.state.offset)
+
+    return patch.object(IndexSource, "_append_barrier", append_barrier)
 
 
 def bounds_are_ten_times_as_wide() -> AbstractContextManager[object]:

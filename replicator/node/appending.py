@@ -26,6 +26,7 @@ class Committed:
 @dataclass(frozen=True, slots=True)
 class Misplaced:
     last: Offset  # where the batch ends
+    sent_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,4 +75,4 @@ class Appender:
                 "Restore the broker's data, or the cluster from a snapshot"
             )
         self.last = Offset(base + len(payloads) - 1)
-        return Misplaced(self.last)
+        return Misplaced(self.last, sent_ms)

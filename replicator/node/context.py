@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from replicator.log.port import Log, Reader
 from replicator.node.clock import Clock
+from replicator.node.commit_point import CommitPoint
 from replicator.node.replica import Replica
 from replicator.node.role_state import RoleState
 from replicator.node.writes import PendingWrite, Writes
@@ -24,6 +25,7 @@ class NodeContext:
     replica: Replica
     writes: Writes
     roles: RoleState
+    commit_point: CommitPoint
     log: Log
     reader: Reader
     clock: Clock
@@ -57,6 +59,7 @@ def open_context(
         replica=Replica(machine, RecordCodec()),
         writes=writes,
         roles=RoleState(author, writes, clock, timing, eligible=eligible),
+        commit_point=CommitPoint(),
         log=log,
         reader=log.reader(Offset(machine.state.offset + 1)),
         clock=clock,

@@ -6,9 +6,10 @@ import logging
 from math import inf
 
 from replicator.errors import BrokerUnavailable
-from replicator.intervals import ELIGIBLE_POLL_MS
+from replicator.intervals import ELECTION_RETRY_MS, ELIGIBLE_POLL_MS
 from replicator.node.claim import send_claim
 from replicator.node.context import NodeContext
+from replicator.position import Offset
 from replicator.protocol.candidates import rank
 from replicator.protocol.log_state import LogState
 from replicator.records.types import Reason
@@ -38,7 +39,12 @@ class Election:
         if wait_ms > 0:
             await context.clock.sleep(min(wait_ms, context.timing.election_ms))
             return
-        if await self._has_read_all(state):
+        end = await self._log_end()
+        if end is not None and (end > state.offset + 1 or state is not context.replica.state):
+            # a claim over unread records would be void; reading one of the leader restarts the timer
+            await context.clock.sleep(ELECTION_RETRY_MS)
+            return
+        if end == state.offset + 1:
             await send_claim(context, Reason.ELECTION if state.leader else Reason.FIRST)
         self.restart_timer()
         self._jitter = context.random.random()
@@ -51,10 +57,10 @@ class Election:
         position = rank(context.replica.machine.meta.membership, state.leader.node, context.author.node)
         return inf if position is None else context.timing.candidacy_ms(position, self._jitter)
 
-    async def _has_read_all(self, state: LogState) -> bool:
-        """Whether the log ends at `state`, according to a broker that answers within one heartbeat interval.
+    async def _log_end(self) -> Offset | None:
+        """The end of the log; None unless a broker answers within one heartbeat interval.
 
-        A claim by a node with unread records would be void. A slow broker may have delayed the heartbeats, too.
+        A slow broker may have delayed the heartbeats, too.
         """
         context = self._context
         asked_ms = context.clock.elapsed_ms()
@@ -62,6 +68,6 @@ class Election:
             end = await context.log.end()
         except BrokerUnavailable as error:
             logger.info("no election while Kafka does not answer: %s", error)
-            return False
+            return None
         late = context.clock.elapsed_ms() - asked_ms > context.timing.heartbeat_ms
-        return not late and end == state.offset + 1 and state is context.replica.state
+        return None if late else end

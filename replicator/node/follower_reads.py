@@ -9,6 +9,7 @@ from asyncio import Future
 from replicator.errors import ReplicatorError
 from replicator.node.context import NodeContext
 from replicator.node.health import NodeHealth
+from replicator.node.index_source import IndexSource
 from replicator.node.read_index import ReadIndex
 from replicator.node.waiting_reads import WaitingReads
 from replicator.protocol.ack_policy import local_readers
@@ -22,7 +23,7 @@ REQUESTS_PER_LEASE = 4  # so that a replica that reads locally keeps its lease w
 
 
 class FollowerReads:
-    def __init__(self, context: NodeContext, health: NodeHealth) -> None:
+    def __init__(self, context: NodeContext, health: NodeHealth, source: IndexSource) -> None:
         machine = context.replica.machine
         self._context = context
         self._health = health
@@ -30,7 +31,7 @@ class FollowerReads:
         self._unsuspended = BlockingView(
             machine.view, lambda: machine.suspended, lambda key: True, self._when_not_suspended
         )
-        self.index = ReadIndex(context, self._unsuspended_view)
+        self.index = ReadIndex(context, source, self._unsuspended_view)
 
     def view(self, level: Level | None) -> View | Future[View]:
         """As `reads.Reads.view`."""
@@ -63,7 +64,7 @@ class FollowerReads:
         return self.index.age_ms <= context.timing.follower_lease_ms
 
     async def keep_lease(self) -> None:
-        """Run until cancelled: while this replica reads locally, ask for the log's end often enough for its lease."""
+        """Run until cancelled: while this replica reads locally, ask for the index often enough for its lease."""
         context = self._context
         while True:
             readers = local_readers(context.replica.machine.meta.membership)

@@ -8,6 +8,7 @@ One append is in flight at a time; writes that arrive meanwhile form the next gr
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from replicator.errors import BrokerUnavailable, Busy, NoReplicas, StoreFull
 from replicator.intervals import CHECKPOINT_MS, REFUSED_PAUSE_MS, REVIEW_MS
@@ -59,6 +60,7 @@ class Leader:
         Raises `LogDamage`, `Diverged`, `StoreError`. If it raises `StoreFull`, the role has changed to one that reads.
         """
         context = self._context
+        context.commit_point.set_known(self._state.offset)
         if context.roles.lease.from_ms is None:
             context.enqueue_own(Heartbeat())
         context.writes.arrived.set()
@@ -71,6 +73,7 @@ class Leader:
             self._settle_full_store()
             raise
         finally:
+            context.commit_point.set_unknown()
             context.writes.refusal = None
 
     def _settle_full_store(self) -> None:
@@ -92,10 +95,11 @@ class Leader:
             writes.arrived.clear()
             while group := self._next_group():
                 payloads, state = self._number(group)
-                outcome = await self._appender.append(payloads, Offset(self._state.offset + 1))
+                outcome = await self._append(payloads)
                 if isinstance(outcome, Committed):
                     context.roles.append_committed(outcome.sent_ms)
                     self._state = state
+                    context.commit_point.set_known(state.offset)
                     self._commitment.add(group, state)
                 elif isinstance(outcome, Refused):
                     writes.refuse(group, Busy(f"the log refused the write: {outcome.error}"))
@@ -105,6 +109,15 @@ class Leader:
                     return
             if self._is_drained and await self._transfer():
                 return
+
+    async def _append(self, payloads: Sequence[bytes]) -> AppendOutcome:
+        """After any outcome but `Refused`, the caller says what is committed."""
+        commit_point = self._context.commit_point
+        commit_point.set_unknown()
+        outcome = await self._appender.append(payloads, Offset(self._state.offset + 1))
+        if isinstance(outcome, Refused):
+            commit_point.set_known(self._state.offset)
+        return outcome
 
     @property
     def _is_drained(self) -> bool:
@@ -116,7 +129,7 @@ class Leader:
         """The writes that were sent stay in flight until their outcome is read in the log."""
         if isinstance(outcome, Misplaced):
             logger.info("another node has appended at offset %d", self._state.offset + 1)
-            self._context.roles.append_misplaced(outcome.last)
+            self._context.roles.append_misplaced(outcome.last, outcome.sent_ms)
         else:
             logger.info("%s", outcome.error)
             self._context.roles.append_unknown()
@@ -182,7 +195,7 @@ class Leader:
         roles.transfer_claim_sent()
         logger.info("transferring leadership to %s, which has caught up", transfer.successor)
         claim = claim_record(context, self._state, transfer.successor, Reason.HANDOVER)
-        outcome: AppendOutcome = await self._appender.append([claim], Offset(self._state.offset + 1))
+        outcome = await self._append([claim])
         match outcome:
             case Committed():
                 roles.transfer_committed()

@@ -16,7 +16,10 @@ from replicator.node.context import NodeContext
 from replicator.node.expiry import delete_expired
 from replicator.node.follower import Follower
 from replicator.node.health import NodeHealth, NodeState
+from replicator.node.index_source import IndexSource
 from replicator.node.leader import Leader
+from replicator.node.leader_index import LeaderIndex
+from replicator.node.leader_link import LeaderLink
 from replicator.node.membership import MembershipChanges
 from replicator.node.reads import NodeReads
 from replicator.node.replica import RowListener
@@ -33,19 +36,22 @@ logger = logging.getLogger(__name__)
 class Node:
     """Its parts, and the interface for the servers (`server.backend.Backend`)."""
 
-    def __init__(self, context: NodeContext, acks: Acks, member: Member) -> None:
-        """`member`: how this node registers itself."""
+    def __init__(self, context: NodeContext, acks: Acks, member: Member, link: LeaderLink) -> None:
+        """`member`: how this node registers itself. `link`: to the node that is leader."""
         self._context = context
         self._progress = ReplicaProgress(context.author.node, acks, context.clock, context.timing.sync_ms)
         self._sender = AckSender(context.author, context.replica, acks, context.clock, ASYNC_ACK_MS)
         self._client_writes = ClientWrites(context)
         self._health = NodeHealth(context.author.node, context.replica)
-        self.reads = NodeReads(context, self._health, self._client_writes)
+        leader_index = LeaderIndex(context, self._health)
+        source = IndexSource(context, leader_index, link)
+        self.reads = NodeReads(context, self._health, self._client_writes, source)
         self.membership_changes = MembershipChanges(context, member)
         self.transfer = LeadershipTransfer(context, self._progress, self._health)
         self.begin = self._client_writes.begin
         self.submit = self._client_writes.submit
         self.wait_acked = self._progress.wait
+        self.committed_offset = leader_index.committed_offset
 
     # Lifecycle
 

@@ -3,8 +3,8 @@
               leader (`leader_reads`)                      follower (`follower_reads`)
 eventual      no wait                                      no wait
 session       its store reaches the token                  its store reaches the token
-bounded       as linearizable                              the log's end was asked for recently enough, and reached
-linearizable  its lease, the writes in flight of the       the log's end is asked for, and reached; suspended keys.
+bounded       as linearizable                              the index was asked for recently enough, and reached
+linearizable  its lease, the writes in flight of the       the index is asked for, and reached; suspended keys.
               keys that are read, and the deletion of      In suspend and invalidate mode, sync replicas need not
               those that have expired                      ask each time (`ack_policy.local_readers`)
 (default)     as linearizable                              as eventual
@@ -21,6 +21,7 @@ from replicator.node.client_writes import ClientWrites
 from replicator.node.context import NodeContext
 from replicator.node.follower_reads import FollowerReads
 from replicator.node.health import NodeHealth
+from replicator.node.index_source import IndexSource
 from replicator.node.leader_reads import LeaderReads
 from replicator.node.read_index import read_timed_out
 from replicator.protocol.levels import Level
@@ -42,10 +43,10 @@ class Reads(Protocol):
 class NodeReads:
     """Delegates each read to the class for the current role."""
 
-    def __init__(self, context: NodeContext, health: NodeHealth, writes: ClientWrites) -> None:
+    def __init__(self, context: NodeContext, health: NodeHealth, writes: ClientWrites, source: IndexSource) -> None:
         """`writes`: of this node, for deleting expired rows that reads meet."""
         self._context = context
-        self.at_follower = FollowerReads(context, health)
+        self.at_follower = FollowerReads(context, health, source)
         self.at_leader = LeaderReads(context, health, self.at_follower, writes)
 
     def view(self, level: Level | None) -> View | Future[View]:

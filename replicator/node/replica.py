@@ -15,7 +15,7 @@ from replicator.position import Author, Offset
 from replicator.protocol.acceptance import judge, skip
 from replicator.protocol.log_state import LogState
 from replicator.protocol.verification import verify
-from replicator.records.codec import NotARecord, RecordCodec
+from replicator.records.codec import BARRIER, NotARecord, RecordCodec
 from replicator.records.types import Body, Change, Claim, Record, Write
 from replicator.store.machine import Machine
 
@@ -55,6 +55,10 @@ class Replica:
         accepted: list[Accepted] = []
         void_before, why_void = self.void_records, ""
         for offset, payload in entries:
+            if payload == BARRIER and offset > state.offset:
+                state = skip(state, offset)
+                self.void_records += 1
+                continue
             try:
                 record = self.codec.decode(payload, state.timeline)
             except NotARecord as error:

@@ -53,6 +53,7 @@ class RoleState:
         self.write_from_ms = 0.0  # until then, a former sync replica may answer reads without knowing of new writes
         self.transfer: Transfer | None = None  # set exactly in DRAINING, TRANSFERRING and STEPPING_DOWN
         self.check_until = BEFORE_LOG  # in CHECKING: the end of this node's last append
+        self._check_sent_ms: float | None = None  # in CHECKING: when it was sent, if its answer was unexpected
         self.term_start_seq = Seq(0)  # while it leads: records up to here were written by earlier leaders
         self.last_record_ms = clock.elapsed_ms()  # when an accepted record was last received
         self.stepped_down_ms = -inf  # when it was last leader
@@ -109,17 +110,20 @@ class RoleState:
     def append_unknown(self) -> None:
         self._advance(Event.APPEND_OUTCOME_UNKNOWN)
 
-    def append_misplaced(self, last: Offset) -> None:
+    def append_misplaced(self, last: Offset, sent_ms: float) -> None:
         """`last`: where the append ends."""
         self._advance(Event.APPEND_MISPLACED)
-        self.check_until = last
+        self.check_until, self._check_sent_ms = last, sent_ms
 
     def append_not_applied(self, last: Offset) -> None:
         self._advance(Event.APPEND_NOT_APPLIED)
-        self.check_until = last
+        self.check_until, self._check_sent_ms = last, None
 
     def check_passed(self, seq: Seq) -> None:
+        """A misplaced append was accepted: it renews the lease as any other, or foreign entries could end the lease."""
         self._advance(Event.CHECK_PASSED)
+        if self._check_sent_ms is not None:
+            self.lease = self.lease.renewed(self._check_sent_ms)
         self.term_start_seq = seq
 
     def request_transfer(self, successor: Author, timeout_ms: float) -> asyncio.Future[None]:

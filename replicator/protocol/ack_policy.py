@@ -58,7 +58,7 @@ def sync_members(membership: Membership) -> tuple[NodeId, ...]:
 
 
 def local_readers(membership: Membership) -> frozenset[NodeId]:
-    """Replicas that may answer linearizable reads without asking the log for its end.
+    """Replicas that may answer linearizable reads without asking the leader.
 
     In suspend and invalidate mode, a write is not confirmed until each of them has suspended its keys and acked it.
     """

@@ -1,11 +1,11 @@
 """The lease: the time for which a leader's reads are certainly current.
 
     event                                        effect
-    a record of the leader is committed          The lease starts when the record was *sent*. A candidate receives the
+    a record of the leader is accepted           The lease starts when the record was *sent*. A candidate receives the
                                                  record later, and waits longer than a lease from then (`timing`).
     a claim that this node sent is accepted      The same, from when the first copy of the claim was sent: any copy may
                                                  be the accepted one.
-    a claim that another node sent is accepted   There is no lease until a record of this node is committed.
+    a claim that another node sent is accepted   There is no lease until a record of this node is accepted.
     a forced claim is accepted                   The former leader may still hold a lease, and so may a replica that it
                                                  removed from the sync members. This node serves no reads and no writes
                                                  until both have expired on the slowest clock.
@@ -37,7 +37,7 @@ class Lease(NamedTuple):
         return max(0.0, self.serve_from_ms - now_ms)
 
     def renewed(self, sent_ms: float) -> Lease:
-        """A record of this leader that was sent at `sent_ms` is committed."""
+        """A record of this leader that was sent at `sent_ms` is accepted."""
         return self._replace(from_ms=sent_ms)
 
     def claimed(self, reason: Reason, sent_ms: float | None, read_ms: float, lease_ms: float) -> Lease:

@@ -41,7 +41,7 @@ class Timing:
     follower_lease_ms: Annotated[
         int,
         "In suspend and invalidate mode, a sync replica answers linearizable reads for this long after it asked for "
-        "the end of the log and had caught up with it.",
+        "the read index and had applied it.",
     ] = 500
 
     def __post_init__(self) -> None:

@@ -93,6 +93,9 @@ class RecordCodec:
             raise NotARecord(f"it cannot be decoded: {error!r}") from error
 
 
+BARRIER = b""
+"""The value of an entry that every reader skips, whatever its version; its offset is all that it says."""
+
 _EMPTY_HEADER = {
     "version": 0,
     "timeline": bytes(16),

@@ -9,7 +9,7 @@ from replicator.node.replica import RowListener
 from replicator.node.replica_progress import LastAck
 from replicator.node.status import NodeStatus
 from replicator.node.writes import Done
-from replicator.position import NodeId, Offset, Token
+from replicator.position import Epoch, NodeId, Offset, Token
 from replicator.records.types import Membership
 from replicator.store.view import Transaction, View
 
@@ -49,6 +49,10 @@ class Backend(Protocol):
 
     async def wait_acked(self, offset: Offset, replicas: int, timeout_ms: float) -> int:
         """How many other nodes have applied `offset`, once `replicas` have or after `timeout_ms` (0: no timeout)."""
+        ...
+
+    async def committed_offset(self, timeline: bytes, epoch: Epoch) -> Offset:
+        """For other nodes: the leader's committed offset, as `node.leader_index` says. Raises as it does."""
         ...
 
     def status(self) -> NodeStatus: ...

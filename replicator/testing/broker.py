@@ -23,6 +23,16 @@ _LATE_MS = 3000.0
 _MAX_ENTRIES = 50
 
 
+def deliver(answer: asyncio.Future[Offset], outcome: Offset | Exception) -> None:
+    """The answer to a request has arrived; the asker may have given up."""
+    if answer.done():
+        return
+    if isinstance(outcome, Exception):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)
+
+
 class Broker:
     def __init__(self, loop: SimLoop, rng: random.Random, faults: Faults, trace: Callable[[str], None]) -> None:
         self.loop = loop
@@ -42,6 +52,11 @@ class Broker:
     def down_ms(self) -> float:
         """Remaining time of the outage."""
         return max(0.0, (self.down_until_s - self.loop.time()) * 1000)
+
+    @property
+    def end(self) -> Offset:
+        entries = self.log.entries
+        return Offset(entries[-1].offset + 1 if entries else 0)
 
     def message_ms(self) -> float:
         return self.faults.message_ms(self.rng)
@@ -65,12 +80,32 @@ class Link:
         self.cut = False
         self.stalled_until_s = 0.0  # this process receives no entries of the log until then
         self.away_until_s = 0.0  # this process alone cannot reach the broker
+        self.isolated_until_s = 0.0  # this process and the other nodes cannot reach each other
+        self.deposed_until_s = 0.0  # this process talks to a broker that was deposed and does not know it
+        self.deposed_end = Offset(0)  # what that broker takes for the end of the log
         self.lag_ms = broker.rng.choice((0.0, 0.0, 10.0, 200.0))  # maximum extra delay of its reads
 
     @property
     def down_ms(self) -> float:
         """How long a request sent now waits before it reaches the broker."""
         return max(self.broker.down_ms, (self.away_until_s - self.broker.loop.time()) * 1000)
+
+    @property
+    def isolated(self) -> bool:
+        return self.broker.loop.time() < self.isolated_until_s
+
+    @property
+    def deposed(self) -> bool:
+        return self.broker.loop.time() < self.deposed_until_s
+
+    def depose_broker(self, duration_s: float) -> None:
+        """For so long, this process reads nothing new, is told the present end of the log, and its appends are lost."""
+        now_s = self.broker.loop.time()
+        self.deposed_end = self.broker.end
+        self.deposed_until_s = self.stalled_until_s = now_s + duration_s
+
+    def heal(self) -> None:
+        self.stalled_until_s = self.away_until_s = self.isolated_until_s = self.deposed_until_s = 0.0
 
     async def pause(self, duration_ms: float) -> None:
         await asyncio.sleep(duration_ms / 1000)
@@ -94,10 +129,12 @@ class SimLog:
         if down_ms:
             arrival_ms += down_ms  # the request waits for the broker, unless it was lost with its connection
             fault = rng.choice((fault, AppendFault.LOST))
+        if link.deposed:
+            fault = AppendFault.LOST  # the other replicas do not acknowledge it
         if fault is not AppendFault.NONE:
             broker.trace(f"{link.name}: append of {len(payloads)}: {fault}")
         if fault is AppendFault.REFUSED:
-            broker.later(arrival_ms, self._answer, answer, AppendRefused("the broker refused the append"))
+            broker.later(arrival_ms, deliver, answer, AppendRefused("the broker refused the append"))
         elif fault is AppendFault.LATE:
             broker.later(arrival_ms + TIMEOUT_MS + rng.random() * _LATE_MS, self._append, payloads, answer, True)
         elif fault is AppendFault.SLOW:
@@ -108,22 +145,13 @@ class SimLog:
             broker.later(
                 arrival_ms + rng.choice((0.0, 1.0, _LATE_MS)) * rng.random(), self._append, payloads, answer, True
             )
-        broker.later(TIMEOUT_MS, self._answer, answer, AppendOutcomeUnknown("the broker did not answer in time"))
+        broker.later(TIMEOUT_MS, deliver, answer, AppendOutcomeUnknown("the broker did not answer in time"))
         return await answer
 
     def _append(self, payloads: Sequence[bytes], answer: asyncio.Future[Offset], answered: bool) -> None:
         base = self._broker.append(payloads)
         if answered:
-            self._broker.later(self._broker.message_ms(), self._answer, answer, base)
-
-    @staticmethod
-    def _answer(answer: asyncio.Future[Offset], outcome: Offset | Exception) -> None:
-        if answer.done():
-            return
-        if isinstance(outcome, Exception):
-            answer.set_exception(outcome)
-        else:
-            answer.set_result(outcome)
+            self._broker.later(self._broker.message_ms(), deliver, answer, base)
 
     def reader(self, start: Offset) -> SimReader:
         return SimReader(self._link, start)
@@ -143,9 +171,9 @@ class SimLog:
 
     def _send_end(self, found: asyncio.Future[Offset]) -> None:
         """Runs at the broker; the answer takes as long as any other message."""
-        entries = self._broker.log.entries
-        end = Offset(entries[-1].offset + 1 if entries else 0)
-        self._broker.later(self._broker.message_ms(), self._answer, found, end)
+        link = self._link
+        end = min(self._broker.end, link.deposed_end) if link.deposed else self._broker.end
+        self._broker.later(self._broker.message_ms(), deliver, found, end)
 
     async def close(self) -> None:
         pass

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from replicator.address import Address
+from replicator.errors import ReplicatorError
 from replicator.node.context import open_context
+from replicator.node.leader_link import LinkFailed
 from replicator.node.node import Node
-from replicator.position import Author, NodeId
+from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.protocol.timing import Timing
 from replicator.records.types import Member, Mode
 from replicator.store import boot
 from replicator.store.machine import Machine, open_machine
-from replicator.testing.broker import Broker, Link, SimAcks, SimLog
+from replicator.testing.broker import Broker, Link, SimAcks, SimLog, deliver
 from replicator.testing.clock import SimClock
 from replicator.testing.history import Operation, Outcome
 from replicator.testing.loop import Process, SimLoop
@@ -42,7 +45,10 @@ class Running:
 class SimNode:
     """One member over all its lives. Its clock goes on while it is dead."""
 
-    def __init__(self, name: str, priority: int, folder: Path, broker: Broker, timing: Timing) -> None:
+    def __init__(
+        self, name: str, priority: int, folder: Path, broker: Broker, timing: Timing, peers: Mapping[str, SimNode]
+    ) -> None:
+        """`peers`: all nodes by name."""
         self.name = name
         self.priority = priority
         self.life: Running | None = None
@@ -52,6 +58,7 @@ class SimNode:
         self._broker = broker
         self._loop: SimLoop = broker.loop
         self._timing = timing
+        self._peers = peers
 
     def start(self) -> Running:
         broker = self._broker
@@ -62,7 +69,7 @@ class SimNode:
         author = Author(NodeId(self.name), broker.rng.getrandbits(63))
         rng = random.Random(broker.rng.getrandbits(64))
         context = open_context(author, self.priority, machine, log, self.clock, self._timing, rng)
-        node = Node(context, acks, self.member)
+        node = Node(context, acks, self.member, SimLeaderLink(link, self._peers))
         task = self._loop.create_task(node.run(), context=process.context)
         self.life = Running(process, link, acks, machine, node, task)
         broker.trace(f"{self.name}: starts as {author} at offset {machine.state.offset}")
@@ -88,6 +95,44 @@ class SimNode:
         _drop(life.machine)
         if system:
             (self._folder / boot.MARK).write_text("another boot")
+
+
+class SimLeaderLink:
+    """Questions and answers travel as messages to the broker do. A question that is lost has no answer."""
+
+    def __init__(self, link: Link, peers: Mapping[str, SimNode]) -> None:
+        self._link = link
+        self._peers = peers
+
+    async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> Offset:
+        link, broker = self._link, self._link.broker
+        answer: asyncio.Future[Offset] = asyncio.get_running_loop().create_future()
+        if not (link.cut or link.isolated or broker.rng.random() < broker.faults.question_lost):
+            broker.later(broker.message_ms(), self._arrive, leader.node, timeline, epoch, answer)
+        return await answer
+
+    def _arrive(self, node: NodeId, timeline: bytes, epoch: Epoch, answer: asyncio.Future[Offset]) -> None:
+        broker, life = self._link.broker, self._peers[node].life
+        if life is None:
+            broker.later(broker.message_ms(), deliver, answer, LinkFailed("the connection is refused"))
+        elif not life.link.isolated:
+            request = broker.loop.create_task(self._answer(life, timeline, epoch, answer), context=life.process.context)
+            life.requests.add(request)
+            request.add_done_callback(life.requests.discard)
+
+    async def _answer(self, life: Running, timeline: bytes, epoch: Epoch, answer: asyncio.Future[Offset]) -> None:
+        """Runs in the process that was asked."""
+        broker = self._link.broker
+        outcome: Offset | LinkFailed
+        try:
+            outcome = await life.node.committed_offset(timeline, epoch)
+        except ReplicatorError as error:
+            outcome = LinkFailed(str(error))
+        if not life.link.isolated:
+            broker.later(broker.message_ms(), deliver, answer, outcome)
+
+    async def close(self) -> None:
+        pass
 
 
 def _drop(machine: Machine) -> None:

@@ -28,6 +28,7 @@ class Faults:
     ack_lost: float = 0.0
     read_fails: float = 0.0
     end_fails: float = 0.0
+    question_lost: float = 0.0  # of one node to another
     disturbance_ms: float = 1e12  # mean time between two of `events`
     events: tuple[str, ...] = ()  # names in `nemesis.FAULT_EVENTS`
 
@@ -64,6 +65,7 @@ def draw(rng: random.Random, events: tuple[str, ...]) -> Faults:
         ack_lost=probability(0.05, 0.5),
         read_fails=probability(0.01, 0.1),
         end_fails=probability(0.05, 0.3),
+        question_lost=probability(0.02, 0.2),
         disturbance_ms=rng.choice((150.0, 500.0, 1500.0)),
         events=tuple(event for event in events if rng.random() < 0.6),
     )

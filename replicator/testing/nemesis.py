@@ -111,6 +111,20 @@ class Nemesis:
             duration_s = self._random_duration_s()
             self._trace(f"{node.name}: cut off from the broker for {duration_s:.3f} s")
             node.life.link.away_until_s = self._loop.time() + duration_s
+            if self._rng.random() < 0.5:
+                node.life.link.isolated_until_s = node.life.link.away_until_s
+
+    async def isolate(self, node: SimNode) -> None:
+        if node.life is not None:
+            duration_s = self._random_duration_s()
+            self._trace(f"{node.name}: cut off from the other nodes for {duration_s:.3f} s")
+            node.life.link.isolated_until_s = self._loop.time() + duration_s
+
+    async def depose_broker(self, node: SimNode) -> None:
+        if node.life is not None:
+            duration_s = self._random_duration_s()
+            self._trace(f"{node.name}: talks to a deposed broker for {duration_s:.3f} s")
+            node.life.link.depose_broker(duration_s)
 
     async def cut_off_and_set_async(self, node: SimNode) -> None:
         """Set a member async while it is cut off and cannot read that record."""
@@ -161,6 +175,8 @@ FAULT_EVENTS: dict[str, FaultEvent] = {
     "pause": Nemesis.pause,
     "stall reader": Nemesis.stall_reader,
     "cut off": Nemesis.cut_off,
+    "isolate": Nemesis.isolate,
+    "depose broker": Nemesis.depose_broker,
     "cut off and set async": Nemesis.cut_off_and_set_async,
     "outage": Nemesis.outage,
     "transfer leadership": Nemesis.transfer_leadership,

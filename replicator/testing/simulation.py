@@ -91,7 +91,11 @@ class _Simulation:
         self._hash = hashlib.sha256()
         self.broker = Broker(self.loop, rng, fault_plans.draw(rng, tuple(FAULT_EVENTS)), self.trace)
         timing = plan.timing or _draw_timing(rng)
-        self.nodes = [SimNode(f"n{i + 1}", i, folder / f"n{i + 1}", self.broker, timing) for i in range(plan.nodes)]
+        names = [f"n{i + 1}" for i in range(plan.nodes)]
+        peers: dict[str, SimNode] = {}
+        for priority, name in enumerate(names):
+            peers[name] = SimNode(name, priority, folder / name, self.broker, timing, peers)
+        self.nodes = list(peers.values())
         self.observer = Observer(self.loop.time, self.trace)
         self.loop.after_step = self.observer.after_step
         drawn = rng.choice(list(WriteMode))
@@ -146,7 +150,7 @@ class _Simulation:
         await disturbing
         for node in self.nodes:
             assert node.life is not None
-            node.life.link.stalled_until_s = node.life.link.away_until_s = 0.0
+            node.life.link.heal()
         await asyncio.wait(requesting)
         problems.extend(await self._settle())
         await setting_up

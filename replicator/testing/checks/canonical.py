@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
 from replicator.log.port import Entry
-from replicator.position import Offset
+from replicator.position import BEFORE_LOG, Offset
 from replicator.protocol.acceptance import judge, skip
 from replicator.protocol.log_state import LogState
 from replicator.records.codec import NotARecord, RecordCodec
@@ -45,6 +45,13 @@ class Canonical(NamedTuple):
         changes = self.values.get(key, [])
         index = bisect_right(changes, offset, key=lambda change: change[0])
         return changes[index - 1][1] if index else None
+
+    def before(self, offset: Offset, records: int) -> Offset:
+        """The first offset at which all accepted records up to `offset` are applied, except the last `records`."""
+        if offset not in self.states:
+            return BEFORE_LOG
+        seq = self.states[offset].state.seq - records
+        return Offset(bisect_left(range(offset), seq, key=lambda it: self.states[Offset(it)].state.seq))
 
 
 def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:

@@ -26,7 +26,7 @@ def check(history: History, canonical: Canonical, appended_s: Sequence[float]) -
     for read in history.reads(LevelKind.BOUNDED):
         assert read.level is not None
         since_s = read.called_s - read.level.max_age_ms / 1000 * (1 + MAX_DRIFT)
-        required = Offset(sum(it <= since_s for it in appended_s) - 1 - read.level.max_records)
+        required = canonical.before(Offset(sum(it <= since_s for it in appended_s) - 1), read.level.max_records)
         # a leader may know that the writes in flight do not change the key
         if (
             read.offset < required

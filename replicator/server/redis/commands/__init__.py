@@ -4,6 +4,7 @@ from replicator.server.redis.commands import (  # noqa: F401
     connection,
     expiry,
     hashes,
+    index,
     keys,
     levels,
     once,

@@ -1,0 +1,24 @@
+"""The interface between a node and the leader, when that is another node. The adapter is `server.leader_link`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from replicator.errors import ReplicatorError
+from replicator.position import Epoch, Offset
+from replicator.records.types import Member
+
+
+class LinkFailed(ReplicatorError):
+    """The node that was asked does not answer, or does not hold the lease of a leader."""
+
+
+class LeaderLink(Protocol):
+    async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> Offset:
+        """The answer of `leader` to `LeaderIndex.committed_offset`. The caller limits the time, by cancelling it.
+
+        One question at a time. Raises `LinkFailed`.
+        """
+        ...
+
+    async def close(self) -> None: ...
