@@ -22,13 +22,16 @@ MAX_RECORD_BYTES = 3_500_000
 GROUP_RECORDS = 2_000
 """Records in one append. Bounds the time that the event loop spends on it."""
 
+GROUP_CHANGES = 5_000
+"""Entries that the records in one append change; a larger record is appended alone. Bounds the time to apply them."""
+
 GROUP_BYTES = 1_000_000
 """Total size of the records in one append; a larger record is appended alone. Bounds the latency of an append."""
 
 MAX_INFLIGHT_BYTES = 64 << 20
 """Total size of the writes that are not yet committed. Bounds memory; further writes fail with `BUSY`."""
 
-FLUSH_ENTRIES = 5_000
+FLUSH_ENTRIES = 1_000
 """Entries that one record of FLUSHALL deletes. Bounds the time that the event loop spends on the record."""
 
 FLUSH_BYTES = 1_000_000
@@ -53,8 +56,50 @@ MAX_REQUEST_BYTES = 8 << 20
 MAX_INLINE_BYTES = 64 << 10
 """One request of a Redis client in the inline format: the limit of Redis."""
 
+MAX_REQUEST_ITEMS = 1 << 20
+"""Arguments in one request of a Redis client: the limit of Redis."""
+
+UNAUTHENTICATED_ITEMS = 10
+"""Arguments in one request of a Redis client that has not authenticated: the limit of Redis."""
+
+UNAUTHENTICATED_ITEM_BYTES = 16 << 10
+"""One argument of a Redis client that has not authenticated: the limit of Redis."""
+
+SLICE_MS = 5
+"""Time for which commands of clients run in one iteration of the event loop. Heartbeats get through in between."""
+
+STEPS_AT_ONCE = 2_000
+"""Keys or fields that a read looks at before other commands may run. Longer reads go on in slices, on a snapshot."""
+
+MAX_LONG_READS = 4
+"""Reads of more than STEPS_AT_ONCE keys or fields at the same time; others wait. Bounds memory."""
+
+MAX_STEPS_IN_EXEC = 10_000
+"""Keys or fields that KEYS, HGETALL and others look at in a transaction that also writes. Bounds the time of EXEC."""
+
+MAX_WRITE_ITEMS = 20_000
+"""Arguments of one write command, or of all between MULTI and EXEC. Bounds the time that the event loop spends."""
+
+MAX_CHANGES = 5_000
+"""Entries that one transaction changes. Bounds the time that the event loop of each node spends on the record."""
+
+MAX_QUEUED_BYTES = 8 << 20
+"""Total size of the commands between MULTI and EXEC. Bounds memory for a connection."""
+
+MAX_PATTERN_BYTES = 1_024
+"""Pattern of KEYS, SCAN and others. Bounds the time to compile it and to match it; keys are shorter."""
+
+MAX_SCAN_COUNT = 1_000
+"""Keys or fields that one SCAN or HSCAN looks at, also if COUNT is larger. Bounds the time that it takes."""
+
+MAX_REPLY_BYTES = 64 << 20
+"""One reply to a Redis client. Bounds memory; the command fails with an error."""
+
 MAX_PENDING_REPLIES = 4096
 """Writes of one connection without an answer. Bounds memory; the node stops reading from the connection."""
+
+MAX_PENDING_BYTES = 4 << 20
+"""Answers of a connection that wait behind an unacknowledged write. Bounds memory; no further command runs."""
 
 MAX_READY_BYTES = 1 << 20
 """Answers that a connection collects before it writes them to the socket. Bounds memory for a connection."""

@@ -117,6 +117,7 @@ class Machine:
 
     def close(self) -> None:
         self.view.end_transaction()
+        self.view.end_snapshots()
         self._env.sync(True)
         self._env.close()
         boot.mark_closed(self.folder)
@@ -124,6 +125,7 @@ class Machine:
 
     def _grow(self) -> None:
         with self._copying:  # LMDB may be resized only while no transaction is open
+            self.view.end_snapshots()
             size = self._env.info()["map_size"] * 2
             self._env.set_mapsize(size)
         logger.info("store %s: map size is now %d MiB", self.folder, size >> 20)

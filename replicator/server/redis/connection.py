@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 
 from replicator.address import Address
 from replicator.errors import ReplicatorError
-from replicator.limits import MAX_PENDING_REPLIES, MAX_UNPARSED_BYTES, MAX_UNREAD_BYTES
+from replicator.limits import MAX_PENDING_BYTES, MAX_PENDING_REPLIES, MAX_UNPARSED_BYTES, MAX_UNREAD_BYTES
 from replicator.position import Offset
 from replicator.protocol.levels import Level
 from replicator.server.redis.command import Args, Command
@@ -23,7 +23,7 @@ from replicator.server.redis.requests import ProtocolBroken, Requests
 from replicator.server.redis.resp import Error, Reply, encode, error_reply
 from replicator.server.redis.subscriptions import Events, Subscriptions
 from replicator.server.redis.transaction import MultiState, Watches
-from replicator.server.redis.waiting import Closed, Closing, OwnWrites, ViewAt, WaitState, Work
+from replicator.server.redis.waiting import Closed, Closing, OthersTurn, OwnWrites, ViewAt, WaitState, Work
 
 
 class Listener(ServerContext, Protocol):
@@ -46,7 +46,6 @@ class Connection(asyncio.Protocol):
         self.server = server
         self.id = id
         self.protocol = 2
-        self.authenticated = not server.password
         self.name: bytes = b""
         self.library: dict[bytes, bytes] = {}
         self.address = ""
@@ -56,7 +55,7 @@ class Connection(asyncio.Protocol):
         self.multi = MultiState(server.watches)
         self.subscriptions = Subscriptions(server.events, self.push)
         self._transport: asyncio.Transport
-        self._requests = Requests()
+        self._requests = Requests(authenticated=not server.password)
         self._replies = Replies(server.stats, self._on_replies)
         self._dispatcher = Dispatcher(self, self._replies, self._enter)
         self._waiting: WaitState = None
@@ -78,7 +77,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._requests.feed(data)
         self._run_commands()
-        if self._reading and self._requests.unparsed > MAX_UNPARSED_BYTES and self._blocked:
+        if self._reading and self._requests.unread > MAX_UNPARSED_BYTES and self._blocked:
             self._reading = False
             self._transport.pause_reading()
 
@@ -102,25 +101,40 @@ class Connection(asyncio.Protocol):
         self._replies.flush()
         self._transport.close()
 
+    @property
+    def authenticated(self) -> bool:
+        return self._requests.authenticated
+
+    @authenticated.setter
+    def authenticated(self, authenticated: bool) -> None:
+        self._requests.authenticated = authenticated
+
     # Commands in, replies out
 
     @property
     def _blocked(self) -> bool:
-        return self._waiting is not None or self._unread or len(self._replies.pending) >= MAX_PENDING_REPLIES
+        replies = self._replies
+        return (
+            self._waiting is not None
+            or self._unread
+            or len(replies.pending) >= MAX_PENDING_REPLIES
+            or replies.pending_bytes > MAX_PENDING_BYTES
+        )
 
     def _run_commands(self) -> None:
         """Run the commands that have been received, until the connection has to wait."""
-        next_request = self._requests.next
-        dispatcher = self._dispatcher
-        read_again, run = dispatcher.read_again, dispatcher.run
+        next_request, dispatcher, turns = self._requests.next, self._dispatcher, self.server.turns
+        read_again, run, clock, until_s = dispatcher.read_again, dispatcher.run, turns.clock, turns.until_s()
         try:
             while not self._blocked:
+                if clock() >= until_s:
+                    self._enter(OthersTurn())
+                    break
                 args = next_request()
-                while args is not None and read_again(args):
-                    args = next_request()
                 if args is None:
                     break
-                run(args)
+                if args and not read_again(args):
+                    run(args)
         except ProtocolBroken as error:
             self.reply(Error(f"ERR Protocol error: {error}"))
             self.close_after_replies()
@@ -158,8 +172,8 @@ class Connection(asyncio.Protocol):
     def read_at(self, level: Level | None, command: Command, args: Args) -> None:
         self._dispatcher.read_at(level, command, args)
 
-    def execute(self, args: Args) -> None:
-        self._dispatcher.execute(args)
+    def execute(self, args: Args, id: bytes | None) -> None:
+        self._dispatcher.execute(args, id)
 
     # WaitState
 
@@ -176,7 +190,7 @@ class Connection(asyncio.Protocol):
         self._enter(Closing())
         self._replies.advance_soon()
 
-    def _enter(self, waiting: OwnWrites | ViewAt | Work | Closing | Closed) -> None:
+    def _enter(self, waiting: OwnWrites | ViewAt | Work | OthersTurn | Closing | Closed) -> None:
         """The only place where the connection begins to wait."""
         left = self._waiting
         if isinstance(left, Closed):
@@ -185,10 +199,12 @@ class Connection(asyncio.Protocol):
         if isinstance(left, Work):
             left.task.cancel()
         match waiting:
+            case OthersTurn():
+                self.server.turns.wait(lambda: self._resume(waiting))
             case ViewAt(future=future) | Work(task=future):
                 future.add_done_callback(lambda _: self._resume(waiting))
 
-    def _resume(self, waited: OwnWrites | ViewAt | Work | Closing) -> None:
+    def _resume(self, waited: OwnWrites | ViewAt | Work | OthersTurn | Closing) -> None:
         """The only place where it stops waiting."""
         if self._waiting is not waited:  # it closes
             return

@@ -8,6 +8,7 @@ import itertools
 from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.intervals import DRAIN_TIMEOUT_S
+from replicator.limits import MAX_LONG_READS
 from replicator.protocol.timing import Timing
 from replicator.server.backend import Backend
 from replicator.server.keyspace import KEYSPACE_TABLE
@@ -16,6 +17,7 @@ from replicator.server.redis.resp import Error
 from replicator.server.redis.subscriptions import Events
 from replicator.server.redis.topology import Topology, observe
 from replicator.server.redis.transaction import Watches
+from replicator.server.redis.turns import Turns
 from replicator.server.stats import Stats
 
 
@@ -45,6 +47,8 @@ class RedisServer:
         self.stats = Stats()
         self.watches = Watches(backend)
         self.events = Events(cluster, self.topology)
+        self.turns = Turns()
+        self.long_reads = asyncio.Semaphore(MAX_LONG_READS)
         self.started_s = 0.0
         self._ids = itertools.count(1)
         self._server: asyncio.Server
