@@ -50,6 +50,12 @@ ONCE_ID_BYTES = 128
 
 # Clients
 
+RESERVED_DESCRIPTORS = 256
+"""Open files that are kept for Kafka, the store, HTTP and clients to be refused. `max_clients` is lowered to fit."""
+
+BACKLOG = 128
+"""Connections that wait to be accepted. Fewer than RESERVED_DESCRIPTORS, as all may be accepted at once."""
+
 MAX_REQUEST_BYTES = 8 << 20
 """One request of a Redis client. Bounds memory for a connection."""
 

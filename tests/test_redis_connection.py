@@ -109,9 +109,10 @@ class FakeTransport:
     def __init__(self) -> None:
         self.writes: list[bytes] = []
         self.closed = self.aborted = False
+        self.reading = True
 
-    def get_extra_info(self, name: str) -> tuple[str, int]:
-        return "client", 1
+    def get_extra_info(self, name: str) -> tuple[str, int] | None:
+        return ("client", 1) if name == "peername" else None
 
     def write(self, data: bytes) -> None:
         self.writes.append(data)
@@ -124,6 +125,12 @@ class FakeTransport:
 
     def abort(self) -> None:
         self.aborted = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
     def get_write_buffer_size(self) -> int:
         return 0

@@ -136,7 +136,7 @@ def open_machine(folder: Path, cluster: str, topic_id: str, *, map_bytes: int = 
 
     Raises `StoreError` (in use, unreadable, of another cluster) and `LogDamage` (of another topic).
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = boot.lock(folder)
     env = None
     try:

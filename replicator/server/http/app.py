@@ -11,15 +11,16 @@
     GET  /keys/KEY    read one key (`keys`)
     PUT, DELETE /members, PUT /policy, POST /promote    (`members`)
 
-If the node has a password, requests that change something or read a key need `Authorization: Bearer <password>`. Errors
-are `{"error": message}`. A node that is not the leader answers 409, with the leader's HTTP address as `leader`.
+If the node has a password, requests that change something or read a key need `Authorization: Bearer <password>`; else
+only clients on its own machine may send them (`server.protection`). Changes need `Content-Type: application/json`.
+Errors are `{"error": message}`. A node that is not the leader answers 409, with the leader's HTTP address as `leader`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -35,6 +36,7 @@ from replicator.server.http.keys import read_routes
 from replicator.server.http.members import member_routes
 from replicator.server.http.metrics import CONTENT_TYPE, render
 from replicator.server.identity import Identity
+from replicator.server.protection import HOW_TO_OPEN, is_loopback, is_own_host, is_same_site
 from replicator.server.stats import Stats
 from replicator.store.snapshot import Manifest
 
@@ -55,10 +57,15 @@ class Snapshots:
 class HttpServer:
     """Also serves while the node is starting: it then reports what the process is waiting for."""
 
-    def __init__(self, identity: Identity, password: str) -> None:
+    def __init__(
+        self, identity: Identity, password: str, *, protected: bool = False, hosts: Collection[str] = ()
+    ) -> None:
+        """`protected`: serve only clients on this machine (`server.protection`); `hosts`: names of this node."""
         self.waiting_for = "the process is starting"
         self._identity = identity
         self._password = password
+        self._protected = protected
+        self._hosts = hosts
         self._node: Node | None = None
         self._stats = Stats()
         self._snapshots: Snapshots | None = None
@@ -104,11 +111,9 @@ class HttpServer:
 
     @web.middleware
     async def _authenticate_and_report_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        protected = request.method not in ("GET", "HEAD") or request.path.startswith("/keys/")
-        if protected and self._password:
-            expected = f"Bearer {self._password}"
-            if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), expected.encode()):
-                return _error(401, "this request needs the header Authorization: Bearer <password>")
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
         try:
             return await handler(request)
         except web.HTTPError as error:
@@ -119,6 +124,30 @@ class HttpServer:
             return _error(400, str(error))
         except ReplicatorError as error:
             return _error(503, str(error))
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        """Of a request that changes something or reads a key."""
+        changes = request.method not in ("GET", "HEAD")
+        if not changes and not request.path.startswith("/keys/"):
+            return None
+        host = request.headers.get("Host", "")
+        if not is_same_site(request.headers.get("Origin"), host):
+            return _error(403, "a page of another site sent this request: remove the header Origin to send it yourself")
+        if self._password:
+            expected = f"Bearer {self._password}"
+            if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), expected.encode()):
+                return _error(401, "this request needs the header Authorization: Bearer <password>")
+        elif self._protected and not is_loopback(request.remote or ""):
+            return _error(403, HOW_TO_OPEN)
+        elif not is_own_host(host, self._hosts):
+            return _error(
+                403,
+                f"the header Host is {host[:200]!r}, which is not a name of this node: use an IP address, or set the "
+                "name as REPLICATOR_NODE_ADVERTISE",
+            )
+        if changes and request.content_type != "application/json":
+            return _error(415, "a request that changes something needs the header Content-Type: application/json")
+        return None
 
     async def _healthz(self, request: web.Request) -> web.Response:
         if self._node is not None and self._node.state is NodeState.FAILED:

@@ -7,11 +7,14 @@ it, and its reply is pending until the write is acknowledged. A read waits until
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 from collections.abc import Coroutine
 from typing import Any, Protocol, cast
 
 from replicator.address import Address
 from replicator.errors import ReplicatorError
+from replicator.intervals import KEEPALIVE_S
 from replicator.limits import MAX_PENDING_BYTES, MAX_PENDING_REPLIES, MAX_UNPARSED_BYTES, MAX_UNREAD_BYTES
 from replicator.position import Offset
 from replicator.protocol.levels import Level
@@ -19,11 +22,13 @@ from replicator.server.redis.command import Args, Command
 from replicator.server.redis.context import ServerContext
 from replicator.server.redis.dispatch import Dispatcher
 from replicator.server.redis.replies import Replies
-from replicator.server.redis.requests import ProtocolBroken, Requests
+from replicator.server.redis.requests import ProtocolBroken, Requests, SecurityAttack
 from replicator.server.redis.resp import Error, Reply, encode, error_reply
 from replicator.server.redis.subscriptions import Events, Subscriptions
 from replicator.server.redis.transaction import MultiState, Watches
 from replicator.server.redis.waiting import Closed, Closing, OthersTurn, OwnWrites, ViewAt, WaitState, Work
+
+logger = logging.getLogger(__name__)
 
 
 class Listener(ServerContext, Protocol):
@@ -49,7 +54,8 @@ class Connection(asyncio.Protocol):
         self.name: bytes = b""
         self.library: dict[bytes, bytes] = {}
         self.address = ""
-        self.connected_s = asyncio.get_running_loop().time()
+        self.host = ""
+        self.connected_s = self.received_s = asyncio.get_running_loop().time()  # the latter: the last bytes
         self.last_command = b""
         self.level: Level | None = None
         self.multi = MultiState(server.watches)
@@ -68,13 +74,16 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # that of uvloop does not inherit from it
         self._replies.transport = self._transport
         peer = transport.get_extra_info("peername")
-        self.address = str(Address(*peer[:2])) if peer else "?"
+        if peer:
+            self.host, self.address = peer[0], str(Address(*peer[:2]))
+        _keep_alive(transport.get_extra_info("socket"))
         refusal = self.server.admit(self)
         if refusal is not None:
             self.reply(refusal)
             self.close()
 
     def data_received(self, data: bytes) -> None:
+        self.received_s = asyncio.get_running_loop().time()
         self._requests.feed(data)
         self._run_commands()
         if self._reading and self._requests.unread > MAX_UNPARSED_BYTES and self._blocked:
@@ -100,6 +109,11 @@ class Connection(asyncio.Protocol):
         self._enter(Closed())
         self._replies.flush()
         self._transport.close()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the client waits for nothing: no reply, no event."""
+        return self._waiting is None and not self._replies.pending and not self.subscriptions.count
 
     @property
     def authenticated(self) -> bool:
@@ -135,6 +149,10 @@ class Connection(asyncio.Protocol):
                     break
                 if args and not read_again(args):
                     run(args)
+        except SecurityAttack:
+            logger.warning("closed %s: it speaks HTTP, so a page in a browser may have sent it commands", self.address)
+            self._enter(Closed())
+            self._transport.abort()
         except ProtocolBroken as error:
             self.reply(Error(f"ERR Protocol error: {error}"))
             self.close_after_replies()
@@ -227,3 +245,12 @@ class Connection(asyncio.Protocol):
             if not isinstance(error, asyncio.CancelledError):  # which ends tasks when the loop ends
                 raise
         self._run_commands()
+
+
+def _keep_alive(connection: socket.socket | None) -> None:
+    """Let TCP notice a client whose machine has gone: as Redis does, after up to twice the time."""
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_S // 3)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

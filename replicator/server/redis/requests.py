@@ -28,6 +28,10 @@ class ProtocolBroken(Exception):
     """The bytes are not RESP. The rest of them cannot be parsed."""
 
 
+class SecurityAttack(ProtocolBroken):
+    """The bytes are a request of HTTP."""
+
+
 class Requests:
     def __init__(self, *, authenticated: bool) -> None:
         self.authenticated = authenticated  # else only short requests are allowed
@@ -78,6 +82,8 @@ class Requests:
         if line[:1] and line[:1] in b"$+-:":
             raise ProtocolBroken("expected an array of bulk strings")
         words = split_words(line)
+        if words and words[0].lower() in (b"post", b"host:"):
+            raise SecurityAttack("HTTP")
         if words is None:
             raise ProtocolBroken("unbalanced quotes in request")
         return words
@@ -91,8 +97,9 @@ class Requests:
         args: Args = []
         size = 0
         while len(args) < count:
-            args += self._items(count - len(args)) or [(yield from self._item())]
-            size += len(args[-1])
+            items = self._items(count - len(args)) or [(yield from self._item())]
+            args += items
+            size += sum(map(len, items))
             if size > MAX_REQUEST_BYTES:
                 raise ProtocolBroken(f"a request of more than {MAX_REQUEST_BYTES} bytes")
         return args
