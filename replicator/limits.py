@@ -125,6 +125,12 @@ MAX_BOUND = 10**9
 MAX_BODY_BYTES = 64 << 10
 """Body of an HTTP request. Bounds memory; requests to change a setting are far smaller."""
 
+MAX_JSON_FIELDS = 1_000
+"""Fields of a hash that GET /keys answers. Bounds the time that the event loop spends on it."""
+
+MAX_HTTP_CONNECTIONS = 128
+"""Open HTTP connections; others are closed at once. Fewer than RESERVED_DESCRIPTORS."""
+
 EXPIRED_ROWS_AT_ONCE = 200
 """Expired rows that the leader deletes at once, a record each. Bounds the time that the event loop spends on it."""
 

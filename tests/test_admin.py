@@ -69,7 +69,7 @@ class HttpServers:
         self.folder = folder
         self.host = "127.0.0.1"
         self.cluster = MemoryCluster(folder)
-        self._session = aiohttp.ClientSession()
+        self._session = aiohttp.ClientSession(headers={"Content-Type": "application/json"})
         self._servers: list[HttpServer] = []
 
     async def open(self, running: RunningNode | None = None, password: str = "", own: Identity = FIRST) -> HttpClient:

@@ -28,7 +28,7 @@ from aiohttp import web
 
 from replicator.address import Address
 from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError
-from replicator.limits import MAX_BODY_BYTES
+from replicator.limits import BACKLOG, MAX_BODY_BYTES, MAX_HTTP_CONNECTIONS
 from replicator.node.health import NodeState
 from replicator.node.node import Node
 from replicator.records.types import Member
@@ -54,6 +54,13 @@ class Snapshots:
         self.listed = listed
 
 
+class _Refused(asyncio.Protocol):
+    """There are too many connections."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
 class HttpServer:
     """Also serves while the node is starting: it then reports what the process is waiting for."""
 
@@ -70,11 +77,12 @@ class HttpServer:
         self._stats = Stats()
         self._snapshots: Snapshots | None = None
         self._runner: web.AppRunner
+        self._server: asyncio.Server
 
     @property
     def address(self) -> Address:
         """The address it listens on."""
-        host, port = self._runner.addresses[0][:2]
+        host, port = self._server.sockets[0].getsockname()[:2]
         return Address(host, port)
 
     async def start(self, address: Address) -> None:
@@ -97,7 +105,9 @@ class HttpServer:
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, address.host, address.port).start()
+            self._server = await asyncio.get_running_loop().create_server(
+                self._accept, address.host, address.port, backlog=BACKLOG
+            )
         except OSError as error:
             await self._runner.cleanup()
             raise ConfigError(f"cannot listen at {address}: {error.strerror}. Choose another with --http") from error
@@ -106,7 +116,14 @@ class HttpServer:
         """Serve the requests about this node from now on."""
         self._node, self._stats, self._snapshots = node, stats, snapshots
 
+    def _accept(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        if server is None or len(server.connections) >= MAX_HTTP_CONNECTIONS:
+            return _Refused()
+        return server()
+
     async def close(self) -> None:
+        self._server.close()
         await self._runner.cleanup()
 
     @web.middleware

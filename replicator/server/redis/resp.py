@@ -7,6 +7,7 @@ types below. Requests are parsed by hiredis.
 from __future__ import annotations
 
 from collections.abc import Generator
+from itertools import islice
 from typing import NamedTuple, TypeAlias, cast
 
 from replicator.errors import Definite, Indefinite, ReplicatorError
@@ -92,9 +93,12 @@ def encode_in_steps(reply: Reply, protocol: int) -> Generator[int, None, bytes]:
                 yield len(parts[-1])
             return b"".join(parts)
         case dict():
-            pairs: list[Reply] = [part for pair in reply.items() for part in pair]
-            items = yield from encode_in_steps(pairs, protocol)
-            return items if protocol == 2 else b"%%%d%b" % (len(reply), items[items.index(b"\r") :])
+            parts = [b"*%d\r\n" % (2 * len(reply)) if protocol == 2 else b"%%%d\r\n" % len(reply)]
+            pairs = iter(reply.items())
+            while batch := list(islice(pairs, _ITEMS_AT_ONCE)):
+                parts.append(b"".join([encode(it, protocol) for pair in batch for it in pair]))
+                yield len(parts[-1])
+            return b"".join(parts)
         case _:
             return encode(reply, protocol)
 
