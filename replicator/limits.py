@@ -83,8 +83,11 @@ MAX_LONG_READS = 4
 MAX_STEPS_IN_EXEC = 10_000
 """Keys or fields that KEYS, HGETALL and others look at in a transaction that also writes. Bounds the time of EXEC."""
 
+MAX_PATTERNS = 16
+"""Patterns of one CONFIG GET or PSUBSCRIBE. Bounds the time to compile them."""
+
 MAX_WRITE_ITEMS = 20_000
-"""Arguments of one write command, or of all between MULTI and EXEC. Bounds the time that the event loop spends."""
+"""Arguments of one command that is not a read, or of all between MULTI and EXEC. Bounds the time that it takes."""
 
 MAX_CHANGES = 5_000
 """Entries that one transaction changes. Bounds the time that the event loop of each node spends on the record."""
@@ -92,7 +95,7 @@ MAX_CHANGES = 5_000
 MAX_QUEUED_BYTES = 8 << 20
 """Total size of the commands between MULTI and EXEC. Bounds memory for a connection."""
 
-MAX_PATTERN_BYTES = 1_024
+MAX_PATTERN_BYTES = 512
 """Pattern of KEYS, SCAN and others. Bounds the time to compile it and to match it; keys are shorter."""
 
 MAX_SCAN_COUNT = 1_000
@@ -144,6 +147,9 @@ FETCH_BYTES = 4 << 20
 
 SLICE_ENTRIES = 2_000
 """Fetched records that a node decodes at once. Bounds the time that the event loop spends on it, to about 3 ms."""
+
+SLICE_BYTES = 250_000
+"""Fetched records that a node applies at once: 5,000 small changes, or one larger record. Bounds the time as above."""
 
 MAX_MESSAGE_BYTES = 16 << 20
 """`max.message.bytes` of the log's topic. A multiple of MAX_BATCH_BYTES, so that Kafka accepts every batch."""

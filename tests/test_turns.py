@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from replicator.limits import (
     MAX_CHANGES,
+    MAX_PATTERNS,
     MAX_PENDING_BYTES,
     MAX_QUEUED_BYTES,
     MAX_REPLY_BYTES,
@@ -278,6 +279,9 @@ def test_writes_that_are_too_long_are_refused(filled: ServerThread) -> None:
 
     with filled.client() as client:
         assert "split it" in error("DEL", *range(MAX_WRITE_ITEMS))
+        assert "split it" in error("WATCH", *range(MAX_WRITE_ITEMS))
+        assert "patterns" in error("CONFIG", "GET", *range(MAX_PATTERNS + 1))
+        assert "patterns" in error("PSUBSCRIBE", *range(MAX_PATTERNS + 1))
         assert "split it" in error("MSET", *range(2 * MAX_CHANGES + 2))
         for commands in ([("GET", "a")] * MAX_WRITE_ITEMS, [("SET", "a", b"x" * (MAX_QUEUED_BYTES // 20))] * 21):
             with client.pipeline() as pipe:

@@ -64,8 +64,8 @@ class Dispatcher:
                 connection.reply(refusal(command.name))
             elif multi.open and kind is not CommandKind.CONTROL:
                 self._queue(command, args)
-            elif kind is CommandKind.WRITE and len(args) > MAX_WRITE_ITEMS:
-                raise BadRequest(f"a write command has at most {MAX_WRITE_ITEMS} arguments: split it")
+            elif len(args) > MAX_WRITE_ITEMS and kind is not CommandKind.READ:
+                raise BadRequest(f"this command has at most {MAX_WRITE_ITEMS} arguments: split it")
             elif kind is CommandKind.READ:
                 if not connection.wait_for_own_writes(args):
                     self.read_at(connection.level, command, args)

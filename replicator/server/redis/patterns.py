@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 from replicator.errors import BadRequest
-from replicator.limits import MAX_PATTERN_BYTES
+from replicator.limits import MAX_PATTERN_BYTES, MAX_PATTERNS
 
 
 @lru_cache(maxsize=256)
@@ -25,6 +26,13 @@ def glob(pattern: bytes) -> re.Pattern[bytes]:
         out += [rb"(?>.*?%b)" % b"".join(part) for part in middle if part]
         out.append(rb"(?=.{%d}).*+(?<=%b)" % (len(last), b"".join(last)))
     return re.compile(b"".join(out) + rb"\Z", re.DOTALL)
+
+
+def globs(patterns: Sequence[bytes]) -> list[re.Pattern[bytes]]:
+    """Raises `BadRequest`."""
+    if len(patterns) > MAX_PATTERNS:
+        raise BadRequest(f"one command has at most {MAX_PATTERNS} patterns, this one has {len(patterns)}: split it")
+    return [glob(pattern) for pattern in patterns]
 
 
 def _parts(pattern: bytes) -> list[list[bytes]]:
