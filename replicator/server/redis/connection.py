@@ -145,10 +145,12 @@ class Connection(asyncio.Protocol):
                     self._enter(OthersTurn())
                     break
                 args = next_request()
-                if args is None:
-                    break
-                if args and not read_again(args):
+                while args and read_again(args):
+                    args = next_request() if clock() < until_s else []
+                if args:
                     run(args)
+                elif args is None:
+                    break
         except SecurityAttack:
             logger.warning("closed %s: it speaks HTTP, so a page in a browser may have sent it commands", self.address)
             self._enter(Closed())

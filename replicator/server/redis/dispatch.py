@@ -93,18 +93,17 @@ class Dispatcher:
         if command is None or command.kind is not CommandKind.READ or not command.accepts(len(args)):
             return False
         try:
-            reply = _read_at_once(keyspace, command, args)
+            reply = _read_at_once(keyspace, command, args) if command.long else command.handler(keyspace, args)
         except KeyBlocked:
             return False
         except ReplicatorError as error:
             reply = error_reply(error)
+        if isinstance(reply, TooLong):
+            return False
         connection = self._connection
         self._stats.commands += 1
         connection.last_command = command.name
-        if isinstance(reply, TooLong):
-            self._read_later(connection.level, command, args)
-        else:
-            self._replies.send(encode(reply, connection.protocol))
+        self._replies.send(encode(reply, connection.protocol))
         return True
 
     def read_at(self, level: Level | None, command: Command, args: Args) -> None:

@@ -1,7 +1,7 @@
 """Replies in the Redis serialization protocol, versions 2 and 3 (Redis documentation, "RESP protocol spec").
 
 A reply is a Python value: bytes (bulk string), int, None (null), list, dict (map; flat in RESP2), or one of the
-types below. Requests are parsed by hiredis.
+types below. Requests are parsed in `requests`.
 """
 
 from __future__ import annotations
