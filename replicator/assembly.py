@@ -29,6 +29,7 @@ from replicator.records.types import Member, Mode
 from replicator.server.http.app import HttpServer, Snapshots
 from replicator.server.identity import Identity
 from replicator.server.leader_link import RedisLeaderLink
+from replicator.server.redis.descriptors import fit_clients
 from replicator.server.redis.server import RedisServer
 from replicator.server.registration import register
 from replicator.store import snapshot
@@ -66,7 +67,9 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
     async with AsyncExitStack() as parts:
         draw = random.SystemRandom()
         identity = Identity(settings.cluster, Author(NodeId(settings.id), draw.getrandbits(63)))
-        admin = HttpServer(identity, settings.password)
+        settings.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        hosts = (settings.http.host, config.advertised_http.host)
+        admin = HttpServer(identity, settings.password, protected=config.is_protected, hosts=hosts)
         await admin.start(settings.http)
         parts.push_async_callback(admin.close)
 
@@ -97,7 +100,9 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
             cluster=settings.cluster,
             timing=timing,
             password=settings.password,
-            max_clients=settings.max_clients,
+            max_clients=fit_clients(settings.max_clients),
+            timeout_s=settings.timeout_s,
+            protected=config.is_protected,
             http_address=config.advertised_http,
         )
         registering = register(node, identity, member, settings.password)

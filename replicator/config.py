@@ -50,6 +50,10 @@ class NodeSection:
         str, "Password for Redis clients, and for HTTP requests that change something or read a key. Default: none."
     ] = field(default="", repr=False)
     max_clients: Annotated[int, "Largest number of connected Redis clients."] = 10_000
+    timeout_s: Annotated[int, "Seconds after which an idle Redis client is disconnected. 0: never."] = 0
+    protected_mode: Annotated[
+        str, "`yes`: without a password, only clients on the node's own machine are served. `no`: all are."
+    ] = "yes"
     snapshots: Annotated[Path | None, "Folder for snapshots. Default: `snapshots` in `dir`."] = None
 
 
@@ -85,6 +89,11 @@ class NodeConfig:
         return replace(self.node.http, host=self.node.advertise or self.node.http.host)
 
     @property
+    def is_protected(self) -> bool:
+        """Whether only clients on this machine are served."""
+        return not self.node.password and self.node.protected_mode == "yes"
+
+    @property
     def snapshot_dir(self) -> Path:
         return self.node.snapshots or self.node.dir / "snapshots"
 
@@ -106,6 +115,8 @@ def load(file: Path | None, environment: Mapping[str, str], given: Mapping[str, 
     checked_name("node.cluster", node.cluster)
     if node.advertise:
         node = replace(node, advertise=_at("node.advertise", parse_host, node.advertise))
+    if node.protected_mode not in ("yes", "no"):
+        raise ConfigError(f"node.protected_mode is {node.protected_mode!r}: expected yes or no")
     timing = {name: _convert("timing", name, int, value) for name, value in merged["timing"].items()}
     return NodeConfig(node, _section("kafka", KafkaSection, merged["kafka"]), timing)
 

@@ -42,6 +42,10 @@ EXPIRY_POLL_MS = 50
 
 # Servers
 
+AUTH_TIMEOUT_S = 10.0  # for a Redis client to authenticate
+IDLE_CHECK_S = 1.0  # between two checks for idle clients
+KEEPALIVE_S = 300  # without bytes, before TCP asks whether the client still exists: as in Redis
+
 STATE_POLL_S = 0.02  # until the node serves and can register
 REGISTRATION_RETRY_S = 0.2
 REGISTRATION_TIMEOUT_S = 5.0

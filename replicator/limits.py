@@ -22,13 +22,16 @@ MAX_RECORD_BYTES = 3_500_000
 GROUP_RECORDS = 2_000
 """Records in one append. Bounds the time that the event loop spends on it."""
 
+GROUP_CHANGES = 5_000
+"""Entries that the records in one append change; a larger record is appended alone. Bounds the time to apply them."""
+
 GROUP_BYTES = 1_000_000
 """Total size of the records in one append; a larger record is appended alone. Bounds the latency of an append."""
 
 MAX_INFLIGHT_BYTES = 64 << 20
 """Total size of the writes that are not yet committed. Bounds memory; further writes fail with `BUSY`."""
 
-FLUSH_ENTRIES = 5_000
+FLUSH_ENTRIES = 1_000
 """Entries that one record of FLUSHALL deletes. Bounds the time that the event loop spends on the record."""
 
 FLUSH_BYTES = 1_000_000
@@ -47,14 +50,65 @@ ONCE_ID_BYTES = 128
 
 # Clients
 
+RESERVED_DESCRIPTORS = 256
+"""Open files that are kept for Kafka, the store, HTTP and clients to be refused. `max_clients` is lowered to fit."""
+
+BACKLOG = 128
+"""Connections that wait to be accepted. Fewer than RESERVED_DESCRIPTORS, as all may be accepted at once."""
+
 MAX_REQUEST_BYTES = 8 << 20
 """One request of a Redis client. Bounds memory for a connection."""
 
 MAX_INLINE_BYTES = 64 << 10
 """One request of a Redis client in the inline format: the limit of Redis."""
 
+MAX_REQUEST_ITEMS = 1 << 20
+"""Arguments in one request of a Redis client: the limit of Redis."""
+
+UNAUTHENTICATED_ITEMS = 10
+"""Arguments in one request of a Redis client that has not authenticated: the limit of Redis."""
+
+UNAUTHENTICATED_ITEM_BYTES = 16 << 10
+"""One argument of a Redis client that has not authenticated: the limit of Redis."""
+
+SLICE_MS = 5
+"""Time for which commands of clients run in one iteration of the event loop. Heartbeats get through in between."""
+
+STEPS_AT_ONCE = 2_000
+"""Keys or fields that a read looks at before other commands may run. Longer reads go on in slices, on a snapshot."""
+
+MAX_LONG_READS = 4
+"""Reads of more than STEPS_AT_ONCE keys or fields at the same time; others wait. Bounds memory."""
+
+MAX_STEPS_IN_EXEC = 10_000
+"""Keys or fields that KEYS, HGETALL and others look at in a transaction that also writes. Bounds the time of EXEC."""
+
+MAX_PATTERNS = 16
+"""Patterns of one CONFIG GET or PSUBSCRIBE. Bounds the time to compile them."""
+
+MAX_WRITE_ITEMS = 20_000
+"""Arguments of one command that is not a read, or of all between MULTI and EXEC. Bounds the time that it takes."""
+
+MAX_CHANGES = 5_000
+"""Entries that one transaction changes. Bounds the time that the event loop of each node spends on the record."""
+
+MAX_QUEUED_BYTES = 8 << 20
+"""Total size of the commands between MULTI and EXEC. Bounds memory for a connection."""
+
+MAX_PATTERN_BYTES = 512
+"""Pattern of KEYS, SCAN and others. Bounds the time to compile it and to match it; keys are shorter."""
+
+MAX_SCAN_COUNT = 1_000
+"""Keys or fields that one SCAN or HSCAN looks at, also if COUNT is larger. Bounds the time that it takes."""
+
+MAX_REPLY_BYTES = 64 << 20
+"""One reply to a Redis client. Bounds memory; the command fails with an error."""
+
 MAX_PENDING_REPLIES = 4096
 """Writes of one connection without an answer. Bounds memory; the node stops reading from the connection."""
+
+MAX_PENDING_BYTES = 4 << 20
+"""Answers of a connection that wait behind an unacknowledged write. Bounds memory; no further command runs."""
 
 MAX_READY_BYTES = 1 << 20
 """Answers that a connection collects before it writes them to the socket. Bounds memory for a connection."""
@@ -74,6 +128,12 @@ MAX_BOUND = 10**9
 MAX_BODY_BYTES = 64 << 10
 """Body of an HTTP request. Bounds memory; requests to change a setting are far smaller."""
 
+MAX_JSON_FIELDS = 1_000
+"""Fields of a hash that GET /keys answers. Bounds the time that the event loop spends on it."""
+
+MAX_HTTP_CONNECTIONS = 128
+"""Open HTTP connections; others are closed at once. Fewer than RESERVED_DESCRIPTORS."""
+
 EXPIRED_ROWS_AT_ONCE = 200
 """Expired rows that the leader deletes at once, a record each. Bounds the time that the event loop spends on it."""
 
@@ -87,6 +147,9 @@ FETCH_BYTES = 4 << 20
 
 SLICE_ENTRIES = 2_000
 """Fetched records that a node decodes at once. Bounds the time that the event loop spends on it, to about 3 ms."""
+
+SLICE_BYTES = 250_000
+"""Fetched records that a node applies at once: 5,000 small changes, or one larger record. Bounds the time as above."""
 
 MAX_MESSAGE_BYTES = 16 << 20
 """`max.message.bytes` of the log's topic. A multiple of MAX_BATCH_BYTES, so that Kafka accepts every batch."""

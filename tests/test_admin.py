@@ -69,7 +69,7 @@ class HttpServers:
         self.folder = folder
         self.host = "127.0.0.1"
         self.cluster = MemoryCluster(folder)
-        self._session = aiohttp.ClientSession()
+        self._session = aiohttp.ClientSession(headers={"Content-Type": "application/json"})
         self._servers: list[HttpServer] = []
 
     async def open(self, running: RunningNode | None = None, password: str = "", own: Identity = FIRST) -> HttpClient:
@@ -253,6 +253,7 @@ async def test_a_follower_registers_itself_and_later_its_new_address(servers: Ht
     leader = await servers.cluster.start("n1")
     await servers.cluster.leader()
     client = await servers.open(leader, PASSWORD)
+    await until(lambda: leader.node.membership.get(NodeId("n1")) is not None)  # it registers itself first
     leader.node.membership_changes.add_member(Member(NodeId("n1"), Mode.ASYNC, Address("n1", 1), client.http, 0))
     follower = await servers.cluster.start("n2", priority=1)
     member = Member(NodeId("n2"), Mode.ASYNC, NOWHERE, NOWHERE, 1)

@@ -52,7 +52,7 @@ async def run(running: RunningNode, *args: bytes, level: Level | None = None) ->
 async def execute(running: RunningNode, *args: bytes) -> Reply:
     """A command that writes, at the leader."""
     transaction = running.node.begin()
-    reply = look_up(list(args)).handler(WritableKeyspace(transaction, running.node.now_ms()), list(args))
+    reply: Reply = look_up(list(args)).handler(WritableKeyspace(transaction, running.node.now_ms()), list(args))
     await submit(running.node, transaction)
     return reply
 

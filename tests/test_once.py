@@ -51,7 +51,7 @@ async def ask(running: RunningNode, line: bytes) -> Reply:
     """Carry out a command line as a session does. Raises what the write ended in."""
     args = line.split()
     transaction = running.node.begin()
-    reply = look_up(args).handler(WritableKeyspace(transaction, running.node.now_ms() or 0), args)
+    reply: Reply = look_up(args).handler(WritableKeyspace(transaction, running.node.now_ms() or 0), args)
     await submit(running.node, transaction)
     return reply
 

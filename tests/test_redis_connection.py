@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
@@ -42,6 +43,12 @@ class Entries:
     def rows(self, table: str) -> int:
         return len(self.values)
 
+    @contextmanager
+    def snapshot(self) -> Iterator[View]:
+        copy = Entries()
+        copy.values = self.values.copy()
+        yield copy
+
 
 class FakeReads:
     """Reads that are answered when the test says so."""
@@ -61,6 +68,10 @@ class FakeReads:
     async def read(self, level: Level | None, answer: Callable[[View], Any]) -> Any:
         await self.answered
         return answer(self.entries)
+
+    async def read_in_slices(self, level: Level | None, answer: Callable[[View], Awaitable[Any]]) -> Any:
+        await self.answered
+        return await answer(self.entries)
 
     async def _unblocked(self, key: bytes) -> View:
         raise AssertionError("a blocked read goes on by `read`")
@@ -98,9 +109,10 @@ class FakeTransport:
     def __init__(self) -> None:
         self.writes: list[bytes] = []
         self.closed = self.aborted = False
+        self.reading = True
 
-    def get_extra_info(self, name: str) -> tuple[str, int]:
-        return "client", 1
+    def get_extra_info(self, name: str) -> tuple[str, int] | None:
+        return ("client", 1) if name == "peername" else None
 
     def write(self, data: bytes) -> None:
         self.writes.append(data)
@@ -113,6 +125,12 @@ class FakeTransport:
 
     def abort(self) -> None:
         self.aborted = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
     def get_write_buffer_size(self) -> int:
         return 0

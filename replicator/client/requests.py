@@ -61,9 +61,8 @@ def read_command(command: Sequence[Argument], level: Level) -> EncodedCommand:
 
 
 def transaction_commands(commands: Sequence[Sequence[Argument]], id: str) -> list[EncodedCommand]:
-    """MULTI, each command with its own id, EXEC. The commands are one record, so all ids are stored, or none."""
-    queued = [write_command(command, f"{id}:{number}") for number, command in enumerate(commands)]
-    return [(b"MULTI",), *queued, (b"EXEC",)]
+    """MULTI, the commands, EXEC under the id. So one decision covers all of them: they run now, or had run before."""
+    return [(b"MULTI",), *map(encode, commands), (b"REPL.EXEC", id.encode())]
 
 
 def transaction_replies(reply: Reply) -> list[Reply]:

@@ -122,7 +122,7 @@ class ClusterFolder:
     def save(self, cluster: ClusterFile) -> None:
         """Raises `ConfigError`."""
         try:
-            self.dir.mkdir(parents=True, exist_ok=True)
+            self.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             new = self.dir / "cluster.json.new"
             new.write_text(json.dumps(asdict(cluster), indent=2) + "\n")
             os.replace(new, self.dir / "cluster.json")
@@ -151,7 +151,7 @@ class ClusterFolder:
         for port in (entry.resp_port, entry.http_port):
             check_free(port)
         folder = self.node_dir(entry.id)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         options = {
             "id": entry.id,
             "cluster": cluster.name,

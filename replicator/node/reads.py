@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from replicator.node.client_writes import ClientWrites
@@ -25,7 +25,7 @@ from replicator.node.index_source import IndexSource
 from replicator.node.leader_reads import LeaderReads
 from replicator.node.read_index import read_timed_out
 from replicator.protocol.levels import Level
-from replicator.store.view import KeyBlocked, View
+from replicator.store.view import KeyBlocked, SnapshotEnded, View
 
 T = TypeVar("T")
 
@@ -54,6 +54,32 @@ class NodeReads:
         reads: Reads = self.at_leader if self._context.roles.role.leads else self.at_follower
         return reads.view(level)
 
+    async def read_in_slices(self, level: Level | None, answer: Callable[[View], Awaitable[T]]) -> T:
+        """As `read`, for an `answer` that takes long and lets other code run: it gets a snapshot.
+
+        Only the waiting for a view is limited in time.
+        """
+        view = await self._in_time(self._asked(level))
+        while True:
+            try:
+                with view.snapshot() as snapshot:
+                    return await answer(snapshot)
+            except SnapshotEnded:
+                view = await self._in_time(self._asked(level))
+            except KeyBlocked as blocked:
+                view = await self._in_time(blocked.unblocked())
+
+    async def _asked(self, level: Level | None) -> View:
+        found = self.view(level)
+        return await asyncio.shield(found) if isinstance(found, Future) else found
+
+    async def _in_time(self, view: Awaitable[View]) -> View:
+        try:
+            async with asyncio.timeout(self._context.timing.read_ms / 1000):
+                return await view
+        except TimeoutError:
+            raise read_timed_out(self._context) from None
+
     async def read(self, level: Level | None, answer: Callable[[View], T]) -> T:
         """The result of `answer` for a view that meets the level. `answer` may be called more than once.
 
@@ -61,8 +87,7 @@ class NodeReads:
         """
         try:
             async with asyncio.timeout(self._context.timing.read_ms / 1000):
-                found = self.view(level)
-                view = await asyncio.shield(found) if isinstance(found, Future) else found
+                view = await self._asked(level)
                 while True:
                     try:
                         return answer(view)

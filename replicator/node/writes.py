@@ -23,6 +23,7 @@ from enum import Enum, auto
 from itertools import chain, islice
 
 from replicator.errors import Busy, Definite, Fenced, ReplicatorError, Unknown
+from replicator.limits import GROUP_CHANGES
 from replicator.position import BEFORE_LOG, Epoch, Offset, Seq
 from replicator.records.types import Body, Change
 from replicator.store.view import Overlay, View
@@ -133,10 +134,11 @@ class Writes:
     def next(self, max_records: int, max_bytes: int) -> list[PendingWrite]:
         """The next writes of clients to send: at least one if any is queued."""
         group: list[PendingWrite] = []
-        size = 0
+        size = changes = 0
         for pending in islice(self._queued, max_records):
             size += len(pending.encoded)
-            if group and size > max_bytes:
+            changes += len(pending.changes)
+            if group and (size > max_bytes or changes > GROUP_CHANGES):
                 break
             group.append(pending)
         return group

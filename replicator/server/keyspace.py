@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from itertools import islice
 
 from replicator.errors import BadRequest, WrongType
-from replicator.limits import MAX_VALUE_BYTES
+from replicator.limits import MAX_CHANGES, MAX_VALUE_BYTES
 from replicator.store.keys import decode_key, encode_key, row_range, table_range
 from replicator.store.values import Value, decode_value, encode_value
-from replicator.store.view import Transaction, View
+from replicator.store.view import Entries, Transaction
 
 KEYSPACE_TABLE = "kv"
 STRING, HASH, FIELD = b"s", b"h", b"f"
@@ -29,7 +29,7 @@ TYPES = {STRING: b"string", HASH: b"hash"}
 class Keyspace:
     """Reads of one view at one point in time."""
 
-    def __init__(self, view: View, now_ms: int) -> None:
+    def __init__(self, view: Entries, now_ms: int) -> None:
         self._view = view
         self._get = view.get
         self.now_ms = now_ms
@@ -159,7 +159,7 @@ class WritableKeyspace(Keyspace):
 
     def rename(self, source: bytes, target: bytes) -> None:
         """`source` must exist; `target` is replaced."""
-        entries = list(self._view.scan(*row_range(KEYSPACE_TABLE, source)))
+        entries = list(islice(self._view.scan(*row_range(KEYSPACE_TABLE, source)), MAX_CHANGES + 1))
         self.remove(target)
         for key, stored in entries:
             field = decode_key(key)[2]
@@ -176,7 +176,8 @@ class WritableKeyspace(Keyspace):
         if stored is None or stored[:1].lower() != HASH:
             return
         _, stop = row_range(KEYSPACE_TABLE, row)
-        for key, _ in list(self._view.scan(encode_key(KEYSPACE_TABLE, row, b"f"), stop)):
+        fields = self._view.scan(encode_key(KEYSPACE_TABLE, row, b"f"), stop)
+        for key, _ in list(islice(fields, MAX_CHANGES + 1)):  # more than one transaction can remove
             self.transaction.put(KEYSPACE_TABLE, row, decode_key(key)[2], None)
 
 

@@ -69,7 +69,7 @@ def discard(folder: Path) -> None:
 
 def replace_with(folder: Path, copy: Path) -> None:
     """Replace a store that is not open with a copy made by `Machine.copy_to`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     discard(folder)
     shutil.copyfile(copy / "data.mdb", folder / "data.mdb.new")
     sync(folder / "data.mdb.new")

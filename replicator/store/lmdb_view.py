@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+import lmdb
+
+from replicator.store.view import SnapshotEnded, View
 
 
 class LmdbView:
@@ -14,6 +19,7 @@ class LmdbView:
         self._env = env
         self._entries = entries
         self._rows = rows
+        self._snapshots: set[LmdbSnapshot] = set()
         self._transaction: Any = None  # None, or a read transaction begun after the last applied batch
 
     def get(self, key: bytes) -> bytes | None:
@@ -28,6 +34,21 @@ class LmdbView:
     def rows(self, table: str) -> int:
         return self._rows.get(table, 0)
 
+    @contextmanager
+    def snapshot(self) -> Iterator[View]:
+        snapshot = LmdbSnapshot(self._env.begin(db=self._entries), self._rows)
+        self._snapshots.add(snapshot)
+        try:
+            yield snapshot
+        finally:
+            self._snapshots.discard(snapshot)
+            snapshot.end()
+
+    def end_snapshots(self) -> None:
+        """To be called before the store is resized or closed."""
+        while self._snapshots:
+            self._snapshots.pop().end()
+
     def end_transaction(self) -> None:
         """To be called before the store is written, resized or closed."""
         if self._transaction is not None:
@@ -40,6 +61,42 @@ class LmdbView:
 
     def _begin(self) -> Any:
         self._transaction = self._env.begin(db=self._entries)
+        return self._transaction
+
+
+class LmdbSnapshot:
+    """The store as of one moment, while later batches are applied. LMDB keeps the pages that it needs until it ends."""
+
+    def __init__(self, transaction: Any, rows: Mapping[str, int]) -> None:
+        self._transaction: Any = transaction  # None: it has ended
+        self._rows = rows
+
+    def get(self, key: bytes) -> bytes | None:
+        value: bytes | None = self._open().get(key)
+        return value
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            yield from _range(self._open().cursor(), start, stop)
+        except lmdb.Error:
+            self._open()
+            raise
+
+    def rows(self, table: str) -> int:
+        return self._rows.get(table, 0)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[View]:
+        yield self
+
+    def end(self) -> None:
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            transaction.abort()
+
+    def _open(self) -> Any:
+        if self._transaction is None:
+            raise SnapshotEnded
         return self._transaction
 
 

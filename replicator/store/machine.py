@@ -123,6 +123,7 @@ class Machine:
 
     def close(self) -> None:
         self.view.end_transaction()
+        self.view.end_snapshots()
         self._env.sync(True)
         self._env.close()
         boot.mark_closed(self.folder)
@@ -130,6 +131,7 @@ class Machine:
 
     def _grow(self) -> None:
         with self._copying:  # LMDB may be resized only while no transaction is open
+            self.view.end_snapshots()
             size = self._env.info()["map_size"] * 2
             self._env.set_mapsize(size)
         logger.info("store %s: map size is now %d MiB", self.folder, size >> 20)
@@ -140,7 +142,7 @@ def open_machine(folder: Path, cluster: str, topic_id: str, *, map_bytes: int = 
 
     Raises `StoreError` (in use, unreadable, of another cluster) and `LogDamage` (of another topic).
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = boot.lock(folder)
     env = None
     try:

@@ -49,7 +49,7 @@ def take(machine: Machine, folder: Path) -> Manifest:
     """
     unfinished = folder / f".{uuid.uuid4().hex}.unfinished"
     try:
-        unfinished.mkdir(parents=True)
+        unfinished.mkdir(mode=0o700, parents=True)
     except OSError as error:
         raise SnapshotError(f"{folder} cannot store snapshots: {error.strerror}. Choose another folder") from error
     try:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
 from typing import Protocol
 
+from replicator.errors import BadRequest
+from replicator.limits import MAX_CHANGES, MAX_RECORD_BYTES
 from replicator.records.types import Change
 from replicator.store.keys import decode_key, encode_key, row_range, table_range
 from replicator.store.values import expiry_of
 
 
-class View(Protocol):
-    """The state as of one moment. Keys are store keys (`store.keys`), values are encoded (`store.values`)."""
+class Entries(Protocol):
+    """What can be read of a state. Keys are store keys (`store.keys`), values are encoded (`store.values`)."""
 
     def get(self, key: bytes) -> bytes | None: ...
 
@@ -22,6 +27,18 @@ class View(Protocol):
     def rows(self, table: str) -> int:
         """Number of rows of a table, which is the number of its entries with an empty field."""
         ...
+
+
+class View(Entries, Protocol):
+    """The state as of one moment; good for as long as nothing else runs on the event loop."""
+
+    def snapshot(self) -> AbstractContextManager[View]:
+        """The state as of now, for a long read that lets other code run. It may raise `SnapshotEnded` at any time."""
+        ...
+
+
+class SnapshotEnded(Exception):
+    """The store had to end a snapshot: read again from a new view."""
 
 
 class KeyBlocked(Exception):
@@ -65,6 +82,12 @@ class BlockingView:
         self.scan(*table_range(table))
         return self._base.rows(table)
 
+    @contextmanager
+    def snapshot(self) -> Iterator[View]:
+        blocked = frozenset(key for key in self._candidates() if self._is_blocked(key))
+        with self._base.snapshot() as base:
+            yield BlockingView(base, lambda: blocked, lambda key: True, self._unblocked)
+
     def _blocked(self, key: bytes) -> KeyBlocked:
         return KeyBlocked(key, lambda: self._unblocked(key))
 
@@ -93,13 +116,40 @@ class ExpiringView:
             raise KeyBlocked(key, lambda: self._deleted(key))
         return value
 
+    @contextmanager
+    def snapshot(self) -> Iterator[View]:
+        with self._base.snapshot() as base:
+            yield ExpiringView(base, self._now_ms, self._shown, self._deleted)
+
+
+class AddedRows:
+    """The number of rows that some changes add to each table; negative if they remove more."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def get(self, table: str) -> int:
+        return self._counts.get(table, 0)
+
+    def add(self, change: Change) -> None:
+        if not change.field and (change.old is None) is not (change.new is None):
+            self._count(change.table, 1 if change.old is None else -1)
+
+    def remove(self, change: Change) -> None:
+        if not change.field and (change.old is None) is not (change.new is None):
+            self._count(change.table, -1 if change.old is None else 1)
+
+    def _count(self, table: str, step: int) -> None:
+        self._counts[table] = self._counts.get(table, 0) + step
+
 
 class Overlay:
     """A view of `base` with the changes of the writes in flight on top."""
 
-    def __init__(self, base: View) -> None:
+    def __init__(self, base: Entries) -> None:
         self.base = base
         self._values: dict[bytes, bytes | None] = {}  # the newest value in flight of each key; None: removed
+        self._added = AddedRows()  # by the writes in flight
         self._writers: dict[bytes, int] = {}  # number of writes in flight of each key of `_values`, at least 1
 
     def __contains__(self, key: object) -> bool:
@@ -120,17 +170,19 @@ class Overlay:
         return merge(self.base.scan(start, stop), self._values, start, stop)
 
     def rows(self, table: str) -> int:
-        return self.base.rows(table) + row_delta(self.base, table, self._values)
+        return self.base.rows(table) + self._added.get(table)
 
     def push(self, changes: Mapping[bytes, Change]) -> None:
         """Add the changes of one write, by store key."""
         for key, change in changes.items():
             self._values[key] = change.new
             self._writers[key] = self._writers.get(key, 0) + 1
+            self._added.add(change)
 
-    def pop(self, keys: Iterable[bytes]) -> None:
-        """Remove the oldest write of each key, once it is applied or void. The newest value stays until the last."""
-        for key in keys:
+    def pop(self, changes: Mapping[bytes, Change]) -> None:
+        """Remove the oldest write, once it is applied or void. The newest value of each key stays until the last."""
+        for key, change in changes.items():
+            self._added.remove(change)
             remaining = self._writers[key] - 1
             if remaining:
                 self._writers[key] = remaining
@@ -140,14 +192,23 @@ class Overlay:
     def clear(self) -> None:
         self._values.clear()
         self._writers.clear()
+        self._added = AddedRows()
+
+
+class TransactionTooLarge(BadRequest):
+    """It would take the event loop of each node too long, or too much memory."""
 
 
 class Transaction:
     """The reads and writes of one client transaction, executed at the leader. Its changes become one record."""
 
-    def __init__(self, base: View) -> None:
+    def __init__(self, base: Entries) -> None:
         self._base = base
         self._changes: dict[bytes, Change] = {}
+        self._bytes = 0  # of the old and new values of `_changes`
+        self._added = AddedRows()  # by `_changes`
+        self._keys: list[bytes] | None = None  # of `_changes`, sorted; None until the first scan
+        self._undo: list[tuple[bytes, Change | None]] | None = None  # changes before each `put` since the savepoint
         self._expired: list[tuple[str, bytes]] = []  # table and row, since the last savepoint
         self.has_read = False
 
@@ -158,52 +219,84 @@ class Transaction:
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         self.has_read = True
-        return merge(self._base.scan(start, stop), self._written(), start, stop)
+        if not self._changes:
+            return self._base.scan(start, stop)
+        if self._keys is None:
+            self._keys = sorted(self._changes)
+        keys = self._keys[bisect_left(self._keys, start) : bisect_left(self._keys, stop)]
+        return merge(self._base.scan(start, stop), {key: self._changes[key].new for key in keys}, start, stop)
 
     def rows(self, table: str) -> int:
         self.has_read = True
-        return self._base.rows(table) + row_delta(self._base, table, self._written())
+        return self._base.rows(table) + self._added.get(table)
 
     def put(self, table: str, row: bytes, field: bytes, value: bytes | None) -> None:
-        """Set a field, or remove it (None). Removing an absent field changes nothing."""
+        """Set a field, or remove it (None). Removing an absent field changes nothing. Raises `TransactionTooLarge`."""
         self.put_at(encode_key(table, row, field), table, row, field, value)
 
     def put_at(self, key: bytes, table: str, row: bytes, field: bytes, value: bytes | None) -> None:
         """`put`, for a caller that already has the store key."""
         before = self._changes.get(key)
         old = before.old if before else self._base.get(key)
-        if value is None and old is None:
-            self._changes.pop(key, None)
-        else:
-            self._changes[key] = Change(table, row, field, old, value)
+        if self._undo is not None:
+            self._undo.append((key, before))
+        self._replace(key, None if value is None and old is None else Change(table, row, field, old, value))
+        if len(self._changes) > MAX_CHANGES:
+            raise TransactionTooLarge(f"one transaction can change at most {MAX_CHANGES} entries: split it")
+        if self._bytes > MAX_RECORD_BYTES:
+            raise TransactionTooLarge(
+                f"the old and new values of one transaction can take at most {MAX_RECORD_BYTES} bytes: split it"
+            )
 
     def remove_expired(self, table: str, row: bytes) -> None:
-        """Remove a row that has expired. A roll-back does not undo this: the client is told that the row is gone."""
+        """Remove a row that has expired. A roll-back does not undo this: the client is told that the row is gone.
+
+        Raises `TransactionTooLarge`.
+        """
         self._expired.append((table, row))
         self._remove_row(table, row)
 
     def _remove_row(self, table: str, row: bytes) -> None:
-        for key, _ in list(self.scan(*row_range(table, row))):
+        for key, _ in list(islice(self.scan(*row_range(table, row)), MAX_CHANGES + 1)):
             self.put(table, row, decode_key(key)[2], None)
 
-    def savepoint(self) -> dict[bytes, Change]:
-        """For `roll_back`."""
+    def set_savepoint(self) -> None:
+        """`roll_back` undoes what changes from now on."""
+        self._undo = []
         self._expired.clear()
-        return dict(self._changes)
 
-    def roll_back(self, savepoint: dict[bytes, Change]) -> None:
-        """Undo the changes since the last savepoint."""
-        self._changes = savepoint
+    def roll_back(self) -> None:
+        """Undo the changes since the savepoint, but for the removal of expired rows."""
+        for key, before in reversed(self._undo or []):
+            self._replace(key, before)
+        self._undo = []
         for table, row in self._expired:
             self._remove_row(table, row)
 
     @property
     def changes(self) -> dict[bytes, Change]:
-        """The changes by store key, in the order in which the keys were first written."""
+        """The changes by store key."""
         return self._changes
 
-    def _written(self) -> dict[bytes, bytes | None]:
-        return {key: change.new for key, change in self._changes.items()}
+    def _replace(self, key: bytes, change: Change | None) -> None:
+        before = self._changes.pop(key, None) if change is None else self._changes.get(key)
+        if before is not None:
+            self._bytes -= _size(before)
+            self._added.remove(before)
+        if change is not None:
+            self._bytes += _size(change)
+            self._added.add(change)
+            self._changes[key] = change
+        if self._keys is not None and (before is None) is not (change is None):
+            at = bisect_left(self._keys, key)
+            if change is None:
+                del self._keys[at]
+            else:
+                self._keys.insert(at, key)
+
+
+def _size(change: Change) -> int:
+    return len(change.old or b"") + len(change.new or b"")
 
 
 def merge(
@@ -225,13 +318,3 @@ def merge(
         new = written[key]
         if new is not None:
             yield key, new
-
-
-def row_delta(base: View, table: str, written: dict[bytes, bytes | None]) -> int:
-    """The number of rows that `written` adds to a table of `base`; negative if it removes more."""
-    prefix = table.encode() + b"\x00"
-    return sum(
-        (value is not None) - (base.get(key) is not None)
-        for key, value in written.items()
-        if key.startswith(prefix) and key.endswith(b"\x00\x01")
-    )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from replicator.errors import BrokerUnavailable
 from replicator.intervals import FETCH_RETRY_S, MAX_FETCH_RETRY_S
-from replicator.limits import SLICE_ENTRIES
+from replicator.limits import SLICE_BYTES, SLICE_ENTRIES
 from replicator.log.kafka.partition import (
     OFFSET_OUT_OF_RANGE,
     CorruptBatch,
@@ -35,6 +34,18 @@ class Fetched(NamedTuple):
 
 def no_known_end() -> Offset:
     return Offset(0)
+
+
+def next_slice(undecoded: Iterator[Entry]) -> list[Entry]:
+    """The next entries, as many as may be applied at once; at least one if there are any."""
+    entries: list[Entry] = []
+    size = 0
+    for entry in undecoded:
+        entries.append(entry)
+        size += len(entry.payload)
+        if len(entries) == SLICE_ENTRIES or size >= SLICE_BYTES:
+            break
+    return entries
 
 
 class Cursor:
@@ -98,7 +109,7 @@ class Cursor:
 
     def _take(self) -> list[Entry]:
         assert self._undecoded is not None
-        entries = list(itertools.islice(self._undecoded, SLICE_ENTRIES))
+        entries = next_slice(self._undecoded)
         if entries:
             self.position = Offset(entries[-1].offset + 1)
         else:

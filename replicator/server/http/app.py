@@ -11,15 +11,16 @@
     GET  /keys/KEY    read one key (`keys`)
     PUT, DELETE /members, PUT /policy, POST /promote    (`members`)
 
-If the node has a password, requests that change something or read a key need `Authorization: Bearer <password>`. Errors
-are `{"error": message}`. A node that is not the leader answers 409, with the leader's HTTP address as `leader`.
+If the node has a password, requests that change something or read a key need `Authorization: Bearer <password>`; else
+only clients on its own machine may send them (`server.protection`). Changes need `Content-Type: application/json`.
+Errors are `{"error": message}`. A node that is not the leader answers 409, with the leader's HTTP address as `leader`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from aiohttp import web
 
 from replicator.address import Address
 from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError
-from replicator.limits import MAX_BODY_BYTES
+from replicator.limits import BACKLOG, MAX_BODY_BYTES, MAX_HTTP_CONNECTIONS
 from replicator.node.health import NodeState
 from replicator.node.node import Node
 from replicator.records.types import Member
@@ -35,6 +36,7 @@ from replicator.server.http.keys import read_routes
 from replicator.server.http.members import member_routes
 from replicator.server.http.metrics import CONTENT_TYPE, render
 from replicator.server.identity import Identity
+from replicator.server.protection import HOW_TO_OPEN, is_loopback, is_own_host, is_same_site
 from replicator.server.stats import Stats
 from replicator.store.snapshot import Manifest
 
@@ -58,20 +60,33 @@ class ServedNode(NamedTuple):
     snapshots: Snapshots
 
 
+class _Refused(asyncio.Protocol):
+    """There are too many connections."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
 class HttpServer:
     """Also serves while the node is starting: it then reports what the process is waiting for."""
 
-    def __init__(self, identity: Identity, password: str) -> None:
+    def __init__(
+        self, identity: Identity, password: str, *, protected: bool = False, hosts: Collection[str] = ()
+    ) -> None:
+        """`protected`: serve only clients on this machine (`server.protection`); `hosts`: names of this node."""
         self.waiting_for = "the process is starting"
         self._identity = identity
         self._password = password
+        self._protected = protected
+        self._hosts = hosts
         self._served: ServedNode | None = None  # None while the node is starting
         self._runner: web.AppRunner
+        self._server: asyncio.Server
 
     @property
     def address(self) -> Address:
         """The address it listens on."""
-        host, port = self._runner.addresses[0][:2]
+        host, port = self._server.sockets[0].getsockname()[:2]
         return Address(host, port)
 
     async def start(self, address: Address) -> None:
@@ -94,7 +109,9 @@ class HttpServer:
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, address.host, address.port).start()
+            self._server = await asyncio.get_running_loop().create_server(
+                self._accept, address.host, address.port, backlog=BACKLOG
+            )
         except OSError as error:
             await self._runner.cleanup()
             raise ConfigError(f"cannot listen at {address}: {error.strerror}. Choose another with --http") from error
@@ -103,16 +120,21 @@ class HttpServer:
         """Serve the requests about this node from now on."""
         self._served = ServedNode(node, stats, snapshots)
 
+    def _accept(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        if server is None or len(server.connections) >= MAX_HTTP_CONNECTIONS:
+            return _Refused()
+        return server()
+
     async def close(self) -> None:
+        self._server.close()
         await self._runner.cleanup()
 
     @web.middleware
     async def _authenticate_and_report_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        protected = request.method not in ("GET", "HEAD") or request.path.startswith("/keys/")
-        if protected and self._password:
-            expected = f"Bearer {self._password}"
-            if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), expected.encode()):
-                return _error(401, "this request needs the header Authorization: Bearer <password>")
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
         try:
             return await handler(request)
         except web.HTTPError as error:
@@ -123,6 +145,30 @@ class HttpServer:
             return _error(400, str(error))
         except ReplicatorError as error:
             return _error(503, str(error))
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        """Of a request that changes something or reads a key."""
+        changes = request.method not in ("GET", "HEAD")
+        if not changes and not request.path.startswith("/keys/"):
+            return None
+        host = request.headers.get("Host", "")
+        if not is_same_site(request.headers.get("Origin"), host):
+            return _error(403, "a page of another site sent this request: remove the header Origin to send it yourself")
+        if self._password:
+            expected = f"Bearer {self._password}"
+            if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), expected.encode()):
+                return _error(401, "this request needs the header Authorization: Bearer <password>")
+        elif self._protected and not is_loopback(request.remote or ""):
+            return _error(403, HOW_TO_OPEN)
+        elif not is_own_host(host, self._hosts):
+            return _error(
+                403,
+                f"the header Host is {host[:200]!r}, which is not a name of this node: use an IP address, or set the "
+                "name as REPLICATOR_NODE_ADVERTISE",
+            )
+        if changes and request.content_type != "application/json":
+            return _error(415, "a request that changes something needs the header Content-Type: application/json")
+        return None
 
     async def _healthz(self, request: web.Request) -> web.Response:
         if self._served is not None and self._served.node.state is NodeState.FAILED:

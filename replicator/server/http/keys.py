@@ -17,10 +17,11 @@ from typing import Any
 from aiohttp import web
 
 from replicator.errors import BadRequest
+from replicator.limits import MAX_JSON_FIELDS
 from replicator.node.node import Node
 from replicator.position import BEFORE_LOG
 from replicator.protocol.levels import Level, encode_token, parse_level
-from replicator.server.keyspace import STRING, TYPES, Keyspace
+from replicator.server.keyspace import HASH, STRING, TYPES, Keyspace
 from replicator.store.view import View
 
 
@@ -56,6 +57,8 @@ def _find(view: View, now_ms: int, row: bytes) -> dict[str, Any] | None:
     header = keyspace.header(row)
     if header is None:
         return None
+    if header.tag == HASH and keyspace.hash_size(row) > MAX_JSON_FIELDS:
+        raise BadRequest(f"a hash of more than {MAX_JSON_FIELDS} fields is not sent as JSON: use HSCAN or HGETALL")
     kind = TYPES[header.tag].decode()
     if header.tag == STRING:
         return {"type": kind, "value": _text(header.data)}

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from replicator.server.redis.resp import Reply
-
 Args = list[bytes]
 """A whole command line, its name first."""
 
@@ -27,11 +25,12 @@ class Command:
     name: bytes  # lower case
     arity: int  # with the name; negative: at least so many
     kind: CommandKind
-    handler: Callable[[Any, Args], Reply]
+    handler: Callable[[Any, Args], Any]  # it returns `Steps` if `long`
     first_key: int = 0
     last_key: int = 0
     step: int = 0
     before_auth: bool = False
+    long: bool = False  # a read whose time grows with the number of keys or fields
     line_at: int = 0  # where the line of another command begins, which this one executes; 0: no other command
 
     def accepts(self, count: int) -> bool:

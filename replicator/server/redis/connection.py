@@ -7,23 +7,28 @@ it, and its reply is pending until the write is acknowledged. A read waits until
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 from collections.abc import Coroutine
 from typing import Any, Protocol, cast
 
 from replicator.address import Address
 from replicator.errors import ReplicatorError
-from replicator.limits import MAX_PENDING_REPLIES, MAX_UNPARSED_BYTES, MAX_UNREAD_BYTES
+from replicator.intervals import KEEPALIVE_S
+from replicator.limits import MAX_PENDING_BYTES, MAX_PENDING_REPLIES, MAX_UNPARSED_BYTES, MAX_UNREAD_BYTES
 from replicator.position import Offset
 from replicator.protocol.levels import Level
 from replicator.server.redis.command import Args, Command
 from replicator.server.redis.context import ServerContext
 from replicator.server.redis.dispatch import Dispatcher
 from replicator.server.redis.replies import Replies
-from replicator.server.redis.requests import ProtocolBroken, Requests
+from replicator.server.redis.requests import ProtocolBroken, Requests, SecurityAttack
 from replicator.server.redis.resp import Error, Reply, encode, error_reply
 from replicator.server.redis.subscriptions import Events, Subscriptions
 from replicator.server.redis.transaction import MultiState, Watches
-from replicator.server.redis.waiting import Closed, Closing, OwnWrites, ViewAt, WaitState, Work
+from replicator.server.redis.waiting import Closed, Closing, OthersTurn, OwnWrites, ViewAt, WaitState, Work
+
+logger = logging.getLogger(__name__)
 
 
 class Listener(ServerContext, Protocol):
@@ -46,17 +51,17 @@ class Connection(asyncio.Protocol):
         self.server = server
         self.id = id
         self.protocol = 2
-        self.authenticated = not server.password
         self.name: bytes = b""
         self.library: dict[bytes, bytes] = {}
         self.address = ""
-        self.connected_s = asyncio.get_running_loop().time()
+        self.host = ""
+        self.connected_s = self.received_s = asyncio.get_running_loop().time()  # the latter: the last bytes
         self.last_command = b""
         self.level: Level | None = None
         self.multi = MultiState(server.watches)
         self.subscriptions = Subscriptions(server.events, self.push)
         self._transport: asyncio.Transport
-        self._requests = Requests()
+        self._requests = Requests(authenticated=not server.password)
         self._replies = Replies(server.stats, self._on_replies)
         self._dispatcher = Dispatcher(self, self._replies, self._enter)
         self._waiting: WaitState = None
@@ -69,16 +74,19 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # that of uvloop does not inherit from it
         self._replies.transport = self._transport
         peer = transport.get_extra_info("peername")
-        self.address = str(Address(*peer[:2])) if peer else "?"
+        if peer:
+            self.host, self.address = peer[0], str(Address(*peer[:2]))
+        _keep_alive(transport.get_extra_info("socket"))
         refusal = self.server.admit(self)
         if refusal is not None:
             self.reply(refusal)
             self.close()
 
     def data_received(self, data: bytes) -> None:
+        self.received_s = asyncio.get_running_loop().time()
         self._requests.feed(data)
         self._run_commands()
-        if self._reading and self._requests.unparsed > MAX_UNPARSED_BYTES and self._blocked:
+        if self._reading and self._requests.unread > MAX_UNPARSED_BYTES and self._blocked:
             self._reading = False
             self._transport.pause_reading()
 
@@ -102,25 +110,51 @@ class Connection(asyncio.Protocol):
         self._replies.flush()
         self._transport.close()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the client waits for nothing: no reply, no event."""
+        return self._waiting is None and not self._replies.pending and not self.subscriptions.count
+
+    @property
+    def authenticated(self) -> bool:
+        return self._requests.authenticated
+
+    @authenticated.setter
+    def authenticated(self, authenticated: bool) -> None:
+        self._requests.authenticated = authenticated
+
     # Commands in, replies out
 
     @property
     def _blocked(self) -> bool:
-        return self._waiting is not None or self._unread or len(self._replies.pending) >= MAX_PENDING_REPLIES
+        replies = self._replies
+        return (
+            self._waiting is not None
+            or self._unread
+            or len(replies.pending) >= MAX_PENDING_REPLIES
+            or replies.pending_bytes > MAX_PENDING_BYTES
+        )
 
     def _run_commands(self) -> None:
         """Run the commands that have been received, until the connection has to wait."""
-        next_request = self._requests.next
-        dispatcher = self._dispatcher
-        read_again, run = dispatcher.read_again, dispatcher.run
+        next_request, dispatcher, turns = self._requests.next, self._dispatcher, self.server.turns
+        read_again, run, clock, until_s = dispatcher.read_again, dispatcher.run, turns.clock, turns.until_s()
         try:
             while not self._blocked:
-                args = next_request()
-                while args is not None and read_again(args):
-                    args = next_request()
-                if args is None:
+                if clock() >= until_s:
+                    self._enter(OthersTurn())
                     break
-                run(args)
+                args = next_request()
+                while args and read_again(args):
+                    args = next_request() if clock() < until_s else []
+                if args:
+                    run(args)
+                elif args is None:
+                    break
+        except SecurityAttack:
+            logger.warning("closed %s: it speaks HTTP, so a page in a browser may have sent it commands", self.address)
+            self._enter(Closed())
+            self._transport.abort()
         except ProtocolBroken as error:
             self.reply(Error(f"ERR Protocol error: {error}"))
             self.close_after_replies()
@@ -158,8 +192,8 @@ class Connection(asyncio.Protocol):
     def read_at(self, level: Level | None, command: Command, args: Args) -> None:
         self._dispatcher.read_at(level, command, args)
 
-    def execute(self, args: Args) -> None:
-        self._dispatcher.execute(args)
+    def execute(self, args: Args, id: bytes | None) -> None:
+        self._dispatcher.execute(args, id)
 
     # Waiting
 
@@ -176,7 +210,7 @@ class Connection(asyncio.Protocol):
         self._enter(Closing())
         self._replies.advance_soon()
 
-    def _enter(self, waiting: OwnWrites | ViewAt | Work | Closing | Closed) -> None:
+    def _enter(self, waiting: OwnWrites | ViewAt | Work | OthersTurn | Closing | Closed) -> None:
         """The only place where the connection begins to wait."""
         left = self._waiting
         if isinstance(left, Closed):
@@ -185,10 +219,12 @@ class Connection(asyncio.Protocol):
         if isinstance(left, Work):
             left.task.cancel()
         match waiting:
+            case OthersTurn():
+                self.server.turns.wait(lambda: self._resume(waiting))
             case ViewAt(future=future) | Work(task=future):
                 future.add_done_callback(lambda _: self._resume(waiting))
 
-    def _resume(self, waited: OwnWrites | ViewAt | Work | Closing) -> None:
+    def _resume(self, waited: OwnWrites | ViewAt | Work | OthersTurn | Closing) -> None:
         """The only place where it stops waiting."""
         if self._waiting is not waited:  # the connection is closing
             return
@@ -211,3 +247,12 @@ class Connection(asyncio.Protocol):
             if not isinstance(error, asyncio.CancelledError):  # which ends tasks when the loop ends
                 raise
         self._run_commands()
+
+
+def _keep_alive(connection: socket.socket | None) -> None:
+    """Let TCP notice a client whose machine has gone: as Redis does, after up to twice the time."""
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_S // 3)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

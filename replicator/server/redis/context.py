@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from replicator.server.redis.resp import Reply
 from replicator.server.redis.subscriptions import Subscriptions
 from replicator.server.redis.topology import Topology
 from replicator.server.redis.transaction import MultiState
+from replicator.server.redis.turns import Turns
 from replicator.server.stats import Stats
 
 
@@ -28,6 +30,8 @@ class ServerContext(Protocol):
     max_clients: int
     http_address: Address | None
     started_s: float  # on the loop's clock
+    turns: Turns
+    long_reads: asyncio.Semaphore
 
     @property
     def connections(self) -> Mapping[int, ConnectionContext]:
@@ -78,8 +82,8 @@ class ConnectionContext(Protocol):
         """Reply to a read from a view of that level. No own writes may be unacknowledged. Raises `ReplicatorError`."""
         ...
 
-    def execute(self, args: Args) -> None:
-        """EXEC: run all queued commands as one transaction. Raises `ReplicatorError`."""
+    def execute(self, args: Args, id: bytes | None) -> None:
+        """EXEC: run all queued commands as one transaction, with an id at most once. Raises `ReplicatorError`."""
         ...
 
     def close_after_replies(self) -> None:

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from enum import Enum, auto
 
-from replicator.errors import Definite, ReplicatorError
+from replicator.errors import BadRequest, Definite, ReplicatorError
+from replicator.limits import MAX_STEPS_IN_EXEC, MAX_WRITE_ITEMS, STEPS_AT_ONCE
 from replicator.position import BEFORE_LOG
 from replicator.protocol.levels import Level
 from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.server.redis.command import Args, Command, CommandKind
 from replicator.server.redis.commands import BY_SPELLING, look_up
 from replicator.server.redis.context import ConnectionContext
+from replicator.server.redis.dedup import Dedup
 from replicator.server.redis.replies import Replies
-from replicator.server.redis.resp import QUEUED, Error, NullArray, Reply, encode, error_reply
+from replicator.server.redis.resp import (
+    QUEUED,
+    Encoded,
+    Error,
+    NullArray,
+    Reply,
+    decode,
+    encode,
+    encode_in_steps,
+    error_reply,
+)
 from replicator.server.redis.subscriptions import WHILE_SUBSCRIBED, refusal
+from replicator.server.redis.transaction import Queued
+from replicator.server.redis.turns import Budget, ReplyTooLarge, Steps
 from replicator.server.redis.waiting import ViewAt
-from replicator.store.view import KeyBlocked, Transaction, View
+from replicator.store.view import KeyBlocked, Transaction, TransactionTooLarge, View
 
 
 class Dispatcher:
@@ -49,13 +64,15 @@ class Dispatcher:
                 connection.reply(refusal(command.name))
             elif multi.open and kind is not CommandKind.CONTROL:
                 self._queue(command, args)
+            elif len(args) > MAX_WRITE_ITEMS and kind is not CommandKind.READ:
+                raise BadRequest(f"this command has at most {MAX_WRITE_ITEMS} arguments: split it")
             elif kind is CommandKind.READ:
                 if not connection.wait_for_own_writes(args):
                     self.read_at(connection.level, command, args)
             elif kind is CommandKind.WRITE:
                 transaction = self._backend.begin()
                 keyspace = WritableKeyspace(transaction, self._backend.now_ms())
-                self._submit(transaction, _run(connection, keyspace, command, args))
+                self._submit(transaction, self._run(keyspace, lambda: command.handler(keyspace, args)))
             elif kind is CommandKind.CONNECTION:
                 connection.reply(command.handler(connection, args))
             else:
@@ -76,11 +93,13 @@ class Dispatcher:
         if command is None or command.kind is not CommandKind.READ or not command.accepts(len(args)):
             return False
         try:
-            reply = command.handler(keyspace, args)
+            reply = _read_at_once(keyspace, command, args) if command.long else command.handler(keyspace, args)
         except KeyBlocked:
             return False
         except ReplicatorError as error:
             reply = error_reply(error)
+        if isinstance(reply, TooLong):
+            return False
         connection = self._connection
         self._stats.commands += 1
         connection.last_command = command.name
@@ -102,21 +121,37 @@ class Dispatcher:
             self._read_later(read.level, read.command, read.args)
 
     def _reply_from(self, view: View, command: Command, args: Args) -> Keyspace | None:
-        """None, and no reply, if a key is blocked."""
+        """None, and no reply, if a key is blocked or the read takes long."""
         keyspace = Keyspace(view, self._backend.now_ms())
         try:
-            reply = command.handler(keyspace, args)
+            reply = _read_at_once(keyspace, command, args)
         except KeyBlocked:
+            return None
+        if isinstance(reply, TooLong):
             return None
         self._replies.send(encode(reply, self._connection.protocol))
         return keyspace
 
     def _read_later(self, level: Level | None, command: Command, args: Args) -> None:
-        self._connection.wait_for(self._read(level, lambda keyspace: command.handler(keyspace, args)))
+        if command.long:
+            self._connection.wait_for(self._read_in_slices(level, lambda keyspace: command.handler(keyspace, args)))
+        else:
+            self._connection.wait_for(self._read(level, lambda keyspace: command.handler(keyspace, args)))
 
     async def _read(self, level: Level | None, run: Callable[[Keyspace], Reply]) -> None:
         backend = self._backend
         self._connection.reply(await backend.reads.read(level, lambda view: run(Keyspace(view, backend.now_ms()))))
+
+    async def _read_in_slices(self, level: Level | None, run: Callable[[Keyspace], Steps[Reply]]) -> None:
+        backend, server = self._backend, self._connection.server
+
+        async def answer(view: View) -> bytes:
+            reply = await server.turns.run(run(Keyspace(view, backend.now_ms())))
+            return await server.turns.run(encode_in_steps(reply, self._connection.protocol))
+
+        async with server.long_reads:
+            encoded = await backend.reads.read_in_slices(level, answer)
+        self._connection.reply(Encoded(encoded))
 
     # Writes and MULTI
 
@@ -139,49 +174,114 @@ class Dispatcher:
         self._connection.multi.queue(command, args)
         self._connection.reply(QUEUED)
 
-    def execute(self, args: Args) -> None:
-        """EXEC: all queued commands as one record."""
+    def execute(self, args: Args, id: bytes | None) -> None:
+        """EXEC: all queued commands as one record. With an id: once, with the same reply if the id is used again."""
         connection, multi = self._connection, self._connection.multi
         if connection.wait_for_own_writes(args):
             return
-        if multi.dirty_cas or not multi.writes:
+        if multi.dirty_cas or not (multi.writes or id):
             connection.wait_for(self._execute_reads())
             return
         queued, watched = multi.queued, multi.watched
         multi.discard()
         transaction = self._backend.begin()
         keyspace = WritableKeyspace(transaction, self._backend.now_ms())
-        for row in watched:
-            keyspace.header(row)
-        if transaction.changes:  # a watched row has expired, and is deleted now
-            self._submit(transaction, NullArray())
-        else:
-            self._submit(transaction, [_run(connection, keyspace, *it) for it in queued])
+        if id is None:
+            if _has_expired(keyspace, watched):
+                self._submit(transaction, NullArray())
+            else:
+                self._submit(transaction, Encoded(self._run_all(keyspace, queued, connection.protocol)))
+            return
+        dedup = Dedup(transaction, keyspace.now_ms)
+        lines = [part for _, line in queued for part in (b"%d" % len(line), *line)]
+        reply = dedup.find(id, lines)
+        if reply is None:
+            if _has_expired(keyspace, watched):
+                self._submit(transaction, NullArray())
+                return
+            reply = self._run_all(keyspace, queued, 3)
+            dedup.add(id, lines, reply)
+        self._submit(transaction, decode(reply))
+
+    def _run_all(self, keyspace: WritableKeyspace, queued: Queued, protocol: int) -> bytes:
+        """The encoded reply. Raises `BadRequest`: none takes effect."""
+        budget = Budget(MAX_STEPS_IN_EXEC)
+        parts = []
+        for command, args in queued:
+            part = encode(self._run_queued(keyspace, command, args, budget), protocol)
+            budget.spend(len(part))
+            parts.append(part)
+        return b"*%d\r\n%b" % (len(parts), b"".join(parts))
+
+    def _run_queued(self, keyspace: WritableKeyspace, command: Command, args: Args, budget: Budget) -> Reply:
+        """As in Redis, the other commands take effect although one fails."""
+        if not command.long:
+            subject = self._connection if command.kind is CommandKind.CONNECTION else keyspace
+            return self._run(keyspace, lambda: command.handler(subject, args))
+        reply = self._run(keyspace, lambda: budget.finish(command.handler(keyspace, args)))
+        if reply is None:
+            raise TransactionTooLarge(
+                f"a transaction that writes can read at most {MAX_STEPS_IN_EXEC} keys or fields with commands such as "
+                f"{command.name.decode().upper()}: read them before MULTI, and WATCH what must not change"
+            )
+        return reply
+
+    def _run(self, keyspace: WritableKeyspace, command: Callable[[], Reply]) -> Reply:
+        """A command that fails changes nothing, but that expired rows which it met are deleted."""
+        keyspace.transaction.set_savepoint()
+        try:
+            return command()
+        except (TransactionTooLarge, ReplyTooLarge):
+            raise
+        except ReplicatorError as error:
+            keyspace.transaction.roll_back()
+            return error_reply(error)
 
     async def _execute_reads(self) -> None:
         """EXEC without writes. It fails if a watched key changes before the read level is met."""
-        connection, multi = self._connection, self._connection.multi
-
-        def run(keyspace: Keyspace) -> Reply:
-            if multi.dirty_cas:
-                return NullArray()
-            return [_run(connection, keyspace, *it) for it in multi.queued]
-
+        multi = self._connection.multi
         try:
-            await self._read(connection.level, run)
+            await self._read_in_slices(self._connection.level, self._run_reads)
         finally:
             multi.discard()
 
+    def _run_reads(self, keyspace: Keyspace) -> Steps[Reply]:
+        multi = self._connection.multi
+        if multi.dirty_cas:
+            return NullArray()
+        replies: list[Reply] = []
+        for command, args in multi.queued:
+            try:
+                if command.long:
+                    reply = yield from command.handler(keyspace, args)
+                else:
+                    reply = command.handler(
+                        self._connection if command.kind is CommandKind.CONNECTION else keyspace, args
+                    )
+            except ReplicatorError as error:
+                reply = error_reply(error)
+            part = Encoded(encode(reply, self._connection.protocol))
+            replies.append(part)
+            yield len(part.data)
+        return replies
 
-def _run(connection: ConnectionContext, keyspace: Keyspace, command: Command, args: Args) -> Reply:
-    """A command that fails changes nothing, but that expired rows which it met are deleted.
 
-    In a transaction, the other commands take effect, as in Redis.
-    """
-    savepoint = keyspace.transaction.savepoint() if isinstance(keyspace, WritableKeyspace) else {}
-    try:
-        return command.handler(connection if command.kind is CommandKind.CONNECTION else keyspace, args)
-    except ReplicatorError as error:
-        if isinstance(keyspace, WritableKeyspace):
-            keyspace.transaction.roll_back(savepoint)
-        return error_reply(error)
+def _has_expired(keyspace: WritableKeyspace, watched: Iterable[bytes]) -> bool:
+    """Whether one of the rows has expired; it is deleted then."""
+    before = len(keyspace.transaction.changes)
+    for row in watched:
+        keyspace.header(row)
+    return len(keyspace.transaction.changes) > before
+
+
+class TooLong(Enum):
+    """In place of a reply: the read takes too long to let no other code run."""
+
+    TOO_LONG = auto()
+
+
+def _read_at_once(keyspace: Keyspace, command: Command, args: Args) -> Reply | TooLong:
+    if not command.long:
+        return command.handler(keyspace, args)  # type: ignore[no-any-return]
+    reply: Reply = Budget(STEPS_AT_ONCE).finish(command.handler(keyspace, args))
+    return TooLong.TOO_LONG if reply is None else reply

@@ -20,12 +20,13 @@ from replicator.server.stats import Stats
 class PendingReply:
     """One place in the order. It is the `done` of its write: called with the outcome, it becomes ready."""
 
-    __slots__ = ("data", "ready", "replies")
+    __slots__ = ("data", "ready", "replies", "size")
 
     def __init__(self, replies: Replies, data: bytes, ready: bool) -> None:
         self.replies = replies
         self.data = data  # encoded; replaced if the write fails
         self.ready = ready
+        self.size = len(data)  # counted in `pending_bytes`
 
     def __call__(self, error: ReplicatorError | None, offset: Offset) -> None:
         replies = self.replies
@@ -47,6 +48,7 @@ class Replies:
         self.transport: asyncio.Transport  # once there is one
         self.last_offset = BEFORE_LOG  # of the last write that was acknowledged
         self.pending: deque[PendingReply] = deque()  # in order; the first is not ready, or `_advance` is scheduled
+        self.pending_bytes = 0
         self._ready: list[bytes] = []  # before all that are pending
         self._ready_bytes = 0  # of `_ready`, but for replies that were pending
         self._on_advance = on_advance
@@ -55,6 +57,7 @@ class Replies:
     def add(self, data: bytes) -> None:
         if self.pending:
             self.pending.append(PendingReply(self, data, True))
+            self.pending_bytes += len(data)
         else:
             self.send(data)
 
@@ -62,6 +65,7 @@ class Replies:
         """`data` is the reply if the write is acknowledged."""
         reply = PendingReply(self, data, False)
         self.pending.append(reply)
+        self.pending_bytes += len(data)
         return reply
 
     def send(self, data: bytes) -> None:
@@ -90,5 +94,7 @@ class Replies:
         self._scheduled = False
         pending, ready = self.pending, self._ready
         while pending and pending[0].ready:
-            ready.append(pending.popleft().data)
+            reply = pending.popleft()
+            self.pending_bytes -= reply.size
+            ready.append(reply.data)
         self._on_advance()

@@ -1,12 +1,14 @@
 """Replies in the Redis serialization protocol, versions 2 and 3 (Redis documentation, "RESP protocol spec").
 
 A reply is a Python value: bytes (bulk string), int, None (null), list, dict (map; flat in RESP2), or one of the
-types below. Requests are parsed by hiredis.
+types below. Requests are parsed in `requests`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from collections.abc import Generator
+from itertools import islice
+from typing import NamedTuple, TypeAlias, cast
 
 from replicator.errors import Definite, Indefinite, ReplicatorError
 
@@ -45,6 +47,8 @@ Reply: TypeAlias = (
     "bytes | int | list[Reply] | dict[bytes, Reply] | Simple | Error | Verbatim | NullArray | Push | Encoded | None"
 )
 
+_ITEMS_AT_ONCE = 500
+
 OK = Simple(b"OK")
 QUEUED = Simple(b"QUEUED")
 
@@ -79,8 +83,28 @@ def encode(reply: Reply, protocol: int) -> bytes:
             return data
 
 
+def encode_in_steps(reply: Reply, protocol: int) -> Generator[int, None, bytes]:
+    """As `encode`, for large lists and maps, in short steps (`turns.Steps`)."""
+    match reply:
+        case list():
+            parts = [b"*%d\r\n" % len(reply)]
+            for first in range(0, len(reply), _ITEMS_AT_ONCE):
+                parts.append(b"".join([encode(it, protocol) for it in reply[first : first + _ITEMS_AT_ONCE]]))
+                yield len(parts[-1])
+            return b"".join(parts)
+        case dict():
+            parts = [b"*%d\r\n" % (2 * len(reply)) if protocol == 2 else b"%%%d\r\n" % len(reply)]
+            pairs = iter(reply.items())
+            while batch := list(islice(pairs, _ITEMS_AT_ONCE)):
+                parts.append(b"".join([encode(it, protocol) for pair in batch for it in pair]))
+                yield len(parts[-1])
+            return b"".join(parts)
+        case _:
+            return encode(reply, protocol)
+
+
 def decode(data: bytes) -> Reply:
-    """The reverse of `encode(reply, 3)`, for replies of writes: Simple, bytes, int, None and lists of these."""
+    """The reverse of `encode(reply, 3)`, for the replies of commands that a transaction can contain."""
     return _decode(data, 0)[0]
 
 
@@ -95,6 +119,17 @@ def _decode(data: bytes, at: int) -> tuple[Reply, int]:
             return int(head), rest
         case b"+":
             return Simple(head), rest
+        case b"-":
+            return Error(head.decode()), rest
+        case b"=":
+            end = rest + int(head)
+            return Verbatim(data[rest + 4 : end]), end + 2
+        case b"%":
+            pairs: dict[bytes, Reply] = {}
+            for _ in range(int(head)):
+                name, rest = _decode(data, rest)
+                pairs[cast(bytes, name)], rest = _decode(data, rest)
+            return pairs, rest
         case b"$":
             size = int(head)
             return data[rest : rest + size], rest + size + 2

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 
 from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
-from replicator.intervals import STOP_TIMEOUT_S
+from replicator.intervals import AUTH_TIMEOUT_S, IDLE_CHECK_S, KEEPALIVE_S, STOP_TIMEOUT_S
+from replicator.limits import BACKLOG, MAX_LONG_READS
 from replicator.protocol.timing import Timing
 from replicator.server.backend import Backend
 from replicator.server.keyspace import KEYSPACE_TABLE
+from replicator.server.protection import HOW_TO_OPEN, is_loopback
 from replicator.server.redis.connection import Connection
 from replicator.server.redis.resp import Error
 from replicator.server.redis.subscriptions import Events
 from replicator.server.redis.topology import Topology, observe
 from replicator.server.redis.transaction import Watches
+from replicator.server.redis.turns import Turns
 from replicator.server.stats import Stats
+
+logger = logging.getLogger(__name__)
 
 
 class RedisServer:
@@ -31,6 +37,8 @@ class RedisServer:
         timing: Timing,
         password: str = "",
         max_clients: int = 10_000,
+        timeout_s: int = 0,
+        protected: bool = False,
         http_address: Address | None = None,
     ) -> None:
         self.backend = backend
@@ -40,14 +48,19 @@ class RedisServer:
         self.timing = timing
         self.password = password
         self.max_clients = max_clients
+        self.timeout_s = timeout_s  # of idle clients; 0: none
+        self.protected = protected  # serve only clients on this machine
         self.http_address = http_address
         self.connections: dict[int, Connection] = {}
         self.stats = Stats()
         self.watches = Watches(backend)
         self.events = Events(cluster, self.topology)
+        self.turns = Turns()
+        self.long_reads = asyncio.Semaphore(MAX_LONG_READS)
         self.started_s = 0.0
         self._ids = itertools.count(1)
         self._server: asyncio.Server
+        self._idle_check: asyncio.TimerHandle
         self._drained = asyncio.Event()
 
     async def start(self) -> None:
@@ -56,15 +69,17 @@ class RedisServer:
         self.started_s = loop.time()
         try:
             self._server = await loop.create_server(
-                lambda: Connection(self, next(self._ids)), self._address.host, self._address.port, backlog=1024
+                lambda: Connection(self, next(self._ids)), self._address.host, self._address.port, backlog=BACKLOG
             )
         except OSError as error:
             raise ConfigError(f"cannot listen at {self._address}: {error.strerror}. Choose another") from error
         self.port = self._server.sockets[0].getsockname()[1]
+        self._idle_check = loop.call_later(IDLE_CHECK_S, self._check_idle)
 
     async def close(self) -> None:
         """Accept no more connections. Commands that have begun may end, within `STOP_TIMEOUT_S`."""
         self._server.close()
+        self._idle_check.cancel()
         for connection in list(self.connections.values()):
             connection.close_after_replies()
         if self.connections:
@@ -78,6 +93,10 @@ class RedisServer:
 
     def admit(self, connection: Connection) -> Error | None:
         self.stats.connections += 1
+        if self.protected and not is_loopback(connection.host):
+            self.stats.refused_connections += 1
+            logger.warning("refused %s: %s", connection.address, HOW_TO_OPEN)
+            return Error(f"DENIED {HOW_TO_OPEN}")
         if len(self.connections) >= self.max_clients:
             self.stats.refused_connections += 1
             return Error("ERR max number of clients reached")
@@ -88,6 +107,20 @@ class RedisServer:
         self.connections.pop(connection.id, None)
         if not self.connections:
             self._drained.set()
+
+    def _check_idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.close_idle(loop.time())
+        self._idle_check = loop.call_later(IDLE_CHECK_S, self._check_idle)
+
+    def close_idle(self, now_s: float) -> None:
+        """Close connections that have not authenticated in time, or whose clients have been idle for too long."""
+        for connection in list(self.connections.values()):
+            if not connection.authenticated:
+                if now_s - connection.connected_s >= AUTH_TIMEOUT_S:
+                    connection.close()
+            elif self.timeout_s and connection.is_idle and now_s - connection.received_s >= self.timeout_s:
+                connection.close()
 
     def topology(self) -> Topology:
         return observe(self.backend, self.timing.lease_ms)
@@ -108,5 +141,7 @@ class RedisServer:
             b"maxmemory-policy": b"noeviction",
             b"save": b"",
             b"appendonly": b"yes",  # the log is the append-only file
-            b"timeout": b"0",
+            b"timeout": b"%d" % self.timeout_s,
+            b"protected-mode": b"yes" if self.protected else b"no",
+            b"tcp-keepalive": b"%d" % KEEPALIVE_S,
         }

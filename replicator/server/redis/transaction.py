@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from replicator.errors import BadRequest
+from replicator.limits import MAX_QUEUED_BYTES, MAX_WRITE_ITEMS
 from replicator.server.backend import Backend
 from replicator.server.keyspace import KEYSPACE_TABLE
 from replicator.server.redis.command import Args, Command, CommandKind
+
+Queued = list[tuple[Command, Args]]
 
 
 class Watches:
@@ -39,7 +43,8 @@ class MultiState:
         self.open = False  # since MULTI
         self.dirty_cas = False  # a watched row has changed
         self.dirty_exec = False  # a command could not be queued; only while open
-        self.queued: list[tuple[Command, Args]] = []  # empty unless open
+        self.queued: Queued = []  # empty unless open
+        self._items = self._bytes = 0  # of `queued`
         self._watches = watches
         self._rows: set[bytes] = set()
 
@@ -55,6 +60,15 @@ class MultiState:
         self.open = True
 
     def queue(self, command: Command, args: Args) -> None:
+        """Raises `BadRequest`."""
+        self._items += len(args)
+        self._bytes += sum(map(len, args))
+        if self._items > MAX_WRITE_ITEMS or self._bytes > MAX_QUEUED_BYTES:
+            self.queued = []
+            raise BadRequest(
+                f"a transaction has at most {MAX_WRITE_ITEMS} arguments and {MAX_QUEUED_BYTES >> 20} MiB in all its "
+                "commands: split it, or use a pipeline without MULTI"
+            )
         self.queued.append((command, args))
 
     def abort(self) -> None:
@@ -75,4 +89,5 @@ class MultiState:
     def discard(self) -> None:
         self.open = self.dirty_exec = False
         self.queued = []
+        self._items = self._bytes = 0
         self.unwatch()

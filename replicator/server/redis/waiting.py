@@ -5,6 +5,7 @@
     OwnWrites    its last pending reply has become ready     its command runs again
     ViewAt       the future, shared with other connections   the read is answered, or goes on as `Work`
     Work         the end of the task, which has replied      the next command runs
+    OthersTurn   `Turns`, in a later iteration of the loop        the next command runs
     Closing      its last pending reply has become ready     Closed
     Closed       -
 
@@ -43,6 +44,10 @@ class Work(NamedTuple):
     task: asyncio.Task[None]
 
 
+class OthersTurn(NamedTuple):
+    """The time that commands may take in this iteration of the loop is over."""
+
+
 class Closing(NamedTuple):
     """No further command runs. The pending replies are still sent."""
 
@@ -51,4 +56,4 @@ class Closed(NamedTuple):
     pass
 
 
-WaitState: TypeAlias = OwnWrites | ViewAt | Work | Closing | Closed | None
+WaitState: TypeAlias = OwnWrites | ViewAt | Work | OthersTurn | Closing | Closed | None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from replicator.errors import BadRequest
 from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.server.redis.command import Args
-from replicator.server.redis.commands.registry import integer, read, write, wrong_arity
+from replicator.server.redis.commands.registry import integer, long_read, read, write, wrong_arity
 from replicator.server.redis.commands.strings import OVERFLOW, add_decimals, decimal, or_zero
 from replicator.server.redis.resp import OK, Reply
+from replicator.server.redis.turns import Steps
 
 
 @write("hset", -4)
@@ -37,24 +40,41 @@ def hget(keyspace: Keyspace, args: Args) -> Reply:
     return keyspace.hash_field(args[1], args[2])
 
 
-@read("hmget", -3)
-def hmget(keyspace: Keyspace, args: Args) -> Reply:
-    return [keyspace.hash_field(args[1], name) for name in args[2:]]
+@long_read("hmget", -3)
+def hmget(keyspace: Keyspace, args: Args) -> Steps[Reply]:
+    found: list[Reply] = []
+    for name in islice(args, 2, None):
+        data = keyspace.hash_field(args[1], name)
+        found.append(data)
+        yield len(data or b"")
+    return found
 
 
-@read("hgetall", 2)
-def hgetall(keyspace: Keyspace, args: Args) -> Reply:
-    return dict(keyspace.hash_fields(args[1]))
+@long_read("hgetall", 2)
+def hgetall(keyspace: Keyspace, args: Args) -> Steps[Reply]:
+    found: dict[bytes, Reply] = {}
+    for name, data in keyspace.hash_fields(args[1]):
+        found[name] = data
+        yield len(name) + len(data)
+    return found
 
 
-@read("hkeys", 2)
-def hkeys(keyspace: Keyspace, args: Args) -> Reply:
-    return [name for name, _ in keyspace.hash_fields(args[1])]
+@long_read("hkeys", 2)
+def hkeys(keyspace: Keyspace, args: Args) -> Steps[Reply]:
+    found: list[Reply] = []
+    for name, _ in keyspace.hash_fields(args[1]):
+        found.append(name)
+        yield len(name)
+    return found
 
 
-@read("hvals", 2)
-def hvals(keyspace: Keyspace, args: Args) -> Reply:
-    return [data for _, data in keyspace.hash_fields(args[1])]
+@long_read("hvals", 2)
+def hvals(keyspace: Keyspace, args: Args) -> Steps[Reply]:
+    found: list[Reply] = []
+    for _, data in keyspace.hash_fields(args[1]):
+        found.append(data)
+        yield len(data)
+    return found
 
 
 @read("hlen", 2)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from replicator.errors import BadRequest
 from replicator.server.keyspace import TYPES, Keyspace, WritableKeyspace
 from replicator.server.redis.command import Args
-from replicator.server.redis.commands.registry import read, write
+from replicator.server.redis.commands.registry import long_read, read, write
 from replicator.server.redis.resp import OK, Reply, Simple
+from replicator.server.redis.turns import Steps
 
 
 @write("del", -2, (1, -1, 1))
@@ -19,13 +22,17 @@ def unlink(keyspace: WritableKeyspace, args: Args) -> Reply:
     return delete(keyspace, args)
 
 
-@read("exists", -2, (1, -1, 1))
-def exists(keyspace: Keyspace, args: Args) -> Reply:
-    return sum(keyspace.header(key) is not None for key in args[1:])
+@long_read("exists", -2, (1, -1, 1))
+def exists(keyspace: Keyspace, args: Args) -> Steps[Reply]:
+    count = 0
+    for key in islice(args, 1, None):
+        count += keyspace.header(key) is not None
+        yield 0
+    return count
 
 
-@read("touch", -2, (1, -1, 1))
-def touch(keyspace: Keyspace, args: Args) -> Reply:
+@long_read("touch", -2, (1, -1, 1))
+def touch(keyspace: Keyspace, args: Args) -> Steps[Reply]:
     return exists(keyspace, args)
 
 

@@ -10,12 +10,14 @@ from replicator.server.redis.commands.registry import connection, control, look_
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import OK, Reply
 
+_MOST_WORDS = 4  # of a level, and more
+
 
 @control("repl.read", -1)
 def read_level(connection: ConnectionContext, args: Args) -> None:
     """REPL.READ [level [command …]]: set the level of this connection's reads or of one read; or get the level."""
     refuse_in_multi(connection, "REPL.READ cannot be part of a transaction: set the level before MULTI")
-    words = [word.decode(errors="replace") for word in args[1:]]
+    words = [word.decode(errors="replace") for word in args[1 : 1 + _MOST_WORDS]]
     if not words:
         connection.reply(str(connection.level or "default").encode())
     elif [word.lower() for word in words] == ["default"]:

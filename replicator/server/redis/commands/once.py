@@ -14,12 +14,17 @@ NAME = "repl.once"
 _LINE_AT = 2
 
 
+def check_id(id: bytes) -> None:
+    """Raises `BadRequest`."""
+    if not 1 <= len(id) <= ONCE_ID_BYTES:
+        raise BadRequest(f"an id has 1 to {ONCE_ID_BYTES} bytes, this one has {len(id)}")
+
+
 @write(NAME, -3, (0, 0, 0), line_at=_LINE_AT)
 def once(keyspace: WritableKeyspace, args: Args) -> Reply:
     """REPL.ONCE id command …: run the command, unless it has run under this id; the reply is the same."""
     id, line = args[1], args[_LINE_AT:]
-    if not 1 <= len(id) <= ONCE_ID_BYTES:
-        raise BadRequest(f"an id has 1 to {ONCE_ID_BYTES} bytes, this one has {len(id)}")
+    check_id(id)
     inner = look_up(line)
     name = inner.name.decode()
     if name == NAME:
@@ -30,6 +35,6 @@ def once(keyspace: WritableKeyspace, args: Args) -> Reply:
     known = dedup.find(id, line)
     if known is not None:
         return decode(known)
-    reply = inner.handler(keyspace, line)
+    reply: Reply = inner.handler(keyspace, line)
     dedup.add(id, line, encode(reply, 3))
     return reply

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from replicator.server.redis.command import Args
 from replicator.server.redis.commands.registry import control, refuse_in_multi
 from replicator.server.redis.context import ConnectionContext
+from replicator.server.redis.patterns import globs
 from replicator.server.redis.resp import Push
 
 
@@ -17,6 +18,7 @@ def subscribe(connection: ConnectionContext, args: Args) -> None:
 
 @control("psubscribe", -2)
 def psubscribe(connection: ConnectionContext, args: Args) -> None:
+    globs(args[1:])  # raises
     _confirm(connection, args[0], args[1:], connection.subscriptions.subscribe_pattern)
 
 

@@ -10,30 +10,39 @@ from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.server.redis.command import Args, Command, CommandKind
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import Reply
+from replicator.server.redis.turns import Steps
 
 COMMANDS: dict[bytes, Command] = {}
 BY_SPELLING: dict[bytes, Command] = {}
 """`COMMANDS`, also in upper case, as most clients send them."""
 
-H = TypeVar("H", bound=Callable[[Any, Args], Reply])
+H = TypeVar("H", bound=Callable[[Any, Args], Any])
 Keys = tuple[int, int, int]
 """First and last index of the keys in a line (negative: from its end), and the step."""
 
 ReadHandler = Callable[[Keyspace, Args], Reply]
+LongReadHandler = Callable[[Keyspace, Args], Steps[Reply]]
 WriteHandler = Callable[[WritableKeyspace, Args], Reply]
 ConnectionHandler = Callable[[ConnectionContext, Args], Reply]
 ControlHandler = Callable[[ConnectionContext, Args], None]
 
 
 def command(
-    name: str, arity: int, kind: CommandKind, keys: Keys = (0, 0, 0), *, before_auth: bool = False, line_at: int = 0
+    name: str,
+    arity: int,
+    kind: CommandKind,
+    keys: Keys = (0, 0, 0),
+    *,
+    before_auth: bool = False,
+    long: bool = False,
+    line_at: int = 0,
 ) -> Callable[[H], H]:
     """Register a handler. It may raise `errors.Definite`; then the command has had no effect."""
 
     def register(handler: H) -> H:
         lower = name.encode()
         COMMANDS[lower] = BY_SPELLING[lower] = BY_SPELLING[lower.upper()] = Command(
-            lower, arity, kind, handler, *keys, before_auth, line_at
+            lower, arity, kind, handler, *keys, before_auth, long, line_at
         )
         return handler
 
@@ -42,6 +51,11 @@ def command(
 
 def read(name: str, arity: int, keys: Keys = (1, 1, 1)) -> Callable[[ReadHandler], ReadHandler]:
     return command(name, arity, CommandKind.READ, keys)
+
+
+def long_read(name: str, arity: int, keys: Keys = (1, 1, 1)) -> Callable[[LongReadHandler], LongReadHandler]:
+    """For a handler that works in steps (`turns.Steps`)."""
+    return command(name, arity, CommandKind.READ, keys, long=True)
 
 
 def write(name: str, arity: int, keys: Keys = (1, 1, 1), *, line_at: int = 0) -> Callable[[WriteHandler], WriteHandler]:

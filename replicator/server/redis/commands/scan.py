@@ -11,12 +11,13 @@ from collections import OrderedDict
 import xxhash
 
 from replicator.errors import BadRequest
-from replicator.limits import MAX_CURSORS
+from replicator.limits import MAX_CURSORS, MAX_SCAN_COUNT
 from replicator.server.keyspace import TYPES, Keyspace
 from replicator.server.redis.command import Args
-from replicator.server.redis.commands.registry import NOT_AN_INTEGER, SYNTAX, integer, read
+from replicator.server.redis.commands.registry import NOT_AN_INTEGER, SYNTAX, integer, long_read
 from replicator.server.redis.patterns import glob
 from replicator.server.redis.resp import Reply
+from replicator.server.redis.turns import Steps
 
 DEFAULT_COUNT = 10
 
@@ -48,14 +49,21 @@ class Cursors:
 CURSORS = Cursors()
 
 
-@read("keys", 2, (0, 0, 0))
-def keys(keyspace: Keyspace, args: Args) -> Reply:
+@long_read("keys", 2, (0, 0, 0))
+def keys(keyspace: Keyspace, args: Args) -> Steps[Reply]:
     matches = glob(args[1]).match
-    return [row for row, _ in keyspace.rows() if matches(row)]
+    found: list[Reply] = []
+    for row, _ in keyspace.rows():
+        if matches(row):
+            found.append(row)
+            yield len(row)
+        else:
+            yield 0
+    return found
 
 
-@read("scan", -2, (0, 0, 0))
-def scan(keyspace: Keyspace, args: Args) -> Reply:
+@long_read("scan", -2, (0, 0, 0))
+def scan(keyspace: Keyspace, args: Args) -> Steps[Reply]:
     position = CURSORS.position(_cursor(args[1]))
     options = _options(args[2:], (b"match", b"count", b"type"))
     matches = glob(options.get(b"match", b"*")).match
@@ -68,11 +76,12 @@ def scan(keyspace: Keyspace, args: Args) -> Reply:
         left -= 1
         if matches(row) and (not wanted or TYPES[value.tag] == wanted):
             found.append(row)
+        yield len(row)
     return [b"0", found]
 
 
-@read("hscan", -3)
-def hscan(keyspace: Keyspace, args: Args) -> Reply:
+@long_read("hscan", -3)
+def hscan(keyspace: Keyspace, args: Args) -> Steps[Reply]:
     position = CURSORS.position(_cursor(args[2]))
     if not keyspace.hash_size(args[1]):
         return [b"0", []]
@@ -86,6 +95,7 @@ def hscan(keyspace: Keyspace, args: Args) -> Reply:
         left -= 1
         if matches(name):
             found += (name, data)
+        yield len(name) + len(data)
     return [b"0", found]
 
 
@@ -105,4 +115,4 @@ def _count(options: dict[bytes, bytes]) -> int:
     count = integer(options.get(b"count", b"%d" % DEFAULT_COUNT), NOT_AN_INTEGER)
     if count < 1:
         raise BadRequest(SYNTAX)
-    return count
+    return min(count, MAX_SCAN_COUNT)

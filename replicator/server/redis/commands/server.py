@@ -24,7 +24,7 @@ from replicator.server.redis.commands.registry import (
 )
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.info import sections
-from replicator.server.redis.patterns import glob
+from replicator.server.redis.patterns import globs
 from replicator.server.redis.resp import OK, Encoded, Reply, Simple, Verbatim
 from replicator.server.redis.topology import acked_offsets, leader_address
 from replicator.store.keys import decode_key, table_range
@@ -169,7 +169,7 @@ def config(connection: ConnectionContext, args: Args) -> Reply:
     if word == b"get":
         if len(args) < 3:
             raise wrong_arity(b"config|get")
-        patterns = [glob(pattern.lower()) for pattern in args[2:]]
+        patterns = globs([pattern.lower() for pattern in args[2:]])
         settings = connection.server.settings()
         return {name: value for name, value in settings.items() if any(it.match(name) for it in patterns)}
     if word == b"resetstat":

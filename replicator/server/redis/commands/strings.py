@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation, localcontext
+from itertools import islice
 
 from replicator.errors import BadRequest
 from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.server.redis.command import Args
 from replicator.server.redis.commands.expiry import deadline_ms
-from replicator.server.redis.commands.registry import SYNTAX, integer, read, write, wrong_arity
+from replicator.server.redis.commands.registry import SYNTAX, integer, long_read, read, write, wrong_arity
 from replicator.server.redis.resp import OK, Reply
+from replicator.server.redis.turns import Steps
 
 NOT_A_FLOAT = "value is not a valid float"
 OVERFLOW = "increment or decrement would overflow"
@@ -21,12 +23,14 @@ def get(keyspace: Keyspace, args: Args) -> Reply:
     return keyspace.string(args[1])
 
 
-@read("mget", -2, (1, -1, 1))
-def mget(keyspace: Keyspace, args: Args) -> Reply:
+@long_read("mget", -2, (1, -1, 1))
+def mget(keyspace: Keyspace, args: Args) -> Steps[Reply]:
     found: list[Reply] = []
-    for key in args[1:]:
+    for key in islice(args, 1, None):
         value = keyspace.header(key)
-        found.append(value.data if value is not None and value.tag == b"s" else None)
+        data = value.data if value is not None and value.tag == b"s" else None
+        found.append(data)
+        yield len(data or b"")
     return found
 
 

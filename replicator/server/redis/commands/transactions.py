@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from replicator.errors import BadRequest
 from replicator.server.redis.command import Args
+from replicator.server.redis.commands.once import check_id
 from replicator.server.redis.commands.registry import connection, control
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import OK, Error, Reply
@@ -26,12 +27,27 @@ def exec_(connection: ConnectionContext, args: Args) -> None:
     if len(args) > 1:
         connection.multi.discard()
         raise ExecAborted("Transaction discarded because of: wrong number of arguments for 'exec' command")
+    _execute(connection, args, None)
+
+
+@control("repl.exec", 2)
+def exec_once(connection: ConnectionContext, args: Args) -> None:
+    """REPL.EXEC id: EXEC, unless a transaction has been executed under this id; the reply is the same."""
+    try:
+        check_id(args[1])
+    except BadRequest:
+        connection.multi.discard()
+        raise
+    _execute(connection, args, args[1])
+
+
+def _execute(connection: ConnectionContext, args: Args, id: bytes | None) -> None:
     if not connection.multi.open:
         raise BadRequest("EXEC without MULTI")
     if connection.multi.dirty_exec:
         connection.multi.discard()
         raise ExecAborted("Transaction discarded because of previous errors.")
-    connection.execute(args)
+    connection.execute(args, id)
 
 
 @control("discard", 1)

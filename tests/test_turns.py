@@ -1,0 +1,301 @@
+"""Commands that take long: their slices, what runs in between, and the limits of transactions."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator.limits import (
+    MAX_CHANGES,
+    MAX_PATTERNS,
+    MAX_PENDING_BYTES,
+    MAX_QUEUED_BYTES,
+    MAX_REPLY_BYTES,
+    MAX_SCAN_COUNT,
+    MAX_STEPS_IN_EXEC,
+    MAX_VALUE_BYTES,
+    MAX_WRITE_ITEMS,
+    SLICE_MS,
+    STEPS_AT_ONCE,
+)
+from replicator.server.redis.resp import encode, encode_in_steps
+from replicator.server.redis.turns import Budget, ReplyTooLarge, Steps, Turns
+from replicator.store.keys import encode_key, table_range
+from replicator.store.view import KeyBlocked, SnapshotEnded, Transaction, TransactionTooLarge, View
+from tests.memory_cluster import MemoryCluster, RunningNode
+from tests.redis_fixture import ServerThread
+from tests.test_redis_connection import Entries, Stage
+
+ROWS = STEPS_AT_ONCE + 500
+
+
+class Clock:
+    """Each look at it takes a millisecond."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        self.now_s += 0.001
+        return self.now_s
+
+
+def count_to(number: int, size: int = 0) -> Steps[int]:
+    for _ in range(number):
+        yield size
+    return number
+
+
+async def test_long_work_takes_turns() -> None:
+    turns = Turns(Clock())
+    order: list[str] = []
+
+    async def work(name: str) -> None:
+        assert await turns.run(count_to(10 * SLICE_MS)) == 10 * SLICE_MS
+        order.append(name)
+
+    async def tick() -> None:
+        while order[-1:] != ["b"]:
+            order.append(".")
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        for job in (work("a"), work("b"), tick()):
+            group.create_task(job)
+    assert order.index("a") < order.index("b") and order[-1] == "b"
+    assert order.count(".") >= 4  # others ran in between
+
+
+async def test_a_reply_is_bounded() -> None:
+    for work in (count_to(3, MAX_REPLY_BYTES // 2), count_to(10**6, MAX_REPLY_BYTES // 2)):
+        with pytest.raises(ReplyTooLarge):
+            await Turns().run(work)
+        with pytest.raises(ReplyTooLarge):
+            Budget(100).finish(count_to(10**6, MAX_REPLY_BYTES // 2))
+
+
+def test_a_budget_ends() -> None:
+    budget = Budget(10)
+    assert budget.finish(count_to(5)) == 5
+    assert budget.finish(count_to(5)) is None
+
+
+@given(st.dictionaries(st.binary(max_size=3), st.integers() | st.none()) | st.lists(st.binary()) | st.integers())
+def test_encoding_in_steps_is_encoding(reply: Any) -> None:
+    for protocol in (2, 3):
+        steps = encode_in_steps(reply, protocol)
+        assert Budget(10**6).finish(steps) == encode(reply, protocol)
+
+
+# Connections
+
+
+async def test_a_connection_that_has_used_up_its_time_lets_others_run() -> None:
+    stage, other = Stage(), Stage()
+    stage.server.turns = other.server.turns = Turns(Clock())
+    stage.connection.data_received(b"PING\n" * 4 * SLICE_MS)
+    other.connection.data_received(b"ECHO other\n")
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert b"other" in b"".join(other.transport.writes)
+    assert b"".join(stage.transport.writes).count(b"PONG") < 4 * SLICE_MS
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert b"".join(stage.transport.writes).count(b"PONG") == 4 * SLICE_MS
+
+
+async def test_answers_behind_a_write_are_bounded() -> None:
+    stage = Stage()
+    big = b"x" * 60_000
+    stage.connection.data_received(b"SET k v\n")
+    count = 2 * MAX_PENDING_BYTES // len(big)
+    for _ in range(count):
+        stage.connection.data_received(b"ECHO %b\n" % big)
+        await asyncio.sleep(0)
+    assert stage.connection._replies.pending_bytes <= MAX_PENDING_BYTES + 2 * len(big)
+    stage.backend.unacked.pop()(None, 1)  # type: ignore[arg-type]
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert b"".join(stage.transport.writes).count(big) == count
+
+
+# Transactions
+
+KEYS = st.sampled_from([b"a", b"b", b"c"])
+VALUES = st.none() | st.binary(max_size=2)
+PUTS = st.lists(st.tuples(KEYS, VALUES))
+
+
+@given(st.dictionaries(KEYS, st.binary(max_size=2)), PUTS, PUTS)
+def test_a_roll_back_undoes_what_came_after_the_savepoint(
+    base: dict[bytes, bytes], first: list[tuple[bytes, bytes | None]], second: list[tuple[bytes, bytes | None]]
+) -> None:
+    entries = Entries()
+    entries.values = {encode_key("kv", row, b""): value for row, value in base.items()}
+    undone, plain = Transaction(entries), Transaction(entries)
+    for row, value in first:
+        undone.put("kv", row, b"", value)
+        plain.put("kv", row, b"", value)
+    list(undone.scan(*table_range("kv")))  # which remembers the order of the keys
+    undone.set_savepoint()
+    for row, value in second:
+        undone.put("kv", row, b"", value)
+    undone.roll_back()
+    assert undone.changes == plain.changes
+    assert list(undone.scan(*table_range("kv"))) == list(plain.scan(*table_range("kv")))
+    assert undone.rows("kv") == plain.rows("kv") == len(list(plain.scan(*table_range("kv"))))
+
+
+def test_a_transaction_is_bounded() -> None:
+    many, large = Transaction(Entries()), Transaction(Entries())
+    with pytest.raises(TransactionTooLarge, match="split"):
+        for number in range(MAX_CHANGES + 1):
+            many.put("kv", b"%d" % number, b"", b"v")
+    with pytest.raises(TransactionTooLarge, match="split"):
+        for number in range(10):
+            large.put("kv", b"%d" % number, b"", b"x" * MAX_VALUE_BYTES)
+
+
+# Snapshots
+
+
+@pytest.fixture
+async def leader(tmp_path: Path) -> AsyncIterator[RunningNode]:
+    cluster = MemoryCluster(tmp_path)
+    await cluster.start("n1")
+    yield await cluster.leader()
+    await cluster.stop()
+
+
+async def test_a_snapshot_stays_as_it_was(leader: RunningNode) -> None:
+    key = encode_key("kv", b"a", b"")
+    await leader.write(b"a", b"1")
+    with leader.machine.view.snapshot() as snapshot:
+        entries = snapshot.scan(*table_range("kv"))
+        await leader.write(b"a", b"2")
+        await leader.write(b"b", b"1")
+        assert snapshot.get(key) == b"1"
+        assert list(entries) == [(key, b"1")]
+        assert snapshot.rows("kv") == 1
+    assert leader.machine.view.get(key) == b"2"
+
+
+async def test_a_snapshot_ends_when_the_store_has_to_grow(leader: RunningNode) -> None:
+    await leader.write(b"a", b"1")
+    with leader.machine.view.snapshot() as snapshot:
+        entries = snapshot.scan(*table_range("kv"))
+        next(entries)
+        for number in range(8):  # more than the map of the fixture
+            await leader.write(b"big%d" % number, b"x" * MAX_VALUE_BYTES)
+        with pytest.raises(SnapshotEnded):
+            snapshot.get(b"a")
+        with pytest.raises(SnapshotEnded):
+            next(entries)
+
+
+async def test_a_long_read_begins_again_if_its_snapshot_ends(leader: RunningNode) -> None:
+    await leader.write(b"a", b"1")
+    attempts = itertools.count(1)
+
+    async def answer(view: View) -> int:
+        attempt = next(attempts)
+        if attempt < 3:
+            leader.machine.view.end_snapshots()
+        view.get(b"a")
+        return attempt
+
+    assert await leader.node.reads.read_in_slices(None, answer) == 3
+
+
+async def test_a_long_read_waits_for_a_key_with_a_write_in_flight(leader: RunningNode) -> None:
+    await leader.write(b"a", b"1")
+    writing = asyncio.create_task(leader.write(b"a", b"2"))
+    await asyncio.sleep(0)  # it is queued
+    blocked = 0
+
+    async def answer(view: View) -> bytes | None:
+        nonlocal blocked
+        try:
+            return view.get(encode_key("kv", b"a", b""))
+        except KeyBlocked:
+            blocked += 1
+            raise
+
+    assert await leader.node.reads.read_in_slices(None, answer) == b"2"
+    assert blocked == 1
+    await writing
+
+
+# Commands
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
+    server = ServerThread(tmp_path_factory.mktemp("filled"))
+    with server.client() as client:
+        for first in range(0, ROWS, 500):
+            client.mset({f"k{number}": number for number in range(first, first + 500)})
+            client.hset("h", mapping={f"f{number}": number for number in range(first, first + 500)})
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_long_reads_are_complete(filled: ServerThread, protocol: int) -> None:
+    names = [b"k%d" % number for number in range(ROWS)]
+    with filled.client(protocol=protocol) as client:
+        assert set(client.keys("k*")) == set(names)
+        assert client.mget(names) == [b"%d" % number for number in range(ROWS)]
+        assert client.exists(*names) == ROWS
+        assert client.hgetall("h") == {b"f%d" % number: b"%d" % number for number in range(ROWS)}
+        assert sorted(client.hkeys("h")) == sorted(b"f%d" % number for number in range(ROWS))
+        assert len(client.hvals("h")) == len(client.hmget("h", client.hkeys("h"))) == ROWS
+        assert len(set(client.scan_iter("k*", count=10**6))) == ROWS
+        assert len(client.scan(0, count=10**6)[1]) == MAX_SCAN_COUNT
+        with client.pipeline() as pipe:
+            got = pipe.keys("k*").hgetall("h").get("k1").execute()
+        assert (len(got[0]), len(got[1]), got[2]) == (ROWS, ROWS, b"1")
+
+
+def test_a_pipeline_of_long_reads_answers_in_order(filled: ServerThread) -> None:
+    with filled.client() as client, client.pipeline(transaction=False) as pipe:
+        got = pipe.get("k1").keys("k*").get("k2").hkeys("h").set("k3", 3).keys("k*").get("k4").execute()
+    assert [it if not isinstance(it, list) else len(it) for it in got] == [b"1", ROWS, b"2", ROWS, True, ROWS, b"4"]
+
+
+def test_writes_that_are_too_long_are_refused(filled: ServerThread) -> None:
+    def error(*command: Any) -> str:
+        with pytest.raises(redis.ResponseError) as raised:
+            client.execute_command(*command)
+        return str(raised.value)
+
+    with filled.client() as client:
+        assert "split it" in error("DEL", *range(MAX_WRITE_ITEMS))
+        assert "split it" in error("WATCH", *range(MAX_WRITE_ITEMS))
+        assert "patterns" in error("CONFIG", "GET", *range(MAX_PATTERNS + 1))
+        assert "patterns" in error("PSUBSCRIBE", *range(MAX_PATTERNS + 1))
+        assert "split it" in error("MSET", *range(2 * MAX_CHANGES + 2))
+        for commands in ([("GET", "a")] * MAX_WRITE_ITEMS, [("SET", "a", b"x" * (MAX_QUEUED_BYTES // 20))] * 21):
+            with client.pipeline() as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                with pytest.raises(redis.RedisError, match="a pipeline without MULTI"):
+                    pipe.execute()
+
+
+def test_a_transaction_that_writes_reads_little(filled: ServerThread) -> None:
+    with filled.client() as client, client.pipeline() as pipe:
+        pipe.set("written", 1)
+        for _ in range(MAX_STEPS_IN_EXEC // ROWS + 1):
+            pipe.hkeys("h")
+        with pytest.raises(redis.ResponseError, match="read them before MULTI"):
+            pipe.execute()
+        assert not client.exists("written")
