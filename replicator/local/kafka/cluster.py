@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from replicator.local.kafka.broker import LocalBroker, new_cluster_id
 from replicator.local.kafka.proxy import HOST, Link, Proxies
 from replicator.local.kafka.settings import BrokerLayout, Listener
 from replicator.local.ports import random_free_port
+from replicator.local.progress import ProgressReporter
 from replicator.log.kafka.probe import BrokerProbe
 
 BROKERS = 3
@@ -138,3 +140,16 @@ def _cut(links: list[Link]) -> Iterator[None]:
     finally:
         for link in links:
             link.heal()
+
+
+@contextmanager
+def temporary_brokers(progress: ProgressReporter) -> Iterator[KafkaCluster]:
+    """Raises `ConfigError`, `BrokerUnavailable`."""
+    with tempfile.TemporaryDirectory(prefix="replicator-brokers-") as folder:
+        brokers = KafkaCluster(Path(folder))
+        try:
+            progress.step(f"starting {BROKERS} brokers")
+            brokers.start()
+            yield brokers
+        finally:
+            brokers.close()
