@@ -1,4 +1,4 @@
-"""A real Apache Kafka on this machine: a process and a folder for each broker; Docker, Maven and Java need not be installed.
+"""A real Apache Kafka on this machine, without Docker, Maven or an installed Java: a process and a folder a broker.
 
 java.py      which Java runs it
 jars.py      where Kafka's jars come from, and their cache
