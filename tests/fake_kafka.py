@@ -32,6 +32,8 @@ class FakeBroker:
         self.leader, self.epoch = 1, 1  # as this broker believes
         self.batches: list[bytes] = []  # of one record each
         self.append_error = NONE
+        self.appends_hang = False
+        self.appends = 0  # requests
         self.readable: int | None = None  # how many batches it returns at most
         self.hangs = False  # accepts connections, and answers nothing
         self.topic_exists = True
@@ -93,6 +95,9 @@ class FakeBroker:
         asked: tuple[Any, ...]
         topic, [asked] = request.topics[0]
         if isinstance(request, ProduceRequest_v3):
+            self.appends += 1
+            if self.appends_hang:
+                await asyncio.Event().wait()
             offset = -1 if self.append_error else self._append(asked[1])
             return ProduceResponse_v3([(topic, [(0, self.append_error, offset, -1)])], 0)
         if isinstance(request, FetchRequest_v4):

@@ -16,7 +16,7 @@ from replicator.errors import BrokerUnavailable, ConfigError
 from replicator.local.kafka import BrokerState, LocalBroker
 from replicator.local.kafka.jars import kafka_home, kafka_version
 from replicator.local.kafka.java import parse_version
-from replicator.local.kafka.settings import port_of, server_properties, single_broker
+from replicator.local.kafka.settings import BrokerLayout, Listener, port_of, server_properties, single_broker
 from replicator.log.kafka.admin import ensure_topics, topic_id
 
 
@@ -59,6 +59,23 @@ def test_java_versions(text: str, version: int | None) -> None:
 
 def test_the_port_is_remembered_in_the_settings() -> None:
     assert port_of(server_properties(single_broker(port=9092, controller_port=9093, cluster_id="c"))) == 9092
+
+
+def test_a_broker_of_three_says_where_the_proxies_in_front_of_it_are() -> None:
+    listeners = (Listener("BROKER", 1, 11), Listener("FIRST", 2, 12))
+    lines = server_properties(BrokerLayout(2, listeners, 3, {1: 21, 2: 22, 3: 23}, "c")).splitlines()
+    for line in (
+        "node.id=2",
+        "controller.quorum.voters=1@127.0.0.1:21,2@127.0.0.1:22,3@127.0.0.1:23",
+        "listeners=BROKER://127.0.0.1:1,FIRST://127.0.0.1:2,CONTROLLER://127.0.0.1:3",
+        "advertised.listeners=BROKER://127.0.0.1:11,FIRST://127.0.0.1:12",
+        "default.replication.factor=3",
+        "min.insync.replicas=2",
+        "broker.session.timeout.ms=2000",
+    ):
+        assert line in lines
+    alone = server_properties(single_broker(port=1, controller_port=2, cluster_id="c")).splitlines()
+    assert "min.insync.replicas=1" in alone and "broker.session.timeout.ms=2000" not in alone
 
 
 def test_an_invalid_heap_size_is_refused(tmp_path: Path) -> None:

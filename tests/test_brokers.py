@@ -121,7 +121,7 @@ async def test_no_acknowledged_write_is_lost_and_no_read_is_stale(
     await in_sync(brokers, topic)
     leader = await asyncio.to_thread(cluster.leader, IDS)
     ports = {id: cluster.folder.load().node(id).resp_port for id in IDS}
-    async with Recorder(fault.__name__, ports, leader, keys=3, writers=3, readers=9) as recorder:
+    async with Recorder(fault.__name__, ports, leader, keys=3, writers=3, readers=4) as recorder:
         await recorder.wait_for_more(WRITES, READS)
         await fault(Fault(brokers, topic, recorder))
         await recorder.wait_for_more(WRITES, READS)

@@ -1,7 +1,8 @@
-"""`replicator chaos failover`: its measurements, and its detection of violated guarantees."""
+"""`replicator chaos`: its measurements, and its detection of violated guarantees."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -10,10 +11,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import hiredis
 import pytest
 
 from replicator.chaos.failover import EventKind, FailoverRun
 from replicator.chaos.failover_figures import FailoverFigures, failover_figures
+from replicator.chaos.linear_reads import LinearReaders
 from replicator.chaos.redis_connection import RedisConnection
 from replicator.chaos.write_ledger import SETTLED_WRITES, WriteFaults, WriteLedger, WriteOutcome
 
@@ -107,9 +110,43 @@ def test_a_percentile_is_one_of_the_pauses() -> None:
     assert [of_1.pause_ms(percent) for percent in (50, 95, 99, 100)] == [7.0] * 4
 
 
-def run(*args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "replicator", "chaos", "failover", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "COLUMNS": "200"})
+def test_the_longest_gap_is_one_that_ended_after_the_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = WriteLedger("w:")
+    for at_s in (0, 6, 8, 11, 12):
+        clock = SimpleNamespace(monotonic=lambda at_s=at_s: at_s)
+        monkeypatch.setattr("replicator.chaos.write_ledger.time", clock)
+        ledger.record(ledger.open(), ACKNOWLEDGED, "n1")
+    assert ledger.longest_gap_s(since_s=7) == 3
+    assert ledger.longest_gap_s(since_s=5) == 6
+    assert ledger.longest_gap_s(since_s=13) == 0
+
+
+async def test_a_linearizable_read_without_the_latest_write_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    replies: list[Any] = [b"0", None, hiredis.ReplyError("STALE"), TimeoutError(), b"0"]
+    ledger, all_sent = ledger_of(ACKNOWLEDGED), asyncio.Event()
+
+    async def ask(connection: RedisConnection, timeout_s: float, *command: str | int) -> Any:
+        assert command == ("REPL.READ", "linearizable", "GET", "w:0")
+        if not replies:
+            all_sent.set()
+            await asyncio.Event().wait()
+        reply = replies.pop(0)
+        if isinstance(reply, TimeoutError):
+            raise reply
+        return reply
+
+    monkeypatch.setattr(RedisConnection, "ask", ask)
+    readers = LinearReaders({"n1": 1}, "", ledger)
+    readers.start()
+    await all_sent.wait()
+    await readers.stop()
+    assert (readers.stale, readers.answered) == (1, 3)
+
+
+def run(*args: str, command: str = "failover", timeout_s: float = 200) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "replicator", "chaos", command, *args]
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(line, capture_output=True, text=True, timeout=timeout_s, env=environment)
 
 
 def test_wrong_options_are_reported(tmp_path: Any) -> None:
@@ -120,6 +157,22 @@ def test_wrong_options_are_reported(tmp_path: Any) -> None:
     ):
         done = run(*args)
         assert done.returncode == 1 and why in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_wrong_kind_of_failure_of_a_broker_is_told() -> None:
+    done = run("--kinds", "kill,fire", command="brokers")
+    assert done.returncode == 1 and "choose from kill,stop,cut,controller,rolling" in done.stderr
+
+
+@pytest.mark.kafka
+@pytest.mark.brokers
+@pytest.mark.timeout(420)
+def test_the_failure_of_a_broker_costs_a_pause_and_no_write() -> None:
+    done = run("--runs", "1", "--kinds", "kill,controller", "--json", command="brokers", timeout_s=400)
+    found = json.loads(done.stdout)
+    assert done.returncode == 0 and found["ok"], found
+    assert [it["kind"] for it in found["kinds"]] == ["kill", "controller"]
+    assert all(it["acknowledged"] > 600 and 0 < it["p50_ms"] < 30_000 for it in found["kinds"])
 
 
 @pytest.mark.kafka

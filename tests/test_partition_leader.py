@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -15,10 +16,11 @@ from replicator.log.kafka.options import KafkaOptions
 from replicator.log.kafka.partition_leader import LeaderLookup
 from replicator.log.kafka.security import PLAINTEXT
 from replicator.log.kafka.topic_monitor import TopicMonitor
-from replicator.log.port import AppendRefused
+from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.position import Offset
 from tests.fake_kafka import NOT_ENOUGH_REPLICAS, FakeBroker, bootstrap, elect, fake_brokers
 from tests.log_contract import read
+from tests.memory_cluster import until
 
 NEVER_MS = 3_600_000
 QUICK = KafkaOptions(append_timeout_ms=1_000, fetch_wait_ms=10, leader_check_ms=NEVER_MS, identity_check_ms=NEVER_MS)
@@ -33,9 +35,12 @@ def lookup_at(brokers: Sequence[FakeBroker]) -> LeaderLookup:
 
 
 @asynccontextmanager
-async def open_log(brokers: Sequence[FakeBroker], *, check_ms: int = NEVER_MS) -> AsyncIterator[KafkaLog]:
+async def open_log(
+    brokers: Sequence[FakeBroker], *, check_ms: int = NEVER_MS, append_timeout_ms: int = QUICK.append_timeout_ms
+) -> AsyncIterator[KafkaLog]:
     lookup = lookup_at(brokers)
-    log = KafkaLog(lookup, TopicMonitor("c.wal", "id", same_id, NEVER_MS), QUICK)
+    options = replace(QUICK, append_timeout_ms=append_timeout_ms)
+    log = KafkaLog(lookup, TopicMonitor("c.wal", "id", same_id, NEVER_MS), options)
     lookup.watch(check_ms)
     yield log
     await log.close()
@@ -77,6 +82,18 @@ async def test_an_idle_reader_finds_the_new_leader_although_no_request_fails(bro
         elect([new, other], leader=new, epoch=2)
         assert await read(reader, 1) == [(1, b"b")]
         await reader.close()
+
+
+async def test_an_append_does_not_wait_for_a_former_leader_until_its_timeout(brokers: list[FakeBroker]) -> None:
+    former, new, other = brokers
+    former.appends_hang = True
+    async with open_log(brokers, check_ms=20, append_timeout_ms=NEVER_MS) as log:
+        appending = asyncio.create_task(log.append([b"a"]))
+        await until(lambda: bool(former.appends))
+        elect([new, other], leader=new, epoch=2)
+        async with asyncio.timeout(10):
+            with pytest.raises(AppendOutcomeUnknown, match="closed"):
+                await appending
 
 
 async def test_an_end_below_a_known_one_is_asked_of_the_new_leader(brokers: list[FakeBroker]) -> None:

@@ -37,7 +37,7 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FailoverRun:
-    kind: EventKind
+    kind: StrEnum
     pause_s: float
     numbers: range  # of its writes
     failed_twice: int
@@ -67,7 +67,7 @@ class ClusterUnderLoad:
         event_s = time.monotonic()
         stale_reads = await EVENTS[kind](self, leader)
         pause_s = ledger.pause_s(event_s, leader)
-        await self._recover()
+        await self.recover()
         return FailoverRun(kind, pause_s, range(first, len(ledger)), ledger.failed_twice, stale_reads)
 
     async def leader(self) -> str:
@@ -87,7 +87,7 @@ class ClusterUnderLoad:
         """Changes if the node replaces its store."""
         return (self.folder.node_dir(id) / "store" / "data.mdb").stat().st_ino
 
-    async def _recover(self) -> None:
+    async def recover(self) -> None:
         """Start stopped nodes, pause the load, and wait until all nodes have caught up. Raises `ReplicatorError`."""
         cluster = self.folder.load()
         for entry in cluster.nodes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 from replicator.chaos.failover import EventKind, FailoverRun
@@ -17,7 +18,7 @@ BATCH_S = 30
 
 @dataclass(frozen=True, slots=True)
 class FailoverFigures:
-    kind: EventKind
+    kind: StrEnum
     pauses_ms: tuple[float, ...]
     acknowledged: int
     lost: int  # acknowledged, but missing
@@ -41,7 +42,7 @@ class FailoverFigures:
 
 
 async def failover_figures(
-    kind: EventKind, runs: Sequence[FailoverRun], ledger: WriteLedger, nodes: Sequence[RedisConnection]
+    kind: StrEnum, runs: Sequence[FailoverRun], ledger: WriteLedger, nodes: Sequence[RedisConnection]
 ) -> FailoverFigures:
     """Reads every write of the runs from every node."""
     faults = [await _read_back(run.numbers, ledger, nodes) for run in runs]

@@ -81,6 +81,11 @@ class WriteLedger:
                 break
         return max((after - before for before, after in pairwise(times) if after >= since_s), default=0.0)
 
+    def longest_gap_s(self, since_s: float) -> float:
+        """The longest time between two acknowledgements of this run that ended after `since_s`."""
+        times = [it.at_s for it in self.acknowledged]
+        return max((after - before for before, after in pairwise(times) if after >= since_s), default=0.0)
+
     def count(self, numbers: range) -> int:
         """How many of these writes were acknowledged."""
         return self._outcomes.count(WriteOutcome.ACKNOWLEDGED, numbers.start, numbers.stop)

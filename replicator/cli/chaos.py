@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich import box
 from rich.table import Table
 
+from replicator.chaos.broker_failover import BrokerEvent
 from replicator.chaos.failover import EventKind
 from replicator.chaos.failover_figures import FailoverFigures
-from replicator.chaos.measure import measure_failovers
+from replicator.chaos.measure import measure_broker_failovers, measure_failovers
 from replicator.cli import options
 from replicator.cli.output import ConsoleProgress, console, errors, print_json
 from replicator.errors import ConfigError
 from replicator.local.cluster import LocalCluster, temporary_cluster
+from replicator.local.kafka.cluster import temporary_brokers
 from replicator.local.progress import ProgressReporter
 
 app = typer.Typer(help="Break a cluster under load, and measure the effects.", no_args_is_help=True)
 
 NODES = 3
 ALL_KINDS = ",".join(EventKind)
+ALL_BROKER_EVENTS = ",".join(BrokerEvent)
+
+Kind = TypeVar("Kind", bound=StrEnum)
 
 
 @app.command()
@@ -44,9 +50,39 @@ def failover(
 
     Example: replicator chaos failover --runs 10 --kinds kill,handover
     """
-    chosen = _parse_kinds(kinds)
+    chosen = _parse_kinds(EventKind, kinds)
     with ConsoleProgress(errors if json else console) as progress, _cluster(dir, bootstrap, progress) as cluster:
         found = measure_failovers(cluster, chosen, runs, progress)
+    _report(found, json=json)
+
+
+@app.command()
+def brokers(
+    runs: Annotated[int, typer.Option(min=1, help="Number of runs of each kind.")] = 20,
+    kinds: Annotated[str, typer.Option(help="Kinds of failure, separated by commas.")] = ALL_BROKER_EVENTS,
+    json: options.Json = False,
+) -> None:
+    """Break a Kafka of three brokers under load: how long do writes pause, is any lost, is any read stale?
+
+    kill: kill -9 of the broker that leads the log. stop: it is stopped until another one leads, and resumes. cut: the
+    same, but it is cut off from the other brokers, and clients still reach it. controller: kill -9 of the active
+    controller. rolling: all brokers are restarted, one after the other. Exit code 1 if an acknowledged write is
+    missing, a rejected one is present, or a linearizable read was stale.
+
+    Example: replicator chaos brokers --runs 2 --kinds kill,cut
+    """
+    chosen = _parse_kinds(BrokerEvent, kinds)
+    password = options.environment_password()
+    with (
+        ConsoleProgress(errors if json else console) as progress,
+        temporary_brokers(progress) as kafka,
+        temporary_cluster("chaos", NODES, bootstrap=kafka.bootstrap(), password=password, progress=progress) as cluster,
+    ):
+        found = measure_broker_failovers(kafka, cluster, chosen, runs, progress)
+    _report(found, json=json)
+
+
+def _report(found: Sequence[FailoverFigures], *, json: bool) -> None:
     broken = any(it.broken for it in found)
     if json:
         print_json({"kinds": [it.as_json() for it in found], "ok": not broken})
@@ -56,12 +92,12 @@ def failover(
         raise typer.Exit(1)
 
 
-def _parse_kinds(text: str) -> list[EventKind]:
+def _parse_kinds(kinds: type[Kind], text: str) -> list[Kind]:
     """Raises `ConfigError`."""
     try:
-        return [*dict.fromkeys(EventKind(name.strip()) for name in text.split(","))]
+        return [*dict.fromkeys(kinds(name.strip()) for name in text.split(","))]
     except ValueError:
-        raise ConfigError(f"--kinds {text}: choose from {ALL_KINDS}, separated by commas") from None
+        raise ConfigError(f"--kinds {text}: choose from {','.join(kinds)}, separated by commas") from None
 
 
 @contextmanager

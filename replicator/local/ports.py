@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+from itertools import islice
 
 from replicator.errors import ConfigError
 
@@ -47,7 +48,12 @@ def free_base_port(count: int) -> int:
 
 def random_free_port() -> int:
     """Raises `ConfigError`."""
-    for port in random.sample(_RANDOM_PORTS, 1_000):
-        if is_free(port):
-            return port
-    raise ConfigError("no free port between 20000 and 32000: choose one with --port")
+    return random_free_ports(1)[0]
+
+
+def random_free_ports(count: int) -> list[int]:
+    """Different ones. Raises `ConfigError`."""
+    found = list(islice(filter(is_free, random.sample(_RANDOM_PORTS, 1_000)), count))
+    if len(found) < count:
+        raise ConfigError("not enough free ports between 20000 and 32000: choose one with --port")
+    return found

@@ -1,10 +1,12 @@
-"""A real Apache Kafka on this machine: one process, one folder; Docker, Maven and Java need not be installed.
+"""A real Apache Kafka on this machine, without Docker, Maven or an installed Java: a process and a folder a broker.
 
 java.py      which Java runs it
 jars.py      where Kafka's jars come from, and their cache
 settings.py  the contents of `server.properties`, and why
 paths.py     folders of the user
 broker.py    start, stop, kill, status
+cluster.py   several brokers, and cuts between them
+proxy.py     the links that can be cut
 """
 
 from replicator.local.kafka.broker import BrokerState, BrokerStatus, LocalBroker

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,8 @@ from replicator.errors import BrokerUnavailable
 from replicator.local.kafka.broker import LocalBroker, new_cluster_id
 from replicator.local.kafka.proxy import HOST, Link, Proxies
 from replicator.local.kafka.settings import BrokerLayout, Listener
-from replicator.local.ports import random_free_port
+from replicator.local.ports import random_free_ports
+from replicator.local.progress import ProgressReporter
 from replicator.log.kafka.probe import BrokerProbe
 
 BROKERS = 3
@@ -32,6 +34,7 @@ JOIN_S = 60.0
 PROBE_S = 1.0
 POLL_S = 0.05
 BETWEEN_BROKERS = "BROKER"
+PORTS_PER_BROKER = 7  # controller; between brokers, and of each group of clients, with a proxy each
 
 
 class ClientGroup(StrEnum):
@@ -50,7 +53,8 @@ class KafkaCluster:
         self._to_controllers: dict[tuple[int, int], Link] = {}  # from a broker to the controller of another, or its own
         self._to_brokers: dict[int, Link] = {}
         self._of_clients: dict[tuple[ClientGroup, int], Link] = {}
-        controllers = {node: random_free_port() for node in self.nodes}
+        self._ports = iter(random_free_ports(PORTS_PER_BROKER * brokers + brokers**2))
+        controllers = {node: next(self._ports) for node in self.nodes}
         cluster_id = new_cluster_id()
         self._brokers = {
             node: LocalBroker(dir / f"broker{node}", heap=HEAP, layout=self._layout(node, controllers, cluster_id))
@@ -60,18 +64,18 @@ class KafkaCluster:
     def _layout(self, node: int, controllers: dict[int, int], cluster_id: str) -> BrokerLayout:
         for to, port in controllers.items():
             self._to_controllers[node, to] = self._link(port)
-        between = random_free_port()
+        between = next(self._ports)
         self._to_brokers[node] = self._link(between)
         listeners = [Listener(BETWEEN_BROKERS, between, self._to_brokers[node].port)]
         for group in ClientGroup:
-            port = random_free_port()
+            port = next(self._ports)
             self._of_clients[group, node] = self._link(port)
             listeners.append(Listener(group, port, self._of_clients[group, node].port))
         reached_at = {to: self._to_controllers[node, to].port for to in controllers}
         return BrokerLayout(node, tuple(listeners), controllers[node], reached_at, cluster_id)
 
     def _link(self, target_port: int) -> Link:
-        return self._proxies.add(target_port, random_free_port())
+        return self._proxies.add(target_port, next(self._ports))
 
     def bootstrap(self, group: ClientGroup = ClientGroup.FIRST) -> str:
         return ",".join(str(Address(HOST, self._of_clients[group, node].port)) for node in self.nodes)
@@ -80,6 +84,8 @@ class KafkaCluster:
         """Start these brokers, or all, and wait until all that run are members. Raises `BrokerUnavailable`."""
         with ThreadPoolExecutor(len(self.nodes)) as pool:
             list(pool.map(lambda node: self._brokers[node].start(), nodes or self.nodes))
+        if dead := [node for node in nodes or self.nodes if self._brokers[node].process is None]:
+            raise BrokerUnavailable(f"these brokers exited while they were starting: {dead}. See their logs")
         probe = BrokerProbe(self.bootstrap())
         running = sum(broker.process is not None for broker in self._brokers.values())
         deadline_s = time.monotonic() + JOIN_S
@@ -138,3 +144,16 @@ def _cut(links: list[Link]) -> Iterator[None]:
     finally:
         for link in links:
             link.heal()
+
+
+@contextmanager
+def temporary_brokers(progress: ProgressReporter) -> Iterator[KafkaCluster]:
+    """Raises `ConfigError`, `BrokerUnavailable`."""
+    with tempfile.TemporaryDirectory(prefix="replicator-brokers-") as folder:
+        brokers = KafkaCluster(Path(folder))
+        try:
+            progress.step(f"starting {BROKERS} brokers")
+            brokers.start()
+            yield brokers
+        finally:
+            brokers.close()

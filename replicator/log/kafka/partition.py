@@ -116,6 +116,7 @@ class PartitionClient:
         self._connecting = asyncio.Lock()
         self._connection: AIOKafkaConnection | None = None
         self._leader: PartitionLeader | None = None  # of the last connection
+        lookup.subscribe(self._leave_former_leader)
 
     async def produce(self, batch: bytes, *, acks: int) -> Offset:
         """Append one encoded batch. Returns the offset of its first record."""
@@ -144,7 +145,13 @@ class PartitionClient:
         self._drop(self._connection)
 
     def close(self) -> None:
+        self._lookup.unsubscribe(self._leave_former_leader)
         self._drop(self._connection)
+
+    def _leave_former_leader(self) -> None:
+        """What is in flight is lost: a former leader that is cut off answers an append only after its timeout."""
+        if self._leader is not None and self._leader.epoch != self._lookup.epoch:
+            self._drop(self._connection)
 
     async def _request(self, request: Any, what: str) -> Sequence[Any]:
         """Send the request once. Returns the part of the answer about the partition."""

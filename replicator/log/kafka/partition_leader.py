@@ -66,6 +66,7 @@ class LeaderLookup:
         self._recreate = recreate
         self._named = frozenset(Address(host, port) for host, port, _ in collect_hosts(bootstrap))
         self._advertised: frozenset[Address] = frozenset()
+        self._listeners: list[Callable[[], None]] = []
         self._finding: asyncio.Task[PartitionLeader] | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -83,6 +84,13 @@ class LeaderLookup:
         )
         await connection.connect()
         return connection
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Call it whenever `epoch` has changed."""
+        self._listeners.append(listener)
+
+    def unsubscribe(self, listener: Callable[[], None]) -> None:
+        self._listeners.remove(listener)
 
     def watch(self, interval_ms: int) -> None:
         """Until `close`: learn of a new leader even if the former one still answers."""
@@ -121,10 +129,12 @@ class LeaderLookup:
             raise self._unavailable(
                 f"{len(answers)} of {len(asked)} brokers answer, and do not know the leader of epoch {self.epoch}"
             )
+        self._advertised = next(answer.brokers for answer in answers if answer.leader == best)
         if best.epoch != self.epoch:
             logger.info("%s: broker %d leads its partition in epoch %d", self.topic, best.node, best.epoch)
-        self.epoch = best.epoch
-        self._advertised = next(answer.brokers for answer in answers if answer.leader == best)
+            self.epoch = best.epoch
+            for listener in self._listeners:
+                listener()
         return best
 
     async def _ask_all(self, brokers: frozenset[Address]) -> tuple[list[MetadataAnswer], list[str]]:
