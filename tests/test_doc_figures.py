@@ -11,7 +11,7 @@ import pytest
 from replicator import limits
 from replicator.client import Client
 from replicator.config import load
-from replicator.intervals import BARRIER_PAUSE_MS
+from replicator.intervals import BARRIER_PAUSE_MS, CHECKPOINT_MS
 from replicator.protocol.timing import MAX_DRIFT, Timing
 from replicator.store.keys import encode_key
 from tools.configuration_doc import bytes_text
@@ -48,6 +48,11 @@ FIGURES = [
     ("docs/modes.md", "`read_ms` ({})", duration(TIMING.read_ms)),
     ("docs/modes.md", "`follower_lease_ms` ({})", duration(TIMING.follower_lease_ms)),
     ("docs/modes.md", "at most one every {}", duration(BARRIER_PAUSE_MS)),
+    ("docs/operations.md", "at most `lease_ms` ({})", duration(TIMING.lease_ms)),
+    ("docs/operations.md", "at most `read_ms` ({})", duration(TIMING.read_ms)),
+    ("docs/operations.md", "heartbeat each `heartbeat_ms` ({})", duration(TIMING.heartbeat_ms)),
+    ("docs/operations.md", "{} records a day", f"{86_400_000 // TIMING.heartbeat_ms:,}"),
+    ("docs/operations.md", "a checkpoint every {}", duration(CHECKPOINT_MS)),
     ("docs/configuration.md", "at least {} times `lease_ms`", f"{1 + MAX_DRIFT:g}"),
     ("docs/configuration.md", "differ in rate by {} percent", f"{MAX_DRIFT:.0%}".rstrip("%")),
 ]

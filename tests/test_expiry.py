@@ -14,7 +14,9 @@ from replicator.records.types import Policy, Write
 from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.server.redis.commands import look_up
 from replicator.server.redis.resp import Reply
+from replicator.server.redis.turns import Budget
 from replicator.store.values import encode_value
+from replicator.store.view import View
 from tests.memory_cluster import MemoryCluster, RunningNode, SetWallClock, submit, until
 from tests.modes_cluster import ALL, ASYNC, STEADY, SYNC, A, ModesCluster, begin_read, stored
 from tests.redis_fixture import ServerThread
@@ -44,9 +46,12 @@ async def write(running: RunningNode, row: bytes, data: bytes, ttl_ms: int = TTL
 async def run(running: RunningNode, *args: bytes, level: Level | None = None) -> Reply:
     """A command that reads, at a node."""
     command = look_up(list(args))
-    return await running.node.reads.read(
-        level, lambda view: command.handler(Keyspace(view, running.node.now_ms()), list(args))
-    )
+
+    def answer(view: View) -> Reply:
+        reply: Reply = command.handler(Keyspace(view, running.node.now_ms()), list(args))
+        return Budget(1_000).finish(reply) if command.long else reply  # type: ignore[arg-type]
+
+    return await running.node.reads.read(level, answer)
 
 
 async def execute(running: RunningNode, *args: bytes) -> Reply:

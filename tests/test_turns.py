@@ -216,8 +216,8 @@ async def test_a_long_read_begins_again_if_its_snapshot_ends(leader: RunningNode
 
 
 async def test_a_long_read_waits_for_a_key_with_a_write_in_flight(leader: RunningNode) -> None:
-    await leader.write(b"a", b"1")
-    writing = asyncio.create_task(leader.write(b"a", b"2"))
+    await leader.write(b"a", b"s1")
+    writing = asyncio.create_task(leader.write(b"a", b"s2"))
     await asyncio.sleep(0)  # it is queued
     blocked = 0
 
@@ -229,7 +229,7 @@ async def test_a_long_read_waits_for_a_key_with_a_write_in_flight(leader: Runnin
             blocked += 1
             raise
 
-    assert await leader.node.reads.read_in_slices(None, answer) == b"2"
+    assert await leader.node.reads.read_in_slices(None, answer) == b"s2"
     assert blocked == 1
     await writing
 
