@@ -32,13 +32,21 @@ class LeaderIndex:
             async with asyncio.timeout(context.timing.read_ms / 1000):
                 while True:
                     self._check_leads(timeline, epoch)
-                    offset = await context.commit_point.get()
-                    if context.roles.lease_left_ms() > 0:
+                    offset = await self._committed_soon()
+                    if offset is not None and context.roles.lease_left_ms() > 0:
                         self._check_leads(timeline, epoch)
                         return offset
                     await context.clock.sleep(LEASE_POLL_MS)
         except TimeoutError:
             raise Stale(f"{context.author.node} has not held its lease for {context.timing.read_ms} ms") from None
+
+    async def _committed_soon(self) -> Offset | None:
+        """None if it stays unknown: this node may not be the leader any more."""
+        try:
+            async with asyncio.timeout(LEASE_POLL_MS / 1000):
+                return await self._context.commit_point.get()
+        except TimeoutError:
+            return None
 
     def _check_leads(self, timeline: bytes, epoch: Epoch) -> None:
         self._health.store()
