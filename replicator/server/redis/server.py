@@ -6,11 +6,12 @@ import asyncio
 import itertools
 
 from replicator.address import Address
-from replicator.errors import ConfigError, ReplicatorError
+from replicator.errors import ReplicatorError
 from replicator.intervals import STOP_TIMEOUT_S
 from replicator.protocol.timing import Timing
 from replicator.server.backend import Backend
 from replicator.server.keyspace import KEYSPACE_TABLE
+from replicator.server.listening import cannot_listen
 from replicator.server.redis.connection import Connection
 from replicator.server.redis.resp import Error
 from replicator.server.redis.subscriptions import Events
@@ -59,7 +60,7 @@ class RedisServer:
                 lambda: Connection(self, next(self._ids)), self._address.host, self._address.port, backlog=1024
             )
         except OSError as error:
-            raise ConfigError(f"cannot listen at {self._address}: {error.strerror}. Choose another") from error
+            raise cannot_listen(self._address, error, option="--resp") from error
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
