@@ -60,7 +60,7 @@ def policy(
     password: options.Password = "",
     json: options.Json = False,
 ) -> None:
-    """Set when a write is answered; without arguments, show it.
+    """Set which acks a write waits for; without arguments, show it.
 
     async: once it is in the log. sync: once it is also in the stores of the sync members. suspend, invalidate: as sync,
     and once no member can return the old value any more.
