@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import TypeVar
 
-from replicator.config import NodeConfig
+from replicator.config import NodeConfig, check_known
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage
 from replicator.intervals import NODE_RETRY_MS
 from replicator.log.kafka.acks import KafkaAcks
@@ -182,7 +182,5 @@ def _security(config: NodeConfig) -> KafkaSecurity:
 
 
 def _timing(config: NodeConfig) -> Timing:
-    try:
-        return Timing(**config.timing)
-    except TypeError as error:
-        raise ConfigError(f"section timing: {error}. It has {', '.join(Timing.__dataclass_fields__)}") from error
+    check_known("timing", config.timing, Timing.__dataclass_fields__)
+    return Timing(**config.timing)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -146,15 +146,20 @@ def _from_environment(environment: Mapping[str, str], sections: set[str]) -> Map
 
 def _section(name: str, kind: type[T], values: Mapping[str, Any]) -> T:
     types = get_type_hints(kind)
-    for key in values:
-        if key not in types:
-            raise ConfigError(f"unknown setting {name}.{key}: the section has {', '.join(sorted(types))}")
+    check_known(name, values, types)
     arguments = {key: _convert(name, key, types[key], value) for key, value in values.items()}
     for it in fields(kind):  # type: ignore[arg-type]
         if it.name not in arguments and it.default is MISSING and it.default_factory is MISSING:
             variable = f"{PREFIX}_{name}_{it.name}".upper()
             raise ConfigError(f"{name}.{it.name} is required: give the option, set {variable}, or set it in the file")
     return kind(**arguments)
+
+
+def check_known(section: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raises `ConfigError` with the first given setting that the section does not have."""
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"unknown setting {section}.{name}: the section has {', '.join(sorted(known))}")
 
 
 def _convert(section: str, name: str, kind: Any, value: Any) -> Any:

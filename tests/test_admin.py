@@ -214,7 +214,8 @@ async def test_other_invalid_requests(servers: HttpServers) -> None:
     assert (await client.ask("DELETE", "/members/n9"))[0] == 400
     status, answer = await client.ask("DELETE", "/members/n1")
     assert (status, "n1 is the leader" in answer["error"]) == (400, True)
-    assert (await client.ask("GET", "/nowhere"))[0] == 404
+    status, answer = await client.ask("GET", "/nowhere")
+    assert (status, "/healthz, /keys/{key}, " in answer["error"]) == (404, True)
     assert (await client.ask("POST", "/status"))[0] == 405
     assert (await client.ask("PUT", "/members", data=b" " * (65 << 10)))[0] == 413
 
@@ -245,7 +246,7 @@ async def test_a_snapshot_is_taken_and_listed(servers: HttpServers) -> None:
 
 async def test_an_address_that_is_in_use(servers: HttpServers) -> None:
     first = await servers.open()
-    with pytest.raises(ConfigError, match=r"cannot listen at .*Choose another with --http"):
+    with pytest.raises(ConfigError, match=r"cannot listen at .*: the address is in use. Choose another with --http"):
         await HttpServer(identity("n2"), "").start(first.http)
 
 

@@ -138,7 +138,7 @@ def test_any_member_can_be_removed_while_writes_are_async() -> None:
 @pytest.mark.parametrize(
     ("policy", "words"),
     [
-        (quorum(2), "a quorum of 2 is not possible with 1 sync members"),
+        (quorum(2), "a quorum of 2 needs 2 sync members, and there is 1"),
         (named(N1, N2), "not a sync member: n2"),
     ],
 )
@@ -160,8 +160,8 @@ def test_a_policy_that_can_be_met_is_accepted(policy: Policy) -> None:
 @pytest.mark.parametrize(
     ("policy", "words"),
     [
-        (quorum(3), "a quorum of 3 is not possible with 2 sync members"),
-        (quorum(0), "a quorum of 0"),
+        (quorum(3), "a quorum of 3 needs 3 sync members, and there are 2"),
+        (quorum(0), "a quorum of 0 is invalid: it must be 1 or more"),
         (quorum(-1), "a quorum of -1"),
         (named(), "the policy names no sync member"),
         (named(N1, N3), "not a sync member: n3"),

@@ -256,6 +256,8 @@ def test_a_snapshot_that_was_tampered_with_is_refused(tmp_path: Path, machine: M
     assert snapshot.listed(tmp_path / "snapshots") == []
     with pytest.raises(SnapshotError, match="not a complete snapshot"):
         snapshot.restore(folder, tmp_path / "new", "test")
+    with pytest.raises(SnapshotError, match="there is no snapshot nope: see `replicator snapshot list`"):
+        snapshot.restore(tmp_path / "snapshots" / "nope", tmp_path / "new", "test")
 
 
 def test_an_empty_store_makes_no_snapshot(tmp_path: Path, machine: Machine) -> None:

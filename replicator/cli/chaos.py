@@ -110,7 +110,9 @@ def _cluster(dir: Path | None, bootstrap: str | None, progress: ProgressReporter
     elif bootstrap is not None:
         raise ConfigError("the cluster in --dir already has a Kafka: leave --bootstrap out")
     else:
-        yield LocalCluster(dir, password, progress)
+        cluster = LocalCluster(dir, password, progress)
+        cluster.check_password()  # killed nodes are started again
+        yield cluster
 
 
 def _draw(found: Sequence[FailoverFigures]) -> Table:

@@ -21,7 +21,12 @@ app = typer.Typer(help="Start and stop a whole cluster on this machine.", no_arg
 
 @app.command()
 def up(
-    nodes: Annotated[int, typer.Option(min=1, max=100, help="Number of nodes: n1, n2, …")] = 3,
+    nodes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=100, help="Number of nodes: n1, n2, … By default 3, or the nodes that the cluster already has."
+        ),
+    ] = None,
     dir: options.Dir = options.DEFAULT_DIR,
     bootstrap: options.Bootstrap = None,
     base_port: Annotated[
@@ -31,7 +36,7 @@ def up(
 ) -> None:
     """Start a cluster in the background, and return when all nodes serve.
 
-    If the cluster exists, start the nodes that are not running.
+    If the cluster exists, start its nodes that are not running; --nodes adds nodes.
 
     Example: replicator cluster up --nodes 3 --dir ./demo
     """
@@ -55,7 +60,7 @@ def policy(
     password: options.Password = "",
     json: options.Json = False,
 ) -> None:
-    """Set when a write is answered; without arguments, show it.
+    """Set which acks a write waits for; without arguments, show it.
 
     async: once it is in the log. sync: once it is also in the stores of the sync members. suspend, invalidate: as sync,
     and once no member can return the old value any more.

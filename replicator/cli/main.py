@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version as installed_version
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -12,7 +14,6 @@ from replicator.cli.output import errors
 from replicator.errors import ReplicatorError
 
 app = typer.Typer(
-    help="A replicated key-value store on a Kafka log. Any Redis client works with it.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -29,6 +30,21 @@ app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"replicator {installed_version('replicator')}")
+        raise typer.Exit
+
+
+@app.callback()
+def replicator(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A replicated key-value store on a Kafka log. Any Redis client works with it."""
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,14 @@ from replicator.config import load
 from replicator.local.cluster import LocalCluster
 
 app = typer.Typer(help="Run, start and stop one node.", no_args_is_help=True)
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -34,7 +43,7 @@ def run(
     priority: Annotated[int | None, typer.Option(help="Nodes with a lower number are preferred as leader.")] = None,
     snapshots: Annotated[Path | None, typer.Option(help="The folder for snapshots.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with sections node, kafka and timing.")] = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[LogLevel, typer.Option(help="The least severe messages that are logged.")] = LogLevel.INFO,
 ) -> None:
     """Run a node in the foreground until SIGTERM, for instance in a container.
 

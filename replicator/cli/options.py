@@ -8,15 +8,32 @@ from typing import Annotated
 
 import typer
 
+from replicator.address import Address
+from replicator.errors import ConfigError
+
 DEFAULT_DIR = Path("replicator-data")
+
+
+def _parse_address(text: str) -> Address:
+    """Raises `BadParameter`."""
+    try:
+        return Address.parse(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+
 
 Dir = Annotated[
     Path,
     typer.Option("--dir", envvar="REPLICATOR_DIR", help="The folder of the cluster.", show_default=True),
 ]
 Connect = Annotated[
-    str | None,
-    typer.Option("--connect", metavar="HOST:PORT", help="HTTP or Redis port of any node of the cluster."),
+    Address | None,
+    typer.Option(
+        "--connect",
+        metavar="HOST:PORT",
+        parser=_parse_address,
+        help="HTTP or Redis port of any node of the cluster.",
+    ),
 ]
 Bootstrap = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="A running Kafka; by default one is started on this machine.")

@@ -17,6 +17,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
+def print_json_line(value: Any) -> None:
+    print(json.dumps(value, default=str), flush=True)
+
+
+def count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
 def progress_bars(*columns: Any) -> Progress:
     """Progress bars on stderr, if it is a terminal; they disappear at the end."""
     return Progress(

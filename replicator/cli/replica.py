@@ -15,7 +15,9 @@ from replicator.local.operations import promote as promote_replica
 from replicator.local.operations import set_mode as set_member_mode
 from replicator.records.types import Mode
 
-app = typer.Typer(help="Add replicas to a running cluster, and remove them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Add replicas to a running cluster, remove and promote them, and set their modes.", no_args_is_help=True
+)
 
 
 class RequestedMode(StrEnum):

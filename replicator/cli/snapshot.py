@@ -10,8 +10,7 @@ import typer
 from rich.table import Table
 
 from replicator.cli import options
-from replicator.cli.output import ConsoleProgress, console, print_json
-from replicator.errors import ConfigError
+from replicator.cli.output import ConsoleProgress, console, count, print_json
 from replicator.local.admin_client import StoredSnapshot, find_cluster
 from replicator.local.operations import take_snapshot
 
@@ -32,10 +31,7 @@ def take(
     """
     admin = find_cluster(dir, connect, password)
     with ConsoleProgress() as progress:
-        try:
-            taken = take_snapshot(admin, node, progress)
-        except ConfigError as error:
-            raise typer.BadParameter(str(error)) from error
+        taken = take_snapshot(admin, node, progress)
     if json:
         print_json(taken.as_json())
     else:
@@ -45,7 +41,7 @@ def take(
 def describe_snapshot(taken: StoredSnapshot) -> str:
     manifest = taken.manifest
     return (
-        f"snapshot {manifest.name} at offset {manifest.offset}: {manifest.entries} entries, "
+        f"snapshot {manifest.name} at offset {manifest.offset}: {count(manifest.entries, 'entry', 'entries')}, "
         f"{manifest.bytes} bytes in {taken.folder}"
     )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from contextlib import nullcontext
+from typing import Annotated, NoReturn
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -13,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from replicator.cli import options
-from replicator.cli.output import console, print_json
-from replicator.local.admin_client import find_cluster
+from replicator.cli.output import console, print_json, print_json_line
+from replicator.local.admin_client import ClusterAdmin, find_cluster
 from replicator.local.status import FAILED, LEADING_ROLES, SERVING, UNREACHABLE
 from replicator.local.summary import ClusterSummary, summarise
 from replicator.records.types import Policy, WaitFor, WriteMode
@@ -27,21 +28,18 @@ def status(
     dir: options.Dir = options.DEFAULT_DIR,
     connect: options.Connect = None,
     json: options.Json = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Update the table until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until Ctrl-C.")] = False,
     password: options.Password = "",
 ) -> None:
     """Show the leader, how far each node has applied the log, and whether all nodes hold the same data.
 
-    Exit code 1 if there is no leader or a node does not serve.
+    With --watch and --json, print one JSON object a line. Exit code 1 if there is no leader or a node does not serve.
 
     Example: replicator status --watch
     """
     admin = find_cluster(dir, connect, password)
     if watch:
-        with Live(draw(summarise(admin)), console=console, refresh_per_second=4) as live:
-            while True:
-                time.sleep(REFRESH_S)
-                live.update(draw(summarise(admin)))
+        _watch(admin, json=json)
     summary = summarise(admin)
     if json:
         print_json(summary.as_json())
@@ -49,6 +47,18 @@ def status(
         console.print(draw(summary))
     if not summary.leader or not summary.all_serve:
         raise typer.Exit(1)
+
+
+def _watch(admin: ClusterAdmin, *, json: bool) -> NoReturn:
+    """Raises `NodeUnreachable`."""
+    with nullcontext() if json else Live(console=console, refresh_per_second=4) as live:
+        while True:
+            summary = summarise(admin)
+            if live is None:
+                print_json_line(summary.as_json())
+            else:
+                live.update(draw(summary))
+            time.sleep(REFRESH_S)
 
 
 def draw(summary: ClusterSummary) -> Group:
@@ -91,7 +101,7 @@ def _describe_term(summary: ClusterSummary) -> str:
         reason = f"{elected.reason}: {elected.why}"
         text = f"epoch {summary.epoch}: {summary.leader} has been leader for {duration} ({reason})"
     if summary.lease_left_ms is not None:
-        text += f", lease left {summary.lease_left_ms:.0f} ms"
+        text += f", lease left {summary.lease_left_ms} ms"
     return text
 
 

@@ -89,7 +89,7 @@ class Planner:
                 failure = _write_failure(commands, replies)
                 if failure is None:
                     return replies
-                attempts.failures[leader] = failure
+                attempts.failures[leader] = str(failure)
                 outcome_unknown = outcome_unknown or has_unknown_outcome(failure)
                 match after_write_failure(failure, has_id=id is not None, outcome_unknown=outcome_unknown):
                     case RetryDecision.REJECTED:
@@ -117,7 +117,7 @@ class Planner:
                 failure = first_failure(replies)
                 if failure is None:
                     return replies
-                attempts.failures[node] = failure
+                attempts.failures[node] = str(failure)
                 match after_read_failure(failure):
                     case RetryDecision.REJECTED:
                         raise _error(failure)
@@ -154,12 +154,12 @@ class Planner:
             replies = yield Send(node, lookup_commands(self._cluster), min(LOOKUP_TIMEOUT_S, attempts.left_s))
             failure = first_failure(replies)
             if failure is not None:
-                attempts.failures[node] = failure
+                attempts.failures[node] = str(failure)
                 refusal = self._lookup_error(node, failure) or refusal
                 continue
             found = parse_lookup(replies)
             if found.leader is None:
-                attempts.failures.setdefault(node, Failure(ERR, "does not know the leader"))
+                attempts.failures.setdefault(node, "this node does not know the leader")
             elif best is None or found.rank > best.rank:
                 best = found
             if self._map.is_current(found):
@@ -188,7 +188,7 @@ class Planner:
         return Unavailable(f"the read was not answered {self._within(attempts)}")
 
     def _within(self, attempts: _Attempts) -> str:
-        failures = "; ".join(f"{node}: {failure}" for node, failure in attempts.failures.items())
+        failures = "; ".join(f"{node}: {text}" for node, text in attempts.failures.items())
         return f"within {self._timeout_s:g} s ({failures or 'no node was asked'})"
 
 
@@ -198,7 +198,7 @@ class _Attempts:
     def __init__(self, clock: Callable[[], float], timeout_s: float) -> None:
         self._clock = clock
         self._until_s = clock() + timeout_s
-        self.failures: dict[Address, Failure] = {}
+        self.failures: dict[Address, str] = {}
 
     @property
     def left_s(self) -> float:

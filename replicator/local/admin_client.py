@@ -8,11 +8,14 @@ import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from http.client import HTTPException
+from http import HTTPStatus
+from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from pathlib import Path
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
@@ -25,9 +28,18 @@ TIMEOUT_S = 3.0
 SNAPSHOT_S = 600.0
 PROMOTE_S = 15.0
 
+START_NODES = "Start them with `replicator cluster up`"
+CHECK_CONNECT = "Check --connect, and that the node is running"
+
 
 class NodeUnreachable(ReplicatorError):
     pass
+
+
+class NoAnswer(NodeUnreachable):
+    def __init__(self, http: Address, reason: str) -> None:
+        super().__init__(f"no node answers at {http} ({reason}): check that the node is running")
+        self.summary = f"{http} ({reason})"
 
 
 class NodeRefused(ReplicatorError):
@@ -89,13 +101,33 @@ class NodeAdmin:
             with urllib.request.urlopen(request, timeout=timeout_s) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
-            raise NodeRefused(_error_text(error)) from error
-        except (OSError, ValueError, HTTPException) as error:
-            raise NodeUnreachable(f"no node answers at {self.http}: {error}") from error
+            raise NodeRefused(self._refusal(error)) from error
+        except (RemoteDisconnected, IncompleteRead) as error:
+            raise NoAnswer(self.http, "the connection was closed without a reply") from error
+        except (ValueError, HTTPException) as error:
+            raise NodeUnreachable(f"the program at {self.http} is not a replicator node") from error
+        except TimeoutError as error:
+            raise NoAnswer(self.http, f"no reply within {timeout_s:.0f} s") from error
+        except OSError as error:
+            raise NoAnswer(self.http, _reason(error)) from error
+
+    def _refusal(self, error: urllib.error.HTTPError) -> str:
+        if error.code == HTTPStatus.UNAUTHORIZED:
+            if self.password:
+                return "the password is wrong: correct REPLICATOR_NODE_PASSWORD"
+            return "a password is needed: set REPLICATOR_NODE_PASSWORD"
+        return _error_text(error)
 
 
 def _snapshot(reply: dict[str, Any]) -> StoredSnapshot:
     return StoredSnapshot(reply["folder"], Manifest(**known_fields(Manifest, reply)))
+
+
+def _reason(error: OSError) -> str:
+    """Such as: connection refused."""
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    text = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
+    return text[:1].lower() + text[1:]
 
 
 def _error_text(error: urllib.error.HTTPError) -> str:
@@ -108,10 +140,11 @@ def _error_text(error: urllib.error.HTTPError) -> str:
 class ClusterAdmin:
     """Finds a node that answers, and the other members through it."""
 
-    def __init__(self, https: Sequence[Address], password: str) -> None:
-        """`https`: HTTP addresses of one or more nodes."""
+    def __init__(self, https: Sequence[Address], password: str, remedy: str = START_NODES) -> None:
+        """`https`: HTTP addresses of one or more nodes. `remedy`: what to do if none of them answers."""
         self._https = https
         self._password = password
+        self._remedy = remedy
 
     def node(self, http: Address) -> NodeAdmin:
         return NodeAdmin(http, self._password)
@@ -131,8 +164,8 @@ class ClusterAdmin:
             try:
                 return node, node.status()
             except NodeUnreachable as error:
-                problems.append(str(error))
-        raise NodeUnreachable("no node of the cluster answers. " + ". ".join(problems))
+                problems.append(error.summary if isinstance(error, NoAnswer) else str(error))
+        raise NodeUnreachable(f"no node of the cluster answers: {', '.join(problems)}. {self._remedy}")
 
     def statuses(self) -> list[MemberStatus]:
         """All members, and the known nodes that are not members yet. Raises `NodeUnreachable` if no node answers."""
@@ -164,29 +197,34 @@ class ClusterAdmin:
         return self.node(leader.http)
 
 
-def find_cluster(dir: Path, connect: str | None, password: str) -> ClusterAdmin:
+def find_cluster(dir: Path, connect: Address | None, password: str) -> ClusterAdmin:
     """Through the node at `connect` (its HTTP or Redis port) if given, else through the nodes of the folder.
 
     Raises `ConfigError`, `NodeUnreachable`.
     """
     if connect is None:
         return ClusterAdmin([entry.http for entry in ClusterFolder(dir).load_nodes()], password)
-    address = Address.parse(connect)
-    admin = ClusterAdmin([address], password)
+    admin = ClusterAdmin([connect], password, CHECK_CONNECT)
     try:
         admin.any_status()
         return admin
     except NodeUnreachable:
-        http = _http_address(address, password)
+        http = _http_address(connect, password)
         if http is None:
             raise
-        return ClusterAdmin([http], password)
+        return ClusterAdmin([http], password, CHECK_CONNECT)
 
 
 def _http_address(address: Address, password: str) -> Address | None:
     """The HTTP address that a node reports to Redis clients."""
     try:
-        with redis.Redis(address.host, address.port, password=password or None, socket_timeout=TIMEOUT_S) as client:
+        with redis.Redis(
+            address.host,
+            address.port,
+            password=password or None,
+            socket_timeout=TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),  # by default a refused connection is retried for seconds
+        ) as client:
             info: Any = client.info("replicator")
             return Address.parse(str(info["http"]))
     except (redis.RedisError, KeyError, ConfigError):

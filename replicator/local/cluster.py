@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from replicator.config import checked_name
 from replicator.errors import BrokerUnavailable, ConfigError, SnapshotError
 from replicator.local.admin_client import ClusterAdmin, find_cluster
 from replicator.local.folder import ClusterFile, ClusterFolder, NodeEntry
@@ -24,6 +25,7 @@ from replicator.store import snapshot
 UP_S = 120
 START_S = 600
 ADD_S = 3600
+DEFAULT_NODES = 3
 
 
 class LocalCluster:
@@ -43,14 +45,20 @@ class LocalCluster:
         """By node."""
         return {entry.id: entry.resp_port for entry in self.folder.load().nodes}
 
-    def up(self, nodes: int, *, bootstrap: str | None, base_port: int, name: str) -> None:
+    def up(self, nodes: int | None, *, bootstrap: str | None, base_port: int, name: str) -> None:
         """Start the nodes n1, n2, … that are not running, and return when they serve.
 
-        `bootstrap` None: also start a Kafka in the folder. `base_port` and `name` are for a new cluster.
+        `nodes` None: the nodes that the cluster has, or 3 if it has none. `bootstrap` None: also start a Kafka in the
+        folder. `base_port` and `name` are for a new cluster.
         """
         folder = self.folder
-        cluster = folder.load() if folder.exists() else ClusterFile(name, "", False, base_port)
-        for index in range(1, nodes + 1):
+        if folder.exists():
+            self.check_password()
+            cluster = folder.load()
+        else:
+            cluster = ClusterFile(checked_name("cluster name", name), "", False, base_port)
+        cluster = replace(cluster, has_password=bool(self.password))
+        for index in range(1, _node_count(cluster, nodes) + 1):
             cluster = cluster.with_node(f"n{index}")
         for entry in cluster.nodes:
             if folder.process(entry.id) is None:
@@ -87,6 +95,7 @@ class LocalCluster:
 
     def start_node(self, id: str) -> bool:
         """Return when the node has caught up; False if it was already running."""
+        self.check_password()
         cluster = self.folder.load()
         entry = cluster.node(id)
         started = self.folder.start_process(cluster, entry)
@@ -105,6 +114,8 @@ class LocalCluster:
 
         It starts from the named or the newest snapshot, or reads the log from its beginning.
         """
+        checked_name("node id", id)
+        self.check_password()
         folder, cluster = self.folder, self.folder.load()
         if cluster.has_node(id):
             raise ConfigError(f"{id} is in this cluster already: `replicator node start {id}` starts it")
@@ -125,6 +136,11 @@ class LocalCluster:
             set_mode(self.admin, id, mode)
         return entry
 
+    def check_password(self) -> None:
+        """Raises `ConfigError` if a node that is started now would have no password, although the others have one."""
+        if self.folder.load().has_password and not self.password:
+            raise ConfigError("this cluster was started with a password: set REPLICATOR_NODE_PASSWORD")
+
     def _snapshot(self, name: str | None) -> Path:
         snapshots = self.folder.snapshots
         if name:
@@ -142,6 +158,12 @@ class LocalCluster:
         self.folder.stop_process(id)
         self.folder.save(cluster.without_node(id))
         shutil.rmtree(self.folder.node_dir(id), ignore_errors=True)
+
+
+def _node_count(cluster: ClusterFile, asked: int | None) -> int:
+    if asked is not None:
+        return asked
+    return 0 if cluster.nodes else DEFAULT_NODES
 
 
 @contextmanager

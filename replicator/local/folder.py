@@ -52,6 +52,7 @@ class ClusterFile:
     own_broker: bool
     base_port: int
     nodes: tuple[NodeEntry, ...] = field(default=())
+    has_password: bool = False  # the password itself is never in a file
 
     def has_node(self, id: str) -> bool:
         return any(entry.id == id for entry in self.nodes)
@@ -97,18 +98,27 @@ class ClusterFolder:
         return self.node_dir(id) / "node.log"
 
     def exists(self) -> bool:
-        return (self.dir / "cluster.json").exists()
+        """Whether there is a cluster. Raises `ConfigError` if the folder cannot be used."""
+        try:
+            (self.dir / "cluster.json").stat()
+        except FileNotFoundError:
+            return False
+        except NotADirectoryError:
+            raise ConfigError(f"{self.dir} is not a folder: choose another --dir") from None
+        except OSError as error:
+            raise ConfigError(f"{self.dir} cannot be used ({error.strerror}): choose another --dir") from error
+        return True
 
     def load(self) -> ClusterFile:
         """Raises `ConfigError`."""
-        try:
-            fields = json.loads((self.dir / "cluster.json").read_text())
-            return ClusterFile(**{**fields, "nodes": tuple(NodeEntry(**entry) for entry in fields["nodes"])})
-        except FileNotFoundError:
+        if not self.exists():
             raise ConfigError(
                 f"there is no cluster in {self.dir}: `replicator cluster up --dir DIR` creates one; "
                 "--dir or --connect selects another"
-            ) from None
+            )
+        try:
+            fields = json.loads((self.dir / "cluster.json").read_text())
+            return ClusterFile(**{**fields, "nodes": tuple(NodeEntry(**entry) for entry in fields["nodes"])})
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{self.dir}/cluster.json cannot be read: {error}") from error
 

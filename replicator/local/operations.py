@@ -78,15 +78,18 @@ def policy_of(wait_for: str, write: WriteMode) -> Policy:
 def take_snapshot(admin: ClusterAdmin, id: str | None, progress: ProgressReporter) -> StoredSnapshot:
     """On the given node; by default on a snapshotter, else on a follower that has caught up.
 
-    Raises `ConfigError` if the node does not serve, `ReplicatorError`.
+    Raises `ConfigError` if the node is not a member or does not serve, `ReplicatorError`.
     """
-    chosen = _snapshot_node([it for it in admin.statuses() if it.node.serves], id)
+    chosen = _snapshot_node(admin.statuses(), id)
     progress.step(f"taking a snapshot on {chosen.node.id}")
     return admin.node(chosen.member.http).take_snapshot()
 
 
-def _snapshot_node(serving: Sequence[MemberStatus], id: str | None) -> MemberStatus:
-    candidates = [it for it in serving if id in (None, it.node.id)]
+def _snapshot_node(statuses: Sequence[MemberStatus], id: str | None) -> MemberStatus:
+    asked = [it for it in statuses if id in (None, it.node.id)]
+    if not asked:
+        raise ConfigError(f"{id} is not a member of this cluster: see `replicator status`")
+    candidates = [it for it in asked if it.node.serves]
     if not candidates:
         raise ConfigError(f"{f'{id} does not serve' if id else 'no node serves'} now: see `replicator status`")
     return max(candidates, key=lambda it: (it.member.mode == Mode.SNAPSHOTTER, not it.node.leads, it.node.applied))

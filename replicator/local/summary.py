@@ -38,7 +38,7 @@ class ClusterSummary:
     topic_id: str
     epoch: int
     leader: str | None
-    lease_left_ms: float | None  # None if the leader does not answer
+    lease_left_ms: int | None  # None if the leader does not answer
     elected: TermInfo | None  # how the term began, if any node has read its claim
     term_ms: float | None  # how long ago that was
     end_offset: int
@@ -82,8 +82,8 @@ def summarise(admin: ClusterAdmin) -> ClusterSummary:
     )
 
 
-def _lease_left_ms(nodes: Iterable[NodeInfo], epoch: int) -> float | None:
-    return next((node.lease_left_ms for node in nodes if node.leads and node.epoch == epoch), None)
+def _lease_left_ms(nodes: Iterable[NodeInfo], epoch: int) -> int | None:
+    return next((round(node.lease_left_ms) for node in nodes if node.leads and node.epoch == epoch), None)
 
 
 def _term(nodes: Iterable[NodeInfo], epoch: int) -> NodeInfo | None:

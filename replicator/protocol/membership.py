@@ -78,9 +78,16 @@ def _check(membership: Membership, what: str) -> None:
     if policy.write is not WriteMode.SYNC and policy.wait_for is not WaitFor.ALL:
         raise BadRequest(f"{what}: {policy.write} writes wait for all sync members, not for {policy.wait_for}")
     if policy.wait_for is WaitFor.QUORUM and not 1 <= policy.quorum <= len(sync):
-        raise BadRequest(f"{what}: a quorum of {policy.quorum} is not possible with {len(sync)} sync members{hint}")
+        raise BadRequest(f"{what}: {_quorum_problem(policy.quorum, len(sync))}{hint}")
     if policy.wait_for is WaitFor.NAMED and not policy.named:
         raise BadRequest(f"{what}: the policy names no sync member")
     not_sync = sorted(set(policy.named) - set(sync))
     if policy.wait_for is WaitFor.NAMED and not_sync:
         raise BadRequest(f"{what}: not a sync member: {', '.join(not_sync)}{hint}")
+
+
+def _quorum_problem(quorum: int, sync: int) -> str:
+    if quorum < 1:
+        return f"a quorum of {quorum} is invalid: it must be 1 or more"
+    members = "is 1" if sync == 1 else f"are {sync}"
+    return f"a quorum of {quorum} needs {quorum} sync members, and there {members}"

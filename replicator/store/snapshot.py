@@ -77,6 +77,9 @@ def listed(folder: Path) -> list[Manifest]:
 
 
 def read_manifest(snapshot: Path) -> Manifest:
+    """Raises `SnapshotError`."""
+    if not snapshot.is_dir():
+        raise SnapshotError(f"there is no snapshot {snapshot.name}: see `replicator snapshot list`")
     try:
         return Manifest(**json.loads((snapshot / _MANIFEST).read_text()))
     except (OSError, ValueError, TypeError) as error:

@@ -23,6 +23,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from replicator.errors import BrokerUnavailable, ReplicatorError
+from replicator.log.kafka.failure_text import describe_failure
 from replicator.log.kafka.partition_leader import PARTITION, LeaderLookup, PartitionLeader
 from replicator.log.port import Entry
 from replicator.position import Offset
@@ -162,7 +163,7 @@ class PartitionClient:
                 response = await connection.send(request)
         except (KafkaError, OSError, TimeoutError) as error:
             self._drop(connection)
-            why = str(error) or f"no answer within {self._timeout_ms} ms"
+            why = describe_failure(error, self._timeout_ms)
             raise RequestLost(f"{what} on {self._topic}: {why}") from error
         except asyncio.CancelledError:
             # the request in flight would delay all later requests of this connection
@@ -189,7 +190,7 @@ class PartitionClient:
                 leader = await self._lookup.find()
                 connection = await self._lookup.connect(leader.address, self._timeout_ms)
         except (KafkaError, OSError, TimeoutError) as error:
-            why = str(error) or f"no answer within {self._timeout_ms} ms"
+            why = describe_failure(error, self._timeout_ms)
             raise BrokerUnavailable(
                 f"Kafka at {self._lookup.bootstrap} is unavailable: {why}. Check the address, and that Kafka is running"
             ) from error

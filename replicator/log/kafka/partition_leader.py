@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError, for_code
 from replicator.address import Address
 from replicator.errors import BrokerUnavailable
 from replicator.intervals import LEADER_LOOKUP_MS, LEADER_WAIT_MS
+from replicator.log.kafka.failure_text import describe_failure
 from replicator.log.kafka.metadata import TopicMetadataRequest
 from replicator.log.kafka.security import KafkaSecurity
 
@@ -155,7 +156,7 @@ class LeaderLookup:
                     try:
                         answers.append(task.result())
                     except (KafkaError, OSError, TimeoutError) as error:
-                        failures.append(str(error) or f"no answer within {LEADER_LOOKUP_MS} ms")
+                        failures.append(describe_failure(error, LEADER_LOOKUP_MS))
                 if any(it.leader is not None and it.leader.epoch >= self.epoch for it in answers):
                     until_s = min(until_s, loop.time() + LEADER_WAIT_MS / 1000)
         finally:

@@ -36,6 +36,7 @@ from replicator.server.http.keys import read_routes
 from replicator.server.http.members import member_routes
 from replicator.server.http.metrics import CONTENT_TYPE, render
 from replicator.server.identity import Identity
+from replicator.server.listening import cannot_listen
 from replicator.server.protection import HOW_TO_OPEN, is_loopback, is_own_host, is_same_site
 from replicator.server.stats import Stats
 from replicator.store.snapshot import Manifest
@@ -114,7 +115,7 @@ class HttpServer:
             )
         except OSError as error:
             await self._runner.cleanup()
-            raise ConfigError(f"cannot listen at {address}: {error.strerror}. Choose another with --http") from error
+            raise cannot_listen(address, error, option="--http") from error
 
     def attach_node(self, node: Node, stats: Stats, snapshots: Snapshots) -> None:
         """Serve the requests about this node from now on."""
@@ -138,7 +139,7 @@ class HttpServer:
         try:
             return await handler(request)
         except web.HTTPError as error:
-            return _error(error.status, f"{error.reason}: see GET /status, /metrics, /snapshots")
+            return _error(error.status, _describe(error, request.app))
         except NotLeader as error:
             return _error(409, str(error), leader=self._leader_http())
         except (BadRequest, ConfigError) as error:
@@ -251,6 +252,13 @@ class HttpServer:
 
 def _member_fields(member: Member) -> dict[str, Any]:
     return {**asdict(member), "mode": member.mode.value, "resp": str(member.resp), "http": str(member.http)}
+
+
+def _describe(error: web.HTTPError, app: web.Application) -> str:
+    if not isinstance(error, web.HTTPNotFound | web.HTTPMethodNotAllowed):
+        return error.reason
+    paths = sorted({resource.canonical for resource in app.router.resources()})
+    return f"{error.reason}: the paths are {', '.join(paths)}"
 
 
 def _error(status: int, message: str, **more: Any) -> web.Response:

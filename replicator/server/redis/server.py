@@ -7,12 +7,13 @@ import itertools
 import logging
 
 from replicator.address import Address
-from replicator.errors import ConfigError, ReplicatorError
+from replicator.errors import ReplicatorError
 from replicator.intervals import AUTH_TIMEOUT_S, IDLE_CHECK_S, KEEPALIVE_S, STOP_TIMEOUT_S
 from replicator.limits import BACKLOG, MAX_LONG_READS
 from replicator.protocol.timing import Timing
 from replicator.server.backend import Backend
 from replicator.server.keyspace import KEYSPACE_TABLE
+from replicator.server.listening import cannot_listen
 from replicator.server.protection import HOW_TO_OPEN, is_loopback
 from replicator.server.redis.connection import Connection
 from replicator.server.redis.resp import Error
@@ -72,7 +73,7 @@ class RedisServer:
                 lambda: Connection(self, next(self._ids)), self._address.host, self._address.port, backlog=BACKLOG
             )
         except OSError as error:
-            raise ConfigError(f"cannot listen at {self._address}: {error.strerror}. Choose another") from error
+            raise cannot_listen(self._address, error, option="--resp") from error
         self.port = self._server.sockets[0].getsockname()[1]
         self._idle_check = loop.call_later(IDLE_CHECK_S, self._check_idle)
 
