@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
@@ -100,6 +101,9 @@ class KafkaLog:
             raise AppendOutcomeUnknown(str(error)) from error
         except RequestLost as error:
             raise AppendOutcomeUnknown(str(error)) from error
+        if base < self._known_end:  # the log has lost entries, or is another one
+            with contextlib.suppress(BrokerUnavailable):
+                await self._monitor.verify()
         self._known_end = max(self._known_end, Offset(base + len(payloads)))
         return base
 
