@@ -28,7 +28,6 @@ from replicator.protocol import acceptance, claims
 from replicator.protocol.ack_policy import MAX_OFFSET, AckRequirement, local_readers
 from replicator.protocol.levels import Level
 from replicator.protocol.log_state import LogState, Void
-from replicator.protocol.suspension import NONE, SuspendedKeys
 from replicator.protocol.timing import Timing
 from replicator.records.types import Body, Reason
 from replicator.store.values import expiry_of
@@ -222,16 +221,6 @@ def releases_wait_for_nobody() -> AbstractContextManager[object]:
 def unacknowledged_writes_are_confirmed() -> AbstractContextManager[object]:
     """A leader that stepped down answers OK though it does not know whether the sync replicas have the write."""
     return patch.object(Writes, "await_acks", Writes.apply)
-
-
-def claims_release_what_was_written() -> AbstractContextManager[object]:
-    """In invalidate mode, a new leader's claim alone ends the suspensions."""
-
-    def claim(self: SuspendedKeys) -> None:
-        for key in list(self.keys):
-            self._set(key, NONE)
-
-    return patch.object(SuspendedKeys, "claim", claim)
 
 
 def sessions_wait_for_nothing() -> AbstractContextManager[object]:

@@ -164,7 +164,7 @@ async def test_a_mode_is_requested_at_the_leader_and_changed_by_a_record(pair: P
         (
             "/policy",
             b'{"write": "sync", "wait_for": "quorum", "quorum": 2}',
-            "a quorum of 2 is not possible",
+            "a quorum of 2 needs 2 sync members, and there is 1",
         ),
         ("/policy", b'{"write": "sync", "wait_for": "named", "named": "n2"}', "named a list of node ids"),
         ("/policy", b'{"write": "sync", "wait_for": "named", "named": [2]}', "named a list of node ids"),
