@@ -50,7 +50,7 @@ def test_simulations_have_no_violations() -> None:
         (mutations.leases_run_from_the_last_copy_of_a_claim, "hold a lease", None, 280),
         (mutations.replicas_ignore_suspensions, "not linearizable", SUSPEND, 20),
         (mutations.follower_leases_never_end, "not linearizable", SUSPEND, 680),
-        (mutations.follower_leases_need_no_question, "not linearizable", INVALIDATE, 600),
+        (mutations.follower_leases_need_no_question, "not linearizable", INVALIDATE, 2690),
         (mutations.replicas_that_read_locally_no_more_are_not_waited_for, "not linearizable", SUSPEND, 1930),
         (mutations.writes_wait_for_no_acks, "not linearizable", INVALIDATE, 0),
         (mutations.writes_are_not_announced, "not linearizable", SUSPEND, 0),
