@@ -58,13 +58,22 @@ UNKNOWN = Address("?", 0)
 def parse_host(text: str) -> str:
     """A host without a port; an IPv6 address may be in brackets, and is returned without. Raises `ConfigError`."""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    if _is_ipv6(bare) or (bare == text and _NAME.fullmatch(text)):
+    if _is_ipv6(bare) or (bare == text and _is_name(text)):
         return bare
     raise ConfigError(f"invalid host {text!r}: expected a host name or an IP address without a port")
 
 
 def _is_port(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= _MAX_PORT
+
+
+def _is_name(text: str) -> bool:
+    """Whether it can be looked up: no label is empty or too long."""
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        return False
+    return _NAME.fullmatch(text) is not None
 
 
 def _is_ipv6(text: str) -> bool:

@@ -14,7 +14,7 @@ from replicator.log.memory import MemoryAckTopic, MemoryLog
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Log
 from replicator.node.clock import Clock, SystemClock
 from replicator.node.context import open_context
-from replicator.node.leader_link import LinkFailed
+from replicator.node.leader_link import CommittedOffset, LinkFailed
 from replicator.node.node import Node
 from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.protocol.timing import Timing
@@ -100,7 +100,7 @@ class MemoryLink:
         self._nodes = nodes
         self.cut = False
 
-    async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> Offset:
+    async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> CommittedOffset:
         running = self._nodes[leader.node]
         if self.cut or running.task.done():
             raise LinkFailed("the connection is refused")

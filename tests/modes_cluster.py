@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from replicator.errors import ReplicatorError
 from replicator.log.memory import MemoryAckTopic, MemoryLog, MemoryReader
-from replicator.log.port import AppendRefused, Entry
+from replicator.log.port import AppendRefused, Entry, Log
 from replicator.node.claim import send_claim
 from replicator.position import NodeId, Offset
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level
@@ -78,10 +78,11 @@ class ModesCluster(MemoryCluster):
         super().__init__(folder, timing, StallingLog())
         self.acks = GatedAckTopic()
 
-    async def set_up(self, policy: Policy, *modes: Mode) -> None:
-        """Start n1, n2, … in these modes."""
+    async def set_up(self, policy: Policy, *modes: Mode, logs: Mapping[str, Log] | None = None) -> None:
+        """Start n1, n2, … in these modes. `logs`: of nodes that do not use the cluster's as it is."""
         for place, _ in enumerate(modes):
-            await self.start(f"n{place + 1}", priority=place)
+            name = f"n{place + 1}"
+            await self.start(name, (logs or {}).get(name), priority=place)
         leader = await self.leader()
         for name, mode in zip(self.nodes, modes, strict=True):
             leader.node.membership_changes.add_member(self.nodes[name].member)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import Future
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -17,6 +18,7 @@ from replicator.node.commitment import Commitment
 from replicator.node.follower_reads import FollowerReads
 from replicator.node.index_source import IndexAnswer, IndexSource
 from replicator.node.leader_index import LeaderIndex
+from replicator.node.leader_link import CommittedOffset
 from replicator.node.leader_reads import LeaderReads
 from replicator.node.read_index import ReadIndex
 from replicator.node.replica import Replica
@@ -244,9 +246,9 @@ def the_read_index_is_the_end_of_the_log() -> AbstractContextManager[object]:
 
 
 def leaders_answer_other_nodes_without_a_lease() -> AbstractContextManager[object]:
-    async def committed_offset(self: LeaderIndex, timeline: bytes, epoch: Epoch) -> Offset:
+    async def committed_offset(self: LeaderIndex, timeline: bytes, epoch: Epoch) -> CommittedOffset:
         self._check_leads(timeline, epoch)
-        return await self._context.commit_point.get()
+        return CommittedOffset(await asyncio.shield(self._context.commit_point.get()), inf)
 
     return patch.object(LeaderIndex, "committed_offset", committed_offset)
 

@@ -29,6 +29,7 @@ def test_an_address_and_its_text(text: str, host: str, port: int) -> None:
     [
         *("", ":", "host", "7001", "host:", ":7001", "host:port", "host:-1", "host:70000", "host:²", "host:7 "),
         *("a b:1", "http://host:1", "host:1/path", "[host]:1", "[::1]", "[]:1", "[::1:1", "::1]:1"),
+        *("n1..example.org:1", ".example.org:1", f"{'a' * 64}.org:1"),
     ],
 )
 def test_invalid_addresses_are_refused(text: str) -> None:

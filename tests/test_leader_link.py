@@ -38,7 +38,9 @@ async def link() -> AsyncIterator[RedisLeaderLink]:
 async def ask(link: RedisLeaderLink, pair: ServerThread, index: int = 0, leader: Member | None = None) -> Offset:
     state = pair.node(0).machine.state
     async with asyncio.timeout(10):
-        return await link.committed_offset(leader or pair.node(index).member, state.timeline, state.epoch)
+        answer = await link.committed_offset(leader or pair.node(index).member, state.timeline, state.epoch)
+        assert answer.lease_left_ms > 0
+        return answer.offset
 
 
 def connections(pair: ServerThread) -> set[int]:
@@ -95,6 +97,15 @@ async def test_a_node_that_is_not_there_is_unreachable(pair: ServerThread, link:
         await ask(link, pair, leader=member)
 
 
+@pytest.mark.parametrize("host", ["n1..example.org", "a" * 64])
+async def test_a_host_that_cannot_be_looked_up_is_unreachable(
+    pair: ServerThread, link: RedisLeaderLink, host: str
+) -> None:
+    """An old log may have one."""
+    with pytest.raises(LinkFailed, match="no connection to"):
+        await ask(link, pair, leader=replace(pair.node(0).member, resp=Address(host, 7001)))
+
+
 async def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(pair: ServerThread) -> None:
     """The first connection answers after its question was given up, the second at once."""
     late, opened = asyncio.Event(), 0
@@ -108,7 +119,7 @@ async def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(pair:
                 await reader.readline()
             if number == 1:
                 await late.wait()
-            writer.write(b":%d\r\n" % number)
+            writer.write(b"*2\r\n:%d\r\n:1\r\n" % number)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     member = replace(pair.node(0).member, resp=Address("127.0.0.1", server.sockets[0].getsockname()[1]))
@@ -125,8 +136,8 @@ async def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(pair:
     server.close()
 
 
-@pytest.mark.parametrize("answer", [b"+PONG\r\n", b"$-1\r\n", b"nonsense\r\n"])
-async def test_another_answer_than_a_number_is_a_failure(pair: ServerThread, answer: bytes) -> None:
+@pytest.mark.parametrize("answer", [b"+PONG\r\n", b"$-1\r\n", b":1\r\n", b"*1\r\n:1\r\n", b"nonsense\r\n"])
+async def test_another_answer_than_two_numbers_is_a_failure(pair: ServerThread, answer: bytes) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         writer.write(answer)
@@ -165,5 +176,6 @@ def test_followers_behind_a_password_read_linearizably_through_the_leader(pair: 
     leader, follower = pair.client(0, password=PASSWORD), pair.client(1, password=PASSWORD)
     assert isinstance(leader.set("k", "v"), bool)
     state = pair.node(0).machine.state
-    assert leader.execute_command("REPL.INDEX", state.timeline.hex(), str(Epoch(state.epoch))) >= state.offset - 1
+    [offset, lease_left_ms] = leader.execute_command("REPL.INDEX", state.timeline.hex(), str(Epoch(state.epoch)))
+    assert offset >= state.offset - 1 and 0 < lease_left_ms <= STEADY.lease_ms
     assert follower.execute_command("REPL.READ", "linearizable", "GET", "k") == b"v"

@@ -28,10 +28,16 @@ class CommitPoint:
         if waiting is not None:
             waiting.set_result(offset)
 
-    async def get(self) -> Offset:
-        """Wait until it is known. An append that is sent after this call is not waited for."""
-        if self._offset is not None:
-            return self._offset
-        if self._next is None:
-            self._next = asyncio.get_running_loop().create_future()
-        return await asyncio.shield(self._next)  # others wait for it, too
+    def get(self) -> asyncio.Future[Offset]:
+        """Ends once it is known, without waiting for appends that are sent after this call.
+
+        Callers share the future, and must not cancel it.
+        """
+        if self._offset is None and self._next is not None:
+            return self._next
+        future: asyncio.Future[Offset] = asyncio.get_running_loop().create_future()
+        if self._offset is None:
+            self._next = future
+        else:
+            future.set_result(self._offset)
+        return future

@@ -5,6 +5,10 @@ barrier   an entry that every reader skips, appended with acks=all: only the pre
           acknowledge it, and all that was in the log before is below its offset
 
 A barrier makes the next append of the leader end at another offset than expected: it is the exception.
+
+The lease of a local reader rests on such an answer. After a forced claim the new leader waits until the lease of the
+former one has ended, so a lease that rests on the former one's answer must not outlive it. A barrier needs no such
+bound: a claim that is not read with it comes after it.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ LINK_SHARE = 8
 class IndexAnswer(NamedTuple):
     asked_ms: float  # when the question was sent
     offset: Offset  # all that was confirmed or shown before that is at or below it
+    lease_ms: float = inf  # from `asked_ms` on: a lease of this node that rests on the answer must not last longer
 
 
 class IndexSource:
@@ -65,13 +70,13 @@ class IndexSource:
         state, member = context.replica.state, leading_member(context)
         asked_ms = context.clock.elapsed_ms()
         if state.leader == context.author:
-            return IndexAnswer(asked_ms, await self._own.committed_offset(state.timeline, state.epoch))
+            return IndexAnswer(asked_ms, *await self._own.committed_offset(state.timeline, state.epoch))
         if member is None or member.node == context.author.node:  # this node, before it was restarted
             raise LinkFailed("there is no leader, or its address is not known")
         timeout_ms = context.timing.read_ms / LINK_SHARE
         try:
             async with asyncio.timeout(timeout_ms / 1000):
-                return IndexAnswer(asked_ms, await self._link.committed_offset(member, state.timeline, state.epoch))
+                return IndexAnswer(asked_ms, *await self._link.committed_offset(member, state.timeline, state.epoch))
         except TimeoutError:
             raise LinkFailed(f"{member.node} has not answered at {member.resp} for {timeout_ms:.0f} ms") from None
 

@@ -13,7 +13,8 @@ from replicator.errors import NotLeader, Stale
 from replicator.intervals import LEASE_POLL_MS
 from replicator.node.context import NodeContext
 from replicator.node.health import NodeHealth
-from replicator.position import Epoch, Offset
+from replicator.node.leader_link import CommittedOffset
+from replicator.position import Epoch
 
 
 class LeaderIndex:
@@ -21,8 +22,8 @@ class LeaderIndex:
         self._context = context
         self._health = health
 
-    async def committed_offset(self, timeline: bytes, epoch: Epoch) -> Offset:
-        """Everything that was confirmed, or shown by any node, before this call is at or below it.
+    async def committed_offset(self, timeline: bytes, epoch: Epoch) -> CommittedOffset:
+        """Everything that was confirmed, or shown by any node, before this call is at or below the offset.
 
         A leader that resolves an append is waited for. Raises `NotLeader` (of that timeline, in that epoch or a later
         one), `Stale` (it takes too long), and why this node serves no clients.
@@ -32,21 +33,25 @@ class LeaderIndex:
             async with asyncio.timeout(context.timing.read_ms / 1000):
                 while True:
                     self._check_leads(timeline, epoch)
-                    offset = await self._committed_soon()
-                    if offset is not None and context.roles.lease_left_ms() > 0:
-                        self._check_leads(timeline, epoch)
-                        return offset
-                    await context.clock.sleep(LEASE_POLL_MS)
+                    if (answer := await self._answer_of_term(timeline, epoch)) is not None:
+                        return answer
         except TimeoutError:
             raise Stale(f"{context.author.node} has not held its lease for {context.timing.read_ms} ms") from None
 
-    async def _committed_soon(self) -> Offset | None:
-        """None if it stays unknown: this node may not be the leader any more."""
-        try:
-            async with asyncio.timeout(LEASE_POLL_MS / 1000):
-                return await self._context.commit_point.get()
-        except TimeoutError:
-            return None
+    async def _answer_of_term(self, timeline: bytes, epoch: Epoch) -> CommittedOffset | None:
+        """None if this node may have lost leadership since the offset was known: another leader may have written."""
+        context, term = self._context, self._context.replica.state.epoch
+        committed = context.commit_point.get()
+        while context.replica.state.epoch == term:
+            left_ms = context.roles.lease_left_ms()
+            if not committed.done():
+                await asyncio.wait([committed], timeout=LEASE_POLL_MS / 1000)
+            elif left_ms > 0:
+                return CommittedOffset(committed.result(), left_ms)
+            else:
+                await context.clock.sleep(LEASE_POLL_MS)
+            self._check_leads(timeline, epoch)
+        return None
 
     def _check_leads(self, timeline: bytes, epoch: Epoch) -> None:
         self._health.store()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from replicator.errors import ReplicatorError
 from replicator.position import Epoch, Offset
@@ -13,8 +13,15 @@ class LinkFailed(ReplicatorError):
     """The node that was asked does not answer, or does not hold the lease of a leader."""
 
 
+class CommittedOffset(NamedTuple):
+    """A leader's answer."""
+
+    offset: Offset
+    lease_left_ms: float  # a lease of the node that asked must not last longer
+
+
 class LeaderLink(Protocol):
-    async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> Offset:
+    async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> CommittedOffset:
         """The answer of `leader` to `LeaderIndex.committed_offset`. The caller limits the time, by cancelling it.
 
         One question at a time. Raises `LinkFailed`.

@@ -27,12 +27,16 @@ def read_timed_out(context: NodeContext) -> Stale:
 
 
 class _Round:
-    """One request, and all reads that wait for its answer, or for the store to reach it."""
+    """One request, and all reads that wait for its answer, or for the store to reach it. It ends within `read_ms`."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.answered: asyncio.Future[IndexAnswer] = loop.create_future()
         self.reached: asyncio.Future[View] = loop.create_future()
+
+    def fail(self, error: ReplicatorError) -> None:
+        _fail(self.answered, error)
+        _fail(self.reached, error)
 
 
 class ReadIndex:
@@ -46,6 +50,7 @@ class ReadIndex:
         self._next: _Round | None = None  # of the reads that wait for the next request
         self._tasks: set[asyncio.Task[None]] = set()
         self.fresh_ms = -inf  # the latest time as of which the store is known to have all committed records
+        self.lease_until_ms = -inf  # no write that this store lacks is confirmed before, without its ack or its lease
 
     @property
     def age_ms(self) -> float:
@@ -74,38 +79,37 @@ class ReadIndex:
         """The next round."""
         if self._next is None:
             self._next = _Round()
-            task = asyncio.get_running_loop().create_task(self._run())
+            task = asyncio.get_running_loop().create_task(self._run(self._next))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return self._next
 
-    async def _run(self) -> None:
-        """The next round, once the one before has its answer."""
+    async def _run(self, joined: _Round) -> None:
+        try:
+            async with asyncio.timeout(self._context.timing.read_ms / 1000):
+                await self._ask_and_reach(joined)
+        except ReplicatorError as error:
+            joined.fail(error)
+        except TimeoutError:
+            pass
+        finally:
+            if self._next is joined:
+                self._next = None
+            joined.fail(read_timed_out(self._context))  # also after an unexpected error: a read must not wait for ever
+
+    async def _ask_and_reach(self, joined: _Round) -> None:
+        """Once the round before has its answer."""
         context = self._context
         async with self._asking:
-            joined, self._next = self._next, None
-            assert joined is not None
-            try:
-                answer = await self._source.ask()
-            except ReplicatorError as error:
-                _fail(joined.answered, error)
-                _fail(joined.reached, error)
-                return
+            self._next = None
+            answer = await self._source.ask()
         self._last = max(self._last, answer)
         _end(joined.answered, answer)
-        try:
-            async with asyncio.timeout(context.timing.read_ms / 1000):
-                await context.replica.applied(answer.offset)
-        except TimeoutError:
-            _fail(joined.reached, read_timed_out(context))
-            return
+        await context.replica.applied(answer.offset)
         self.fresh_ms = max(self.fresh_ms, answer.asked_ms)
-        try:
-            view = self._view()
-        except ReplicatorError as error:
-            _fail(joined.reached, error)
-            return
-        _end(joined.reached, view)
+        lease_ms = min(context.timing.follower_lease_ms, answer.lease_ms)
+        self.lease_until_ms = max(self.lease_until_ms, answer.asked_ms + lease_ms)
+        _end(joined.reached, self._view())
 
 
 def _end(future: asyncio.Future[T], result: T) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from replicator.node.leader_link import CommittedOffset
 from replicator.node.reads import NodeReads
 from replicator.node.replica import RowListener
 from replicator.node.replica_progress import LastAck
@@ -51,7 +52,7 @@ class Backend(Protocol):
         """How many other nodes have applied `offset`, once `replicas` have or after `timeout_ms` (0: no timeout)."""
         ...
 
-    async def committed_offset(self, timeline: bytes, epoch: Epoch) -> Offset:
+    async def committed_offset(self, timeline: bytes, epoch: Epoch) -> CommittedOffset:
         """For other nodes: the leader's committed offset, as `node.leader_index` says. Raises as it does."""
         ...
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import hiredis
 
 from replicator.address import Address
-from replicator.node.leader_link import LinkFailed
+from replicator.node.leader_link import CommittedOffset, LinkFailed
 from replicator.position import Epoch, Offset
 from replicator.records.types import Member
 
@@ -25,7 +25,7 @@ class RedisLeaderLink:
         self._connection: _LinkConnection | None = None
         self._address: Address | None = None  # of the connection
 
-    async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> Offset:
+    async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> CommittedOffset:
         """As `LeaderLink.committed_offset`."""
         connection = self._connection
         if connection is None or connection.closed or self._address != leader.resp:
@@ -35,9 +35,11 @@ class RedisLeaderLink:
         except BaseException:
             connection.close()
             raise
-        if not isinstance(reply, int):
-            raise LinkFailed(f"{leader.node} at {leader.resp} answered: {reply}")
-        return Offset(reply)
+        match reply:
+            case [int(offset), int(lease_left_ms)]:
+                return CommittedOffset(Offset(offset), lease_left_ms)
+            case _:
+                raise LinkFailed(f"{leader.node} at {leader.resp} answered: {reply}")
 
     async def close(self) -> None:
         if self._connection is not None:
@@ -48,7 +50,7 @@ class RedisLeaderLink:
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.create_connection(_LinkConnection, address.host, address.port)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: not a host name that can be looked up
             raise LinkFailed(f"no connection to {address}: {error}") from error
         try:
             if self._password and (reply := await connection.ask("AUTH", self._password)) != b"OK":

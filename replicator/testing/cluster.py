@@ -12,9 +12,9 @@ from pathlib import Path
 from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.node.context import open_context
-from replicator.node.leader_link import LinkFailed
+from replicator.node.leader_link import CommittedOffset, LinkFailed
 from replicator.node.node import Node
-from replicator.position import Author, Epoch, NodeId, Offset
+from replicator.position import Author, Epoch, NodeId
 from replicator.protocol.timing import Timing
 from replicator.records.types import Member, Mode
 from replicator.store import boot
@@ -104,14 +104,14 @@ class SimLeaderLink:
         self._link = link
         self._peers = peers
 
-    async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> Offset:
+    async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> CommittedOffset:
         link, broker = self._link, self._link.broker
-        answer: asyncio.Future[Offset] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[CommittedOffset] = asyncio.get_running_loop().create_future()
         if not (link.cut or link.isolated or broker.rng.random() < broker.faults.question_lost):
             broker.later(broker.message_ms(), self._arrive, leader.node, timeline, epoch, answer)
         return await answer
 
-    def _arrive(self, node: NodeId, timeline: bytes, epoch: Epoch, answer: asyncio.Future[Offset]) -> None:
+    def _arrive(self, node: NodeId, timeline: bytes, epoch: Epoch, answer: asyncio.Future[CommittedOffset]) -> None:
         broker, life = self._link.broker, self._peers[node].life
         if life is None:
             broker.later(broker.message_ms(), deliver, answer, LinkFailed("the connection is refused"))
@@ -120,10 +120,12 @@ class SimLeaderLink:
             life.requests.add(request)
             request.add_done_callback(life.requests.discard)
 
-    async def _answer(self, life: Running, timeline: bytes, epoch: Epoch, answer: asyncio.Future[Offset]) -> None:
+    async def _answer(
+        self, life: Running, timeline: bytes, epoch: Epoch, answer: asyncio.Future[CommittedOffset]
+    ) -> None:
         """Runs in the process that was asked."""
         broker = self._link.broker
-        outcome: Offset | LinkFailed
+        outcome: CommittedOffset | LinkFailed
         try:
             outcome = await life.node.committed_offset(timeline, epoch)
         except ReplicatorError as error:
