@@ -65,6 +65,15 @@ def test_a_watched_key_that_changed_decides_nothing(client: Any, raw_client: Raw
     assert send(raw_client, b"watched", b"INCR n") == [1]
 
 
+def test_a_watched_key_that_changed_does_not_hide_what_the_id_has_decided(client: Any, raw_client: Raw) -> None:
+    """The first attempt may be executed between the WATCH and the EXEC of its own retry."""
+    assert send(raw_client, b"decided", b"INCR n") == [1]
+    raw_client.ask(b"WATCH", b"n")
+    client.set("n", 5)
+    assert send(raw_client, b"decided", b"INCR n") == [1]
+    assert client.get("n") == b"5"
+
+
 def test_it_needs_multi_and_an_id(raw_client: Raw) -> None:
     assert "without MULTI" in str(raw_client.ask(b"REPL.EXEC", b"id"))
     assert "1 to 128 bytes" in str(send(raw_client, b"x" * 129, b"INCR n"))
