@@ -32,10 +32,10 @@ MAX_INFLIGHT_BYTES = 64 << 20
 """Total size of the writes that are not yet committed. Bounds memory; further writes fail with `BUSY`."""
 
 FLUSH_ENTRIES = 1_000
-"""Entries that one record of FLUSHALL deletes. Bounds the time that the event loop spends on the record."""
+"""Entries that one record of FLUSHALL, or of a large row that has expired, deletes. Bounds the time of the record."""
 
 FLUSH_BYTES = 1_000_000
-"""Total size of the entries that one record of FLUSHALL deletes. Keeps the record far below MAX_RECORD_BYTES."""
+"""Total size of the entries that one such record deletes. Keeps the record far below MAX_RECORD_BYTES."""
 
 # REPL.ONCE
 

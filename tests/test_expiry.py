@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from replicator.errors import Busy, Stale
+from replicator.limits import FLUSH_ENTRIES
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level
 from replicator.records.types import Policy, Write
 from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.server.redis.commands import look_up
 from replicator.server.redis.resp import Reply
 from replicator.server.redis.turns import Budget
+from replicator.store.keys import table_range
 from replicator.store.values import encode_value
-from replicator.store.view import View
+from replicator.store.view import KeyBlocked, View
 from tests.memory_cluster import MemoryCluster, RunningNode, SetWallClock, submit, until
 from tests.modes_cluster import ALL, ASYNC, STEADY, SYNC, A, ModesCluster, begin_read, stored
 from tests.redis_fixture import ServerThread
@@ -232,3 +236,115 @@ def test_an_error_that_says_that_a_row_is_gone_deletes_it(
         replies = pipe.rename("k", "l").set("other", "1").execute(raise_on_error=False)
     assert "no such key" in str(replies[0]) and replies[1] is True
     assert at_follower(server, "k") is None
+
+
+FIELDS = 2 * FLUSH_ENTRIES + 10
+
+
+async def write_large(cluster: MemoryCluster, leader: RunningNode) -> None:
+    """A hash `a` that one record cannot delete, and expires."""
+    for start in range(0, FIELDS, 500):
+        names = range(start, min(FIELDS, start + 500))
+        await execute(leader, b"hset", b"a", *(part for name in names for part in (b"%d" % name, b"v")))
+    await execute(leader, b"pexpire", b"a", b"%d" % TTL_MS)
+    await cluster.caught_up()
+
+
+def hold_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only reads and writes delete expired rows."""
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("replicator.node.node.delete_expired", never)
+
+
+async def test_a_large_row_is_deleted_in_parts_and_delays_no_other_row(
+    cluster: ModesCluster, clock: SetWallClock
+) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    await write_large(cluster, cluster.n1)
+    await write(cluster.n1, b"b", b"1")
+    clock.now_ms += TTL_MS
+    await until(lambda: not cluster.n2.machine.view.rows("kv"))
+    assert max(len(body.changes) for body in cluster.bodies_of(Write)[-4:]) <= FLUSH_ENTRIES
+    assert not list(cluster.n2.machine.view.scan(*table_range("kv")))
+
+
+async def test_a_read_of_a_large_row_waits_for_all_its_parts(
+    cluster: ModesCluster, clock: SetWallClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold_background(monkeypatch)
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    await write_large(cluster, cluster.n1)
+    clock.now_ms += TTL_MS
+    assert await run(cluster.n1, b"hlen", b"a") == 0
+    assert await run(cluster.n2, b"hgetall", b"a", level=LINEARIZABLE) == {}
+
+
+async def test_a_write_does_not_meet_the_rest_of_a_large_row(
+    cluster: ModesCluster, clock: SetWallClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold_background(monkeypatch)
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    await write_large(cluster, cluster.n1)
+    clock.now_ms += TTL_MS
+    for line in ((b"hset", b"a", b"f", b"v"), (b"del", b"a"), (b"persist", b"a"), (b"rename", b"a", b"b")):
+        with pytest.raises(Busy, match="deleted in parts"):
+            await execute(cluster.n1, *line)
+    assert await run(cluster.n1, b"hlen", b"a") == 0
+    assert await execute(cluster.n1, b"hset", b"a", b"f", b"v") == 1
+    assert await run(cluster.n2, b"hgetall", b"a", level=LINEARIZABLE) == {b"f": b"v"}
+
+
+async def test_a_row_of_which_a_part_was_deleted_is_not_shown(
+    cluster: ModesCluster, clock: SetWallClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And has expired for a new leader, too, whose clock is behind."""
+    hold_background(monkeypatch)
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    await write_large(cluster, cluster.n1)
+    clock.now_ms += TTL_MS
+    transaction = cluster.n1.node.begin()
+    transaction.remove_part_of_expired("kv", b"a")
+    await submit(cluster.n1.node, transaction)
+    clock.now_ms -= HOUR_MS
+    held = cluster.n1.node._context.writes.bytes
+    refuse_writes(cluster)
+    with pytest.raises(Busy):
+        await run(cluster.n1, b"hlen", b"a")
+    cluster.n1.node._context.writes.bytes = held
+    assert await run(cluster.n1, b"hlen", b"a") == 0
+
+
+def test_a_transaction_that_meets_a_large_expired_row_changes_nothing(
+    client: Any, clock: SetWallClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for start in range(0, FIELDS, 500):
+        client.hset("a", mapping={f"f{name}": "v" for name in range(start, start + 500)})
+    client.pexpire("a", HOUR_MS)
+    monkeypatch.setattr("replicator.node.expiry.remove_if_expired", lambda *_: False)
+    clock.now_ms += HOUR_MS
+    with client.pipeline() as pipe, pytest.raises(Exception, match="deleted in parts"):
+        pipe.set("other", "1").hset("a", "f", "v").execute()
+    monkeypatch.undo()
+    assert client.get("other") is None
+
+
+async def test_a_long_read_waits_for_views_no_longer_than_other_reads(tmp_path: Path) -> None:
+    cluster = ModesCluster(tmp_path, replace(STEADY, read_ms=200))
+    await cluster.set_up(Policy(), ASYNC)
+    reads = cluster.n1.node.reads
+
+    async def view() -> View:
+        await asyncio.sleep(0.05)
+        return reads.view(EVENTUAL)  # type: ignore[return-value]
+
+    async def answer(view: View) -> None:
+        raise KeyBlocked(A, again)
+
+    again = view
+    with pytest.raises(Stale, match="within 200 ms"):
+        async with asyncio.timeout(10):
+            await reads.read_in_slices(EVENTUAL, answer)
+    await cluster.stop()

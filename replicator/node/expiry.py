@@ -1,7 +1,8 @@
 """The leader deletes rows that have expired by its clock. Followers read the deletions in the log, and check no clock.
 
 A row expires as a whole, when the value in its empty field does. It is gone once its deletion is applied, not before
-(`leader_reads`).
+(`leader_reads`). A large row is deleted in parts, the empty field last: until then no write and no read at the leader
+can meet it, and it stays expired whatever the clock of a new leader says.
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ async def delete_expired(writer: Writer, machine: Machine, clock: Clock) -> None
 
 
 def remove_if_expired(transaction: Transaction, key: bytes, now_ms: int) -> bool:
-    """Remove the row whose empty field has this store key. Returns whether it had expired."""
+    """Remove the row whose empty field has this store key, or a part if it is large. Returns whether it had expired."""
     expires_at_ms = expiry_of(transaction.get(key))
     if expires_at_ms is None or expires_at_ms > now_ms:
         return False
     table, row, _ = decode_key(key)
-    transaction.remove_expired(table, row)
+    transaction.remove_part_of_expired(table, row)
     return True
 
 

@@ -1,14 +1,13 @@
 """Reads at the leader: what each level waits for.
 
 An expired row is gone once its deletion is applied: followers still show it until then. So a read of one waits for the
-deletion. If the row cannot be deleted now, it counts as not expired.
+deletion. If the row cannot be deleted now, it counts as not expired, unless a part of it has been deleted.
 """
 
 from __future__ import annotations
 
 import asyncio
 from asyncio import Future
-from contextlib import suppress
 
 from replicator.errors import Definite, ReplicatorError
 from replicator.intervals import LEASE_POLL_MS
@@ -21,6 +20,7 @@ from replicator.node.waiting_reads import WaitingReads
 from replicator.position import Offset
 from replicator.protocol.levels import Level, LevelKind
 from replicator.protocol.suspension import is_inherited
+from replicator.store.values import LONG_AGO_MS, expiry_of
 from replicator.store.view import BlockingView, ExpiringView, View
 
 NO_KEYS: frozenset[bytes] = frozenset()
@@ -77,12 +77,26 @@ class LeaderReads:
 
     async def _when_deleted(self, key: bytes, now_ms: int, shown: frozenset[bytes]) -> View:
         """Delete the row, unless a write in flight does, and wait until what is in flight now has ended."""
-        with suppress(Definite):
-            transaction = self._client_writes.begin()
-            if remove_if_expired(transaction, key, now_ms):
-                self._client_writes.submit(transaction, _ignore)
-        await self._context.writes.settled()
+        try:
+            self._delete_part(key, now_ms)
+            await self._context.writes.settled()
+            while self._is_partly_deleted(key):
+                self._delete_part(key, now_ms)
+                await self._context.writes.settled()
+        except Definite:
+            if self._is_partly_deleted(key):
+                raise
+            await self._context.writes.settled()
         return await self._with_lease(self._acknowledged, shown | {key})
+
+    def _delete_part(self, key: bytes, now_ms: int) -> None:
+        """Or the whole row, if it is small. Raises `Definite`."""
+        transaction = self._client_writes.begin()
+        if remove_if_expired(transaction, key, now_ms):
+            self._client_writes.submit(transaction, _ignore)
+
+    def _is_partly_deleted(self, key: bytes) -> bool:
+        return expiry_of(self._context.writes.overlay.get(key)) == LONG_AGO_MS
 
     async def _with_lease(self, view: View, shown: frozenset[bytes] = NO_KEYS) -> View:
         """`view` without expired rows, once this node holds its lease; a follower's view if it loses leadership."""

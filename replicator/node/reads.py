@@ -57,25 +57,29 @@ class NodeReads:
     async def read_in_slices(self, level: Level | None, answer: Callable[[View], Awaitable[T]]) -> T:
         """As `read`, for an `answer` that takes long and lets other code run: it gets a snapshot.
 
-        Only the waiting for a view is limited in time.
+        Only the waiting for views is limited in time.
         """
-        view = await self._in_time(self._asked(level))
+        left_ms = float(self._context.timing.read_ms)
+        next_view: Awaitable[View] = self._asked(level)
         while True:
+            began_ms = self._context.clock.elapsed_ms()
+            view = await self._in_time(next_view, left_ms)
+            left_ms -= self._context.clock.elapsed_ms() - began_ms
             try:
                 with view.snapshot() as snapshot:
                     return await answer(snapshot)
             except SnapshotEnded:
-                view = await self._in_time(self._asked(level))
+                next_view = self._asked(level)
             except KeyBlocked as blocked:
-                view = await self._in_time(blocked.unblocked())
+                next_view = blocked.unblocked()
 
     async def _asked(self, level: Level | None) -> View:
         found = self.view(level)
         return await asyncio.shield(found) if isinstance(found, Future) else found
 
-    async def _in_time(self, view: Awaitable[View]) -> View:
+    async def _in_time(self, view: Awaitable[View], left_ms: float) -> View:
         try:
-            async with asyncio.timeout(self._context.timing.read_ms / 1000):
+            async with asyncio.timeout(left_ms / 1000):
                 return await view
         except TimeoutError:
             raise read_timed_out(self._context) from None

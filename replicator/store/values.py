@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 NEVER = None
+LONG_AGO_MS = 1
+"""An expiry that every clock agrees has passed."""
 NO_EXPIRY_TAG = ord("a")
 """Tags from this one on are lower case: the value has no expiry."""
 
@@ -29,6 +31,11 @@ def decode_value(stored: bytes) -> Value:
     if tag.islower():
         return Value(tag, stored[1:])
     return Value(tag.lower(), stored[9:], int.from_bytes(stored[1:9], "big"))
+
+
+def with_expiry(stored: bytes, expires_at_ms: int) -> bytes:
+    """The value with another expiry."""
+    return encode_value(*decode_value(stored)[:2], expires_at_ms)
 
 
 def expiry_of(stored: bytes | None) -> int | None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from itertools import islice
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from replicator.errors import BadRequest
-from replicator.limits import MAX_CHANGES, MAX_RECORD_BYTES
+from replicator.errors import BadRequest, Busy
+from replicator.limits import FLUSH_BYTES, FLUSH_ENTRIES, MAX_CHANGES, MAX_RECORD_BYTES
 from replicator.records.types import Change
 from replicator.store.keys import decode_key, encode_key, row_range, table_range
-from replicator.store.values import expiry_of
+from replicator.store.values import LONG_AGO_MS, expiry_of, with_expiry
 
 
 class Entries(Protocol):
@@ -199,6 +198,16 @@ class TransactionTooLarge(BadRequest):
     """It would take the event loop of each node too long, or too much memory."""
 
 
+class RowPart(NamedTuple):
+    keys: list[bytes]  # of the store
+    header: bytes  # the value of the empty field
+    is_last: bool
+
+
+class RowIsExpiring(Busy):
+    """The row has expired, and is too large to be removed at once: the leader removes it in parts."""
+
+
 class Transaction:
     """The reads and writes of one client transaction, executed at the leader. Its changes become one record."""
 
@@ -251,14 +260,36 @@ class Transaction:
     def remove_expired(self, table: str, row: bytes) -> None:
         """Remove a row that has expired. A roll-back does not undo this: the client is told that the row is gone.
 
-        Raises `TransactionTooLarge`.
+        Raises `RowIsExpiring`, and `TransactionTooLarge` if there are too many changes besides.
         """
+        if not self._part_of_row(table, row).is_last:
+            raise RowIsExpiring("an expired key of this command is large, and being deleted in parts: try again")
         self._expired.append((table, row))
         self._remove_row(table, row)
 
+    def remove_part_of_expired(self, table: str, row: bytes) -> None:
+        """Remove a row that has expired or, if it is large, a part of it. The rest then has expired for every clock."""
+        part = self._part_of_row(table, row)
+        for key in part.keys:
+            self.put_at(key, table, row, decode_key(key)[2], None)
+        if not part.is_last:
+            self.put(table, row, b"", with_expiry(part.header, LONG_AGO_MS))
+
     def _remove_row(self, table: str, row: bytes) -> None:
-        for key, _ in list(islice(self.scan(*row_range(table, row)), MAX_CHANGES + 1)):
+        for key in self._part_of_row(table, row).keys:
             self.put(table, row, decode_key(key)[2], None)
+
+    def _part_of_row(self, table: str, row: bytes) -> RowPart:
+        """The entries of the row, but for its header if they are more than one record should remove."""
+        header, size = b"", 0
+        keys: list[bytes] = []
+        for key, value in self.scan(*row_range(table, row)):
+            header = header or value  # the empty field is the first
+            if len(keys) == FLUSH_ENTRIES or (keys and size + len(value) > FLUSH_BYTES):
+                return RowPart(keys[1:], header, is_last=False)
+            keys.append(key)
+            size += len(value)
+        return RowPart(keys, header, is_last=True)
 
     def set_savepoint(self) -> None:
         """`roll_back` undoes what changes from now on."""

@@ -31,7 +31,7 @@ from replicator.server.redis.subscriptions import WHILE_SUBSCRIBED, refusal
 from replicator.server.redis.transaction import Queued
 from replicator.server.redis.turns import Budget, ReplyTooLarge, Steps
 from replicator.server.redis.waiting import ViewAt
-from replicator.store.view import KeyBlocked, Transaction, TransactionTooLarge, View
+from replicator.store.view import KeyBlocked, RowIsExpiring, Transaction, TransactionTooLarge, View
 
 
 class Dispatcher:
@@ -231,7 +231,7 @@ class Dispatcher:
         keyspace.transaction.set_savepoint()
         try:
             return command()
-        except (TransactionTooLarge, ReplyTooLarge):
+        except (RowIsExpiring, TransactionTooLarge, ReplyTooLarge):
             raise
         except ReplicatorError as error:
             keyspace.transaction.roll_back()
