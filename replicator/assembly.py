@@ -33,7 +33,7 @@ from replicator.server.redis.descriptors import fit_clients
 from replicator.server.redis.server import RedisServer
 from replicator.server.registration import register
 from replicator.store import snapshot
-from replicator.store.machine import Machine, open_machine, read_meta
+from replicator.store.machine import Machine, has_followed_a_log, open_machine
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ async def _open_log(config: NodeConfig) -> KafkaLog:
     """The log. Its topics are created only if there is no store yet: a store must find the topic it was built from."""
     kafka, cluster, security = config.kafka, config.node.cluster, _security(config)
     store = config.node.dir / STORE
-    if not (store / "data.mdb").exists() or read_meta(store) is None:
+    if not has_followed_a_log(store):
         await asyncio.to_thread(
             ensure_topics,
             kafka.bootstrap,

@@ -17,7 +17,7 @@ from replicator.protocol.log_state import LogState
 from replicator.records.types import Change, Checkpoint, Member, Membership, Mode, Write
 from replicator.store import boot, environment, snapshot
 from replicator.store.keys import decode_key, encode_key, row_range, table_range
-from replicator.store.machine import Machine, open_machine, read_meta
+from replicator.store.machine import Machine, has_followed_a_log, open_machine, read_meta
 from replicator.store.values import decode_value, encode_value
 
 ROWS = [b"row%05d" % number for number in range(5000)]
@@ -184,7 +184,7 @@ def test_a_store_that_a_crash_of_the_system_has_damaged_is_not_read(tmp_path: Pa
     with (tmp_path / "data.mdb").open("r+b") as file:
         file.truncate(8192)  # the pages behind were never written: to read them is SIGBUS
     (tmp_path / boot.MARK).write_text("another boot")
-    assert read_meta(tmp_path) is None
+    assert read_meta(tmp_path) is None and has_followed_a_log(tmp_path)
     machine = open_machine(tmp_path, "test", "topic")
     assert machine.state == LogState()
     machine.close()
@@ -204,6 +204,16 @@ def test_the_mark_is_on_the_disk_before_the_store_is_opened(tmp_path: Path, monk
     assert steps == [boot.MARK, "store", "open"]
     machine.close()
     assert steps[3:] == ["store"]  # without its mark
+
+
+def test_a_store_follows_a_log_once_it_has_read_it(tmp_path: Path) -> None:
+    assert not has_followed_a_log(tmp_path)
+    open_machine(tmp_path, "test", "topic").close()
+    assert not has_followed_a_log(tmp_path)
+    machine = open_machine(tmp_path, "test", "topic")
+    machine.apply([write(b"a", None, b"s1")], state_at(0))
+    machine.close()
+    assert has_followed_a_log(tmp_path)
 
 
 def test_a_store_that_is_refused_keeps_no_mark(tmp_path: Path) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from replicator.errors import LogDamage
+from replicator.errors import Loading, LogDamage
+from replicator.log.memory import MemoryLog
+from replicator.log.port import AppendOutcomeUnknown
+from replicator.node import checked_reader
 from replicator.node.health import NodeState
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.acceptance import judge
+from replicator.protocol.levels import LINEARIZABLE
 from replicator.protocol.log_state import LogState
 from replicator.protocol.verification import verify
 from replicator.records.chain import link
@@ -160,3 +165,80 @@ def test_the_log_that_was_read_passes(state: LogState, offset: int, record: Reco
 def test_another_record_in_its_place_is_damage(state: LogState, offset: int, record: Record | None) -> None:
     with pytest.raises(LogDamage):
         verify(state, Offset(offset), record)
+
+
+async def test_a_log_without_the_last_accepted_record_is_reported_at_once_and_fails_in_time(
+    cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is at the offset that the node compares, and nothing will be while no node is leader."""
+    monkeypatch.setattr(checked_reader, "END_CHECK_MS", 10)
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    await write(cluster, leader, b"a")
+    await leader.stop()
+    entries = cluster.log.entries[leader.machine.state.leader_offset :]
+    cluster.log.truncate(leader.machine.state.leader_offset)
+    again = await cluster.start("n1")
+    await until(lambda: "Kafka has truncated it" in again.node.status().trouble)
+    assert again.node.state is NodeState.WAITING and not again.node.leads
+    with pytest.raises(Loading, match="Kafka has truncated it"):
+        again.node.store()
+    cluster.log.append_now([entry.payload for entry in entries])  # the brokers show it after all
+    await until(lambda: again.node.leads)
+    await again.stop()
+    cluster.log.truncate(again.machine.state.leader_offset)
+    monkeypatch.setattr(checked_reader, "LOST_TAIL_MS", 50)
+    assert "Kafka has truncated it" in await damage_of(await cluster.start("n1"))
+
+
+async def test_a_leader_whose_last_committed_record_is_lost_with_an_append_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checked_reader, "END_CHECK_MS", 10)
+    monkeypatch.setattr(checked_reader, "LOST_TAIL_MS", 50)
+    log = CrashingLog()
+    cluster = MemoryCluster(tmp_path, log=log)
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    await leader.write(b"a", b"s")
+    log.crashes = True
+    assert "Kafka has truncated it" in await damage_of(leader)
+    await cluster.stop()
+
+
+class CrashingLog(MemoryLog):
+    """Its broker crashes at the next append, and loses the last entry."""
+
+    crashes = False
+
+    async def append(self, payloads: Sequence[bytes]) -> Offset:
+        if self.crashes:
+            self.crashes = False
+            self.truncate(self.entries[-1].offset)
+            raise AppendOutcomeUnknown("the broker has crashed")
+        return self.append_now(payloads)
+
+
+async def test_a_claim_at_an_offset_that_was_read_is_damage(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    follower = await cluster.start("n2", priority=1)
+    await write(cluster, leader, b"a")
+    leader.node.membership_changes.add_member(follower.member)
+    await cluster.caught_up()
+    await leader.stop()
+    with patch.object(cluster.log, "append", return_value=follower.machine.state.offset):
+        assert "Kafka has truncated it" in await damage_of(follower)
+
+
+async def test_a_barrier_at_an_offset_that_was_read_is_damage(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    follower = await cluster.start("n2", priority=1)
+    await write(cluster, leader, b"a")
+    await leader.stop()
+    with (
+        patch.object(cluster.log, "append", return_value=follower.machine.state.offset),
+        pytest.raises(LogDamage, match="Kafka has truncated it"),
+    ):
+        await follower.node.reads.read(LINEARIZABLE, lambda view: view.get(b""))

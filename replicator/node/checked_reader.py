@@ -1,7 +1,8 @@
 """Reads the log from where the store stands, once it is known to be the log that the store has read.
 
 Before the first entry, and after each reconnection, the last accepted record is read again: Kafka may have lost it, and
-another may be in its place. `Replica.read` compares them (`protocol.verification`).
+another may be in its place. `Replica.read` compares them (`protocol.verification`). If the log ends before that record,
+Kafka has lost it, or does not show it yet: a new leader of the partition may not know at once what all replicas have.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ import asyncio
 from collections.abc import Sequence
 
 from replicator.errors import LogTrimmed
-from replicator.log.port import Entry, Reader
+from replicator.intervals import END_CHECK_MS, LOST_TAIL_MS
+from replicator.log.port import Entry, Log, Reader
+from replicator.node.clock import Clock
 from replicator.node.replica import Replica
 from replicator.position import Offset
-from replicator.protocol.verification import past_differs
+from replicator.protocol.verification import past_differs, truncated
 
 
 class CheckedReader:
-    def __init__(self, reader: Reader, replica: Replica) -> None:
+    def __init__(self, reader: Reader, log: Log, replica: Replica, clock: Clock) -> None:
         self._reader = reader
+        self._log = log
         self._replica = replica
+        self._clock = clock
         self._connection = reader.reconnections
         self._comparing = False  # whether the next entry is to be the last one that was accepted
         self.compared = asyncio.Event()  # set once the store is known to hold what the log holds
@@ -31,7 +36,7 @@ class CheckedReader:
             if not self._comparing:
                 self.compared.set()
             try:
-                entries = await self._reader.next()
+                entries = await (self._next_or_end() if self._comparing else self._reader.next())
             except LogTrimmed:
                 if not self._comparing:
                     raise
@@ -48,6 +53,22 @@ class CheckedReader:
                 return entries
             self._connection = self._reader.reconnections
             self._go_back()
+
+    async def _next_or_end(self) -> Sequence[Entry]:
+        """Also raises `LogDamage` if the log ends before what this node has read, for `LOST_TAIL_MS`."""
+        since_ms: float | None = None
+        while True:
+            try:
+                async with asyncio.timeout(END_CHECK_MS / 1000):
+                    return await self._reader.next()
+            except TimeoutError:
+                state, now_ms, end = self._replica.state, self._clock.elapsed_ms(), await self._log.end()
+            if end > state.leader_offset:
+                since_ms = None
+            elif since_ms is None:
+                since_ms = now_ms
+            elif now_ms - since_ms >= LOST_TAIL_MS:
+                raise truncated(state, end)
 
     def _go_back(self) -> None:
         state = self._replica.state

@@ -8,6 +8,7 @@ from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.node.context import NodeContext
 from replicator.position import Author, Epoch
 from replicator.protocol.log_state import LogState
+from replicator.protocol.verification import check_appended
 from replicator.records.types import VERSION, Claim, Header, Reason
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,10 @@ def claim_record(context: NodeContext, state: LogState, leader: Author, reason: 
 
 
 async def send_claim(context: NodeContext, reason: Reason) -> None:
-    """Claim the next epoch for this node. The log decides whether it is accepted, not the answer to the append."""
+    """Claim the next epoch for this node. The log decides whether it is accepted, not the answer to the append.
+
+    Raises `LogDamage`.
+    """
     state = context.replica.state
     epoch = Epoch(state.epoch + 1)
     logger.info("claiming epoch %d (%s), having read up to offset %d", epoch, reason, state.offset)
@@ -31,6 +35,8 @@ async def send_claim(context: NodeContext, reason: Reason) -> None:
         state = state._replace(timeline=context.random.getrandbits(TIMELINE_BITS).to_bytes(16, "big"))
     context.roles.claim_sent(epoch)
     try:
-        await context.log.append([claim_record(context, state, context.author, reason)])
+        base = await context.log.append([claim_record(context, state, context.author, reason)])
     except (AppendRefused, AppendOutcomeUnknown) as error:
         logger.info("the claim of epoch %d: %s", epoch, error)
+    else:
+        check_appended(state, base)

@@ -22,7 +22,7 @@ class Follower:
     def __init__(self, context: NodeContext) -> None:
         self._context = context
         self._election = Election(context)
-        self._reader = CheckedReader(context.reader, context.replica)
+        self._reader = CheckedReader(context.reader, context.log, context.replica, context.clock)
 
     async def run(self) -> None:
         """Run until this node is leader. Raises what `Reader.next` and `Replica.read` do."""

@@ -26,6 +26,7 @@ from replicator.node.context import NodeContext
 from replicator.node.leader_index import LeaderIndex
 from replicator.node.leader_link import LeaderLink, LinkFailed
 from replicator.position import Offset
+from replicator.protocol.verification import check_appended
 from replicator.records.codec import BARRIER
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class IndexSource:
         self._link_error = ""  # of the last question; empty: it was answered
 
     async def ask(self) -> IndexAnswer:
-        """One call at a time. Raises `Stale`."""
+        """One call at a time. Raises `Stale`, `LogDamage`."""
         replica = self._context.replica
         while True:
             state = replica.state
@@ -81,19 +82,22 @@ class IndexSource:
             raise LinkFailed(f"{member.node} has not answered at {member.resp} for {timeout_ms:.0f} ms") from None
 
     async def _append_barrier(self) -> IndexAnswer:
-        """Raises `Stale`."""
+        """Raises `Stale`, `LogDamage`."""
         context = self._context
         wait_ms = self._barrier_ms + BARRIER_PAUSE_MS - context.clock.elapsed_ms()
         if wait_ms > 0:
             await context.clock.sleep(wait_ms)
         self._barrier_ms = asked_ms = context.clock.elapsed_ms()
+        state = context.replica.state
         try:
-            return IndexAnswer(asked_ms, await context.log.append([BARRIER]))
+            offset = await context.log.append([BARRIER])
         except (AppendRefused, AppendOutcomeUnknown) as error:
             raise Stale(
                 f"this replica cannot find out how current it is. The leader: {self._link_error}. The log: {error}. "
                 "Try again, ask another node, or use a weaker level"
             ) from error
+        check_appended(state, offset)
+        return IndexAnswer(asked_ms, offset)
 
     def _note_link(self, error: str) -> None:
         if error and not self._link_error:

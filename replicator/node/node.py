@@ -27,6 +27,7 @@ from replicator.node.replica_progress import LastAck, ReplicaProgress
 from replicator.node.status import NodeStatus, node_status
 from replicator.node.transfer import LeadershipTransfer
 from replicator.position import NodeId, Offset, Token
+from replicator.protocol.verification import truncated
 from replicator.records.types import Member, Membership
 from replicator.store.view import View
 
@@ -100,14 +101,17 @@ class Node:
         context, health = self._context, self._health
         while True:
             try:
-                health.note_end(await context.log.end())
-                break
+                end = await context.log.end()
+                if end > context.replica.state.leader_offset or not context.replica.state.timeline:
+                    break
+                health.blocked(truncated(context.replica.state, end))  # if it stays so, the reader fails
             except BrokerUnavailable as error:
                 health.blocked(error)
-                await context.clock.sleep(NODE_RETRY_MS)
             except ReplicatorError as error:
                 self._fail(error)
                 return
+            await context.clock.sleep(NODE_RETRY_MS)
+        health.note_end(end)
         health.resumed()
         await context.replica.applied(health.end_offset)
         health.caught_up()

@@ -32,6 +32,20 @@ def verify(state: LogState, offset: Offset, record: Record | None) -> None:
         raise past_differs(offset)
 
 
+def check_appended(state: LogState, base: Offset) -> None:
+    """Raises `LogDamage` if an append by a node that has read up to `state` was given an offset that it has read."""
+    if base <= state.offset:
+        raise truncated(state, base)
+
+
+def truncated(state: LogState, end: Offset) -> LogDamage:
+    """The log ends, or ended, before `end`, and lacks what was read."""
+    return LogDamage(
+        f"this node has read the log up to offset {state.offset}, but it ended at {end}: Kafka has truncated it. "
+        "Restore the data of the brokers, or restore the cluster from a snapshot"
+    )
+
+
 def past_differs(offset: Offset) -> LogDamage:
     return LogDamage(
         f"the log holds another record at offset {offset} than the one that this node has read there: Kafka has lost "

@@ -166,6 +166,13 @@ def open_machine(folder: Path, cluster: str, topic_id: str, *, map_bytes: int = 
         raise
 
 
+def has_followed_a_log(folder: Path) -> bool:
+    """Whether a store that is not open was built from a log, also if it will be discarded. Raises `StoreError`."""
+    if not (folder / "data.mdb").exists():
+        return False
+    return boot.crashed(folder, boot.boot_id()) or read_meta(folder) is not None
+
+
 def read_meta(folder: Path) -> Meta | None:
     """The metadata of a store that is not open; None if it is empty, or will be discarded. Raises `StoreError`."""
     if boot.crashed(folder, boot.boot_id()):
