@@ -308,7 +308,7 @@ async def test_writes_continue_once_a_member_that_is_cut_off_is_no_longer_sync(
 
 
 async def test_a_forced_leader_waits_for_replicas_that_were_removed_before_it_was_restarted(tmp_path: Path) -> None:
-    cluster = ModesCluster(tmp_path, replace(STEADY, lease_ms=40, follower_lease_ms=500))
+    cluster = ModesCluster(tmp_path, replace(STEADY, lease_ms=1_500, follower_lease_ms=1_500))
     await cluster.set_up(SUSPEND, ASYNC, SYNC, SYNC)
     cluster.stall(cluster.n3)
     assert await read(cluster.n3, A) is None
