@@ -74,6 +74,26 @@ async def test_long_work_takes_turns() -> None:
     assert order.count(".") >= 4  # others ran in between
 
 
+async def test_a_slice_of_time_lasts_until_it_is_used_up() -> None:
+    clock = Clock()
+    turns = Turns(clock)
+    order: list[int] = []
+    for number in range(3):
+        turns.wait(lambda number=number: order.append(number))  # type: ignore[misc]
+    await asyncio.sleep(0)
+    assert order == [0, 1, 2]
+    until_s = turns.until_s
+    assert until_s > clock.now_s
+    await asyncio.sleep(0)
+    assert turns.until_s == until_s  # though the loop has got through an iteration
+    turns.wait(lambda: setattr(clock, "now_s", 1.0))
+    turns.wait(lambda: order.append(3))
+    await asyncio.sleep(0)
+    assert order == [0, 1, 2]
+    await asyncio.sleep(0)
+    assert order == [0, 1, 2, 3]
+
+
 async def test_a_reply_is_bounded() -> None:
     for work in (count_to(3, MAX_REPLY_BYTES // 2), count_to(10**6, MAX_REPLY_BYTES // 2)):
         with pytest.raises(ReplyTooLarge):

@@ -55,7 +55,8 @@ class Connection(asyncio.Protocol):
         self.library: dict[bytes, bytes] = {}
         self.address = ""
         self.host = ""
-        self.connected_s = self.received_s = asyncio.get_running_loop().time()  # the latter: the last bytes
+        self._now_s = asyncio.get_running_loop().time  # kept: to look the loop up takes a system call
+        self.connected_s = self.received_s = self._now_s()  # the latter: the last bytes
         self.last_command = b""
         self.level: Level | None = None
         self.multi = MultiState(server.watches)
@@ -83,7 +84,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def data_received(self, data: bytes) -> None:
-        self.received_s = asyncio.get_running_loop().time()
+        self.received_s = self._now_s()
         self._requests.feed(data)
         self._run_commands()
         if self._reading and self._requests.unread > MAX_UNPARSED_BYTES and self._blocked:
@@ -138,19 +139,17 @@ class Connection(asyncio.Protocol):
     def _run_commands(self) -> None:
         """Run the commands that have been received, until the connection has to wait."""
         next_request, dispatcher, turns = self._requests.next, self._dispatcher, self.server.turns
-        read_again, run, clock, until_s = dispatcher.read_again, dispatcher.run, turns.clock, turns.until_s()
+        read_again, run, clock, until_s = dispatcher.read_again, dispatcher.run, turns.clock, turns.until_s
         try:
-            while not self._blocked:
-                if clock() >= until_s:
-                    self._enter(OthersTurn())
-                    break
-                args = next_request()
-                while args and read_again(args):
-                    args = next_request() if clock() < until_s else []
-                if args:
+            while not self._blocked and (args := next_request()) is not None:
+                in_time = clock() < until_s
+                while in_time and args and read_again(args):
+                    args = next_request()
+                    in_time = clock() < until_s
+                if not in_time and args is not None:
+                    self._enter(OthersTurn(args))
+                elif args:
                     run(args)
-                elif args is None:
-                    break
         except SecurityAttack:
             logger.warning("closed %s: it speaks HTTP, so a page in a browser may have sent it commands", self.address)
             self._enter(Closed())
@@ -231,7 +230,7 @@ class Connection(asyncio.Protocol):
         self._waiting = None
         try:
             match waited:
-                case OwnWrites(args):
+                case OwnWrites(args) | OthersTurn(args):
                     self._dispatcher.run(args)
                 case ViewAt():
                     self._dispatcher.resume_read(waited)

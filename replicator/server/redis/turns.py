@@ -1,7 +1,7 @@
 """Shares the event loop among the connections, and leaves the rest of it to the node.
 
-The commands of all clients together run for at most `SLICE_MS` in one iteration of the loop. What has to go on in a
-later iteration waits for its turn, first come, first served.
+The commands of all clients together run for at most `SLICE_MS`; then the event loop gets through one iteration before
+the next slice begins. What has to go on in a later slice waits for its turn, first come, first served.
 """
 
 from __future__ import annotations
@@ -29,29 +29,23 @@ class ReplyTooLarge(BadRequest):
 class Turns:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
+        self.until_s = 0.0
+        """By the clock, until when commands may run. Later, they have to `wait` for the next slice."""
         self._waiting: deque[Callable[[], None]] = deque()
-        self._until_s: float | None = None  # None: no command has run in this iteration of the loop
-
-    def until_s(self) -> float:
-        """By the clock, until when commands may run in this iteration of the loop."""
-        if self._until_s is None:
-            self._until_s = self.clock() + SLICE_MS / 1000
-            asyncio.get_running_loop().call_soon(self._next_iteration)
-        return self._until_s
+        self._scheduled = False  # `_next_slice`; always if anything waits
 
     def wait(self, run: Callable[[], None]) -> None:
-        """`run` is called in a later iteration of the loop."""
-        self.until_s()
+        """`run` is called in a later slice."""
         self._waiting.append(run)
+        self._schedule()
 
     async def run(self, steps: Steps[T]) -> T:
         """Run long work in slices. Raises `ReplyTooLarge`."""
         size = 0
         while True:
-            until_s = self.until_s()
             try:
                 size += next(steps)
-                while self.clock() < until_s:
+                while self.clock() < self.until_s:
                     size += next(steps)
                     if size > MAX_REPLY_BYTES:
                         raise ReplyTooLarge
@@ -62,15 +56,20 @@ class Turns:
             self.wait(lambda turn=turn: None if turn.done() else turn.set_result(None))  # type: ignore[misc]
             await turn
 
-    def _next_iteration(self) -> None:
-        self._until_s = None
-        if not self._waiting:
-            return
-        until_s = self.until_s()
+    def _next_slice(self) -> None:
+        self._scheduled = False
+        self.until_s = self.clock() + SLICE_MS / 1000
         for _ in range(len(self._waiting)):
             self._waiting.popleft()()
-            if self.clock() >= until_s:
+            if self.clock() >= self.until_s:
                 break
+        if self._waiting:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._next_slice)
 
 
 class Budget:
