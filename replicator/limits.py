@@ -113,8 +113,8 @@ MAX_PENDING_BYTES = 4 << 20
 MAX_READY_BYTES = 1 << 20
 """Answers that a connection collects before it writes them to the socket. Bounds memory for a connection."""
 
-MAX_UNPARSED_BYTES = 1 << 20
-"""Requests that a connection reads ahead while it waits. Bounds memory; the node stops reading from the connection."""
+MAX_UNPARSED_BYTES = 256 << 10
+"""Requests that a connection reads ahead while it waits. Bounds memory, and the time to parse them at once."""
 
 MAX_UNREAD_BYTES = 1 << 20
 """Messages to a subscriber that it has not read. Bounds memory; the node closes the connection."""

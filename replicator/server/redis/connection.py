@@ -141,15 +141,17 @@ class Connection(asyncio.Protocol):
         next_request, dispatcher, turns = self._requests.next, self._dispatcher, self.server.turns
         read_again, run, clock, until_s = dispatcher.read_again, dispatcher.run, turns.clock, turns.until_s
         try:
-            while not self._blocked and (args := next_request()) is not None:
-                in_time = clock() < until_s
-                while in_time and args and read_again(args):
-                    args = next_request()
-                    in_time = clock() < until_s
-                if not in_time and args is not None:
-                    self._enter(OthersTurn(args))
-                elif args:
+            while not self._blocked:
+                if clock() >= until_s:
+                    self._enter(OthersTurn())
+                    break
+                args = next_request()
+                while args and read_again(args):
+                    args = next_request() if clock() < until_s else []
+                if args:
                     run(args)
+                elif args is None:
+                    break
         except SecurityAttack:
             logger.warning("closed %s: it speaks HTTP, so a page in a browser may have sent it commands", self.address)
             self._enter(Closed())
@@ -230,7 +232,7 @@ class Connection(asyncio.Protocol):
         self._waiting = None
         try:
             match waited:
-                case OwnWrites(args) | OthersTurn(args):
+                case OwnWrites(args):
                     self._dispatcher.run(args)
                 case ViewAt():
                     self._dispatcher.resume_read(waited)

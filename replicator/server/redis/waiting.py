@@ -5,7 +5,7 @@
     OwnWrites    its last pending reply has become ready     its command runs again
     ViewAt       the future, shared with other connections   the read is answered, or goes on as `Work`
     Work         the end of the task, which has replied      the next command runs
-    OthersTurn   `Turns`, in a later slice of time           its command runs
+    OthersTurn   `Turns`, in a later slice of time           the next command runs
     Closing      its last pending reply has become ready     Closed
     Closed       -
 
@@ -45,9 +45,7 @@ class Work(NamedTuple):
 
 
 class OthersTurn(NamedTuple):
-    """The command may run in a later slice of time: this one is used up."""
-
-    args: Args
+    """The slice of time for commands is used up."""
 
 
 class Closing(NamedTuple):
