@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from replicator.limits import (
     MAX_CHANGES,
+    MAX_EXEC_MS,
     MAX_PATTERNS,
     MAX_PENDING_BYTES,
     MAX_QUEUED_BYTES,
@@ -29,7 +30,7 @@ from replicator.limits import (
 from replicator.server.redis.resp import encode, encode_in_steps
 from replicator.server.redis.turns import Budget, ReplyTooLarge, Steps, Turns
 from replicator.store.keys import encode_key, table_range
-from replicator.store.view import KeyBlocked, SnapshotEnded, Transaction, TransactionTooLarge, View
+from replicator.store.view import KeyBlocked, Overlay, SnapshotEnded, Transaction, TransactionTooLarge, View
 from tests.memory_cluster import MemoryCluster, RunningNode
 from tests.redis_fixture import ServerThread
 from tests.test_redis_connection import Entries, Stage
@@ -182,6 +183,47 @@ def test_a_transaction_is_bounded() -> None:
     with pytest.raises(TransactionTooLarge, match="split"):
         for number in range(10):
             large.put("kv", b"%d" % number, b"", b"x" * MAX_VALUE_BYTES)
+
+
+@given(st.dictionaries(KEYS, st.binary(max_size=2)), st.lists(PUTS, max_size=4), st.integers(0, 4))
+def test_a_scan_of_writes_in_flight_is_the_same_each_time(
+    base: dict[bytes, bytes], writes: list[list[tuple[bytes, bytes | None]]], applied: int
+) -> None:
+    entries = Entries()
+    entries.values = {encode_key("kv", row, b""): value for row, value in base.items()}
+    overlay = Overlay(entries)
+    pushed = []
+    for puts in writes:
+        transaction = Transaction(overlay)
+        for row, value in puts:
+            transaction.put("kv", row, b"", value)
+        overlay.push(transaction.changes)
+        pushed.append(transaction.changes)
+        keys = [encode_key("kv", row, b"") for row in (b"a", b"b", b"c")]
+        expected = [(key, value) for key in keys if (value := overlay.get(key)) is not None]
+        for _ in range(3):
+            assert list(overlay.scan(*table_range("kv"))) == expected
+            assert list(overlay.scan(keys[1], keys[2])) == [it for it in expected if it[0] == keys[1]]
+    for changes in pushed[:applied]:
+        for key, change in changes.items():
+            entries.values.pop(key, None)
+            if change.new is not None:
+                entries.values[key] = change.new
+        before = list(overlay.scan(*table_range("kv")))
+        overlay.pop(changes)
+        assert list(overlay.scan(*table_range("kv"))) == before
+
+
+async def test_the_commands_of_a_transaction_take_a_bounded_time() -> None:
+    stage = Stage()
+    stage.server.turns = Turns(cpu_clock=Clock())
+    await stage.step(b"MULTI\n" + b"SET k v\n" * (MAX_EXEC_MS + 1))
+    _, written = await stage.step(b"EXEC")
+    assert "take more than" in written
+    assert not stage.backend.unacked
+    await stage.step(b"MULTI\n" + b"SET k v\n" * (MAX_EXEC_MS - 1))
+    await stage.step(b"EXEC")
+    assert len(stage.backend.unacked) == 1
 
 
 # Snapshots

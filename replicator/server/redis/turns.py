@@ -27,8 +27,11 @@ class ReplyTooLarge(BadRequest):
 
 
 class Turns:
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, cpu_clock: Callable[[], float] = time.thread_time
+    ) -> None:
         self.clock = clock
+        self.cpu_clock = cpu_clock
         self.until_s = 0.0
         """By the clock, until when commands may run. Later, they have to `wait` for the next slice."""
         self._waiting: deque[Callable[[], None]] = deque()
