@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from replicator.limits import (
     MAX_CHANGES,
-    MAX_EXEC_MS,
     MAX_PATTERNS,
     MAX_PENDING_BYTES,
     MAX_QUEUED_BYTES,
@@ -27,8 +26,9 @@ from replicator.limits import (
     SLICE_MS,
     STEPS_AT_ONCE,
 )
+from replicator.server.redis import dispatch
 from replicator.server.redis.resp import encode, encode_in_steps
-from replicator.server.redis.turns import Budget, ReplyTooLarge, Steps, Turns
+from replicator.server.redis.turns import Budget, CpuLimit, ReplyTooLarge, Steps, Turns
 from replicator.store.keys import encode_key, table_range
 from replicator.store.view import KeyBlocked, Overlay, SnapshotEnded, Transaction, TransactionTooLarge, View
 from tests.memory_cluster import MemoryCluster, RunningNode
@@ -114,6 +114,24 @@ def test_encoding_in_steps_is_encoding(reply: Any) -> None:
     for protocol in (2, 3):
         steps = encode_in_steps(reply, protocol)
         assert Budget(10**6).finish(steps) == encode(reply, protocol)
+
+
+def test_only_cpu_time_counts() -> None:
+    wall_s, cpu_s, looks = 0.0, 0.0, 0
+
+    def cpu_clock() -> float:
+        nonlocal looks
+        looks += 1
+        return cpu_s
+
+    limit = CpuLimit(30, lambda: wall_s, cpu_clock)
+    wall_s, cpu_s = 0.029, 0.029
+    assert not limit.is_exceeded()
+    wall_s = 0.5  # other processes ran
+    assert not limit.is_exceeded()
+    assert looks == 2
+    wall_s, cpu_s = 0.502, 0.031
+    assert limit.is_exceeded()
 
 
 # Connections
@@ -214,15 +232,15 @@ def test_a_scan_of_writes_in_flight_is_the_same_each_time(
         assert list(overlay.scan(*table_range("kv"))) == before
 
 
-async def test_the_commands_of_a_transaction_take_a_bounded_time() -> None:
+async def test_the_commands_of_a_transaction_take_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage()
-    stage.server.turns = Turns(cpu_clock=Clock())
-    await stage.step(b"MULTI\n" + b"SET k v\n" * (MAX_EXEC_MS + 1))
-    _, written = await stage.step(b"EXEC")
-    assert "take more than" in written
-    assert not stage.backend.unacked
-    await stage.step(b"MULTI\n" + b"SET k v\n" * (MAX_EXEC_MS - 1))
-    await stage.step(b"EXEC")
+    transaction = b"MULTI\n" + b"SET k v\n" * 3 + b"EXEC"
+    with monkeypatch.context() as patched:
+        patched.setattr(dispatch, "MAX_EXEC_MS", 0)
+        _, written = await stage.step(transaction)
+        assert "take more than 0 ms" in written
+        assert not stage.backend.unacked
+    await stage.step(transaction)
     assert len(stage.backend.unacked) == 1
 
 

@@ -30,7 +30,7 @@ from replicator.server.redis.resp import (
 )
 from replicator.server.redis.subscriptions import WHILE_SUBSCRIBED, refusal
 from replicator.server.redis.transaction import Queued
-from replicator.server.redis.turns import Budget, ReplyTooLarge, Steps
+from replicator.server.redis.turns import Budget, CpuLimit, ReplyTooLarge, Steps
 from replicator.server.redis.waiting import ViewAt
 from replicator.store.view import KeyBlocked, Transaction, TransactionTooLarge, View
 
@@ -206,12 +206,10 @@ class Dispatcher:
 
     def _run_all(self, keyspace: WritableKeyspace, queued: Queued, protocol: int) -> bytes:
         """The encoded reply. Raises `BadRequest`: none takes effect."""
-        budget = Budget(MAX_STEPS_IN_EXEC)
-        cpu_clock = self._connection.server.turns.cpu_clock
-        until_s = cpu_clock() + MAX_EXEC_MS / 1000
+        budget, limit = Budget(MAX_STEPS_IN_EXEC), CpuLimit(MAX_EXEC_MS)
         parts = []
         for command, args in queued:
-            if cpu_clock() > until_s:
+            if limit.is_exceeded():
                 raise TransactionTooLarge(
                     f"the commands of this transaction take more than {MAX_EXEC_MS} ms, in which no other client is "
                     "served: split it, or use a pipeline without MULTI"

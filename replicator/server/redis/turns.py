@@ -27,11 +27,8 @@ class ReplyTooLarge(BadRequest):
 
 
 class Turns:
-    def __init__(
-        self, clock: Callable[[], float] = time.monotonic, cpu_clock: Callable[[], float] = time.thread_time
-    ) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.cpu_clock = cpu_clock
         self.until_s = 0.0
         """By the clock, until when commands may run. Later, they have to `wait` for the next slice."""
         self._waiting: deque[Callable[[], None]] = deque()
@@ -73,6 +70,29 @@ class Turns:
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._next_slice)
+
+
+class CpuLimit:
+    """A limit of CPU time. The other clock, which takes no system call, says when to look at it."""
+
+    def __init__(
+        self,
+        limit_ms: float,
+        clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self._clock = clock
+        self._cpu_clock = cpu_clock
+        self._until_s = cpu_clock() + limit_ms / 1000
+        self._look_s = clock() + limit_ms / 1000
+
+    def is_exceeded(self) -> bool:
+        now_s = self._clock()
+        if now_s < self._look_s:
+            return False
+        left_s = self._until_s - self._cpu_clock()
+        self._look_s = now_s + left_s
+        return left_s <= 0
 
 
 class Budget:
