@@ -45,6 +45,7 @@ EXPIRY_POLL_MS = 50
 # Servers
 
 AUTH_TIMEOUT_S = 10.0  # for a Redis client to authenticate
+HTTP_TIMEOUT_S = 10.0  # for an HTTP client to send its next request, and then for its body
 IDLE_CHECK_S = 1.0  # between two checks for idle clients
 KEEPALIVE_S = 300  # without bytes, before TCP asks whether the client still exists: as in Redis
 

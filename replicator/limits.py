@@ -72,7 +72,7 @@ UNAUTHENTICATED_ITEM_BYTES = 16 << 10
 """One argument of a Redis client that has not authenticated: the limit of Redis."""
 
 SLICE_MS = 5
-"""Time for which commands of clients run in one iteration of the event loop. Heartbeats get through in between."""
+"""Time for which commands of clients run before the event loop gets to everything else, such as heartbeats."""
 
 STEPS_AT_ONCE = 2_000
 """Keys or fields that a read looks at before other commands may run. Longer reads go on in slices, on a snapshot."""
@@ -80,14 +80,17 @@ STEPS_AT_ONCE = 2_000
 MAX_LONG_READS = 4
 """Reads of more than STEPS_AT_ONCE keys or fields at the same time; others wait. Bounds memory."""
 
-MAX_STEPS_IN_EXEC = 10_000
+MAX_STEPS_IN_EXEC = 5_000
 """Keys or fields that KEYS, HGETALL and others look at in a transaction that also writes. Bounds the time of EXEC."""
 
 MAX_PATTERNS = 16
 """Patterns of one CONFIG GET or PSUBSCRIBE. Bounds the time to compile them."""
 
-MAX_WRITE_ITEMS = 20_000
+MAX_WRITE_ITEMS = 15_000
 """Arguments of one command that is not a read, or of all between MULTI and EXEC. Bounds the time that it takes."""
+
+MAX_EXEC_MS = 30
+"""CPU time of the commands of a transaction that writes. Nothing else runs in between, as all see the same data."""
 
 MAX_CHANGES = 5_000
 """Entries that one transaction changes. Bounds the time that the event loop of each node spends on the record."""
@@ -113,8 +116,8 @@ MAX_PENDING_BYTES = 4 << 20
 MAX_READY_BYTES = 1 << 20
 """Answers that a connection collects before it writes them to the socket. Bounds memory for a connection."""
 
-MAX_UNPARSED_BYTES = 1 << 20
-"""Requests that a connection reads ahead while it waits. Bounds memory; the node stops reading from the connection."""
+MAX_UNPARSED_BYTES = 256 << 10
+"""Requests that a connection reads ahead while it waits. Bounds memory, and the time to parse them at once."""
 
 MAX_UNREAD_BYTES = 1 << 20
 """Messages to a subscriber that it has not read. Bounds memory; the node closes the connection."""

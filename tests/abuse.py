@@ -158,6 +158,9 @@ def _command(*args: bytes) -> bytes:
     return b"*%d\r\n%b" % (len(args), b"".join(b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args))
 
 
+EXEC = _command(b"EXEC")
+
+
 def _exchange(client: socket.socket, data: bytes) -> str:
     """Send `data`, and read all answers to it. The first and the last line of them, and their size."""
     sender = threading.Thread(target=_send, args=(client, data + _command(b"ECHO", END)))  # while answers are read
@@ -184,12 +187,31 @@ def _send(client: socket.socket, data: bytes) -> None:
         client.sendall(data)
 
 
-def _exec(count: int) -> Callable[[socket.socket], str]:
+def _exec(count: int, *command: bytes) -> Callable[[socket.socket], str]:
+    """By default, SET with other keys."""
+
     def run(client: socket.socket) -> str:
-        data = _command(b"MULTI") + b"".join(_command(b"SET", b"e%d" % it, b"v") for it in range(count))
-        return _exchange(client, data + _command(b"EXEC"))
+        _exchange(client, _command(b"SET", b"big", b"x" * 500_000))
+        commands = (_command(*command or (b"SET", b"e%d" % it, b"v")) for it in range(count))
+        return _exchange(client, _command(b"MULTI") + b"".join(commands) + _command(b"SET", b"e", b"v") + EXEC)
 
     return run
+
+
+def _replaced(client: socket.socket) -> str:
+    values = [part for it in range(4_999) for part in (b"r%d" % it, b"x" * 300)]
+    _exchange(client, _command(b"MSET", *values))
+    return _exchange(client, _command(b"MSET", *values))
+
+
+def _hashes(client: socket.socket) -> str:
+    data = b"".join(_command(b"HSET", b"s%d" % it, b"f", b"v") for it in range(2_499))
+    return _exchange(client, data + _command(b"DEL", *(b"s%d" % it for it in range(2_499))))
+
+
+def _wide_hash(client: socket.socket) -> str:
+    _exchange(client, _command(b"HSET", b"w", *(part for it in range(4_990) for part in (b"f%d" % it, b"v"))))
+    return _exchange(client, _command(b"DEL", b"w"))
 
 
 def _pipeline(client: socket.socket) -> str:
@@ -241,7 +263,15 @@ def _keys_of(count: int, prefix: bytes = b"k") -> list[bytes]:
 
 ABUSES = [
     Abuse("EXEC of 40,000 SET", _exec(40_000)),
-    Abuse("EXEC of 5,000 SET", _exec(5_000)),
+    Abuse("EXEC of 4,900 SET", _exec(4_900)),
+    Abuse("EXEC of 7,000 INCR", _exec(7_000, b"INCR", b"i")),
+    Abuse("EXEC of 7,000 STRLEN of 0.5 MB", _exec(7_000, b"STRLEN", b"big")),
+    Abuse("EXEC of 4,900 APPEND to 0.5 MB", _exec(4_900, b"APPEND", b"big", b"x")),
+    Abuse("EXEC of 4,900 INCRBYFLOAT 1e4800", _exec(4_900, b"INCRBYFLOAT", b"n", b"1e4800")),
+    Abuse("EXEC of 14,000 COMMAND", _exec(14_000, b"COMMAND")),
+    Abuse("MSET of 4,999 values of 300 bytes, again", _replaced),
+    Abuse("DEL of 2,499 hashes", _hashes),
+    Abuse("DEL of a hash with 4,990 fields", _wide_hash),
     Abuse("pipeline of 100,000 SET", _pipeline),
     Abuse("KEYS a*a*a*a*a*b", _glob),
     Abuse("400 kB of inline commands", _inline),
@@ -256,7 +286,7 @@ ABUSES = [
     Abuse("EXISTS of 500,000 keys", _simple(b"EXISTS", *_keys_of(500_000)), filled=True),
     Abuse("DEL of 5,000 keys", _simple(b"DEL", *_keys_of(5_000)), filled=True),
     Abuse("DEL of 500,000 keys", _simple(b"DEL", *_keys_of(500_000)), filled=True),
-    Abuse("DEL of 500,000 missing keys", _simple(b"DEL", *_keys_of(500_000, b"m")), filled=True),
+    Abuse("DEL of 14,000 missing keys", _simple(b"DEL", *_keys_of(14_000, b"m")), filled=True),
     Abuse("DEL of the hash", _simple(b"DEL", b"h"), filled=True),
     Abuse("FLUSHALL", _simple(b"FLUSHALL"), filled=True),
 ]

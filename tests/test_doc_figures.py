@@ -11,7 +11,7 @@ import pytest
 from replicator import limits
 from replicator.client import Client
 from replicator.config import load
-from replicator.intervals import BARRIER_PAUSE_MS, CHECKPOINT_MS
+from replicator.intervals import AUTH_TIMEOUT_S, BARRIER_PAUSE_MS, CHECKPOINT_MS, HTTP_TIMEOUT_S
 from replicator.protocol.timing import MAX_DRIFT, Timing
 from replicator.store.keys import encode_key
 from tools.configuration_doc import bytes_text
@@ -36,6 +36,10 @@ FIGURES = [
     ("README.md", "a value {}", bytes_text(limits.MAX_VALUE_BYTES)),
     ("README.md", "a request {}", bytes_text(limits.MAX_REQUEST_BYTES)),
     ("README.md", "one transaction {}", bytes_text(limits.MAX_RECORD_BYTES)),
+    ("README.md", "at most {} arguments", f"{limits.MAX_WRITE_ITEMS:,}"),
+    ("README.md", "at most {} entries", f"{limits.MAX_CHANGES:,}"),
+    ("README.md", "more than {}. Split", duration(limits.MAX_EXEC_MS)),
+    ("README.md", "no more than {} keys", f"{limits.MAX_SCAN_COUNT:,}"),
     ("README.md", "1 to {}", bytes_text(limits.ONCE_ID_BYTES)),
     ("README.md", "for {}, and the last", duration(limits.ONCE_AGE_MS)),
     ("README.md", "and the last {}", f"{limits.ONCE_IDS:,}"),
@@ -53,6 +57,9 @@ FIGURES = [
     ("docs/operations.md", "heartbeat each `heartbeat_ms` ({})", duration(TIMING.heartbeat_ms)),
     ("docs/operations.md", "{} records a day", f"{86_400_000 // TIMING.heartbeat_ms:,}"),
     ("docs/operations.md", "a checkpoint every {}", duration(CHECKPOINT_MS)),
+    ("docs/configuration.md", "authenticate within {}", f"{AUTH_TIMEOUT_S:g} s"),
+    ("docs/configuration.md", "after {} without a complete request", f"{HTTP_TIMEOUT_S:g} s"),
+    ("docs/configuration.md", "arrive within {}", f"{HTTP_TIMEOUT_S:g} s"),
     ("docs/configuration.md", "at least {} times `lease_ms`", f"{1 + MAX_DRIFT:g}"),
     ("docs/configuration.md", "differ in rate by {} percent", f"{MAX_DRIFT:.0%}".rstrip("%")),
 ]

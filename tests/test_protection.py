@@ -118,7 +118,7 @@ def test_redis_clients_of_other_machines_are_denied_without_a_password(
 )
 async def test_a_browser_is_disconnected(data: bytes) -> None:
     stage = Stage()
-    stage.connection.data_received(data)
+    await stage.step(data)
     assert stage.transport.aborted
     assert not stage.backend.unacked
 

@@ -26,10 +26,11 @@ from replicator.limits import (
     SLICE_MS,
     STEPS_AT_ONCE,
 )
+from replicator.server.redis import dispatch
 from replicator.server.redis.resp import encode, encode_in_steps
-from replicator.server.redis.turns import Budget, ReplyTooLarge, Steps, Turns
+from replicator.server.redis.turns import Budget, CpuLimit, ReplyTooLarge, Steps, Turns
 from replicator.store.keys import encode_key, table_range
-from replicator.store.view import KeyBlocked, SnapshotEnded, Transaction, TransactionTooLarge, View
+from replicator.store.view import KeyBlocked, Overlay, SnapshotEnded, Transaction, TransactionTooLarge, View
 from tests.memory_cluster import MemoryCluster, RunningNode
 from tests.redis_fixture import ServerThread
 from tests.test_redis_connection import Entries, Stage
@@ -74,6 +75,26 @@ async def test_long_work_takes_turns() -> None:
     assert order.count(".") >= 4  # others ran in between
 
 
+async def test_a_slice_of_time_lasts_until_it_is_used_up() -> None:
+    clock = Clock()
+    turns = Turns(clock)
+    order: list[int] = []
+    for number in range(3):
+        turns.wait(lambda number=number: order.append(number))  # type: ignore[misc]
+    await asyncio.sleep(0)
+    assert order == [0, 1, 2]
+    until_s = turns.until_s
+    assert until_s > clock.now_s
+    await asyncio.sleep(0)
+    assert turns.until_s == until_s  # though the loop has got through an iteration
+    turns.wait(lambda: setattr(clock, "now_s", 1.0))
+    turns.wait(lambda: order.append(3))
+    await asyncio.sleep(0)
+    assert order == [0, 1, 2]
+    await asyncio.sleep(0)
+    assert order == [0, 1, 2, 3]
+
+
 async def test_a_reply_is_bounded() -> None:
     for work in (count_to(3, MAX_REPLY_BYTES // 2), count_to(10**6, MAX_REPLY_BYTES // 2)):
         with pytest.raises(ReplyTooLarge):
@@ -93,6 +114,24 @@ def test_encoding_in_steps_is_encoding(reply: Any) -> None:
     for protocol in (2, 3):
         steps = encode_in_steps(reply, protocol)
         assert Budget(10**6).finish(steps) == encode(reply, protocol)
+
+
+def test_only_cpu_time_counts() -> None:
+    wall_s, cpu_s, looks = 0.0, 0.0, 0
+
+    def cpu_clock() -> float:
+        nonlocal looks
+        looks += 1
+        return cpu_s
+
+    limit = CpuLimit(30, lambda: wall_s, cpu_clock)
+    wall_s, cpu_s = 0.029, 0.029
+    assert not limit.is_exceeded()
+    wall_s = 0.5  # other processes ran
+    assert not limit.is_exceeded()
+    assert looks == 2
+    wall_s, cpu_s = 0.502, 0.031
+    assert limit.is_exceeded()
 
 
 # Connections
@@ -162,6 +201,47 @@ def test_a_transaction_is_bounded() -> None:
     with pytest.raises(TransactionTooLarge, match="split"):
         for number in range(10):
             large.put("kv", b"%d" % number, b"", b"x" * MAX_VALUE_BYTES)
+
+
+@given(st.dictionaries(KEYS, st.binary(max_size=2)), st.lists(PUTS, max_size=4), st.integers(0, 4))
+def test_a_scan_of_writes_in_flight_is_the_same_each_time(
+    base: dict[bytes, bytes], writes: list[list[tuple[bytes, bytes | None]]], applied: int
+) -> None:
+    entries = Entries()
+    entries.values = {encode_key("kv", row, b""): value for row, value in base.items()}
+    overlay = Overlay(entries)
+    pushed = []
+    for puts in writes:
+        transaction = Transaction(overlay)
+        for row, value in puts:
+            transaction.put("kv", row, b"", value)
+        overlay.push(transaction.changes)
+        pushed.append(transaction.changes)
+        keys = [encode_key("kv", row, b"") for row in (b"a", b"b", b"c")]
+        expected = [(key, value) for key in keys if (value := overlay.get(key)) is not None]
+        for _ in range(3):
+            assert list(overlay.scan(*table_range("kv"))) == expected
+            assert list(overlay.scan(keys[1], keys[2])) == [it for it in expected if it[0] == keys[1]]
+    for changes in pushed[:applied]:
+        for key, change in changes.items():
+            entries.values.pop(key, None)
+            if change.new is not None:
+                entries.values[key] = change.new
+        before = list(overlay.scan(*table_range("kv")))
+        overlay.pop(changes)
+        assert list(overlay.scan(*table_range("kv"))) == before
+
+
+async def test_the_commands_of_a_transaction_take_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage()
+    transaction = b"MULTI\n" + b"SET k v\n" * 3 + b"EXEC"
+    with monkeypatch.context() as patched:
+        patched.setattr(dispatch, "MAX_EXEC_MS", 0)
+        _, written = await stage.step(transaction)
+        assert "take more than 0 ms" in written
+        assert not stage.backend.unacked
+    await stage.step(transaction)
+    assert len(stage.backend.unacked) == 1
 
 
 # Snapshots

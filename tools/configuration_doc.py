@@ -75,7 +75,7 @@ def _amount(name: str, value: int) -> str:
     if name.endswith("_BYTES"):
         return bytes_text(value)
     if name.endswith("_MS"):
-        return f"{value // 3_600_000} hours"
+        return f"{value} ms" if value % 3_600_000 else f"{value // 3_600_000} hours"
     return f"{value:,}"
 
 

@@ -69,9 +69,11 @@ class LeaderReads:
 
     def _without_expired(self, view: View, shown: frozenset[bytes] = NO_KEYS) -> View:
         """`view`, but a read of a row that has expired by now waits for its deletion. `shown`: except these keys."""
-        now_ms = self._context.clock.wall_us() // 1000
         next_ms = self._context.replica.machine.next_expiry_ms()
-        if next_ms is None or next_ms > now_ms:
+        if next_ms is None:
+            return view
+        now_ms = self._context.clock.wall_us() // 1000
+        if next_ms > now_ms:
             return view
         return ExpiringView(view, now_ms, shown, lambda key: self._when_deleted(key, now_ms, shown))
 

@@ -153,9 +153,12 @@ class WritableKeyspace(Keyspace):
     def remove(self, row: bytes) -> bool:
         """Returns whether the row existed."""
         value = self.header(row)
-        self._clear_fields(row)
+        if value is None:
+            return False
+        if value.tag == HASH:
+            self._clear_fields(row)
         self.transaction.put(KEYSPACE_TABLE, row, b"", None)
-        return value is not None
+        return True
 
     def rename(self, source: bytes, target: bytes) -> None:
         """`source` must exist; `target` is replaced."""
@@ -172,9 +175,7 @@ class WritableKeyspace(Keyspace):
         self.transaction.put(KEYSPACE_TABLE, row, b"", encode_value(HASH, count.to_bytes(8, "big"), expires_at_ms))
 
     def _clear_fields(self, row: bytes) -> None:
-        stored = self.transaction.get(encode_key(KEYSPACE_TABLE, row, b""))
-        if stored is None or stored[:1].lower() != HASH:
-            return
+        """Of a hash."""
         _, stop = row_range(KEYSPACE_TABLE, row)
         fields = self._view.scan(encode_key(KEYSPACE_TABLE, row, b"f"), stop)
         for key, _ in list(islice(fields, MAX_CHANGES + 1)):  # more than one transaction can remove

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, Protocol
 
@@ -150,6 +150,8 @@ class Overlay:
         self._values: dict[bytes, bytes | None] = {}  # the newest value in flight of each key; None: removed
         self._added = AddedRows()  # by the writes in flight
         self._writers: dict[bytes, int] = {}  # number of writes in flight of each key of `_values`, at least 1
+        self._scanned = False  # since the keys have changed
+        self._keys: list[bytes] | None = None  # those of `_values`, sorted, from the second scan on
 
     def __contains__(self, key: object) -> bool:
         return key in self._values
@@ -166,13 +168,16 @@ class Overlay:
         return self.base.get(key)
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        return merge(self.base.scan(start, stop), self._values, start, stop)
+        keys = self._keys_between(start, stop)
+        base = self.base.scan(start, stop)
+        return merge(base, [(key, self._values[key]) for key in keys]) if keys else base
 
     def rows(self, table: str) -> int:
         return self.base.rows(table) + self._added.get(table)
 
     def push(self, changes: Mapping[bytes, Change]) -> None:
         """Add the changes of one write, by store key."""
+        self._forget_keys()
         for key, change in changes.items():
             self._values[key] = change.new
             self._writers[key] = self._writers.get(key, 0) + 1
@@ -180,6 +185,7 @@ class Overlay:
 
     def pop(self, changes: Mapping[bytes, Change]) -> None:
         """Remove the oldest write, once it is applied or void. The newest value of each key stays until the last."""
+        self._forget_keys()
         for key, change in changes.items():
             self._added.remove(change)
             remaining = self._writers[key] - 1
@@ -189,9 +195,22 @@ class Overlay:
                 del self._writers[key], self._values[key]
 
     def clear(self) -> None:
+        self._forget_keys()
         self._values.clear()
         self._writers.clear()
         self._added = AddedRows()
+
+    def _keys_between(self, start: bytes, stop: bytes) -> list[bytes]:
+        """Sorted. A transaction may scan often, and then all keys are sorted once."""
+        if not self._scanned:
+            self._scanned = True
+            return sorted(key for key in self._values if start <= key < stop)
+        if self._keys is None:
+            self._keys = sorted(self._values)
+        return self._keys[bisect_left(self._keys, start) : bisect_left(self._keys, stop)]
+
+    def _forget_keys(self) -> None:
+        self._scanned, self._keys = False, None
 
 
 class TransactionTooLarge(BadRequest):
@@ -213,6 +232,7 @@ class Transaction:
 
     def __init__(self, base: Entries) -> None:
         self._base = base
+        self._last: tuple[bytes, bytes | None] = (b"", None)  # the last key that was read in `base`, and its value
         self._changes: dict[bytes, Change] = {}
         self._bytes = 0  # of the old and new values of `_changes`
         self._added = AddedRows()  # by `_changes`
@@ -224,7 +244,7 @@ class Transaction:
     def get(self, key: bytes) -> bytes | None:
         self.has_read = True
         change = self._changes.get(key)
-        return change.new if change else self._base.get(key)
+        return change.new if change else self._get_in_base(key)
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         self.has_read = True
@@ -233,7 +253,8 @@ class Transaction:
         if self._keys is None:
             self._keys = sorted(self._changes)
         keys = self._keys[bisect_left(self._keys, start) : bisect_left(self._keys, stop)]
-        return merge(self._base.scan(start, stop), {key: self._changes[key].new for key in keys}, start, stop)
+        base = self._base.scan(start, stop)
+        return merge(base, [(key, self._changes[key].new) for key in keys]) if keys else base
 
     def rows(self, table: str) -> int:
         self.has_read = True
@@ -246,7 +267,7 @@ class Transaction:
     def put_at(self, key: bytes, table: str, row: bytes, field: bytes, value: bytes | None) -> None:
         """`put`, for a caller that already has the store key."""
         before = self._changes.get(key)
-        old = before.old if before else self._base.get(key)
+        old = before.old if before else self._get_in_base(key)
         if self._undo is not None:
             self._undo.append((key, before))
         self._replace(key, None if value is None and old is None else Change(table, row, field, old, value))
@@ -309,6 +330,12 @@ class Transaction:
         """The changes by store key."""
         return self._changes
 
+    def _get_in_base(self, key: bytes) -> bytes | None:
+        """Most keys are read once more when they are written."""
+        if self._last[0] != key:
+            self._last = (key, self._base.get(key))
+        return self._last[1]
+
     def _replace(self, key: bytes, change: Change | None) -> None:
         before = self._changes.pop(key, None) if change is None else self._changes.get(key)
         if before is not None:
@@ -331,21 +358,22 @@ def _size(change: Change) -> int:
 
 
 def merge(
-    base: Iterator[tuple[bytes, bytes]], written: dict[bytes, bytes | None], start: bytes, stop: bytes
+    base: Iterator[tuple[bytes, bytes]], written: Sequence[tuple[bytes, bytes | None]]
 ) -> Iterator[tuple[bytes, bytes]]:
-    """The entries of `base`, overwritten by those of `written` (None: removed), in key order."""
-    keys = sorted(key for key in written if start <= key < stop)
+    """The entries of `base`, overwritten by those of `written` (None: removed). All are in key order."""
     index = 0
     for key, value in base:
-        while index < len(keys) and keys[index] < key:
-            new = written[keys[index]]
-            if new is not None:
-                yield keys[index], new
+        while index < len(written) and written[index][0] < key:
+            yield from _present(written[index])
             index += 1
-        if index < len(keys) and keys[index] == key:
+        if index < len(written) and written[index][0] == key:
             continue
         yield key, value
-    for key in keys[index:]:
-        new = written[key]
-        if new is not None:
-            yield key, new
+    for entry in written[index:]:
+        yield from _present(entry)
+
+
+def _present(entry: tuple[bytes, bytes | None]) -> Iterator[tuple[bytes, bytes]]:
+    key, value = entry
+    if value is not None:
+        yield key, value

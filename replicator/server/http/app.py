@@ -28,6 +28,7 @@ from aiohttp import web
 
 from replicator.address import Address
 from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError
+from replicator.intervals import HTTP_TIMEOUT_S
 from replicator.limits import BACKLOG, MAX_BODY_BYTES, MAX_HTTP_CONNECTIONS
 from replicator.node.health import NodeState
 from replicator.node.node import Node
@@ -107,7 +108,13 @@ class HttpServer:
                 *read_routes(self._ready_node),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            keepalive_timeout=HTTP_TIMEOUT_S,  # also of a connection without a complete request
+            lingering_time=HTTP_TIMEOUT_S,  # for the rest of a body that is not read
+            auto_decompress=False,  # a small body may be a large one
+        )
         await self._runner.setup()
         try:
             self._server = await asyncio.get_running_loop().create_server(

@@ -12,6 +12,7 @@ All but a forced promotion are sent to the leader. All answer 202: a change take
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from aiohttp import web
 from replicator.address import Address
 from replicator.config import checked_name
 from replicator.errors import BadRequest
+from replicator.intervals import HTTP_TIMEOUT_S
 from replicator.node.node import Node
 from replicator.position import NodeId
 from replicator.records.types import Member, Mode, Policy, WaitFor, WriteMode
@@ -72,9 +74,12 @@ def member_routes(node: Callable[[], Node]) -> list[web.RouteDef]:
 
 
 async def read_json(request: web.Request) -> dict[str, Any]:
-    """Raises `BadRequest`."""
+    """Raises `BadRequest`, and `HTTPRequestTimeout` if the body does not arrive in time."""
     try:
-        fields = await request.json()
+        async with asyncio.timeout(HTTP_TIMEOUT_S):
+            fields = await request.json()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
     except ValueError as error:
         raise BadRequest("the body is not valid JSON") from error
     if not isinstance(fields, dict):

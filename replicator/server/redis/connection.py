@@ -55,7 +55,8 @@ class Connection(asyncio.Protocol):
         self.library: dict[bytes, bytes] = {}
         self.address = ""
         self.host = ""
-        self.connected_s = self.received_s = asyncio.get_running_loop().time()  # the latter: the last bytes
+        self._now_s = asyncio.get_running_loop().time  # kept: to look the loop up takes a system call
+        self.connected_s = self.received_s = self._now_s()  # the latter: the last bytes
         self.last_command = b""
         self.level: Level | None = None
         self.multi = MultiState(server.watches)
@@ -83,7 +84,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def data_received(self, data: bytes) -> None:
-        self.received_s = asyncio.get_running_loop().time()
+        self.received_s = self._now_s()
         self._requests.feed(data)
         self._run_commands()
         if self._reading and self._requests.unread > MAX_UNPARSED_BYTES and self._blocked:
@@ -138,7 +139,7 @@ class Connection(asyncio.Protocol):
     def _run_commands(self) -> None:
         """Run the commands that have been received, until the connection has to wait."""
         next_request, dispatcher, turns = self._requests.next, self._dispatcher, self.server.turns
-        read_again, run, clock, until_s = dispatcher.read_again, dispatcher.run, turns.clock, turns.until_s()
+        read_again, run, clock, until_s = dispatcher.read_again, dispatcher.run, turns.clock, turns.until_s
         try:
             while not self._blocked:
                 if clock() >= until_s:

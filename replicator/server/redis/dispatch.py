@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
+from typing import Any
 
 from replicator.errors import BadRequest, Definite, ReplicatorError
-from replicator.limits import MAX_STEPS_IN_EXEC, MAX_WRITE_ITEMS, STEPS_AT_ONCE
+from replicator.limits import MAX_EXEC_MS, MAX_STEPS_IN_EXEC, MAX_WRITE_ITEMS, STEPS_AT_ONCE
 from replicator.position import BEFORE_LOG
 from replicator.protocol.levels import Level
 from replicator.server.keyspace import Keyspace, WritableKeyspace
@@ -29,7 +30,7 @@ from replicator.server.redis.resp import (
 )
 from replicator.server.redis.subscriptions import WHILE_SUBSCRIBED, refusal
 from replicator.server.redis.transaction import Queued
-from replicator.server.redis.turns import Budget, ReplyTooLarge, Steps
+from replicator.server.redis.turns import Budget, CpuLimit, ReplyTooLarge, Steps
 from replicator.server.redis.waiting import ViewAt
 from replicator.store.view import KeyBlocked, RowIsExpiring, Transaction, TransactionTooLarge, View
 
@@ -72,7 +73,7 @@ class Dispatcher:
             elif kind is CommandKind.WRITE:
                 transaction = self._backend.begin()
                 keyspace = WritableKeyspace(transaction, self._backend.now_ms())
-                self._submit(transaction, self._run(keyspace, lambda: command.handler(keyspace, args)))
+                self._submit(transaction, self._run(keyspace, command.handler, keyspace, args))
             elif kind is CommandKind.CONNECTION:
                 connection.reply(command.handler(connection, args))
             else:
@@ -205,9 +206,14 @@ class Dispatcher:
 
     def _run_all(self, keyspace: WritableKeyspace, queued: Queued, protocol: int) -> bytes:
         """The encoded reply. Raises `BadRequest`: none takes effect."""
-        budget = Budget(MAX_STEPS_IN_EXEC)
+        budget, limit = Budget(MAX_STEPS_IN_EXEC), CpuLimit(MAX_EXEC_MS)
         parts = []
         for command, args in queued:
+            if limit.is_exceeded():
+                raise TransactionTooLarge(
+                    f"the commands of this transaction take more than {MAX_EXEC_MS} ms, in which no other client is "
+                    "served: split it, or use a pipeline without MULTI"
+                )
             part = encode(self._run_queued(keyspace, command, args, budget), protocol)
             budget.spend(len(part))
             parts.append(part)
@@ -217,8 +223,8 @@ class Dispatcher:
         """As in Redis, the other commands take effect although one fails."""
         if not command.long:
             subject = self._connection if command.kind is CommandKind.CONNECTION else keyspace
-            return self._run(keyspace, lambda: command.handler(subject, args))
-        reply = self._run(keyspace, lambda: budget.finish(command.handler(keyspace, args)))
+            return self._run(keyspace, command.handler, subject, args)
+        reply = self._run(keyspace, lambda *line: budget.finish(command.handler(*line)), keyspace, args)
         if reply is None:
             raise TransactionTooLarge(
                 f"a transaction that writes can read at most {MAX_STEPS_IN_EXEC} keys or fields with commands such as "
@@ -226,11 +232,13 @@ class Dispatcher:
             )
         return reply
 
-    def _run(self, keyspace: WritableKeyspace, command: Callable[[], Reply]) -> Reply:
+    def _run(
+        self, keyspace: WritableKeyspace, handler: Callable[[Any, Args], Reply], subject: Any, args: Args
+    ) -> Reply:
         """A command that fails changes nothing, but that expired rows which it met are deleted."""
         keyspace.transaction.set_savepoint()
         try:
-            return command()
+            return handler(subject, args)
         except (RowIsExpiring, TransactionTooLarge, ReplyTooLarge):
             raise
         except ReplicatorError as error:

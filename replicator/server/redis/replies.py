@@ -52,6 +52,7 @@ class Replies:
         self._ready: list[bytes] = []  # before all that are pending
         self._ready_bytes = 0  # of `_ready`, but for replies that were pending
         self._on_advance = on_advance
+        self._call_soon = asyncio.get_running_loop().call_soon  # kept: to look the loop up takes a system call
         self._scheduled = False  # `_advance`
 
     def add(self, data: bytes) -> None:
@@ -88,7 +89,7 @@ class Replies:
         """Replies that become ready in one iteration of the loop are sent together."""
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._advance)
+            self._call_soon(self._advance)
 
     def _advance(self) -> None:
         self._scheduled = False

@@ -19,7 +19,7 @@ from replicator.server.redis.command import Args
 from replicator.server.redis.inline import split_words
 
 _CRLF = b"\r\n"
-_COUNTS = {b"*%d" % count: count for count in range(1, 33)}
+_COUNTS = {b"*%d" % count: count for count in range(1, UNAUTHENTICATED_ITEMS + 1)}
 _SIZES = [b"$%d" % size for size in range(1024)]
 _MAX_DIGITS = 10
 
@@ -49,25 +49,35 @@ class Requests:
     def _parse(self) -> Generator[Args | None]:
         while True:
             lines, at = self._lines, self._at
-            count = _COUNTS.get(lines[at])
-            if count is not None and (end := at + 1 + 2 * count) < len(lines):
-                args = lines[at + 2 : end : 2]
-                try:
-                    complete = [_SIZES[len(arg)] for arg in args] == lines[at + 1 : end : 2]
-                except IndexError:
-                    complete = False
-                if complete:
-                    self._at = end
+            last = len(lines) - 1
+            try:
+                while at < last:
+                    count = _COUNTS.get(lines[at])
+                    if count is None or (end := at + 1 + 2 * count) > last:
+                        break
+                    args = lines[at + 2 : end : 2]
+                    head = at + 1
+                    for arg in args:
+                        if lines[head] != _SIZES[len(arg)]:
+                            break
+                        head += 2
+                    if head != end:  # a line end is part of an argument, or this is not RESP
+                        break
+                    at = end
                     yield args
-                    continue
-            yield from self._parse_by_line()
+            except IndexError:  # an argument is too long for `_SIZES`
+                pass
+            self._at = at
+            if at == last and not lines[at]:
+                yield from self._more()
+            else:
+                yield from self._parse_by_line()
 
     def _parse_by_line(self) -> Generator[Args | None]:
         """Yields the next command, or several inline commands; none if it had to wait for the first line."""
         line = self._lines[self._at]
         if line.startswith(b"*") or b"\n" not in line:
             if self._at == len(self._lines) - 1:
-                self._check_line(line)
                 yield from self._more()
                 return
             self._at += 1
@@ -116,7 +126,6 @@ class Requests:
 
     def _item(self) -> Generator[None, None, bytes]:
         while self._at == len(self._lines) - 1:
-            self._check_line(self._lines[self._at])
             yield from self._more()
         head = self._lines[self._at]
         self._at += 1
@@ -148,10 +157,12 @@ class Requests:
         return data[:size]
 
     def _more(self) -> Generator[None]:
-        """Wait for more bytes. Only the incomplete line is left to parse."""
+        """Wait for more bytes. Only the incomplete line is left to parse. Raises `ProtocolBroken`."""
+        line = self._lines[-1]
+        self._check_line(line)
         while not self._fed:
             yield None
-        self._lines, self._at = (self._lines[-1] + self._take_fed()).split(_CRLF), 0
+        self._lines, self._at = (line + self._take_fed()).split(_CRLF), 0
 
     def _take_fed(self) -> bytes:
         data = b"".join(self._fed)

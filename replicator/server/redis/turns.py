@@ -1,7 +1,7 @@
 """Shares the event loop among the connections, and leaves the rest of it to the node.
 
-The commands of all clients together run for at most `SLICE_MS` in one iteration of the loop. What has to go on in a
-later iteration waits for its turn, first come, first served.
+The commands of all clients together run for at most `SLICE_MS`; then the event loop gets through one iteration before
+the next slice begins. What has to go on in a later slice waits for its turn, first come, first served.
 """
 
 from __future__ import annotations
@@ -29,32 +29,27 @@ class ReplyTooLarge(BadRequest):
 class Turns:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
+        self.until_s = 0.0
+        """By the clock, until when commands may run. Later, they have to `wait` for the next slice."""
         self._waiting: deque[Callable[[], None]] = deque()
-        self._until_s: float | None = None  # None: no command has run in this iteration of the loop
-
-    def until_s(self) -> float:
-        """By the clock, until when commands may run in this iteration of the loop."""
-        if self._until_s is None:
-            self._until_s = self.clock() + SLICE_MS / 1000
-            asyncio.get_running_loop().call_soon(self._next_iteration)
-        return self._until_s
+        self._scheduled = False  # `_next_slice`; always if anything waits
 
     def wait(self, run: Callable[[], None]) -> None:
-        """`run` is called in a later iteration of the loop."""
-        self.until_s()
+        """`run` is called in a later slice."""
         self._waiting.append(run)
+        self._schedule()
 
     async def run(self, steps: Steps[T]) -> T:
         """Run long work in slices. Raises `ReplyTooLarge`."""
         size = 0
         while True:
-            until_s = self.until_s()
             try:
-                size += next(steps)
-                while self.clock() < until_s:
+                in_turn = True
+                while in_turn:
                     size += next(steps)
                     if size > MAX_REPLY_BYTES:
                         raise ReplyTooLarge
+                    in_turn = self.clock() < self.until_s
             except StopIteration as end:
                 result: T = end.value
                 return result
@@ -62,15 +57,43 @@ class Turns:
             self.wait(lambda turn=turn: None if turn.done() else turn.set_result(None))  # type: ignore[misc]
             await turn
 
-    def _next_iteration(self) -> None:
-        self._until_s = None
-        if not self._waiting:
-            return
-        until_s = self.until_s()
+    def _next_slice(self) -> None:
+        self._scheduled = False
+        self.until_s = self.clock() + SLICE_MS / 1000
         for _ in range(len(self._waiting)):
             self._waiting.popleft()()
-            if self.clock() >= until_s:
+            if self.clock() >= self.until_s:
                 break
+        if self._waiting:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._next_slice)
+
+
+class CpuLimit:
+    """A limit of CPU time. The other clock, which takes no system call, says when to look at it."""
+
+    def __init__(
+        self,
+        limit_ms: float,
+        clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self._clock = clock
+        self._cpu_clock = cpu_clock
+        self._until_s = cpu_clock() + limit_ms / 1000
+        self._look_s = clock() + limit_ms / 1000
+
+    def is_exceeded(self) -> bool:
+        now_s = self._clock()
+        if now_s < self._look_s:
+            return False
+        left_s = self._until_s - self._cpu_clock()
+        self._look_s = now_s + left_s
+        return left_s <= 0
 
 
 class Budget:

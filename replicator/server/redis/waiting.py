@@ -5,12 +5,12 @@
     OwnWrites    its last pending reply has become ready     its command runs again
     ViewAt       the future, shared with other connections   the read is answered, or goes on as `Work`
     Work         the end of the task, which has replied      the next command runs
-    OthersTurn   `Turns`, in a later iteration of the loop        the next command runs
+    OthersTurn   `Turns`, in a later slice of time           the next command runs
     Closing      its last pending reply has become ready     Closed
     Closed       -
 
 Only a connection that waits for nothing begins to wait, but any can become Closing or Closed. Replies are pending in
-OwnWrites and Closing only, besides None.
+OwnWrites, OthersTurn and Closing only, besides None.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Work(NamedTuple):
 
 
 class OthersTurn(NamedTuple):
-    """The time that commands may take in this iteration of the loop is over."""
+    """The slice of time for commands is used up."""
 
 
 class Closing(NamedTuple):
