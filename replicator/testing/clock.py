@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from itertools import pairwise
 
 from replicator.protocol.timing import MAX_DRIFT
 from replicator.testing.loop import SimLoop
@@ -19,13 +20,25 @@ class SimClock:
         self._loop = loop
         self.rate = rng.choice((1 / _FASTEST, _FASTEST, rng.uniform(1 / _FASTEST, _FASTEST)))
         self._begin_ms = rng.uniform(0, 1e6)
-        self.wall_offset_us = rng.randrange(-1_000_000, 1_000_000)
+        self._steps = [(0.0, rng.randrange(-1_000_000, 1_000_000))]  # since when, and the offset of the wall clock
 
     def elapsed_ms(self) -> float:
         return self._begin_ms + self._loop.time() * 1000 * self.rate
 
     def wall_us(self) -> int:
-        return _EPOCH_US + self.wall_offset_us + int(self._loop.time() * 1e6 * self.rate)
+        return self._wall_us(self._loop.time(), self._steps[-1][1])
+
+    def step_wall(self, step_us: int) -> None:
+        self._steps.append((self._loop.time(), self._steps[-1][1] + step_us))
+
+    def latest_wall_ms(self, until_s: float) -> int:
+        """The latest time that the wall clock has shown until then."""
+        steps = pairwise([*self._steps, (math.inf, 0)])
+        ends = [(min(end_s, until_s), offset) for (begin_s, offset), (end_s, _) in steps if begin_s <= until_s]
+        return max(self._wall_us(*end) for end in ends) // 1000
+
+    def _wall_us(self, at_s: float, offset_us: int) -> int:
+        return _EPOCH_US + offset_us + int(at_s * 1e6 * self.rate)
 
     async def sleep(self, duration_ms: float) -> None:
         await asyncio.sleep(duration_ms / 1000 / self.rate)
