@@ -65,6 +65,14 @@ def test_a_watched_key_that_changed_decides_nothing(client: Any, raw_client: Raw
     assert send(raw_client, b"watched", b"INCR n") == [1]
 
 
+def test_a_watched_key_that_changed_does_not_hide_what_was_decided(client: Any, raw_client: Raw) -> None:
+    assert send(raw_client, b"decided", b"INCR n") == [1]
+    raw_client.ask(b"WATCH", b"w")
+    client.set("w", 1)
+    assert send(raw_client, b"decided", b"INCR n") == [1]
+    assert client.get("n") == b"1"
+
+
 def test_it_needs_multi_and_an_id(raw_client: Raw) -> None:
     assert "without MULTI" in str(raw_client.ask(b"REPL.EXEC", b"id"))
     assert "1 to 128 bytes" in str(send(raw_client, b"x" * 129, b"INCR n"))

@@ -97,6 +97,12 @@ class SimClient:
             request.lines = (self._draw_write(self._key(), request.mark),)
             await self.ask(request)
 
+    async def _change_nothing(self) -> None:
+        """A command that may write, and does not: it reads at the leader."""
+        node = self._find()
+        if node is not None:
+            await self.ask(self._request(node, [[b"GETEX", self._key()]]))
+
     async def _transact(self) -> None:
         """MULTI, with a command for each key."""
         node = self._find()
@@ -235,7 +241,6 @@ class SimClient:
                 [b"APPEND", key, b"," + value],
                 [b"DEL", key],
                 [b"SETNX", key, value],
-                [b"GETEX", key],
                 [b"GETEX", key, b"PX", ttl_ms],
             )
         )
@@ -245,7 +250,8 @@ Action = Callable[[SimClient], Coroutine[Any, Any, None]]
 
 _ACTIONS: Sequence[Action] = (
     *(SimClient._read,) * 4,
-    *(SimClient._write,) * 4,
+    *(SimClient._write,) * 3,
+    *(SimClient._change_nothing,) * 2,
     SimClient._transact,
     SimClient._watch,
     SimClient._write_once,

@@ -179,10 +179,10 @@ class Dispatcher:
         connection, multi = self._connection, self._connection.multi
         if connection.wait_for_own_writes(args):
             return
-        if multi.dirty_cas or not (multi.writes or id):
+        if id is None and (multi.dirty_cas or not multi.writes):
             connection.wait_for(self._execute_reads())
             return
-        queued, watched = multi.queued, multi.watched
+        queued, watched, has_changed = multi.queued, multi.watched, multi.dirty_cas
         multi.discard()
         transaction = self._backend.begin()
         keyspace = WritableKeyspace(transaction, self._backend.now_ms())
@@ -196,7 +196,7 @@ class Dispatcher:
         lines = [part for _, line in queued for part in (b"%d" % len(line), *line)]
         reply = dedup.find(id, lines)
         if reply is None:
-            if _has_expired(keyspace, watched):
+            if has_changed or _has_expired(keyspace, watched):
                 self._submit(transaction, NullArray())
                 return
             reply = self._run_all(keyspace, queued, 3)
