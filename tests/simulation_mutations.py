@@ -38,7 +38,7 @@ from replicator.server.redis.dedup import Dedup
 from replicator.server.redis.transaction import Watches
 from replicator.store.machine import Machine
 from replicator.store.values import expiry_of
-from replicator.store.view import ExpiringView, Transaction, View
+from replicator.store.view import BlockingView, ExpiringView, Transaction, View
 
 
 def claims_need_not_have_observed() -> AbstractContextManager[object]:
@@ -288,7 +288,10 @@ def deletions_are_not_waited_for() -> AbstractContextManager[object]:
             transaction = self._client_writes.begin()
             if remove_if_expired(transaction, key, now_ms):
                 self._client_writes.submit(transaction, lambda error, offset: None)
-        return self._context.writes.overlay  # type: ignore[return-value]
+        view = self._context.replica.machine.view
+        gone = BlockingView(view, lambda: (), lambda key: False, self._when_acknowledged)
+        gone.get = self._context.writes.overlay.get  # type: ignore[method-assign]
+        return gone
 
     return patch.object(LeaderReads, "_when_deleted", when_deleted)
 
@@ -341,7 +344,12 @@ def transactions_are_split() -> AbstractContextManager[object]:
 
 def commands_without_changes_do_not_wait() -> AbstractContextManager[object]:
     """They show the writes in flight, and the store of a leader without a lease."""
-    return patch.object(ClientWrites, "_is_confirmed", lambda self: True)
+
+    def is_confirmed(self: ClientWrites) -> bool:
+        overlay = self._context.writes.overlay
+        return all(overlay.get(key) is not None for key in overlay)  # the deletion of expired rows waits
+
+    return patch.object(ClientWrites, "_is_confirmed", is_confirmed)
 
 
 def ids_are_not_found() -> AbstractContextManager[object]:

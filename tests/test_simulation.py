@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import count, islice
 
 import pytest
@@ -13,6 +14,7 @@ from replicator.records.types import WriteMode
 from replicator.testing.batch import Mutation, run_all
 from replicator.testing.simulation import SimulationPlan, run
 from tests import simulation_mutations as mutations
+from tests.conftest import BROKEN_RULE
 
 SUSPEND, INVALIDATE = WriteMode.SUSPEND, WriteMode.INVALIDATE
 STEPS = 2_500
@@ -64,9 +66,18 @@ def test_simulations_have_no_violations() -> None:
         (mutations.bounds_are_ten_times_as_wide, "staler than its bound", None, 20),
     ],
 )
-def test_a_broken_rule_is_detected(mutation: Mutation, expected: str, writes: WriteMode | None, near: int) -> None:
+def test_a_broken_rule_is_detected(
+    mutation: Mutation,
+    expected: str,
+    writes: WriteMode | None,
+    near: int,
+    record_property: Callable[[str, object], None],
+) -> None:
     plans = islice((SimulationPlan(seed, STEPS, writes=writes) for seed in count(near)), ENOUGH_SEEDS)
     found = next((report for report in run_all(plans, mutation) if _mentions(report.problems, expected)), None)
+    rule = mutation.__name__.replace("_", " ")
+    noticed = f"seed {found.plan.seed}: {expected.replace('|', ' or ')}" if found else "not noticed"
+    record_property(BROKEN_RULE, f"{rule:<68} {noticed}")
     assert found is not None, f"{ENOUGH_SEEDS} simulations did not detect it"
 
 

@@ -218,12 +218,13 @@ def _draw_timing(rng: random.Random) -> Timing:
     if rng.random() < 0.3:
         return Timing(answer_ms=1500)
     lease_ms = rng.choice((300, 600))
+    follower_lease_ms = rng.choice((min(500, lease_ms), 800))
     return Timing(
         heartbeat_ms=lease_ms // rng.choice((2, 4)),
         lease_ms=lease_ms,
-        election_ms=round(lease_ms * (1 + MAX_DRIFT) + 0.5),
+        election_ms=round(max(lease_ms, follower_lease_ms) * (1 + MAX_DRIFT) + 0.5),
         step_ms=rng.choice((0, 20)),
         jitter_ms=rng.choice((5, 50)),
         answer_ms=1500,
-        follower_lease_ms=min(500, lease_ms),
+        follower_lease_ms=follower_lease_ms,
     )
