@@ -1,7 +1,7 @@
 """Checks a recorded history against the read levels, given the log that the cluster wrote meanwhile.
 
-Linearizability and the outcome of each write are checked as in the simulator. Values are unique, so the value that a
-read returned determines the offset at which it was written.
+The outcome of each write is checked as in the simulator. Values are unique, so the value that a read returned
+determines the offset at which it was written.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from replicator.protocol.timing import MAX_DRIFT
 from replicator.records.codec import RecordCodec
 from replicator.records.types import Suspend
 from replicator.store.keys import encode_key
-from replicator.testing.checks import linear, writes
+from replicator.testing.checks import writes
 from replicator.testing.checks.canonical import Canonical, read_log
-from replicator.testing.history import History, Operation, OperationKind, Outcome, author_of
+from replicator.testing.history import Outcome, mark_of
+from tests import linear
 from tests.log_contract import read as read_entries
 from tests.recorder import Read
+from tests.register_history import History, Operation, OperationKind
 
 
 @asynccontextmanager
@@ -56,8 +58,8 @@ async def suspend_offset(key: bytes, bootstrap: str, cluster: str, start: Offset
 def violations(history: History, canonical: Canonical) -> list[str]:
     reads = [it for it in history.reads(*LevelKind) if isinstance(it, Read)]
     return [
-        *writes.check(history, canonical),
-        *linear.check(history, frozenset(canonical.written)),
+        *writes.check(history.writes(), canonical),
+        *linear.check(history, frozenset(canonical.marked)),
         *_prefixes(reads, canonical),
         *_sessions(history, canonical),
         *_tokens(reads, canonical),
@@ -119,8 +121,8 @@ def _written(operation: Operation) -> bytes | None:
 
 def _offset(value: bytes | None, canonical: Canonical) -> Offset:
     """Where the value was written. Other checks report values that were never written."""
-    name = author_of(value)
-    return canonical.written.get(name, [BEFORE_LOG])[0] if name else BEFORE_LOG
+    mark = mark_of(value)
+    return canonical.marked.get(mark, [BEFORE_LOG])[0] if mark else BEFORE_LOG
 
 
 def _stored(key: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """Clients of real processes that record each operation and its outcome, with times by the clock of this process.
 
-They record the simulator's `History`, so that its checkers apply (`tests/recorded_checks.py`). Each read is sent in a
+`tests/recorded_checks.py` checks the history. Each read is sent in a
 pipeline between two requests for a token, which bounds the offset of the store that answered it.
 """
 
@@ -21,7 +21,8 @@ from replicator.chaos.redis_connection import NotConnected, RedisConnection
 from replicator.position import BEFORE_LOG, Offset, Token
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level, LevelKind, decode_token
 from replicator.store.values import encode_value
-from replicator.testing.history import History, Operation, OperationKind, Outcome
+from replicator.testing.history import Outcome
+from tests.register_history import History, Operation, OperationKind
 
 BOUND_MS = 500
 THINK_S = 0.03

@@ -5,26 +5,29 @@ from __future__ import annotations
 import asyncio
 from asyncio import Future
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from math import inf
 from typing import Any
 from unittest.mock import patch
 
-from replicator.errors import BrokerUnavailable, Busy, Stale
+from replicator.errors import BrokerUnavailable, Busy, Definite, Stale
 from replicator.node.announcement import Announcement
 from replicator.node.appending import Appender, AppendOutcome, Committed, Misplaced
+from replicator.node.client_writes import ClientWrites
 from replicator.node.commit_point import CommitPoint
 from replicator.node.commitment import Commitment
+from replicator.node.expiry import remove_if_expired
 from replicator.node.follower_reads import FollowerReads
 from replicator.node.index_source import IndexAnswer, IndexSource
 from replicator.node.leader_index import LeaderIndex
 from replicator.node.leader_link import CommittedOffset
 from replicator.node.leader_reads import LeaderReads
+from replicator.node.node import Node
 from replicator.node.read_index import ReadIndex
 from replicator.node.replica import Replica
 from replicator.node.role_state import RoleState
 from replicator.node.waiting_reads import WaitingReads
-from replicator.node.writes import PendingWrite, Writes
+from replicator.node.writes import Done, PendingWrite, Writes
 from replicator.position import Epoch, Offset, Token
 from replicator.protocol import acceptance, claims
 from replicator.protocol.ack_policy import MAX_OFFSET, AckRequirement, local_readers
@@ -32,8 +35,12 @@ from replicator.protocol.levels import Level
 from replicator.protocol.log_state import LogState, Void
 from replicator.protocol.timing import Timing
 from replicator.records.types import Body, Reason
+from replicator.server.redis.command import Args
+from replicator.server.redis.dedup import Dedup
+from replicator.server.redis.transaction import Watches
+from replicator.store.machine import Machine
 from replicator.store.values import expiry_of
-from replicator.store.view import ExpiringView, View
+from replicator.store.view import BlockingView, ExpiringView, Transaction, View
 
 
 def claims_need_not_have_observed() -> AbstractContextManager[object]:
@@ -273,3 +280,125 @@ def bounds_are_ten_times_as_wide() -> AbstractContextManager[object]:
 
     genuine = ReadIndex.is_within
     return patch.object(ReadIndex, "is_within", is_within)
+
+
+def deletions_are_not_waited_for() -> AbstractContextManager[object]:
+    """A row that has expired is gone at the leader once its deletion is queued."""
+
+    async def when_deleted(self: LeaderReads, key: bytes, now_ms: int, shown: frozenset[bytes]) -> View:
+        with suppress(Definite):
+            transaction = self._client_writes.begin()
+            if remove_if_expired(transaction, key, now_ms):
+                self._client_writes.submit(transaction, lambda error, offset: None)
+        view = self._context.replica.machine.view
+        gone = BlockingView(view, lambda: (), lambda key: False, self._when_acknowledged)
+        gone.get = self._context.writes.overlay.get  # type: ignore[method-assign]
+        return gone
+
+    return patch.object(LeaderReads, "_when_deleted", when_deleted)
+
+
+@contextmanager
+def rows_expire_early() -> Iterator[None]:
+    """The leader deletes rows a second before their time."""
+
+    def expired(self: Machine, now_ms: int, limit: int) -> list[bytes]:
+        return genuine_expired(self, now_ms + 1000, limit)
+
+    def remove(transaction: Transaction, key: bytes, now_ms: int) -> bool:
+        return remove_if_expired(transaction, key, now_ms + 1000)
+
+    def next_expiry_ms(self: Machine) -> int | None:
+        due_ms = genuine_next(self)
+        return None if due_ms is None else due_ms - 1000
+
+    genuine_expired, genuine_next = Machine.expired, Machine.next_expiry_ms
+    with (
+        patch.multiple(Machine, expired=expired, next_expiry_ms=next_expiry_ms),
+        patch("replicator.node.expiry.remove_if_expired", remove),
+    ):
+        yield
+
+
+def watches_miss_changes() -> AbstractContextManager[object]:
+    return patch.object(Watches, "on_change", lambda self, table, row: None)
+
+
+def watches_miss_expiries() -> AbstractContextManager[object]:
+    """A watched row that has expired is not a change: the transaction reads it as gone."""
+    return patch("replicator.server.redis.dispatch._has_expired", lambda keyspace, watched: False)
+
+
+def transactions_are_split() -> AbstractContextManager[object]:
+    """Each change of a transaction is a record of its own."""
+
+    def submit(self: ClientWrites, transaction: Transaction, done: Done) -> None:
+        *others, last = [{key: change} for key, change in transaction.changes.items()] or [{}]
+        for changes in others:
+            transaction._changes = changes
+            genuine(self, transaction, lambda error, offset: None)
+        transaction._changes = last
+        genuine(self, transaction, done)
+
+    genuine = ClientWrites.submit
+    return patch.object(ClientWrites, "submit", submit)
+
+
+def commands_without_changes_do_not_wait() -> AbstractContextManager[object]:
+    """They show the writes in flight, and the store of a leader without a lease."""
+
+    def is_confirmed(self: ClientWrites) -> bool:
+        overlay = self._context.writes.overlay
+        return all(overlay.get(key) is not None for key in overlay)  # the deletion of expired rows waits
+
+    return patch.object(ClientWrites, "_is_confirmed", is_confirmed)
+
+
+def ids_are_not_found() -> AbstractContextManager[object]:
+    """A command that is repeated with its id is executed again."""
+    return patch.object(Dedup, "find", lambda self, id, line: None)
+
+
+def ids_are_found_without_their_replies() -> AbstractContextManager[object]:
+    """A command that is repeated with its id has no effect, and an empty reply."""
+
+    def find(self: Dedup, id: bytes, line: Args) -> bytes | None:
+        return genuine(self, id, line) and b"_\r\n"
+
+    genuine = Dedup.find
+    return patch.object(Dedup, "find", find)
+
+
+def tokens_cover_only_writes() -> AbstractContextManager[object]:
+    """A session does not include what its client has read."""
+
+    def token(self: Node, written: Offset) -> Token:
+        return genuine(self, written)._replace(offset=written)
+
+    genuine = Node.token
+    return patch.object(Node, "token", token)
+
+
+def elections_are_shorter_than_follower_leases() -> AbstractContextManager[object]:
+    """A new leader does not know which replica was removed from the sync members, and may still answer reads."""
+
+    def candidacy_ms(self: Timing, rank: int, random: float) -> float:
+        return self.old_lease_ms + rank * self.step_ms + random * self.jitter_ms
+
+    return patch.object(Timing, "candidacy_ms", candidacy_ms)
+
+
+def refused_announcements_are_not_withdrawn() -> AbstractContextManager[object]:
+    """Keys stay suspended for a write that will never be written."""
+    return patch.object(Announcement, "withdraw_unwritten", lambda self: None)
+
+
+def releases_are_not_repeated() -> AbstractContextManager[object]:
+    """Keys stay suspended once the log has refused their release."""
+
+    def release(self: Commitment, confirmed: Offset) -> None:
+        genuine(self, confirmed)
+        self._release = None
+
+    genuine = Commitment._release_confirmed
+    return patch.object(Commitment, "_release_confirmed", release)

@@ -6,12 +6,14 @@ import asyncio
 import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from replicator.errors import BadRequest, Busy, Fenced, LogDamage, NotLeader, ReplicatorError, Unknown
 from replicator.node.health import NodeState
 from replicator.position import NodeId, Offset
+from replicator.protocol.levels import Level, LevelKind
 from replicator.store.keys import encode_key
 from replicator.store.values import encode_value
 from tests.memory_cluster import FaultyLog, MemoryCluster, submit, until
@@ -204,6 +206,22 @@ async def test_a_transaction_without_changes_waits_for_the_writes_it_has_read(cl
     assert leader.get(key(b"a")) is None
     await submit(leader.node, transaction)
     assert writing.done()
+
+
+async def test_a_session_waits_at_a_node_that_has_read_nothing_yet(cluster: MemoryCluster) -> None:
+    follower = await cluster.start("n2", priority=1)
+    follower.node._context.roles.eligible = False
+    await until(lambda: follower.node.state is NodeState.SERVING)
+    with patch.object(follower.node._context.reader, "_after", lambda offset: []):
+        leader = await cluster.start("n1")
+        await cluster.leader()
+        written = await leader.write(b"k", b"s1")
+        level = Level(LevelKind.SESSION, token=leader.node.token(written))
+        reading = asyncio.ensure_future(follower.node.reads.read(level, lambda view: view.get(key(b"k"))))
+        await asyncio.sleep(0)
+        assert not reading.done()
+    cluster.log.append_now([])  # wakes its reader
+    assert await reading == b"s1"
 
 
 async def test_expired_rows_are_deleted_by_the_leader_everywhere(cluster: MemoryCluster) -> None:

@@ -8,9 +8,10 @@ from replicator.position import Offset, Token
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level, LevelKind
 from replicator.store.keys import encode_key
 from replicator.testing.checks.canonical import Canonical
-from replicator.testing.history import History, Operation, OperationKind, Outcome
+from replicator.testing.history import Outcome
 from tests.recorded_checks import violations
 from tests.recorder import BOUND_MS, Read
+from tests.register_history import History, Operation, OperationKind
 
 BOUNDED = Level(LevelKind.BOUNDED, BOUND_MS)
 FIRST, SECOND = b"sw.1", b"sw.2"  # as encoded in the log, at offsets 5 and 7
@@ -18,9 +19,10 @@ FIRST, SECOND = b"sw.1", b"sw.2"  # as encoded in the log, at offsets 5 and 7
 CANONICAL = Canonical(
     states={},
     entries={},
-    written={"w.1": [Offset(5)], "w.2": [Offset(7)]},
+    writes={},
+    marked={"w.1": [Offset(5)], "w.2": [Offset(7)], "w.4": [Offset(9)]},
+    once={},
     values={encode_key("kv", b"k", b""): [(Offset(5), FIRST), (Offset(7), SECOND)]},
-    expired=[],
 )
 
 
@@ -74,7 +76,7 @@ def test_an_allowed_operation_is_not_reported(allowed: Operation) -> None:
         (read("w.3", 2.2, session(6), FIRST, 6, 6), "a session read went backwards"),
         (read("r.1", 2.2, LINEARIZABLE, FIRST, 6, 6), "not linearizable"),
         (write("w.3", 3.0), "acknowledged but lost"),
-        (write("w.2", 3.0, Outcome.REJECTED), "rejected but in the log"),
+        (write("w.4", 3.0, Outcome.REJECTED), "rejected but in the log"),
     ],
     ids=str,
 )

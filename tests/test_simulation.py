@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import count, islice
-from math import inf
 
 import pytest
 
 from replicator.records.types import WriteMode
 from replicator.testing.batch import Mutation, run_all
-from replicator.testing.checks.linear import first_violation
-from replicator.testing.history import Operation, OperationKind, Outcome
 from replicator.testing.simulation import SimulationPlan, run
 from tests import simulation_mutations as mutations
+from tests.conftest import BROKEN_RULE
 
 SUSPEND, INVALIDATE = WriteMode.SUSPEND, WriteMode.INVALIDATE
 STEPS = 2_500
@@ -67,9 +66,18 @@ def test_simulations_have_no_violations() -> None:
         (mutations.bounds_are_ten_times_as_wide, "staler than its bound", None, 20),
     ],
 )
-def test_a_broken_rule_is_detected(mutation: Mutation, expected: str, writes: WriteMode | None, near: int) -> None:
+def test_a_broken_rule_is_detected(
+    mutation: Mutation,
+    expected: str,
+    writes: WriteMode | None,
+    near: int,
+    record_property: Callable[[str, object], None],
+) -> None:
     plans = islice((SimulationPlan(seed, STEPS, writes=writes) for seed in count(near)), ENOUGH_SEEDS)
     found = next((report for report in run_all(plans, mutation) if _mentions(report.problems, expected)), None)
+    rule = mutation.__name__.replace("_", " ")
+    noticed = f"seed {found.plan.seed}: {expected.replace('|', ' or ')}" if found else "not noticed"
+    record_property(BROKEN_RULE, f"{rule:<68} {noticed}")
     assert found is not None, f"{ENOUGH_SEEDS} simulations did not detect it"
 
 
@@ -102,88 +110,3 @@ def test_tracing_does_not_change_the_history() -> None:
     traced = run(SimulationPlan(1, 1_500), lines.append)
     assert traced.fingerprint == run(SimulationPlan(1, 1_500)).fingerprint
     assert any("holds a lease" in line for line in lines)
-
-
-def operation(
-    name: str, kind: OperationKind, called_s: float, answered_s: float, value: bytes | None = None, known: bool = True
-) -> Operation:
-    outcome = Outcome.OK if known else Outcome.UNKNOWN
-    return Operation(name, "n1", kind, b"k", called_s, outcome=outcome, answered_s=answered_s, value=value)
-
-
-@pytest.mark.parametrize(
-    ("history", "linearizable"),
-    [
-        ([], True),
-        ([operation("a", OperationKind.PUT, 0, 1), operation("r", OperationKind.READ, 2, 3, b"sa")], True),
-        ([operation("a", OperationKind.PUT, 0, 1), operation("r", OperationKind.READ, 2, 3, None)], False),
-        ([operation("a", OperationKind.PUT, 0, 5), operation("r", OperationKind.READ, 2, 3, None)], True),
-        (  # two reads concurrent with a write must agree on its order
-            [
-                operation("a", OperationKind.PUT, 0, 9),
-                operation("r", OperationKind.READ, 1, 2, b"sa"),
-                operation("q", OperationKind.READ, 3, 4, None),
-            ],
-            False,
-        ),
-        (  # a write of unknown outcome may take effect much later
-            [
-                operation("a", OperationKind.PUT, 0, inf, known=False),
-                operation("r", OperationKind.READ, 3, 4, None),
-                operation("q", OperationKind.READ, 5, 6, b"sa"),
-            ],
-            True,
-        ),
-        (  # but cannot be undone
-            [
-                operation("a", OperationKind.PUT, 0, inf, known=False),
-                operation("r", OperationKind.READ, 3, 4, b"sa"),
-                operation("q", OperationKind.READ, 5, 6, None),
-            ],
-            False,
-        ),
-        (
-            [
-                operation("a", OperationKind.APPEND, 0, 5),
-                operation("b", OperationKind.APPEND, 0, 5),
-                operation("r", OperationKind.READ, 6, 7, b"sb,a"),
-            ],
-            True,
-        ),
-        (
-            [
-                operation("a", OperationKind.APPEND, 0, 1),
-                operation("b", OperationKind.APPEND, 2, 3),
-                operation("r", OperationKind.READ, 6, 7, b"sb,a"),
-            ],
-            False,
-        ),
-        (  # a row that expires may be read as gone once its removal is in the log, at 3
-            [
-                operation("a", OperationKind.PUT, 0, 1),
-                operation("x", OperationKind.REMOVE, 3, inf, b"sa"),
-                operation("r", OperationKind.READ, 2, 4, None),
-            ],
-            True,
-        ),
-        (
-            [
-                operation("a", OperationKind.PUT, 0, 1),
-                operation("x", OperationKind.REMOVE, 3, inf, b"sa"),
-                operation("r", OperationKind.READ, 1.5, 2, None),
-            ],
-            False,
-        ),
-        (  # what has replaced it stays
-            [
-                operation("a", OperationKind.PUT, 0, 1),
-                operation("x", OperationKind.REMOVE, 2, inf, b"sa"),
-                operation("b", OperationKind.PUT, 3, 4),
-                operation("r", OperationKind.READ, 5, 6, None),
-            ],
-            False,
-        ),
-    ],
-)
-def test_linearizable_histories_are_distinguished_from_others(history: list[Operation], linearizable: bool) -> None:
-    assert (first_violation(history) is None) is linearizable

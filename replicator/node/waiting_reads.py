@@ -27,14 +27,17 @@ class WaitingReads:
 
     def session_view(self, token: Token, store: View) -> View | asyncio.Future[View]:
         """`store`, once it has reached the token. Raises `Stale` if the token is of another timeline."""
-        replica = self._context.replica
-        check_timeline(token, replica.state.timeline.hex())
-        if replica.state.offset >= token.offset:
+        state = self._context.replica.state
+        if state.timeline:  # otherwise this node has read nothing yet
+            check_timeline(token, state.timeline.hex())
+        if state.offset >= token.offset:
             return store
         return self.start(self._applied(token, store))
 
     async def _applied(self, token: Token, store: View) -> View:
-        await self._context.replica.applied(token.offset)
+        replica = self._context.replica
+        await replica.applied(token.offset)
+        check_timeline(token, replica.state.timeline.hex())
         return store
 
     async def _within_time(self, work: Coroutine[Any, Any, View]) -> View:

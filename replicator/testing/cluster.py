@@ -17,11 +17,13 @@ from replicator.node.node import Node
 from replicator.position import Author, Epoch, NodeId
 from replicator.protocol.timing import Timing
 from replicator.records.types import Member, Mode
+from replicator.server.redis.server import RedisServer
+from replicator.server.redis.turns import Turns
 from replicator.store import boot
 from replicator.store.machine import Machine, open_machine
 from replicator.testing.broker import Broker, Link, SimAcks, SimLog, deliver
 from replicator.testing.clock import SimClock
-from replicator.testing.history import Operation, Outcome
+from replicator.testing.connection import SimConnection
 from replicator.testing.loop import Process, SimLoop
 
 CLUSTER = "simulated"
@@ -37,9 +39,15 @@ class Running:
     acks: SimAcks
     machine: Machine
     node: Node
+    server: RedisServer
     task: asyncio.Task[None]
-    unanswered: dict[str, Operation] = field(default_factory=dict)  # operations of clients, by name
-    requests: set[asyncio.Task[None]] = field(default_factory=set)  # that an operator made
+    connections: list[SimConnection] = field(default_factory=list)
+    requests: set[asyncio.Task[None]] = field(default_factory=set)  # that an operator or another node made
+
+    @property
+    def unanswered(self) -> int:
+        """Number of requests of clients."""
+        return sum(it.unanswered for it in self.connections)
 
 
 class SimNode:
@@ -70,10 +78,19 @@ class SimNode:
         rng = random.Random(broker.rng.getrandbits(64))
         context = open_context(author, self.priority, machine, log, self.clock, self._timing, rng)
         node = Node(context, acks, self.member, SimLeaderLink(link, self._peers))
+        server = RedisServer(node, self.member.resp, cluster=CLUSTER, timing=self._timing)
+        server.turns = Turns(self._loop.time)
         task = self._loop.create_task(node.run(), context=process.context)
-        self.life = Running(process, link, acks, machine, node, task)
+        self.life = Running(process, link, acks, machine, node, server, task)
         broker.trace(f"{self.name}: starts as {author} at offset {machine.state.offset}")
         return self.life
+
+    def connect(self) -> SimConnection:
+        life = self.life
+        assert life is not None
+        connection = SimConnection(self._loop, life.process, life.server, life.node, life.machine)
+        life.connections.append(connection)
+        return connection
 
     async def kill(self, *, system: bool) -> None:
         """As SIGKILL does; with `system`, as a crash of the operating system, after which the store is not trusted."""
@@ -81,10 +98,8 @@ class SimNode:
         assert life is not None
         self._broker.trace(f"{self.name}: {'its system crashes' if system else 'is killed'}")
         life.link.cut = True
-        now_s = self._loop.time()
-        for operation in life.unanswered.values():
-            operation.answer(Outcome.UNKNOWN, now_s, "the node died")
-        life.unanswered.clear()
+        for connection in life.connections:
+            connection.lose()
         if life.process.paused:
             self._loop.resume(life.process)
         dying = [life.task, *life.requests]

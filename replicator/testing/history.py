@@ -1,22 +1,17 @@
-"""The recorded history of the clients: each operation with the true times of its call and its answer."""
+"""The recorded history of the clients: each request with the true times of its call and of its answer."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
 
 from replicator.position import BEFORE_LOG, Offset
-from replicator.protocol import levels
 from replicator.protocol.levels import Level
+from replicator.server.redis.command import Args, CommandKind
+from replicator.server.redis.commands.registry import look_up
 from replicator.store.values import decode_value
-
-
-class OperationKind(StrEnum):
-    READ = "read"
-    PUT = "put"  # the value becomes the operation's name
-    APPEND = "append"  # the name is added to the value, in one transaction
-    REMOVE = "remove"  # a leader removes a row that has expired; `Operation.value` is what it removes
 
 
 class Outcome(StrEnum):
@@ -26,62 +21,70 @@ class Outcome(StrEnum):
 
 
 @dataclass(slots=True)
-class Operation:
-    name: str  # unique in a history, and part of the value written
+class Request:
+    """A command, or a transaction, that a client sent once, and the reply."""
+
+    name: str  # unique in a history; begins with the client's
+    client: str
     node: str
-    kind: OperationKind
-    key: bytes
+    lines: tuple[Args, ...]  # the command, or those between MULTI and EXEC
     called_s: float
-    level: Level | None = None  # of a read; None: a read at the leader without a level
-    in_transaction: bool = False  # a read that a transaction makes, which changes nothing
-    ttl_ms: int = 0  # of the value that a put writes; 0: it does not expire
+    level: Level | None = None  # None: the default one, at the leader
+    in_transaction: bool = False
+    id: bytes | None = None  # of REPL.ONCE or REPL.EXEC; requests that repeat each other share it
+    mark: str = ""  # part of all values that it writes; requests that repeat each other share it
+    watched: Mapping[bytes, object] = field(default_factory=dict)  # the rows since WATCH, and what was read then
     outcome: Outcome | None = None  # None: not answered yet
     answered_s: float = inf
-    value: bytes | None = None  # what a read returned
-    offset: Offset = BEFORE_LOG  # of the store that answered a read, or of the record of a write
+    reply: object = None  # as hiredis parses it
+    record: Offset = BEFORE_LOG  # of a write that succeeded and changed anything: the offset of its record
+    applied: Offset = BEFORE_LOG  # what the store of that node had applied when it answered
     why: str = ""
 
-    def answer(
-        self, outcome: Outcome, now_s: float, why: str = "", value: bytes | None = None, offset: Offset = BEFORE_LOG
-    ) -> None:
-        self.outcome, self.answered_s, self.why, self.value, self.offset = outcome, now_s, why, value, offset
+    @property
+    def only_reads(self) -> bool:
+        return all(look_up(line).kind is CommandKind.READ for line in self.lines)
 
-    def after(self, before: bytes | None) -> bytes | None:
-        """The value of the key after this operation; `before` is the value it was applied to."""
-        if self.kind is OperationKind.READ:
-            return before
-        if self.kind is OperationKind.REMOVE:
-            return None
-        name = self.name.encode()
-        return b"s" + name if self.kind is OperationKind.PUT or before is None else before + b"," + name
+    @property
+    def must_write(self) -> bool:
+        """Whether it writes its mark whenever it succeeds."""
+        return any(line[0] in (b"SET", b"APPEND") for line in self.lines)
+
+    def answer(self, outcome: Outcome, now_s: float, why: str = "") -> None:
+        self.outcome, self.answered_s, self.why = outcome, now_s, why
 
     def __str__(self) -> str:
-        shown = f" = {self.value!r}" if self.kind is OperationKind.READ and self.outcome is Outcome.OK else ""
-        level = f"{self.level} " if self.level else "transaction's " if self.in_transaction else ""
-        what = f"{self.name} {level}{self.kind} {self.key.decode()} at {self.node}"
-        return f"{what}: {self.outcome}{shown} {self.why}".rstrip()
+        what = "; ".join(b" ".join(line).decode() for line in self.lines)
+        if self.in_transaction:
+            watching = f"WATCH {dict(self.watched)} " if self.watched else ""
+            what = f"{watching}MULTI {what} EXEC"
+        once = f" once as {self.id.decode()}" if self.id else ""
+        level = f"{self.level} " if self.level else ""
+        shown = f" = {self.reply!r}" if self.outcome is Outcome.OK else ""
+        return f"{self.name} {level}{what}{once} at {self.node}: {self.outcome}{shown} {self.why}".rstrip()
 
 
 @dataclass(slots=True)
 class History:
-    operations: list[Operation] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
 
-    def writes(self) -> list[Operation]:
-        return [it for it in self.operations if it.kind is not OperationKind.READ]
+    def writes(self) -> list[Request]:
+        """Those that may write a value with their mark."""
+        return [it for it in self.requests if it.mark]
 
-    def reads(self, *kinds: levels.LevelKind) -> list[Operation]:
-        """The successful reads at these levels."""
-        return [it for it in self.operations if it.outcome is Outcome.OK and it.level and it.level.kind in kinds]
+    def answered(self) -> list[Request]:
+        """Those that succeeded."""
+        return [it for it in self.requests if it.outcome is Outcome.OK]
 
 
 def without_expiry(stored: bytes | None) -> bytes | None:
-    """A stored value as histories have it."""
+    """A stored value without the time at which it expires."""
     if stored is None:
         return None
     value = decode_value(stored)
     return value.tag + value.data
 
 
-def author_of(value: bytes | None) -> str | None:
-    """The name of the operation that wrote `value`."""
+def mark_of(value: bytes | None) -> str | None:
+    """The mark of the request that wrote `value`."""
     return None if value is None else value[1:].rsplit(b",", 1)[-1].decode()

@@ -21,7 +21,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 STEP_S = 5e-6
-"""The duration of each callback, so that no two events have the same time."""
+"""The least duration of a callback, so that no two events have the same time."""
 
 
 class Stuck(Exception):
@@ -57,6 +57,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._now_s = 0.0
+        self._in_callback = False
         self._timers: list[tuple[float, int, asyncio.TimerHandle, Process]] = []
         self._serials = itertools.count(1)
         self._runnable: list[Process] = []  # processes that have ready callbacks and are not paused
@@ -69,6 +70,11 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def time(self) -> float:
         return self._now_s
+
+    def spend(self, duration_s: float) -> None:
+        """Let the callback that runs now take that much longer. Without effect outside of callbacks."""
+        if self._in_callback:
+            self._now_s += duration_s
 
     def call_soon(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
@@ -159,7 +165,9 @@ class SimLoop(asyncio.AbstractEventLoop):
             return
         self.steps += 1
         self._now_s += STEP_S
+        self._in_callback = True
         handle._run()
+        self._in_callback = False
         self.after_step(process)
 
     def _expire_timers(self) -> None:

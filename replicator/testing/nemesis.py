@@ -157,7 +157,7 @@ class Nemesis:
     async def set_wall_clock(self, node: SimNode) -> None:
         step_us = self._rng.choice((-_HOUR_US, _HOUR_US))
         self._trace(f"{node.name}: wall clock stepped by {step_us // 1_000_000} s")
-        node.clock.wall_offset_us += step_us
+        node.clock.step_wall(step_us)
 
     async def foreign_append(self, _: SimNode) -> None:
         """A foreign producer appends to the topic: noise, or a copy of one of our records."""

@@ -13,20 +13,23 @@ from pathlib import Path
 
 from replicator.errors import ReplicatorError
 from replicator.node.health import NodeState
+from replicator.position import NodeId, Offset
 from replicator.protocol.timing import MAX_DRIFT, Timing
 from replicator.records.codec import RecordCodec
 from replicator.records.types import WriteMode
 from replicator.testing import faults as fault_plans
 from replicator.testing.broker import Broker
-from replicator.testing.checks import leases, levels, linear, replicas, writes
-from replicator.testing.checks.canonical import Canonical, read_log
+from replicator.testing.checks import expiry, leases, levels, once, order, replicas, sessions, watches, writes
+from replicator.testing.checks.canonical import read_log
+from replicator.testing.checks.execution import Executions
 from replicator.testing.clients import SimClient
 from replicator.testing.cluster import SimNode
-from replicator.testing.history import History, Operation, OperationKind, Outcome
+from replicator.testing.history import History, Outcome
 from replicator.testing.loop import SimLoop, Stuck
 from replicator.testing.nemesis import FAULT_EVENTS, Nemesis
 from replicator.testing.observer import Observer
 from replicator.testing.operator import Operator
+from replicator.testing.recovery import refused_for_good
 
 SET_UP_S = 3.0  # virtual
 SETTLE_S = 30.0  # virtual: after the last fault, until there is one leader and all nodes have caught up
@@ -83,7 +86,7 @@ def run(plan: SimulationPlan, on_trace: Callable[[str], None] = lambda line: Non
 
 class _Simulation:
     def __init__(self, plan: SimulationPlan, folder: Path, on_trace: Callable[[str], None]) -> None:
-        rng = random.Random(plan.seed)
+        rng = self._rng = random.Random(plan.seed)
         self.plan = plan
         self.loop = SimLoop(rng)  # type: ignore[abstract]  # it has no sockets, signals, threads or subprocesses
         self.history = History()
@@ -101,15 +104,15 @@ class _Simulation:
         drawn = rng.choice(list(WriteMode))
         self.operator = Operator(self.nodes, self.loop, rng, plan.writes or drawn, self.trace)
         self.nemesis = Nemesis(self.nodes, self.broker, rng, self.observer, self.operator, self.trace)
-        keys = rng.choice((1, 3))
-        self.clients = [
-            SimClient(f"c{i}", keys, self.nodes, self.loop, rng, self.history, self.trace)
-            for i in range(rng.choice((2, 5)))
-        ]
+        self._keys = rng.choice((1, 3))
+        self.clients = [self._new_client(f"c{i}") for i in range(rng.choice((2, 5)))]
         self.trace(f"{timing}")
         self.trace(f"{self.broker.faults}")
         for node in self.nodes:
             self.trace(f"{node.name}: clock runs at {node.clock.rate:.4f}")
+
+    def _new_client(self, name: str) -> SimClient:
+        return SimClient(name, self._keys, self.nodes, self.loop, self._rng, self.history, self.trace)
 
     def trace(self, what: str) -> None:
         line = f"{self.loop.time():12.6f}  {what}"
@@ -126,8 +129,8 @@ class _Simulation:
         report.problems.extend(self._check(report))
         report.fingerprint = self._fingerprint()
         report.steps, report.virtual_s = self.loop.steps, self.loop.time()
-        for operation in self.history.operations:
-            outcome = str(operation.outcome or Outcome.UNKNOWN)
+        for request in self.history.requests:
+            outcome = str(request.outcome or Outcome.UNKNOWN)
             report.outcomes[outcome] = report.outcomes.get(outcome, 0) + 1
         return report
 
@@ -152,7 +155,7 @@ class _Simulation:
             assert node.life is not None
             node.life.link.heal()
         await asyncio.wait(requesting)
-        problems.extend(await self._settle())
+        problems.extend(await self._settle() or await refused_for_good(self.nodes, self._new_client))
         await setting_up
         for node in self.nodes:
             await self.nemesis.kill(node)
@@ -175,8 +178,7 @@ class _Simulation:
             if life.node.state is not NodeState.SERVING
         ]
         leaders = [name for name, life in lives if life.node.leads and life.node.lease_left_ms > 0]
-        counts = [(name, len(life.unanswered)) for name, life in lives]
-        unanswered = [f"{count} operations at {name} are unanswered" for name, count in counts if count]
+        unanswered = [f"{life.unanswered} requests at {name} are unanswered" for name, life in lives if life.unanswered]
         leaderless = [] if len(leaders) == 1 else [f"leaders with a lease: {leaders or 'none'}"]
         return ended + failed + leaderless + unanswered
 
@@ -188,17 +190,22 @@ class _Simulation:
             return
         report.records = len(canonical.states)
         report.epochs = max((it.state.epoch for it in canonical.states.values()), default=0)
-        yield from writes.check(self.history, canonical)
+        appended_s = self.broker.appended_s
+        clocks = {NodeId(node.name): node.clock for node in self.nodes}
+
+        def latest_ms(offset: Offset) -> int:
+            return clocks[canonical.writes[offset].author].latest_wall_ms(appended_s[offset])
+
+        executions = Executions(canonical, latest_ms)
+        yield from writes.check(self.history.writes(), canonical)
         yield from replicas.check(self.observer.samples, canonical)
         yield from leases.check(self.observer.overlaps)
-        yield from levels.check(self.history, canonical, self.broker.appended_s)
-        removals = [
-            Operation(
-                f"expiry at offset {offset}", "", OperationKind.REMOVE, row, self.broker.appended_s[offset], value=value
-            )
-            for offset, row, value in canonical.expired
-        ]
-        yield from linear.check(self.history, _took_effect(self.history, canonical), removals)
+        yield from levels.check(self.history, executions, canonical, appended_s)
+        yield from sessions.check(self.history, executions)
+        yield from once.check(self.history, canonical)
+        yield from watches.check(self.history, executions)
+        yield from expiry.check(self.history, executions, canonical, latest_ms)
+        yield from order.check(self.history, executions, appended_s)
 
     def _fingerprint(self) -> str:
         for offset, payload in self.broker.log.entries:
@@ -206,23 +213,18 @@ class _Simulation:
         return self._hash.hexdigest()
 
 
-def _took_effect(history: History, canonical: Canonical) -> frozenset[str]:
-    return frozenset(
-        it.name for it in history.operations if it.kind is not OperationKind.READ and it.name in canonical.written
-    )
-
-
 def _draw_timing(rng: random.Random) -> Timing:
     """The defaults, or the shortest election timeout allowed, with little or no step by priority."""
     if rng.random() < 0.3:
         return Timing(answer_ms=1500)
     lease_ms = rng.choice((300, 600))
+    follower_lease_ms = rng.choice((min(500, lease_ms), 800))
     return Timing(
         heartbeat_ms=lease_ms // rng.choice((2, 4)),
         lease_ms=lease_ms,
-        election_ms=round(lease_ms * (1 + MAX_DRIFT) + 0.5),
+        election_ms=round(max(lease_ms, follower_lease_ms) * (1 + MAX_DRIFT) + 0.5),
         step_ms=rng.choice((0, 20)),
         jitter_ms=rng.choice((5, 50)),
         answer_ms=1500,
-        follower_lease_ms=min(500, lease_ms),
+        follower_lease_ms=follower_lease_ms,
     )

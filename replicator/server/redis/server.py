@@ -70,7 +70,7 @@ class RedisServer:
         self.started_s = loop.time()
         try:
             self._server = await loop.create_server(
-                lambda: Connection(self, next(self._ids)), self._address.host, self._address.port, backlog=BACKLOG
+                self.accept, self._address.host, self._address.port, backlog=BACKLOG
             )
         except OSError as error:
             raise cannot_listen(self._address, error, option="--resp") from error
@@ -91,6 +91,10 @@ class RedisServer:
             except TimeoutError:
                 for connection in list(self.connections.values()):
                     connection.close()
+
+    def accept(self) -> Connection:
+        """The server's end of a new connection."""
+        return Connection(self, next(self._ids))
 
     def admit(self, connection: Connection) -> Error | None:
         self.stats.connections += 1

@@ -6,15 +6,16 @@ from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
 from replicator.log.port import Entry
-from replicator.position import BEFORE_LOG, Offset
+from replicator.position import BEFORE_LOG, NodeId, Offset
 from replicator.protocol.acceptance import judge, skip
 from replicator.protocol.log_state import LogState
 from replicator.records.codec import NotARecord, RecordCodec
-from replicator.records.types import Body, Write
+from replicator.records.types import Change, Write
+from replicator.server.keyspace import KEYSPACE_TABLE
+from replicator.server.redis.dedup import DEDUP_TABLE
 from replicator.store.digest import DIGEST_MASK, entry_digest
 from replicator.store.keys import encode_key
-from replicator.store.values import expiry_of
-from replicator.testing.history import author_of, without_expiry
+from replicator.testing.history import mark_of, without_expiry
 
 
 class StateAt(NamedTuple):
@@ -25,20 +26,20 @@ class StateAt(NamedTuple):
     entries: int
 
 
-class Expired(NamedTuple):
-    """A change that removes or replaces a value with an expiry."""
+class WriteAt(NamedTuple):
+    """An accepted `Write` record."""
 
-    offset: Offset
-    row: bytes
-    value: bytes | None  # the old one
+    author: NodeId
+    changes: tuple[Change, ...]
 
 
 class Canonical(NamedTuple):
     states: dict[Offset, StateAt]
     entries: dict[bytes, bytes]  # at the end
-    written: dict[str, list[Offset]]  # by name of the operation: the offsets of its records
+    writes: dict[Offset, WriteAt]
+    marked: dict[str, list[Offset]]  # by mark: the offsets of the records that write values with it
+    once: dict[bytes, list[Offset]]  # by id of REPL.ONCE or REPL.EXEC: the offsets of the records that add it
     values: dict[bytes, list[tuple[Offset, bytes | None]]]  # the changes of each store key, in order
-    expired: list[Expired]
 
     def value_at(self, key: bytes, offset: Offset) -> bytes | None:
         """The value of the key in a store that has applied up to `offset`."""
@@ -58,11 +59,7 @@ def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
     """Raises `LogDamage`."""
     state = LogState()
     digest = 0
-    entries: dict[bytes, bytes] = {}
-    states: dict[Offset, StateAt] = {}
-    written: dict[str, list[Offset]] = {}
-    values: dict[bytes, list[tuple[Offset, bytes | None]]] = {}
-    expired: list[Expired] = []
+    canonical = Canonical({}, {}, {}, {}, {}, {})
     for offset, payload in log:
         try:
             record = codec.decode(payload, state.timeline)
@@ -70,36 +67,30 @@ def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
             state = skip(state, offset)
         else:
             state, void = judge(state, offset, record)
-            if void is None:
-                digest += _apply(record.body, entries, offset, written, values, expired)
-        states[offset] = StateAt(state, digest & DIGEST_MASK, len(entries))
-    return Canonical(states, entries, written, values, expired)
+            if void is None and isinstance(record.body, Write):
+                canonical.writes[offset] = WriteAt(record.header.author.node, tuple(record.body.changes))
+                digest += _apply(record.body, offset, canonical)
+        canonical.states[offset] = StateAt(state, digest & DIGEST_MASK, len(canonical.entries))
+    return canonical
 
 
-def _apply(
-    body: Body,
-    entries: dict[bytes, bytes],
-    offset: Offset,
-    written: dict[str, list[Offset]],
-    values: dict[bytes, list[tuple[Offset, bytes | None]]],
-    expired: list[Expired],
-) -> int:
-    """Apply the body to the arguments. Returns the change of the digest."""
-    if not isinstance(body, Write):
-        return 0
+def _apply(body: Write, offset: Offset, canonical: Canonical) -> int:
+    """Returns the change of the digest."""
     growth = 0
     for table, row, field, _, new in body.changes:
         key = encode_key(table, row, field)
-        old = entries.pop(key, None)
-        values.setdefault(key, []).append((offset, without_expiry(new)))
-        if expiry_of(old) is not None:
-            expired.append(Expired(offset, row, without_expiry(old)))
+        old = canonical.entries.pop(key, None)
+        canonical.values.setdefault(key, []).append((offset, new))
         if old is not None:
             growth -= entry_digest(key, old)
         if new is not None:
             growth += entry_digest(key, new)
-            entries[key] = new
-        name = author_of(without_expiry(new))
-        if name is not None:
-            written.setdefault(name, []).append(offset)
+            canonical.entries[key] = new
+        if table == KEYSPACE_TABLE:
+            value = without_expiry(new)
+            mark = mark_of(value)
+            if mark is not None and value != without_expiry(old):
+                canonical.marked.setdefault(mark, []).append(offset)
+        elif table == DEDUP_TABLE and new is not None:
+            canonical.once.setdefault(row, []).append(offset)
     return growth

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from replicator.testing.checks.canonical import Canonical
-from replicator.testing.history import History, Outcome
+from replicator.testing.history import Outcome
 
 
-def check(history: History, canonical: Canonical) -> Iterator[str]:
-    for operation in history.writes():
-        offsets = canonical.written.get(operation.name, [])
-        if len(offsets) > 1:
-            yield f"written twice, at offsets {offsets}: {operation}"
-        if operation.outcome is Outcome.OK and not offsets:
-            yield f"acknowledged but lost: {operation}"
-        if operation.outcome is Outcome.REJECTED and offsets:
-            yield f"rejected but in the log at offsets {offsets}: {operation}"
+class MarkedWrite(Protocol):
+    @property
+    def mark(self) -> str:
+        """Part of all values that it writes; writes that repeat each other share it."""
+        ...
+
+    @property
+    def must_write(self) -> bool:
+        """Whether it writes its mark whenever it succeeds."""
+        ...
+
+    @property
+    def outcome(self) -> Outcome | None: ...
+
+
+def check(writes: Iterable[MarkedWrite], canonical: Canonical) -> Iterator[str]:
+    attempts: dict[str, list[MarkedWrite]] = defaultdict(list)
+    for write in writes:
+        attempts[write.mark].append(write)
+    for mark, repeated in attempts.items():
+        offsets = canonical.marked.get(mark, [])
+        records = sorted(set(offsets))
+        outcomes = {it.outcome for it in repeated}
+        if len(records) > 1:
+            yield f"written twice, at offsets {records}: {repeated[0]}"
+        if Outcome.OK in outcomes and repeated[0].must_write and not records:
+            yield f"acknowledged but lost: {repeated[0]}"
+        if outcomes == {Outcome.REJECTED} and records:
+            yield f"rejected but in the log at offsets {records}: {repeated[0]}"

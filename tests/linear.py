@@ -2,8 +2,7 @@
 
 A history is linearizable iff its operations can be put in an order that respects real time (an operation that was
 answered before another was called precedes it) and in which every read returns the last value written. A write of
-unknown outcome may take effect at any time after its call, or never. A row that expires is removed by an operation of
-its own, which takes effect after its record was appended.
+unknown outcome may take effect at any time after its call, or never.
 (Wing, Gong: Testing and Verifying Concurrent Objects, 1993; Lowe: Testing for Linearizability, 2017.)
 """
 
@@ -13,19 +12,16 @@ from collections.abc import Iterator, Sequence
 from math import inf
 
 from replicator.protocol.levels import LevelKind
-from replicator.testing.history import History, Operation, OperationKind, Outcome
+from replicator.testing.history import Outcome
+from tests.register_history import History, Operation, OperationKind
 
 MAX_STATES = 1_000_000
 
 
-def check(history: History, took_effect: frozenset[str], removals: Sequence[Operation] = ()) -> Iterator[str]:
-    """`took_effect`: names of the writes that are in the log. Other writes of unknown outcome never take effect.
-
-    `removals`: of expired rows.
-    """
+def check(history: History, took_effect: frozenset[str]) -> Iterator[str]:
+    """`took_effect`: names of the writes that are in the log. Other writes of unknown outcome never take effect."""
     for key in sorted({operation.key for operation in history.operations}):
         operations = [it for it in history.operations if it.key == key and _counts(it, took_effect)]
-        operations += [it for it in removals if it.key == key]
         stuck = first_violation(operations)
         if stuck is not None:
             yield f"{key.decode()} is not linearizable: no order explains {stuck} (answered {stuck.answered_s:.6f} s)"
@@ -59,7 +55,7 @@ def first_violation(operations: Sequence[Operation]) -> Operation | None:
             longest, stuck = (placed & required).bit_count(), earliest
         for index in reversed(candidates):
             operation = ordered[index]
-            if operation.kind in (OperationKind.READ, OperationKind.REMOVE) and operation.value != value:
+            if operation.kind is OperationKind.READ and operation.value != value:
                 continue
             step = placed | 1 << index, operation.after(value)
             if step not in seen:

@@ -1,0 +1,52 @@
+"""Once the faults have ended, a leader takes writes, and every node that serves answers reads of every level."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+from replicator.node.health import NodeState
+from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level, LevelKind
+from replicator.testing.clients import SimClient
+from replicator.testing.cluster import SimNode
+from replicator.testing.history import Outcome, Request
+
+RECOVERY_S = 5.0  # virtual: for each request
+_PAUSE_S = 0.1
+_BOUND_MS = 500
+
+
+async def refused_for_good(nodes: Sequence[SimNode], new_client: Callable[[str], SimClient]) -> list[str]:
+    """Repeat each request until it is granted. Returns what is still refused after `RECOVERY_S`."""
+    writer = new_client("last")
+    refused = await _repeat(writer.write_any)
+    serving = [it for it in nodes if it.life is not None and it.life.node.state is NodeState.SERVING]
+    reading = [_read_at_every_level(new_client(f"last.{it.name}"), it, writer) for it in serving]
+    return [*refused, *(it for refusals in await asyncio.gather(*reading) for it in refusals)]
+
+
+async def _read_at_every_level(reader: SimClient, node: SimNode, writer: SimClient) -> list[str]:
+    refused = []
+    for level in (
+        EVENTUAL,
+        Level(LevelKind.BOUNDED, _BOUND_MS),
+        Level(LevelKind.SESSION, token=writer.token),
+        LINEARIZABLE,
+    ):
+        refused += await _repeat(partial(reader.read_all, node, level))
+    return refused
+
+
+async def _repeat(ask: Callable[[], Coroutine[Any, Any, Request | None]]) -> list[str]:
+    """Until it succeeds. Returns how it was refused, if it never does."""
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + RECOVERY_S
+    while True:
+        request = await ask()
+        if request is not None and request.outcome is Outcome.OK:
+            return []
+        if loop.time() > until_s:
+            return [f"refused for {RECOVERY_S} s without faults: {request or 'a write, as there is no leader'}"]
+        await asyncio.sleep(_PAUSE_S)
