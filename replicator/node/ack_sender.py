@@ -17,7 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 class AckSender:
-    """At most one ack is in flight. It covers everything that was applied since the last one."""
+    """At most one ack is in flight. It covers everything that was applied since the last one.
+
+    A process acks nothing before it has read its registration, because only then it counts as its node.
+    """
 
     def __init__(self, author: Author, replica: Replica, acks: Acks, clock: Clock, async_pause_ms: float) -> None:
         self._author = author
@@ -39,7 +42,7 @@ class AckSender:
             await self._replica.applied(Offset(acked + 1))
             state = self._replica.state
             ack = Ack(state.timeline, self._author, state.offset, state.seq, state.epoch, self._clock.wall_us())
-            if state.timeline:
+            if self._replica.machine.meta.membership.includes(self._author):
                 try:
                     await self._acks.send(self._codec.encode(ack))
                 except BrokerUnavailable as error:
