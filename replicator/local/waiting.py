@@ -85,4 +85,5 @@ def _status(node: NodeAdmin, id: str) -> StatusReply:
 def _is_ready(status: StatusReply, cluster: str) -> bool:
     if status.cluster != cluster:  # a node of another cluster may use the port
         return False
-    return status.node.serves and status.is_registered and status.member(status.node.leader) is not None
+    registered = status.is_registered or status.node.leads  # a leader may have to wait for acks of its own registration
+    return status.node.serves and registered and status.member(status.node.leader) is not None

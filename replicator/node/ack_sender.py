@@ -36,13 +36,17 @@ class AckSender:
         own = self._replica.machine.meta.membership.get(self._author.node)
         return 0.0 if own is not None and own.mode in (Mode.SYNC, Mode.JOINING) else self._async_pause_ms
 
+    @property
+    def _is_registered(self) -> bool:
+        return self._replica.machine.meta.membership.includes(self._author)
+
     async def run(self) -> None:
         acked = Offset(self._replica.state.offset - 1)  # first, report the position of the store
         while True:
             await self._replica.applied(Offset(acked + 1))
             state = self._replica.state
             ack = Ack(state.timeline, self._author, state.offset, state.seq, state.epoch, self._clock.wall_us())
-            if self._replica.machine.meta.membership.includes(self._author):
+            if self._is_registered:
                 try:
                     await self._acks.send(self._codec.encode(ack))
                 except BrokerUnavailable as error:
