@@ -71,7 +71,7 @@ async def test_a_process_that_was_replaced_stops_serving_and_says_why(cluster: M
     await until(lambda: first.node.state is NodeState.REPLACED)
     trouble = first.node.status().trouble
     assert trouble.startswith("another process runs as n2, at elsewhere:1, since 20")
-    assert "this one has stopped serving. Stop it, or give it another --id." in trouble
+    assert "Stop this one, or give it another --id and --dir." in trouble
     for level in (None, EVENTUAL, LINEARIZABLE):
         with pytest.raises(Replaced, match="another process runs as n2"):
             await read(first, A, level)

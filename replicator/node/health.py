@@ -134,7 +134,7 @@ class NodeHealth:
             self.health = Failed(error)
 
     def replaced(self, error: Replaced) -> None:
-        logger.critical("%s", error)
+        logger.critical("this node stops applying and serving: %s", error)
         self.health = ReplacedBy(error)
 
     def stop(self) -> None:

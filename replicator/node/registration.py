@@ -29,7 +29,6 @@ class Registration:
         node, member = self._own.node, membership.get(self._own.node)
         since = datetime.fromtimestamp(header.timestamp_us // 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         return Replaced(
-            f"another process runs as {node}{f', at {member.resp}' if member else ''}, since {since}: this one has "
-            f"stopped serving. Stop it, or give it another --id. To run {node} here, stop the other process and "
-            "restart this one"
+            f"another process runs as {node}{f', at {member.resp}' if member else ''}, since {since}. Stop this one, "
+            f"or give it another --id and --dir. To run {node} here, stop the other process and restart this one"
         )

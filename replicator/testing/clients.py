@@ -81,11 +81,8 @@ class SimClient:
                 return Level(kind)
 
     def _find(self, *, anywhere: bool) -> tuple[Running | None, str]:
-        fit = [it for it in self._nodes if it.life is not None and (anywhere or it.life.node.leads)]
-        if not fit:
-            return None, ""
-        node = self._rng.choice(fit)
-        return node.life, node.name
+        fit = [(life, it.name) for it in self._nodes for life in it.lives if anywhere or life.node.leads]
+        return self._rng.choice(fit) if fit else (None, "")
 
     async def _ask(self, life: Running, operation: Operation) -> None:
         answered = self._loop.create_future()

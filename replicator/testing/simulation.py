@@ -18,7 +18,7 @@ from replicator.records.codec import RecordCodec
 from replicator.records.types import WriteMode
 from replicator.testing import faults as fault_plans
 from replicator.testing.broker import Broker
-from replicator.testing.checks import leases, levels, linear, replicas, writes
+from replicator.testing.checks import leases, levels, linear, processes, replicas, writes
 from replicator.testing.checks.canonical import Canonical, read_log
 from replicator.testing.clients import SimClient
 from replicator.testing.cluster import SimNode
@@ -163,6 +163,7 @@ class _Simulation:
         while unsettled := self._unsettled():
             if self.loop.time() > deadline_s:
                 return unsettled
+            await self.nemesis.restart_replaced()
             await asyncio.sleep(0.05)
         return []
 
@@ -174,11 +175,12 @@ class _Simulation:
             for name, life in lives
             if life.node.state is not NodeState.SERVING
         ]
+        unregistered = [f"{name} is not registered" for name, life in lives if not life.node.is_registered]
         leaders = [name for name, life in lives if life.node.leads and life.node.lease_left_ms > 0]
         counts = [(name, len(life.unanswered)) for name, life in lives]
         unanswered = [f"{count} operations at {name} are unanswered" for name, count in counts if count]
         leaderless = [] if len(leaders) == 1 else [f"leaders with a lease: {leaders or 'none'}"]
-        return ended + failed + leaderless + unanswered
+        return ended + failed + unregistered + leaderless + unanswered
 
     def _check(self, report: SimulationReport) -> Iterator[str]:
         try:
@@ -191,6 +193,7 @@ class _Simulation:
         yield from writes.check(self.history, canonical)
         yield from replicas.check(self.observer.samples, canonical)
         yield from leases.check(self.observer.overlaps)
+        yield from processes.check(self.observer.unstopped)
         yield from levels.check(self.history, canonical, self.broker.appended_s)
         removals = [
             Operation(
