@@ -89,7 +89,12 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
         )
         parts.push_async_callback(context.reader.close)
         member = Member(
-            context.author.node, Mode.ASYNC, config.advertised_resp, config.advertised_http, settings.priority
+            context.author.node,
+            Mode.ASYNC,
+            config.advertised_resp,
+            config.advertised_http,
+            settings.priority,
+            context.author.incarnation,
         )
         link = RedisLeaderLink(settings.password)
         parts.push_async_callback(link.close)

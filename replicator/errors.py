@@ -6,6 +6,7 @@
     ├── LogDamage                the log was corrupted, truncated or replaced; the node stops applying and serving
     ├── LogTrimmed               the requested offset is below the start of the log: start from a snapshot
     ├── UpgradeNeeded            a record has a newer format than this program can read
+    ├── Replaced                 another process has registered the id of this node; this one stops serving
     ├── Diverged                 the store of this replica does not match the log; restore it from a snapshot
     ├── StoreError               the local store cannot be opened or written
     │   └── StoreFull            the disk is full; no record was skipped
@@ -50,6 +51,10 @@ class LogTrimmed(ReplicatorError):
 
 
 class UpgradeNeeded(ReplicatorError):
+    pass
+
+
+class Replaced(ReplicatorError):
     pass
 
 

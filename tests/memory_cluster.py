@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from replicator.address import Address
@@ -122,33 +123,48 @@ class MemoryCluster:
         self.log = log or MemoryLog()
         self.acks = MemoryAckTopic()
         self.timing = timing or Timing()
-        self.nodes: dict[str, RunningNode] = {}
+        self.nodes: dict[str, RunningNode] = {}  # the last process of each
+        self._started: list[RunningNode] = []
 
     async def start(
-        self, name: str, log: Log | None = None, priority: int = 0, resp: str = "", clock: Clock | None = None
+        self,
+        name: str,
+        log: Log | None = None,
+        priority: int = 0,
+        resp: str = "",
+        clock: Clock | None = None,
+        folder: str = "",
     ) -> RunningNode:
+        """`folder`: of its store, if another process of this node may run."""
         log = log or self.log
-        machine = open_machine(self.folder / name, "test", log.identity, map_bytes=1 << 20)
+        machine = open_machine(self.folder / (folder or name), "test", log.identity, map_bytes=1 << 20)
         seed = random.Random()
         author = Author(NodeId(name), seed.getrandbits(63))
         context = open_context(author, priority, machine, log, clock or self.clock, self.timing, seed)
-        member = self.member(name, priority, resp)
+        member = replace(self.member(name, priority, resp), incarnation=author.incarnation)
         node = Node(context, self.acks.open(), member, MemoryLink(self.nodes))
         running = RunningNode(node, machine, member, asyncio.create_task(node.run()))
         self.nodes[name] = running
+        self._started.append(running)
         return running
 
     def member(self, name: str, priority: int = 0, resp: str = "") -> Member:
         return Member(NodeId(name), Mode.ASYNC, Address.parse(resp or f"{name}:1"), Address(name, 2), priority)
 
     async def stop(self) -> None:
-        for running in self.nodes.values():
+        for running in self._started:
             if not running.task.done():
                 await running.stop()
 
     async def leader(self) -> RunningNode:
         await until(lambda: any(self._leads(it) for it in self.nodes.values()))
         return next(it for it in self.nodes.values() if self._leads(it))
+
+    async def register(self, running: RunningNode) -> None:
+        """As a process does by itself, unless it leads (`server.registration`)."""
+        leader = await self.leader()
+        leader.node.membership_changes.register(running.member, running.node.ask_to_register())
+        await until(lambda: running.node.is_registered)
 
     async def caught_up(self) -> None:
         """Wait until every node that runs has applied the whole log."""

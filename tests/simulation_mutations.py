@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from asyncio import Future
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import replace
 from math import inf
 from typing import Any
 from unittest.mock import patch
 
 from replicator.errors import BrokerUnavailable, Busy, Definite, Stale
+from replicator.node.ack_sender import AckSender
 from replicator.node.announcement import Announcement
 from replicator.node.appending import Appender, AppendOutcome, Committed, Misplaced
 from replicator.node.client_writes import ClientWrites
@@ -24,7 +27,9 @@ from replicator.node.leader_link import CommittedOffset
 from replicator.node.leader_reads import LeaderReads
 from replicator.node.node import Node
 from replicator.node.read_index import ReadIndex
+from replicator.node.registration import Registration
 from replicator.node.replica import Replica
+from replicator.node.replica_progress import ReplicaProgress
 from replicator.node.role_state import RoleState
 from replicator.node.waiting_reads import WaitingReads
 from replicator.node.writes import Done, PendingWrite, Writes
@@ -34,13 +39,15 @@ from replicator.protocol.ack_policy import MAX_OFFSET, AckRequirement, local_rea
 from replicator.protocol.levels import Level
 from replicator.protocol.log_state import LogState, Void
 from replicator.protocol.timing import Timing
-from replicator.records.types import Body, Reason
+from replicator.records.types import Body, Membership, Reason
 from replicator.server.redis.command import Args
 from replicator.server.redis.dedup import Dedup
 from replicator.server.redis.transaction import Watches
 from replicator.store.machine import Machine
 from replicator.store.values import expiry_of
 from replicator.store.view import BlockingView, ExpiringView, Transaction, View
+from replicator.testing import faults
+from replicator.testing.faults import Faults
 
 
 def claims_need_not_have_observed() -> AbstractContextManager[object]:
@@ -149,7 +156,7 @@ def follower_leases_never_end() -> AbstractContextManager[object]:
 
     def reads_locally(self: FollowerReads) -> bool:
         membership = self._context.replica.machine.meta.membership
-        return self.index.age_ms < inf and self._context.author.node in local_readers(membership)
+        return self.index.age_ms < inf and self._context.author in local_readers(membership)
 
     return patch.object(FollowerReads, "reads_locally", property(reads_locally))
 
@@ -158,7 +165,7 @@ def follower_leases_need_no_question() -> AbstractContextManager[object]:
     """A sync replica answers from its start on, before it knows whether it has read all."""
 
     def reads_locally(self: FollowerReads) -> bool:
-        return self._context.author.node in local_readers(self._context.replica.machine.meta.membership)
+        return self._context.author in local_readers(self._context.replica.machine.meta.membership)
 
     return patch.object(FollowerReads, "reads_locally", property(reads_locally))
 
@@ -170,6 +177,63 @@ def replicas_that_read_locally_no_more_are_not_waited_for() -> AbstractContextMa
         pass
 
     return patch.object(RoleState, "membership_changed", membership_changed)
+
+
+@contextmanager
+def _while_nodes_move(broken: AbstractContextManager[object]) -> Iterator[None]:
+    """Nothing but second processes of a node disturbs the cluster, so that it needs fewer simulations."""
+
+    def draw(rng: random.Random, events: tuple[str, ...]) -> Faults:
+        return replace(genuine(rng, events), events=("start elsewhere",), disturbance_ms=500.0)
+
+    genuine = faults.draw
+    with patch.object(faults, "draw", draw), broken:
+        yield
+
+
+def replaced_processes_go_on() -> AbstractContextManager[object]:
+    return _while_nodes_move(patch.object(Registration, "replaced_by", lambda self, header, membership: None))
+
+
+def replaced_processes_are_not_waited_for() -> AbstractContextManager[object]:
+    """Writes go on as soon as another process is registered, which the one before may not have read yet."""
+
+    def membership_changed(self: RoleState, before: Membership, after: Membership) -> None:
+        genuine(self, anonymous(before), anonymous(after))
+
+    def anonymous(membership: Membership) -> Membership:
+        return replace(membership, members=tuple(replace(member, incarnation=0) for member in membership.members))
+
+    genuine = RoleState.membership_changed
+    return _while_nodes_move(patch.object(RoleState, "membership_changed", membership_changed))
+
+
+def acks_count_whichever_process_sends_them() -> AbstractContextManager[object]:
+    """The new process of a node acks what the old one, which reads locally, has not read."""
+
+    def note(self: ReplicaProgress, payload: bytes) -> None:
+        ack = self._codec.decode(payload)
+        for member in self._members:
+            if member.node == ack.author.node:
+                genuine(self, self._codec.encode(ack._replace(author=member)))
+
+    def has_leader(self: AckSender) -> bool:
+        return bool(self._replica.state.timeline)
+
+    genuine = ReplicaProgress._note
+    broken = ExitStack()
+    broken.enter_context(patch.object(ReplicaProgress, "_note", note))
+    broken.enter_context(patch.object(AckSender, "_is_registered", property(has_leader)))
+    return _while_nodes_move(broken)
+
+
+def processes_read_locally_before_they_are_registered() -> AbstractContextManager[object]:
+    def reads_locally(self: FollowerReads) -> bool:
+        readers = {reader.node for reader in local_readers(self._context.replica.machine.meta.membership)}
+        within_lease = self.index.age_ms <= self._context.timing.follower_lease_ms
+        return within_lease and self._context.author.node in readers
+
+    return _while_nodes_move(patch.object(FollowerReads, "reads_locally", property(reads_locally)))
 
 
 def writes_wait_for_no_acks() -> AbstractContextManager[object]:

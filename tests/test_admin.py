@@ -31,8 +31,8 @@ NOWHERE = Address("127.0.0.1", 1)  # nothing listens there
 JOINING = {"node": "n9", "resp": "h9:7001", "http": "h9:8001", "priority": 9}
 
 
-def identity(name: str, incarnation: int = 1, cluster: str = "test") -> Identity:
-    return Identity(cluster, Author(NodeId(name), incarnation))
+def identity(name: str, incarnation: int = 1) -> Identity:
+    return Identity("test", Author(NodeId(name), incarnation))
 
 
 FIRST = identity("n1")
@@ -134,12 +134,14 @@ async def test_the_status_of_a_leader(servers: HttpServers) -> None:
     assert (node["id"], node["role"], node["state"], node["leader"]) == ("n1", "leader", "serving", "n1")
     assert (node["epoch"], node["entries"], node["topic_id"]) == (1, 1, servers.cluster.log.identity)
     assert node["applied_offset"] >= offset
-    assert answer["members"] == [{"node": "n1", "mode": "async", "resp": "n1:1", "http": "n1:2", "priority": 0}]
+    incarnation = f"{running.member.incarnation:016x}"
+    known = {"node": "n1", "mode": "async", "resp": "n1:1", "http": "n1:2", "priority": 0, "incarnation": incarnation}
+    assert answer["members"] == [known]
 
 
 async def test_the_status_of_a_leader_has_the_acked_offsets_of_its_followers(servers: HttpServers) -> None:
     client, running = await single_leader(servers)
-    await servers.cluster.start("n2", priority=1)
+    await servers.cluster.register(await servers.cluster.start("n2", priority=1))
     offset = await running.write(b"k", b"v")
     assert await running.node.wait_acked(offset, 1, 10_000) == 1
     _, answer = await client.ask("GET", "/status")
@@ -250,65 +252,59 @@ async def test_an_address_that_is_in_use(servers: HttpServers) -> None:
         await HttpServer(identity("n2"), "").start(first.http)
 
 
-async def test_a_follower_registers_itself_and_later_its_new_address(servers: HttpServers) -> None:
+async def leader_n1(servers: HttpServers, password: str = "") -> RunningNode:
+    """n1 leads, and its HTTP address is known."""
     leader = await servers.cluster.start("n1")
     await servers.cluster.leader()
-    client = await servers.open(leader, PASSWORD)
-    await until(lambda: leader.node.membership.get(NodeId("n1")) is not None)  # it registers itself first
+    client = await servers.open(leader, password)
+    await until(lambda: leader.node.is_registered)  # it registers itself
     leader.node.membership_changes.add_member(Member(NodeId("n1"), Mode.ASYNC, Address("n1", 1), client.http, 0))
-    follower = await servers.cluster.start("n2", priority=1)
-    member = Member(NodeId("n2"), Mode.ASYNC, NOWHERE, NOWHERE, 1)
-    await register(follower.node, identity("n2"), member, PASSWORD)
-    await until(lambda: leader.node.membership.get(NodeId("n2")) == member)  # the leader applies last
-    moved = replace(member, resp=Address("elsewhere", 1))
-    await register(follower.node, identity("n2"), moved, PASSWORD)
-    await until(lambda: leader.node.membership.get(NodeId("n2")) == moved)
-
-
-async def register_elsewhere(servers: HttpServers, old_http: Address) -> RunningNode:
-    """Start n2, registered at `old_http`, which then registers at another address. Returns the leader."""
-    leader = await servers.cluster.start("n1")
-    await servers.cluster.leader()
-    client = await servers.open(leader)
-    await until(lambda: leader.node.membership.get(NodeId("n1")) is not None)  # it registers itself first
-    leader.node.membership_changes.add_member(Member(NodeId("n1"), Mode.ASYNC, Address("n1", 1), client.http, 0))
-    leader.node.membership_changes.add_member(Member(NodeId("n2"), Mode.ASYNC, Address("n2", 1), old_http, 1))
-    second = await servers.cluster.start("n2", priority=1)
-    await register(second.node, identity("n2", 8), Member(NodeId("n2"), Mode.ASYNC, Address("n2", 1), NOWHERE, 1), "")
     return leader
 
 
+async def start_n2(servers: HttpServers, folder: str = "") -> tuple[RunningNode, Identity, Member]:
+    """A process of n2, how it reports itself, and as what it is to be registered."""
+    running = await servers.cluster.start("n2", priority=1, folder=folder)
+    return running, Identity("test", running.member.author), replace(running.member, http=NOWHERE)
+
+
+async def test_a_follower_registers_itself_and_its_new_address_after_a_restart(servers: HttpServers) -> None:
+    leader = await leader_n1(servers, PASSWORD)
+    for resp in (NOWHERE, Address("elsewhere", 1)):
+        follower, identity, member = await start_n2(servers)
+        member = replace(member, resp=resp)
+        await register(follower.node, identity, member, PASSWORD)
+        await until(lambda member=member: leader.node.membership.get(NodeId("n2")) == member)  # type: ignore[misc]
+        await follower.stop()
+
+
 async def test_a_second_process_exits_while_the_first_one_answers(servers: HttpServers) -> None:
+    leader = await leader_n1(servers)
     first = await servers.open(own=identity("n2", 7))
+    leader.node.membership_changes.register(
+        Member(NodeId("n2"), Mode.ASYNC, Address("n2", 1), first.http, 1, incarnation=7), replaces=0
+    )
+    second, own, member = await start_n2(servers)
     with pytest.raises(ConfigError, match=f"n2 of cluster test is already running at {first.http}"):
-        await register_elsewhere(servers, first.http)
-    known = servers.cluster.nodes["n1"].node.membership.get(NodeId("n2"))
-    assert known is not None and known.http == first.http
+        await register(second.node, own, member, "")
+    known = leader.node.membership.get(NodeId("n2"))
+    assert known is not None and (known.http, known.incarnation) == (first.http, 7)
 
 
 @pytest.mark.parametrize(
-    "there",
-    [identity("n3", 7), identity("n2", 7, cluster="other"), identity("n2", 8), None],
-    ids=["another node", "another cluster", "the same process", "no answer"],
+    "there", [identity("n3", 8), identity("n2", 8), None], ids=["another node", "another process", "no answer"]
 )
-async def test_a_node_moves_if_it_no_longer_answers_at_its_old_address(
+async def test_a_node_moves_if_the_process_before_no_longer_answers(
     servers: HttpServers, there: Identity | None
 ) -> None:
+    leader = await leader_n1(servers)
     old_http = (await servers.open(own=there)).http if there else Address("127.0.0.1", 2)
-    leader = await register_elsewhere(servers, old_http)
-    known = leader.node.membership.get(NodeId("n2"))
-    assert known is not None and known.http == NOWHERE
-
-
-def test_a_duplicate_process_is_recognised_by_its_status() -> None:
-    own = identity("n2", 8)
-    status = {"cluster": "test", "incarnation": identity("n2", 7).incarnation, "node": {"id": "n2", "topic_id": "T"}}
-    assert own.is_duplicated_by(status, "T")
-    assert own.is_duplicated_by({**status, "node": {"id": "n2"}}, "T")  # has no store yet
-    assert not own.is_duplicated_by(status, "of another Kafka")
-    others: list[Any] = [None, [], {}, "up", {"cluster": "test", "incarnation": "7", "node": None}]
-    for other in others:
-        assert not own.is_duplicated_by(other, "T")
+    leader.node.membership_changes.register(
+        Member(NodeId("n2"), Mode.ASYNC, Address("n2", 1), old_http, 1, incarnation=7), replaces=0
+    )
+    second, own, member = await start_n2(servers)
+    await register(second.node, own, member, "")
+    assert second.node.membership.get(NodeId("n2")) == member
 
 
 class GatedLog(MemoryLog):

@@ -39,8 +39,8 @@ from replicator.records.types import (
 )
 
 TIMELINE = bytes(range(16))
-HEADER = Header(1, TIMELINE, Epoch(3), Author(NodeId("n1"), 7), Seq(100), 1_700_000_000_000_000, b"chain678")
-PREFIX = "02000102030405060708090a0b0c0d0e0f06046e310ec8018080f281838985066368" + "61696e363738"
+HEADER = Header(2, TIMELINE, Epoch(3), Author(NodeId("n1"), 7), Seq(100), 1_700_000_000_000_000, b"chain678")
+PREFIX = "04000102030405060708090a0b0c0d0e0f06046e310ec8018080f281838985066368" + "61696e363738"
 
 GOLDEN: list[tuple[Body, str]] = [
     (
@@ -52,10 +52,10 @@ GOLDEN: list[tuple[Body, str]] = [
     (Checkpoint(258, 5), "06" + "00" * 14 + "0102" + "0a"),
     (
         Membership(
-            (Member(NodeId("n1"), Mode.SYNC, Address("h", 1), Address("h", 2), 1),),
+            (Member(NodeId("n1"), Mode.SYNC, Address("h", 1), Address("h", 2), 1, 9),),
             Policy(WriteMode.SYNC, WaitFor.QUORUM, 1, (NodeId("n1"),)),
         ),
-        "0802046e310406683a3106683a320200" + "02020202046e3100",
+        "0802046e310406683a3106683a32021200" + "02020202046e3100",
     ),
     (Suspend((b"a", b"b")), "0a040261026200"),
     (Release(Seq(12)), "0c18"),
@@ -99,14 +99,16 @@ def by_fastavro(header: Header, body: Body) -> bytes:
         "timestamp_us": timestamp_us,
         "chain": chain,
     }
-    schema = fastavro.parse_schema(load_schema("record.v1.avsc"))
+    schema = fastavro.parse_schema(load_schema(f"record.v{version}.avsc"))
     fastavro.schemaless_writer(out, schema, {"header": fields, "body": bodies.to_avro(body)})
     return out.getvalue()
 
 
-@given(st.lists(changes, max_size=5), longs, longs, longs, st.text(max_size=20))
-def test_the_fast_path_is_identical_to_fastavro(rows: list[Change], epoch: int, seq: int, time: int, node: str) -> None:
-    header = Header(1, TIMELINE, Epoch(epoch), Author(NodeId(node), seq), Seq(seq), time, GENESIS)
+@given(st.sampled_from((1, 2)), st.lists(changes, max_size=5), longs, longs, longs, st.text(max_size=20))
+def test_the_fast_path_is_identical_to_fastavro(
+    version: int, rows: list[Change], epoch: int, seq: int, time: int, node: str
+) -> None:
+    header = Header(version, TIMELINE, Epoch(epoch), Author(NodeId(node), seq), Seq(seq), time, GENESIS)
     write = Write(tuple(rows))
     payload = by_fastavro(header, write)
     assert fast.encode_header(header) + fast.encode_write(write) == payload
@@ -123,12 +125,19 @@ def test_addresses_are_text_in_a_record() -> None:
     assert bodies.from_avro(name, fields) == Membership((replace(member, http=UNKNOWN),))
 
 
+def test_a_membership_of_version_1_has_no_incarnations(codec: RecordCodec) -> None:
+    members = "0802046e310406683a3106683a320200" + "02020202046e3100"
+    membership = codec.decode(bytes.fromhex("02" + PREFIX[2:] + members), TIMELINE).body
+    assert isinstance(membership, Membership)
+    assert membership.members == (Member(NodeId("n1"), Mode.SYNC, Address("h", 1), Address("h", 2), 1, incarnation=0),)
+
+
 def test_a_field_added_later_takes_its_default_from_old_records() -> None:
-    old = load_schema("record.v1.avsc")
+    old = load_schema("record.v2.avsc")
     new = copy.deepcopy(old)
     fields: list[Any] = new["fields"][1]["type"][3]["fields"]
     fields.append({"name": "note", "type": "string", "default": "none"})
-    record = RecordCodec({1: old}, reader=new).decode(by_fastavro(HEADER, Checkpoint(1, 2)), TIMELINE)
+    record = RecordCodec({2: old}, reader=new).decode(by_fastavro(HEADER, Checkpoint(1, 2)), TIMELINE)
     assert record.body == Checkpoint(1, 2)
     payload = BytesIO()
     fastavro.schemaless_writer(payload, fastavro.parse_schema(old), _avro(HEADER, Checkpoint(1, 2)))
@@ -142,7 +151,7 @@ def test_a_record_with_an_added_field_is_read_by_its_own_schema() -> None:
     new = copy.deepcopy(old)
     new["fields"][1]["type"][3]["fields"].append({"name": "note", "type": "string", "default": "none"})
     payload = BytesIO()
-    avro = _avro(HEADER._replace(version=2), Checkpoint(1, 2))
+    avro = _avro(HEADER, Checkpoint(1, 2))
     avro["body"][1]["note"] = "a word"
     fastavro.schemaless_writer(payload, fastavro.parse_schema(new), avro)
     record = RecordCodec({1: old, 2: new}, reader=old).decode(payload.getvalue(), TIMELINE)
@@ -157,8 +166,8 @@ def _avro(header: Header, body: Body) -> dict[str, Any]:
 
 
 def test_a_record_of_a_newer_version_asks_for_an_upgrade(codec: RecordCodec) -> None:
-    payload = codec.encode(HEADER._replace(version=2), codec.encode_body(Heartbeat()))
-    with pytest.raises(UpgradeNeeded, match="version 2"):
+    payload = codec.encode(HEADER._replace(version=3), codec.encode_body(Heartbeat()))
+    with pytest.raises(UpgradeNeeded, match="version 3"):
         codec.decode(payload, TIMELINE)
 
 

@@ -30,7 +30,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[MemoryCluster]:
         await cluster.start(name, priority=place)
     leader = await cluster.leader()
     for name in cluster.nodes:
-        leader.node.membership_changes.add_member(cluster.member(name))
+        leader.node.membership_changes.add_member(cluster.nodes[name].member)
     await until(lambda: all(len(it.node.membership.members) == 3 for it in cluster.nodes.values()))
     yield cluster
     await cluster.stop()

@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from replicator.cli.main import app, main
 from replicator.cli.output import console
 from replicator.cli.status import draw
 from replicator.client import Client
+from replicator.errors import ConfigError
 from replicator.local.admin_client import ClusterAdmin
 from replicator.local.status import MemberInfo, MemberStatus, unreachable
 from replicator.local.summary import summarise
@@ -33,7 +35,7 @@ from replicator.server.redis.server import RedisServer
 from replicator.server.registration import register
 from tests.memory_cluster import until
 from tests.redis_fixture import CLUSTER, STEADY, ServerThread
-from tests.test_admin import NOWHERE, HttpServers, identity, single_leader
+from tests.test_admin import HttpServers, single_leader, start_n2
 
 
 def _has_ipv6() -> bool:
@@ -139,27 +141,27 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @needs_ipv6
 async def test_http_shows_addresses_with_brackets(servers: HttpServers) -> None:
-    client, _ = await single_leader(servers)
+    client, leader = await single_leader(servers)
     body = {"node": "n1", "resp": "[::1]:7001", "http": str(client.http), "priority": 0}
     assert (await client.ask("PUT", "/members", json=body))[0] == 202
     await until(lambda: servers.cluster.nodes["n1"].node.membership.members[0].http == client.http)
     _, answer = await client.ask("GET", "/leader")
     assert (answer["resp"], answer["http"]) == ("[::1]:7001", str(client.http))
     _, answer = await client.ask("GET", "/status")
-    assert answer["members"] == [{**body, "mode": "async"}]
+    assert answer["members"] == [{**body, "mode": "async", "incarnation": f"{leader.member.incarnation:016x}"}]
 
 
 @needs_ipv6
 async def test_a_follower_registers_and_finds_another_process_with_its_id(servers: HttpServers) -> None:
     client, leader = await single_leader(servers)
     leader.node.membership_changes.add_member(Member(NodeId("n1"), Mode.ASYNC, Address("::1", 7001), client.http, 0))
-    follower = await servers.cluster.start("n2", priority=1)
-    for member in (
-        Member(NodeId("n2"), Mode.ASYNC, Address("::1", 7002), (await servers.open(follower)).http, 1),
-        Member(NodeId("n2"), Mode.ASYNC, Address("::1", 7002), NOWHERE, 1),  # moves from the address before
-    ):
-        await register(follower.node, identity("n2"), member, "")
-        assert leader.node.membership.get(NodeId("n2")) == member
+    follower, own, member = await start_n2(servers)
+    member = replace(member, resp=Address("::1", 7002), http=(await servers.open(follower, own=own)).http)
+    await register(follower.node, own, member, "")
+    await until(lambda: leader.node.membership.get(NodeId("n2")) == member)
+    second, own, member = await start_n2(servers, folder="second")
+    with pytest.raises(ConfigError, match=r"n2 of cluster test is already running at \[::1\]:"):
+        await register(second.node, own, member, "")
 
 
 @needs_ipv6

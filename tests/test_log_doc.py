@@ -9,6 +9,7 @@ from typing import Any
 from replicator.position import Offset
 from replicator.protocol.log_state import LogState
 from replicator.records.codec import load_schema
+from replicator.records.types import VERSION
 from replicator.server.keyspace import WritableKeyspace
 from replicator.server.redis.dedup import Dedup
 from tests.memory_cluster import MemoryCluster, submit, until
@@ -81,7 +82,7 @@ async def test_a_record_after_a_claim_has_the_seq_after_that_of_the_claim(tmp_pa
 
 
 def test_the_pages_name_the_fields_and_bodies_of_the_schema() -> None:
-    header, body = load_schema("record.v1.avsc")["fields"]
+    header, body = load_schema(f"record.v{VERSION}.avsc")["fields"]
     text = " ".join(ARCHITECTURE.read_text().split())
     fields = ", ".join(f"`{field['name']}`" for field in header["type"]["fields"])
     assert f"A header ({fields})" in text

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from replicator.address import Address
 from replicator.errors import BadRequest
-from replicator.position import BEFORE_LOG, NodeId, Offset
+from replicator.position import BEFORE_LOG, Author, NodeId, Offset
 from replicator.protocol.ack_policy import MAX_OFFSET, AckRequirement, local_readers, required
 from replicator.protocol.membership import with_joined, with_member, with_mode, with_policy, without_member
 from replicator.records.types import Member, Membership, Mode, Policy, WaitFor, WriteMode
 
 N1, N2, N3, N4, OUTSIDER = map(NodeId, ("n1", "n2", "n3", "n4", "n9"))
 NODES = (N1, N2, N3, N4)
+P1, P2, P3, P4 = PROCESSES = tuple(Author(node, 70 + number) for number, node in enumerate(NODES))
 
 ASYNC = Policy()
 SYNC = Policy(WriteMode.SYNC)
@@ -34,7 +35,7 @@ def named(*nodes: NodeId, write: WriteMode = WriteMode.SYNC) -> Policy:
 
 
 def member(node: NodeId, mode: Mode) -> Member:
-    return Member(node, mode, Address(node, 1), Address(node, 2), 0)
+    return Member(node, mode, Address(node, 1), Address(node, 2), 0, dict(PROCESSES).get(node, 0))
 
 
 def cluster(policy: Policy, *modes: Mode) -> Membership:
@@ -197,35 +198,42 @@ S, A, J = Mode.SYNC, Mode.ASYNC, Mode.JOINING
     ("policy", "modes", "expected"),
     [
         (ASYNC, (S, S, S), AckRequirement()),
-        (SYNC, (S, S, S), AckRequirement((N2, N3), 2)),
-        (SYNC, (A, S, S), AckRequirement((N2, N3), 2)),
-        (SYNC, (S, S, A, J), AckRequirement((N2,), 1)),  # only sync members count
+        (SYNC, (S, S, S), AckRequirement((P2, P3), 2)),
+        (SYNC, (A, S, S), AckRequirement((P2, P3), 2)),
+        (SYNC, (S, S, A, J), AckRequirement((P2,), 1)),  # only sync members count
         (SYNC, (S, A), AckRequirement((), 0)),  # the leader is the only one
-        (quorum(1), (S, S, S), AckRequirement((N2, N3), 0)),  # a sync leader is one of the quorum
-        (quorum(1), (A, S, S), AckRequirement((N2, N3), 1)),
-        (quorum(2), (S, S, S), AckRequirement((N2, N3), 1)),
-        (quorum(2), (A, S, S), AckRequirement((N2, N3), 2)),
-        (named(N2), (S, S, S), AckRequirement((N2,), 1)),
+        (quorum(1), (S, S, S), AckRequirement((P2, P3), 0)),  # a sync leader is one of the quorum
+        (quorum(1), (A, S, S), AckRequirement((P2, P3), 1)),
+        (quorum(2), (S, S, S), AckRequirement((P2, P3), 1)),
+        (quorum(2), (A, S, S), AckRequirement((P2, P3), 2)),
+        (named(N2), (S, S, S), AckRequirement((P2,), 1)),
         (named(N1), (S, S, S), AckRequirement((), 0)),
-        (named(N1, N3), (S, S, S), AckRequirement((N3,), 1)),
-        (named(N2, N3), (A, S, S), AckRequirement((N2, N3), 2)),
-        (SUSPEND, (S, S, A), AckRequirement((N2,), 1)),
-        (SUSPEND, (A, S, S), AckRequirement((N2, N3), 2)),
-        (INVALIDATE, (S, S, A), AckRequirement((N2,), 1)),
-        (INVALIDATE, (A, S, S), AckRequirement((N2, N3), 2)),
+        (named(N1, N3), (S, S, S), AckRequirement((P3,), 1)),
+        (named(N2, N3), (A, S, S), AckRequirement((P2, P3), 2)),
+        (SUSPEND, (S, S, A), AckRequirement((P2,), 1)),
+        (SUSPEND, (A, S, S), AckRequirement((P2, P3), 2)),
+        (INVALIDATE, (S, S, A), AckRequirement((P2,), 1)),
+        (INVALIDATE, (A, S, S), AckRequirement((P2, P3), 2)),
     ],
 )
 def test_the_acks_that_a_write_of_n1_requires(
     policy: Policy, modes: tuple[Mode, ...], expected: AckRequirement
 ) -> None:
-    assert required(cluster(policy, *modes), N1) == expected
+    assert required(cluster(policy, *modes), P1) == expected
+
+
+def test_a_leader_that_has_not_registered_yet_requires_the_ack_of_the_process_that_has() -> None:
+    again = Author(N1, 99)
+    assert required(cluster(SUSPEND, S, S), again) == AckRequirement((P1, P2), 2)
+    assert required(cluster(quorum(1), S, S), again) == AckRequirement((P1, P2), 1)
+    assert required(cluster(named(N1), S, S), again) == AckRequirement((P1,), 1)
 
 
 def test_sync_members_read_locally_only_in_suspend_and_invalidate_mode() -> None:
     for policy in (ASYNC, SYNC, quorum(2), named(N1, N2)):
         assert local_readers(cluster(policy, S, S, A, J)) == frozenset()
     for policy in (SUSPEND, INVALIDATE):
-        assert local_readers(cluster(policy, S, S, A, J)) == {N1, N2}
+        assert local_readers(cluster(policy, S, S, A, J)) == {P1, P2}
 
 
 positions = st.lists(st.integers(-1, 5).map(Offset), min_size=1, max_size=4)
@@ -233,24 +241,24 @@ positions = st.lists(st.integers(-1, 5).map(Offset), min_size=1, max_size=4)
 
 @given(positions, st.integers(1, 5))
 def test_an_offset_is_confirmed_if_and_only_if_enough_members_have_acked_it(acked: list[Offset], needed: int) -> None:
-    requirement = AckRequirement(NODES[: len(acked)], needed)
-    confirmed = requirement.confirmed(dict(zip(NODES, acked, strict=False)).__getitem__)
+    requirement = AckRequirement(PROCESSES[: len(acked)], needed)
+    confirmed = requirement.confirmed(dict(zip(PROCESSES, acked, strict=False)).__getitem__)
     for offset in range(6):
         assert (offset <= confirmed) is (sum(at >= offset for at in acked) >= needed)
 
 
 @given(positions)
 def test_a_requirement_of_no_acks_is_confirmed_at_once(acked: list[Offset]) -> None:
-    requirement = AckRequirement(NODES[: len(acked)], 0)
-    assert requirement.confirmed(dict(zip(NODES, acked, strict=False)).__getitem__) == MAX_OFFSET
+    requirement = AckRequirement(PROCESSES[: len(acked)], 0)
+    assert requirement.confirmed(dict(zip(PROCESSES, acked, strict=False)).__getitem__) == MAX_OFFSET
     assert requirement.missing(lambda node: False) == ()
 
 
 def test_more_acks_than_members_are_never_reached() -> None:
-    assert AckRequirement((N2,), 2).confirmed(lambda node: Offset(9)) == BEFORE_LOG
+    assert AckRequirement((P2,), 2).confirmed(lambda node: Offset(9)) == BEFORE_LOG
 
 
-@given(st.sets(st.sampled_from(NODES)), st.integers(0, 4))
-def test_unresponsive_members_are_named_if_and_only_if_too_few_are_left(unresponsive: set[NodeId], needed: int) -> None:
-    missing = AckRequirement(NODES, needed).missing(lambda node: node not in unresponsive)
-    assert missing == (tuple(sorted(unresponsive)) if len(NODES) - len(unresponsive) < needed else ())
+@given(st.sets(st.sampled_from(PROCESSES)), st.integers(0, 4))
+def test_unresponsive_members_are_named_if_and_only_if_too_few_are_left(unresponsive: set[Author], needed: int) -> None:
+    missing = AckRequirement(PROCESSES, needed).missing(lambda node: node not in unresponsive)
+    assert missing == (tuple(sorted(unresponsive)) if len(PROCESSES) - len(unresponsive) < needed else ())

@@ -16,7 +16,7 @@ from replicator.log.memory import MemoryAckTopic
 from replicator.node import leader as leader_module
 from replicator.node.health import NodeState
 from replicator.node.leader import Leader
-from replicator.position import Author, NodeId, Offset
+from replicator.position import NodeId, Offset
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE
 from replicator.protocol.roles import Role
 from replicator.records.codec import BARRIER, AckCodec
@@ -124,7 +124,8 @@ async def test_writes_are_refused_while_a_sync_member_is_unresponsive_and_resume
 def ack(cluster: ModesCluster, node: str, offset: int, timeline: bytes | None = None) -> None:
     """An ack that the node did not send."""
     state = cluster.n1.machine.state
-    told = Ack(timeline or state.timeline, Author(NodeId(node), 1), Offset(offset), state.seq, state.epoch, 0)
+    author = cluster.nodes[node].member.author
+    told = Ack(timeline or state.timeline, author, Offset(offset), state.seq, state.epoch, 0)
     MemoryAckTopic.publish(cluster.acks, AckCodec().encode(told))
 
 
@@ -209,7 +210,7 @@ async def test_a_quorum_continues_without_the_members_it_does_not_need(tmp_path:
     await cluster.set_up(QUORUM, ASYNC, SYNC, SYNC)
     cluster.acks.hold("n2")
     await cluster.n1.write(b"a", b"s1")
-    await until(lambda: not cluster.n1.node._progress.is_responsive(N2))
+    await until(lambda: not cluster.n1.node._progress.is_responsive(cluster.n2.member.author))
     await cluster.n1.write(b"a", b"s2")
     cluster.acks.hold("n3")
     await until(lambda: "n2, n3" in refusal(cluster.n1))

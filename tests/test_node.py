@@ -180,7 +180,7 @@ async def test_a_record_of_a_newer_version_stops_the_node(cluster: MemoryCluster
     await leader.write(b"a", b"s1")
     follower = await cluster.start("n2", priority=1)
     await cluster.caught_up()
-    cluster.log.append_now([b"\x04" + cluster.log.entries[-1].payload[1:]])  # version 2
+    cluster.log.append_now([b"\x06" + cluster.log.entries[-1].payload[1:]])  # version 3
     await until(lambda: follower.node.state is NodeState.FAILED)
     with pytest.raises(ReplicatorError, match="install a newer replicator"):
         follower.node.store()
@@ -249,8 +249,7 @@ async def test_every_node_knows_the_leader_from_the_membership(cluster: MemoryCl
 
 async def test_the_leader_counts_acks_of_its_followers(cluster: MemoryCluster) -> None:
     leader = await cluster.start("n1")
-    await cluster.start("n2", priority=1)
-    await cluster.leader()
+    await cluster.register(await cluster.start("n2", priority=1))
     offset = await leader.write(b"a", b"s1")
     assert await leader.node.wait_acked(offset, 1, 5_000) == 1
     assert await leader.node.wait_acked(offset, 2, 10) == 1

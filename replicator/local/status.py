@@ -15,7 +15,7 @@ from replicator.position import BEFORE_LOG
 from replicator.protocol.roles import Role
 from replicator.records.types import Policy, WaitFor, WriteMode
 
-SERVING, FAILED = "serving", "failed"
+SERVING, FAILED, REPLACED = "serving", "failed", "replaced"
 STARTING, UNREACHABLE = "starting", "unreachable"  # set by this program for nodes that do not answer
 LEADING_ROLES = frozenset(role.value for role in Role if role.leads)
 
@@ -79,14 +79,22 @@ class MemberInfo:
     resp: Address | None  # for Redis clients; None: unknown
     http: Address
     priority: int
+    incarnation: str = ""  # of its process that has registered
 
 
 @dataclass(frozen=True, slots=True)
 class StatusReply:
     cluster: str
     node: NodeInfo
+    incarnation: str = ""  # of the process that replied
     members: tuple[MemberInfo, ...] = ()
     policy: Policy | None = None
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether this process, and no other, counts as its node."""
+        member = self.member(self.node.id)
+        return member is not None and member.incarnation == self.incarnation
 
     def member(self, id: str | None) -> MemberInfo | None:
         return next((member for member in self.members if member.node == id), None)
@@ -110,6 +118,7 @@ def parse_status(reply: Any) -> StatusReply:
     return StatusReply(
         cluster=reply["cluster"],
         node=NodeInfo(**{**known_fields(NodeInfo, node), "elected": parse_term(elected)}),
+        incarnation=reply.get("incarnation", ""),
         members=tuple(map(parse_member, reply["members"])),
         policy=parse_policy(policy),
     )

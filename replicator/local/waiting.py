@@ -9,7 +9,7 @@ from replicator.errors import ReplicatorError
 from replicator.local.admin_client import ClusterAdmin, NodeAdmin, NodeRefused, NodeUnreachable
 from replicator.local.folder import ClusterFolder, NodeEntry
 from replicator.local.progress import ProgressReporter
-from replicator.local.status import FAILED, STARTING, NodeInfo, StatusReply
+from replicator.local.status import FAILED, REPLACED, STARTING, NodeInfo, StatusReply
 from replicator.local.summary import ClusterSummary, summarise
 
 POLL_S = 0.1
@@ -24,7 +24,7 @@ def wait_ready(
     timeout_s: float,
     progress: ProgressReporter,
 ) -> None:
-    """Until each node serves, is a member, has applied the log, and knows a leader.
+    """Until each node serves, is registered, has applied the log, and knows a leader.
 
     Raises `ReplicatorError` if a node exits or fails, or after the timeout.
     """
@@ -40,12 +40,12 @@ def wait_ready(
                 progress.bar(entry.id, f"{entry.id}: {node.state}", node.applied + 1, node.end_offset + 1)
             else:
                 progress.bar(entry.id, f"{entry.id}: {node.state}")
-            if _is_ready(status, cluster, entry.id):
+            if _is_ready(status, cluster):
                 del waiting[entry.id]
                 continue
             folder.running_process(entry.id)
-            if node.state == FAILED:
-                raise ReplicatorError(f"{entry.id} failed: {node.trouble}")
+            if node.state in (FAILED, REPLACED):
+                raise ReplicatorError(f"{entry.id} is {node.state}: {node.trouble}")
             if time.monotonic() > deadline:
                 why = node.trouble or node.state
                 raise ReplicatorError(f"{entry.id} is not ready after {timeout_s:.0f} s: {why}")
@@ -82,7 +82,8 @@ def _status(node: NodeAdmin, id: str) -> StatusReply:
         return StatusReply("", NodeInfo(id, STARTING))
 
 
-def _is_ready(status: StatusReply, cluster: str, id: str) -> bool:
+def _is_ready(status: StatusReply, cluster: str) -> bool:
     if status.cluster != cluster:  # a node of another cluster may use the port
         return False
-    return status.node.serves and status.member(id) is not None and status.member(status.node.leader) is not None
+    registered = status.is_registered or status.node.leads  # a leader may have to wait for acks of its own registration
+    return status.node.serves and registered and status.member(status.node.leader) is not None

@@ -17,7 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 class AckSender:
-    """At most one ack is in flight. It covers everything that was applied since the last one."""
+    """At most one ack is in flight. It covers everything that was applied since the last one.
+
+    A process acks nothing before it has read its registration, because only then it counts as its node.
+    """
 
     def __init__(self, author: Author, replica: Replica, acks: Acks, clock: Clock, async_pause_ms: float) -> None:
         self._author = author
@@ -33,13 +36,17 @@ class AckSender:
         own = self._replica.machine.meta.membership.get(self._author.node)
         return 0.0 if own is not None and own.mode in (Mode.SYNC, Mode.JOINING) else self._async_pause_ms
 
+    @property
+    def _is_registered(self) -> bool:
+        return self._replica.machine.meta.membership.includes(self._author)
+
     async def run(self) -> None:
         acked = Offset(self._replica.state.offset - 1)  # first, report the position of the store
         while True:
             await self._replica.applied(Offset(acked + 1))
             state = self._replica.state
             ack = Ack(state.timeline, self._author, state.offset, state.seq, state.epoch, self._clock.wall_us())
-            if state.timeline:
+            if self._is_registered:
                 try:
                     await self._acks.send(self._codec.encode(ack))
                 except BrokerUnavailable as error:

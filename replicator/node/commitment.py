@@ -34,7 +34,7 @@ class Commitment:
         self._release: PendingWrite | None = None  # the last one
         self._released = Seq(0)  # up to where it releases keys
         self.membership = context.replica.machine.meta.membership  # as of the last committed record
-        self.requirement = required(self.membership, context.author.node)
+        self.requirement = required(self.membership, context.author)
 
     @property
     def waits(self) -> bool:
@@ -53,11 +53,11 @@ class Commitment:
         """Why no write can be confirmed now."""
         progress, overdue, timeout_ms = self._progress, self._overdue, self._context.timing.sync_ms
         missing = self.requirement.missing(progress.is_responsive)
-        late = self.requirement.missing(lambda node: progress.is_responsive(node) and progress.acked(node) >= overdue)
+        late = self.requirement.missing(lambda it: progress.is_responsive(it) and progress.acked(it) >= overdue)
         if missing:
-            why = f"no ack from {', '.join(missing)} for {timeout_ms} ms"
+            why = f"no ack from {', '.join(it.node for it in missing)} for {timeout_ms} ms"
         elif late:
-            why = f"no ack from {', '.join(late)} to what was written {timeout_ms} ms ago"
+            why = f"no ack from {', '.join(it.node for it in late)} to what was written {timeout_ms} ms ago"
         else:
             return None
         return NoReplicas(
@@ -75,9 +75,11 @@ class Commitment:
     def add(self, group: Sequence[PendingWrite], state: LogState) -> None:
         """The group is committed; `state` is the state after it."""
         self._groups.append(Group(group, state, self._context.clock.elapsed_ms()))
-        for pending in group:
-            if type(pending.body) is Membership:
-                self._adopt(pending.body)
+        memberships = [pending.body for pending in group if type(pending.body) is Membership]
+        for membership in memberships:
+            self._adopt(membership)
+        if memberships:
+            self._progress.set_members(self.membership)
         self.advance()
 
     def advance(self) -> None:
@@ -111,4 +113,4 @@ class Commitment:
     def _adopt(self, membership: Membership) -> None:
         self._context.roles.membership_changed(self.membership, membership)
         self.membership = membership
-        self.requirement = required(membership, self._context.author.node)
+        self.requirement = required(membership, self._context.author)

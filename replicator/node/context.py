@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from replicator.log.port import Log, Reader
 from replicator.node.clock import Clock
 from replicator.node.commit_point import CommitPoint
+from replicator.node.registration import Registration
 from replicator.node.replica import Replica
 from replicator.node.role_state import RoleState
 from replicator.node.writes import PendingWrite, Writes
@@ -23,6 +24,7 @@ class NodeContext:
     author: Author
     priority: int  # nodes with lower numbers become leader sooner
     replica: Replica
+    registration: Registration
     writes: Writes
     roles: RoleState
     commit_point: CommitPoint
@@ -57,6 +59,7 @@ def open_context(
         author=author,
         priority=priority,
         replica=Replica(machine, RecordCodec()),
+        registration=Registration(author),
         writes=writes,
         roles=RoleState(author, writes, clock, timing, eligible=eligible),
         commit_point=CommitPoint(),

@@ -11,21 +11,23 @@ from replicator.node.background import run_with_background
 from replicator.node.checked_reader import CheckedReader
 from replicator.node.context import NodeContext
 from replicator.node.election import Election
+from replicator.node.health import NodeHealth
 from replicator.protocol.ack_policy import required
 from replicator.protocol.roles import Role
-from replicator.records.types import Claim, Membership
+from replicator.records.types import Claim, Header, Membership
 
 logger = logging.getLogger(__name__)
 
 
 class Follower:
-    def __init__(self, context: NodeContext) -> None:
+    def __init__(self, context: NodeContext, health: NodeHealth) -> None:
         self._context = context
+        self._health = health
         self._election = Election(context)
         self._reader = CheckedReader(context.reader, context.log, context.replica, context.clock)
 
     async def run(self) -> None:
-        """Run until this node is leader. Raises what `Reader.next` and `Replica.read` do."""
+        """Run until this node is leader. Raises what `Reader.next` and `Replica.read` do, and `Replaced`."""
         self._context.roles.last_record_ms = self._context.clock.elapsed_ms()
         await run_with_background(self._read_log(), self._seek_leadership())
 
@@ -64,10 +66,18 @@ class Follower:
             else:
                 roles.record_read(header.author)
             if type(body) is Membership:
+                self._check_registration(header, body)
                 roles.membership_changed(membership, body)
                 membership = body
             if header.author == context.author:
-                if required(membership, context.author.node).needed:
+                if required(membership, context.author).needed:
                     writes.await_acks(header.epoch, header.seq, offset)
                 else:
                     writes.apply(header.epoch, header.seq, offset)
+
+    def _check_registration(self, header: Header, membership: Membership) -> None:
+        """Raises `Replaced`. From then on no read is answered, also if the caller has not handled the error yet."""
+        error = self._context.registration.replaced_by(header, membership)
+        if error is not None:
+            self._health.replaced(error)
+            raise error

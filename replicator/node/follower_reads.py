@@ -59,7 +59,7 @@ class FollowerReads:
     def reads_locally(self) -> bool:
         """Whether this replica may answer linearizable reads now without asking the log for its end."""
         context = self._context
-        if context.author.node not in local_readers(context.replica.machine.meta.membership):
+        if context.author not in local_readers(context.replica.machine.meta.membership):
             return False
         return context.clock.elapsed_ms() <= self.index.lease_until_ms
 
@@ -68,7 +68,7 @@ class FollowerReads:
         context = self._context
         while True:
             readers = local_readers(context.replica.machine.meta.membership)
-            if context.author.node in readers and not context.roles.role.leads:
+            if context.author in readers and not context.roles.role.leads:
                 try:
                     await asyncio.shield(self.index.reached())
                 except ReplicatorError as error:

@@ -6,10 +6,12 @@
     waiting       catching up, or serving     resumed: a record was applied, or Kafka answers
     any of these  waiting                     blocked: Kafka does not answer, or the disk is full; it retries
     any of these  failed                      fail: only an operator can help; the error says how
+    any of these  replaced                    replaced: another process has registered the id of this node
     any of these  stopped                     stop
 
-`failed` and `stopped` are final: such a node answers no reads. While it waits, a node that had caught up goes on
-answering reads from its store.
+`failed`, `replaced` and `stopped` are final: such a node answers no reads. A replaced node must not be restarted
+automatically, because it would replace the other process. While it waits, a node that had caught up goes on answering
+reads from its store.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import logging
 from dataclasses import dataclass
 from enum import StrEnum
 
-from replicator.errors import BadRequest, Loading, ReplicatorError
+from replicator.errors import BadRequest, Loading, Replaced, ReplicatorError
 from replicator.node.replica import Replica
 from replicator.position import NodeId, Offset
 from replicator.records.types import Membership, Mode
@@ -35,6 +37,7 @@ class NodeState(StrEnum):
     SERVING = "serving"
     WAITING = "waiting"
     FAILED = "failed"
+    REPLACED = "replaced"
     STOPPED = "stopped"
 
 
@@ -68,12 +71,22 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplacedBy:
+    name = NodeState.REPLACED
+    error: Replaced
+
+    @property
+    def trouble(self) -> str:
+        return str(self.error)
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     name = NodeState.STOPPED
     trouble = ""
 
 
-Health = CatchingUp | Serving | Waiting | Failed | Stopped
+Health = CatchingUp | Serving | Waiting | Failed | ReplacedBy | Stopped
 
 
 class NodeHealth:
@@ -117,11 +130,15 @@ class NodeHealth:
 
     def fail(self, error: ReplicatorError) -> None:
         logger.critical("this node stops applying and serving: %s", error)
-        if not isinstance(self.health, Stopped):
+        if not isinstance(self.health, ReplacedBy | Stopped):
             self.health = Failed(error)
 
+    def replaced(self, error: Replaced) -> None:
+        logger.critical("this node stops applying and serving: %s", error)
+        self.health = ReplacedBy(error)
+
     def stop(self) -> None:
-        if not isinstance(self.health, Failed):
+        if not isinstance(self.health, Failed | ReplacedBy):
             self.health = Stopped()
 
     async def resume_when_applied(self) -> None:
@@ -133,10 +150,13 @@ class NodeHealth:
             self.resumed()
 
     def store(self) -> View:
-        """The current state of the store. Raises `Loading`, `BadRequest` (snapshotter), the error of a failed node."""
+        """The current state of the store.
+
+        Raises `Loading`, `BadRequest` (snapshotter), and the error of a failed or replaced node.
+        """
         health = self.health
         then = health.then if isinstance(health, Waiting) else health
-        if isinstance(health, Failed):
+        if isinstance(health, Failed | ReplacedBy):
             raise health.error
         if isinstance(health, Stopped):  # a write that this node has sent may be in the log, and not in the store
             raise Loading(f"{self._node} is stopping: ask another node")

@@ -65,7 +65,7 @@ class Leader:
             context.enqueue_own(Heartbeat())
         context.writes.arrived.set()
         try:
-            with self._progress.term(self._state.timeline):
+            with self._progress.term(self._state.timeline, self._commitment.membership):
                 await run_with_background(
                     self._append_groups(), self._send_heartbeats(), self._take_acks(), self._review_periodically()
                 )
@@ -242,7 +242,7 @@ class Leader:
         self._membership.repeat_refused_registration()
         self._refuse(self._commitment.refusal)
         for member in self._membership.latest.members:
-            if member.mode is Mode.JOINING and self._progress.acked(member.node) >= self._reviewed:
+            if member.mode is Mode.JOINING and self._progress.acked(member.author) >= self._reviewed:
                 self._membership.promote_joining(member.node)
         self._reviewed = self._state.offset
         transfer = roles.transfer

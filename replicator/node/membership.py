@@ -1,9 +1,10 @@
-"""Changes of the members and of the write policy, requested at the leader by an operator or a new node."""
+"""Changes of the members and of the write policy, requested at the leader by an operator or a node that starts."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import NamedTuple
 
 from replicator.errors import BadRequest
 from replicator.node.client_writes import check_leads
@@ -11,9 +12,15 @@ from replicator.node.context import NodeContext
 from replicator.node.writes import PendingWrite
 from replicator.position import NodeId
 from replicator.protocol.membership import with_joined, with_member, with_mode, with_policy, without_member
+from replicator.protocol.registration import with_registration
 from replicator.records.types import Member, Membership, Mode, Policy
 
 logger = logging.getLogger(__name__)
+
+
+class Proposal(NamedTuple):
+    membership: Membership
+    record: PendingWrite
 
 
 class MembershipChanges:
@@ -23,22 +30,28 @@ class MembershipChanges:
         """`own`: as what this node is to be registered."""
         self._context = context
         self._own = own
-        self._latest: Membership = context.replica.machine.meta.membership  # the last one that was proposed here
-        self._record: PendingWrite | None = None  # of `_latest`
+        self._proposals: list[Proposal] = []  # each contains the changes of those before it
         self._registration: PendingWrite | None = None  # the last one
 
     @property
     def latest(self) -> Membership:
         """The membership once all changes in flight are applied."""
-        if self._record is not None and self._record.in_flight:
-            return self._latest
-        return self._context.replica.machine.meta.membership
+        while self._proposals and not self._proposals[-1].record.in_flight:
+            self._proposals.pop()
+        return self._proposals[-1].membership if self._proposals else self._context.replica.machine.meta.membership
 
     def add_member(self, member: Member) -> None:
-        """Add `member`, or update all its fields but its mode."""
+        """Add `member`, or update its addresses and its priority."""
         check_leads(self._context)
         known = self.latest.get(member.node)
-        self._propose(with_member(self.latest, replace(member, mode=known.mode) if known else member))
+        if known is not None:
+            member = replace(member, mode=known.mode, incarnation=known.incarnation)
+        self._propose(with_member(self.latest, member))
+
+    def register(self, member: Member, replaces: int) -> None:
+        """The process `member` registers in the place of another one (`protocol.registration`). Raises `BadRequest`."""
+        check_leads(self._context)
+        self._register(member, replaces)
 
     def remove_member(self, node: NodeId) -> None:
         """Raises `BadRequest`: not a member, the leader, or the policy could not be met any more."""
@@ -57,24 +70,25 @@ class MembershipChanges:
         check_leads(self._context)
         self._propose(with_policy(self.latest, policy))
 
-    def register(self) -> None:
-        """A new leader that is not a member, or whose address has changed, adds itself."""
-        known = self.latest.get(self._own.node)
-        registered = replace(self._own, mode=known.mode) if known else self._own
-        if known != registered:
-            self._registration = self._propose(with_member(self.latest, registered))
+    def register_leader(self) -> None:
+        """A new leader registers itself, unless it has done so as a follower."""
+        self._registration = self._register(self._own, self._context.registration.ask(self.latest))
 
     def repeat_refused_registration(self) -> None:
         if self._registration is not None and self._registration.was_refused:
-            self._registration = None
-            self.register()
+            self.register_leader()
 
     def promote_joining(self, node: NodeId) -> None:
         """A joining member has caught up."""
         logger.info("%s has caught up: writes require its acks from now on", node)
         self._propose(with_joined(self.latest, node))
 
+    def _register(self, member: Member, replaces: int) -> PendingWrite | None:
+        """None if it is registered already."""
+        changed = with_registration(self.latest, member, replaces, self._context.author)
+        return None if changed == self.latest else self._propose(changed)
+
     def _propose(self, membership: Membership) -> PendingWrite:
         record = self._context.enqueue_own(membership)
-        self._latest, self._record = membership, record
+        self._proposals.append(Proposal(membership, record))
         return record

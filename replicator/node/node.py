@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 
-from replicator.errors import BrokerUnavailable, Loading, ReplicatorError, StoreFull
+from replicator.errors import BrokerUnavailable, Loading, Replaced, ReplicatorError, StoreFull
 from replicator.intervals import ASYNC_ACK_MS, NODE_RETRY_MS, REVIEW_MS
 from replicator.log.port import Acks
 from replicator.node.ack_sender import AckSender
@@ -40,7 +40,7 @@ class Node:
     def __init__(self, context: NodeContext, acks: Acks, member: Member, link: LeaderLink) -> None:
         """`member`: how this node registers itself. `link`: to the node that is leader."""
         self._context = context
-        self._progress = ReplicaProgress(context.author.node, acks, context.clock, context.timing.sync_ms)
+        self._progress = ReplicaProgress(context.author, acks, context.clock, context.timing.sync_ms)
         self._sender = AckSender(context.author, context.replica, acks, context.clock, ASYNC_ACK_MS)
         self._client_writes = ClientWrites(context)
         self._health = NodeHealth(context.author.node, context.replica)
@@ -57,7 +57,7 @@ class Node:
     # Lifecycle
 
     async def run(self) -> None:
-        """Run until cancelled. After a failure that needs an operator, the node stays up to report it."""
+        """Run until cancelled. A node that has failed or was replaced stays up to report it."""
         try:
             await run_with_background(
                 self._follow_and_lead(),
@@ -78,10 +78,13 @@ class Node:
                     await self._lead()
                 else:
                     logger.info("%s is %s", self._context.author, roles.role)
-                    await run_with_background(Follower(self._context).run(), self._sender.run())
+                    await run_with_background(Follower(self._context, self._health).run(), self._sender.run())
             except (BrokerUnavailable, StoreFull) as error:
                 self._health.blocked(error)
                 await self._context.clock.sleep(NODE_RETRY_MS)
+            except Replaced as error:
+                roles.stop(str(error))
+                await asyncio.Event().wait()
             except ReplicatorError as error:
                 self._fail(error)
                 await asyncio.Event().wait()
@@ -89,7 +92,7 @@ class Node:
     async def _lead(self) -> None:
         context = self._context
         self._health.caught_up()
-        self.membership_changes.register()
+        self.membership_changes.register_leader()
         logger.info("%s is the leader of epoch %d", context.author, context.replica.state.epoch)
         leader = Leader(context, self._progress, self.membership_changes)
         await run_with_background(
@@ -190,6 +193,15 @@ class Node:
     def leading_member(self) -> Member | None:
         """The leader, if its address is known."""
         return leading_member(self._context)
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether this process, and no other, counts as this node."""
+        return self.membership.includes(self._context.author)
+
+    def ask_to_register(self) -> int:
+        """This process is about to ask the leader to register it. Returns the incarnation that it replaces."""
+        return self._context.registration.ask(self.membership)
 
     def make_eligible(self) -> None:
         """Allow this node to start elections, once it is known that no other process uses its id."""

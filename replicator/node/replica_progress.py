@@ -1,4 +1,7 @@
-"""How far each replica has applied the log, according to its acks. A node receives them while it is leader."""
+"""How far each replica has applied the log, according to its acks. A node receives them while it is leader.
+
+Only the acks of members count, and of the process that has registered as the member (`protocol.registration`).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from replicator.log.port import Acks
 from replicator.node.clock import Clock
 from replicator.position import BEFORE_LOG, Author, NodeId, Offset
 from replicator.records.codec import AckCodec, NotARecord
-from replicator.records.types import Ack
+from replicator.records.types import Ack, Membership
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +29,10 @@ class LastAck:
 
 
 class ReplicaProgress:
-    def __init__(self, own: NodeId, acks: Acks, clock: Clock, timeout_ms: float) -> None:
+    def __init__(self, own: Author, acks: Acks, clock: Clock, timeout_ms: float) -> None:
         """`timeout_ms`: a replica without an ack for so long is unresponsive."""
         self._own = own
         self._timeout_ms = timeout_ms
-        self._term_start_ms = clock.elapsed_ms()
         self._timeline = b""
         self._term = 0  # changes when this node becomes leader, and when it loses leadership
         self._skip_old = True  # acks that were sent while another node was leader
@@ -38,17 +40,19 @@ class ReplicaProgress:
         self._clock = clock
         self._codec = AckCodec()
         self._changed = asyncio.Event()
-        self.latest: dict[NodeId, LastAck] = {}
+        self._latest: dict[Author, LastAck] = {}  # also of a process that acks its registration before it is committed
+        self._members: dict[Author, float] = {}  # all but this process: since when it has been a member in this term
 
     @contextmanager
-    def term(self, timeline: bytes) -> Iterator[None]:
+    def term(self, timeline: bytes, membership: Membership) -> Iterator[None]:
         """To be held while this node is leader. At its end, all waits for acks end.
 
         Acks of another timeline are ignored.
         """
         self._timeline = timeline
-        self.latest.clear()
-        self._term_start_ms = self._clock.elapsed_ms()
+        self._latest.clear()
+        self._members.clear()
+        self.set_members(membership)
         self._term += 1
         self._skip_old = True
         try:
@@ -56,6 +60,17 @@ class ReplicaProgress:
         finally:
             self._term += 1
             self._wake()
+
+    def set_members(self, membership: Membership) -> None:
+        """The committed membership."""
+        now_ms, before = self._clock.elapsed_ms(), self._members
+        authors = (member.author for member in membership.members if member.author != self._own)
+        self._members = {author: before.get(author, now_ms) for author in authors}
+        self._latest = self._of_members()
+
+    @property
+    def latest(self) -> dict[NodeId, LastAck]:
+        return {author.node: last for author, last in self._of_members().items()}
 
     async def receive(self) -> None:
         """Wait for the next acks, and record them."""
@@ -73,19 +88,19 @@ class ReplicaProgress:
             self._note(payload)
         self._wake()
 
-    def acked(self, node: NodeId) -> Offset:
-        last = self.latest.get(node)
+    def acked(self, replica: Author) -> Offset:
+        last = self._latest.get(replica)
         return BEFORE_LOG if last is None else last.ack.offset
 
-    def is_responsive(self, node: NodeId) -> bool:
-        """Whether its last ack has not timed out; without one, the time counts from when this node became leader."""
-        last = self.latest.get(node)
-        since_ms = self._term_start_ms if last is None else last.at_ms
+    def is_responsive(self, replica: Author) -> bool:
+        """Whether its last ack has not timed out; without one, the time counts from when it became a member."""
+        last = self._latest.get(replica)
+        since_ms = self._members[replica] if last is None else last.at_ms
         return self._clock.elapsed_ms() - since_ms <= self._timeout_ms
 
     def count(self, offset: Offset) -> int:
         """How many replicas have applied up to `offset`."""
-        return sum(last.ack.offset >= offset for last in self.latest.values())
+        return sum(last.ack.offset >= offset for last in self._of_members().values())
 
     async def wait(self, offset: Offset, replicas: int, timeout_ms: float) -> int:
         """Wait until `replicas` of them have applied `offset`, or for `timeout_ms` (0: no timeout).
@@ -128,9 +143,12 @@ class ReplicaProgress:
         except NotARecord as error:
             logger.warning("%s", error)
             return
-        own = ack.author.node == self._own  # from when this node was a follower
+        own = ack.author == self._own  # from when this node was a follower
         if not own and ack.timeline == self._timeline:
-            self.latest[ack.author.node] = LastAck(ack, self._clock.elapsed_ms())
+            self._latest[ack.author] = LastAck(ack, self._clock.elapsed_ms())
+
+    def _of_members(self) -> dict[Author, LastAck]:
+        return {author: last for author, last in self._latest.items() if author in self._members}
 
     def _wake(self) -> None:
         """Wake all waiters, so that they check their conditions again."""

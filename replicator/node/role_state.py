@@ -155,7 +155,7 @@ class RoleState:
             self.transfer.done.set_result(None)
 
     def stop(self, why: str) -> None:
-        """The node has failed or stops: it stays in its role, but neither appends nor reads any more."""
+        """The node has failed, was replaced or stops: it stays in its role, but neither appends nor reads any more."""
         self._fail_transfer(why)
         self._writes.stop(why)
 

@@ -65,7 +65,7 @@ def _member(membership: Membership, node: NodeId) -> Member:
 
 def _check(membership: Membership, what: str) -> None:
     """Raises `BadRequest` if the policy could never be met."""
-    policy, sync = membership.policy, sync_members(membership)
+    policy, sync = membership.policy, [member.node for member in sync_members(membership)]
     joining = ", ".join(member.node for member in membership.members if member.mode is Mode.JOINING)
     hint = f" ({joining} has not caught up yet)" if joining else ""
     if policy.write is WriteMode.ASYNC:

@@ -68,6 +68,7 @@ def _membership_fields(body: Membership) -> Fields:
                 "resp": str(member.resp),
                 "http": str(member.http),
                 "priority": member.priority,
+                "incarnation": member.incarnation,
             }
             for member in body.members
         ],
@@ -116,6 +117,7 @@ def _membership(fields: Fields) -> Membership:
                 resp=Address.from_record(member["resp"]),
                 http=Address.from_record(member["http"]),
                 priority=member["priority"],
+                incarnation=member["incarnation"],
             )
             for member in fields["members"]
         ),

@@ -1,6 +1,6 @@
 """Encodes records as Avro, and decodes them.
 
-The wire format is the Avro binary encoding of `schemas/record.v1.avsc`, without a container file. Every version of the
+The wire format is the Avro binary encoding of `schemas/record.v2.avsc`, without a container file. Every version of the
 schema begins with `version` and `timeline`, so a reader can distinguish a newer record from data of another program.
 """
 
@@ -44,9 +44,9 @@ class RecordCodec:
     """
 
     def __init__(self, writers: Mapping[int, Schema] | None = None, reader: Schema | None = None) -> None:
-        newest = load_schema(f"record.v{VERSION}.avsc")
-        self._reader = fastavro.parse_schema(reader or newest)
-        self._writers = {version: fastavro.parse_schema(it) for version, it in (writers or {VERSION: newest}).items()}
+        known = {version: load_schema(f"record.v{version}.avsc") for version in range(1, VERSION + 1)}
+        self._reader = fastavro.parse_schema(reader or known[VERSION])
+        self._writers = {version: fastavro.parse_schema(it) for version, it in (writers or known).items()}
         self._headers = fast.HeaderReader()
 
     def encode(self, header: Header, encoded_body: bytes) -> bytes:
@@ -80,7 +80,7 @@ class RecordCodec:
         try:
             header, body_at = self._headers.read(payload)
             encoded_body = payload[body_at:]
-            if version == VERSION and encoded_body[:1] == b"\x00":
+            if version <= VERSION and encoded_body[:1] == b"\x00":  # a Write is the same in all versions so far
                 return Record(header, fast.decode_write(encoded_body), encoded_body)
             stream = BytesIO(payload)
             avro: Any = fastavro.schemaless_reader(stream, writer, self._reader, return_record_name=True)

@@ -1,4 +1,4 @@
-"""The records of the log: each has one header and one body (Avro: `schemas/record.v1.avsc`).
+"""The records of the log: each has one header and one body (Avro: `schemas/record.v2.avsc`).
 
 Types that are created for every record are named tuples: they are immutable too, and cost a third of a dataclass.
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from replicator.address import Address
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 
-VERSION = 1
+VERSION = 2
 
 
 class Header(NamedTuple):
@@ -99,6 +99,12 @@ class Member:
     resp: Address  # of its Redis-protocol server, as others reach it
     http: Address  # of its HTTP server
     priority: int  # lower leads sooner
+    incarnation: int = 0  # of its process that registered last; 0: none has
+
+    @property
+    def author(self) -> Author:
+        """The process that counts as this member (`protocol.registration`)."""
+        return Author(self.node, self.incarnation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,11 @@ class Membership:
 
     def get(self, node: NodeId) -> Member | None:
         return next((member for member in self.members if member.node == node), None)
+
+    def includes(self, author: Author) -> bool:
+        """Whether this process, and no other of its node, counts as a member."""
+        member = self.get(author.node)
+        return member is not None and member.author == author
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class Meta:
                 "digest": f"{self.digest:032x}",
                 "entries": self.entries,
                 "rows": self.rows,
-                "members": [list(member) for member in map(_member_fields, self.membership.members)],
+                "members": [_member_fields(member) for member in self.membership.members],
                 "policy": _policy_fields(self.membership.policy),
             }
         ).encode()
@@ -77,10 +77,7 @@ def decode_meta(encoded: bytes) -> Meta:
         entries=fields["entries"],
         rows=fields["rows"],
         membership=Membership(
-            members=tuple(
-                Member(NodeId(node), Mode(mode), Address.from_record(resp), Address.from_record(http), priority)
-                for node, mode, resp, http, priority in fields["members"]
-            ),
+            members=tuple(_member(*member) for member in fields["members"]),
             policy=Policy(WriteMode(write), WaitFor(wait_for), quorum, tuple(map(NodeId, named))),
         ),
     )
@@ -100,8 +97,15 @@ def decode_suspended(encoded: bytes) -> dict[bytes, Suspension]:
     return suspended
 
 
-def _member_fields(member: Member) -> tuple[str, str, str, str, int]:
-    return member.node, member.mode.value, str(member.resp), str(member.http), member.priority
+def _member_fields(member: Member) -> tuple[object, ...]:
+    addresses = str(member.resp), str(member.http)
+    return member.node, member.mode.value, *addresses, member.priority, member.incarnation
+
+
+def _member(node: str, mode: str, resp: str, http: str, priority: int, incarnation: int = 0) -> Member:
+    """Stores of earlier versions have no incarnations."""
+    addresses = Address.from_record(resp), Address.from_record(http)
+    return Member(NodeId(node), Mode(mode), *addresses, priority, incarnation)
 
 
 def _policy_fields(policy: Policy) -> tuple[str, str, int, tuple[str, ...]]:

@@ -121,7 +121,7 @@ class SimClient:
         await self.ask(read, before=[[b"WATCH", key]])
         connection = self._connections.get(node.name)
         await self._think()
-        if read.outcome is not Outcome.OK or node.life is None or self._connection(node) is not connection:
+        if read.outcome is not Outcome.OK or not node.lives or self._connection(node) is not connection:
             return
         request = self._request(node, (), in_transaction=True)
         request.lines = ([b"GET", key], *(self._draw_write(it, request.mark) for it in self._keys))
@@ -153,7 +153,7 @@ class SimClient:
     async def ask(self, request: Request, before: Sequence[Args] = ()) -> None:
         """Send the request, `before` before it, and wait for the answer or the timeout."""
         node = next(it for it in self._nodes if it.name == request.node)
-        if node.life is None:
+        if not node.lives:
             request.answer(Outcome.REJECTED, self._loop.time(), "the connection is refused")
             return
         life, connection = self._connection(node)
@@ -191,10 +191,11 @@ class SimClient:
         )
 
     def _connection(self, node: SimNode) -> tuple[Running, SimConnection]:
+        """It stays, although another process of the node may have been started elsewhere."""
         known = self._connections.get(node.name)
-        if known is None or known[0] is not node.life:
-            assert node.life is not None
-            known = self._connections[node.name] = node.life, node.connect()
+        if known is None or known[0] not in node.lives:
+            life = self._rng.choice(node.lives)
+            known = self._connections[node.name] = life, node.connect(life)
         return known
 
     def _note_token(self, life: Running, connection: SimConnection) -> None:
@@ -206,7 +207,7 @@ class SimClient:
             self.token = token
 
     def _find(self, *, anywhere: bool = False) -> SimNode | None:
-        fit = [it for it in self._nodes if it.life is not None and (anywhere or it.life.node.leads)]
+        fit = [it for it in self._nodes if it.lives and (anywhere or any(life.node.leads for life in it.lives))]
         return self._rng.choice(fit) if fit else None
 
     # What is asked for

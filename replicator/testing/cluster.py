@@ -6,12 +6,14 @@ import asyncio
 import os
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from replicator.address import Address
 from replicator.errors import ReplicatorError
+from replicator.intervals import REGISTRATION_RETRY_S, STATE_POLL_S
 from replicator.node.context import open_context
+from replicator.node.health import NodeState
 from replicator.node.leader_link import CommittedOffset, LinkFailed
 from replicator.node.node import Node
 from replicator.position import Author, Epoch, NodeId
@@ -34,6 +36,7 @@ _MAP_BYTES = 1 << 20
 class Running:
     """One life of a node: from its start to its death."""
 
+    author: Author
     process: Process
     link: Link
     acks: SimAcks
@@ -60,6 +63,7 @@ class SimNode:
         self.name = name
         self.priority = priority
         self.life: Running | None = None
+        self.former: list[Running] = []  # processes that still run although another one was started elsewhere
         self.member = Member(NodeId(name), Mode.ASYNC, Address(name, 1), Address(name, 2), priority)
         self.clock = SimClock(broker.loop, broker.rng)
         self._folder = folder
@@ -68,26 +72,41 @@ class SimNode:
         self._timing = timing
         self._peers = peers
 
+    @property
+    def lives(self) -> list[Running]:
+        return self.former if self.life is None else [self.life, *self.former]
+
+    def find(self, author: Author) -> Running | None:
+        """The process that answers where this one was registered: itself, or one that was started in its place."""
+        return next((it for it in self.lives if it.author == author), self.life)
+
+    def start_elsewhere(self) -> Running:
+        """Start another process of this node with an empty store. The one before goes on."""
+        assert self.life is not None
+        self.former.append(self.life)
+        self._folder = self._folder.with_name(f"{self._folder.name}+")
+        return self.start()
+
     def start(self) -> Running:
         broker = self._broker
-        process = Process(self.name)
+        author = Author(NodeId(self.name), broker.rng.getrandbits(63))
+        process = Process(str(author))
         machine = open_machine(self._folder, CLUSTER, broker.log.identity, map_bytes=_MAP_BYTES)
         link = Link(broker, self.name)
         log, acks = SimLog(link), SimAcks(link)
-        author = Author(NodeId(self.name), broker.rng.getrandbits(63))
         rng = random.Random(broker.rng.getrandbits(64))
         context = open_context(author, self.priority, machine, log, self.clock, self._timing, rng)
-        node = Node(context, acks, self.member, SimLeaderLink(link, self._peers))
+        member = replace(self.member, incarnation=author.incarnation)
+        node = Node(context, acks, member, SimLeaderLink(link, self._peers))
         server = RedisServer(node, self.member.resp, cluster=CLUSTER, timing=self._timing)
         server.turns = Turns(self._loop.time)
         task = self._loop.create_task(node.run(), context=process.context)
-        self.life = Running(process, link, acks, machine, node, server, task)
+        self.life = Running(author, process, link, acks, machine, node, server, task)
+        self.life.requests.add(self._loop.create_task(self._register(self.life, member), context=process.context))
         broker.trace(f"{self.name}: starts as {author} at offset {machine.state.offset}")
         return self.life
 
-    def connect(self) -> SimConnection:
-        life = self.life
-        assert life is not None
+    def connect(self, life: Running) -> SimConnection:
         connection = SimConnection(self._loop, life.process, life.server, life.node, life.machine)
         life.connections.append(connection)
         return connection
@@ -97,6 +116,16 @@ class SimNode:
         life, self.life = self.life, None
         assert life is not None
         self._broker.trace(f"{self.name}: {'its system crashes' if system else 'is killed'}")
+        await self._end(life)
+        if system:
+            (self._folder / boot.MARK).write_text("another boot")
+
+    async def kill_former(self, life: Running) -> None:
+        self._broker.trace(f"{life.author}: is killed")
+        self.former.remove(life)
+        await self._end(life)
+
+    async def _end(self, life: Running) -> None:
         life.link.cut = True
         for connection in life.connections:
             connection.lose()
@@ -108,8 +137,31 @@ class SimNode:
         await asyncio.wait(dying)
         await life.acks.close()
         _drop(life.machine)
-        if system:
-            (self._folder / boot.MARK).write_text("another boot")
+
+    async def _register(self, life: Running, member: Member) -> None:
+        """As `server.registration` does. Requests may be lost, late, and repeated."""
+        broker = self._broker
+        while life.node.state is not NodeState.SERVING:
+            await self.clock.sleep(1000 * STATE_POLL_S)
+        await self.clock.sleep(broker.rng.choice((0, 0, 2000)))  # the process before is asked, and may not answer
+        while not life.node.is_registered:
+            leader = life.machine.state.leader
+            if leader is not None and life.node.state is NodeState.SERVING:
+                replaces = life.node.ask_to_register()
+                if not (life.link.cut or life.link.isolated or broker.rng.random() < broker.faults.question_lost):
+                    asked = self._peers[leader.node].find(leader)
+                    broker.later(broker.message_ms(), self._ask_to_register, asked, member, replaces)
+            await self.clock.sleep(1000 * REGISTRATION_RETRY_S)
+
+    def _ask_to_register(self, asked: Running | None, member: Member, replaces: int) -> None:
+        def register(node: Node) -> None:
+            try:
+                node.membership_changes.register(member, replaces)
+            except ReplicatorError as error:
+                self._broker.trace(f"{member.author}: not registered: {error}")
+
+        if asked is not None and not (asked.link.cut or asked.link.isolated):
+            self._loop.call_soon(register, asked.node, context=asked.process.context)
 
 
 class SimLeaderLink:
@@ -123,11 +175,11 @@ class SimLeaderLink:
         link, broker = self._link, self._link.broker
         answer: asyncio.Future[CommittedOffset] = asyncio.get_running_loop().create_future()
         if not (link.cut or link.isolated or broker.rng.random() < broker.faults.question_lost):
-            broker.later(broker.message_ms(), self._arrive, leader.node, timeline, epoch, answer)
+            broker.later(broker.message_ms(), self._arrive, leader.author, timeline, epoch, answer)
         return await answer
 
-    def _arrive(self, node: NodeId, timeline: bytes, epoch: Epoch, answer: asyncio.Future[CommittedOffset]) -> None:
-        broker, life = self._link.broker, self._peers[node].life
+    def _arrive(self, leader: Author, timeline: bytes, epoch: Epoch, answer: asyncio.Future[CommittedOffset]) -> None:
+        broker, life = self._link.broker, self._peers[leader.node].find(leader)
         if life is None:
             broker.later(broker.message_ms(), deliver, answer, LinkFailed("the connection is refused"))
         elif not life.link.isolated:

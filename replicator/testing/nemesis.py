@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from replicator.node.health import NodeState
 from replicator.records.types import Mode
 from replicator.testing.broker import Broker
 from replicator.testing.cluster import SimNode
@@ -55,8 +56,15 @@ class Nemesis:
 
     async def kill(self, node: SimNode, *, system: bool = False) -> None:
         assert node.life is not None
-        self._observer.forget(node, node.life)
+        self._observer.forget(node.life)
         await node.kill(system=system)
+
+    async def restart_replaced(self) -> None:
+        """As an operator does: restart nodes of which an earlier process, which has ended, was the last to register."""
+        for node in self._nodes:
+            if node.life is not None and node.life.node.state is NodeState.REPLACED:
+                await self.kill(node)
+                self.start(node)
 
     def _random_duration_s(self) -> float:
         return self._rng.random() * self._rng.choice((_SHORT_S, 1.0, _LONG_S))
@@ -97,6 +105,30 @@ class Nemesis:
         await self._wait(self._random_duration_s())
         self._loop.resume(node.life.process)
         self._trace(f"{node.name}: resumed")
+        self._busy.discard(node.name)
+
+    async def start_elsewhere(self, node: SimNode) -> None:
+        """Start a second process of a node. The first is paused, cut off or neither, and ends later."""
+        if node.name in self._busy or node.life is None:
+            return
+        self._busy.add(node.name)
+        first, link = node.life, node.life.link
+        self._trace(f"{node.name}: started elsewhere")
+        self._observer.watch(node, node.start_elsewhere())
+        await self._wait(self._rng.choice((0.0, _SHORT_S, 0.3)) * self._rng.random())
+        fault, duration_s = self._rng.choice(("paused", "cut off", "running")), self._random_duration_s()
+        self._trace(f"{first.author}: {fault} for {duration_s:.3f} s")
+        if fault == "paused":
+            self._loop.pause(first.process)
+        elif fault == "cut off":
+            link.away_until_s = link.stalled_until_s = self._loop.time() + duration_s
+        await self._wait(duration_s)
+        if first.process.paused:
+            self._loop.resume(first.process)
+            self._trace(f"{first.author}: resumed")
+        await self._wait(self._random_duration_s())
+        self._observer.forget(first)
+        await node.kill_former(first)
         self._busy.discard(node.name)
 
     async def stall_reader(self, node: SimNode) -> None:
@@ -173,6 +205,7 @@ FAULT_EVENTS: dict[str, FaultEvent] = {
     "kill one": Nemesis.kill_one,
     "kill all": Nemesis.kill_all,
     "pause": Nemesis.pause,
+    "start elsewhere": Nemesis.start_elsewhere,
     "stall reader": Nemesis.stall_reader,
     "cut off": Nemesis.cut_off,
     "isolate": Nemesis.isolate,

@@ -1,10 +1,11 @@
-"""Observes a node after each of its steps: the state of its store, and whether it holds a lease."""
+"""Observes a process after each of its steps: the state of its store, its lease, and whether it counts as its node."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+from replicator.node.health import NodeState
 from replicator.protocol.log_state import LogState
 from replicator.testing.cluster import Running, SimNode
 from replicator.testing.loop import Process
@@ -21,11 +22,18 @@ class Sample(NamedTuple):
 
 
 class Overlap(NamedTuple):
-    """Two nodes held a lease at the same true time."""
+    """Two processes held a lease at the same true time."""
 
     at_s: float
     node: str
     other: str
+
+
+class Unstopped(NamedTuple):
+    """A process had read that another one replaced it, and did not stop."""
+
+    at_s: float
+    node: str
 
 
 class Observer:
@@ -33,20 +41,22 @@ class Observer:
         self._now_s = now_s
         self._trace = trace
         self._nodes: dict[Process, tuple[SimNode, Running]] = {}
-        self._states: dict[str, LogState] = {}
-        self._lease_until_s: dict[str, float] = {}
+        self._states: dict[Process, LogState] = {}
+        self._lease_until_s: dict[Process, float] = {}
+        self._registered: set[Process] = set()
         self.samples: list[Sample] = []
         self.overlaps: list[Overlap] = []
-        self._overlapping: set[frozenset[str]] = set()  # pairs of nodes that were reported
+        self.unstopped: list[Unstopped] = []
+        self._overlapping: set[frozenset[Process]] = set()  # pairs that were reported
 
     def watch(self, node: SimNode, life: Running) -> None:
         self._nodes[life.process] = node, life
-        self._states.pop(node.name, None)
 
-    def forget(self, node: SimNode, life: Running) -> None:
-        """To be called before the node is killed."""
-        del self._nodes[life.process]
-        self._lease_until_s.pop(node.name, None)
+    def forget(self, life: Running) -> None:
+        """To be called before the process is killed."""
+        for known in (self._nodes, self._states, self._lease_until_s):
+            known.pop(life.process, None)
+        self._registered.discard(life.process)
 
     def after_step(self, process: Process) -> None:
         watched = self._nodes.get(process)
@@ -54,23 +64,32 @@ class Observer:
             return
         sim, life = watched
         meta = life.machine.meta
-        if self._states.get(sim.name) is not meta.state:
-            self._states[sim.name] = meta.state
-            self.samples.append(Sample(sim.name, self._now_s(), meta.state, meta.digest, meta.entries))
+        if self._states.get(process) is not meta.state:
+            self._states[process] = meta.state
+            self.samples.append(Sample(process.name, self._now_s(), meta.state, meta.digest, meta.entries))
+            self._note_registration(process, life)
         left_ms = life.node.lease_left_ms
         if left_ms > 0:
-            self._note_lease(sim, left_ms)
+            self._note_lease(process, sim, left_ms)
         else:
-            self._lease_until_s.pop(sim.name, None)
+            self._lease_until_s.pop(process, None)
 
-    def _note_lease(self, sim: SimNode, left_ms: float) -> None:
+    def _note_registration(self, process: Process, life: Running) -> None:
+        if life.node.is_registered:
+            self._registered.add(process)
+        elif process in self._registered and life.node.state is not NodeState.REPLACED:
+            member = life.node.membership.get(life.author.node)
+            if member is not None and member.incarnation:
+                self.unstopped.append(Unstopped(self._now_s(), process.name))
+
+    def _note_lease(self, process: Process, sim: SimNode, left_ms: float) -> None:
         now_s = self._now_s()
-        if sim.name not in self._lease_until_s:
-            self._trace(f"{sim.name}: holds a lease")
-        self._lease_until_s[sim.name] = now_s + sim.clock.true_s(left_ms)
+        if process not in self._lease_until_s:
+            self._trace(f"{process.name}: holds a lease")
+        self._lease_until_s[process] = now_s + sim.clock.true_s(left_ms)
         for other, until_s in self._lease_until_s.items():
-            pair = frozenset((sim.name, other))
-            if other != sim.name and until_s > now_s and pair not in self._overlapping:
+            pair = frozenset((process, other))
+            if other is not process and until_s > now_s and pair not in self._overlapping:
                 self._overlapping.add(pair)
-                self._trace(f"{sim.name}: holds a lease while {other} holds one")
-                self.overlaps.append(Overlap(now_s, sim.name, other))
+                self._trace(f"{process.name}: holds a lease while {other.name} holds one")
+                self.overlaps.append(Overlap(now_s, process.name, other.name))

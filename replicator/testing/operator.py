@@ -35,18 +35,10 @@ class Operator:
         self._trace = trace
         self._writes = writes
 
-    async def add_all_members(self) -> None:
-        """Repeat until every node is a member."""
-        while missing := self._not_members():
-            leader = self._leader()
-            if leader is not None:
-                for node in missing:
-                    self._ask(leader, f"{node.name}: add member", partial(_add_member, leader, node))
-            await asyncio.sleep(_POLL_S)
-
     async def set_up(self) -> None:
-        """Add all members. Unless writes are async, also make some members sync and set the policy."""
-        await self.add_all_members()
+        """Once all nodes have registered: unless writes are async, make some members sync, and set the policy."""
+        while self._not_members():  # noqa: ASYNC110 (virtual time)
+            await asyncio.sleep(_POLL_S)
         if self._writes is WriteMode.ASYNC:
             return
         for node in self._nodes:
@@ -96,7 +88,7 @@ class Operator:
             )
 
     def _leader(self) -> Running | None:
-        return next((it.life for it in self._nodes if it.life is not None and it.life.node.leads), None)
+        return next((life for it in self._nodes for life in it.lives if life.node.leads), None)
 
     def _not_members(self) -> list[SimNode]:
         leader = self._leader()
@@ -126,7 +118,3 @@ async def _set_mode(leader: Running, node: NodeId, mode: Mode) -> None:
 
 async def _set_policy(leader: Running, policy: Policy) -> None:
     leader.node.membership_changes.set_policy(policy)
-
-
-async def _add_member(leader: Running, node: SimNode) -> None:
-    leader.node.membership_changes.add_member(node.member)

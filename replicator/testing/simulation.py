@@ -19,7 +19,18 @@ from replicator.records.codec import RecordCodec
 from replicator.records.types import WriteMode
 from replicator.testing import faults as fault_plans
 from replicator.testing.broker import Broker
-from replicator.testing.checks import expiry, leases, levels, once, order, replicas, sessions, watches, writes
+from replicator.testing.checks import (
+    expiry,
+    leases,
+    levels,
+    once,
+    order,
+    processes,
+    replicas,
+    sessions,
+    watches,
+    writes,
+)
 from replicator.testing.checks.canonical import read_log
 from replicator.testing.checks.execution import Executions
 from replicator.testing.clients import SimClient
@@ -166,6 +177,7 @@ class _Simulation:
         while unsettled := self._unsettled():
             if self.loop.time() > deadline_s:
                 return unsettled
+            await self.nemesis.restart_replaced()
             await asyncio.sleep(0.05)
         return []
 
@@ -177,10 +189,11 @@ class _Simulation:
             for name, life in lives
             if life.node.state is not NodeState.SERVING
         ]
+        unregistered = [f"{name} is not registered" for name, life in lives if not life.node.is_registered]
         leaders = [name for name, life in lives if life.node.leads and life.node.lease_left_ms > 0]
         unanswered = [f"{life.unanswered} requests at {name} are unanswered" for name, life in lives if life.unanswered]
         leaderless = [] if len(leaders) == 1 else [f"leaders with a lease: {leaders or 'none'}"]
-        return ended + failed + leaderless + unanswered
+        return ended + failed + unregistered + leaderless + unanswered
 
     def _check(self, report: SimulationReport) -> Iterator[str]:
         try:
@@ -200,6 +213,7 @@ class _Simulation:
         yield from writes.check(self.history.writes(), canonical)
         yield from replicas.check(self.observer.samples, canonical)
         yield from leases.check(self.observer.overlaps)
+        yield from processes.check(self.observer.unstopped)
         yield from levels.check(self.history, executions, canonical, appended_s)
         yield from sessions.check(self.history, executions)
         yield from once.check(self.history, canonical)

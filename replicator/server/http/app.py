@@ -1,6 +1,6 @@
 """The HTTP API of a node.
 
-    GET  /healthz     200 unless the node has failed permanently
+    GET  /healthz     200 unless the node has failed permanently: a node that was replaced needs no restart
     GET  /readyz      200 if this node answers reads
     GET  /leader      200 if this node is the leader and holds its lease: a load balancer sends writes here
     GET  /replica     200 if this node is a follower and answers reads
@@ -36,7 +36,7 @@ from replicator.records.types import Member
 from replicator.server.http.keys import read_routes
 from replicator.server.http.members import member_routes
 from replicator.server.http.metrics import CONTENT_TYPE, render
-from replicator.server.identity import Identity
+from replicator.server.identity import Identity, encode_incarnation
 from replicator.server.listening import cannot_listen
 from replicator.server.protection import HOW_TO_OPEN, is_loopback, is_own_host, is_same_site
 from replicator.server.stats import Stats
@@ -258,7 +258,13 @@ class HttpServer:
 
 
 def _member_fields(member: Member) -> dict[str, Any]:
-    return {**asdict(member), "mode": member.mode.value, "resp": str(member.resp), "http": str(member.http)}
+    return {
+        **asdict(member),
+        "mode": member.mode.value,
+        "resp": str(member.resp),
+        "http": str(member.http),
+        "incarnation": encode_incarnation(member.incarnation),
+    }
 
 
 def _describe(error: web.HTTPError, app: web.Application) -> str:

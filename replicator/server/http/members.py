@@ -1,6 +1,7 @@
 """The membership, the write policy and the leadership of the cluster, over HTTP.
 
-    PUT    /members           {"node", "resp", "http", "priority"}: add a member, or update its addresses
+    PUT    /members           {"node", "resp", "http", "priority"}: add a member, or update its addresses;
+                              from its process also "incarnation" and "replaces" (`protocol.registration`)
     PUT    /members/ID/mode   {"mode": "async" | "sync" | "snapshotter"}
     DELETE /members/ID        remove a member
     PUT    /policy            {"write": "async" | "sync" | "suspend" | "invalidate",
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -26,6 +28,7 @@ from replicator.intervals import HTTP_TIMEOUT_S
 from replicator.node.node import Node
 from replicator.position import NodeId
 from replicator.records.types import Member, Mode, Policy, WaitFor, WriteMode
+from replicator.server.identity import decode_incarnation
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -36,8 +39,12 @@ def member_routes(node: Callable[[], Node]) -> list[web.RouteDef]:
     """`node` raises `Loading` while the node is starting."""
 
     async def add_member(request: web.Request) -> web.Response:
-        member = _member(await read_json(request))
-        node().membership_changes.add_member(member)
+        fields = await read_json(request)
+        member, changes = _member(fields), node().membership_changes
+        if "incarnation" in fields:
+            changes.register(replace(member, incarnation=_incarnation(fields)), _incarnation(fields, "replaces"))
+        else:
+            changes.add_member(member)
         return _accepted(member.node)
 
     async def set_mode(request: web.Request) -> web.Response:
@@ -99,6 +106,17 @@ def _member(fields: dict[str, Any]) -> Member:
     except (KeyError, TypeError, ValueError) as error:
         raise BadRequest(f'send {{"node", "resp", "http", "priority"}}: {error!r}') from error
     return Member(NodeId(name), Mode.ASYNC, resp, http, priority)
+
+
+def _incarnation(fields: dict[str, Any], name: str = "incarnation") -> int:
+    """Raises `BadRequest`."""
+    try:
+        incarnation = decode_incarnation(fields[name])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadRequest(f"{name} must be 16 hexadecimal digits: {error!r}") from error
+    if not 0 <= incarnation < 1 << 63:
+        raise BadRequest(f"{name} must be 16 hexadecimal digits of at most 63 bits")
+    return incarnation
 
 
 def _policy(fields: dict[str, Any]) -> Policy:
