@@ -13,11 +13,12 @@ from typing import NamedTuple
 from replicator.errors import NoReplicas
 from replicator.node.context import NodeContext
 from replicator.node.replica_progress import ReplicaProgress
+from replicator.node.timing import follow
 from replicator.node.writes import PendingWrite
 from replicator.position import BEFORE_LOG, Offset, Seq
 from replicator.protocol.ack_policy import required
 from replicator.protocol.log_state import LogState
-from replicator.records.types import Membership, Release
+from replicator.records.types import Membership, Release, Timing
 
 
 class Group(NamedTuple):
@@ -52,8 +53,10 @@ class Commitment:
     def refusal(self) -> NoReplicas | None:
         """Why no write can be confirmed now."""
         progress, overdue, timeout_ms = self._progress, self._overdue, self._context.timing.sync_ms
-        missing = self.requirement.missing(progress.is_responsive)
-        late = self.requirement.missing(lambda node: progress.is_responsive(node) and progress.acked(node) >= overdue)
+        missing = self.requirement.missing(lambda node: progress.is_responsive(node, timeout_ms))
+        late = self.requirement.missing(
+            lambda node: progress.is_responsive(node, timeout_ms) and progress.acked(node) >= overdue
+        )
         if missing:
             why = f"no ack from {', '.join(missing)} for {timeout_ms} ms"
         elif late:
@@ -78,6 +81,8 @@ class Commitment:
         for pending in group:
             if type(pending.body) is Membership:
                 self._adopt(pending.body)
+            elif type(pending.body) is Timing:
+                follow(self._context, pending.body)
         self.advance()
 
     def advance(self) -> None:

@@ -11,9 +11,10 @@ from replicator.node.background import run_with_background
 from replicator.node.checked_reader import CheckedReader
 from replicator.node.context import NodeContext
 from replicator.node.election import Election
+from replicator.node.timing import follow
 from replicator.protocol.ack_policy import required
 from replicator.protocol.roles import Role
-from replicator.records.types import Claim, Membership
+from replicator.records.types import Claim, Membership, Timing
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ class Follower:
             if type(body) is Membership:
                 roles.membership_changed(membership, body)
                 membership = body
+            elif type(body) is Timing:
+                follow(context, body)
             if header.author == context.author:
                 if required(membership, context.author.node).needed:
                     writes.await_acks(header.epoch, header.seq, offset)

@@ -29,7 +29,7 @@ class LeaderIndex:
         """
         context = self._context
         try:
-            async with asyncio.timeout(context.timing.read_ms / 1000):
+            async with asyncio.timeout(context.timeouts.read_ms / 1000):
                 while True:
                     self._check_leads(timeline, epoch)
                     offset = await self._committed_soon()
@@ -38,7 +38,7 @@ class LeaderIndex:
                         return offset
                     await context.clock.sleep(LEASE_POLL_MS)
         except TimeoutError:
-            raise Stale(f"{context.author.node} has not held its lease for {context.timing.read_ms} ms") from None
+            raise Stale(f"{context.author.node} has not held its lease for {context.timeouts.read_ms} ms") from None
 
     async def _committed_soon(self) -> Offset | None:
         """None if it stays unknown: this node may not be the leader any more."""

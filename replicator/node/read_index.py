@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 def read_timed_out(context: NodeContext) -> Stale:
     return Stale(
-        f"a read of this level cannot be answered here within {context.timing.read_ms} ms: this node is at offset "
+        f"a read of this level cannot be answered here within {context.timeouts.read_ms} ms: this node is at offset "
         f"{context.replica.state.offset}. Try again, ask another node, or use a weaker level"
     )
 
@@ -94,7 +94,7 @@ class ReadIndex:
         self._last = max(self._last, answer)
         _end(joined.answered, answer)
         try:
-            async with asyncio.timeout(context.timing.read_ms / 1000):
+            async with asyncio.timeout(context.timeouts.read_ms / 1000):
                 await context.replica.applied(answer.offset)
         except TimeoutError:
             _fail(joined.reached, read_timed_out(context))

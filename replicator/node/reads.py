@@ -75,7 +75,7 @@ class NodeReads:
 
     async def _in_time(self, view: Awaitable[View]) -> View:
         try:
-            async with asyncio.timeout(self._context.timing.read_ms / 1000):
+            async with asyncio.timeout(self._context.timeouts.read_ms / 1000):
                 return await view
         except TimeoutError:
             raise read_timed_out(self._context) from None
@@ -86,7 +86,7 @@ class NodeReads:
         Raises `Stale` if that takes too long, and what `view` and `answer` raise.
         """
         try:
-            async with asyncio.timeout(self._context.timing.read_ms / 1000):
+            async with asyncio.timeout(self._context.timeouts.read_ms / 1000):
                 view = await self._asked(level)
                 while True:
                     try:

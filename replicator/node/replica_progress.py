@@ -26,10 +26,8 @@ class LastAck:
 
 
 class ReplicaProgress:
-    def __init__(self, own: NodeId, acks: Acks, clock: Clock, timeout_ms: float) -> None:
-        """`timeout_ms`: a replica without an ack for so long is unresponsive."""
+    def __init__(self, own: NodeId, acks: Acks, clock: Clock) -> None:
         self._own = own
-        self._timeout_ms = timeout_ms
         self._term_start_ms = clock.elapsed_ms()
         self._timeline = b""
         self._term = 0  # changes when this node becomes leader, and when it loses leadership
@@ -77,11 +75,11 @@ class ReplicaProgress:
         last = self.latest.get(node)
         return BEFORE_LOG if last is None else last.ack.offset
 
-    def is_responsive(self, node: NodeId) -> bool:
-        """Whether its last ack has not timed out; without one, the time counts from when this node became leader."""
+    def is_responsive(self, node: NodeId, timeout_ms: float) -> bool:
+        """Whether its last ack is not older; without one, the time counts from when this node became leader."""
         last = self.latest.get(node)
         since_ms = self._term_start_ms if last is None else last.at_ms
-        return self._clock.elapsed_ms() - since_ms <= self._timeout_ms
+        return self._clock.elapsed_ms() - since_ms <= timeout_ms
 
     def count(self, offset: Offset) -> int:
         """How many replicas have applied up to `offset`."""

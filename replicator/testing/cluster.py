@@ -15,8 +15,8 @@ from replicator.node.context import open_context
 from replicator.node.leader_link import LinkFailed
 from replicator.node.node import Node
 from replicator.position import Author, Epoch, NodeId, Offset
-from replicator.protocol.timing import Timing
-from replicator.records.types import Member, Mode
+from replicator.protocol.timing import Timeouts
+from replicator.records.types import Member, Mode, Timing
 from replicator.store import boot
 from replicator.store.machine import Machine, open_machine
 from replicator.testing.broker import Broker, Link, SimAcks, SimLog, deliver
@@ -26,6 +26,7 @@ from replicator.testing.loop import Process, SimLoop
 
 CLUSTER = "simulated"
 _MAP_BYTES = 1 << 20
+_TIMEOUTS = Timeouts(answer_ms=1500)
 
 
 @dataclass(slots=True)
@@ -57,7 +58,7 @@ class SimNode:
         self._folder = folder
         self._broker = broker
         self._loop: SimLoop = broker.loop
-        self._timing = timing
+        self.timing = timing
         self._peers = peers
 
     def start(self) -> Running:
@@ -68,7 +69,7 @@ class SimNode:
         log, acks = SimLog(link), SimAcks(link)
         author = Author(NodeId(self.name), broker.rng.getrandbits(63))
         rng = random.Random(broker.rng.getrandbits(64))
-        context = open_context(author, self.priority, machine, log, self.clock, self._timing, rng)
+        context = open_context(author, self.priority, machine, log, self.clock, self.timing, rng, timeouts=_TIMEOUTS)
         node = Node(context, acks, self.member, SimLeaderLink(link, self._peers))
         task = self._loop.create_task(node.run(), context=process.context)
         self.life = Running(process, link, acks, machine, node, task)
