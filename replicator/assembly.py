@@ -24,8 +24,9 @@ from replicator.node.clock import SystemClock
 from replicator.node.context import open_context
 from replicator.node.node import Node
 from replicator.position import Author, NodeId
-from replicator.protocol.timing import Timing
-from replicator.records.types import Member, Mode
+from replicator.protocol import timing
+from replicator.protocol.timing import Timeouts
+from replicator.records.types import Member, Mode, Timing
 from replicator.server.http.app import HttpServer, Snapshots
 from replicator.server.identity import Identity
 from replicator.server.leader_link import RedisLeaderLink
@@ -44,14 +45,14 @@ T = TypeVar("T")
 
 async def run_node(config: NodeConfig) -> None:
     """Run one node until SIGTERM or SIGINT. Raises `ReplicatorError` if it cannot start."""
-    timing = _timing(config)
+    configured, timeouts = _timing(config)
     # a node creates millions of records and changes, which form no reference cycles: collect less often
     gc.set_threshold(100_000, 20, 20)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    running = asyncio.create_task(_run(config, timing))
+    running = asyncio.create_task(_run(config, configured, timeouts))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
     if not running.done():
@@ -62,7 +63,7 @@ async def run_node(config: NodeConfig) -> None:
         await running
 
 
-async def _run(config: NodeConfig, timing: Timing) -> None:
+async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> None:
     settings = config.node
     async with AsyncExitStack() as parts:
         draw = random.SystemRandom()
@@ -85,7 +86,16 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
         parts.callback(machine.close)
         logger.info("%s reads the log from offset %d on", settings.id, machine.state.offset + 1)
         context = open_context(
-            identity.author, settings.priority, machine, kafka, SystemClock(), timing, draw, eligible=False
+            identity.author,
+            settings.priority,
+            machine,
+            kafka,
+            SystemClock(),
+            configured,
+            draw,
+            configured_names=config.timing.keys() & Timing.__dataclass_fields__,
+            timeouts=timeouts,
+            eligible=False,
         )
         parts.push_async_callback(context.reader.close)
         member = Member(
@@ -103,7 +113,6 @@ async def _run(config: NodeConfig, timing: Timing) -> None:
             node,
             settings.resp,
             cluster=settings.cluster,
-            timing=timing,
             password=settings.password,
             max_clients=fit_clients(settings.max_clients),
             timeout_s=settings.timeout_s,
@@ -186,6 +195,10 @@ def _security(config: NodeConfig) -> KafkaSecurity:
     )
 
 
-def _timing(config: NodeConfig) -> Timing:
-    check_known("timing", config.timing, Timing.__dataclass_fields__)
-    return Timing(**config.timing)
+def _timing(config: NodeConfig) -> tuple[Timing, Timeouts]:
+    """The section `[timing]`: what a new cluster follows, and what only this node does. Raises `ConfigError`."""
+    given = config.timing
+    check_known("timing", given, Timing.__dataclass_fields__ | Timeouts.__dataclass_fields__)
+    shared = Timing(**{name: given[name] for name in Timing.__dataclass_fields__ if name in given})
+    timing.check(shared)
+    return shared, Timeouts(**{name: given[name] for name in Timeouts.__dataclass_fields__ if name in given})

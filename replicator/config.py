@@ -78,7 +78,7 @@ class KafkaSection:
 class NodeConfig:
     node: NodeSection
     kafka: KafkaSection
-    timing: Mapping[str, int]  # arguments of `protocol.timing.Timing`
+    timing: Mapping[str, int]  # settings that are given, of `records.types.Timing` and `protocol.timing.Timeouts`
 
     @property
     def advertised_resp(self) -> Address:

@@ -1,8 +1,8 @@
 """The fixed intervals of a running node: pauses between attempts, polling intervals and request timeouts.
 
 They are not settings, because they affect neither safety nor what a client is promised: those times are in
-`protocol.timing.Timing`, which checks how they relate. Intervals of other programs (client, local cluster, benchmarks)
-stay with these programs.
+`records.types.Timing` and `protocol.timing`. Intervals of other programs (client, local cluster, benchmarks) stay with
+these programs.
 """
 
 # Requests to Kafka

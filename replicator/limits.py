@@ -128,6 +128,9 @@ MAX_CURSORS = 100_000
 MAX_BOUND = 10**9
 """Milliseconds (11 days) or records of the read level `bounded`. A larger bound is rejected as a mistake."""
 
+MAX_TIMING_MS = 24 * 3600 * 1000
+"""Any of the times in `[timing]` that all nodes follow. A longer one is rejected as a mistake."""
+
 MAX_BODY_BYTES = 64 << 10
 """Body of an HTTP request. Bounds memory; requests to change a setting are far smaller."""
 

@@ -59,7 +59,7 @@ async def _serve(pipe: Connection, folder: str, password: str) -> None:
     cluster = MemoryCluster(Path(folder), STEADY)
     running = await cluster.start("n1")
     await cluster.leader()
-    server = RedisServer(running.node, Address("127.0.0.1", 0), cluster=CLUSTER, timing=STEADY, password=password)
+    server = RedisServer(running.node, Address("127.0.0.1", 0), cluster=CLUSTER, password=password)
     await server.start()
     pipe.send(server.port)
     longest_s = longest_cpu_s = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.acceptance import judge
 from replicator.protocol.log_state import LogState, Void
 from replicator.records.chain import link
-from replicator.records.types import VERSION, Claim, Header, Heartbeat, Reason, Record, Write
+from replicator.records.types import VERSION, Claim, Header, Heartbeat, Reason, Record, Timing, Write
 
 TIMELINE = b"t" * 16
 EMPTY = 0
@@ -18,6 +19,7 @@ EMPTY = 0
 class MessageKind(StrEnum):
     WRITE = "write"
     HEARTBEAT = "heartbeat"
+    TIMING = "timing"
     ELECTION = Reason.ELECTION.value
     RESOLVE = Reason.RESOLVE.value
     HANDOVER = Reason.HANDOVER.value
@@ -29,7 +31,7 @@ class Message(NamedTuple):
 
     kind: MessageKind
     author: int
-    leader: int  # that a claim names
+    subject: int  # the leader that a claim names, or the number of a timing
     known: int  # the log that its author has read
 
 
@@ -42,7 +44,8 @@ class LogNode(NamedTuple):
 
 
 class LogTree:
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, timings: Sequence[Timing] = ()) -> None:
+        self.timings = timings
         self.authors = [Author(NodeId("ABC"[number]), number) for number in range(nodes)]
         self._tree = [LogNode(EMPTY, LogState(), None, None, (Offset(-1),) * nodes)]
         self._longer: dict[tuple[int, Message], int] = {}
@@ -77,13 +80,15 @@ class LogTree:
 
     def record(self, message: Message) -> Record:
         """The record as a node writes it that has read the log up to `known`."""
-        kind, author, leader, known = message
-        if kind not in (MessageKind.WRITE, MessageKind.HEARTBEAT):
-            return self.claim(Reason(kind.value), self.authors[author], self.authors[leader], known)
+        kind, author, subject, known = message
+        if kind not in (MessageKind.WRITE, MessageKind.HEARTBEAT, MessageKind.TIMING):
+            return self.claim(Reason(kind.value), self.authors[author], self.authors[subject], known)
         state = self._tree[known].state
-        encoded = f"{kind} {author} {known}".encode()
+        encoded = f"{kind} {author} {subject} {known}".encode()
         chain = link(state.chain, encoded)
         header = Header(VERSION, TIMELINE, state.epoch, self.authors[author], Seq(state.seq + 1), 0, chain)
+        if kind is MessageKind.TIMING:
+            return Record(header, self.timings[subject], encoded)
         return Record(header, Write(()) if kind is MessageKind.WRITE else Heartbeat(), encoded)
 
     def claim(self, reason: Reason, author: Author, leader: Author, known: int) -> Record:

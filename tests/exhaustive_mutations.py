@@ -9,12 +9,14 @@ from unittest.mock import patch
 
 from replicator.position import Offset, Seq
 from replicator.protocol import acceptance, claims
+from replicator.protocol import timing as timing_rules
 from replicator.protocol.lease import Lease
 from replicator.protocol.log_state import LogState, Void
 from replicator.protocol.roles import Role
-from replicator.protocol.timing import Timing
-from replicator.records.types import Claim, Reason, Record
-from tests.exhaustive_time import NOW, TIMING, Model, NodeModel, PendingAppend
+from replicator.protocol.timing import TimingState
+from replicator.records.types import Claim, Reason, Record, Timing
+from tests import exhaustive_time
+from tests.exhaustive_time import NOW, STABLE_SLOW, Model, NodeModel, PendingAppend, new_timings
 
 
 class LeaseFromReceipt(Model):
@@ -88,7 +90,7 @@ def deposed_leaders_continue_to_write() -> AbstractContextManager[Any]:
 
 
 def elections_are_shorter_than_leases() -> AbstractContextManager[Any]:
-    return patch.object(Timing, "candidacy_ms", lambda self, rank, random: TIMING.lease_ms - 1)
+    return patch.object(exhaustive_time, "candidacy_ms", lambda timing, rank, random: timing.lease_ms - 1)
 
 
 def forced_leaders_do_not_wait() -> AbstractContextManager[Any]:
@@ -109,6 +111,45 @@ def transferred_leadership_has_a_lease_at_once() -> AbstractContextManager[Any]:
 
     genuine = Lease.claimed
     return patch.object(Lease, "claimed", claimed)
+
+
+def timings_change_whatever_leases_are_held() -> AbstractContextManager[Any]:
+    return patch.object(TimingState, "check_change", lambda self, timing, now_ms: timing_rules.check(timing))
+
+
+def former_timings_are_forgotten() -> AbstractContextManager[Any]:
+    return patch.object(TimingState, "former_left_ms", lambda self, now_ms: 0.0)
+
+
+def changes_follow_each_other_at_once() -> AbstractContextManager[Any]:
+    def check_change(self: TimingState, timing: Timing, now_ms: float) -> None:
+        genuine(self._replace(former=None), timing, now_ms)
+
+    genuine = TimingState.check_change
+    return patch.object(TimingState, "check_change", check_change)
+
+
+def removed_replicas_follow_the_present_timing() -> AbstractContextManager[Any]:
+    """A leader does not wait for those that have not read it."""
+    return patch.object(TimingState, "longest_follower_lease_ms", lambda self, now_ms: self.current.follower_lease_ms)
+
+
+def forced_leaders_wait_by_the_present_timing() -> AbstractContextManager[Any]:
+    return patch.object(
+        TimingState, "longest_lease_ms", lambda self, now_ms: timing_rules.longest_lease_ms(self.current)
+    )
+
+
+def leases_precede_the_first_timing() -> AbstractContextManager[Any]:
+    return patch.object(timing_rules, "_without_leases", lambda timing: timing)
+
+
+def two_timings() -> Model:
+    return Model(changes=True, timings=(STABLE_SLOW, STABLE_SLOW))
+
+
+def new_cluster() -> Model:
+    return Model(operator=False, changes=True, timings=new_timings())
 
 
 class Mutation(NamedTuple):
@@ -134,4 +175,15 @@ IN_TIME = {
     "resolving ends the wait of a forced leader": Mutation(patched=resolving_ends_the_wait_of_a_forced_leader),
     "leaders serve while they transfer": Mutation(ServesWhileTransferring),
     "transferred leadership has a lease at once": Mutation(patched=transferred_leadership_has_a_lease_at_once),
+    "timings change whatever leases are held": Mutation(two_timings, timings_change_whatever_leases_are_held),
+    "forced leaders wait by the present timing": Mutation(two_timings, forced_leaders_wait_by_the_present_timing),
+    "leases precede the first timing": Mutation(new_cluster, leases_precede_the_first_timing),
+}
+
+OF_REPLICAS = {
+    "timings change whatever leases are held": timings_change_whatever_leases_are_held,
+    "former timings are forgotten": former_timings_are_forgotten,
+    "changes follow each other at once": changes_follow_each_other_at_once,
+    "removed replicas follow the present timing": removed_replicas_follow_the_present_timing,
+    "forced leaders wait by the present timing": forced_leaders_wait_by_the_present_timing,
 }

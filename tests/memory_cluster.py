@@ -18,8 +18,8 @@ from replicator.node.context import open_context
 from replicator.node.leader_link import CommittedOffset, LinkFailed
 from replicator.node.node import Node
 from replicator.position import Author, Epoch, NodeId, Offset
-from replicator.protocol.timing import Timing
-from replicator.records.types import Member, Mode
+from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts
+from replicator.records.types import Member, Mode, Timing
 from replicator.store.machine import Machine, open_machine
 
 WAIT_S = 10
@@ -79,7 +79,7 @@ class FaultyLog(MemoryLog):
     fault_at: bytes = b""
 
     async def append(self, payloads: Sequence[bytes]) -> Offset:
-        fault = self.fault if self.fault_at in payloads[0] else ""
+        fault = self.fault if any(self.fault_at in payload for payload in payloads) else ""
         if fault:
             self.fault = ""
         if fault == "refuse":
@@ -116,13 +116,20 @@ class MemoryLink:
 
 class MemoryCluster:
     def __init__(
-        self, folder: Path, timing: Timing | None = None, log: MemoryLog | None = None, clock: Clock | None = None
+        self,
+        folder: Path,
+        timing: Timing | None = None,
+        log: MemoryLog | None = None,
+        clock: Clock | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
+        """`timing`: of the configs of all nodes; a test may change it between two starts."""
         self.folder = folder
         self.clock = clock or SystemClock()
         self.log = log or MemoryLog()
         self.acks = MemoryAckTopic()
         self.timing = timing or Timing()
+        self.timeouts = timeouts
         self.nodes: dict[str, RunningNode] = {}  # the last process of each
         self._started: list[RunningNode] = []
 
@@ -140,7 +147,17 @@ class MemoryCluster:
         machine = open_machine(self.folder / (folder or name), "test", log.identity, map_bytes=1 << 20)
         seed = random.Random()
         author = Author(NodeId(name), seed.getrandbits(63))
-        context = open_context(author, priority, machine, log, clock or self.clock, self.timing, seed)
+        context = open_context(
+            author,
+            priority,
+            machine,
+            log,
+            clock or self.clock,
+            self.timing,
+            seed,
+            configured_names=Timing.__dataclass_fields__,
+            timeouts=self.timeouts,
+        )
         member = replace(self.member(name, priority, resp), incarnation=author.incarnation)
         node = Node(context, self.acks.open(), member, MemoryLink(self.nodes))
         running = RunningNode(node, machine, member, asyncio.create_task(node.run()))

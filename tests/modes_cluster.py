@@ -13,9 +13,9 @@ from replicator.log.port import AppendRefused, Entry, Log
 from replicator.node.claim import send_claim
 from replicator.position import NodeId, Offset
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level
-from replicator.protocol.timing import Timing
+from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts
 from replicator.records.codec import BARRIER, AckCodec
-from replicator.records.types import Body, Mode, Policy, Reason, WriteMode
+from replicator.records.types import Body, Mode, Policy, Reason, Timing, WriteMode
 from replicator.store.keys import encode_key
 from tests.memory_cluster import MemoryCluster, RunningNode, until
 
@@ -74,8 +74,8 @@ class ModesCluster(MemoryCluster):
 
     acks: GatedAckTopic
 
-    def __init__(self, folder: Path, timing: Timing = STEADY) -> None:
-        super().__init__(folder, timing, StallingLog())
+    def __init__(self, folder: Path, timing: Timing = STEADY, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
+        super().__init__(folder, timing, StallingLog(), timeouts=timeouts)
         self.acks = GatedAckTopic()
 
     async def set_up(self, policy: Policy, *modes: Mode, logs: Mapping[str, Log] | None = None) -> None:

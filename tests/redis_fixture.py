@@ -20,8 +20,8 @@ from redis.retry import Retry
 from replicator.address import Address
 from replicator.node.claim import send_claim
 from replicator.node.clock import Clock
-from replicator.protocol.timing import Timing
-from replicator.records.types import Reason
+from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts
+from replicator.records.types import Reason, Timing
 from replicator.server.redis.server import RedisServer
 from tests.memory_cluster import MemoryCluster, RunningNode, until
 
@@ -41,6 +41,7 @@ class ServerThread:
         timing: Timing | None = None,
         host: str = "127.0.0.1",
         clock: Clock | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
         **options: Any,
     ) -> None:
         self._loop = asyncio.new_event_loop()
@@ -50,6 +51,7 @@ class ServerThread:
         self._timing = timing
         self._host = host
         self._clock = clock
+        self._timeouts = timeouts
         self._options = options
         self.servers: list[RedisServer] = []
         self.cluster: MemoryCluster
@@ -84,13 +86,11 @@ class ServerThread:
         self._loop.close()
 
     async def _start(self, nodes: int) -> None:
-        self.cluster = cluster = MemoryCluster(self._folder, self._timing, clock=self._clock)
+        self.cluster = cluster = MemoryCluster(self._folder, self._timing, clock=self._clock, timeouts=self._timeouts)
         for index in range(nodes):
             port = free_port()
             running = await cluster.start(f"n{index + 1}", priority=index, resp=str(Address(self._host, port)))
-            server = RedisServer(
-                running.node, Address(self._host, port), cluster=CLUSTER, timing=cluster.timing, **self._options
-            )
+            server = RedisServer(running.node, Address(self._host, port), cluster=CLUSTER, **self._options)
             await server.start()
             self.servers.append(server)
         leader = await cluster.leader()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from replicator.log.memory import MemoryLog
 from replicator.node.health import NodeState
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol.lease import Lease
-from replicator.protocol.timing import Timing
-from replicator.records.types import Member, Mode
+from replicator.records.types import Member, Mode, Timing
 from replicator.server.http.app import HttpServer, Snapshots
 from replicator.server.identity import Identity
 from replicator.server.registration import register
 from replicator.server.stats import Stats
 from replicator.store import snapshot
 from tests.memory_cluster import MemoryCluster, RunningNode, until
+from tests.modes_cluster import STEADY
 
 PASSWORD = "s3cret"
 NOWHERE = Address("127.0.0.1", 1)  # nothing listens there
@@ -186,8 +186,12 @@ async def test_a_follower_answers_with_the_address_of_the_leader(servers: HttpSe
     follower = await servers.cluster.start("n2", priority=1)
     await until(lambda: follower.node.leading_member is not None)
     client = await servers.open(follower)
-    for method, path in (("PUT", "/members"), ("DELETE", "/members/n1")):
-        status, answer = await client.ask(method, path, json=JOINING)
+    for method, path, body in (
+        ("PUT", "/members", JOINING),
+        ("DELETE", "/members/n1", JOINING),
+        ("PUT", "/timing", {"step_ms": 9}),
+    ):
+        status, answer = await client.ask(method, path, json=body)
         assert (status, answer["leader"]) == (409, "n1:2")
 
 
@@ -345,6 +349,26 @@ async def test_members_that_are_added_concurrently_are_all_kept(servers: HttpSer
     log.let_through()
     await until(lambda: node.membership.get(NodeId("n4")) is not None)
     assert {member.node for member in node.membership.members} == {"n1", "n2", "n3", "n4"}
+
+
+async def test_the_timing_is_shown_and_changed(servers: HttpServers) -> None:
+    servers.cluster.timing = STEADY
+    client, running = await single_leader(servers)
+    await until(lambda: running.node.logged_timing == STEADY)
+    assert (await client.ask("GET", "/status"))[1]["timing"] == asdict(STEADY)
+    assert await client.ask("PUT", "/timing", json={"step_ms": 9}) == (202, {"accepted": "step_ms"})
+    await until(lambda: running.node.logged_timing == replace(STEADY, step_ms=9))
+    assert (await client.ask("GET", "/status"))[1]["timing"] == {**asdict(STEADY), "step_ms": 9}
+    for settings, status, words in (
+        ({"step_ms": "9"}, 400, "step_ms is '9', but must be an integer"),
+        ({"step_ms": True}, 400, "must be an integer"),
+        ({"pace_ms": 9}, 400, "unknown setting timing.pace_ms"),
+        ({"step_ms": 10**20}, 400, "at most"),
+        ({"election_ms": 2}, 400, "must be at least lease_ms x 1.1"),
+        ({"step_ms": 10}, 503, "may still be held: try again after"),
+    ):
+        found, answer = await client.ask("PUT", "/timing", json=settings)
+        assert (found, words in answer["error"]) == (status, True)
 
 
 async def test_a_node_that_is_not_a_member_cannot_be_removed(servers: HttpServers) -> None:

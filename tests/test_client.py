@@ -25,13 +25,13 @@ from replicator.client import (
     UnknownOutcome,
     bounded,
 )
-from replicator.protocol.timing import Timing
+from replicator.protocol.timing import Timeouts
 from replicator.server.redis.replies import PendingReply
 from tests.client_fixture import Connect
-from tests.redis_fixture import CLUSTER, ServerThread
+from tests.redis_fixture import CLUSTER, STEADY, ServerThread
 from tests.test_redis_server import wait_for
 
-SHORT_READS = Timing(lease_ms=20_000, election_ms=30_000, read_ms=50)  # n1 stays leader; STALE after 50 ms
+SHORT_READS = Timeouts(read_ms=50)
 
 
 def nodes(thread: ServerThread) -> list[str]:
@@ -41,7 +41,7 @@ def nodes(thread: ServerThread) -> list[str]:
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
     """Three nodes; n1 is the leader."""
-    thread = ServerThread(tmp_path_factory.mktemp("calm"), nodes=3, timing=SHORT_READS)
+    thread = ServerThread(tmp_path_factory.mktemp("calm"), nodes=3, timing=STEADY, timeouts=SHORT_READS)
     yield thread
     thread.close()
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import redis
 
 from replicator.local.kafka import LocalBroker
 from replicator.log.kafka.admin import delete_topics, ensure_topics
+from replicator.records.types import Timing
 from tests.process_cluster import WAIT_S, Cluster, Writer, wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
@@ -45,7 +47,7 @@ def test_status_has_the_documented_fields(cluster: Cluster) -> None:
     status = cluster.status()
     assert status.keys() == {
         "cluster", "timeline", "topic", "topic_id", "epoch", "leader", "elected", "lease_left_ms", "end_offset",
-        "policy", "nodes",
+        "policy", "timing", "nodes",
     }  # fmt: skip
     fields = {
         "id",
@@ -185,6 +187,34 @@ def test_failing_commands_report_the_reason(cluster: Cluster, tmp_path: Path) ->
     other.base_port = cluster.base_port
     with pytest.raises(AssertionError, match="is not available"):
         other.up(1)
+
+
+def test_all_nodes_follow_the_timing_in_the_log_whatever_their_config_says(kafka: str, tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, kafka)
+    cluster.up(2)
+    try:
+        assert json.loads(cluster.run("cluster", "timing", "--json")) == asdict(Timing())
+        short = ("--heartbeat-ms", "100", "--lease-ms", "300", "--follower-lease-ms", "300")
+        refused = cluster.run("cluster", "timing", *short, "--election-ms", "400", code=1)
+        assert "election_ms (400) must be at least 660 in this change" in refused
+        shown = cluster.run("cluster", "timing", "--lease-ms", "800", "--election-ms", "1000")
+        assert "lease_ms 800\nelection_ms 1000\nstep_ms 150\n" in shown
+        timing = asdict(Timing(lease_ms=800, election_ms=1000))
+        wait_for(lambda: [cluster.node(id)["timing"] for id in ("n1", "n2")] == [timing, timing])
+        cluster.run("node", "stop", "n2")
+        cluster.environment["REPLICATOR_TIMING_LEASE_MS"] = "500"
+        cluster.run("node", "start", "n2")
+        status = cluster.node("n2")
+        assert (status["timing"], status["node"]["ignored_timing"]) == (timing, {"lease_ms": 500})
+        assert "n2: its config has lease_ms 500, but the cluster has 800" in cluster.run("status")
+        log = cluster.folder.log_file("n2").read_text()
+        assert log.count("timing.lease_ms is 500 in the config of this node, but the cluster has 800") == 1
+        cluster.kill("n1")
+        assert cluster.leader(["n2"]) == "n2"
+        cluster.client("n2").set("a", "1")
+        assert cluster.node("n2")["timing"] == timing
+    finally:
+        cluster.run("cluster", "down", "--purge")
 
 
 def test_no_acknowledged_write_is_lost_when_the_broker_restarts(tmp_path: Path) -> None:

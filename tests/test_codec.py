@@ -33,6 +33,7 @@ from replicator.records.types import (
     Reason,
     Release,
     Suspend,
+    Timing,
     WaitFor,
     Write,
     WriteMode,
@@ -59,6 +60,7 @@ GOLDEN: list[tuple[Body, str]] = [
     ),
     (Suspend((b"a", b"b")), "0a040261026200"),
     (Release(Seq(12)), "0c18"),
+    (Timing(250, 600, 750, 150, 50, 500, 1000), "10f403b009dc0bac0264e807d00f"),
 ]
 
 

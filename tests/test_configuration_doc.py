@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from replicator import limits
-from tools.configuration_doc import PAGE, SECTIONS, bytes_text, described, described_limits, part, regenerated
+from tools.configuration_doc import PAGE, TABLES, bytes_text, described, described_limits, part, regenerated
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -17,15 +17,15 @@ def test_the_page_is_up_to_date() -> None:
 
 def test_the_page_has_a_place_for_each_part() -> None:
     page = PAGE.read_text()
-    for name in (*SECTIONS, "limits"):
+    for name in (*TABLES, "limits"):
         assert page.count(f"<!-- generated: {name} -->\n") == 1
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_every_setting_has_a_description_and_a_row(section: str) -> None:
-    table = part(section)
-    for it in fields(SECTIONS[section]):
-        _, doc = described(SECTIONS[section], it.name)
+@pytest.mark.parametrize("name", TABLES)
+def test_every_setting_has_a_description_and_a_row(name: str) -> None:
+    table, (section, kind) = part(name), TABLES[name]
+    for it in fields(kind):
+        _, doc = described(kind, it.name)
         assert doc.endswith("."), f"{section}.{it.name} has no description: Annotated[type, description]"
         assert f"| `{it.name}` | `REPLICATOR_{section}_{it.name}` |".lower() in table.lower()
 

@@ -12,12 +12,13 @@ from replicator import limits
 from replicator.client import Client
 from replicator.config import load
 from replicator.intervals import AUTH_TIMEOUT_S, BARRIER_PAUSE_MS, CHECKPOINT_MS, HTTP_TIMEOUT_S
-from replicator.protocol.timing import MAX_DRIFT, Timing
+from replicator.protocol.timing import MAX_DRIFT, Timeouts
+from replicator.records.types import Timing
 from replicator.store.keys import encode_key
 from tools.configuration_doc import bytes_text
 
 ROOT = Path(__file__).parents[1]
-TIMING = Timing()
+TIMING, TIMEOUTS = Timing(), Timeouts()
 NODE = load(None, {}, {"node": {"id": "n1", "cluster": "c", "dir": "/"}, "kafka": {"bootstrap": "k:1"}}).node
 LONGEST_KEY_BYTES = limits.MAX_KEY_BYTES - len(encode_key("kv", b"", b""))
 CLIENT_TIMEOUT_S = inspect.signature(Client).parameters["timeout_s"].default
@@ -43,17 +44,17 @@ FIGURES = [
     ("README.md", "1 to {}", bytes_text(limits.ONCE_ID_BYTES)),
     ("README.md", "for {}, and the last", duration(limits.ONCE_AGE_MS)),
     ("README.md", "and the last {}", f"{limits.ONCE_IDS:,}"),
-    ("README.md", "(`REPLICATOR_TIMING_ELECTION_MS`, {})", duration(TIMING.election_ms)),
+    ("README.md", "(`replicator cluster timing --election-ms`, {})", duration(TIMING.election_ms)),
     ("README.md", "that of Redis + {}", str(NODE.http.port - NODE.resp.port)),
     ("docs/client.md", "good for {}", duration(limits.ONCE_AGE_MS)),
     ("docs/client.md", "the last {} ids", f"{limits.ONCE_IDS:,}"),
     ("docs/client.md", "`timeout_s=` ({})", f"{CLIENT_TIMEOUT_S:g}"),
     ("docs/modes.md", "`sync_ms` ({})", duration(TIMING.sync_ms)),
-    ("docs/modes.md", "`read_ms` ({})", duration(TIMING.read_ms)),
+    ("docs/modes.md", "`read_ms` ({})", duration(TIMEOUTS.read_ms)),
     ("docs/modes.md", "`follower_lease_ms` ({})", duration(TIMING.follower_lease_ms)),
     ("docs/modes.md", "at most one every {}", duration(BARRIER_PAUSE_MS)),
     ("docs/operations.md", "at most `lease_ms` ({})", duration(TIMING.lease_ms)),
-    ("docs/operations.md", "at most `read_ms` ({})", duration(TIMING.read_ms)),
+    ("docs/operations.md", "at most `read_ms` ({})", duration(TIMEOUTS.read_ms)),
     ("docs/operations.md", "heartbeat each `heartbeat_ms` ({})", duration(TIMING.heartbeat_ms)),
     ("docs/operations.md", "{} records a day", f"{86_400_000 // TIMING.heartbeat_ms:,}"),
     ("docs/operations.md", "a checkpoint every {}", duration(CHECKPOINT_MS)),

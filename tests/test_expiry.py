@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from replicator.errors import Busy, Stale
 from replicator.limits import FLUSH_ENTRIES
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level
+from replicator.protocol.timing import Timeouts
 from replicator.records.types import Policy, Write
 from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.server.redis.commands import look_up
@@ -332,7 +332,7 @@ def test_a_transaction_that_meets_a_large_expired_row_changes_nothing(
 
 
 async def test_a_long_read_waits_for_views_no_longer_than_other_reads(tmp_path: Path) -> None:
-    cluster = ModesCluster(tmp_path, replace(STEADY, read_ms=200))
+    cluster = ModesCluster(tmp_path, STEADY, Timeouts(read_ms=200))
     await cluster.set_up(Policy(), ASYNC)
     reads = cluster.n1.node.reads
 

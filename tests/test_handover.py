@@ -16,6 +16,7 @@ from replicator.log.port import Entry
 from replicator.node.health import NodeState
 from replicator.position import NodeId, Offset
 from replicator.protocol.roles import Role
+from replicator.protocol.timing import old_lease_ms
 from replicator.records.types import Claim, Member, Mode, Reason
 from replicator.store.keys import encode_key
 from tests.memory_cluster import FaultyLog, MemoryCluster, RunningNode, until
@@ -153,7 +154,7 @@ async def test_a_forced_leader_waits_until_the_old_lease_has_expired(cluster: Me
     await until(lambda: new.node.leads)
     assert new.node.lease_left_ms == 0
     await new.write(b"a", b"s2")
-    assert new.node._context.clock.elapsed_ms() - before_ms >= cluster.timing.old_lease_ms
+    assert new.node._context.clock.elapsed_ms() - before_ms >= old_lease_ms(cluster.timing.lease_ms)
     assert new.node.lease_left_ms > 0
     await until(lambda: not old.node.leads)
     assert claims(cluster)[-1] == ("n2", Reason.FORCE)

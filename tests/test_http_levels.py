@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from replicator.position import NodeId
+from replicator.protocol.timing import Timeouts
 from replicator.records.types import Membership, Mode, Policy, WaitFor, WriteMode
 from replicator.server.keyspace import STRING
 from replicator.store.values import encode_value
 from tests.memory_cluster import RunningNode, until
-from tests.modes_cluster import ALL, ASYNC, STEADY, SYNC, ModesCluster
+from tests.modes_cluster import ALL, ASYNC, SYNC, ModesCluster
 from tests.test_admin import PASSWORD, HttpClient, HttpServers
 
 POLICIES: list[tuple[dict[str, Any], Policy]] = [
@@ -40,7 +40,7 @@ class Pair:
 
     def __init__(self, folder: Path) -> None:
         self.servers = HttpServers(folder)
-        self.cluster = self.servers.cluster = ModesCluster(folder, replace(STEADY, read_ms=200))
+        self.cluster = self.servers.cluster = ModesCluster(folder, timeouts=Timeouts(read_ms=200))
         self.leader: HttpClient
         self.follower: HttpClient
 

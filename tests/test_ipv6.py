@@ -167,9 +167,7 @@ async def test_a_follower_registers_and_finds_another_process_with_its_id(server
 @needs_ipv6
 async def test_status_finds_the_cluster_by_either_address(servers: HttpServers) -> None:
     client, leader = await single_leader(servers)
-    server = RedisServer(
-        leader.node, Address("::1", 0), cluster="test", timing=servers.cluster.timing, http_address=client.http
-    )
+    server = RedisServer(leader.node, Address("::1", 0), cluster="test", http_address=client.http)
     await server.start()
     try:
         resp = Address("::1", server.port)

@@ -19,13 +19,13 @@ from replicator.node.election import Election
 from replicator.node.leader_link import CommittedOffset
 from replicator.position import Epoch, NodeId, Offset
 from replicator.protocol.levels import Level, LevelKind
-from replicator.protocol.timing import Timing
+from replicator.protocol.timing import Timeouts
 from replicator.records.codec import BARRIER
-from replicator.records.types import Member, Mode
+from replicator.records.types import Member, Mode, Timing
 from tests.memory_cluster import FaultyLog, MemoryCluster, MemoryLink, RunningNode, until
 from tests.modes_cluster import ASYNC, STEADY, SUSPEND, SYNC, A, ModesCluster, begin_read, begin_write, read, stored
 
-QUICK_STALE = replace(STEADY, read_ms=200)
+QUICK_STALE = Timeouts(read_ms=200)
 BOUNDED = Level(LevelKind.BOUNDED, max_age_ms=1)
 
 
@@ -42,7 +42,7 @@ def link_of(running: RunningNode) -> MemoryLink:
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[ModesCluster]:
     """n1 is the leader. `a` is s0 at all nodes."""
-    cluster = ModesCluster(tmp_path, QUICK_STALE)
+    cluster = ModesCluster(tmp_path, timeouts=QUICK_STALE)
     await cluster.set_up(SUSPEND, ASYNC, SYNC, ASYNC)
     await cluster.n1.write(b"a", b"s0")
     await cluster.caught_up()
@@ -65,7 +65,7 @@ async def test_a_deposed_broker_that_reports_its_old_end_makes_no_stale_read(clu
 
 
 async def test_a_deposed_broker_renews_no_lease_of_a_local_reader(tmp_path: Path) -> None:
-    cluster = ModesCluster(tmp_path, replace(QUICK_STALE, follower_lease_ms=100))
+    cluster = ModesCluster(tmp_path, replace(STEADY, follower_lease_ms=100), QUICK_STALE)
     await cluster.set_up(SUSPEND, ASYNC, SYNC)
     await cluster.n1.write(b"a", b"s0")
     await cluster.caught_up()

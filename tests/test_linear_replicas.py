@@ -12,8 +12,8 @@ import pytest
 from replicator.errors import Busy, NoReplicas, ReplicatorError, Stale
 from replicator.node import announcement
 from replicator.protocol.levels import EVENTUAL, Level, LevelKind
-from replicator.protocol.timing import Timing
-from replicator.records.types import Body, Membership, Policy, Release, Suspend, Write
+from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts
+from replicator.records.types import Body, Membership, Policy, Release, Suspend, Timing, Write
 from tests.memory_cluster import WAIT_S, RunningNode, submit, until
 from tests.modes_cluster import (
     ASYNC,
@@ -30,12 +30,12 @@ from tests.modes_cluster import (
     stored,
 )
 
-QUICK_STALE = replace(STEADY, read_ms=200)
+QUICK_STALE = Timeouts(read_ms=200)
 
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[ModesCluster]:
-    cluster = ModesCluster(tmp_path, QUICK_STALE)
+    cluster = ModesCluster(tmp_path, timeouts=QUICK_STALE)
     yield cluster
     await cluster.stop()
 
@@ -245,17 +245,17 @@ async def test_a_transaction_without_changes_shows_no_inherited_value_before_all
 
 
 @pytest.mark.parametrize(
-    ("timing", "error", "words"),
+    ("timing", "timeouts", "error", "words"),
     [
-        (replace(STEADY, sync_ms=300), NoReplicas, "no ack from n2"),
-        (replace(STEADY, answer_ms=300), Busy, "the log takes no writes at the moment"),
+        (replace(STEADY, sync_ms=300), DEFAULT_TIMEOUTS, NoReplicas, "no ack from n2"),
+        (STEADY, Timeouts(answer_ms=300), Busy, "the log takes no writes at the moment"),
     ],
     ids=["unresponsive", "slow"],
 )
 async def test_a_failed_write_withdraws_its_announcement(
-    tmp_path: Path, timing: Timing, error: type[ReplicatorError], words: str
+    tmp_path: Path, timing: Timing, timeouts: Timeouts, error: type[ReplicatorError], words: str
 ) -> None:
-    cluster = ModesCluster(tmp_path, timing)
+    cluster = ModesCluster(tmp_path, timing, timeouts)
     await set_up(cluster, SUSPEND)
     start = len(cluster.log.entries)
     cluster.acks.hold("n2")
@@ -314,7 +314,7 @@ async def test_a_group_and_the_next_announcement_are_two_appends_if_they_are_lar
 
 
 async def test_a_replica_that_cannot_read_the_log_stops_answering_when_its_lease_expires(tmp_path: Path) -> None:
-    cluster = ModesCluster(tmp_path, replace(STEADY, follower_lease_ms=200, read_ms=200))
+    cluster = ModesCluster(tmp_path, replace(STEADY, follower_lease_ms=200), QUICK_STALE)
     await set_up(cluster, SUSPEND)
     cluster.stall(cluster.n3)
     assert await read(cluster.n3, A) == b"s0"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from replicator.address import Address
+from replicator.cli.output import console
+from replicator.cli.status import describe_timing, draw
 from replicator.local.admin_client import ClusterAdmin, NodeAdmin, NodeUnreachable
 from replicator.local.operations import policy_of
 from replicator.local.status import MemberStatus, StatusReply, parse_status, unreachable
 from replicator.local.summary import summarise
-from replicator.records.types import Policy, WaitFor, WriteMode
+from replicator.records.types import Policy, Timing, WaitFor, WriteMode
 
 MEMBERS = [{"node": f"n{n}", "mode": "async", "resp": f"h:{n}", "http": f"h:1{n}", "priority": n} for n in (1, 2)]
 POLICY = {"write": "sync", "wait_for": "named", "quorum": 0, "named": ["n2"]}
@@ -44,6 +47,24 @@ def test_unknown_fields_are_ignored() -> None:
         Policy(WriteMode.SYNC, WaitFor.NAMED, named=("n2",)),  # type: ignore[arg-type]
     )
     assert [member.http for member in status.members] == [Address("h", 11), Address("h", 12)]
+
+
+def test_settings_of_a_config_that_the_cluster_overrides_are_shown() -> None:
+    timing = {**asdict(Timing()), "lease_ms": 500, "new_ms": 1}
+    first, second = reply("n1"), reply("n2", ignored_timing={"lease_ms": 600})
+    summary = summarise(Replies(*(parse_status({**it, "timing": timing}) for it in (first, second))))
+    assert summary.timing == Timing(lease_ms=500)
+    assert summary.as_json()["timing"]["lease_ms"] == 500
+    assert [node.ignored_timing for node in summary.nodes] == [{}, {"lease_ms": 600}]
+    with console.capture() as shown:
+        console.print(draw(summary), soft_wrap=True)
+    assert "n2: its config has lease_ms 600, but the cluster has 500: `replicator cluster timing`" in shown.get()
+    assert "n1: its config" not in shown.get()
+
+
+def test_a_timing_in_words() -> None:
+    assert describe_timing(Timing()).splitlines()[:2] == ["heartbeat_ms 250", "lease_ms 600"]
+    assert "the log has no timing yet" in describe_timing(parse_status(reply("n1")).timing)
 
 
 def test_a_starting_node_reports_only_its_id_and_state() -> None:

@@ -86,5 +86,5 @@ def test_the_pages_name_the_fields_and_bodies_of_the_schema() -> None:
     text = " ".join(ARCHITECTURE.read_text().split())
     fields = ", ".join(f"`{field['name']}`" for field in header["type"]["fields"])
     assert f"A header ({fields})" in text
-    assert "one of eight bodies" in text
-    assert len(body["type"]) == 8
+    assert "one of nine bodies" in text
+    assert len(body["type"]) == 9

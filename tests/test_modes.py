@@ -19,6 +19,7 @@ from replicator.node.leader import Leader
 from replicator.position import NodeId, Offset
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE
 from replicator.protocol.roles import Role
+from replicator.protocol.timing import Timeouts, old_lease_ms
 from replicator.records.codec import BARRIER, AckCodec
 from replicator.records.types import Ack, Membership, Mode, Policy, WaitFor, Write, WriteMode
 from tests.memory_cluster import RunningNode, until
@@ -43,7 +44,7 @@ N2, N3 = NodeId("n2"), NodeId("n3")
 QUORUM = Policy(WriteMode.SYNC, WaitFor.QUORUM, quorum=1)
 NAMED = Policy(WriteMode.SYNC, WaitFor.NAMED, named=(N3,))
 
-SHORT_TIMEOUTS = replace(STEADY, sync_ms=300, answer_ms=300)
+SHORT_SYNC, SHORT_ANSWERS = replace(STEADY, sync_ms=300), Timeouts(answer_ms=300)
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ async def test_a_write_waits_for_every_sync_member_and_for_no_other(cluster: Mod
 
 
 async def test_writes_are_refused_while_a_sync_member_is_unresponsive_and_resume_with_it(tmp_path: Path) -> None:
-    cluster = ModesCluster(tmp_path, SHORT_TIMEOUTS)
+    cluster = ModesCluster(tmp_path, SHORT_SYNC, SHORT_ANSWERS)
     await cluster.set_up(ALL, SYNC, SYNC, SYNC)
     await cluster.n1.write(b"a", b"s1")
     cluster.acks.hold("n2")
@@ -130,7 +131,7 @@ def ack(cluster: ModesCluster, node: str, offset: int, timeline: bytes | None = 
 
 
 async def test_writes_are_refused_while_a_sync_member_is_heard_but_behind(tmp_path: Path) -> None:
-    cluster = ModesCluster(tmp_path, SHORT_TIMEOUTS)
+    cluster = ModesCluster(tmp_path, SHORT_SYNC, SHORT_ANSWERS)
     await cluster.set_up(ALL, SYNC, SYNC, SYNC)
     await cluster.n1.write(b"a", b"s1")
     cluster.acks.hold("n2")
@@ -163,7 +164,7 @@ async def test_acks_of_another_timeline_do_not_count(cluster: ModesCluster) -> N
 
 
 async def test_an_unresponsive_member_is_never_made_async_automatically(tmp_path: Path) -> None:
-    cluster = ModesCluster(tmp_path, SHORT_TIMEOUTS)
+    cluster = ModesCluster(tmp_path, SHORT_SYNC, SHORT_ANSWERS)
     await cluster.set_up(ALL, ASYNC, SYNC, SYNC)
     before = cluster.bodies_of(Membership)
     cluster.acks.hold("n2")
@@ -181,7 +182,7 @@ async def test_an_unresponsive_member_is_never_made_async_automatically(tmp_path
 async def test_an_unacked_write_in_the_log_has_an_unknown_outcome_and_takes_effect_later(
     tmp_path: Path,
 ) -> None:
-    cluster = ModesCluster(tmp_path, SHORT_TIMEOUTS)
+    cluster = ModesCluster(tmp_path, SHORT_SYNC, SHORT_ANSWERS)
     await cluster.set_up(ALL, SYNC, SYNC, SYNC)
     cluster.acks.hold("n2")
     ended = await begin_write(cluster.n1, b"a", b"s1")
@@ -206,11 +207,11 @@ async def test_a_write_has_an_unknown_outcome_if_leadership_is_lost_before_its_a
 
 
 async def test_a_quorum_continues_without_the_members_it_does_not_need(tmp_path: Path) -> None:
-    cluster = ModesCluster(tmp_path, SHORT_TIMEOUTS)
+    cluster = ModesCluster(tmp_path, SHORT_SYNC, SHORT_ANSWERS)
     await cluster.set_up(QUORUM, ASYNC, SYNC, SYNC)
     cluster.acks.hold("n2")
     await cluster.n1.write(b"a", b"s1")
-    await until(lambda: not cluster.n1.node._progress.is_responsive(cluster.n2.member.author))
+    await until(lambda: not cluster.n1.node._progress.is_responsive(cluster.n2.member.author, SHORT_SYNC.sync_ms))
     await cluster.n1.write(b"a", b"s2")
     cluster.acks.hold("n3")
     await until(lambda: "n2, n3" in refusal(cluster.n1))
@@ -304,7 +305,7 @@ async def test_writes_continue_once_a_member_that_is_cut_off_is_no_longer_sync(
         membership_changes.set_mode(N3, ASYNC)
     assert isinstance(await writing, int)
     if policy is not ALL:
-        assert clock.elapsed_ms() - before_ms >= cluster.timing.old_follower_lease_ms
+        assert clock.elapsed_ms() - before_ms >= old_lease_ms(cluster.timing.follower_lease_ms)
     await cluster.stop()
 
 
@@ -355,7 +356,7 @@ async def test_the_last_sync_member_can_neither_be_removed_nor_become_async(clus
 
 
 async def test_a_change_of_a_mode_includes_one_that_is_overdue(tmp_path: Path) -> None:
-    cluster = ModesCluster(tmp_path, SHORT_TIMEOUTS)
+    cluster = ModesCluster(tmp_path, SHORT_SYNC, SHORT_ANSWERS)
     await cluster.set_up(ALL, SYNC, SYNC, SYNC)
     cluster.acks.hold("n2", "n3")
     changes = cluster.n1.node.membership_changes

@@ -6,14 +6,14 @@ from itertools import product
 
 import pytest
 
-from replicator.errors import ConfigError, LogDamage
+from replicator.errors import LogDamage
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.acceptance import DATA_RULES, Damage, judge
 from replicator.protocol.claims import CLAIM_RULES
 from replicator.protocol.lease import Lease
 from replicator.protocol.log_state import LogState, Void
 from replicator.protocol.roles import TRANSITIONS, Event, ImpossibleEvent, Role, advance
-from replicator.protocol.timing import MAX_DRIFT, Timing
+from replicator.protocol.timing import MAX_DRIFT
 from replicator.records.chain import GENESIS, link
 from replicator.records.types import VERSION, Claim, Header, Reason, Record, Write
 
@@ -128,26 +128,6 @@ def test_a_forced_leader_waits_for_the_old_lease_on_the_slowest_clock() -> None:
     assert renewed.left_ms(free_ms - 1, lease_ms=600) == 0
     assert renewed.left_ms(free_ms, lease_ms=600) == 590
     assert renewed.wait_ms(free_ms) == 0
-
-
-@pytest.mark.parametrize(
-    ("lease_ms", "follower_lease_ms", "words"),
-    [
-        (
-            700,
-            500,
-            r"election_ms \(750\) must be at least lease_ms x 1.1 \(770\), or a new leader may write while the old",
-        ),
-        (
-            600,
-            700,
-            r"election_ms \(750\) must be at least follower_lease_ms x 1.1 \(770\), or .* a replica that was removed",
-        ),
-    ],
-)
-def test_an_election_takes_longer_than_any_lease(lease_ms: int, follower_lease_ms: int, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        Timing(lease_ms=lease_ms, follower_lease_ms=follower_lease_ms)
 
 
 def test_resolving_does_not_shorten_the_wait_of_a_forced_leader() -> None:

@@ -13,7 +13,7 @@ import pytest
 from replicator.protocol import roles
 from replicator.protocol.roles import TRANSITIONS, Event, Role
 from tests import exhaustive_mutations as mutations
-from tests import exhaustive_time
+from tests import exhaustive_replica_leases, exhaustive_time
 from tests.exhaustive_arrivals import ArrivalOrders
 from tests.exhaustive_time import Model, explore
 
@@ -58,6 +58,39 @@ def test_a_node_with_a_lease_knows_every_accepted_write(
         )
     assert not explored.violation
     assert explored.histories > least
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("model", "steps", "least"),
+    [
+        pytest.param(lambda: Model(operator=False, changes=True), 10, 1_000_000, id="longer leases"),
+        pytest.param(mutations.two_timings, 9, 1_000_000, id="shorter leases, and an operator"),
+        pytest.param(mutations.new_cluster, 10, 1_000_000, id="a new cluster"),
+    ],
+)
+def test_a_node_with_a_lease_knows_every_accepted_write_while_the_timing_changes(
+    model: Callable[[], Model], steps: int, least: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    explored = explore(model(), steps)
+    with capsys.disabled():
+        print(
+            f"\n{explored.histories:,} histories of {steps} steps while the timing changes: {explored.states:,} states"
+        )
+    assert not explored.violation
+    assert explored.histories > least
+
+
+def test_no_removed_replica_answers_reads_when_the_leader_writes_while_the_timing_changes() -> None:
+    states, violation = exhaustive_replica_leases.explore(13)
+    assert not violation
+    assert states > 10_000
+
+
+@pytest.mark.parametrize("patched", mutations.OF_REPLICAS.values(), ids=mutations.OF_REPLICAS.keys())
+def test_a_broken_rule_is_detected_at_a_removed_replica(patched: Callable[[], AbstractContextManager[Any]]) -> None:
+    with patched():
+        assert exhaustive_replica_leases.explore(13)[1]
 
 
 def test_the_transitions_of_roles_are_those_of_the_table() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -13,6 +12,7 @@ import pytest
 
 from replicator.errors import NoReplicas
 from replicator.log.memory import MemoryReader
+from replicator.protocol.timing import Timeouts
 from replicator.server.redis.waiting import Work
 from tests.redis_fixture import STEADY, ServerThread
 from tests.test_redis_differential import Raw
@@ -32,7 +32,7 @@ INVALID_LEVELS = (
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
     """n1 is the leader, n2 a follower. Reads time out quickly."""
-    thread = ServerThread(tmp_path_factory.mktemp("pair"), nodes=2, timing=replace(STEADY, read_ms=300))
+    thread = ServerThread(tmp_path_factory.mktemp("pair"), nodes=2, timing=STEADY, timeouts=Timeouts(read_ms=300))
     yield thread
     thread.close()
 

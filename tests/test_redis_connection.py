@@ -16,7 +16,6 @@ from replicator.node.writes import Done
 from replicator.position import BEFORE_LOG, Offset
 from replicator.protocol.levels import Level
 from replicator.protocol.roles import Role
-from replicator.protocol.timing import Timing
 from replicator.server.backend import Backend
 from replicator.server.redis.connection import Connection
 from replicator.server.redis.replies import Replies
@@ -141,7 +140,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.backend = FakeBackend()
-        self.server = RedisServer(cast(Backend, self.backend), Address("", 0), cluster="c", timing=Timing())
+        self.server = RedisServer(cast(Backend, self.backend), Address("", 0), cluster="c")
         self.transport = FakeTransport()
         self.connection = Connection(self.server, 7)
         self.connection.connection_made(cast(asyncio.Transport, self.transport))

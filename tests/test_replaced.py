@@ -17,6 +17,7 @@ from replicator.node.index_source import IndexSource
 from replicator.node.membership import MembershipChanges
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE
+from replicator.protocol.timing import Timeouts, old_lease_ms
 from replicator.records.codec import AckCodec
 from replicator.records.types import Ack, Membership, Policy
 from tests.memory_cluster import RunningNode, until
@@ -36,12 +37,13 @@ from tests.modes_cluster import (
 from tests.test_admin import HttpServers
 
 N1, N2 = NodeId("n1"), NodeId("n2")
-SHORT_LEASE = replace(STEADY, follower_lease_ms=200, read_ms=500)
+SHORT_LEASE = replace(STEADY, follower_lease_ms=200)
+SHORT_READS = Timeouts(read_ms=500)
 
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[ModesCluster]:
-    cluster = ModesCluster(tmp_path, SHORT_LEASE)
+    cluster = ModesCluster(tmp_path, SHORT_LEASE, SHORT_READS)
     yield cluster
     await cluster.stop()
 
@@ -170,7 +172,7 @@ async def test_writes_wait_until_a_process_that_was_replaced_reads_locally_no_mo
     writing = begin_write(cluster.n1, b"a", b"s1")
     await shows_until_its_lease_ends(first, b"s0", writing)
     assert isinstance(await writing, int)
-    assert clock.elapsed_ms() - before_ms >= cluster.timing.old_follower_lease_ms
+    assert clock.elapsed_ms() - before_ms >= old_lease_ms(cluster.timing.follower_lease_ms)
     cluster.wake(first)
     await until(lambda: first.node.state is NodeState.REPLACED)
     assert await read(second, A) == b"s1"

@@ -13,7 +13,7 @@ from replicator.node.clock import SystemClock
 from replicator.node.context import open_context
 from replicator.node.resolution import Resolution
 from replicator.position import Author, NodeId, Offset
-from replicator.protocol.timing import Timing
+from replicator.records.types import Timing
 from replicator.store.machine import open_machine
 
 

@@ -18,7 +18,7 @@ from redis.sentinel import MasterNotFoundError, Sentinel
 
 from replicator.node.health import CatchingUp, NodeState
 from replicator.protocol.lease import Lease
-from replicator.protocol.timing import Timing
+from replicator.records.types import Timing
 from tests.redis_fixture import CLUSTER, ServerThread, free_port, real_redis
 from tests.test_redis_differential import Raw
 from tests.test_redis_server import wait_for

@@ -11,8 +11,7 @@ import pytest
 
 from replicator.address import Address
 from replicator.position import NodeId
-from replicator.protocol.timing import Timing
-from replicator.records.types import Member, Mode
+from replicator.records.types import Member, Mode, Timing
 from replicator.server.redis.topology import Topology, events
 from tests.redis_fixture import CLUSTER, ServerThread, real_redis
 from tests.test_redis_differential import Raw

@@ -18,16 +18,23 @@ from replicator import limits
 from replicator.address import Address
 from replicator.cli.node import app
 from replicator.config import PREFIX, KafkaSection, NodeSection
-from replicator.protocol.timing import Timing
+from replicator.protocol.timing import Timeouts
+from replicator.records.types import Timing
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
-SECTIONS: dict[str, type] = {"node": NodeSection, "kafka": KafkaSection, "timing": Timing}
+TABLES: dict[str, tuple[str, type]] = {
+    "node": ("node", NodeSection),
+    "kafka": ("kafka", KafkaSection),
+    "timing": ("timing", Timing),
+    "timeouts": ("timing", Timeouts),
+}
+"""By the name of the table: the section that it describes, and the settings."""
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _TYPES = {str: "string", int: "number", Address: "HOST:PORT", Path: "path", Path | None: "path"}
 
 
-def settings(section: str) -> str:
-    kind = SECTIONS[section]
+def settings(table: str) -> str:
+    section, kind = TABLES[table]
     options = _options()
     rows = []
     for it in fields(kind):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from replicator.cli import options
 from replicator.cli.output import ConsoleProgress, console, print_json
-from replicator.cli.status import describe_policy, draw
+from replicator.cli.status import describe_policy, describe_timing, draw
 from replicator.local.admin_client import find_cluster
 from replicator.local.cluster import LocalCluster
-from replicator.local.operations import policy_of, set_policy
+from replicator.local.operations import change_timing, policy_of, set_policy
 from replicator.local.summary import summarise
-from replicator.records.types import Policy, WriteMode
+from replicator.records.types import Policy, Timing, WriteMode
 
 app = typer.Typer(help="Start and stop a whole cluster on this machine.", no_args_is_help=True)
 
@@ -75,6 +75,52 @@ def policy(
         print_json(asdict(current))
     else:
         console.print(describe_policy(current))
+
+
+def _setting(name: str) -> Any:
+    """An option to change this field of `Timing`."""
+    text = get_type_hints(Timing, include_extras=True)[name].__metadata__[0]
+    return typer.Option(min=0, metavar="MS", show_default=False, help=text)
+
+
+@app.command()
+def timing(
+    heartbeat_ms: Annotated[int | None, _setting("heartbeat_ms")] = None,
+    lease_ms: Annotated[int | None, _setting("lease_ms")] = None,
+    election_ms: Annotated[int | None, _setting("election_ms")] = None,
+    step_ms: Annotated[int | None, _setting("step_ms")] = None,
+    jitter_ms: Annotated[int | None, _setting("jitter_ms")] = None,
+    follower_lease_ms: Annotated[int | None, _setting("follower_lease_ms")] = None,
+    sync_ms: Annotated[int | None, _setting("sync_ms")] = None,
+    dir: options.Dir = options.DEFAULT_DIR,
+    connect: options.Connect = None,
+    password: options.Password = "",
+    json: options.Json = False,
+) -> None:
+    """Change the timing that all nodes follow; without options, show it.
+
+    docs/configuration.md describes the settings, and which of them limit each other. Those that are not given stay.
+
+    Example: replicator cluster timing --lease-ms 1200 --election-ms 1500
+    """
+    settings = {
+        "heartbeat_ms": heartbeat_ms,
+        "lease_ms": lease_ms,
+        "election_ms": election_ms,
+        "step_ms": step_ms,
+        "jitter_ms": jitter_ms,
+        "follower_lease_ms": follower_lease_ms,
+        "sync_ms": sync_ms,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    admin = find_cluster(dir, connect, password)
+    if given:
+        change_timing(admin, given)
+    current = admin.leader().status().timing
+    if json:
+        print_json(current and asdict(current))
+    else:
+        console.print(describe_timing(current))
 
 
 @app.command()

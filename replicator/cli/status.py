@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import Annotated, NoReturn
 
 import typer
@@ -18,7 +20,7 @@ from replicator.cli.output import console, print_json, print_json_line
 from replicator.local.admin_client import ClusterAdmin, find_cluster
 from replicator.local.status import FAILED, LEADING_ROLES, SERVING, UNREACHABLE
 from replicator.local.summary import ClusterSummary, summarise
-from replicator.records.types import Policy, WaitFor, WriteMode
+from replicator.records.types import Policy, Timing, WaitFor, WriteMode
 
 STATE_COLOURS = {SERVING: "green", "catching up": "yellow", "waiting": "yellow", FAILED: "red", UNREACHABLE: "red"}
 REFRESH_S = 0.5
@@ -75,7 +77,22 @@ def draw(summary: ClusterSummary) -> Group:
         table.add_row(node.id, role, node.mode, escape(node.resp), state, applied, lag, entries, digest)
     policy = [describe_policy(summary.policy)] if summary.policy else []
     troubles = [escape(f"{node.id}: {node.trouble}") for node in summary.nodes if node.trouble]
-    return Group(table, _describe_term(summary), *policy, *troubles)
+    return Group(table, _describe_term(summary), *policy, *troubles, *_ignored_settings(summary))
+
+
+def _ignored_settings(summary: ClusterSummary) -> Iterator[str]:
+    for node in summary.nodes:
+        for name, value in node.ignored_timing.items():
+            yield (
+                f"{node.id}: its config has {name} {value}, but the cluster has {getattr(summary.timing, name, None)}: "
+                "`replicator cluster timing` changes it, the config does not"
+            )
+
+
+def describe_timing(timing: Timing | None) -> str:
+    if timing is None:
+        return "the log has no timing yet: the next leader writes that of its config"
+    return "\n".join(f"{name} {value}" for name, value in asdict(timing).items())
 
 
 def describe_policy(policy: Policy) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
@@ -70,7 +70,7 @@ class NodeAdmin:
             raise NodeUnreachable(f"the program at {self.http} is not a node of this version: {error!r}") from error
 
     def set_mode(self, node: str, mode: Mode) -> None:
-        """For the leader, as the next three. The change is in the log, but may not be in effect yet."""
+        """For the leader, as the next four. The change is in the log, but may not be in effect yet."""
         self._request("PUT", f"/members/{node}/mode", {"mode": mode.value})
 
     def remove_member(self, node: str) -> None:
@@ -78,6 +78,9 @@ class NodeAdmin:
 
     def set_policy(self, policy: Policy) -> None:
         self._request("PUT", "/policy", asdict(policy))
+
+    def change_timing(self, settings: Mapping[str, int]) -> None:
+        self._request("PUT", "/timing", dict(settings))
 
     def promote(self, node: str, *, force: bool = False, timeout_s: float = PROMOTE_S) -> None:
         """With `force`, for the node that is to become the leader."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.admin_client import PROMOTE_S, ClusterAdmin, StoredSnapshot
@@ -60,6 +60,16 @@ def set_policy(admin: ClusterAdmin, policy: Policy) -> None:
     admin.leader().set_policy(policy)
     wait_for_membership(
         admin, lambda status: status.policy == policy, "the policy is not in effect yet: see `replicator status`"
+    )
+
+
+def change_timing(admin: ClusterAdmin, settings: Mapping[str, int]) -> None:
+    """Change these settings of the timing that all nodes follow. Raises `ReplicatorError`."""
+    admin.leader().change_timing(settings)
+    wait_for_membership(
+        admin,
+        lambda status: all(getattr(status.timing, name, None) == value for name, value in settings.items()),
+        "the timing is not in effect yet: see `replicator cluster timing`",
     )
 
 

@@ -7,13 +7,13 @@ reports only its id, its state and the reason why it is not ready.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from replicator.address import Address
 from replicator.position import BEFORE_LOG
 from replicator.protocol.roles import Role
-from replicator.records.types import Policy, WaitFor, WriteMode
+from replicator.records.types import Policy, Timing, WaitFor, WriteMode
 
 SERVING, FAILED, REPLACED = "serving", "failed", "replaced"
 STARTING, UNREACHABLE = "starting", "unreachable"  # set by this program for nodes that do not answer
@@ -49,6 +49,7 @@ class NodeInfo:
     entries: int | None = None
     lag_ms: float | None = None
     lease_left_ms: float = 0.0
+    ignored_timing: Mapping[str, int] = field(default_factory=dict)  # settings of its config that the cluster overrides
     refusal: str = ""  # why the leader takes no writes now; empty if it does
     elected: TermInfo | None = None  # how the current term began, if the node has read its claim
     term_ms: float | None = None  # how long ago that was
@@ -89,6 +90,7 @@ class StatusReply:
     incarnation: str = ""  # of the process that replied
     members: tuple[MemberInfo, ...] = ()
     policy: Policy | None = None
+    timing: Timing | None = None  # None: the log has no record of it yet
 
     @property
     def is_registered(self) -> bool:
@@ -114,13 +116,14 @@ class MemberStatus:
 
 def parse_status(reply: Any) -> StatusReply:
     """Raises `KeyError`, `TypeError` or `ValueError` if this is not the status of a node."""
-    node, elected, policy = reply["node"], reply["node"].get("elected"), reply.get("policy")
+    node, elected = reply["node"], reply["node"].get("elected")
     return StatusReply(
         cluster=reply["cluster"],
         node=NodeInfo(**{**known_fields(NodeInfo, node), "elected": parse_term(elected)}),
         incarnation=reply.get("incarnation", ""),
         members=tuple(map(parse_member, reply["members"])),
-        policy=parse_policy(policy),
+        policy=parse_policy(reply.get("policy")),
+        timing=parse_timing(reply.get("timing")),
     )
 
 
@@ -138,6 +141,11 @@ def parse_policy(policy: Any) -> Policy | None:
     if policy is None:
         return None
     return Policy(WriteMode(policy["write"]), WaitFor(policy["wait_for"]), policy["quorum"], tuple(policy["named"]))
+
+
+def parse_timing(timing: Any) -> Timing | None:
+    """Raises `TypeError`."""
+    return None if timing is None else Timing(**known_fields(Timing, timing))
 
 
 def known_fields(type: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:

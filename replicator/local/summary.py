@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from replicator.local.admin_client import ClusterAdmin
 from replicator.local.status import SERVING, MemberStatus, NodeInfo, TermInfo
 from replicator.log.kafka.topic import wal_topic
-from replicator.records.types import Policy
+from replicator.records.types import Policy, Timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class NodeSummary:
     lag_ms: float | None
     digest: str | None
     entries: int | None
+    ignored_timing: Mapping[str, int]  # settings of its config that the timing of the cluster overrides
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class ClusterSummary:
     term_ms: float | None  # how long ago that was
     end_offset: int
     policy: Policy | None
+    timing: Timing | None
     nodes: Sequence[NodeSummary]
 
     @property
@@ -78,6 +80,7 @@ def summarise(admin: ClusterAdmin) -> ClusterSummary:
         term_ms=term.term_ms if term else None,
         end_offset=end_offset,
         policy=newest.policy,
+        timing=newest.timing,
         nodes=[_summarise_node(it, end_offset) for it in statuses],
     )
 
@@ -107,4 +110,5 @@ def _summarise_node(status: MemberStatus, end_offset: int) -> NodeSummary:
         lag_ms=node.lag_ms,
         digest=node.digest,
         entries=node.entries,
+        ignored_timing=node.ignored_timing,
     )

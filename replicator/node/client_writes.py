@@ -76,7 +76,7 @@ class ClientWrites:
                 f"one transaction would take {len(encoded)} bytes in the log, at most {MAX_RECORD_BYTES} are allowed: "
                 "split it into smaller ones"
             )
-        deadline_ms = context.clock.elapsed_ms() + context.timing.answer_ms
+        deadline_ms = context.clock.elapsed_ms() + context.timeouts.answer_ms
         writes.add(PendingWrite(body, encoded, changes, done, deadline_ms))
         if replica.row_listener is not None:
             replica.notify_listener(changes.values())

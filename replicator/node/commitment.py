@@ -13,11 +13,12 @@ from typing import NamedTuple
 from replicator.errors import NoReplicas
 from replicator.node.context import NodeContext
 from replicator.node.replica_progress import ReplicaProgress
+from replicator.node.timing import follow
 from replicator.node.writes import PendingWrite
 from replicator.position import BEFORE_LOG, Offset, Seq
 from replicator.protocol.ack_policy import required
 from replicator.protocol.log_state import LogState
-from replicator.records.types import Membership, Release
+from replicator.records.types import Membership, Release, Timing
 
 
 class Group(NamedTuple):
@@ -52,8 +53,10 @@ class Commitment:
     def refusal(self) -> NoReplicas | None:
         """Why no write can be confirmed now."""
         progress, overdue, timeout_ms = self._progress, self._overdue, self._context.timing.sync_ms
-        missing = self.requirement.missing(progress.is_responsive)
-        late = self.requirement.missing(lambda it: progress.is_responsive(it) and progress.acked(it) >= overdue)
+        missing = self.requirement.missing(lambda it: progress.is_responsive(it, timeout_ms))
+        late = self.requirement.missing(
+            lambda it: progress.is_responsive(it, timeout_ms) and progress.acked(it) >= overdue
+        )
         if missing:
             why = f"no ack from {', '.join(it.node for it in missing)} for {timeout_ms} ms"
         elif late:
@@ -80,6 +83,9 @@ class Commitment:
             self._adopt(membership)
         if memberships:
             self._progress.set_members(self.membership)
+        for pending in group:
+            if type(pending.body) is Timing:
+                follow(self._context, pending.body)
         self.advance()
 
     def advance(self) -> None:

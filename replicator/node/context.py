@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from replicator.log.port import Log, Reader
@@ -13,9 +14,9 @@ from replicator.node.replica import Replica
 from replicator.node.role_state import RoleState
 from replicator.node.writes import PendingWrite, Writes
 from replicator.position import Author, Offset
-from replicator.protocol.timing import Timing
+from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts, TimingState
 from replicator.records.codec import RecordCodec
-from replicator.records.types import Body
+from replicator.records.types import Body, Timing
 from replicator.store.machine import Machine
 
 
@@ -31,12 +32,19 @@ class NodeContext:
     log: Log
     reader: Reader
     clock: Clock
-    timing: Timing
+    timeouts: Timeouts
+    configured_timing: Timing  # of this node's config, for a new cluster
+    configured_names: frozenset[str]  # fields of it that the config gives; the others are defaults
     random: random.Random
+
+    @property
+    def timing(self) -> Timing:
+        """The timing that this node follows now."""
+        return self.roles.timing.current
 
     def enqueue_own(self, body: Body) -> PendingWrite:
         """Queue a record of the leader itself, which changes no rows."""
-        deadline_ms = self.clock.elapsed_ms() + self.timing.answer_ms
+        deadline_ms = self.clock.elapsed_ms() + self.timeouts.answer_ms
         pending = PendingWrite(body, self.replica.codec.encode_body(body), {}, None, deadline_ms)
         self.writes.add_own(pending)
         return pending
@@ -51,21 +59,26 @@ def open_context(
     timing: Timing,
     rng: random.Random,
     *,
+    configured_names: Iterable[str] = (),
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
     eligible: bool = True,
 ) -> NodeContext:
-    """`eligible`: whether the node may start elections from the beginning (`RoleState.eligible`)."""
+    """`timing`: for a new cluster. `eligible`: whether the node may start elections at once (`RoleState.eligible`)."""
     writes = Writes(machine.view)
+    followed = TimingState.opened(machine.timing, timing, clock.elapsed_ms())
     return NodeContext(
         author=author,
         priority=priority,
         replica=Replica(machine, RecordCodec()),
         registration=Registration(author),
         writes=writes,
-        roles=RoleState(author, writes, clock, timing, eligible=eligible),
+        roles=RoleState(author, writes, clock, followed, eligible=eligible),
         commit_point=CommitPoint(),
         log=log,
         reader=log.reader(Offset(machine.state.offset + 1)),
         clock=clock,
-        timing=timing,
+        timeouts=timeouts,
+        configured_timing=timing,
+        configured_names=frozenset(configured_names),
         random=rng,
     )

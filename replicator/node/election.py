@@ -12,6 +12,7 @@ from replicator.node.context import NodeContext
 from replicator.position import Offset
 from replicator.protocol.candidates import rank
 from replicator.protocol.log_state import LogState
+from replicator.protocol.timing import candidacy_ms
 from replicator.records.types import Reason
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Election:
         if state.leader is None:  # the log is empty: candidates with a lower priority number claim first
             return context.timing.step_ms * context.priority + 1
         position = rank(context.replica.machine.meta.membership, state.leader.node, context.author.node)
-        return inf if position is None else context.timing.candidacy_ms(position, self._jitter)
+        return inf if position is None else candidacy_ms(context.timing, position, self._jitter)
 
     async def _log_end(self) -> Offset | None:
         """The end of the log; None unless a broker answers within one heartbeat interval.

@@ -12,9 +12,10 @@ from replicator.node.checked_reader import CheckedReader
 from replicator.node.context import NodeContext
 from replicator.node.election import Election
 from replicator.node.health import NodeHealth
+from replicator.node.timing import follow
 from replicator.protocol.ack_policy import required
 from replicator.protocol.roles import Role
-from replicator.records.types import Claim, Header, Membership
+from replicator.records.types import Claim, Header, Membership, Timing
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ class Follower:
                 self._check_registration(header, body)
                 roles.membership_changed(membership, body)
                 membership = body
+            elif type(body) is Timing:
+                follow(context, body)
             if header.author == context.author:
                 if required(membership, context.author).needed:
                     writes.await_acks(header.epoch, header.seq, offset)

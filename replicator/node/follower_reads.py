@@ -68,12 +68,13 @@ class FollowerReads:
         context = self._context
         while True:
             readers = local_readers(context.replica.machine.meta.membership)
-            if context.author in readers and not context.roles.role.leads:
+            lease_ms = context.timing.follower_lease_ms  # 0 until the log has a record of the timing
+            if lease_ms and context.author in readers and not context.roles.role.leads:
                 try:
                     await asyncio.shield(self.index.reached())
                 except ReplicatorError as error:
                     logger.info("no lease for local reads: %s", error)
-            await context.clock.sleep(context.timing.follower_lease_ms / REQUESTS_PER_LEASE)
+            await context.clock.sleep((lease_ms or context.timing.heartbeat_ms) / REQUESTS_PER_LEASE)
 
     async def _reached_except(self, max_records: int, store: View) -> View:
         """A bounded read does not wait for suspended keys."""

@@ -74,7 +74,7 @@ class IndexSource:
             return IndexAnswer(asked_ms, *await self._own.committed_offset(state.timeline, state.epoch))
         if member is None or member.node == context.author.node:  # this node, before it was restarted
             raise LinkFailed("there is no leader, or its address is not known")
-        timeout_ms = context.timing.read_ms / LINK_SHARE
+        timeout_ms = context.timeouts.read_ms / LINK_SHARE
         try:
             async with asyncio.timeout(timeout_ms / 1000):
                 return IndexAnswer(asked_ms, *await self._link.committed_offset(member, state.timeline, state.epoch))

@@ -29,6 +29,7 @@ from replicator.node.commitment import Commitment
 from replicator.node.context import NodeContext
 from replicator.node.membership import MembershipChanges
 from replicator.node.replica_progress import ReplicaProgress
+from replicator.node.timing import TimingChanges
 from replicator.node.writes import PendingWrite
 from replicator.position import Offset, Seq
 from replicator.protocol.log_state import LogState
@@ -43,10 +44,13 @@ logger = logging.getLogger(__name__)
 class Leader:
     """One term, or its part up to an append that is misplaced or has an unknown outcome."""
 
-    def __init__(self, context: NodeContext, progress: ReplicaProgress, membership: MembershipChanges) -> None:
+    def __init__(
+        self, context: NodeContext, progress: ReplicaProgress, membership: MembershipChanges, timing: TimingChanges
+    ) -> None:
         self._context = context
         self._progress = progress
         self._membership = membership
+        self._timing = timing
         self._state = context.replica.state  # of the log, up to the last committed record
         self._appender = Appender(context.log, context.clock)
         self._commitment = Commitment(context, progress)
@@ -237,8 +241,9 @@ class Leader:
             self.review()
 
     def review(self) -> None:
-        """Check for a refused registration, unresponsive or joining replicas, and an overdue transfer."""
+        """Check for refused records, unresponsive or joining replicas, and an overdue transfer."""
         context, roles = self._context, self._context.roles
+        self._timing.append_first()
         self._membership.repeat_refused_registration()
         self._refuse(self._commitment.refusal)
         for member in self._membership.latest.members:

@@ -30,13 +30,13 @@ class LeaderIndex:
         """
         context = self._context
         try:
-            async with asyncio.timeout(context.timing.read_ms / 1000):
+            async with asyncio.timeout(context.timeouts.read_ms / 1000):
                 while True:
                     self._check_leads(timeline, epoch)
                     if (answer := await self._answer_of_term(timeline, epoch)) is not None:
                         return answer
         except TimeoutError:
-            raise Stale(f"{context.author.node} has not held its lease for {context.timing.read_ms} ms") from None
+            raise Stale(f"{context.author.node} has not held its lease for {context.timeouts.read_ms} ms") from None
 
     async def _answer_of_term(self, timeline: bytes, epoch: Epoch) -> CommittedOffset | None:
         """None if this node may have lost leadership since the offset was known: another leader may have written."""

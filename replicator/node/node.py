@@ -25,10 +25,11 @@ from replicator.node.reads import NodeReads
 from replicator.node.replica import RowListener
 from replicator.node.replica_progress import LastAck, ReplicaProgress
 from replicator.node.status import NodeStatus, node_status
+from replicator.node.timing import TimingChanges, log_ignored
 from replicator.node.transfer import LeadershipTransfer
 from replicator.position import NodeId, Offset, Token
 from replicator.protocol.verification import truncated
-from replicator.records.types import Member, Membership
+from replicator.records.types import Member, Membership, Timing
 from replicator.store.view import View
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Node:
     def __init__(self, context: NodeContext, acks: Acks, member: Member, link: LeaderLink) -> None:
         """`member`: how this node registers itself. `link`: to the node that is leader."""
         self._context = context
-        self._progress = ReplicaProgress(context.author, acks, context.clock, context.timing.sync_ms)
+        self._progress = ReplicaProgress(context.author, acks, context.clock)
         self._sender = AckSender(context.author, context.replica, acks, context.clock, ASYNC_ACK_MS)
         self._client_writes = ClientWrites(context)
         self._health = NodeHealth(context.author.node, context.replica)
@@ -48,6 +49,7 @@ class Node:
         source = IndexSource(context, leader_index, link)
         self.reads = NodeReads(context, self._health, self._client_writes, source)
         self.membership_changes = MembershipChanges(context, member)
+        self.timing_changes = TimingChanges(context)
         self.transfer = LeadershipTransfer(context, self._progress, self._health)
         self.begin = self._client_writes.begin
         self.submit = self._client_writes.submit
@@ -58,6 +60,7 @@ class Node:
 
     async def run(self) -> None:
         """Run until cancelled. A node that has failed or was replaced stays up to report it."""
+        log_ignored(self._context)
         try:
             await run_with_background(
                 self._follow_and_lead(),
@@ -92,9 +95,10 @@ class Node:
     async def _lead(self) -> None:
         context = self._context
         self._health.caught_up()
+        self.timing_changes.append_first()
         self.membership_changes.register_leader()
         logger.info("%s is the leader of epoch %d", context.author, context.replica.state.epoch)
-        leader = Leader(context, self._progress, self.membership_changes)
+        leader = Leader(context, self._progress, self.membership_changes, self.timing_changes)
         await run_with_background(
             leader.run(), delete_expired(self._client_writes, context.replica.machine, context.clock)
         )
@@ -188,6 +192,16 @@ class Node:
     @property
     def membership(self) -> Membership:
         return self._context.replica.machine.meta.membership
+
+    @property
+    def timing(self) -> Timing:
+        """The timing that this node follows now."""
+        return self._context.timing
+
+    @property
+    def logged_timing(self) -> Timing | None:
+        """The timing of the cluster; None: the log has no record of it yet."""
+        return self._context.replica.machine.timing.current
 
     @property
     def leading_member(self) -> Member | None:

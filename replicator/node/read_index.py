@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 def read_timed_out(context: NodeContext) -> Stale:
     return Stale(
-        f"a read of this level cannot be answered here within {context.timing.read_ms} ms: this node is at offset "
+        f"a read of this level cannot be answered here within {context.timeouts.read_ms} ms: this node is at offset "
         f"{context.replica.state.offset}. Try again, ask another node, or use a weaker level"
     )
 
@@ -86,7 +86,7 @@ class ReadIndex:
 
     async def _run(self, joined: _Round) -> None:
         try:
-            async with asyncio.timeout(self._context.timing.read_ms / 1000):
+            async with asyncio.timeout(self._context.timeouts.read_ms / 1000):
                 await self._ask_and_reach(joined)
         except ReplicatorError as error:
             joined.fail(error)

@@ -59,7 +59,7 @@ class NodeReads:
 
         Only the waiting for views is limited in time.
         """
-        left_ms = float(self._context.timing.read_ms)
+        left_ms = float(self._context.timeouts.read_ms)
         next_view: Awaitable[View] = self._asked(level)
         while True:
             began_ms = self._context.clock.elapsed_ms()
@@ -90,7 +90,7 @@ class NodeReads:
         Raises `Stale` if that takes too long, and what `view` and `answer` raise.
         """
         try:
-            async with asyncio.timeout(self._context.timing.read_ms / 1000):
+            async with asyncio.timeout(self._context.timeouts.read_ms / 1000):
                 view = await self._asked(level)
                 while True:
                     try:

@@ -29,10 +29,8 @@ class LastAck:
 
 
 class ReplicaProgress:
-    def __init__(self, own: Author, acks: Acks, clock: Clock, timeout_ms: float) -> None:
-        """`timeout_ms`: a replica without an ack for so long is unresponsive."""
+    def __init__(self, own: Author, acks: Acks, clock: Clock) -> None:
         self._own = own
-        self._timeout_ms = timeout_ms
         self._timeline = b""
         self._term = 0  # changes when this node becomes leader, and when it loses leadership
         self._skip_old = True  # acks that were sent while another node was leader
@@ -92,11 +90,11 @@ class ReplicaProgress:
         last = self._latest.get(replica)
         return BEFORE_LOG if last is None else last.ack.offset
 
-    def is_responsive(self, replica: Author) -> bool:
-        """Whether its last ack has not timed out; without one, the time counts from when it became a member."""
+    def is_responsive(self, replica: Author, timeout_ms: float) -> bool:
+        """Whether its last ack is not older; without one, the time counts from when it became a member."""
         last = self._latest.get(replica)
         since_ms = self._members[replica] if last is None else last.at_ms
-        return self._clock.elapsed_ms() - since_ms <= self._timeout_ms
+        return self._clock.elapsed_ms() - since_ms <= timeout_ms
 
     def count(self, offset: Offset) -> int:
         """How many replicas have applied up to `offset`."""

@@ -1,4 +1,4 @@
-"""The role of this process, and the state that depends on it: its lease, its transfer of leadership, its eligibility.
+"""The role of this process, and the state that goes with it: its lease and timing, its transfer, its eligibility.
 
 The role changes only here. Each method handles one event of `protocol.roles`, and settles the writes in flight as
 `protocol.roles.SETTLEMENTS` requires.
@@ -18,8 +18,8 @@ from replicator.position import BEFORE_LOG, Author, Epoch, Offset, Seq
 from replicator.protocol.ack_policy import local_readers
 from replicator.protocol.lease import Lease
 from replicator.protocol.roles import KEEP, SETTLEMENTS, Event, Role, advance
-from replicator.protocol.timing import Timing
-from replicator.records.types import Claim, Header, Membership
+from replicator.protocol.timing import TimingState, old_lease_ms
+from replicator.records.types import Claim, Header, Membership, Timing
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +40,14 @@ class Transfer:
 
 
 class RoleState:
-    def __init__(self, author: Author, writes: Writes, clock: Clock, timing: Timing, *, eligible: bool) -> None:
+    def __init__(self, author: Author, writes: Writes, clock: Clock, timing: TimingState, *, eligible: bool) -> None:
         self._author = author
         self._writes = writes
         self._clock = clock
-        self._timing = timing
         self._claims_sent_ms: dict[Epoch, float] = {}
         """By epoch that has not begun: when its claim was first sent. Any copy of it may be the accepted one."""
         self.role = Role.FOLLOWER
+        self.timing = timing  # as of the last record that this process has read, or committed as leader
         self.eligible = eligible  # for elections; not before it is known that no other process uses this node's id
         self.lease = Lease()  # of this process; valid only in the roles leader and draining
         self.write_from_ms = 0.0  # until then, a former sync replica may answer reads without knowing of new writes
@@ -64,7 +64,7 @@ class RoleState:
         """How long reads here are certainly current; 0: they may not be."""
         if self.role is not Role.LEADER and self.role is not Role.DRAINING:
             return 0.0
-        return self.lease.left_ms(self._clock.elapsed_ms(), self._timing.lease_ms)
+        return self.lease.left_ms(self._clock.elapsed_ms(), self.timing.current.lease_ms)
 
     def leader_silent_ms(self) -> float:
         """Time since the last record of the leader was received; 0 if this node leads."""
@@ -96,7 +96,7 @@ class RoleState:
                 sent_ms = None
             self._advance(Event.OWN_CLAIM_ACCEPTED, epoch=claim.epoch)
             now_ms = self._clock.elapsed_ms()
-            self.lease = self.lease.claimed(claim.reason, sent_ms, now_ms, self._timing.longest_lease_ms)
+            self.lease = self.lease.claimed(claim.reason, sent_ms, now_ms, self.timing.longest_lease_ms(now_ms))
             self.term_start_seq = seq
         elif self.role is Role.STEPPING_DOWN and self.transfer is not None and claim.leader == self.transfer.successor:
             self._advance(Event.SUCCESSOR_CLAIM_ACCEPTED)
@@ -163,7 +163,12 @@ class RoleState:
         """A replica that may no longer answer reads locally may not have read that record yet: delay writes."""
         if local_readers(before) - local_readers(after):
             now_ms = self._clock.elapsed_ms()
-            self.write_from_ms = max(self.write_from_ms, now_ms + self._timing.old_follower_lease_ms)
+            wait_ms = old_lease_ms(self.timing.longest_follower_lease_ms(now_ms))
+            self.write_from_ms = max(self.write_from_ms, now_ms + wait_ms)
+
+    def timing_changed(self, timing: Timing) -> None:
+        """Called with each record of the timing, when it is read or committed."""
+        self.timing = self.timing.read(timing, self._clock.elapsed_ms())
 
     def _advance(self, event: Event, *, epoch: Epoch = NO_EPOCH, successor: Author | None = None) -> None:
         before, self.role = self.role, advance(self.role, event)

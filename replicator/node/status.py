@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from replicator.node.context import NodeContext
 from replicator.node.health import NodeHealth, NodeState
 from replicator.node.term_history import Term
+from replicator.node.timing import ignored_settings
 from replicator.position import NodeId
 from replicator.protocol.roles import Role
 from replicator.records.types import Reason
@@ -33,6 +34,7 @@ class NodeStatus:
     void_records: int
     inflight: int
     refusal: str  # why this leader takes no writes now; empty if it does
+    ignored_timing: dict[str, int]  # settings of its config that the cluster's timing overrides
     elected: Term | None  # how this term began, if this process has read it
     term_ms: float | None  # how long ago that was
     claims: dict[Reason, int]  # accepted ones that this process has read
@@ -62,6 +64,7 @@ def node_status(context: NodeContext, health: NodeHealth) -> NodeStatus:
         void_records=replica.void_records,
         inflight=len(context.writes),
         refusal=str(context.writes.refusal or ""),
+        ignored_timing=ignored_settings(context),
         elected=terms.last,
         term_ms=terms.last.age_ms(now_us) if terms.last else None,
         claims=dict(terms.counts),

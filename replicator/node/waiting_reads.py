@@ -42,7 +42,7 @@ class WaitingReads:
 
     async def _within_time(self, work: Coroutine[Any, Any, View]) -> View:
         try:
-            async with asyncio.timeout(self._context.timing.read_ms / 1000):
+            async with asyncio.timeout(self._context.timeouts.read_ms / 1000):
                 return await work
         except TimeoutError:
             raise read_timed_out(self._context) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from replicator.address import Address
@@ -19,6 +20,7 @@ from replicator.records.types import (
     Reason,
     Release,
     Suspend,
+    Timing,
     WaitFor,
     Write,
     WriteMode,
@@ -56,6 +58,8 @@ def _fields(body: Body) -> Fields:
             return {"keys": list(body.keys)}
         case Release():
             return {"up_to_seq": body.up_to_seq}
+        case Timing():
+            return asdict(body)
 
 
 def _membership_fields(body: Membership) -> Fields:
@@ -103,6 +107,8 @@ def from_avro(name: str, fields: Fields) -> Body:
             return Suspend(tuple(fields["keys"]))
         case "Release":
             return Release(Seq(fields["up_to_seq"]))
+        case "Timing":
+            return Timing(**fields)
         case other:
             raise ValueError(f"this program does not support {other} records")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from replicator.address import Address
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
@@ -145,7 +145,33 @@ class Release:
     up_to_seq: Seq
 
 
-Body = Write | Claim | Heartbeat | Checkpoint | Membership | Suspend | Release
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing that all nodes follow, from this record on (`protocol.timing`).
+
+    The defaults are those of a new cluster, the texts the descriptions in docs/configuration.md.
+    """
+
+    heartbeat_ms: Annotated[int, "An idle leader appends a heartbeat this often."] = 250
+    lease_ms: Annotated[
+        int, "A leader answers reads from its store for this long after it sent its last committed record."
+    ] = 600
+    election_ms: Annotated[
+        int, "Election timeout: a candidate claims leadership this long after the last record of the leader."
+    ] = 750
+    step_ms: Annotated[int, "Added to the election timeout for each candidate that is preferred to this one."] = 150
+    jitter_ms: Annotated[int, "Largest random addition to the election timeout."] = 50
+    follower_lease_ms: Annotated[
+        int,
+        "In suspend and invalidate mode, a sync replica answers linearizable reads for this long after it asked for "
+        "the read index and had applied it.",
+    ] = 500
+    sync_ms: Annotated[
+        int, "A sync replica that sent no ack for this long is unresponsive: new writes fail with `NOREPLICAS`."
+    ] = 1000
+
+
+Body = Write | Claim | Heartbeat | Checkpoint | Membership | Suspend | Release | Timing
 
 
 class Record(NamedTuple):

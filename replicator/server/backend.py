@@ -11,7 +11,7 @@ from replicator.node.replica_progress import LastAck
 from replicator.node.status import NodeStatus
 from replicator.node.writes import Done
 from replicator.position import Epoch, NodeId, Offset, Token
-from replicator.records.types import Membership
+from replicator.records.types import Membership, Timing
 from replicator.store.view import Transaction, View
 
 
@@ -60,6 +60,11 @@ class Backend(Protocol):
 
     @property
     def membership(self) -> Membership: ...
+
+    @property
+    def timing(self) -> Timing:
+        """The timing that the node follows now."""
+        ...
 
     @property
     def last_acks(self) -> dict[NodeId, LastAck]:

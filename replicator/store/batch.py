@@ -11,7 +11,19 @@ from replicator.errors import Diverged
 from replicator.position import Seq
 from replicator.protocol.log_state import LogState
 from replicator.protocol.suspension import Suspended, SuspendedKeys
-from replicator.records.types import Body, Change, Checkpoint, Claim, Membership, Release, Suspend, Write, WriteMode
+from replicator.protocol.timing import LoggedTiming
+from replicator.records.types import (
+    Body,
+    Change,
+    Checkpoint,
+    Claim,
+    Membership,
+    Release,
+    Suspend,
+    Timing,
+    Write,
+    WriteMode,
+)
 from replicator.store.digest import DIGEST_MASK, entry_digest
 from replicator.store.keys import encode_key
 from replicator.store.meta import Meta
@@ -21,8 +33,11 @@ from replicator.store.values import NO_EXPIRY_TAG, expiry_of
 class RecordBatch:
     """Changes `entries` and `expiry` within the transaction `txn`. The caller commits it, or aborts it on an error."""
 
-    def __init__(self, txn: Any, entries: Any, expiry: Any, before: Meta, suspended: Suspended) -> None:
+    def __init__(
+        self, txn: Any, entries: Any, expiry: Any, before: Meta, suspended: Suspended, timing: LoggedTiming
+    ) -> None:
         self.suspended = SuspendedKeys(suspended)
+        self.timing = timing
         self._txn = txn
         self._entries = entries
         self._expiry = expiry
@@ -54,6 +69,8 @@ class RecordBatch:
                 self.suspended.release(body.up_to_seq)
             elif type(body) is Claim:
                 self.suspended.claim()
+            elif type(body) is Timing:
+                self.timing = self.timing.after(body)
 
     def meta(self, state: LogState) -> Meta:
         """The metadata of the store after this batch."""

@@ -1,7 +1,7 @@
 """The LMDB environment in the folder of a store: open it, read its metadata, remove it, replace it.
 
 It has three databases: `entries` (store key to value, see `keys` and `values`), `expiry` (expiry time to store key,
-derived from the values) and `meta` (`meta.Meta`, and the suspended keys).
+derived from the values) and `meta` (`meta.Meta`, the suspended keys, and the timing according to the log).
 """
 
 from __future__ import annotations
@@ -16,14 +16,23 @@ import lmdb
 
 from replicator.errors import StoreError, StoreFull
 from replicator.protocol.suspension import Suspended
+from replicator.protocol.timing import LoggedTiming
 from replicator.store import boot
 from replicator.store.durable import sync
-from replicator.store.meta import Meta, decode_meta, decode_suspended, encode_suspended
+from replicator.store.meta import (
+    Meta,
+    decode_meta,
+    decode_suspended,
+    decode_timing,
+    encode_suspended,
+    encode_timing,
+)
 
 FIRST_MAP_BYTES = 1 << 30
 
 _META = b"meta"
 _SUSPENDED = b"suspended"
+_TIMING = b"timing"
 # LMDB's errors have the text of the system's error only. It reports a write that a full disk cut short as EIO.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -52,12 +61,22 @@ def read_suspended(env: Any) -> Suspended:
     return {} if encoded is None else decode_suspended(encoded)
 
 
+def read_timing(env: Any) -> LoggedTiming:
+    with env.begin(db=env.open_db(b"meta")) as txn:
+        encoded = txn.get(_TIMING)
+    return LoggedTiming() if encoded is None else decode_timing(encoded)
+
+
 def write_meta(txn: Any, database: Any, meta: Meta) -> None:
     txn.put(_META, meta.encode(), db=database)
 
 
 def write_suspended(txn: Any, database: Any, suspended: Suspended) -> None:
     txn.put(_SUSPENDED, encode_suspended(suspended), db=database)
+
+
+def write_timing(txn: Any, database: Any, timing: LoggedTiming) -> None:
+    txn.put(_TIMING, encode_timing(timing), db=database)
 
 
 def discard(folder: Path) -> None:

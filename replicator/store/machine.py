@@ -18,6 +18,7 @@ import lmdb
 from replicator.errors import LogDamage, StoreError
 from replicator.protocol.log_state import LogState
 from replicator.protocol.suspension import Suspended
+from replicator.protocol.timing import LoggedTiming
 from replicator.records.types import Body
 from replicator.store import boot, environment
 from replicator.store.batch import RecordBatch
@@ -31,11 +32,14 @@ logger = logging.getLogger(__name__)
 class Machine:
     """All methods except `copy_to` must be called from the event loop of the node."""
 
-    def __init__(self, folder: Path, lock: int, env: Any, meta: Meta, suspended: Suspended) -> None:
+    def __init__(
+        self, folder: Path, lock: int, env: Any, meta: Meta, suspended: Suspended, timing: LoggedTiming
+    ) -> None:
         """Use `open_machine`. `lock`: the descriptor that `boot.lock` returned."""
         self.folder = folder
-        self.meta = meta  # as of the last committed transaction, like `suspended`
+        self.meta = meta  # as of the last committed transaction, like `suspended` and `timing`
         self.suspended = suspended
+        self.timing = timing
         self._lock = lock
         self._env = env
         self._entries = env.open_db(b"entries")
@@ -58,18 +62,20 @@ class Machine:
         while True:
             try:
                 with self._env.begin(write=True) as txn:
-                    batch = RecordBatch(txn, self._entries, self._expiry, self.meta, self.suspended)
+                    batch = RecordBatch(txn, self._entries, self._expiry, self.meta, self.suspended, self.timing)
                     batch.apply(bodies)
                     meta = batch.meta(state)
                     environment.write_meta(txn, self._meta, meta)
                     if batch.suspended.changed:
                         environment.write_suspended(txn, self._meta, batch.suspended.keys)
+                    if batch.timing is not self.timing:
+                        environment.write_timing(txn, self._meta, batch.timing)
             except lmdb.MapFullError:
                 self._grow()
             except lmdb.Error as error:
                 raise environment.store_error(self.folder, error) from error
             else:
-                self.meta, self.suspended = meta, batch.suspended.keys
+                self.meta, self.suspended, self.timing = meta, batch.suspended.keys, batch.timing
                 self.view.set_rows(meta.rows)
                 if batch.changed_expiry:
                     self._next_expiry_ms = self._read_next_expiry()
@@ -155,7 +161,7 @@ def open_machine(folder: Path, cluster: str, topic_id: str, *, map_bytes: int = 
         env = environment.open_environment(folder, map_bytes)
         meta = environment.read_meta(env) or Meta(cluster, topic_id)
         _check_identity(folder, meta, cluster, topic_id)
-        return Machine(folder, lock, env, meta, environment.read_suspended(env))
+        return Machine(folder, lock, env, meta, environment.read_suspended(env), environment.read_timing(env))
     except BaseException:
         if env is not None:
             env.sync(True)

@@ -1,10 +1,13 @@
-"""The metadata of a store and its suspended keys. They are written in the same LMDB transaction as the changes."""
+"""The metadata of a store, its suspended keys and the timing according to the log.
+
+They are written in the same LMDB transaction as the changes; the last two only if they have changed.
+"""
 
 from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from replicator.address import Address
@@ -12,7 +15,8 @@ from replicator.errors import StoreError
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.log_state import LogState
 from replicator.protocol.suspension import Suspended, Suspension
-from replicator.records.types import Member, Membership, Mode, Policy, WaitFor, WriteMode
+from replicator.protocol.timing import LoggedTiming
+from replicator.records.types import Member, Membership, Mode, Policy, Timing, WaitFor, WriteMode
 
 FORMAT = 1
 _SUSPENSION = struct.Struct(">QQIH")  # written, announced, awaited, length of the key that follows
@@ -95,6 +99,14 @@ def decode_suspended(encoded: bytes) -> dict[bytes, Suspension]:
         at += _SUSPENSION.size + length
         suspended[encoded[at - length : at]] = Suspension(Seq(written), Seq(announced), awaited)
     return suspended
+
+
+def encode_timing(timing: LoggedTiming) -> bytes:
+    return json.dumps([it and asdict(it) for it in timing]).encode()
+
+
+def decode_timing(encoded: bytes) -> LoggedTiming:
+    return LoggedTiming(*(it and Timing(**it) for it in json.loads(encoded)))
 
 
 def _member_fields(member: Member) -> tuple[object, ...]:

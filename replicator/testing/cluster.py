@@ -17,8 +17,8 @@ from replicator.node.health import NodeState
 from replicator.node.leader_link import CommittedOffset, LinkFailed
 from replicator.node.node import Node
 from replicator.position import Author, Epoch, NodeId
-from replicator.protocol.timing import Timing
-from replicator.records.types import Member, Mode
+from replicator.protocol.timing import Timeouts
+from replicator.records.types import Member, Mode, Timing
 from replicator.server.redis.server import RedisServer
 from replicator.server.redis.turns import Turns
 from replicator.store import boot
@@ -30,6 +30,7 @@ from replicator.testing.loop import Process, SimLoop
 
 CLUSTER = "simulated"
 _MAP_BYTES = 1 << 20
+_TIMEOUTS = Timeouts(answer_ms=1500)
 
 
 @dataclass(slots=True)
@@ -69,7 +70,7 @@ class SimNode:
         self._folder = folder
         self._broker = broker
         self._loop: SimLoop = broker.loop
-        self._timing = timing
+        self.timing = timing
         self._peers = peers
 
     @property
@@ -95,10 +96,10 @@ class SimNode:
         link = Link(broker, self.name)
         log, acks = SimLog(link), SimAcks(link)
         rng = random.Random(broker.rng.getrandbits(64))
-        context = open_context(author, self.priority, machine, log, self.clock, self._timing, rng)
+        context = open_context(author, self.priority, machine, log, self.clock, self.timing, rng, timeouts=_TIMEOUTS)
         member = replace(self.member, incarnation=author.incarnation)
         node = Node(context, acks, member, SimLeaderLink(link, self._peers))
-        server = RedisServer(node, self.member.resp, cluster=CLUSTER, timing=self._timing)
+        server = RedisServer(node, self.member.resp, cluster=CLUSTER)
         server.turns = Turns(self._loop.time)
         task = self._loop.create_task(node.run(), context=process.context)
         self.life = Running(author, process, link, acks, machine, node, server, task)

@@ -14,9 +14,8 @@ from pathlib import Path
 from replicator.errors import ReplicatorError
 from replicator.node.health import NodeState
 from replicator.position import NodeId, Offset
-from replicator.protocol.timing import MAX_DRIFT, Timing
 from replicator.records.codec import RecordCodec
-from replicator.records.types import WriteMode
+from replicator.records.types import Timing, WriteMode
 from replicator.testing import faults as fault_plans
 from replicator.testing.broker import Broker
 from replicator.testing.checks import (
@@ -41,6 +40,7 @@ from replicator.testing.nemesis import FAULT_EVENTS, Nemesis
 from replicator.testing.observer import Observer
 from replicator.testing.operator import Operator
 from replicator.testing.recovery import refused_for_good
+from replicator.testing.timings import draw_timing
 
 SET_UP_S = 3.0  # virtual
 SETTLE_S = 30.0  # virtual: after the last fault, until there is one leader and all nodes have caught up
@@ -54,7 +54,7 @@ class SimulationPlan:
     seed: int
     steps: int = 4000  # callbacks that run before the faults end
     nodes: int = 3
-    timing: Timing | None = None  # None: drawn
+    timing: Timing | None = None  # of all nodes' configs; None: drawn, usually a different one for each node
     writes: WriteMode | None = None  # the write mode for most of the time; None: drawn
 
     @property
@@ -104,10 +104,10 @@ class _Simulation:
         self._on_trace = on_trace
         self._hash = hashlib.sha256()
         self.broker = Broker(self.loop, rng, fault_plans.draw(rng, tuple(FAULT_EVENTS)), self.trace)
-        timing = plan.timing or _draw_timing(rng)
         names = [f"n{i + 1}" for i in range(plan.nodes)]
         peers: dict[str, SimNode] = {}
         for priority, name in enumerate(names):
+            timing = plan.timing or draw_timing(rng)
             peers[name] = SimNode(name, priority, folder / name, self.broker, timing, peers)
         self.nodes = list(peers.values())
         self.observer = Observer(self.loop.time, self.trace)
@@ -117,10 +117,9 @@ class _Simulation:
         self.nemesis = Nemesis(self.nodes, self.broker, rng, self.observer, self.operator, self.trace)
         self._keys = rng.choice((1, 3))
         self.clients = [self._new_client(f"c{i}") for i in range(rng.choice((2, 5)))]
-        self.trace(f"{timing}")
         self.trace(f"{self.broker.faults}")
         for node in self.nodes:
-            self.trace(f"{node.name}: clock runs at {node.clock.rate:.4f}")
+            self.trace(f"{node.name}: clock runs at {node.clock.rate:.4f}, configured with {node.timing}")
 
     def _new_client(self, name: str) -> SimClient:
         return SimClient(name, self._keys, self.nodes, self.loop, self._rng, self.history, self.trace)
@@ -225,20 +224,3 @@ class _Simulation:
         for offset, payload in self.broker.log.entries:
             self._hash.update(b"%d %b" % (offset, payload))
         return self._hash.hexdigest()
-
-
-def _draw_timing(rng: random.Random) -> Timing:
-    """The defaults, or the shortest election timeout allowed, with little or no step by priority."""
-    if rng.random() < 0.3:
-        return Timing(answer_ms=1500)
-    lease_ms = rng.choice((300, 600))
-    follower_lease_ms = rng.choice((min(500, lease_ms), 800))
-    return Timing(
-        heartbeat_ms=lease_ms // rng.choice((2, 4)),
-        lease_ms=lease_ms,
-        election_ms=round(max(lease_ms, follower_lease_ms) * (1 + MAX_DRIFT) + 0.5),
-        step_ms=rng.choice((0, 20)),
-        jitter_ms=rng.choice((5, 50)),
-        answer_ms=1500,
-        follower_lease_ms=follower_lease_ms,
-    )

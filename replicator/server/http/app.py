@@ -9,7 +9,7 @@
     GET  /snapshots   the snapshots of this node
     POST /snapshots   take a snapshot
     GET  /keys/KEY    read one key (`keys`)
-    PUT, DELETE /members, PUT /policy, POST /promote    (`members`)
+    PUT, DELETE /members, PUT /policy, /timing, POST /promote    (`members`)
 
 If the node has a password, requests that change something or read a key need `Authorization: Bearer <password>`; else
 only clients on its own machine may send them (`server.protection`). Changes need `Content-Type: application/json`.
@@ -223,6 +223,7 @@ class HttpServer:
                 "node": asdict(status),
                 "members": members,
                 "policy": asdict(membership.policy),
+                "timing": node.logged_timing and asdict(node.logged_timing),
                 "acked_offsets": acked_offsets,
             }
         )

@@ -1,4 +1,4 @@
-"""The membership, the write policy and the leadership of the cluster, over HTTP.
+"""The membership, the write policy, the timing and the leadership of the cluster, over HTTP.
 
     PUT    /members           {"node", "resp", "http", "priority"}: add a member, or update its addresses;
                               from its process also "incarnation" and "replaces" (`protocol.registration`)
@@ -6,6 +6,7 @@
     DELETE /members/ID        remove a member
     PUT    /policy            {"write": "async" | "sync" | "suspend" | "invalidate",
                                "wait_for": "all" | "quorum" | "named", "quorum": K, "named": [ID, …]}
+    PUT    /timing            {"lease_ms": MS, …}: change these settings of the timing that all nodes follow
     POST   /promote           {"node", "force"}: transfer leadership to a node (with force: send it to that node)
 
 All but a forced promotion are sent to the leader. All answer 202: a change takes effect with its record in the log.
@@ -63,6 +64,14 @@ def member_routes(node: Callable[[], Node]) -> list[web.RouteDef]:
         node().membership_changes.set_policy(policy)
         return _accepted(policy.write)
 
+    async def change_timing(request: web.Request) -> web.Response:
+        settings = await read_json(request)
+        for name, value in settings.items():
+            if type(value) is not int:
+                raise BadRequest(f"{name} is {value!r}, but must be an integer")
+        node().timing_changes.change(settings)
+        return _accepted(", ".join(settings))
+
     async def promote(request: web.Request) -> web.Response:
         fields = await read_json(request)
         name, force = fields.get("node"), fields.get("force", False)
@@ -76,6 +85,7 @@ def member_routes(node: Callable[[], Node]) -> list[web.RouteDef]:
         web.put("/members/{node}/mode", set_mode),
         web.delete("/members/{node}", remove_member),
         web.put("/policy", set_policy),
+        web.put("/timing", change_timing),
         web.post("/promote", promote),
     ]
 

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from replicator.address import Address
 from replicator.position import Offset
 from replicator.protocol.levels import Level
-from replicator.protocol.timing import Timing
 from replicator.server.backend import Backend
 from replicator.server.redis.command import Args, Command
 from replicator.server.redis.resp import Reply
@@ -24,7 +23,6 @@ class ServerContext(Protocol):
     backend: Backend
     stats: Stats
     cluster: str
-    timing: Timing
     port: int
     password: str  # empty: no password is required
     max_clients: int

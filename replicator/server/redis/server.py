@@ -10,7 +10,6 @@ from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.intervals import AUTH_TIMEOUT_S, IDLE_CHECK_S, KEEPALIVE_S, STOP_TIMEOUT_S
 from replicator.limits import BACKLOG, MAX_LONG_READS
-from replicator.protocol.timing import Timing
 from replicator.server.backend import Backend
 from replicator.server.keyspace import KEYSPACE_TABLE
 from replicator.server.listening import cannot_listen
@@ -35,7 +34,6 @@ class RedisServer:
         address: Address,
         *,
         cluster: str,
-        timing: Timing,
         password: str = "",
         max_clients: int = 10_000,
         timeout_s: int = 0,
@@ -46,7 +44,6 @@ class RedisServer:
         self._address = address
         self.port = address.port  # where it listens, once it has started
         self.cluster = cluster
-        self.timing = timing
         self.password = password
         self.max_clients = max_clients
         self.timeout_s = timeout_s  # of idle clients; 0: none
@@ -128,7 +125,7 @@ class RedisServer:
                 connection.close()
 
     def topology(self) -> Topology:
-        return observe(self.backend, self.timing.lease_ms)
+        return observe(self.backend)
 
     def rows(self) -> int:
         try:

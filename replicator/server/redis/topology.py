@@ -25,12 +25,12 @@ class Topology(NamedTuple):
     sentinels: tuple[Member, ...]  # all but `node` that serve clients
 
 
-def observe(backend: Backend, lease_ms: float) -> Topology:
+def observe(backend: Backend) -> Topology:
     status, members = backend.status(), backend.membership.members
     serving = status.state is NodeState.SERVING  # otherwise there may be a newer leader in the log
     leader = next((it for it in members if serving and it.node == status.leader), None)
     own = status.leader == status.id
-    down = status.lease_left_ms <= 0 if own else status.leader_silent_ms > lease_ms
+    down = status.lease_left_ms <= 0 if own else status.leader_silent_ms > backend.timing.lease_ms
     others = [member for member in members if member.mode is not Mode.SNAPSHOTTER]
     return Topology(
         node=status.id,

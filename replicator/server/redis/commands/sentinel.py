@@ -105,7 +105,7 @@ def _named(server: ServerContext, args: Args) -> Topology:
 
 
 def _master(server: ServerContext, topology: Topology) -> Fields:
-    leader, timing = topology.leader, server.timing
+    leader, timing = topology.leader, server.backend.timing
     flags = "s_down,o_down,master" if topology.leader_down else "master"
     if leader is None:
         flags += ",disconnected"
@@ -166,7 +166,7 @@ def _instance(
     server: ServerContext, *, name: str, address: Address, id: bytes, flags: str, silent_ms: float = 0.0
 ) -> Fields:
     """The fields of every instance. Records of the leader count as its replies to pings."""
-    down_ms = _number(max(0.0, silent_ms - server.timing.lease_ms))
+    down_ms = _number(max(0.0, silent_ms - server.backend.timing.lease_ms))
     down: Fields = {b"s-down-time": down_ms} if "s_down" in flags else {}
     if "o_down" in flags:
         down[b"o-down-time"] = down_ms
@@ -182,7 +182,7 @@ def _instance(
         b"last-ok-ping-reply": _number(silent_ms),
         b"last-ping-reply": _number(silent_ms),
         **down,
-        b"down-after-milliseconds": _number(server.timing.lease_ms),
+        b"down-after-milliseconds": _number(server.backend.timing.lease_ms),
         b"info-refresh": _number(silent_ms),
     }
 
