@@ -20,6 +20,7 @@ from replicator.server.backend import Backend
 from replicator.server.redis.connection import Connection
 from replicator.server.redis.replies import Replies
 from replicator.server.redis.server import RedisServer
+from replicator.server.redis.turns import Turns
 from replicator.server.redis.waiting import Closed
 from replicator.server.stats import Stats
 from replicator.store.view import BlockingView, Transaction, View
@@ -141,6 +142,7 @@ class Stage:
     def __init__(self) -> None:
         self.backend = FakeBackend()
         self.server = RedisServer(cast(Backend, self.backend), Address("", 0), cluster="c")
+        self.server.turns = Turns(lambda: 0.0)  # one slice of time that never ends
         self.transport = FakeTransport()
         self.connection = Connection(self.server, 7)
         self.connection.connection_made(cast(asyncio.Transport, self.transport))

@@ -199,9 +199,8 @@ async def test_a_process_that_becomes_leader_waits_for_the_one_that_was_register
         cluster.stall(first)
         cluster.refuse_once(lambda body: isinstance(body, Membership))
         await cluster.take_over(second)
-        registration = second.node.membership_changes._registration
-        assert registration is not None
-        await until(lambda: registration.was_refused)
+        changes = second.node.membership_changes
+        await until(lambda: changes._registration is not None and changes._registration.was_refused)
         first.node.reads.at_follower.index.fresh_ms = first.node._context.clock.elapsed_ms()
         writing = begin_write(second, b"a", b"s1")
         await until(lambda: any(b"s1" in entry.payload for entry in cluster.log.entries))
