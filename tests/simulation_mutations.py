@@ -25,11 +25,12 @@ from replicator.node.waiting_reads import WaitingReads
 from replicator.node.writes import PendingWrite, Writes
 from replicator.position import Epoch, Offset, Token
 from replicator.protocol import acceptance, claims
+from replicator.protocol import timing as timing_rules
 from replicator.protocol.ack_policy import MAX_OFFSET, AckRequirement, local_readers
 from replicator.protocol.levels import Level
 from replicator.protocol.log_state import LogState, Void
-from replicator.protocol.timing import Timing
-from replicator.records.types import Body, Reason
+from replicator.protocol.timing import LoggedTiming, TimingState
+from replicator.records.types import Body, Reason, Timing
 from replicator.store.values import expiry_of
 from replicator.store.view import ExpiringView, View
 
@@ -40,10 +41,10 @@ def claims_need_not_have_observed() -> AbstractContextManager[object]:
 
 
 def elections_are_shorter_than_leases() -> AbstractContextManager[object]:
-    def candidacy_ms(self: Timing, rank: int, random: float) -> float:
-        return 0.6 * self.lease_ms + rank * self.step_ms
+    def candidacy_ms(timing: Timing, rank: int, random: float) -> float:
+        return 0.6 * timing.lease_ms + rank * timing.step_ms
 
-    return patch.object(Timing, "candidacy_ms", candidacy_ms)
+    return patch("replicator.node.election.candidacy_ms", candidacy_ms)
 
 
 def leaders_ignore_what_others_wrote() -> AbstractContextManager[object]:
@@ -115,6 +116,25 @@ def leases_run_from_the_last_copy_of_a_claim() -> AbstractContextManager[object]
 
     genuine = RoleState.claim_sent
     return patch.object(RoleState, "claim_sent", claim_sent)
+
+
+def timings_change_whatever_leases_are_held() -> AbstractContextManager[object]:
+    """A change takes no account of the leases of the timing before it."""
+    return patch.object(TimingState, "check_change", lambda self, timing, now_ms: timing_rules.check(timing))
+
+
+def nodes_follow_their_own_config() -> AbstractContextManager[object]:
+    """A node takes the timing from its config, whatever the log says."""
+
+    def opened(logged: LoggedTiming, configured: Timing, now_ms: float) -> TimingState:
+        return TimingState(configured, None, now_ms)
+
+    return patch.multiple(TimingState, opened=staticmethod(opened), read=lambda self, timing, now_ms: self)
+
+
+def leases_precede_the_first_timing() -> AbstractContextManager[object]:
+    """The leader of a new cluster has a lease of its own config before the others know it."""
+    return patch.object(timing_rules, "_without_leases", lambda timing: timing)
 
 
 def replicas_ignore_suspensions() -> AbstractContextManager[object]:

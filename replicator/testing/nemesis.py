@@ -89,12 +89,15 @@ class Nemesis:
 
     async def pause(self, node: SimNode) -> None:
         """Like SIGSTOP and, later, SIGCONT: the node's clocks keep running meanwhile."""
+        await self._pause(node, self._random_duration_s())
+
+    async def _pause(self, node: SimNode, duration_s: float) -> None:
         if node.name in self._busy or node.life is None:
             return
         self._busy.add(node.name)
         self._trace(f"{node.name}: paused")
         self._loop.pause(node.life.process)
-        await self._wait(self._random_duration_s())
+        await self._wait(duration_s)
         self._loop.resume(node.life.process)
         self._trace(f"{node.name}: resumed")
         self._busy.discard(node.name)
@@ -127,12 +130,19 @@ class Nemesis:
             node.life.link.depose_broker(duration_s)
 
     async def cut_off_and_set_async(self, node: SimNode) -> None:
-        """Set a member async while it is cut off and cannot read that record."""
+        """Set a member async while it is cut off and cannot read that record; leases may be shortened before it."""
+        changes_timing = self._rng.random() < 0.3
+        if changes_timing:
+            self._operator.lengthen_leases()
+            await self._wait(self._rng.random())
         if node.life is None or node.life.node.leads:
             return
         duration_s = _LONG_S * self._rng.random()
         self._trace(f"{node.name}: cut off for {duration_s:.3f} s and set async")
         node.life.link.away_until_s = node.life.link.stalled_until_s = self._loop.time() + duration_s
+        if changes_timing:
+            self._operator.change_timing()
+            await self._wait(_SHORT_S)
         self._operator.set_mode(node, Mode.ASYNC)
         await self._wait(duration_s)
         self._operator.set_mode(node, Mode.SYNC)
@@ -150,6 +160,16 @@ class Nemesis:
 
     async def change_policy(self, _: SimNode) -> None:
         self._operator.change_policy()
+
+    async def change_timing(self, _: SimNode) -> None:
+        """Leases become long, and later short: often the leader is paused before it knows that this is committed."""
+        self._operator.lengthen_leases()
+        await self._wait(self._rng.random())
+        self._operator.change_timing()
+        leader = next((it for it in self._nodes if it.life is not None and it.life.node.leads), None)
+        await self._wait(self._rng.random() * 2 * self._broker.faults.delay_ms / 1000)
+        if leader is not None and self._rng.random() < 0.5:
+            await self._pause(leader, _LONG_S)
 
     async def force_promotion(self, node: SimNode) -> None:
         self._operator.force_promotion(node)
@@ -183,6 +203,7 @@ FAULT_EVENTS: dict[str, FaultEvent] = {
     "force promotion": Nemesis.force_promotion,
     "change mode": Nemesis.change_mode,
     "change policy": Nemesis.change_policy,
+    "change timing": Nemesis.change_timing,
     "set wall clock": Nemesis.set_wall_clock,
     "foreign append": Nemesis.foreign_append,
 }

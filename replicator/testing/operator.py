@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from replicator.errors import ReplicatorError
 from replicator.position import NodeId
 from replicator.protocol.ack_policy import sync_members
-from replicator.records.types import Mode, Policy, WaitFor, WriteMode
+from replicator.records.types import Mode, Policy, Timing, WaitFor, WriteMode
 from replicator.testing.cluster import Running, SimNode
 from replicator.testing.loop import SimLoop
+from replicator.testing.timings import LONG_LEASES, draw_change
 
 _POLL_S = 0.05
 _MODES = (Mode.SYNC, Mode.SYNC, Mode.SYNC, Mode.ASYNC)
@@ -79,6 +81,19 @@ class Operator:
             what = f"set policy {policy.write} {policy.wait_for} {policy.quorum or ''}".rstrip()
             self._ask(leader, what, partial(_set_policy, leader, policy))
 
+    def lengthen_leases(self) -> None:
+        self._change_timing(lambda present: LONG_LEASES)
+
+    def change_timing(self) -> None:
+        """To shorter leases, if they are long."""
+        self._change_timing(lambda present: draw_change(self._rng, present))
+
+    def _change_timing(self, draw: Callable[[Timing], Timing]) -> None:
+        leader = self._leader()
+        if leader is not None:
+            timing = draw(leader.node.timing)
+            self._ask(leader, f"change to {timing}", partial(_change_timing, leader, timing))
+
     def transfer_leadership(self, node: SimNode) -> None:
         """Ask the leader to transfer leadership to `node`."""
         leader = self._leader()
@@ -126,6 +141,10 @@ async def _set_mode(leader: Running, node: NodeId, mode: Mode) -> None:
 
 async def _set_policy(leader: Running, policy: Policy) -> None:
     leader.node.membership_changes.set_policy(policy)
+
+
+async def _change_timing(leader: Running, timing: Timing) -> None:
+    leader.node.timing_changes.change(asdict(timing))
 
 
 async def _add_member(leader: Running, node: SimNode) -> None:

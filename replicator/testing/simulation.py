@@ -13,9 +13,8 @@ from pathlib import Path
 
 from replicator.errors import ReplicatorError
 from replicator.node.health import NodeState
-from replicator.protocol.timing import MAX_DRIFT, Timing
 from replicator.records.codec import RecordCodec
-from replicator.records.types import WriteMode
+from replicator.records.types import Timing, WriteMode
 from replicator.testing import faults as fault_plans
 from replicator.testing.broker import Broker
 from replicator.testing.checks import leases, levels, linear, replicas, writes
@@ -27,6 +26,7 @@ from replicator.testing.loop import SimLoop, Stuck
 from replicator.testing.nemesis import FAULT_EVENTS, Nemesis
 from replicator.testing.observer import Observer
 from replicator.testing.operator import Operator
+from replicator.testing.timings import draw_timing
 
 SET_UP_S = 3.0  # virtual
 SETTLE_S = 30.0  # virtual: after the last fault, until there is one leader and all nodes have caught up
@@ -40,7 +40,7 @@ class SimulationPlan:
     seed: int
     steps: int = 4000  # callbacks that run before the faults end
     nodes: int = 3
-    timing: Timing | None = None  # None: drawn
+    timing: Timing | None = None  # of all nodes' configs; None: drawn, usually a different one for each node
     writes: WriteMode | None = None  # the write mode for most of the time; None: drawn
 
     @property
@@ -90,10 +90,10 @@ class _Simulation:
         self._on_trace = on_trace
         self._hash = hashlib.sha256()
         self.broker = Broker(self.loop, rng, fault_plans.draw(rng, tuple(FAULT_EVENTS)), self.trace)
-        timing = plan.timing or _draw_timing(rng)
         names = [f"n{i + 1}" for i in range(plan.nodes)]
         peers: dict[str, SimNode] = {}
         for priority, name in enumerate(names):
+            timing = plan.timing or draw_timing(rng)
             peers[name] = SimNode(name, priority, folder / name, self.broker, timing, peers)
         self.nodes = list(peers.values())
         self.observer = Observer(self.loop.time, self.trace)
@@ -106,10 +106,9 @@ class _Simulation:
             SimClient(f"c{i}", keys, self.nodes, self.loop, rng, self.history, self.trace)
             for i in range(rng.choice((2, 5)))
         ]
-        self.trace(f"{timing}")
         self.trace(f"{self.broker.faults}")
         for node in self.nodes:
-            self.trace(f"{node.name}: clock runs at {node.clock.rate:.4f}")
+            self.trace(f"{node.name}: clock runs at {node.clock.rate:.4f}, configured with {node.timing}")
 
     def trace(self, what: str) -> None:
         line = f"{self.loop.time():12.6f}  {what}"
@@ -209,20 +208,4 @@ class _Simulation:
 def _took_effect(history: History, canonical: Canonical) -> frozenset[str]:
     return frozenset(
         it.name for it in history.operations if it.kind is not OperationKind.READ and it.name in canonical.written
-    )
-
-
-def _draw_timing(rng: random.Random) -> Timing:
-    """The defaults, or the shortest election timeout allowed, with little or no step by priority."""
-    if rng.random() < 0.3:
-        return Timing(answer_ms=1500)
-    lease_ms = rng.choice((300, 600))
-    return Timing(
-        heartbeat_ms=lease_ms // rng.choice((2, 4)),
-        lease_ms=lease_ms,
-        election_ms=round(lease_ms * (1 + MAX_DRIFT) + 0.5),
-        step_ms=rng.choice((0, 20)),
-        jitter_ms=rng.choice((5, 50)),
-        answer_ms=1500,
-        follower_lease_ms=min(500, lease_ms),
     )
