@@ -463,15 +463,6 @@ def tokens_cover_only_writes() -> AbstractContextManager[object]:
     return patch.object(Node, "token", token)
 
 
-def elections_are_shorter_than_follower_leases() -> AbstractContextManager[object]:
-    """A new leader does not know which replica was removed from the sync members, and may still answer reads."""
-
-    def candidacy_ms(timing: Timing, rank: int, random: float) -> float:
-        return timing_rules.old_lease_ms(timing.lease_ms) + rank * timing.step_ms + random * timing.jitter_ms
-
-    return patch("replicator.node.election.candidacy_ms", candidacy_ms)
-
-
 def refused_announcements_are_not_withdrawn() -> AbstractContextManager[object]:
     """Keys stay suspended for a write that will never be written."""
     return patch.object(Announcement, "withdraw_unwritten", lambda self: None)

@@ -46,7 +46,7 @@ class SimClient:
         self._think_ms = rng.choice(_THINK_MS)
         self._connections: dict[str, tuple[Running, SimConnection]] = {}  # by node
         self._names = (f"{name}.{number}" for number in itertools.count())
-        self._reads_only = rng.random() < 0.4  # linearizable, from any node: they detect forbidden values
+        self._reads_only = rng.random() < 0.4  # the current values, from any node: they detect forbidden ones
         self.token = Token("", BEFORE_LOG)  # of the session
         self.stopping = False
 
@@ -56,7 +56,7 @@ class SimClient:
             await self._think()
             if self.stopping:
                 return
-            await (self._read() if self._reads_only else self._rng.choice(_ACTIONS)(self))
+            await self._rng.choice(_READING if self._reads_only else _ACTIONS)(self)
 
     async def write_any(self) -> Request | None:
         """None: no node leads."""
@@ -85,7 +85,7 @@ class SimClient:
         node = self._find(anywhere=level is not None)
         if node is None:
             return
-        if self._rng.random() < 0.4:
+        if self._rng.random() < 0.2:
             await self.read_all(node, level)
         else:
             await self.ask(self._request(node, [[b"GET", self._key()]], level))
@@ -249,6 +249,7 @@ class SimClient:
 
 Action = Callable[[SimClient], Coroutine[Any, Any, None]]
 
+_READING: Sequence[Action] = (*(SimClient._read,) * 6, SimClient._change_nothing)
 _ACTIONS: Sequence[Action] = (
     *(SimClient._read,) * 4,
     *(SimClient._write,) * 3,

@@ -1,4 +1,4 @@
-"""Once the faults have ended, a leader takes writes, and every node that serves answers reads of every level."""
+"""Once the faults have ended, every node that serves answers reads of every level, and a leader takes writes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from replicator.node.health import NodeState
+from replicator.position import Token
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level, LevelKind
 from replicator.testing.clients import SimClient
 from replicator.testing.cluster import SimNode
@@ -18,25 +19,22 @@ _PAUSE_S = 0.1
 _BOUND_MS = 500
 
 
-async def refused_for_good(nodes: Sequence[SimNode], new_client: Callable[[str], SimClient]) -> list[str]:
-    """Repeat each request until it is granted. Returns what is still refused after `RECOVERY_S`."""
-    writer = new_client("last")
-    refused = await _repeat(writer.write_any)
+async def refused_for_good(nodes: Sequence[SimNode], new_client: Callable[[str], SimClient], token: Token) -> list[str]:
+    """Repeat each request until it is granted. Returns what is still refused after `RECOVERY_S`.
+
+    The write comes last, as it may resume what else would be refused for good. `token`: of a client.
+    """
     serving = [it for it in nodes if it.life is not None and it.life.node.state is NodeState.SERVING]
-    reading = [_read_at_every_level(new_client(f"last.{it.name}"), it, writer) for it in serving]
-    return [*refused, *(it for refusals in await asyncio.gather(*reading) for it in refusals)]
+    reading = [_read_at_every_level(new_client(f"last.{it.name}"), it, token) for it in serving]
+    refused = [it for refusals in await asyncio.gather(*reading) for it in refusals]
+    return refused + await _repeat(new_client("last").write_any)
 
 
-async def _read_at_every_level(reader: SimClient, node: SimNode, writer: SimClient) -> list[str]:
-    refused = []
-    for level in (
-        EVENTUAL,
-        Level(LevelKind.BOUNDED, _BOUND_MS),
-        Level(LevelKind.SESSION, token=writer.token),
-        LINEARIZABLE,
-    ):
-        refused += await _repeat(partial(reader.read_all, node, level))
-    return refused
+async def _read_at_every_level(client: SimClient, node: SimNode, token: Token) -> list[str]:
+    levels = [EVENTUAL, LINEARIZABLE, Level(LevelKind.BOUNDED, _BOUND_MS)]
+    if token.timeline:
+        levels.append(Level(LevelKind.SESSION, token=token))
+    return [it for level in levels for it in await _repeat(partial(client.read_all, node, level))]
 
 
 async def _repeat(ask: Callable[[], Coroutine[Any, Any, Request | None]]) -> list[str]:

@@ -165,7 +165,8 @@ class _Simulation:
             assert node.life is not None
             node.life.link.heal()
         await asyncio.wait(requesting)
-        problems.extend(await self._settle() or await refused_for_good(self.nodes, self._new_client))
+        token = max((client.token for client in self.clients), key=lambda token: token.offset)
+        problems.extend(await self._settle() or await refused_for_good(self.nodes, self._new_client, token))
         await setting_up
         for node in self.nodes:
             await self.nemesis.kill(node)

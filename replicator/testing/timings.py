@@ -17,8 +17,7 @@ def draw_timing(rng: random.Random) -> Timing:
     if rng.random() < 0.3:
         return Timing()
     lease_ms = rng.choice((300, 600))
-    follower_lease_ms = rng.choice((min(500, lease_ms), 800))
-    return _timing(rng, lease_ms, follower_lease_ms, max(lease_ms, follower_lease_ms))
+    return _timing(rng, lease_ms, min(500, lease_ms), lease_ms)
 
 
 def draw_change(rng: random.Random, present: Timing) -> Timing:
