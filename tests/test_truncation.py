@@ -18,10 +18,9 @@ from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.acceptance import judge
 from replicator.protocol.levels import LINEARIZABLE
 from replicator.protocol.log_state import LogState
-from replicator.protocol.timing import Timing
 from replicator.protocol.verification import verify
 from replicator.records.chain import link
-from replicator.records.types import VERSION, Claim, Header, Heartbeat, Reason, Record
+from replicator.records.types import VERSION, Claim, Header, Heartbeat, Reason, Record, Timing
 from tests.memory_cluster import MemoryCluster, RunningNode, until
 
 

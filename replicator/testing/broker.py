@@ -112,6 +112,8 @@ class Link:
 
 
 class SimLog:
+    reconnections = 0  # no leader of the partition lacks what another one had
+
     def __init__(self, link: Link) -> None:
         self._link = link
         self._broker = link.broker
