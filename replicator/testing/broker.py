@@ -145,7 +145,7 @@ class SimLog:
             broker.later(arrival_ms, self._append, payloads, answer, fault is not AppendFault.UNANSWERED)
         if fault is AppendFault.TWICE:
             broker.later(
-                arrival_ms + rng.choice((0.0, 1.0, _LATE_MS)) * rng.random(), self._append, payloads, answer, True
+                arrival_ms + rng.choice((0.0, 1.0, _LATE_MS)) * rng.random(), self._append, payloads, answer, False
             )
         broker.later(TIMEOUT_MS, deliver, answer, AppendOutcomeUnknown("the broker did not answer in time"))
         return await answer
