@@ -25,8 +25,8 @@ LEADER_CHECK_MS = 2_000  # between two lookups without a failure: a former leade
 # The node
 
 NODE_RETRY_MS = 500  # after Kafka did not answer, or the disk was full
-END_CHECK_MS = 500  # between two questions for the end of a log that seems to lack what the node has read
-LOST_TAIL_MS = 30_000  # until such a tail counts as lost: Kafka's default of `replica.lag.time.max.ms`
+END_CHECK_MS = 500  # between two requests for the end of a log that may be truncated
+TRUNCATED_MS = 30_000  # after which it counts as truncated: Kafka's default of `replica.lag.time.max.ms`
 RESOLVE_RETRY_MS = 50  # after the first claim of a leader that resolves an append; doubled after each further one
 MAX_RESOLVE_RETRY_MS = 400
 ELIGIBLE_POLL_MS = 10  # until the node may start elections

@@ -97,7 +97,7 @@ def _restarted(log: tuple[Timing | None, ...]) -> LeaderModel:
 
 def _tick_later(state: ModelState) -> ModelState:
     log, leader, replica = state
-    timing = leader.timing._replace(read_ms=max(leader.timing.read_ms - 1, LONG_AGO))
+    timing = leader.timing._replace(since_ms=max(leader.timing.since_ms - 1, LONG_AGO))
     return ModelState(
         log,
         LeaderModel(timing, leader.leads, max(leader.started - 1, LONG_AGO), max(0.0, leader.write_from - 1)),

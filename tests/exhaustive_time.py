@@ -159,7 +159,7 @@ class Model:
 
     def possible_timings(self, node: NodeModel) -> Iterator[int]:
         """The numbers of the timings that this leader may append."""
-        is_first = node.timing.read_ms == inf
+        is_first = node.timing.since_ms == inf
         for number, timing in enumerate(TIMINGS if self.changes else ()):
             if is_first:
                 if timing == node.timing.former:  # that of its config
@@ -270,7 +270,7 @@ class Model:
         return node._replace(
             lease=Lease(None if start is None or start - 1 <= oldest else start - 1, max(0.0, serve - 1)),
             heard=max(node.heard - 1, -self._slowest.election_ms),
-            timing=_settled(node.timing._replace(read_ms=node.timing.read_ms - 1)) if self.changes else node.timing,
+            timing=_settled(node.timing._replace(since_ms=node.timing.since_ms - 1)) if self.changes else node.timing,
             append=append and append._replace(sent=max(append.sent - 1, oldest)),
             claimed=None if claimed is None else max(claimed - 1, oldest),
         )

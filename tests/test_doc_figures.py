@@ -11,7 +11,7 @@ import pytest
 from replicator import limits
 from replicator.client import Client
 from replicator.config import load
-from replicator.intervals import AUTH_TIMEOUT_S, BARRIER_PAUSE_MS, CHECKPOINT_MS, HTTP_TIMEOUT_S
+from replicator.intervals import AUTH_TIMEOUT_S, BARRIER_PAUSE_MS, CHECKPOINT_MS, HTTP_TIMEOUT_S, TRUNCATED_MS
 from replicator.protocol.timing import MAX_DRIFT, Timeouts
 from replicator.records.types import Timing
 from replicator.store.keys import encode_key
@@ -39,6 +39,8 @@ FIGURES = [
     ("README.md", "one transaction {}", bytes_text(limits.MAX_RECORD_BYTES)),
     ("README.md", "at most {} arguments", f"{limits.MAX_WRITE_ITEMS:,}"),
     ("README.md", "at most {} entries", f"{limits.MAX_CHANGES:,}"),
+    ("docs/leadership.md", "still ends before it after {}", duration(TRUNCATED_MS)),
+    ("docs/modes.md", "hash with {} or more fields", f"{limits.FLUSH_ENTRIES:,}"),
     ("README.md", "more than {}. Split", duration(limits.MAX_EXEC_MS)),
     ("README.md", "no more than {} keys", f"{limits.MAX_SCAN_COUNT:,}"),
     ("README.md", "1 to {}", bytes_text(limits.ONCE_ID_BYTES)),

@@ -101,7 +101,7 @@ def test_a_process_that_starts_does_not_know_when_the_timing_has_changed() -> No
 
 def test_without_a_record_there_are_no_leases_of_this_timing_but_others_may_be_held() -> None:
     state = TimingState.opened(LoggedTiming(), LONG, now_ms=5_000)
-    assert (state.current.lease_ms, state.current.follower_lease_ms, state.read_ms) == (0, 0, inf)
+    assert (state.current.lease_ms, state.current.follower_lease_ms, state.since_ms) == (0, 0, inf)
     assert state.current.election_ms == LONG.election_ms
     assert state.longest_lease_ms(1e9) == 2_000
     assert state.read(SHORT, now_ms=6_000).former_left_ms(6_000) == 0

@@ -256,7 +256,7 @@ async def test_a_log_without_the_last_accepted_record_is_reported_at_once_and_fa
     await until(lambda: again.node.leads)
     await again.stop()
     cluster.log.truncate(again.machine.state.leader_offset)
-    monkeypatch.setattr(checked_reader, "LOST_TAIL_MS", 50)
+    monkeypatch.setattr(checked_reader, "TRUNCATED_MS", 50)
     assert "Kafka has truncated it" in await damage_of(await cluster.start("n1"))
 
 
@@ -264,7 +264,7 @@ async def test_a_leader_whose_last_committed_record_is_lost_with_an_append_fails
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checked_reader, "END_CHECK_MS", 10)
-    monkeypatch.setattr(checked_reader, "LOST_TAIL_MS", 50)
+    monkeypatch.setattr(checked_reader, "TRUNCATED_MS", 50)
     log = CrashingLog()
     cluster = MemoryCluster(tmp_path, log=log)
     leader = await cluster.start("n1")

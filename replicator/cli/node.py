@@ -48,7 +48,7 @@ def run(
     """Run a node in the foreground until SIGTERM, for instance in a container.
 
     Each setting can also be in the file, or in the environment as REPLICATOR_NODE_ID, REPLICATOR_NODE_PASSWORD,
-    REPLICATOR_KAFKA_BOOTSTRAP, REPLICATOR_KAFKA_SECURITY_PROTOCOL, REPLICATOR_TIMING_LEASE_MS, ….
+    REPLICATOR_KAFKA_BOOTSTRAP, REPLICATOR_KAFKA_SECURITY_PROTOCOL, REPLICATOR_TIMING_READ_MS, ….
 
     Example: replicator node run --id n1 --cluster shop --bootstrap kafka:9092 --dir /var/lib/replicator
     """

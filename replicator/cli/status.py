@@ -18,11 +18,16 @@ from rich.table import Table
 from replicator.cli import options
 from replicator.cli.output import console, print_json, print_json_line
 from replicator.local.admin_client import ClusterAdmin, find_cluster
-from replicator.local.status import FAILED, LEADING_ROLES, SERVING, UNREACHABLE
+from replicator.local.status import FAILED, LEADING_ROLES, REPLACED, SERVING, UNREACHABLE
 from replicator.local.summary import ClusterSummary, summarise
 from replicator.records.types import Policy, Timing, WaitFor, WriteMode
 
-STATE_COLOURS = {SERVING: "green", "catching up": "yellow", "waiting": "yellow", FAILED: "red", UNREACHABLE: "red"}
+STATE_COLOURS = {
+    SERVING: "green",
+    "catching up": "yellow",
+    "waiting": "yellow",
+    **dict.fromkeys((FAILED, REPLACED, UNREACHABLE), "red"),
+}
 REFRESH_S = 0.5
 
 

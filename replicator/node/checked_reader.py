@@ -11,12 +11,12 @@ import asyncio
 from collections.abc import Sequence
 
 from replicator.errors import LogTrimmed
-from replicator.intervals import END_CHECK_MS, LOST_TAIL_MS
+from replicator.intervals import END_CHECK_MS, TRUNCATED_MS
 from replicator.log.port import Entry, Log, Reader
 from replicator.node.clock import Clock
 from replicator.node.replica import Replica
 from replicator.position import Offset
-from replicator.protocol.verification import past_differs, truncated
+from replicator.protocol.verification import is_truncated, past_differs, truncated
 
 
 class CheckedReader:
@@ -56,7 +56,7 @@ class CheckedReader:
             self._go_back()
 
     async def _next_or_end(self) -> Sequence[Entry]:
-        """Also raises `LogDamage` if the log ends before what this node has read, for `LOST_TAIL_MS`."""
+        """Also raises `LogDamage` if the log ends before what this node has read, for `TRUNCATED_MS`."""
         since_ms: float | None = None
         while True:
             try:
@@ -64,11 +64,11 @@ class CheckedReader:
                     return await self._reader.next()
             except TimeoutError:
                 state, now_ms, end = self._replica.state, self._clock.elapsed_ms(), await self._log.end()
-            if end > state.leader_offset:
+            if not is_truncated(state, end):
                 since_ms = None
             elif since_ms is None:
                 since_ms = now_ms
-            elif now_ms - since_ms >= LOST_TAIL_MS:
+            elif now_ms - since_ms >= TRUNCATED_MS:
                 raise truncated(state, end)
 
     def _go_back(self) -> None:

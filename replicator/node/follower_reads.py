@@ -61,7 +61,7 @@ class FollowerReads:
         context = self._context
         if context.author not in local_readers(context.replica.machine.meta.membership):
             return False
-        return context.clock.elapsed_ms() <= self.index.lease_until_ms
+        return context.clock.elapsed_ms() < self.index.lease_until_ms
 
     async def keep_lease(self) -> None:
         """Run until cancelled: while this replica reads locally, ask for the index often enough for its lease."""

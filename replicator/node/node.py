@@ -28,7 +28,7 @@ from replicator.node.status import NodeStatus, node_status
 from replicator.node.timing import TimingChanges, log_ignored
 from replicator.node.transfer import LeadershipTransfer
 from replicator.position import NodeId, Offset, Token
-from replicator.protocol.verification import truncated
+from replicator.protocol.verification import is_truncated, truncated
 from replicator.records.types import Member, Membership, Timing
 from replicator.store.view import View
 
@@ -109,7 +109,7 @@ class Node:
         while True:
             try:
                 end = await context.log.end()
-                if end > context.replica.state.leader_offset or not context.replica.state.timeline:
+                if not is_truncated(context.replica.state, end):
                     break
                 health.blocked(truncated(context.replica.state, end))  # if it stays so, the reader fails
             except BrokerUnavailable as error:

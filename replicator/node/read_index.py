@@ -14,6 +14,7 @@ from replicator.errors import ReplicatorError, Stale
 from replicator.node.context import NodeContext
 from replicator.node.index_source import IndexAnswer, IndexSource
 from replicator.position import Offset
+from replicator.protocol.lease import follower_lease_until_ms
 from replicator.store.view import View
 
 T = TypeVar("T")
@@ -50,7 +51,9 @@ class ReadIndex:
         self._next: _Round | None = None  # of the reads that wait for the next request
         self._tasks: set[asyncio.Task[None]] = set()
         self.fresh_ms = -inf  # the latest time as of which the store is known to have all committed records
-        self.lease_until_ms = -inf  # no write that this store lacks is confirmed before, without its ack or its lease
+        self.lease_until_ms = (
+            -inf
+        )  # until then, no write is confirmed that this store lacks, unless this replica acked it
 
     @property
     def age_ms(self) -> float:
@@ -107,8 +110,8 @@ class ReadIndex:
         _end(joined.answered, answer)
         await context.replica.applied(answer.offset)
         self.fresh_ms = max(self.fresh_ms, answer.asked_ms)
-        lease_ms = min(context.timing.follower_lease_ms, answer.lease_ms)
-        self.lease_until_ms = max(self.lease_until_ms, answer.asked_ms + lease_ms)
+        until_ms = follower_lease_until_ms(answer.asked_ms, context.timing.follower_lease_ms, answer.lease_ms)
+        self.lease_until_ms = max(self.lease_until_ms, until_ms)
         _end(joined.reached, self._view())
 
 

@@ -34,5 +34,5 @@ CLAIM_RULES: Mapping[Reason, Callable[[LogState, Header, Claim], Void | None]] =
 }
 """Why a claim of the next epoch is void (None: it is accepted). The docstrings are the table in docs/leadership.md."""
 
-CLAIMS_OVER_UNREAD = frozenset({Reason.RESOLVE, Reason.HANDOVER, Reason.FORCE})
+CLAIMS_OVER_UNREAD = frozenset(reason for reason, rule in CLAIM_RULES.items() if rule is not _by_candidate)
 """Reasons of claims that may be accepted although their author had not read all records before them."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from replicator.protocol.timing import MAX_DRIFT
+from replicator.protocol.timing import old_lease_ms
 from replicator.records.types import Reason
 
 
@@ -45,5 +45,13 @@ class Lease(NamedTuple):
 
         `lease_ms`: the longest lease that any node may hold.
         """
-        wait_ms = lease_ms * (1 + MAX_DRIFT) if reason is Reason.FORCE else 0.0
+        wait_ms = old_lease_ms(lease_ms) if reason is Reason.FORCE else 0.0
         return Lease(sent_ms, max(self.serve_from_ms, read_ms + wait_ms))
+
+
+def follower_lease_until_ms(asked_ms: float, follower_lease_ms: float, leader_lease_left_ms: float) -> float:
+    """When the lease of a replica ends that asked for the read index at `asked_ms`, and has applied it.
+
+    It rests on the leader's answer, so it must not outlast the leader's lease. After a barrier that is no limit (inf).
+    """
+    return asked_ms + min(follower_lease_ms, leader_lease_left_ms)

@@ -55,8 +55,14 @@ def with_registration(membership: Membership, member: Member, replaces: int, lea
         )
     if registered(membership, member.node) not in (member.incarnation, replaces):
         if known is None:
-            raise BadRequest(f"{member.node} was removed meanwhile")
-        raise BadRequest(f"another process has registered as {member.node}{where}")
+            raise BadRequest(
+                f"{member.node} was removed after this process had read the membership: it asks again once it has read "
+                "that"
+            )
+        raise BadRequest(
+            f"another process has registered as {member.node}{where}: stop the one that should not run. This one asks "
+            "again, or stops as replaced, once it has read that"
+        )
     return with_member(membership, replace(member, mode=known.mode) if known else member)
 
 

@@ -73,7 +73,7 @@ class TimingState(NamedTuple):
 
     current: Timing
     former: Timing | None  # of which leases may still be held
-    read_ms: float  # when this process read the record of `current`, or started with it; inf: there is no record yet
+    since_ms: float  # when this process read the record of `current`, or started with it; inf: there is no record yet
 
     @staticmethod
     def opened(logged: LoggedTiming, configured: Timing, now_ms: float) -> TimingState:
@@ -90,7 +90,7 @@ class TimingState(NamedTuple):
         """How long leases of the former timing may still be held; 0: they have expired."""
         if self.former is None:
             return 0.0
-        return max(0.0, self.read_ms + old_lease_ms(longest_lease_ms(self.former)) - now_ms)
+        return max(0.0, self.since_ms + old_lease_ms(longest_lease_ms(self.former)) - now_ms)
 
     def longest_lease_ms(self, now_ms: float) -> int:
         """The longest lease that any node may hold now."""
@@ -152,7 +152,7 @@ def longest_lease_ms(timing: Timing) -> int:
     return max(timing.lease_ms, timing.follower_lease_ms)
 
 
-def old_lease_ms(lease_ms: int) -> float:
+def old_lease_ms(lease_ms: float) -> float:
     """The longest that another node's lease which began before now may last, by this node's clock."""
     return round(lease_ms * (1 + MAX_DRIFT), 3)
 

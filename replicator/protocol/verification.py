@@ -48,6 +48,11 @@ def check_appended(state: LogState, base: Offset) -> None:
         raise truncated(state, base)
 
 
+def is_truncated(state: LogState, end: Offset) -> bool:
+    """Whether a log that ends before `end` lacks the last record that was accepted."""
+    return end <= state.leader_offset
+
+
 def truncated(state: LogState, end: Offset) -> LogDamage:
     """The log ends, or ended, before `end`, and lacks what was read."""
     return LogDamage(
@@ -59,8 +64,8 @@ def truncated(state: LogState, end: Offset) -> LogDamage:
 def past_differs(offset: Offset) -> LogDamage:
     return LogDamage(
         f"the log holds another record at offset {offset} than the one that this node has read or written there: Kafka "
-        "has lost the end of the log, and it has grown again. Restore the data of the brokers, or start this node "
-        "from a snapshot of an earlier offset"
+        "has lost the end of the log, and others have appended since. Restore the data of the brokers, or start this "
+        "node from a snapshot of an earlier offset"
     )
 
 
