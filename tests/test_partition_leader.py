@@ -108,6 +108,20 @@ async def test_an_end_below_a_known_one_is_asked_of_the_new_leader(brokers: list
         assert await log.end() == 3
 
 
+async def test_a_later_leader_with_fewer_records_is_believed(brokers: list[FakeBroker]) -> None:
+    """Kafka has lost them: the nodes that have read them must not wait for them to come back."""
+    _, new, other = brokers
+    async with open_log(brokers) as log:
+        for payload in (b"a", b"b", b"c"):
+            await log.append([payload])
+        new.add(b"a")
+        elect([new, other], leader=new, epoch=2)
+        await log._lookup.find()
+        async with asyncio.timeout(QUICK.offsets_timeout_ms / 1000):
+            assert await log.end() == 1
+            assert await log.end() == 1
+
+
 async def test_an_empty_answer_below_a_known_end_makes_the_reader_look_for_the_leader(
     brokers: list[FakeBroker],
 ) -> None:

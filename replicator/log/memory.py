@@ -54,6 +54,10 @@ class MemoryLog:
         self._appended.set()
         self._appended = asyncio.Event()
 
+    @property
+    def reconnections(self) -> int:
+        return self.truncations
+
     def reader(self, start: Offset) -> MemoryReader:
         return MemoryReader(self, start)
 

@@ -67,6 +67,14 @@ class Log(Protocol):
         """
         ...
 
+    @property
+    def reconnections(self) -> int:
+        """How often an append was sent to another leader than the one before, up to the last append that returned.
+
+        Once it has changed, the offset of an append does not show what precedes it, as for `Reader.reconnections`.
+        """
+        ...
+
     def reader(self, start: Offset) -> Reader: ...
 
     async def start(self) -> Offset:

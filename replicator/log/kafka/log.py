@@ -22,7 +22,7 @@ from replicator.log.kafka.partition import (
     RequestLost,
     encode_batch,
 )
-from replicator.log.kafka.partition_leader import LeaderLookup
+from replicator.log.kafka.partition_leader import NO_EPOCH, LeaderLookup
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.log.kafka.topic import wal_topic
 from replicator.log.kafka.topic_monitor import TopicMonitor
@@ -59,7 +59,8 @@ class KafkaLog:
         self._appender = PartitionClient(self._lookup, options.append_timeout_ms)
         self._lister = PartitionClient(self._lookup, options.offsets_timeout_ms)
         self._shared_end = SharedRequest(self._request_end)
-        self._known_end = Offset(0)  # above every append known to have succeeded; never decreases
+        self._known_end = Offset(0)  # the leader of `_known_epoch` has all entries below it
+        self._known_epoch = NO_EPOCH
 
     @classmethod
     async def open(
@@ -104,8 +105,12 @@ class KafkaLog:
         if base < self._known_end:  # the log has lost entries, or is another one
             with contextlib.suppress(BrokerUnavailable):
                 await self._monitor.verify()
-        self._known_end = max(self._known_end, Offset(base + len(payloads)))
+        self._note_end(Offset(base + len(payloads)), self._appender.leader_epoch)
         return base
+
+    @property
+    def reconnections(self) -> int:
+        return self._appender.leader_changes
 
     def reader(self, start: Offset) -> KafkaReader:
         options = self._options
@@ -135,16 +140,29 @@ class KafkaLog:
         await asyncio.gather(self._monitor.close(), self._lookup.close())
 
     async def _request_end(self) -> Offset:
-        known = self._known_end
-        end = await list_offset_with_retry(self._lister, LATEST, self._options.offsets_timeout_ms, known=known)
+        known, epoch = self._known_end, self._known_epoch
+        end = await list_offset_with_retry(
+            self._lister, LATEST, self._options.offsets_timeout_ms, known=known, known_epoch=epoch
+        )
         if end < known:
             await self._monitor.verify()
-            raise BrokerUnavailable(
-                f"the broker reports {end} as the end of the log, but the end was {known} before: "
-                "try again when the leader of the partition is available"
-            )
-        self._known_end = max(self._known_end, end)
+            if self._lister.leader_epoch <= epoch:
+                raise BrokerUnavailable(
+                    f"the broker reports {end} as the end of the log, but the end was {known} before: "
+                    "try again when the leader of the partition is available"
+                )
+        self._note_end(end, self._lister.leader_epoch)
         return end
+
+    def _note_end(self, end: Offset, epoch: int) -> None:
+        """A later leader may have fewer entries: Kafka has lost the others, and readers notice whether they read them.
+
+        It reports no end before it knows which entries all in-sync replicas have (KIP-207).
+        """
+        if epoch > self._known_epoch:
+            self._known_epoch, self._known_end = epoch, end
+        elif epoch == self._known_epoch:
+            self._known_end = max(self._known_end, end)
 
 
 class KafkaReader:

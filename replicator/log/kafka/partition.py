@@ -24,7 +24,7 @@ from aiokafka.record.memory_records import MemoryRecords
 
 from replicator.errors import BrokerUnavailable, ReplicatorError
 from replicator.log.kafka.failure_text import describe_failure
-from replicator.log.kafka.partition_leader import PARTITION, LeaderLookup, PartitionLeader
+from replicator.log.kafka.partition_leader import NO_EPOCH, PARTITION, LeaderLookup, PartitionLeader
 from replicator.log.port import Entry
 from replicator.position import Offset
 
@@ -118,6 +118,11 @@ class PartitionClient:
         self._connection: AIOKafkaConnection | None = None
         self._leader: PartitionLeader | None = None  # of the last connection
         lookup.subscribe(self._leave_former_leader)
+
+    @property
+    def leader_epoch(self) -> int:
+        """Of the leader that has answered the last request."""
+        return NO_EPOCH if self._leader is None else self._leader.epoch
 
     async def produce(self, batch: bytes, *, acks: int) -> Offset:
         """Append one encoded batch. Returns the offset of its first record."""

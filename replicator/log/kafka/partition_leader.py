@@ -144,7 +144,7 @@ class LeaderLookup:
         until_s = loop.time() + LEADER_LOOKUP_MS / 1000
         answers: list[MetadataAnswer] = []
         failures: list[str] = []
-        pending = {asyncio.create_task(self._ask(broker)) for broker in brokers}
+        pending = {asyncio.create_task(self._ask(broker)) for broker in sorted(brokers, key=str)}
         try:
             while pending:
                 done, pending = await asyncio.wait(
