@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
-from replicator.errors import Loading, LogDamage
-from replicator.log.memory import MemoryLog
+from replicator.errors import Loading, LogDamage, ReplicatorError
+from replicator.log.memory import MemoryLog, MemoryReader
 from replicator.log.port import AppendOutcomeUnknown
 from replicator.node import checked_reader
 from replicator.node.health import NodeState
@@ -17,6 +18,7 @@ from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.acceptance import judge
 from replicator.protocol.levels import LINEARIZABLE
 from replicator.protocol.log_state import LogState
+from replicator.protocol.timing import Timing
 from replicator.protocol.verification import verify
 from replicator.records.chain import link
 from replicator.records.types import VERSION, Claim, Header, Heartbeat, Reason, Record
@@ -90,6 +92,55 @@ async def test_a_store_beyond_the_end_of_the_log_fails(cluster: MemoryCluster) -
     assert "truncated" in await damage_of(follower)
 
 
+async def test_a_node_does_not_serve_before_its_store_is_compared(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    await write(cluster, leader, b"a")
+    await leader.stop()
+    with patch.object(MemoryReader, "next", side_effect=asyncio.Event().wait) as reading:
+        again = await cluster.start("n1")
+        await until(lambda: reading.called)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert again.node.state is NodeState.CATCHING_UP
+        await again.stop()
+
+
+async def test_a_leader_that_does_not_find_its_last_append_fails(cluster: MemoryCluster) -> None:
+    """Its offset was not the expected one, and Kafka loses it before the leader has read so far."""
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    kept = await write(cluster, leader, b"a")
+    genuine = cluster.log.append
+
+    async def append(payloads: Sequence[bytes]) -> Offset:
+        cluster.log.append_now([b"not a record"])
+        base = await genuine(payloads)
+        cluster.log.truncate(Offset(kept + 1))
+        cluster.log.append_now([b"not a record"] * (base - kept + 1))
+        return base
+
+    with patch.object(cluster.log, "append", append):
+        assert "has read or written there" in await damage_of(leader)
+
+
+async def test_a_store_that_has_read_lost_entries_without_records_fails_as_well(cluster: MemoryCluster) -> None:
+    """Its last record is still there, so the comparison finds nothing, and no other node writes."""
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    follower = await cluster.start("n2", priority=1)
+    kept = await write(cluster, leader, b"a")
+    await leader.stop()
+    end = await cluster.log.end()
+    cluster.log.append_now([b"not a record"] * 2)
+    await cluster.caught_up()
+    assert follower.machine.state.leader_offset >= kept and not follower.node.leads
+    await follower.stop()
+    cluster.log.truncate(end)
+    again = await cluster.start("n2", priority=1)
+    assert "Kafka has" in await damage_of(again)
+
+
 async def test_a_leader_whose_next_record_gets_an_earlier_offset_fails(cluster: MemoryCluster) -> None:
     leader = await cluster.start("n1")
     await cluster.leader()
@@ -97,6 +148,24 @@ async def test_a_leader_whose_next_record_gets_an_earlier_offset_fails(cluster: 
     await write(cluster, leader, b"b", b"c", b"d")
     cluster.log.truncate(Offset(kept + 1))
     assert "truncated" in await damage_of(leader)
+
+
+async def test_a_leader_whose_next_record_gets_the_expected_offset_fails_if_the_log_was_lost_and_has_grown(
+    tmp_path: Path,
+) -> None:
+    cluster = MemoryCluster(tmp_path, Timing(heartbeat_ms=30_000, lease_ms=60_000, election_ms=90_000, sync_ms=60_000))
+    leader = await cluster.start("n1")
+    await cluster.leader()
+    kept = await write(cluster, leader, b"a")
+    lost = await write(cluster, leader, b"b", b"c", b"d")
+    cluster.log.truncate(Offset(kept + 1))
+    cluster.log.append_now([b"not a record"] * (lost - kept))
+    writing = asyncio.create_task(leader.write(b"e", b"s"))
+    assert "Kafka has lost the end of the log" in await damage_of(leader)
+    with pytest.raises(ReplicatorError):
+        await writing
+    assert leader.node.lease_left_ms == 0
+    await cluster.stop()
 
 
 async def test_a_node_that_had_read_none_of_the_lost_records_goes_on(cluster: MemoryCluster) -> None:
@@ -155,6 +224,7 @@ def test_the_log_that_was_read_passes(state: LogState, offset: int, record: Reco
         (CLAIMED, 0, CLAIM._replace(body=Claim(N2, Epoch(1), Offset(-1), Reason.FIRST))),
         (CLAIMED, 0, CLAIM._replace(encoded_body=b"another claim")),
         (READ, 1, None),
+        (READ, 1, CLAIM),  # of the same leader and epoch
         (READ, 1, data(CLAIMED, b"another")),
         (READ, 1, DATA._replace(header=DATA.header._replace(author=N2))),
         (READ, 1, DATA._replace(header=DATA.header._replace(epoch=Epoch(2)))),

@@ -1,7 +1,8 @@
 """Appends one batch at a time. An append has one of four outcomes:
 
 committed   the broker answered with the expected offset: no other node has appended, and the batch is accepted
-misplaced   it answered with a later one: other nodes have appended before it; the log decides whether it is accepted
+misplaced   it answered with a later one: other nodes have appended before it; or the log has another leader, which may
+            lack records that were read: the log decides whether it is accepted
 refused     none of it is in the log, or ever will be
 unknown     no answer, or one that leaves the outcome open
 """
@@ -51,6 +52,7 @@ class Appender:
     def __init__(self, log: Log, clock: Clock) -> None:
         self._log = log
         self._clock = clock
+        self._reconnections = log.reconnections
         self.state = AppendState.IDLE
         self.sent_ms = clock.elapsed_ms()  # when the last batch was sent
         self.last = Offset(-1)  # where the last misplaced batch ends
@@ -67,7 +69,7 @@ class Appender:
         except AppendOutcomeUnknown as error:
             return OutcomeUnknown(error)
         self.state = AppendState.IDLE
-        if base == expected:
+        if base == expected and self._log.reconnections == self._reconnections:
             return Committed(sent_ms)
         if base < expected:
             raise LogDamage(

@@ -27,7 +27,7 @@ class CheckedReader:
         self._clock = clock
         self._connection = reader.reconnections
         self._comparing = False  # whether the next entry is to be the last one that was accepted
-        self.compared = asyncio.Event()  # set once the store is known to hold what the log holds
+        self.compared = asyncio.Event()  # set once this reader knows that the log holds what the store holds
         self._go_back()
 
     async def next(self) -> Sequence[Entry]:
@@ -35,6 +35,7 @@ class CheckedReader:
         while True:
             if not self._comparing:
                 self.compared.set()
+                self._replica.compared.set()
             try:
                 entries = await (self._next_or_end() if self._comparing else self._reader.next())
             except LogTrimmed:

@@ -44,7 +44,7 @@ class Election:
             # a claim over unread records would be void; reading one of the leader restarts the timer
             await context.clock.sleep(ELECTION_RETRY_MS)
             return
-        if end == state.offset + 1:
+        if end is not None:  # if it ends before what this node has read, the offset of the claim proves that
             await send_claim(context, Reason.ELECTION if state.leader else Reason.FIRST)
         self.restart_timer()
         self._jitter = context.random.random()

@@ -128,7 +128,7 @@ class Leader:
     def _stop_appending(self, outcome: Misplaced | OutcomeUnknown) -> None:
         """The writes that were sent stay in flight until their outcome is read in the log."""
         if isinstance(outcome, Misplaced):
-            logger.info("another node has appended at offset %d", self._state.offset + 1)
+            logger.info("another node may have appended at offset %d", self._state.offset + 1)
             self._context.roles.append_misplaced(outcome.last, outcome.sent_ms)
         else:
             logger.info("%s", outcome.error)

@@ -97,7 +97,7 @@ class Node:
         )
 
     async def _catch_up(self) -> None:
-        """Serve once all records are applied that were in the log when this node started."""
+        """Serve once all records are applied that were in the log when this node started, and the store is compared."""
         context, health = self._context, self._health
         while True:
             try:
@@ -114,6 +114,7 @@ class Node:
         health.note_end(end)
         health.resumed()
         await context.replica.applied(health.end_offset)
+        await context.replica.compared.wait()
         health.caught_up()
 
     async def _answer_overdue_writes(self) -> None:

@@ -36,6 +36,7 @@ class Replica:
         self.codec = codec
         self.void_records = 0
         self.terms = TermHistory()
+        self.compared = asyncio.Event()  # set once the log is known to hold what the store holds
         self.row_listener: RowListener | None = None
         self._waiters: list[tuple[Offset, int, asyncio.Future[None]]] = []
         self._order = itertools.count()

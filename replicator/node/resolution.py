@@ -14,6 +14,7 @@ from replicator.intervals import MAX_RESOLVE_RETRY_MS, RESOLVE_RETRY_MS
 from replicator.node.claim import send_claim
 from replicator.node.context import NodeContext
 from replicator.protocol.roles import Role
+from replicator.protocol.verification import verify_appended
 from replicator.records.types import Reason
 
 
@@ -32,7 +33,11 @@ class Resolution:
 
 
 def check(context: NodeContext) -> None:
-    """To be called after each read of the log: ends the role `checking` once the last append was read."""
+    """To be called after each read of the log: ends the role `checking` once the last append was read.
+
+    Raises `LogDamage` if the log does not hold it.
+    """
     roles, state = context.roles, context.replica.state
     if roles.role is Role.CHECKING and state.offset >= roles.check_until:
+        verify_appended(state, roles.check_until)
         roles.check_passed(state.seq)

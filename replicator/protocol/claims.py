@@ -33,3 +33,6 @@ CLAIM_RULES: Mapping[Reason, Callable[[LogState, Header, Claim], Void | None]] =
     Reason.FORCE: _always,
 }
 """Why a claim of the next epoch is void (None: it is accepted). The docstrings are the table in docs/leadership.md."""
+
+CLAIMS_OVER_UNREAD = frozenset({Reason.RESOLVE, Reason.HANDOVER, Reason.FORCE})
+"""Reasons of claims that may be accepted although their author had not read all records before them."""

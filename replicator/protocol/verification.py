@@ -9,6 +9,7 @@ from __future__ import annotations
 from replicator.errors import LogDamage
 from replicator.position import Offset
 from replicator.protocol.acceptance import judge
+from replicator.protocol.claims import CLAIMS_OVER_UNREAD
 from replicator.protocol.log_state import LogState
 from replicator.records.chain import link
 from replicator.records.types import Claim, Record
@@ -32,6 +33,15 @@ def verify(state: LogState, offset: Offset, record: Record | None) -> None:
         raise past_differs(offset)
 
 
+def verify_appended(state: LogState, last: Offset) -> None:
+    """For a leader that has read up to `last`, where its append ended. Raises `LogDamage` if the append is not there.
+
+    It is accepted, unless another node's claim precedes it: then this node would not be leader any more.
+    """
+    if state.leader_offset < last:
+        raise past_differs(last)
+
+
 def check_appended(state: LogState, base: Offset) -> None:
     """Raises `LogDamage` if an append by a node that has read up to `state` was given an offset that it has read."""
     if base <= state.offset:
@@ -48,8 +58,8 @@ def truncated(state: LogState, end: Offset) -> LogDamage:
 
 def past_differs(offset: Offset) -> LogDamage:
     return LogDamage(
-        f"the log holds another record at offset {offset} than the one that this node has read there: Kafka has lost "
-        "the end of the log, and it has grown again. Restore the data of the brokers, or start this node "
+        f"the log holds another record at offset {offset} than the one that this node has read or written there: Kafka "
+        "has lost the end of the log, and it has grown again. Restore the data of the brokers, or start this node "
         "from a snapshot of an earlier offset"
     )
 
@@ -63,6 +73,8 @@ def _is_last_accepted(state: LogState, record: Record) -> bool:
             state.seq,
             state.chain,
         )
-    had_read_all = header.seq + 1 == state.seq
-    chain_fits = not had_read_all or link(header.chain, encoded_body) == state.chain
-    return (body.epoch, body.leader) == (state.epoch, state.leader) and chain_fits
+    if (body.epoch, body.leader) != (state.epoch, state.leader):
+        return False
+    if header.seq + 1 == state.seq:
+        return link(header.chain, encoded_body) == state.chain
+    return header.seq + 1 < state.seq and body.reason in CLAIMS_OVER_UNREAD
