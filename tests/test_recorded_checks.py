@@ -21,6 +21,7 @@ CANONICAL = Canonical(
     written={"w.1": [Offset(5)], "w.2": [Offset(7)]},
     values={encode_key("kv", b"k", b""): [(Offset(5), FIRST), (Offset(7), SECOND)]},
     expired=[],
+    damage="",
 )
 
 

@@ -48,6 +48,10 @@ class Observer:
         del self._nodes[life.process]
         self._lease_until_s.pop(node.name, None)
 
+    def sample(self, node: SimNode, life: Running) -> Sample:
+        meta = life.machine.meta
+        return Sample(node.name, self._now_s(), meta.state, meta.digest, meta.entries)
+
     def after_step(self, process: Process) -> None:
         watched = self._nodes.get(process)
         if watched is None:
@@ -56,7 +60,7 @@ class Observer:
         meta = life.machine.meta
         if self._states.get(sim.name) is not meta.state:
             self._states[sim.name] = meta.state
-            self.samples.append(Sample(sim.name, self._now_s(), meta.state, meta.digest, meta.entries))
+            self.samples.append(self.sample(sim, life))
         left_ms = life.node.lease_left_ms
         if left_ms > 0:
             self._note_lease(sim, left_ms)

@@ -11,25 +11,29 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from replicator.errors import ReplicatorError
+from replicator.errors import StoreError
+from replicator.intervals import LOST_TAIL_MS
 from replicator.node.health import NodeState
 from replicator.protocol.timing import MAX_DRIFT, Timing
 from replicator.records.codec import RecordCodec
 from replicator.records.types import WriteMode
 from replicator.testing import faults as fault_plans
-from replicator.testing.broker import Broker
-from replicator.testing.checks import leases, levels, linear, replicas, writes
-from replicator.testing.checks.canonical import Canonical, read_log
+from replicator.testing.checks import claims, leases, levels, linear, replicas, writes
+from replicator.testing.checks.canonical import read_log
+from replicator.testing.checks.eras import eras_of
 from replicator.testing.clients import SimClient
 from replicator.testing.cluster import SimNode
-from replicator.testing.history import History, Operation, OperationKind, Outcome
+from replicator.testing.history import History, Outcome
+from replicator.testing.kafka import Kafka
 from replicator.testing.loop import SimLoop, Stuck
 from replicator.testing.nemesis import FAULT_EVENTS, Nemesis
-from replicator.testing.observer import Observer
+from replicator.testing.observer import Observer, Sample
 from replicator.testing.operator import Operator
 
 SET_UP_S = 3.0  # virtual
 SETTLE_S = 30.0  # virtual: after the last fault, until there is one leader and all nodes have caught up
+SETTLE_AFTER_LOSS_S = SETTLE_S + LOST_TAIL_MS / 1000 * (1 + MAX_DRIFT)
+NOTICE_S = 3.0  # virtual: until every node has read a record that follows a loss
 _EXTRA_STEPS = 400_000  # to recover and settle after the faults end
 
 
@@ -42,11 +46,13 @@ class SimulationPlan:
     nodes: int = 3
     timing: Timing | None = None  # None: drawn
     writes: WriteMode | None = None  # the write mode for most of the time; None: drawn
+    loss: bool | None = None  # whether Kafka loses acknowledged records; None: drawn
 
     @property
     def command(self) -> str:
         writes = f" --writes {self.writes}" if self.writes else ""
-        return f"replicator simulate --seed {self.seed} --steps {self.steps} --nodes {self.nodes}{writes}"
+        loss = {None: "", True: " --loss", False: " --no-loss"}[self.loss]
+        return f"replicator simulate --seed {self.seed} --steps {self.steps} --nodes {self.nodes}{writes}{loss}"
 
 
 @dataclass(slots=True)
@@ -57,14 +63,16 @@ class SimulationReport:
     outcomes: dict[str, int] = field(default_factory=dict)
     records: int = 0
     epochs: int = 0
+    lost_records: int = 0  # acknowledged, and lost by Kafka
     steps: int = 0
     virtual_s: float = 0.0
 
     def __str__(self) -> str:
         counted = ", ".join(f"{count} {name}" for name, count in sorted(self.outcomes.items()))
+        lost = f", {self.lost_records} lost" if self.lost_records else ""
         head = (
             f"seed {self.plan.seed}: {self.virtual_s:.1f} s, {self.steps} steps, {self.records} records, "
-            f"{self.epochs} epochs; {counted}"
+            f"{self.epochs} epochs{lost}; {counted}"
         )
         if not self.problems:
             return head
@@ -89,25 +97,26 @@ class _Simulation:
         self.history = History()
         self._on_trace = on_trace
         self._hash = hashlib.sha256()
-        self.broker = Broker(self.loop, rng, fault_plans.draw(rng, tuple(FAULT_EVENTS)), self.trace)
-        timing = plan.timing or _draw_timing(rng)
+        self.kafka = Kafka(self.loop, rng, fault_plans.draw(rng, tuple(FAULT_EVENTS), loss=plan.loss), self.trace)
+        self._timing = timing = plan.timing or _draw_timing(rng)
         names = [f"n{i + 1}" for i in range(plan.nodes)]
         peers: dict[str, SimNode] = {}
         for priority, name in enumerate(names):
-            peers[name] = SimNode(name, priority, folder / name, self.broker, timing, peers)
+            peers[name] = SimNode(name, priority, folder / name, self.kafka, timing, peers)
         self.nodes = list(peers.values())
         self.observer = Observer(self.loop.time, self.trace)
         self.loop.after_step = self.observer.after_step
         drawn = rng.choice(list(WriteMode))
+        self._served_last: list[Sample] = []  # the stores of the nodes that serve at the end
         self.operator = Operator(self.nodes, self.loop, rng, plan.writes or drawn, self.trace)
-        self.nemesis = Nemesis(self.nodes, self.broker, rng, self.observer, self.operator, self.trace)
+        self.nemesis = Nemesis(self.nodes, self.kafka, rng, self.observer, self.operator, self.trace)
         keys = rng.choice((1, 3))
         self.clients = [
             SimClient(f"c{i}", keys, self.nodes, self.loop, rng, self.history, self.trace)
             for i in range(rng.choice((2, 5)))
         ]
         self.trace(f"{timing}")
-        self.trace(f"{self.broker.faults}")
+        self.trace(f"{self.kafka.faults}")
         for node in self.nodes:
             self.trace(f"{node.name}: clock runs at {node.clock.rate:.4f}")
 
@@ -123,6 +132,9 @@ class _Simulation:
         except Stuck as stuck:
             report.problems.append(f"the simulation is stuck: {stuck}")
             return report
+        except StoreError as error:
+            report.problems.append(f"a node cannot start: {error}")
+            return report
         report.problems.extend(self._check(report))
         report.fingerprint = self._fingerprint()
         report.steps, report.virtual_s = self.loop.steps, self.loop.time()
@@ -137,13 +149,14 @@ class _Simulation:
         setting_up = asyncio.create_task(self.operator.set_up())
         await asyncio.wait([setting_up], timeout=SET_UP_S)  # message faults may delay it further
         disturbing = asyncio.create_task(self.nemesis.run())
+        rebuilding = asyncio.create_task(self.nemesis.rebuild_failed_nodes())
         requesting = [asyncio.create_task(client.run()) for client in self.clients]
         end = self.loop.steps + self.plan.steps
         while self.loop.steps < end:  # noqa: ASYNC110 (virtual time)
             await asyncio.sleep(0.01)
         self.trace("faults end")
-        self.broker.faults = fault_plans.NO_FAULTS
-        self.broker.down_until_s = 0.0
+        self.kafka.faults = fault_plans.NO_FAULTS
+        self.kafka.heal()
         self.nemesis.stopping = True
         for client in self.clients:
             client.stopping = True
@@ -154,12 +167,18 @@ class _Simulation:
         await asyncio.wait(requesting)
         problems.extend(await self._settle())
         await setting_up
+        rebuilding.cancel()
         for node in self.nodes:
+            if node.life is not None and node.life.node.state is NodeState.SERVING:
+                self._served_last.append(self.observer.sample(node, node.life))
             await self.nemesis.kill(node)
 
     async def _settle(self) -> list[str]:
         """Wait until all nodes serve and there is one leader. Returns the problems that remain at the deadline."""
         deadline_s = self.loop.time() + SETTLE_S
+        if self.kafka.partition.losses:
+            deadline_s = self.loop.time() + SETTLE_AFTER_LOSS_S
+            await asyncio.sleep(NOTICE_S)
         while unsettled := self._unsettled():
             if self.loop.time() > deadline_s:
                 return unsettled
@@ -168,48 +187,51 @@ class _Simulation:
 
     def _unsettled(self) -> list[str]:
         lives = [(node.name, node.life) for node in self.nodes if node.life is not None]
+        counts = [(name, len(life.unanswered)) for name, life in lives]
+        unanswered = [f"{count} operations at {name} are unanswered" for name, count in counts if count]
         ended = [f"{name} has ended: {life.task}" for name, life in lives if life.task.done()]
+        if self._is_log_damaged():
+            serving = [f"{name} serves a damaged log" for name, life in lives if life.node.state is NodeState.SERVING]
+            return unanswered + ended + serving
         failed = [
             f"{name} is {life.node.state}: {life.node.status().trouble}"
             for name, life in lives
             if life.node.state is not NodeState.SERVING
         ]
+        suspended = [f"{name} still suspends keys" for name, life in lives if life.machine.suspended]
         leaders = [name for name, life in lives if life.node.leads and life.node.lease_left_ms > 0]
-        counts = [(name, len(life.unanswered)) for name, life in lives]
-        unanswered = [f"{count} operations at {name} are unanswered" for name, count in counts if count]
         leaderless = [] if len(leaders) == 1 else [f"leaders with a lease: {leaders or 'none'}"]
-        return ended + failed + leaderless + unanswered
+        return ended + failed + suspended + leaderless + unanswered
+
+    def _is_log_damaged(self) -> bool:
+        """A leader that has not noticed that Kafka lost records may write one that follows them."""
+        partition = self.kafka.partition
+        return bool(partition.losses and read_log(partition.log.entries(), RecordCodec()).damage)
 
     def _check(self, report: SimulationReport) -> Iterator[str]:
-        try:
-            canonical = read_log(self.broker.log.entries, RecordCodec())
-        except ReplicatorError as error:
-            yield f"the log is damaged: {error}"
+        partition, samples = self.kafka.partition, self.observer.samples
+        eras = eras_of(partition.losses, partition.log, self._timing)
+        last = eras[-1].canonical
+        report.records = len(last.states)
+        report.epochs = max((it.state.epoch for it in last.states.values()), default=0)
+        report.lost_records = sum(loss.log.end - loss.end for loss in partition.losses)
+        if last.damage and not partition.losses:
+            yield f"the log is damaged: {last.damage}"
             return
-        report.records = len(canonical.states)
-        report.epochs = max((it.state.epoch for it in canonical.states.values()), default=0)
-        yield from writes.check(self.history, canonical)
-        yield from replicas.check(self.observer.samples, canonical)
-        yield from leases.check(self.observer.overlaps)
-        yield from levels.check(self.history, canonical, self.broker.appended_s)
-        removals = [
-            Operation(
-                f"expiry at offset {offset}", "", OperationKind.REMOVE, row, self.broker.appended_s[offset], value=value
-            )
-            for offset, row, value in canonical.expired
-        ]
-        yield from linear.check(self.history, _took_effect(self.history, canonical), removals)
+        yield from replicas.check(samples, [era.canonical for era in eras])
+        yield from replicas.check(self._served_last, [last])
+        for era in eras:
+            history, canonical = era.history(self.history, samples), era.canonical
+            yield from writes.check(history, canonical)
+            yield from leases.check(era.overlaps(self.observer.overlaps))
+            yield from levels.check(history, canonical, era.appended_s)
+            yield from linear.check(history, frozenset(canonical.written), era.removals())
+            yield from claims.check(era.entries, era.appended_s, RecordCodec())
 
     def _fingerprint(self) -> str:
-        for offset, payload in self.broker.log.entries:
+        for offset, payload in self.kafka.partition.log.entries():
             self._hash.update(b"%d %b" % (offset, payload))
         return self._hash.hexdigest()
-
-
-def _took_effect(history: History, canonical: Canonical) -> frozenset[str]:
-    return frozenset(
-        it.name for it in history.operations if it.kind is not OperationKind.READ and it.name in canonical.written
-    )
 
 
 def _draw_timing(rng: random.Random) -> Timing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
+from replicator.errors import LogDamage
 from replicator.log.port import Entry
 from replicator.position import BEFORE_LOG, Offset
 from replicator.protocol.acceptance import judge, skip
@@ -39,6 +40,7 @@ class Canonical(NamedTuple):
     written: dict[str, list[Offset]]  # by name of the operation: the offsets of its records
     values: dict[bytes, list[tuple[Offset, bytes | None]]]  # the changes of each store key, in order
     expired: list[Expired]
+    damage: str  # why the entries from the next offset on cannot be read; empty: they can
 
     def value_at(self, key: bytes, offset: Offset) -> bytes | None:
         """The value of the key in a store that has applied up to `offset`."""
@@ -55,7 +57,6 @@ class Canonical(NamedTuple):
 
 
 def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
-    """Raises `LogDamage`."""
     state = LogState()
     digest = 0
     entries: dict[bytes, bytes] = {}
@@ -63,17 +64,21 @@ def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
     written: dict[str, list[Offset]] = {}
     values: dict[bytes, list[tuple[Offset, bytes | None]]] = {}
     expired: list[Expired] = []
+    damage = ""
     for offset, payload in log:
         try:
             record = codec.decode(payload, state.timeline)
+            state, void = judge(state, offset, record)
         except NotARecord:
             state = skip(state, offset)
+        except LogDamage as error:
+            damage = str(error)
+            break
         else:
-            state, void = judge(state, offset, record)
             if void is None:
                 digest += _apply(record.body, entries, offset, written, values, expired)
         states[offset] = StateAt(state, digest & DIGEST_MASK, len(entries))
-    return Canonical(states, entries, written, values, expired)
+    return Canonical(states, entries, written, values, expired, damage)
 
 
 def _apply(
