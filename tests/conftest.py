@@ -1,5 +1,16 @@
 from tests.client_fixture import connect
 from tests.kafka_fixture import brokers, kafka, kafka_cluster, local_broker
+from tests.mutation_table import pytest_terminal_summary
 from tests.redis_fixture import client, serve, server
 
-__all__ = ["brokers", "client", "connect", "kafka", "kafka_cluster", "local_broker", "serve", "server"]
+__all__ = [
+    "brokers",
+    "client",
+    "connect",
+    "kafka",
+    "kafka_cluster",
+    "local_broker",
+    "pytest_terminal_summary",
+    "serve",
+    "server",
+]
