@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
+from replicator.errors import LogDamage
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.port import Log, Reader
 from replicator.position import BEFORE_LOG, Offset
@@ -41,7 +42,10 @@ async def reading(bootstrap: str, cluster: str, start: Offset) -> AsyncIterator[
 async def canonical_of(bootstrap: str, cluster: str) -> Canonical:
     """A replay of the cluster's log up to its current end. Raises `LogDamage`."""
     async with reading(bootstrap, cluster, Offset(0)) as (log, reader):
-        return read_log(await read_entries(reader, await log.end()), RecordCodec())
+        canonical = read_log(await read_entries(reader, await log.end()), RecordCodec())
+    if canonical.damage:
+        raise LogDamage(canonical.damage)
+    return canonical
 
 
 async def suspend_offset(key: bytes, bootstrap: str, cluster: str, start: Offset) -> Offset:

@@ -12,10 +12,14 @@ from math import inf
 from typing import Any
 from unittest.mock import patch
 
+from replicator import intervals
 from replicator.errors import BrokerUnavailable, Busy, Definite, Stale
+from replicator.log.kafka.log import KafkaLog
+from replicator.node import checked_reader, resolution
 from replicator.node.ack_sender import AckSender
 from replicator.node.announcement import Announcement
 from replicator.node.appending import Appender, AppendOutcome, Committed, Misplaced
+from replicator.node.checked_reader import CheckedReader
 from replicator.node.client_writes import ClientWrites
 from replicator.node.commit_point import CommitPoint
 from replicator.node.commitment import Commitment
@@ -40,10 +44,11 @@ from replicator.protocol.ack_policy import MAX_OFFSET, AckRequirement, local_rea
 from replicator.protocol.levels import Level
 from replicator.protocol.log_state import LogState, Void
 from replicator.protocol.timing import LoggedTiming, TimingState
-from replicator.records.types import Body, Membership, Reason, Timing
+from replicator.records.types import Body, Claim, Membership, Reason, Timing
 from replicator.server.redis.command import Args
 from replicator.server.redis.dedup import Dedup
 from replicator.server.redis.transaction import Watches
+from replicator.store import boot
 from replicator.store.machine import Machine
 from replicator.store.values import expiry_of
 from replicator.store.view import BlockingView, ExpiringView, Transaction, View
@@ -203,8 +208,8 @@ def replicas_that_read_locally_no_more_are_not_waited_for() -> AbstractContextMa
 def _while_nodes_move(broken: AbstractContextManager[object]) -> Iterator[None]:
     """Nothing but second processes of a node disturbs the cluster, so that it needs fewer simulations."""
 
-    def draw(rng: random.Random, events: tuple[str, ...]) -> Faults:
-        return replace(genuine(rng, events), events=("start elsewhere",), disturbance_ms=500.0)
+    def draw(rng: random.Random, events: tuple[str, ...], *, loss: bool | None) -> Faults:
+        return replace(genuine(rng, events, loss=loss), events=("start elsewhere",), disturbance_ms=500.0)
 
     genuine = faults.draw
     with patch.object(faults, "draw", draw), broken:
@@ -463,17 +468,68 @@ def tokens_cover_only_writes() -> AbstractContextManager[object]:
     return patch.object(Node, "token", token)
 
 
-def refused_announcements_are_not_withdrawn() -> AbstractContextManager[object]:
-    """Keys stay suspended for a write that will never be written."""
-    return patch.object(Announcement, "withdraw_unwritten", lambda self: None)
+def stores_are_trusted_after_a_crash_of_the_system() -> AbstractContextManager[object]:
+    """A store that was open when the system crashed is opened, whatever its file has become."""
+    return patch.object(boot, "crashed", lambda folder, this_boot: False)
 
 
-def releases_are_not_repeated() -> AbstractContextManager[object]:
-    """Keys stay suspended once the log has refused their release."""
+def claims_do_not_back_off() -> AbstractContextManager[object]:
+    """A leader that resolves an append claims as often as it can."""
+    return patch.object(resolution, "MAX_RESOLVE_RETRY_MS", intervals.RESOLVE_RETRY_MS)
+
+
+def releases_are_appended_once() -> AbstractContextManager[object]:
+    """A release that the log has refused is forgotten."""
 
     def release(self: Commitment, confirmed: Offset) -> None:
-        genuine(self, confirmed)
         self._release = None
+        genuine(self, confirmed)
 
     genuine = Commitment._release_confirmed
     return patch.object(Commitment, "_release_confirmed", release)
+
+
+def announcements_are_withdrawn_once() -> AbstractContextManager[object]:
+    """A withdrawal that the log has refused is forgotten, and what earlier leaders announced is not withdrawn."""
+    return patch.object(Announcement, "_are_awaited_in_vain", lambda self: False)
+
+
+def stores_are_not_compared_with_the_log() -> AbstractContextManager[object]:
+    """A node reads on where its store ends, whatever the log now holds below that."""
+    return patch.object(CheckedReader, "_go_back", CheckedReader._go_on)
+
+
+def a_log_that_ends_too_early_is_waited_for() -> AbstractContextManager[object]:
+    """A node waits for ever for the record that it compares its store with."""
+    return patch.object(checked_reader, "TRUNCATED_MS", inf)
+
+
+def leaders_do_not_look_for_their_last_append() -> AbstractContextManager[object]:
+    """A leader that reads up to its last append goes on whether it is there or not."""
+    return patch.object(resolution, "verify_appended", lambda state, last: None)
+
+
+def barriers_below_the_end_of_the_store_count() -> AbstractContextManager[object]:
+    """A barrier at an offset that the store has already read is taken for a read index."""
+    return patch("replicator.node.index_source.check_appended", lambda state, base: None)
+
+
+def later_leaders_of_the_partition_are_not_believed() -> AbstractContextManager[object]:
+    """An end below a known one counts as that of a former leader, whoever reports it."""
+
+    def note_end(self: KafkaLog, end: Offset, epoch: int) -> None:
+        self._known_end, self._known_epoch = max(self._known_end, end), MAX_OFFSET
+
+    return patch.object(KafkaLog, "_note_end", note_end)
+
+
+def records_of_a_later_epoch_are_void() -> AbstractContextManager[object]:
+    """Records whose claim was lost are skipped."""
+
+    def judge(state: LogState, offset: Offset, record: Any) -> tuple[LogState, Void | None]:
+        if record.header.epoch > state.epoch and not isinstance(record.body, Claim):
+            return acceptance.skip(state, offset), Void.OTHER_EPOCH
+        return genuine(state, offset, record)
+
+    genuine = acceptance.judge
+    return patch.multiple("replicator.node.replica", judge=judge)

@@ -7,6 +7,7 @@ from math import inf
 import pytest
 
 from replicator.position import BEFORE_LOG, NodeId, Offset
+from replicator.protocol.log_state import LogState
 from replicator.records.types import Change
 from replicator.server.redis.command import Args
 from replicator.store.keys import encode_key
@@ -32,7 +33,7 @@ def executions(clock_ms: int = EXPIRES_MS) -> Executions:
     for offset, write in writes.items():
         for change in write.changes:
             values.setdefault(encode_key(change.table, change.row, change.field), []).append((offset, change.new))
-    return Executions(Canonical({}, {}, writes, {}, {}, values), lambda offset: clock_ms)
+    return Executions(Canonical({}, {}, writes, {}, {}, values, []), lambda offset: clock_ms)
 
 
 def request(
@@ -40,7 +41,7 @@ def request(
 ) -> Request:
     made = Request("c.0", "c", "n1", tuple(lines), called_s, in_transaction=len(lines) > 1)
     made.answer(Outcome.OK, answered_s)
-    made.reply, made.record, made.applied = reply, Offset(record), Offset(2)
+    made.reply, made.record, made.state = reply, Offset(record), LogState(offset=Offset(2))
     return made
 
 

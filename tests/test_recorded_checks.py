@@ -23,6 +23,7 @@ CANONICAL = Canonical(
     marked={"w.1": [Offset(5)], "w.2": [Offset(7)], "w.4": [Offset(9)]},
     once={},
     values={encode_key("kv", b"k", b""): [(Offset(5), FIRST), (Offset(7), SECOND)]},
+    timings=[],
 )
 
 

@@ -16,17 +16,21 @@ def simulate(
     steps: Annotated[int, typer.Option(min=1, help="How long faults occur, in callbacks of the event loop.")] = 4000,
     nodes: Annotated[int, typer.Option(min=1, max=9, help="Number of nodes.")] = 3,
     writes: Annotated[WriteMode | None, typer.Option(help="The write mode; by default the seed decides.")] = None,
+    loss: Annotated[
+        bool | None,
+        typer.Option("--loss/--no-loss", help="Whether Kafka loses acknowledged records; by default the seed decides."),
+    ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Print every event.")] = False,
 ) -> None:
     """Simulate a cluster with faults in virtual time, and check its guarantees; a seed always gives the same history.
 
-    It runs the real nodes and stores on a log that delays, loses and repeats appends, with crashes and pauses. Exit
-    code 1 if a guarantee was violated.
+    It runs the real nodes, stores and log adapter on simulated Kafka brokers that delay, lose and repeat appends, and
+    are deposed, with crashes and pauses. Exit code 1 if a guarantee was violated.
 
     Example: replicator simulate --seed 7 --steps 4000 --trace
     """
     logging.disable(logging.CRITICAL)  # nodes log every fault
-    report = run(SimulationPlan(seed, steps, nodes, writes=writes), print if trace else lambda line: None)
+    report = run(SimulationPlan(seed, steps, nodes, writes=writes, loss=loss), print if trace else lambda line: None)
     print(report)
     if report.problems:
         raise typer.Exit(1)

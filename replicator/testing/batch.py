@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from replicator.testing.simulation import SimulationPlan, SimulationReport, run
 
-_CHUNK = 25
+_CHUNK = 10
 
 Mutation = Callable[[], AbstractContextManager[object]]
 """Breaks a rule while the context is active, to test that the checkers detect it."""

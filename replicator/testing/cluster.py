@@ -12,6 +12,8 @@ from pathlib import Path
 from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.intervals import REGISTRATION_RETRY_S, STATE_POLL_S
+from replicator.log.kafka.log import KafkaLog
+from replicator.log.port import Reader
 from replicator.node.context import open_context
 from replicator.node.health import NodeState
 from replicator.node.leader_link import CommittedOffset, LinkFailed
@@ -21,16 +23,20 @@ from replicator.protocol.timing import Timeouts
 from replicator.records.types import Member, Mode, Timing
 from replicator.server.redis.server import RedisServer
 from replicator.server.redis.turns import Turns
-from replicator.store import boot
+from replicator.store import boot, environment
 from replicator.store.machine import Machine, open_machine
-from replicator.testing.broker import Broker, Link, SimAcks, SimLog, deliver
+from replicator.testing.acks import SimAcks
 from replicator.testing.clock import SimClock
 from replicator.testing.connection import SimConnection
+from replicator.testing.kafka import TOPIC_ID, Kafka, deliver
+from replicator.testing.link import Link
 from replicator.testing.loop import Process, SimLoop
+from replicator.testing.wire import open_log
 
 CLUSTER = "simulated"
 _MAP_BYTES = 1 << 20
 _TIMEOUTS = Timeouts(answer_ms=1500)
+_LOST_BYTES = 1 << 13  # both pages that LMDB begins with
 
 
 @dataclass(slots=True)
@@ -40,6 +46,8 @@ class Running:
     author: Author
     process: Process
     link: Link
+    log: KafkaLog
+    reader: Reader
     acks: SimAcks
     machine: Machine
     node: Node
@@ -58,7 +66,7 @@ class SimNode:
     """One member over all its lives. Its clock goes on while it is dead."""
 
     def __init__(
-        self, name: str, priority: int, folder: Path, broker: Broker, timing: Timing, peers: Mapping[str, SimNode]
+        self, name: str, priority: int, folder: Path, kafka: Kafka, timing: Timing, peers: Mapping[str, SimNode]
     ) -> None:
         """`peers`: all nodes by name."""
         self.name = name
@@ -66,10 +74,10 @@ class SimNode:
         self.life: Running | None = None
         self.former: list[Running] = []  # processes that still run although another one was started elsewhere
         self.member = Member(NodeId(name), Mode.ASYNC, Address(name, 1), Address(name, 2), priority)
-        self.clock = SimClock(broker.loop, broker.rng)
+        self.clock = SimClock(kafka.loop, kafka.rng)
         self._folder = folder
-        self._broker = broker
-        self._loop: SimLoop = broker.loop
+        self._kafka = kafka
+        self._loop: SimLoop = kafka.loop
         self.timing = timing
         self._peers = peers
 
@@ -89,22 +97,23 @@ class SimNode:
         return self.start()
 
     def start(self) -> Running:
-        broker = self._broker
-        author = Author(NodeId(self.name), broker.rng.getrandbits(63))
+        """Raises what `open_machine` does."""
+        kafka = self._kafka
+        author = Author(NodeId(self.name), kafka.rng.getrandbits(63))
         process = Process(str(author))
-        machine = open_machine(self._folder, CLUSTER, broker.log.identity, map_bytes=_MAP_BYTES)
-        link = Link(broker, self.name)
-        log, acks = SimLog(link), SimAcks(link)
-        rng = random.Random(broker.rng.getrandbits(64))
+        machine = open_machine(self._folder, CLUSTER, TOPIC_ID, map_bytes=_MAP_BYTES)
+        link = Link(kafka, self.name)
+        log, acks = process.context.run(open_log, link), SimAcks(link)
+        rng = random.Random(kafka.rng.getrandbits(64))
         context = open_context(author, self.priority, machine, log, self.clock, self.timing, rng, timeouts=_TIMEOUTS)
         member = replace(self.member, incarnation=author.incarnation)
         node = Node(context, acks, member, SimLeaderLink(link, self._peers))
         server = RedisServer(node, self.member.resp, cluster=CLUSTER)
         server.turns = Turns(self._loop.time)
         task = self._loop.create_task(node.run(), context=process.context)
-        self.life = Running(author, process, link, acks, machine, node, server, task)
+        self.life = Running(author, process, link, log, context.reader, acks, machine, node, server, task)
         self.life.requests.add(self._loop.create_task(self._register(self.life, member), context=process.context))
-        broker.trace(f"{self.name}: starts as {author} at offset {machine.state.offset}")
+        kafka.trace(f"{self.name}: starts as {author} at offset {machine.state.offset}")
         return self.life
 
     def connect(self, life: Running) -> SimConnection:
@@ -116,15 +125,21 @@ class SimNode:
         """As SIGKILL does; with `system`, as a crash of the operating system, after which the store is not trusted."""
         life, self.life = self.life, None
         assert life is not None
-        self._broker.trace(f"{self.name}: {'its system crashes' if system else 'is killed'}")
+        self._kafka.trace(f"{self.name}: {'its system crashes' if system else 'is killed'}")
         await self._end(life)
         if system:
             (self._folder / boot.MARK).write_text("another boot")
+            with (self._folder / "data.mdb").open("r+b") as file:  # the system had written only a part of it
+                file.write(bytes(_LOST_BYTES))
 
     async def kill_former(self, life: Running) -> None:
-        self._broker.trace(f"{life.author}: is killed")
+        self._kafka.trace(f"{life.author}: is killed")
         self.former.remove(life)
         await self._end(life)
+
+    def discard_store(self) -> None:
+        """Between two lives: the next one begins with an empty store."""
+        environment.discard(self._folder)
 
     async def _end(self, life: Running) -> None:
         life.link.cut = True
@@ -137,21 +152,23 @@ class SimNode:
             task.cancel()
         await asyncio.wait(dying)
         await life.acks.close()
+        await life.reader.close()
+        await life.log.close()
         _drop(life.machine)
 
     async def _register(self, life: Running, member: Member) -> None:
         """As `server.registration` does. Requests may be lost, late, and repeated."""
-        broker = self._broker
+        kafka = self._kafka
         while life.node.state is not NodeState.SERVING:
             await self.clock.sleep(1000 * STATE_POLL_S)
-        await self.clock.sleep(broker.rng.choice((0, 0, 2000)))  # the process before is asked, and may not answer
+        await self.clock.sleep(kafka.rng.choice((0, 0, 2000)))  # the process before is asked, and may not answer
         while not life.node.is_registered:
             leader = life.machine.state.leader
             if leader is not None and life.node.state is NodeState.SERVING:
                 replaces = life.node.ask_to_register()
-                if not (life.link.cut or life.link.isolated or broker.rng.random() < broker.faults.question_lost):
+                if not (life.link.cut or life.link.isolated or kafka.rng.random() < kafka.faults.question_lost):
                     asked = self._peers[leader.node].find(leader)
-                    broker.later(broker.message_ms(), self._ask_to_register, asked, member, replaces)
+                    kafka.later(kafka.message_ms(), self._ask_to_register, asked, member, replaces)
             await self.clock.sleep(1000 * REGISTRATION_RETRY_S)
 
     def _ask_to_register(self, asked: Running | None, member: Member, replaces: int) -> None:
@@ -159,7 +176,7 @@ class SimNode:
             try:
                 node.membership_changes.register(member, replaces)
             except ReplicatorError as error:
-                self._broker.trace(f"{member.author}: not registered: {error}")
+                self._kafka.trace(f"{member.author}: not registered: {error}")
 
         if asked is not None and not (asked.link.cut or asked.link.isolated):
             self._loop.call_soon(register, asked.node, context=asked.process.context)
@@ -173,18 +190,18 @@ class SimLeaderLink:
         self._peers = peers
 
     async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> CommittedOffset:
-        link, broker = self._link, self._link.broker
+        link, kafka = self._link, self._link.kafka
         answer: asyncio.Future[CommittedOffset] = asyncio.get_running_loop().create_future()
-        if not (link.cut or link.isolated or broker.rng.random() < broker.faults.question_lost):
-            broker.later(broker.message_ms(), self._arrive, leader.author, timeline, epoch, answer)
+        if not (link.cut or link.isolated or kafka.rng.random() < kafka.faults.question_lost):
+            kafka.later(kafka.message_ms(), self._arrive, leader.author, timeline, epoch, answer)
         return await answer
 
     def _arrive(self, leader: Author, timeline: bytes, epoch: Epoch, answer: asyncio.Future[CommittedOffset]) -> None:
-        broker, life = self._link.broker, self._peers[leader.node].find(leader)
+        kafka, life = self._link.kafka, self._peers[leader.node].find(leader)
         if life is None:
-            broker.later(broker.message_ms(), deliver, answer, LinkFailed("the connection is refused"))
+            kafka.later(kafka.message_ms(), deliver, answer, LinkFailed("the connection is refused"))
         elif not life.link.isolated:
-            request = broker.loop.create_task(self._answer(life, timeline, epoch, answer), context=life.process.context)
+            request = kafka.loop.create_task(self._answer(life, timeline, epoch, answer), context=life.process.context)
             life.requests.add(request)
             request.add_done_callback(life.requests.discard)
 
@@ -192,14 +209,14 @@ class SimLeaderLink:
         self, life: Running, timeline: bytes, epoch: Epoch, answer: asyncio.Future[CommittedOffset]
     ) -> None:
         """Runs in the process that was asked."""
-        broker = self._link.broker
+        kafka = self._link.kafka
         outcome: CommittedOffset | LinkFailed
         try:
             outcome = await life.node.committed_offset(timeline, epoch)
         except ReplicatorError as error:
             outcome = LinkFailed(str(error))
         if not life.link.isolated:
-            broker.later(broker.message_ms(), deliver, answer, outcome)
+            kafka.later(kafka.message_ms(), deliver, answer, outcome)
 
     async def close(self) -> None:
         pass

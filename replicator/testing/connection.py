@@ -89,7 +89,7 @@ class SimConnection(asyncio.Transport):
 
     def _answer(self, batch: _Batch, reply: object) -> None:
         request, now_s = batch.request, self._loop.time()
-        request.applied = self._machine.state.offset
+        request.state = self._machine.state
         if isinstance(reply, hiredis.ReplyError):
             unknown = str(reply).startswith("UNKNOWN")
             request.answer(Outcome.UNKNOWN if unknown else Outcome.REJECTED, now_s, str(reply))

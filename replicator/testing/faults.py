@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass
 from enum import StrEnum
 
+_LOSS = 0.1  # less is promised afterwards
+
 
 class AppendFault(StrEnum):
     NONE = "none"
@@ -31,6 +33,7 @@ class Faults:
     question_lost: float = 0.0  # of one node to another
     disturbance_ms: float = 1e12  # mean time between two of `events`
     events: tuple[str, ...] = ()  # names in `nemesis.FAULT_EVENTS`
+    loses_records: bool = False  # whether Kafka loses acknowledged records once
 
     def append_fault(self, rng: random.Random) -> AppendFault:
         sample = rng.random()
@@ -49,8 +52,11 @@ class Faults:
 NO_FAULTS = Faults()
 
 
-def draw(rng: random.Random, events: tuple[str, ...]) -> Faults:
-    """Each kind of fault is absent, rare or frequent, so that some simulations have faults of a single kind."""
+def draw(rng: random.Random, events: tuple[str, ...], *, loss: bool | None) -> Faults:
+    """Each kind of fault is absent, rare or frequent, so that some simulations have faults of a single kind.
+
+    `loss`: whether Kafka loses records; None: rarely.
+    """
 
     def probability(*choices: float) -> float:
         return rng.choice((0.0, *choices))
@@ -68,4 +74,5 @@ def draw(rng: random.Random, events: tuple[str, ...]) -> Faults:
         question_lost=probability(0.02, 0.2),
         disturbance_ms=rng.choice((150.0, 500.0, 1500.0)),
         events=tuple(event for event in events if rng.random() < 0.6),
+        loses_records=rng.random() < _LOSS if loss is None else loss,
     )

@@ -9,6 +9,7 @@ from math import inf
 
 from replicator.position import BEFORE_LOG, Offset
 from replicator.protocol.levels import Level
+from replicator.protocol.log_state import LogState
 from replicator.server.redis.command import Args, CommandKind
 from replicator.server.redis.commands.registry import look_up
 from replicator.store.values import decode_value
@@ -38,8 +39,12 @@ class Request:
     answered_s: float = inf
     reply: object = None  # as hiredis parses it
     record: Offset = BEFORE_LOG  # of a write that succeeded and changed anything: the offset of its record
-    applied: Offset = BEFORE_LOG  # what the store of that node had applied when it answered
+    state: LogState = field(default_factory=LogState)  # what the store of that node had applied when it answered
     why: str = ""
+
+    @property
+    def applied(self) -> Offset:
+        return self.state.offset
 
     @property
     def only_reads(self) -> bool:

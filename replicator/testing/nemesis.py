@@ -8,29 +8,33 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from replicator.node.health import NodeState
+from replicator.records.codec import RecordCodec
 from replicator.records.types import Mode
-from replicator.testing.broker import Broker
-from replicator.testing.cluster import SimNode
+from replicator.testing.checks.canonical import read_log
+from replicator.testing.cluster import Running, SimNode
+from replicator.testing.kafka import Kafka
 from replicator.testing.observer import Observer
 from replicator.testing.operator import Operator
+from replicator.testing.partition import Replica
 
 _HOUR_US = 3_600_000_000
 _SHORT_S, _LONG_S = 0.05, 3.0
+_REBUILD_S = 0.3
 
 
 class Nemesis:
     def __init__(
         self,
         nodes: Sequence[SimNode],
-        broker: Broker,
+        kafka: Kafka,
         rng: random.Random,
         observer: Observer,
         operator: Operator,
         trace: Callable[[str], None],
     ) -> None:
         self._nodes = nodes
-        self._broker = broker
-        self._loop = broker.loop
+        self._kafka = kafka
+        self._loop = kafka.loop
         self._rng = rng
         self._observer = observer
         self._operator = operator
@@ -40,8 +44,10 @@ class Nemesis:
 
     async def run(self) -> None:
         """Start random events until `stopping`, then wait until all of them have ended."""
-        faults, rng = self._broker.faults, self._rng
+        faults, rng = self._kafka.faults, self._rng
         running: list[asyncio.Task[None]] = []
+        if faults.loses_records:
+            running.append(asyncio.create_task(self.lose_records()))
         while faults.events:
             await asyncio.sleep(rng.expovariate(1000 / faults.disturbance_ms))
             if self.stopping:
@@ -65,6 +71,9 @@ class Nemesis:
             if node.life is not None and node.life.node.state is NodeState.REPLACED:
                 await self.kill(node)
                 self.start(node)
+
+    def _lives(self) -> list[Running]:
+        return [life for node in self._nodes for life in node.lives]
 
     def _random_duration_s(self) -> float:
         return self._rng.random() * self._rng.choice((_SHORT_S, 1.0, _LONG_S))
@@ -155,11 +164,110 @@ class Nemesis:
             self._trace(f"{node.name}: cut off from the other nodes for {duration_s:.3f} s")
             node.life.link.isolated_until_s = self._loop.time() + duration_s
 
-    async def depose_broker(self, node: SimNode) -> None:
-        if node.life is not None:
-            duration_s = self._random_duration_s()
-            self._trace(f"{node.name}: talks to a deposed broker for {duration_s:.3f} s")
-            node.life.link.depose_broker(duration_s)
+    async def depose_leader(self, _: SimNode) -> None:
+        """The leader of the partition is cut off from the other brokers, which elect another one."""
+        successors = self._successors()
+        if successors:
+            await self._depose_leader(self._rng.choice(successors))
+
+    def _successors(self) -> list[Replica]:
+        return [it for it in self._kafka.partition.others if it.in_sync and not self._kafka.down_ms(it)]
+
+    async def _depose_leader(self, successor: Replica) -> None:
+        """Some nodes can reach only the former leader, and some only the others. The rest notice nothing at first."""
+        partition, rng = self._kafka.partition, self._rng
+        former, duration_s = partition.leader, self._random_duration_s()
+        partition.cut_off(former)
+        partition.elect(successor, self._loop.time())
+        self._trace(f"broker {former.broker}: deposed by {successor.broker} and cut off for {duration_s:.3f} s")
+        until_s = self._loop.time() + duration_s
+        for life in self._lives():
+            reached = rng.choice((None, True, False))
+            if reached is None:
+                continue
+            self._trace(f"{life.author}: reaches only {'the former leader' if reached else 'the other brokers'}")
+            for replica in partition.replicas:
+                if (replica is former) is reached:
+                    continue
+                life.link.unreachable_until_s[replica.broker] = until_s
+        await self._wait(duration_s)
+        if former.cut_off:
+            partition.rejoin(former)
+
+    async def stop_leading_broker(self, _: SimNode) -> None:
+        """It is down for some time, and another one is elected at once or, if there is none, it itself later."""
+        partition, successors, duration_s = self._kafka.partition, self._successors(), self._random_duration_s()
+        stopped = partition.leader
+        self._trace(f"broker {stopped.broker}: down for {duration_s:.3f} s")
+        self._kafka.take_down(stopped, duration_s)
+        stopped.restart()
+        partition.elect(self._rng.choice(successors) if successors else stopped, self._loop.time())
+
+    async def slow_replicas(self, _: SimNode) -> None:
+        """Only the leader of the partition is in sync for some time: it refuses appends."""
+        partition = self._kafka.partition
+        slow = [it for it in partition.others if not it.cut_off]
+        duration_s = self._random_duration_s()
+        self._trace(f"brokers: only {partition.leader.broker} is in sync for {duration_s:.3f} s")
+        for replica in slow:
+            replica.stop_at_end()
+        await self._wait(duration_s)
+        for replica in slow:
+            if not replica.in_sync and not replica.cut_off:
+                partition.rejoin(replica)
+
+    async def lose_records(self) -> None:
+        """Kafka loses acknowledged records. Some nodes have read them, and some have not.
+
+        A broker that was behind is elected while the leader is cut off, or the machines of the brokers have crashed.
+        Nodes may crash with them.
+        """
+        partition, rng, loop = self._kafka.partition, self._rng, self._loop
+        await self._wait(rng.random())
+        behind = next((it for it in partition.others if it.in_sync), None)
+        if behind is not None:
+            behind.stop_at_end()
+        kept = partition.log.end
+        for life in self._lives():
+            if rng.random() < 0.5:
+                life.link.stalled_until_s = loop.time() + _LONG_S
+        await self._wait(rng.random() * rng.choice((0.3, 1.0)))
+        crashing = [it for it in self._nodes if it.life and rng.random() < (0.8 if it.life.node.leads else 0.2)]
+        killing = [asyncio.create_task(self.kill_one(node)) for node in crashing]
+        await asyncio.sleep(0)
+        self._trace(f"Kafka loses the records from offset {kept} to {partition.log.end - 1}")
+        for life in self._lives():
+            life.link.stalled_until_s = 0.0
+        if behind is None or behind.in_sync or behind.cut_off or rng.random() < 0.5:
+            partition.restart_with(kept, loop.time())
+        else:
+            await self._depose_leader(behind)
+        for task in killing:
+            await task
+
+    async def rebuild_failed_nodes(self) -> None:
+        """Until cancelled: after a loss, an operator starts each node that has failed again, with an empty store."""
+        while True:
+            await asyncio.sleep(_REBUILD_S)
+            partition = self._kafka.partition
+            for node in self._nodes:
+                failed = node.life is not None and node.life.node.state is NodeState.FAILED
+                if not failed or node.name in self._busy or not partition.losses:
+                    continue
+                if read_log(partition.log.entries(), RecordCodec()).damage:
+                    continue
+                self._busy.add(node.name)
+                self._trace(f"{node.name}: is rebuilt")
+                await self.kill(node)
+                node.discard_store()
+                self.start(node)
+                self._busy.discard(node.name)
+
+    async def delete_ack_topic(self, _: SimNode) -> None:
+        """Someone creates it again soon."""
+        duration_s = self._random_duration_s()
+        self._trace(f"the ack topic is missing for {duration_s:.3f} s")
+        self._kafka.acks_missing_until_s = self._loop.time() + duration_s
 
     async def cut_off_and_set_async(self, node: SimNode) -> None:
         """Set a member async while it is cut off and cannot read that record; leases may be shortened before it."""
@@ -181,8 +289,8 @@ class Nemesis:
 
     async def outage(self, _: SimNode) -> None:
         duration_s = self._random_duration_s()
-        self._trace(f"broker: down for {duration_s:.3f} s")
-        self._broker.down_until_s = self._loop.time() + duration_s
+        self._trace(f"brokers: down for {duration_s:.3f} s")
+        self._kafka.take_all_down(duration_s)
 
     async def transfer_leadership(self, node: SimNode) -> None:
         self._operator.transfer_leadership(node)
@@ -199,7 +307,7 @@ class Nemesis:
         await self._wait(self._rng.random())
         self._operator.change_timing()
         leader = next((it for it in self._nodes if it.life is not None and it.life.node.leads), None)
-        await self._wait(self._rng.random() * 2 * self._broker.faults.delay_ms / 1000)
+        await self._wait(self._rng.random() * 2 * self._kafka.faults.delay_ms / 1000)
         if leader is not None and self._rng.random() < 0.5:
             await self._pause(leader, _LONG_S)
 
@@ -212,11 +320,15 @@ class Nemesis:
         node.clock.step_wall(step_us)
 
     async def foreign_append(self, _: SimNode) -> None:
-        """A foreign producer appends to the topic: noise, or a copy of one of our records."""
-        log = self._broker.log
-        copied = self._rng.choice(log.entries).payload if log.entries and self._rng.random() < 0.5 else b"noise"
-        self._trace(f"foreign producer: appends {len(copied)} bytes at offset {len(log.entries)}")
-        self._broker.append([copied])
+        """A foreign producer appends to the topic: noise, or a copy of one of our records.
+
+        No copy after a loss: a node cannot tell a lost claim of its leader from a copy of another one in its place.
+        """
+        partition = self._kafka.partition
+        entries = [] if partition.losses else partition.log.entries()
+        copied = self._rng.choice(entries).payload if entries and self._rng.random() < 0.5 else b"noise"
+        self._trace(f"foreign producer: appends {len(copied)} bytes at offset {partition.log.end}")
+        self._kafka.append([copied])
 
 
 FaultEvent = Callable[[Nemesis, SimNode], Coroutine[Any, Any, None]]
@@ -229,7 +341,10 @@ FAULT_EVENTS: dict[str, FaultEvent] = {
     "stall reader": Nemesis.stall_reader,
     "cut off": Nemesis.cut_off,
     "isolate": Nemesis.isolate,
-    "depose broker": Nemesis.depose_broker,
+    "depose leader": Nemesis.depose_leader,
+    "stop leading broker": Nemesis.stop_leading_broker,
+    "slow replicas": Nemesis.slow_replicas,
+    "delete ack topic": Nemesis.delete_ack_topic,
     "cut off and set async": Nemesis.cut_off_and_set_async,
     "outage": Nemesis.outage,
     "transfer leadership": Nemesis.transfer_leadership,

@@ -58,6 +58,10 @@ class Observer:
             known.pop(life.process, None)
         self._registered.discard(life.process)
 
+    def sample(self, life: Running) -> Sample:
+        meta = life.machine.meta
+        return Sample(life.process.name, self._now_s(), meta.state, meta.digest, meta.entries)
+
     def after_step(self, process: Process) -> None:
         watched = self._nodes.get(process)
         if watched is None:
@@ -66,7 +70,7 @@ class Observer:
         meta = life.machine.meta
         if self._states.get(process) is not meta.state:
             self._states[process] = meta.state
-            self.samples.append(Sample(process.name, self._now_s(), meta.state, meta.digest, meta.entries))
+            self.samples.append(self.sample(life))
             self._note_registration(process, life)
         left_ms = life.node.lease_left_ms
         if left_ms > 0:

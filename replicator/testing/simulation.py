@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from replicator.errors import ReplicatorError
+from replicator.errors import StoreError
+from replicator.intervals import TRUNCATED_MS
 from replicator.node.health import NodeState
-from replicator.position import NodeId, Offset
+from replicator.position import BEFORE_LOG, NodeId, Offset, Token
+from replicator.protocol.timing import MAX_DRIFT
 from replicator.records.codec import RecordCodec
 from replicator.records.types import Timing, WriteMode
 from replicator.testing import faults as fault_plans
-from replicator.testing.broker import Broker
 from replicator.testing.checks import (
+    claims,
     expiry,
     leases,
     levels,
@@ -31,19 +33,23 @@ from replicator.testing.checks import (
     writes,
 )
 from replicator.testing.checks.canonical import read_log
+from replicator.testing.checks.eras import Era, eras_of
 from replicator.testing.checks.execution import Executions
 from replicator.testing.clients import SimClient
 from replicator.testing.cluster import SimNode
 from replicator.testing.history import History, Outcome
+from replicator.testing.kafka import Kafka
 from replicator.testing.loop import SimLoop, Stuck
 from replicator.testing.nemesis import FAULT_EVENTS, Nemesis
-from replicator.testing.observer import Observer
+from replicator.testing.observer import Observer, Sample
 from replicator.testing.operator import Operator
 from replicator.testing.recovery import refused_for_good
 from replicator.testing.timings import draw_timing
 
 SET_UP_S = 3.0  # virtual
 SETTLE_S = 30.0  # virtual: after the last fault, until there is one leader and all nodes have caught up
+SETTLE_AFTER_LOSS_S = SETTLE_S + TRUNCATED_MS / 1000 * (1 + MAX_DRIFT)
+NOTICE_S = 3.0  # virtual: until every node has read a record that follows a loss
 _EXTRA_STEPS = 400_000  # to recover and settle after the faults end
 
 
@@ -56,11 +62,13 @@ class SimulationPlan:
     nodes: int = 3
     timing: Timing | None = None  # of all nodes' configs; None: drawn, usually a different one for each node
     writes: WriteMode | None = None  # the write mode for most of the time; None: drawn
+    loss: bool | None = None  # whether Kafka loses acknowledged records; None: drawn
 
     @property
     def command(self) -> str:
         writes = f" --writes {self.writes}" if self.writes else ""
-        return f"replicator simulate --seed {self.seed} --steps {self.steps} --nodes {self.nodes}{writes}"
+        loss = {None: "", True: " --loss", False: " --no-loss"}[self.loss]
+        return f"replicator simulate --seed {self.seed} --steps {self.steps} --nodes {self.nodes}{writes}{loss}"
 
 
 @dataclass(slots=True)
@@ -71,14 +79,16 @@ class SimulationReport:
     outcomes: dict[str, int] = field(default_factory=dict)
     records: int = 0
     epochs: int = 0
+    lost_records: int = 0  # acknowledged, and lost by Kafka
     steps: int = 0
     virtual_s: float = 0.0
 
     def __str__(self) -> str:
         counted = ", ".join(f"{count} {name}" for name, count in sorted(self.outcomes.items()))
+        lost = f", {self.lost_records} lost" if self.lost_records else ""
         head = (
             f"seed {self.plan.seed}: {self.virtual_s:.1f} s, {self.steps} steps, {self.records} records, "
-            f"{self.epochs} epochs; {counted}"
+            f"{self.epochs} epochs{lost}; {counted}"
         )
         if not self.problems:
             return head
@@ -103,21 +113,22 @@ class _Simulation:
         self.history = History()
         self._on_trace = on_trace
         self._hash = hashlib.sha256()
-        self.broker = Broker(self.loop, rng, fault_plans.draw(rng, tuple(FAULT_EVENTS)), self.trace)
+        self.kafka = Kafka(self.loop, rng, fault_plans.draw(rng, tuple(FAULT_EVENTS), loss=plan.loss), self.trace)
         names = [f"n{i + 1}" for i in range(plan.nodes)]
         peers: dict[str, SimNode] = {}
         for priority, name in enumerate(names):
             timing = plan.timing or draw_timing(rng)
-            peers[name] = SimNode(name, priority, folder / name, self.broker, timing, peers)
+            peers[name] = SimNode(name, priority, folder / name, self.kafka, timing, peers)
         self.nodes = list(peers.values())
         self.observer = Observer(self.loop.time, self.trace)
         self.loop.after_step = self.observer.after_step
         drawn = rng.choice(list(WriteMode))
+        self._served_last: list[Sample] = []  # the stores of the nodes that serve at the end
         self.operator = Operator(self.nodes, self.loop, rng, plan.writes or drawn, self.trace)
-        self.nemesis = Nemesis(self.nodes, self.broker, rng, self.observer, self.operator, self.trace)
+        self.nemesis = Nemesis(self.nodes, self.kafka, rng, self.observer, self.operator, self.trace)
         self._keys = rng.choice((1, 3))
         self.clients = [self._new_client(f"c{i}") for i in range(rng.choice((2, 5)))]
-        self.trace(f"{self.broker.faults}")
+        self.trace(f"{self.kafka.faults}")
         for node in self.nodes:
             self.trace(f"{node.name}: clock runs at {node.clock.rate:.4f}, configured with {node.timing}")
 
@@ -136,6 +147,9 @@ class _Simulation:
         except Stuck as stuck:
             report.problems.append(f"the simulation is stuck: {stuck}")
             return report
+        except StoreError as error:
+            report.problems.append(f"a node cannot start: {error}")
+            return report
         report.problems.extend(self._check(report))
         report.fingerprint = self._fingerprint()
         report.steps, report.virtual_s = self.loop.steps, self.loop.time()
@@ -150,13 +164,14 @@ class _Simulation:
         setting_up = asyncio.create_task(self.operator.set_up())
         await asyncio.wait([setting_up], timeout=SET_UP_S)  # message faults may delay it further
         disturbing = asyncio.create_task(self.nemesis.run())
+        rebuilding = asyncio.create_task(self.nemesis.rebuild_failed_nodes())
         requesting = [asyncio.create_task(client.run()) for client in self.clients]
         end = self.loop.steps + self.plan.steps
         while self.loop.steps < end:  # noqa: ASYNC110 (virtual time)
             await asyncio.sleep(0.01)
         self.trace("faults end")
-        self.broker.faults = fault_plans.NO_FAULTS
-        self.broker.down_until_s = 0.0
+        self.kafka.faults = fault_plans.NO_FAULTS
+        self.kafka.heal()
         self.nemesis.stopping = True
         for client in self.clients:
             client.stopping = True
@@ -165,15 +180,31 @@ class _Simulation:
             assert node.life is not None
             node.life.link.heal()
         await asyncio.wait(requesting)
-        token = max((client.token for client in self.clients), key=lambda token: token.offset)
-        problems.extend(await self._settle() or await refused_for_good(self.nodes, self._new_client, token))
-        await setting_up
+        problems.extend(await self._settle())
+        if not problems and not self._is_log_damaged():
+            problems.extend(await refused_for_good(self.nodes, self._new_client, self._last_token()))
+            await setting_up
+        for task in (setting_up, rebuilding):
+            task.cancel()
         for node in self.nodes:
+            if node.life is None:
+                continue
+            if node.life.node.state is NodeState.SERVING:
+                self._served_last.append(self.observer.sample(node.life))
             await self.nemesis.kill(node)
+
+    def _last_token(self) -> Token:
+        """Of any client; an empty one if Kafka has lost records, as the last token may be of one of them."""
+        if self.kafka.partition.losses:
+            return Token("", BEFORE_LOG)
+        return max((client.token for client in self.clients), key=lambda token: token.offset)
 
     async def _settle(self) -> list[str]:
         """Wait until all nodes serve and there is one leader. Returns the problems that remain at the deadline."""
         deadline_s = self.loop.time() + SETTLE_S
+        if self.kafka.partition.losses:
+            deadline_s = self.loop.time() + SETTLE_AFTER_LOSS_S
+            await asyncio.sleep(NOTICE_S)
         while unsettled := self._unsettled():
             if self.loop.time() > deadline_s:
                 return unsettled
@@ -183,45 +214,63 @@ class _Simulation:
 
     def _unsettled(self) -> list[str]:
         lives = [(node.name, node.life) for node in self.nodes if node.life is not None]
-        ended = [f"{name} has ended: {life.task}" for name, life in lives if life.task.done()]
+        unanswered = [f"{life.unanswered} requests at {name} are unanswered" for name, life in lives if life.unanswered]
+        stopped = [f"{node.name} is not running" for node in self.nodes if node.life is None]
+        ended = stopped + [f"{name} has ended: {life.task}" for name, life in lives if life.task.done()]
+        if self._is_log_damaged():
+            serving = [f"{name} serves a damaged log" for name, life in lives if life.node.state is NodeState.SERVING]
+            return unanswered + ended + serving
         failed = [
             f"{name} is {life.node.state}: {life.node.status().trouble}"
             for name, life in lives
             if life.node.state is not NodeState.SERVING
         ]
         unregistered = [f"{name} is not registered" for name, life in lives if not life.node.is_registered]
+        suspended = [f"{name} still suspends keys" for name, life in lives if life.machine.suspended]
         leaders = [name for name, life in lives if life.node.leads and life.node.lease_left_ms > 0]
-        unanswered = [f"{life.unanswered} requests at {name} are unanswered" for name, life in lives if life.unanswered]
         leaderless = [] if len(leaders) == 1 else [f"leaders with a lease: {leaders or 'none'}"]
-        return ended + failed + unregistered + leaderless + unanswered
+        return ended + failed + unregistered + suspended + leaderless + unanswered
+
+    def _is_log_damaged(self) -> bool:
+        """A leader that has not noticed that Kafka lost records may write one that follows them."""
+        partition = self.kafka.partition
+        return bool(partition.losses and read_log(partition.log.entries(), RecordCodec()).damage)
 
     def _check(self, report: SimulationReport) -> Iterator[str]:
-        try:
-            canonical = read_log(self.broker.log.entries, RecordCodec())
-        except ReplicatorError as error:
-            yield f"the log is damaged: {error}"
+        partition = self.kafka.partition
+        eras = eras_of(partition.losses, partition.log)
+        last = eras[-1].canonical
+        report.records = len(last.states)
+        report.epochs = max((it.state.epoch for it in last.states.values()), default=0)
+        report.lost_records = sum(loss.log.end - loss.end for loss in partition.losses)
+        if last.damage and not partition.losses:
+            yield f"the log is damaged: {last.damage}"
             return
-        report.records = len(canonical.states)
-        report.epochs = max((it.state.epoch for it in canonical.states.values()), default=0)
-        appended_s = self.broker.appended_s
+        yield from replicas.check(self.observer.samples, [era.canonical for era in eras])
+        yield from replicas.check(self._served_last, [last])
+        yield from processes.check(self.observer.unstopped)
+        for era in eras:
+            yield from self._check_era(era)
+
+    def _check_era(self, era: Era) -> Iterator[str]:
+        history, canonical, appended_s = era.history(self.history), era.canonical, era.appended_s
         clocks = {NodeId(node.name): node.clock for node in self.nodes}
 
         def latest_ms(offset: Offset) -> int:
             return clocks[canonical.writes[offset].author].latest_wall_ms(appended_s[offset])
 
         executions = Executions(canonical, latest_ms)
-        yield from writes.check(self.history.writes(), canonical)
-        yield from replicas.check(self.observer.samples, canonical)
-        yield from leases.check(self.observer.overlaps)
-        yield from processes.check(self.observer.unstopped)
-        yield from levels.check(self.history, executions, canonical, appended_s)
-        yield from sessions.check(self.history, executions)
-        yield from once.check(self.history, canonical)
-        yield from watches.check(self.history, executions)
-        yield from expiry.check(self.history, executions, canonical, latest_ms)
-        yield from order.check(self.history, executions, appended_s)
+        yield from writes.check(history.writes(), canonical)
+        yield from leases.check(era.overlaps(self.observer.overlaps))
+        yield from levels.check(history, executions, canonical, appended_s)
+        yield from sessions.check(history, executions)
+        yield from once.check(history, canonical)
+        yield from watches.check(history, executions)
+        yield from expiry.check(history, executions, canonical, latest_ms)
+        yield from order.check(history, executions, appended_s)
+        yield from claims.check(era.entries, appended_s, RecordCodec())
 
     def _fingerprint(self) -> str:
-        for offset, payload in self.broker.log.entries:
+        for offset, payload in self.kafka.partition.log.entries():
             self._hash.update(b"%d %b" % (offset, payload))
         return self._hash.hexdigest()

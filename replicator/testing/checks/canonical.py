@@ -5,12 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
+from replicator.errors import LogDamage
 from replicator.log.port import Entry
 from replicator.position import BEFORE_LOG, NodeId, Offset
 from replicator.protocol.acceptance import judge, skip
 from replicator.protocol.log_state import LogState
 from replicator.records.codec import NotARecord, RecordCodec
-from replicator.records.types import Change, Write
+from replicator.records.types import Change, Timing, Write
 from replicator.server.keyspace import KEYSPACE_TABLE
 from replicator.server.redis.dedup import DEDUP_TABLE
 from replicator.store.digest import DIGEST_MASK, entry_digest
@@ -40,6 +41,8 @@ class Canonical(NamedTuple):
     marked: dict[str, list[Offset]]  # by mark: the offsets of the records that write values with it
     once: dict[bytes, list[Offset]]  # by id of REPL.ONCE or REPL.EXEC: the offsets of the records that add it
     values: dict[bytes, list[tuple[Offset, bytes | None]]]  # the changes of each store key, in order
+    timings: list[Timing]  # that the nodes followed, one after the other
+    damage: str = ""  # why the entries from the next offset on cannot be read; empty: they can
 
     def value_at(self, key: bytes, offset: Offset) -> bytes | None:
         """The value of the key in a store that has applied up to `offset`."""
@@ -56,20 +59,23 @@ class Canonical(NamedTuple):
 
 
 def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
-    """Raises `LogDamage`."""
     state = LogState()
     digest = 0
-    canonical = Canonical({}, {}, {}, {}, {}, {})
+    canonical = Canonical({}, {}, {}, {}, {}, {}, [])
     for offset, payload in log:
         try:
             record = codec.decode(payload, state.timeline)
+            state, void = judge(state, offset, record)
         except NotARecord:
             state = skip(state, offset)
+        except LogDamage as error:
+            return canonical._replace(damage=str(error))
         else:
-            state, void = judge(state, offset, record)
             if void is None and isinstance(record.body, Write):
                 canonical.writes[offset] = WriteAt(record.header.author.node, tuple(record.body.changes))
                 digest += _apply(record.body, offset, canonical)
+            elif void is None and isinstance(record.body, Timing):
+                canonical.timings.append(record.body)
         canonical.states[offset] = StateAt(state, digest & DIGEST_MASK, len(canonical.entries))
     return canonical
 

@@ -1,0 +1,236 @@
+"""The connections of one process to the simulated brokers. Above them, the process runs `log.kafka` as it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from replicator.address import Address
+from replicator.errors import BrokerUnavailable
+from replicator.log.kafka.log import KafkaLog
+from replicator.log.kafka.options import KafkaOptions
+from replicator.log.kafka.partition import EARLIEST, OFFSET_OUT_OF_RANGE
+from replicator.log.kafka.partition_leader import PARTITION, LeaderLookup, PartitionLeader
+from replicator.log.kafka.security import PLAINTEXT
+from replicator.log.kafka.topic_monitor import TopicMonitor
+from replicator.position import Offset
+from replicator.testing.faults import AppendFault
+from replicator.testing.kafka import TOPIC_ID, Kafka, deliver
+from replicator.testing.link import Link
+from replicator.testing.partition import Replica
+
+APPEND_TIMEOUT_MS = 400  # after which the outcome of an append without an answer is unknown
+
+_TOPIC = "simulated.wal"
+_PRODUCE, _FETCH, _LIST_OFFSETS, _METADATA = range(4)  # API keys
+_NONE, _NOT_LEADER, _NOT_ENOUGH_REPLICAS = 0, 6, 19
+_LATE_MS = 3000.0
+_MAX_BATCHES = 20
+_RECORDS_AT = 57  # position of the number of records in an encoded batch
+_NEVER_MS = 10**9
+
+
+def open_log(link: Link) -> KafkaLog:
+    """To be called in the process of the link."""
+    kafka = link.kafka
+    options = KafkaOptions(
+        append_timeout_ms=APPEND_TIMEOUT_MS,
+        offsets_timeout_ms=APPEND_TIMEOUT_MS,
+        reader_timeout_ms=kafka.rng.choice((300, 5000)),
+        leader_check_ms=kafka.rng.choice((500, 2000)),
+        identity_check_ms=_NEVER_MS,
+    )
+    lookup = SimLookup(link)
+    log = KafkaLog(lookup, TopicMonitor(_TOPIC, TOPIC_ID, _topic_id, options.identity_check_ms), options)
+    lookup.watch(options.leader_check_ms)
+    return log
+
+
+async def _topic_id(topic: str) -> str:
+    return TOPIC_ID
+
+
+def _address(broker: int) -> Address:
+    return Address(f"b{broker}", 9092)
+
+
+class SimLookup(LeaderLookup):
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._replicas = {_address(it.broker): it for it in link.kafka.partition.replicas}
+        super().__init__(",".join(map(str, self._replicas)), _TOPIC, PLAINTEXT)
+
+    async def find(self) -> PartitionLeader:
+        if self._link.cut:
+            raise BrokerUnavailable("this process was killed")
+        return await super().find()
+
+    async def connect(self, address: Address, timeout_ms: int) -> SimConnection:
+        link, kafka, replica = self._link, self._link.kafka, self._replicas[address]
+        await asyncio.sleep(kafka.message_ms() / 1000)
+        down_ms = link.down_ms(replica)
+        if down_ms and kafka.rng.random() < 0.5:
+            raise ConnectionRefusedError("the connection is refused")
+        await asyncio.sleep(min(down_ms, timeout_ms) / 1000)
+        if down_ms > timeout_ms:
+            raise TimeoutError
+        return SimConnection(link, replica)
+
+
+class SimConnection:
+    """To one broker. Takes requests as `log.kafka.partition` and `log.kafka.partition_leader` make them."""
+
+    def __init__(self, link: Link, replica: Replica) -> None:
+        self._link = link
+        self._kafka: Kafka = link.kafka
+        self._replica = replica
+        self._restarts = replica.restarts
+        self._open = True
+        self._unanswered: dict[asyncio.Future[Any], None] = {}
+        self._execute: dict[int, Callable[[Any, asyncio.Future[Any]], None]] = {
+            _PRODUCE: self._produce,
+            _FETCH: self._fetch,
+            _LIST_OFFSETS: self._list_offsets,
+            _METADATA: self._describe,
+        }
+
+    def connected(self) -> bool:
+        return self._open
+
+    def close(self) -> None:
+        self._open = False
+        for answer in self._unanswered:
+            deliver(answer, ConnectionResetError("the connection was closed"))
+        self._unanswered.clear()
+
+    async def send(self, request: Any) -> Any:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._unanswered[answer] = None
+        if not self._link.cut:
+            self._kafka.later(self._kafka.message_ms(), self._arrive, request, answer)
+        try:
+            return await answer
+        finally:
+            self._unanswered.pop(answer, None)
+
+    def _arrive(self, request: Any, answer: asyncio.Future[Any]) -> None:
+        """If the broker cannot be reached, the request waits for it, or is lost with its connection."""
+        if self._is_broken():
+            return
+        down_ms = self._link.down_ms(self._replica)
+        if not down_ms:
+            self._execute[request.API_KEY](request, answer)
+            return
+        if self._kafka.rng.random() < 0.5:
+            self.close()
+        else:
+            self._kafka.later(down_ms, self._execute[request.API_KEY], request, answer)
+
+    def _is_broken(self) -> bool:
+        """Whether the broker has restarted since. The process learns of it now."""
+        if self._restarts != self._replica.restarts:
+            self.close()
+        return not self._open
+
+    def _answer(self, answer: asyncio.Future[Any], *partition: Any, delay_ms: float = 0.0) -> None:
+        response = SimpleNamespace(topics=[(_TOPIC, [(PARTITION, *partition)])])
+        self._kafka.later(delay_ms + self._kafka.message_ms(), deliver, answer, response)
+
+    # At the broker
+
+    def _produce(self, request: Any, answer: asyncio.Future[Any]) -> None:
+        kafka, rng = self._kafka, self._kafka.rng
+        [(_, [(_, batch)])] = request._topics
+        fault = kafka.faults.append_fault(rng)
+        if fault is not AppendFault.NONE:
+            kafka.trace(f"{self._link.name}: append: {fault}")
+        match fault:
+            case AppendFault.REFUSED:
+                self._answer(answer, _NOT_ENOUGH_REPLICAS, -1)
+            case AppendFault.LOST:
+                pass
+            case AppendFault.LATE:
+                kafka.later(APPEND_TIMEOUT_MS + rng.random() * _LATE_MS, self._append, batch, answer)
+            case AppendFault.SLOW:
+                kafka.later(rng.random() * APPEND_TIMEOUT_MS, self._append, batch, answer)
+            case AppendFault.UNANSWERED:
+                self._append(batch, None)
+            case AppendFault.TWICE:
+                if self._append(batch, answer):
+                    kafka.later(rng.choice((0.0, 1.0, _LATE_MS)) * rng.random(), self._append, batch, None)
+            case _:
+                self._append(batch, answer)
+
+    def _append(self, batch: bytes, answer: asyncio.Future[Any] | None) -> bool:
+        """Whether it is in the log now."""
+        partition, replica = self._kafka.partition, self._replica
+        code, base = _NONE, Offset(-1)
+        if not replica.leads:
+            code = _NOT_LEADER
+        elif replica is not partition.leader:
+            return False  # it waits for replicas that follow another leader
+        elif not partition.accepts_appends:
+            code = _NOT_ENOUGH_REPLICAS
+        else:
+            records = int.from_bytes(batch[_RECORDS_AT : _RECORDS_AT + 4], "big")
+            base = partition.append(batch, records, self._kafka.loop.time())
+        if answer is not None:
+            self._answer(answer, code, base)
+        return code == _NONE
+
+    def _fetch(self, request: Any, answer: asyncio.Future[Any]) -> None:
+        """Without records to return, it waits for them as long as the request says."""
+        kafka, replica = self._kafka, self._replica
+        [(_, [(_, offset, _)])] = request.topics
+        fails = kafka.rng.random() < kafka.faults.read_fails
+        timer: asyncio.TimerHandle | None = None
+
+        def execute() -> None:
+            nonlocal timer
+            if self._is_broken():
+                return
+            stalled_ms = (self._link.stalled_until_s - kafka.loop.time()) * 1000
+            if stalled_ms > 0:
+                kafka.later(stalled_ms, execute)
+            elif offset == replica.end and replica.leads and not fails and timer is None:
+                timer = kafka.later(request._max_wait_ms, give_up)
+                replica.waiting.append(execute)
+            else:
+                if timer is not None:
+                    timer.cancel()
+                self._answer_fetch(answer, offset, fails)
+
+        def give_up() -> None:
+            if execute in replica.waiting:
+                replica.waiting.remove(execute)
+                execute()
+
+        execute()
+
+    def _answer_fetch(self, answer: asyncio.Future[Any], offset: Offset, fails: bool) -> None:
+        kafka, replica = self._kafka, self._replica
+        if fails or not replica.leads:
+            self._answer(answer, _NOT_LEADER, -1, b"")
+        elif offset > replica.end:
+            self._answer(answer, OFFSET_OUT_OF_RANGE, -1, b"")
+        else:
+            batches = replica.log.from_offset(offset, replica.end, kafka.rng.randint(1, _MAX_BATCHES))
+            encoded = b"".join(batch.encoded for batch in batches)
+            self._answer(answer, _NONE, replica.end, encoded, delay_ms=kafka.rng.random() * self._link.lag_ms)
+
+    def _list_offsets(self, request: Any, answer: asyncio.Future[Any]) -> None:
+        [(_, [(_, which)])] = request._topics
+        if not self._replica.leads or self._kafka.rng.random() < self._kafka.faults.end_fails:
+            self._answer(answer, _NOT_LEADER, -1, -1)
+        else:
+            self._answer(answer, _NONE, -1, 0 if which == EARLIEST else self._replica.end)
+
+    def _describe(self, request: Any, answer: asyncio.Future[Any]) -> None:
+        replica = self._replica
+        addresses = [(it.broker, _address(it.broker)) for it in self._kafka.partition.replicas]
+        brokers = [(broker, address.host, address.port, None) for broker, address in addresses]
+        partition: tuple[Any, ...] = (_NONE, PARTITION, replica.leader, replica.epoch, [], [], [])
+        response = SimpleNamespace(brokers=brokers, topics=[(_NONE, _TOPIC, False, [partition])])
+        self._kafka.later(self._kafka.message_ms(), deliver, answer, response)
