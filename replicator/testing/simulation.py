@@ -177,8 +177,8 @@ class _Simulation:
             client.stopping = True
         await disturbing
         for node in self.nodes:
-            assert node.life is not None
-            node.life.link.heal()
+            if node.life is not None:  # it is being rebuilt otherwise, and gets a new link
+                node.life.link.heal()
         await asyncio.wait(requesting)
         problems.extend(await self._settle())
         if not problems and not self._is_log_damaged():
