@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -16,10 +16,10 @@ from replicator.errors import BadRequest, Busy, ConfigError, NotLeader
 from replicator.limits import MAX_TIMING_MS
 from replicator.log.memory import MemoryLog
 from replicator.node.timing import TimingChanges
-from replicator.position import NodeId
+from replicator.position import NodeId, Offset
 from replicator.protocol.timing import LoggedTiming, Timeouts, TimingState, check, old_lease_ms
 from replicator.records.codec import RecordCodec
-from replicator.records.types import Mode, Timing
+from replicator.records.types import Heartbeat, Mode, Timing
 from replicator.store.machine import open_machine
 from tests.memory_cluster import FaultyLog, MemoryCluster, RunningNode, until
 from tests.modes_cluster import ASYNC, STEADY, SUSPEND, SYNC, A, ModesCluster, begin_write, read
@@ -260,4 +260,26 @@ async def test_a_removed_replica_that_has_not_read_the_change_is_waited_for(tmp_
         assert await read(cluster.n3, A) == b"s0"
         await asyncio.sleep(0.005)
     assert isinstance(await writing, int)
+    await cluster.stop()
+
+
+async def test_a_removal_waits_by_the_timing_that_precedes_it_in_the_same_append(tmp_path: Path) -> None:
+    cluster = ModesCluster(tmp_path, replace(STEADY, follower_lease_ms=200))
+    await cluster.set_up(SUSPEND, ASYNC, SYNC, SYNC)
+    append, held, answered = cluster.log.append, asyncio.Event(), asyncio.Event()
+
+    async def hold(payloads: Sequence[bytes]) -> Offset:
+        held.set()
+        await answered.wait()
+        return await append(payloads)
+
+    node = cluster.n1.node
+    with patch.object(cluster.log, "append", hold):
+        node._context.enqueue_own(Heartbeat())
+        await held.wait()
+        node.timing_changes.change({"follower_lease_ms": 10_000})
+        node.membership_changes.set_mode(NodeId("n3"), Mode.ASYNC)
+        answered.set()
+        await until(lambda: node._context.roles.write_from_ms > 0)
+    assert node._context.roles.write_from_ms - node._context.clock.elapsed_ms() > 5_000
     await cluster.stop()

@@ -78,14 +78,14 @@ class Commitment:
     def add(self, group: Sequence[PendingWrite], state: LogState) -> None:
         """The group is committed; `state` is the state after it."""
         self._groups.append(Group(group, state, self._context.clock.elapsed_ms()))
-        memberships = [pending.body for pending in group if type(pending.body) is Membership]
-        for membership in memberships:
-            self._adopt(membership)
-        if memberships:
-            self._progress.set_members(self.membership)
-        for pending in group:
-            if type(pending.body) is Timing:
+        before = self.membership
+        for pending in group:  # in the order of the log: what a removal waits for depends on the timing before it
+            if type(pending.body) is Membership:
+                self._adopt(pending.body)
+            elif type(pending.body) is Timing:
                 follow(self._context, pending.body)
+        if self.membership is not before:
+            self._progress.set_members(self.membership)
         self.advance()
 
     def advance(self) -> None:

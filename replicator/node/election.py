@@ -6,7 +6,7 @@ import logging
 from math import inf
 
 from replicator.errors import BrokerUnavailable
-from replicator.intervals import ELECTION_RETRY_MS, ELIGIBLE_POLL_MS
+from replicator.intervals import ELECTION_RETRY_MS, ELIGIBLE_POLL_MS, SLOW_END_MS, TIMING_POLL_MS
 from replicator.node.claim import send_claim
 from replicator.node.context import NodeContext
 from replicator.position import Offset
@@ -38,7 +38,7 @@ class Election:
         state = context.replica.state
         wait_ms = self._since_ms + self._timeout_ms(state) - context.clock.elapsed_ms()
         if wait_ms > 0:
-            await context.clock.sleep(min(wait_ms, context.timing.election_ms))
+            await context.clock.sleep(min(wait_ms, context.timing.election_ms, TIMING_POLL_MS))
             return
         end = await self._log_end()
         if end is not None and (end > state.offset + 1 or state is not context.replica.state):
@@ -70,5 +70,5 @@ class Election:
         except BrokerUnavailable as error:
             logger.info("no election while Kafka does not answer: %s", error)
             return None
-        late = context.clock.elapsed_ms() - asked_ms > context.timing.heartbeat_ms
+        late = context.clock.elapsed_ms() - asked_ms > max(context.timing.heartbeat_ms, SLOW_END_MS)
         return None if late else end

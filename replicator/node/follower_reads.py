@@ -7,6 +7,7 @@ import logging
 from asyncio import Future
 
 from replicator.errors import ReplicatorError
+from replicator.intervals import TIMING_POLL_MS
 from replicator.node.context import NodeContext
 from replicator.node.health import NodeHealth
 from replicator.node.index_source import IndexSource
@@ -74,7 +75,8 @@ class FollowerReads:
                     await asyncio.shield(self.index.reached())
                 except ReplicatorError as error:
                     logger.info("no lease for local reads: %s", error)
-            await context.clock.sleep((lease_ms or context.timing.heartbeat_ms) / REQUESTS_PER_LEASE)
+            wait_ms = (lease_ms or context.timing.heartbeat_ms) / REQUESTS_PER_LEASE
+            await context.clock.sleep(min(wait_ms, TIMING_POLL_MS))
 
     async def _reached_except(self, max_records: int, store: View) -> View:
         """A bounded read does not wait for suspended keys."""

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 
 from replicator.errors import BrokerUnavailable, Busy, NoReplicas, StoreFull
-from replicator.intervals import CHECKPOINT_MS, REFUSED_PAUSE_MS, REVIEW_MS
+from replicator.intervals import CHECKPOINT_MS, REFUSED_PAUSE_MS, REVIEW_MS, TIMING_POLL_MS
 from replicator.limits import GROUP_BYTES, GROUP_RECORDS
 from replicator.node.announcement import Announcement
 from replicator.node.appending import (
@@ -219,9 +219,9 @@ class Leader:
             due_ms = appender.sent_ms + context.timing.heartbeat_ms
             now_ms = context.clock.elapsed_ms()
             if now_ms < due_ms:
-                await context.clock.sleep(due_ms - now_ms)
+                await context.clock.sleep(min(due_ms - now_ms, TIMING_POLL_MS))
             elif appender.state is AppendState.IN_FLIGHT:
-                await context.clock.sleep(context.timing.heartbeat_ms)
+                await context.clock.sleep(min(context.timing.heartbeat_ms, TIMING_POLL_MS))
             else:
                 context.enqueue_own(Heartbeat())
                 appender.sent_ms = now_ms

@@ -79,6 +79,6 @@ async def _request_registration(session: aiohttp.ClientSession, node: Node, memb
         }
         async with session.put(leader.http.url("/members"), json=fields) as answer:
             if answer.status not in (202, 409):
-                logger.warning("%s refused to register this node: %s", leader.node, await answer.text())
-    except (aiohttp.ClientError, TimeoutError) as error:
+                logger.warning("%s refused to register this node: %s", leader.node, await answer.text(errors="replace"))
+    except (aiohttp.ClientError, TimeoutError, LookupError) as error:  # LookupError: an unknown charset
         logger.info("the leader %s does not answer at %s: %s", leader.node, leader.http, error)
