@@ -77,6 +77,8 @@ BROKEN_RULES = [
     BrokenRule(mutations.ids_are_not_found, "written twice"),
     BrokenRule(mutations.transactions_are_split, "written twice"),
     BrokenRule(mutations.watches_miss_changes, "a watched row had changed"),
+    BrokenRule(mutations.barriers_below_the_end_of_the_store_count, "not linearizable", loss=True, near=140),
+    BrokenRule(mutations.later_leaders_of_the_partition_are_not_believed, "is waiting", loss=True, near=100),
 ]
 WITHOUT_A_SEED = [
     mutations.leases_run_from_the_last_copy_of_a_claim,
@@ -98,8 +100,6 @@ WITHOUT_A_SEED = [
     mutations.claims_do_not_back_off,
     mutations.a_log_that_ends_too_early_is_waited_for,
     mutations.leaders_do_not_look_for_their_last_append,
-    mutations.barriers_below_the_end_of_the_store_count,
-    mutations.later_leaders_of_the_partition_are_not_believed,
     mutations.records_of_a_later_epoch_are_void,
     mutations.tokens_cover_only_writes,
     mutations.transactions_trust_what_they_inherit,
