@@ -68,7 +68,7 @@ BROKEN_RULES = [
     BrokenRule(mutations.sessions_wait_for_nothing, "a session read went backwards"),
     BrokenRule(mutations.leaders_forget_the_append_in_flight, "not linearizable", near=160),
     BrokenRule(mutations.barriers_are_not_appended, "not linearizable"),
-    BrokenRule(mutations.bounds_are_ten_times_as_wide, "staler than its bound", near=80),
+    BrokenRule(mutations.bounds_are_ten_times_as_wide, "staler than its bound", near=10),
     BrokenRule(mutations.stores_are_trusted_after_a_crash_of_the_system, "cannot start"),
     BrokenRule(mutations.stores_are_not_compared_with_the_log, "accepted other records", loss=True),
     BrokenRule(mutations.commands_without_changes_do_not_wait, "not linearizable"),
