@@ -79,6 +79,8 @@ BROKEN_RULES = [
     BrokenRule(mutations.watches_miss_changes, "a watched row had changed"),
     BrokenRule(mutations.barriers_below_the_end_of_the_store_count, "not linearizable", loss=True, near=140),
     BrokenRule(mutations.later_leaders_of_the_partition_are_not_believed, "is waiting", loss=True, near=100),
+    BrokenRule(mutations.tokens_cover_only_writes, "a session read went backwards", near=550),
+    BrokenRule(mutations.watches_miss_expiries, "a watched row had changed", near=600),
 ]
 WITHOUT_A_SEED = [
     mutations.leases_run_from_the_last_copy_of_a_claim,
@@ -101,9 +103,7 @@ WITHOUT_A_SEED = [
     mutations.a_log_that_ends_too_early_is_waited_for,
     mutations.leaders_do_not_look_for_their_last_append,
     mutations.records_of_a_later_epoch_are_void,
-    mutations.tokens_cover_only_writes,
     mutations.transactions_trust_what_they_inherit,
-    mutations.watches_miss_expiries,
 ]
 """Broken rules that the simulator has not detected in some hundreds of seeds since it has a Kafka below the wire."""
 
