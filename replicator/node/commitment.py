@@ -15,7 +15,7 @@ from replicator.node.context import NodeContext
 from replicator.node.replica_progress import ReplicaProgress
 from replicator.node.timing import follow
 from replicator.node.writes import PendingWrite
-from replicator.position import BEFORE_LOG, Offset, Seq
+from replicator.position import BEFORE_LOG, Author, Offset, Seq
 from replicator.protocol.ack_policy import required
 from replicator.protocol.log_state import LogState
 from replicator.records.types import Membership, Release, Timing
@@ -52,20 +52,23 @@ class Commitment:
     @property
     def refusal(self) -> NoReplicas | None:
         """Why no write can be confirmed now."""
-        progress, overdue, timeout_ms = self._progress, self._overdue, self._context.timing.sync_ms
-        missing = self.requirement.missing(lambda it: progress.is_responsive(it, timeout_ms))
-        late = self.requirement.missing(
-            lambda it: progress.is_responsive(it, timeout_ms) and progress.acked(it) >= overdue
-        )
-        if missing:
+        progress, timeout_ms = self._progress, self._context.timing.sync_ms
+        if missing := self.requirement.missing(lambda it: progress.is_responsive(it, timeout_ms)):
             why = f"no ack from {', '.join(it.node for it in missing)} for {timeout_ms} ms"
-        elif late:
+        elif late := self._late():
             why = f"no ack from {', '.join(it.node for it in late)} to what was written {timeout_ms} ms ago"
         else:
             return None
         return NoReplicas(
             f"{why}, and each write requires one: nothing was written. Writes resume when it is back and has caught "
             "up, or make it async with `replicator replica set-mode`"
+        )
+
+    def _late(self) -> Sequence[Author]:
+        """Replicas that a write needs and whose acks are late, although they respond."""
+        progress, overdue, timeout_ms = self._progress, self._overdue, self._context.timing.sync_ms
+        return self.requirement.missing(
+            lambda it: progress.is_responsive(it, timeout_ms) and progress.acked(it) >= overdue
         )
 
     @property
