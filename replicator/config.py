@@ -70,7 +70,8 @@ class KafkaSection:
     username: Annotated[str, "SASL user name."] = field(default="", repr=False)
     password: Annotated[str, "SASL password."] = field(default="", repr=False)
     replication_factor: Annotated[
-        int, "Replication factor of topics that the node creates. 0: 3, or the number of brokers if there are fewer."
+        int,
+        "Replication factor of topics that the node creates. 0: the brokers' default, but at least 3 if there are 3.",
     ] = 0
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -39,6 +41,26 @@ def test_a_damaged_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(BrokerUnavailable, match="damaged"):
         kafka_home(fetch=lambda endpoint: [tmp_path / "kafka_2.13-4.3.1.jar"])
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_concurrent_downloads_wait_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLICATOR_CACHE", str(tmp_path))
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+
+    def fetch(endpoint: str) -> Iterable[Path]:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return []
+
+    home = kafka_home(fetch=fetch)
+    os.close(descriptor)
+    shutil.rmtree(home)
+
+    def wait_for_another(descriptor: int, operation: int) -> None:
+        home.mkdir()
+
+    monkeypatch.setattr(fcntl, "flock", wait_for_another)
+    assert kafka_home(fetch=no_network) == home
 
 
 def test_a_folder_without_kafka_is_reported(tmp_path: Path) -> None:

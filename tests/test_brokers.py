@@ -132,6 +132,15 @@ async def test_no_acknowledged_write_is_lost_and_no_read_is_stale(
     await asyncio.to_thread(cluster.caught_up)
 
 
+async def test_a_log_is_created_with_a_copy_on_each_broker_though_one_is_down(brokers: KafkaCluster) -> None:
+    await asyncio.to_thread(brokers.stop, 3)
+    try:
+        await asyncio.to_thread(ensure_topics, brokers.bootstrap(), "one-down")
+    finally:
+        await asyncio.to_thread(brokers.start, 3)
+    await in_sync(brokers, wal_topic("one-down"))
+
+
 async def test_a_reader_of_a_broker_that_is_cut_off_follows_the_appends(brokers: KafkaCluster) -> None:
     """It can reach the former leader all the time, and nothing that it asks it fails."""
     bootstrap, topic = brokers.bootstrap(ClientGroup.SECOND), wal_topic("cut-off")

@@ -5,12 +5,14 @@ The user names one (`--kafka-home`), or `jgo` downloads the jars into the cache 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from replicator.errors import BrokerUnavailable, ConfigError
@@ -64,27 +66,34 @@ def kafka_version(home: Path) -> str:
 
 
 def _fill(home: Path, fetch: Fetch) -> None:
-    """The folder is renamed last, so that an interrupted download leaves no incomplete one."""
+    """The folder is renamed last, so that an interrupted download leaves no incomplete one.
+
+    One download at a time: concurrent ones damage each other's files in the local Maven repository.
+    """
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="kafka-", dir=home.parent) as staging:
+        with _locked(home.parent), tempfile.TemporaryDirectory(prefix="kafka-", dir=home.parent) as staging:
+            if home.is_dir():
+                return
             libs = Path(staging) / "home" / "libs"
             libs.mkdir(parents=True)
             for jar in fetch(KAFKA_ENDPOINT):
                 if not zipfile.is_zipfile(jar):
                     raise RuntimeError(f"{jar} is damaged: delete it and start again")
                 shutil.copy(jar, libs)
-            _rename_unless_there(libs.parent, home)
+            os.rename(libs.parent, home)
     except (OSError, RuntimeError) as error:
         raise BrokerUnavailable(_three_ways(home, error)) from error
 
 
-def _rename_unless_there(source: Path, target: Path) -> None:
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.rename(source, target)
-    except OSError:
-        if not target.is_dir():  # another process was faster
-            raise
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _three_ways(home: Path, error: Exception) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
 
 from replicator.errors import BrokerUnavailable, ConfigError
 from replicator.intervals import ADMIN_TIMEOUT_S, TOPIC_POLL_S, TOPIC_TIMEOUT_S
@@ -92,6 +92,20 @@ class KafkaAdmin:
         reason = error.args[0]
         return self._unavailable(reason.str()) if reason.code() in UNREACHABLE else error
 
+    def brokers(self) -> list[int]:
+        """Those that are up. Raises `BrokerUnavailable`."""
+        return [
+            int(node.id) for node in self.result(self.client.describe_cluster(request_timeout=ADMIN_TIMEOUT_S)).nodes
+        ]
+
+    def settings(self, kind: ResourceType, name: str) -> dict[str, str]:
+        """Of a topic or a broker; empty if this login may not read them. Raises `BrokerUnavailable`."""
+        [future] = self.client.describe_configs([ConfigResource(kind, name)], request_timeout=ADMIN_TIMEOUT_S).values()
+        try:
+            return {entry.name: entry.value for entry in self.result(future).values() if entry.value is not None}
+        except KafkaException:
+            return {}
+
     def describe(self, topic: str) -> Future[Any]:
         return self.client.describe_topics(TopicCollection([topic]), request_timeout=ADMIN_TIMEOUT_S)[topic]
 
@@ -145,17 +159,25 @@ def ensure_topics(
 ) -> TopicIds:
     """Create the topics of the cluster that do not exist, and wait until the brokers know them.
 
-    The default replication factor is 3, or the number of brokers if there are fewer. Settings of existing topics are
-    not changed: see `check_topic`. Raises `BrokerUnavailable`, and `ConfigError` if Kafka refuses.
+    By default as many copies as the brokers are configured to make, and at least 3, or as there are brokers that are
+    up. Settings of existing topics are not changed: see `check_topic`.
+
+    Raises `BrokerUnavailable`, and `ConfigError` if Kafka refuses.
     """
     admin = KafkaAdmin(bootstrap, security)
-    brokers = len(admin.result(admin.client.describe_cluster(request_timeout=ADMIN_TIMEOUT_S)).nodes)
-    replicas = replication_factor or min(3, brokers)
+    replicas = replication_factor or _default_replication_factor(admin)
     durable = {"min.insync.replicas": "2" if replicas >= 3 else "1"}
     wal, acks = wal_topic(cluster), acks_topic(cluster)
     _create(admin, NewTopic(wal, 1, replicas, config={**WAL_SETTINGS, **durable}))
     _create(admin, NewTopic(acks, 1, replicas, config=dict(ACKS_SETTINGS)))
     return TopicIds(wal=_wait_for_leader(admin, wal), acks=_wait_for_leader(admin, acks))
+
+
+def _default_replication_factor(admin: KafkaAdmin) -> int:
+    """Not the number of brokers alone: if one is down now, the log would have a copy fewer for good."""
+    brokers = admin.brokers()
+    configured = admin.settings(ResourceType.BROKER, str(brokers[0])).get("default.replication.factor", "1")
+    return max(int(configured), min(3, len(brokers)))
 
 
 async def recreate_acks_topic(admin: KafkaAdmin, cluster: str) -> None:

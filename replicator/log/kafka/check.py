@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
+from confluent_kafka.admin import ResourceType  # type: ignore[attr-defined]
 
-from replicator.intervals import ADMIN_TIMEOUT_S
 from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.log.kafka.admin import KafkaAdmin
 from replicator.log.kafka.security import KafkaSecurity
@@ -46,19 +44,19 @@ def check_topic(bootstrap: str, cluster: str, *, security: KafkaSecurity | None 
     """Check the brokers and the topic `<cluster>.wal`; the results are in reading order. Raises `BrokerUnavailable`."""
     admin = KafkaAdmin(bootstrap, security)
     topic = wal_topic(cluster)
-    nodes = admin.result(admin.client.describe_cluster(request_timeout=ADMIN_TIMEOUT_S)).nodes
+    nodes = admin.brokers()
     results = [
         _result(
             "brokers", str(len(nodes)), "3 or more", len(nodes) >= 3, "With fewer, one lost disk can lose the log."
         ),
-        _auto_create(_settings(admin, ResourceType.BROKER, str(nodes[0].id))),
+        _auto_create(admin.settings(ResourceType.BROKER, str(nodes[0]))),
     ]
     description = admin.describe_or_none(topic)
     exists = "yes" if description is not None else "no"
     results.append(_result(f"topic {topic}", exists, "yes", exists == "yes", "It is the log of the cluster."))
     if description is None:
         return results
-    return results + _topic_results(description.partitions, _settings(admin, ResourceType.TOPIC, topic))
+    return results + _topic_results(description.partitions, admin.settings(ResourceType.TOPIC, topic))
 
 
 def _topic_results(partitions: Any, settings: Mapping[str, str]) -> list[CheckResult]:
@@ -106,15 +104,6 @@ def _auto_create(settings: Mapping[str, str]) -> CheckResult:
     value = _value(settings, "auto.create.topics.enable")
     why = "A deleted log would be recreated, empty and with the default retention, by the next client that asks for it."
     return _result("auto.create.topics.enable", value, "false", value == "false", why)
-
-
-def _settings(admin: KafkaAdmin, kind: ResourceType, name: str) -> dict[str, str]:
-    """Empty if this login may not read the settings; each value is then `NOT_READABLE`."""
-    try:
-        [future] = admin.client.describe_configs([ConfigResource(kind, name)], request_timeout=ADMIN_TIMEOUT_S).values()
-        return {entry.name: entry.value for entry in admin.result(future).values() if entry.value is not None}
-    except KafkaException:
-        return {}
 
 
 def _value(settings: Mapping[str, str], name: str) -> str:
