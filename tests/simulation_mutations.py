@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from asyncio import Future
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -52,8 +51,6 @@ from replicator.store import boot
 from replicator.store.machine import Machine
 from replicator.store.values import expiry_of
 from replicator.store.view import BlockingView, ExpiringView, Transaction, View
-from replicator.testing import faults
-from replicator.testing.faults import Faults
 
 
 def claims_need_not_have_observed() -> AbstractContextManager[object]:
@@ -204,20 +201,8 @@ def replicas_that_read_locally_no_more_are_not_waited_for() -> AbstractContextMa
     return patch.object(RoleState, "membership_changed", membership_changed)
 
 
-@contextmanager
-def _while_nodes_move(broken: AbstractContextManager[object]) -> Iterator[None]:
-    """Nothing but second processes of a node disturbs the cluster, so that it needs fewer simulations."""
-
-    def draw(rng: random.Random, events: tuple[str, ...], *, loss: bool | None) -> Faults:
-        return replace(genuine(rng, events, loss=loss), events=("start elsewhere",), disturbance_ms=500.0)
-
-    genuine = faults.draw
-    with patch.object(faults, "draw", draw), broken:
-        yield
-
-
 def replaced_processes_go_on() -> AbstractContextManager[object]:
-    return _while_nodes_move(patch.object(Registration, "replaced_by", lambda self, header, membership: None))
+    return patch.object(Registration, "replaced_by", lambda self, header, membership: None)
 
 
 def replaced_processes_are_not_waited_for() -> AbstractContextManager[object]:
@@ -230,7 +215,7 @@ def replaced_processes_are_not_waited_for() -> AbstractContextManager[object]:
         return replace(membership, members=tuple(replace(member, incarnation=0) for member in membership.members))
 
     genuine = RoleState.membership_changed
-    return _while_nodes_move(patch.object(RoleState, "membership_changed", membership_changed))
+    return patch.object(RoleState, "membership_changed", membership_changed)
 
 
 def acks_count_whichever_process_sends_them() -> AbstractContextManager[object]:
@@ -249,7 +234,7 @@ def acks_count_whichever_process_sends_them() -> AbstractContextManager[object]:
     broken = ExitStack()
     broken.enter_context(patch.object(ReplicaProgress, "_note", note))
     broken.enter_context(patch.object(AckSender, "_is_registered", property(has_leader)))
-    return _while_nodes_move(broken)
+    return broken
 
 
 def processes_read_locally_before_they_are_registered() -> AbstractContextManager[object]:
@@ -258,7 +243,7 @@ def processes_read_locally_before_they_are_registered() -> AbstractContextManage
         within_lease = self.index.age_ms <= self._context.timing.follower_lease_ms
         return within_lease and self._context.author.node in readers
 
-    return _while_nodes_move(patch.object(FollowerReads, "reads_locally", property(reads_locally)))
+    return patch.object(FollowerReads, "reads_locally", property(reads_locally))
 
 
 def writes_wait_for_no_acks() -> AbstractContextManager[object]:

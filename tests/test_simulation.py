@@ -42,6 +42,7 @@ class BrokenRule(NamedTuple):
     expected: str  # one of these phrases
     writes: WriteMode | None = None
     loss: bool | None = None
+    events: tuple[str, ...] = ()
     near: int = 0  # a seed shortly before one that detects it
 
     @property
@@ -58,9 +59,34 @@ BROKEN_RULES = [
     BrokenRule(mutations.leaders_read_without_a_lease, "not linearizable"),
     BrokenRule(mutations.repeated_records_count_again, "accepted other records|failed"),
     BrokenRule(mutations.stores_forget_a_change, "has digest"),
+    BrokenRule(mutations.timings_change_whatever_leases_are_held, "hold a lease", events=("change timing",), near=45),
+    BrokenRule(
+        mutations.replicas_that_read_locally_no_more_are_not_waited_for,
+        "not linearizable",
+        INVALIDATE,
+        events=("cut off and set async",),
+        near=14,
+    ),
+    BrokenRule(
+        mutations.follower_leases_never_end, "not linearizable", INVALIDATE, events=("cut off and set async",), near=82
+    ),
+    BrokenRule(
+        mutations.acks_count_whichever_process_sends_them,
+        "not linearizable",
+        INVALIDATE,
+        events=("start elsewhere",),
+        near=18,
+    ),
+    BrokenRule(
+        mutations.announcements_are_withdrawn_once,
+        "suspends keys",
+        SUSPEND,
+        events=("slow replicas", "kill one"),
+        near=26,
+    ),
     BrokenRule(mutations.nodes_follow_their_own_config, "hold a lease"),
     BrokenRule(mutations.leases_precede_the_first_timing, "hold a lease", near=90),
-    BrokenRule(mutations.replaced_processes_go_on, "another process has replaced it"),
+    BrokenRule(mutations.replaced_processes_go_on, "another process has replaced it", events=("start elsewhere",)),
     BrokenRule(mutations.writes_wait_for_no_acks, "not linearizable", INVALIDATE),
     BrokenRule(mutations.writes_are_not_announced, "not linearizable", SUSPEND, near=90),
     BrokenRule(mutations.leaders_show_keys_in_flight, "not linearizable", WriteMode.SYNC),
@@ -84,18 +110,13 @@ BROKEN_RULES = [
 ]
 WITHOUT_A_SEED = [
     mutations.leases_run_from_the_last_copy_of_a_claim,
-    mutations.timings_change_whatever_leases_are_held,
     mutations.replicas_ignore_suspensions,
-    mutations.follower_leases_never_end,
     mutations.follower_leases_need_no_question,
-    mutations.replicas_that_read_locally_no_more_are_not_waited_for,
     mutations.replaced_processes_are_not_waited_for,
-    mutations.acks_count_whichever_process_sends_them,
     mutations.processes_read_locally_before_they_are_registered,
     mutations.leaders_trust_what_they_inherit,
     mutations.releases_wait_for_nobody,
     mutations.releases_are_appended_once,
-    mutations.announcements_are_withdrawn_once,
     mutations.unacknowledged_writes_are_confirmed,
     mutations.the_read_index_is_the_end_of_the_log,
     mutations.leaders_answer_other_nodes_without_a_lease,
@@ -112,7 +133,9 @@ WITHOUT_A_SEED = [
 @pytest.mark.parametrize("rule", BROKEN_RULES, ids=lambda rule: rule.name)
 def test_a_broken_rule_is_detected(rule: BrokenRule, record_property: Callable[[str, object], None]) -> None:
     steps = STEPS_WITH_LOSS if rule.loss else STEPS
-    plans = (SimulationPlan(seed, steps, writes=rule.writes, loss=rule.loss) for seed in count(rule.near))
+    plans = (
+        SimulationPlan(seed, steps, writes=rule.writes, loss=rule.loss, events=rule.events) for seed in count(rule.near)
+    )
     for report in run_all(islice(plans, ENOUGH_SEEDS), rule.mutation):
         detected = [it for it in report.problems if any(phrase in it for phrase in rule.expected.split("|"))]
         if detected:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from replicator.records.types import WriteMode
+from replicator.testing.nemesis import FAULT_EVENTS
 from replicator.testing.simulation import SimulationPlan, run
 
 
@@ -20,6 +21,10 @@ def simulate(
         bool | None,
         typer.Option("--loss/--no-loss", help="Whether Kafka loses acknowledged records; by default the seed decides."),
     ] = None,
+    events: Annotated[
+        str | None,
+        typer.Option(help="Only these kinds of fault events, separated by commas; by default the seed decides."),
+    ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Print every event.")] = False,
 ) -> None:
     """Simulate a cluster with faults in virtual time, and check its guarantees; a seed always gives the same history.
@@ -30,7 +35,18 @@ def simulate(
     Example: replicator simulate --seed 7 --steps 4000 --trace
     """
     logging.disable(logging.CRITICAL)  # nodes log every fault
-    report = run(SimulationPlan(seed, steps, nodes, writes=writes, loss=loss), print if trace else lambda line: None)
+    plan = SimulationPlan(seed, steps, nodes, writes=writes, loss=loss, events=_parsed(events))
+    report = run(plan, print if trace else lambda line: None)
     print(report)
     if report.problems:
         raise typer.Exit(1)
+
+
+def _parsed(events: str | None) -> tuple[str, ...]:
+    """Raises `typer.BadParameter`."""
+    names = tuple(name.strip() for name in events.split(",")) if events else ()
+    if unknown := [name for name in names if name not in FAULT_EVENTS]:
+        raise typer.BadParameter(
+            f"{unknown[0]!r} is not a kind of fault event: use some of {', '.join(FAULT_EVENTS)}", param_hint="--events"
+        )
+    return names

@@ -52,10 +52,10 @@ class Faults:
 NO_FAULTS = Faults()
 
 
-def draw(rng: random.Random, events: tuple[str, ...], *, loss: bool | None) -> Faults:
+def draw(rng: random.Random, events: tuple[str, ...], *, only: tuple[str, ...], loss: bool | None) -> Faults:
     """Each kind of fault is absent, rare or frequent, so that some simulations have faults of a single kind.
 
-    `loss`: whether Kafka loses records; None: rarely.
+    `only`: these events instead, unless it is empty. `loss`: whether Kafka loses records; None: rarely.
     """
 
     def probability(*choices: float) -> float:
@@ -73,6 +73,6 @@ def draw(rng: random.Random, events: tuple[str, ...], *, loss: bool | None) -> F
         end_fails=probability(0.05, 0.3),
         question_lost=probability(0.02, 0.2),
         disturbance_ms=rng.choice((150.0, 500.0, 1500.0)),
-        events=tuple(event for event in events if rng.random() < 0.6),
+        events=only or tuple(event for event in events if rng.random() < 0.6),
         loses_records=rng.random() < _LOSS if loss is None else loss,
     )

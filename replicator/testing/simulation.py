@@ -63,12 +63,14 @@ class SimulationPlan:
     timing: Timing | None = None  # of all nodes' configs; None: drawn, usually a different one for each node
     writes: WriteMode | None = None  # the write mode for most of the time; None: drawn
     loss: bool | None = None  # whether Kafka loses acknowledged records; None: drawn
+    events: tuple[str, ...] = ()  # only these of `nemesis.FAULT_EVENTS`; by default they are drawn
 
     @property
     def command(self) -> str:
         writes = f" --writes {self.writes}" if self.writes else ""
         loss = {None: "", True: " --loss", False: " --no-loss"}[self.loss]
-        return f"replicator simulate --seed {self.seed} --steps {self.steps} --nodes {self.nodes}{writes}{loss}"
+        events = f" --events '{','.join(self.events)}'" if self.events else ""
+        return f"replicator simulate --seed {self.seed} --steps {self.steps} --nodes {self.nodes}{writes}{loss}{events}"
 
 
 @dataclass(slots=True)
@@ -113,7 +115,8 @@ class _Simulation:
         self.history = History()
         self._on_trace = on_trace
         self._hash = hashlib.sha256()
-        self.kafka = Kafka(self.loop, rng, fault_plans.draw(rng, tuple(FAULT_EVENTS), loss=plan.loss), self.trace)
+        faults = fault_plans.draw(rng, tuple(FAULT_EVENTS), only=plan.events, loss=plan.loss)
+        self.kafka = Kafka(self.loop, rng, faults, self.trace)
         names = [f"n{i + 1}" for i in range(plan.nodes)]
         peers: dict[str, SimNode] = {}
         for priority, name in enumerate(names):
