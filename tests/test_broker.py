@@ -93,11 +93,11 @@ def test_a_broker_of_three_says_where_the_proxies_in_front_of_it_are() -> None:
         "advertised.listeners=BROKER://127.0.0.1:11,FIRST://127.0.0.1:12",
         "default.replication.factor=3",
         "min.insync.replicas=2",
-        "broker.session.timeout.ms=2000",
+        "broker.session.timeout.ms=3000",
     ):
         assert line in lines
     alone = server_properties(single_broker(port=1, controller_port=2, cluster_id="c")).splitlines()
-    assert "min.insync.replicas=1" in alone and "broker.session.timeout.ms=2000" not in alone
+    assert "min.insync.replicas=1" in alone and "broker.session.timeout.ms=3000" not in alone
 
 
 def test_an_invalid_heap_size_is_refused(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ _HOST = "127.0.0.1"
 
 
 _SEVERAL_BROKERS = """
-# After 2 s another broker leads the partitions of one that does not respond. The default is 9 s.
-broker.session.timeout.ms=2000
-broker.heartbeat.interval.ms=300
+# After 3 s another broker leads the partitions of one that does not respond. The default is 9 s. A heartbeat is given up
+# after its interval: with a short one, a busy machine may lose all heartbeats.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=1000
 """
 
 
