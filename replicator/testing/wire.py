@@ -167,6 +167,8 @@ class SimConnection:
         """Whether it is in the log now."""
         partition, replica = self._kafka.partition, self._replica
         code, base = _NONE, Offset(-1)
+        if self._restarts != replica.restarts:
+            return False  # the broker lost it when it stopped
         if not replica.leads:
             code = _NOT_LEADER
         elif replica is not partition.leader:

@@ -19,8 +19,8 @@ _HOST = "127.0.0.1"
 
 
 _SEVERAL_BROKERS = """
-# After 3 s another broker leads the partitions of one that does not respond. The default is 9 s. A heartbeat is given up
-# after its interval: with a short one, a busy machine may lose all heartbeats.
+# After 3 s another broker leads the partitions of one that does not respond. The default is 9 s. A heartbeat that takes
+# longer than its interval is lost: with a short one, a busy machine loses all of them.
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=1000
 """

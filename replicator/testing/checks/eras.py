@@ -51,7 +51,7 @@ class Era:
         if request.mark in self.lost:
             return False
         if request.outcome is Outcome.REJECTED:
-            return request.answered_s >= self.loss_s
+            return request.answered_s >= self.loss_s and self._has_read_this_log(request)
         return request.must_write or request.record in self.canonical.marked.get(request.mark, ())
 
     def _has_read_this_log(self, request: Request) -> bool:
