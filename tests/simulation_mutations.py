@@ -14,7 +14,7 @@ from unittest.mock import patch
 from replicator import intervals
 from replicator.errors import BrokerUnavailable, Busy, Definite, Stale
 from replicator.log.kafka.log import KafkaLog
-from replicator.node import checked_reader, resolution
+from replicator.node import checked_reader, read_index, resolution
 from replicator.node.ack_sender import AckSender
 from replicator.node.announcement import Announcement
 from replicator.node.appending import Appender, AppendOutcome, Committed, Misplaced
@@ -329,9 +329,15 @@ def the_read_index_is_the_end_of_the_log() -> AbstractContextManager[object]:
 def leaders_answer_other_nodes_without_a_lease() -> AbstractContextManager[object]:
     async def committed_offset(self: LeaderIndex, timeline: bytes, epoch: Epoch) -> CommittedOffset:
         self._check_leads(timeline, epoch)
-        return CommittedOffset(await asyncio.shield(self._context.commit_point.get()), inf)
+        offset = await asyncio.shield(self._context.commit_point.get())
+        return CommittedOffset(offset, inf, self._context.replica.state.epoch, self._context.author)
 
     return patch.object(LeaderIndex, "committed_offset", committed_offset)
+
+
+def nodes_trust_the_leader_of_another_log() -> AbstractContextManager[object]:
+    """A node that has read lost records takes the answer of a leader that has not for its own log."""
+    return patch.object(read_index, "check_term", lambda state, epoch, leader: None)
 
 
 def leaders_forget_the_append_in_flight() -> AbstractContextManager[object]:

@@ -12,12 +12,12 @@ from unittest.mock import patch
 
 import pytest
 
-from replicator.errors import BrokerUnavailable, NotLeader, ReplicatorError, Stale
+from replicator.errors import BrokerUnavailable, LogDamage, NotLeader, ReplicatorError, Stale
 from replicator.log.memory import MemoryLog
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry
 from replicator.node.election import Election
 from replicator.node.leader_link import CommittedOffset
-from replicator.position import Epoch, NodeId, Offset
+from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.protocol.levels import Level, LevelKind
 from replicator.protocol.timing import Timeouts
 from replicator.records.codec import BARRIER
@@ -177,6 +177,19 @@ async def test_without_the_leader_and_without_a_barrier_a_read_is_stale(
         pytest.raises(Stale, match=f"The leader: the connection is refused. The log: {error}"),
     ):
         await read(cluster.n3, A)
+
+
+@pytest.mark.parametrize("later", [0, 1])
+@pytest.mark.parametrize("behind", [0, 1])
+async def test_the_leader_of_another_log_is_not_trusted(cluster: ModesCluster, later: int, behind: int) -> None:
+    """The node has read more than that leader has committed, and has not read its claim: that was lost by Kafka."""
+    state = cluster.n3.machine.state
+    answer = CommittedOffset(Offset(state.offset - behind), 100, Epoch(state.epoch + later), Author(NodeId("n1"), 1))
+    with patch.object(link_of(cluster.n3), "committed_offset", return_value=answer):
+        for level in (Level(LevelKind.LINEARIZABLE), BOUNDED):
+            with pytest.raises(LogDamage, match="Kafka has lost the end of the log"):
+                await read(cluster.n3, A, level)
+    assert await read(cluster.n3, A) == b"s0"
 
 
 async def test_a_leader_that_does_not_answer_is_asked_for_a_part_of_the_time_of_a_read(cluster: ModesCluster) -> None:

@@ -105,6 +105,13 @@ BROKEN_RULES = [
     BrokenRule(mutations.watches_miss_changes, "a watched row had changed"),
     BrokenRule(mutations.barriers_below_the_end_of_the_store_count, "not linearizable", loss=True, near=140),
     BrokenRule(mutations.later_leaders_of_the_partition_are_not_believed, "is waiting", loss=True, near=100),
+    BrokenRule(
+        mutations.nodes_trust_the_leader_of_another_log,
+        "not a prefix of the log",
+        loss=True,
+        events=("depose leader",),
+        near=215,
+    ),
     BrokenRule(mutations.tokens_cover_only_writes, "a session read went backwards", near=550),
     BrokenRule(mutations.watches_miss_expiries, "a watched row had changed", near=600),
 ]

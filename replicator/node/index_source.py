@@ -24,8 +24,8 @@ from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.node.client_writes import leading_member
 from replicator.node.context import NodeContext
 from replicator.node.leader_index import LeaderIndex
-from replicator.node.leader_link import LeaderLink, LinkFailed
-from replicator.position import Offset
+from replicator.node.leader_link import CommittedOffset, LeaderLink, LinkFailed
+from replicator.position import Author, Epoch, Offset
 from replicator.protocol.verification import check_appended
 from replicator.records.codec import BARRIER
 
@@ -39,6 +39,7 @@ class IndexAnswer(NamedTuple):
     asked_ms: float  # when the question was sent
     offset: Offset  # all that was confirmed or shown before that is at or below it
     lease_ms: float = inf  # from `asked_ms` on: a lease of this node that rests on the answer must not last longer
+    term: tuple[Epoch, Author] | None = None  # of the leader that answered; its claim is at or below the offset
 
 
 class IndexSource:
@@ -71,13 +72,13 @@ class IndexSource:
         state, member = context.replica.state, leading_member(context)
         asked_ms = context.clock.elapsed_ms()
         if state.leader == context.author:
-            return IndexAnswer(asked_ms, *await self._own.committed_offset(state.timeline, state.epoch))
+            return _answer(asked_ms, await self._own.committed_offset(state.timeline, state.epoch))
         if member is None or member.node == context.author.node:  # this node, before it was restarted
             raise LinkFailed("there is no leader, or its address is not known")
         timeout_ms = context.timeouts.read_ms / LINK_SHARE
         try:
             async with asyncio.timeout(timeout_ms / 1000):
-                return IndexAnswer(asked_ms, *await self._link.committed_offset(member, state.timeline, state.epoch))
+                return _answer(asked_ms, await self._link.committed_offset(member, state.timeline, state.epoch))
         except TimeoutError:
             raise LinkFailed(f"{member.node} has not answered at {member.resp} for {timeout_ms:.0f} ms") from None
 
@@ -105,3 +106,7 @@ class IndexSource:
         elif self._link_error and not error:
             logger.info("reads ask the leader again")
         self._link_error = error
+
+
+def _answer(asked_ms: float, it: CommittedOffset) -> IndexAnswer:
+    return IndexAnswer(asked_ms, it.offset, it.lease_left_ms, (it.epoch, it.leader))

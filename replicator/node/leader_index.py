@@ -47,7 +47,7 @@ class LeaderIndex:
             if not committed.done():
                 await asyncio.wait([committed], timeout=LEASE_POLL_MS / 1000)
             elif left_ms > 0:
-                return CommittedOffset(committed.result(), left_ms)
+                return CommittedOffset(committed.result(), left_ms, term, context.author)
             else:
                 await context.clock.sleep(LEASE_POLL_MS)
             self._check_leads(timeline, epoch)

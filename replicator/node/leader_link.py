@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from replicator.errors import ReplicatorError
-from replicator.position import Epoch, Offset
+from replicator.position import Author, Epoch, Offset
 from replicator.records.types import Member
 
 
@@ -18,6 +18,8 @@ class CommittedOffset(NamedTuple):
 
     offset: Offset
     lease_left_ms: float  # a lease of the node that asked must not last longer
+    epoch: Epoch  # of the leader; the claim of this epoch is at or below the offset
+    leader: Author
 
 
 class LeaderLink(Protocol):

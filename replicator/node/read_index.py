@@ -15,6 +15,7 @@ from replicator.node.context import NodeContext
 from replicator.node.index_source import IndexAnswer, IndexSource
 from replicator.position import Offset
 from replicator.protocol.lease import follower_lease_until_ms
+from replicator.protocol.verification import check_term
 from replicator.store.view import View
 
 T = TypeVar("T")
@@ -106,13 +107,21 @@ class ReadIndex:
         async with self._asking:
             self._next = None
             answer = await self._source.ask()
-        self._last = max(self._last, answer)
+        self._check_past(answer)
+        self._last = max(self._last, answer, key=lambda it: it[:2])
         _end(joined.answered, answer)
         await context.replica.applied(answer.offset)
+        self._check_past(answer)
         self.fresh_ms = max(self.fresh_ms, answer.asked_ms)
         until_ms = follower_lease_until_ms(answer.asked_ms, context.timing.follower_lease_ms, answer.lease_ms)
         self.lease_until_ms = max(self.lease_until_ms, until_ms)
         _end(joined.reached, self._view())
+
+    def _check_past(self, answer: IndexAnswer) -> None:
+        """Raises `LogDamage` if the store has reached the index, but not by the log of the leader that answered."""
+        state = self._context.replica.state
+        if answer.term is not None and state.offset >= answer.offset:
+            check_term(state, *answer.term)
 
 
 def _end(future: asyncio.Future[T], result: T) -> None:

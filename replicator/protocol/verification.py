@@ -7,7 +7,7 @@ behind. If the log has grown past the old end since, no offset is missing, and o
 from __future__ import annotations
 
 from replicator.errors import LogDamage
-from replicator.position import Offset
+from replicator.position import Author, Epoch, Offset
 from replicator.protocol.acceptance import judge
 from replicator.protocol.claims import CLAIMS_OVER_UNREAD
 from replicator.protocol.log_state import LogState
@@ -46,6 +46,16 @@ def check_appended(state: LogState, base: Offset) -> None:
     """Raises `LogDamage` if an append by a node that has read up to `state` was given an offset that it has read."""
     if base <= state.offset:
         raise truncated(state, base)
+
+
+def check_term(state: LogState, epoch: Epoch, leader: Author) -> None:
+    """Raises `LogDamage` if a node has read other claims up to `state` than the log has, which has this one by then."""
+    if state.epoch < epoch or (state.epoch == epoch and state.leader != leader):
+        raise LogDamage(
+            f"{leader} leads epoch {epoch}, and this node has read the log up to offset {state.offset}, but not the "
+            "claim of that epoch: Kafka has lost the end of the log, and others have appended since. Restore the data "
+            "of the brokers, or start this node from a snapshot of an earlier offset"
+        )
 
 
 def is_truncated(state: LogState, end: Offset) -> bool:

@@ -11,9 +11,9 @@ from replicator.server.redis.context import ConnectionContext
 
 @control("repl.index", 3)
 def committed_offset(connection: ConnectionContext, args: Args) -> None:
-    """REPL.INDEX timeline epoch: the committed offset, from the leader of that epoch or a later one, with its lease.
+    """REPL.INDEX timeline epoch: the committed offset, from the leader of that epoch or a later one.
 
-    And for how many milliseconds more it holds the lease.
+    And for how many milliseconds more it holds its lease, its epoch, and its incarnation.
     """
     refuse_in_multi(connection, "REPL.INDEX cannot be part of a transaction")
     epoch = Epoch(integer(args[2]))
@@ -26,5 +26,5 @@ def committed_offset(connection: ConnectionContext, args: Args) -> None:
 
 
 async def _reply(connection: ConnectionContext, timeline: bytes, epoch: Epoch) -> None:
-    offset, lease_left_ms = await connection.server.backend.committed_offset(timeline, epoch)
-    connection.reply([offset, int(lease_left_ms)])
+    answer = await connection.server.backend.committed_offset(timeline, epoch)
+    connection.reply([answer.offset, int(answer.lease_left_ms), answer.epoch, answer.leader.incarnation])
