@@ -463,6 +463,11 @@ def stores_are_trusted_after_a_crash_of_the_system() -> AbstractContextManager[o
     return patch.object(boot, "crashed", lambda folder, this_boot: False)
 
 
+def checkpoints_wait_for_every_record() -> AbstractContextManager[object]:
+    """Writes stop if acks take longer than the time between two heartbeats."""
+    return patch.object(Writes, "changes_sent", property(lambda self: bool(self._sent)))
+
+
 def claims_do_not_back_off() -> AbstractContextManager[object]:
     """A leader that resolves an append claims as often as it can."""
     return patch.object(resolution, "MAX_RESOLVE_RETRY_MS", intervals.RESOLVE_RETRY_MS)

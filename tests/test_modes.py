@@ -21,7 +21,7 @@ from replicator.protocol.levels import EVENTUAL, LINEARIZABLE
 from replicator.protocol.roles import Role
 from replicator.protocol.timing import Timeouts, old_lease_ms
 from replicator.records.codec import BARRIER, AckCodec
-from replicator.records.types import Ack, Membership, Mode, Policy, WaitFor, Write, WriteMode
+from replicator.records.types import Ack, Checkpoint, Heartbeat, Membership, Mode, Policy, WaitFor, Write, WriteMode
 from tests.memory_cluster import RunningNode, until
 from tests.modes_cluster import (
     ALL,
@@ -307,6 +307,20 @@ async def test_writes_continue_once_a_member_that_is_cut_off_is_no_longer_sync(
     if policy is not ALL:
         assert clock.elapsed_ms() - before_ms >= old_lease_ms(cluster.timing.follower_lease_ms)
     await cluster.stop()
+
+
+async def test_a_checkpoint_does_not_wait_for_the_acks_of_heartbeats(cluster: ModesCluster) -> None:
+    """A heartbeat is always on its way if acks take longer than the time between two."""
+    await cluster.set_up(ALL, SYNC, SYNC, SYNC)
+    cluster.acks.hold("n3")
+    heartbeats = len(cluster.bodies_of(Heartbeat))
+    await until(lambda: len(cluster.bodies_of(Heartbeat)) > heartbeats)
+    with patch.object(leader_module, "CHECKPOINT_MS", 0):
+        writing = begin_write(cluster.n1, b"a", b"s1")
+        await until(lambda: isinstance(cluster.bodies[-1], Write))
+    assert isinstance(cluster.bodies[-2], Checkpoint)
+    cluster.acks.let("n3")
+    assert isinstance(await writing, int)
 
 
 async def test_a_forced_leader_waits_for_replicas_that_were_removed_before_it_was_restarted(tmp_path: Path) -> None:

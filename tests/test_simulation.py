@@ -112,6 +112,13 @@ BROKEN_RULES = [
         events=("depose leader",),
         near=215,
     ),
+    BrokenRule(
+        mutations.checkpoints_wait_for_every_record,
+        "refused for",
+        loss=True,
+        events=("stall reader", "kill one"),
+        near=70,
+    ),
     BrokenRule(mutations.tokens_cover_only_writes, "a session read went backwards", near=550),
     BrokenRule(mutations.watches_miss_expiries, "a watched row had changed", near=600),
 ]

@@ -158,12 +158,12 @@ class Leader:
     def _queue_checkpoint(self) -> bool:
         """Queue a checkpoint every `CHECKPOINT_MS`, before the next group.
 
-        It is possible only while the store is at the end of the log. Returns whether writes have to wait until then.
+        It is possible only while the store has all rows of the log. Returns whether writes have to wait until then.
         """
         context, now_ms = self._context, self._context.clock.elapsed_ms()
         if now_ms - self._checkpoint_ms < CHECKPOINT_MS:
             return False
-        if context.writes.sent:
+        if context.writes.changes_sent:
             return True
         meta = context.replica.machine.meta
         context.enqueue_own(Checkpoint(meta.digest, meta.entries))

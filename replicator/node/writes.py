@@ -106,8 +106,9 @@ class Writes:
         return bool(self._queued)
 
     @property
-    def sent(self) -> bool:
-        return bool(self._sent)
+    def changes_sent(self) -> bool:
+        """Whether a record that changes rows was sent, and has not been applied yet."""
+        return any(pending.changes for pending in self._sent)
 
     async def settled(self) -> None:
         """Wait until each write that is queued or sent now has been applied or has failed."""
