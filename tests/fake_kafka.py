@@ -16,7 +16,8 @@ from aiokafka.protocol.produce import ProduceRequest_v3, ProduceResponse_v3
 
 from replicator.address import Address
 from replicator.log.kafka.metadata import MetadataRequestV7, MetadataResponseV7
-from replicator.log.kafka.partition import EARLIEST, encode_batch
+from replicator.log.kafka.partition import encode_batch
+from replicator.log.kafka.requests import EARLIEST
 
 HOST = "127.0.0.1"
 MAX_BYTES = 1 << 20

@@ -10,9 +10,20 @@ from typing import Any
 from replicator.address import Address
 from replicator.errors import BrokerUnavailable
 from replicator.log.kafka.log import KafkaLog
+from replicator.log.kafka.metadata import TopicMetadataRequest
 from replicator.log.kafka.options import KafkaOptions
-from replicator.log.kafka.partition import EARLIEST, OFFSET_OUT_OF_RANGE
-from replicator.log.kafka.partition_leader import PARTITION, LeaderLookup, PartitionLeader
+from replicator.log.kafka.partition import OFFSET_OUT_OF_RANGE
+from replicator.log.kafka.partition_leader import LeaderLookup, PartitionLeader
+from replicator.log.kafka.requests import (
+    EARLIEST,
+    PARTITION,
+    Fetch,
+    FetchedRecords,
+    ListedOffset,
+    ListOffsets,
+    Produce,
+    Produced,
+)
 from replicator.log.kafka.security import PLAINTEXT
 from replicator.log.kafka.topic_monitor import TopicMonitor
 from replicator.position import Offset
@@ -24,7 +35,6 @@ from replicator.testing.partition import Replica
 APPEND_TIMEOUT_MS = 400  # after which the outcome of an append without an answer is unknown
 
 _TOPIC = "simulated.wal"
-_PRODUCE, _FETCH, _LIST_OFFSETS, _METADATA = range(4)  # API keys
 _NONE, _NOT_LEADER, _NOT_ENOUGH_REPLICAS = 0, 6, 19
 _LATE_MS = 3000.0
 _MAX_BATCHES = 20
@@ -78,6 +88,9 @@ class SimLookup(LeaderLookup):
             raise TimeoutError
         return SimConnection(link, replica)
 
+    async def connect_to_partition(self, address: Address, timeout_ms: int) -> SimConnection:
+        return await self.connect(address, timeout_ms)
+
 
 class SimConnection:
     """To one broker. Takes requests as `log.kafka.partition` and `log.kafka.partition_leader` make them."""
@@ -89,11 +102,11 @@ class SimConnection:
         self._restarts = replica.restarts
         self._open = True
         self._unanswered: dict[asyncio.Future[Any], None] = {}
-        self._execute: dict[int, Callable[[Any, asyncio.Future[Any]], None]] = {
-            _PRODUCE: self._produce,
-            _FETCH: self._fetch,
-            _LIST_OFFSETS: self._list_offsets,
-            _METADATA: self._describe,
+        self._execute: dict[type, Callable[[Any, asyncio.Future[Any]], None]] = {
+            Produce: self._produce,
+            Fetch: self._fetch,
+            ListOffsets: self._list_offsets,
+            TopicMetadataRequest: self._describe,
         }
 
     def connected(self) -> bool:
@@ -121,12 +134,12 @@ class SimConnection:
             return
         down_ms = self._link.down_ms(self._replica)
         if not down_ms:
-            self._execute[request.API_KEY](request, answer)
+            self._execute[type(request)](request, answer)
             return
         if self._kafka.rng.random() < 0.5:
             self.close()
         else:
-            self._kafka.later(down_ms, self._execute[request.API_KEY], request, answer)
+            self._kafka.later(down_ms, self._execute[type(request)], request, answer)
 
     def _is_broken(self) -> bool:
         """Whether the broker has restarted since. The process learns of it now."""
@@ -134,21 +147,20 @@ class SimConnection:
             self.close()
         return not self._open
 
-    def _answer(self, answer: asyncio.Future[Any], *partition: Any, delay_ms: float = 0.0) -> None:
-        response = SimpleNamespace(topics=[(_TOPIC, [(PARTITION, *partition)])])
+    def _answer(self, answer: asyncio.Future[Any], response: object, *, delay_ms: float = 0.0) -> None:
         self._kafka.later(delay_ms + self._kafka.message_ms(), deliver, answer, response)
 
     # At the broker
 
-    def _produce(self, request: Any, answer: asyncio.Future[Any]) -> None:
+    def _produce(self, request: Produce, answer: asyncio.Future[Any]) -> None:
         kafka, rng = self._kafka, self._kafka.rng
-        [(_, [(_, batch)])] = request._topics
+        batch = request.batch
         fault = kafka.faults.append_fault(rng)
         if fault is not AppendFault.NONE:
             kafka.trace(f"{self._link.name}: append: {fault}")
         match fault:
             case AppendFault.REFUSED:
-                self._answer(answer, _NOT_ENOUGH_REPLICAS, -1)
+                self._answer(answer, Produced(_NOT_ENOUGH_REPLICAS, Offset(-1)))
             case AppendFault.LOST:
                 pass
             case AppendFault.LATE:
@@ -179,13 +191,13 @@ class SimConnection:
             records = int.from_bytes(batch[_RECORDS_AT : _RECORDS_AT + 4], "big")
             base = partition.append(batch, records, self._kafka.loop.time())
         if answer is not None:
-            self._answer(answer, code, base)
+            self._answer(answer, Produced(code, base))
         return code == _NONE
 
-    def _fetch(self, request: Any, answer: asyncio.Future[Any]) -> None:
+    def _fetch(self, request: Fetch, answer: asyncio.Future[Any]) -> None:
         """Without records to return, it waits for them as long as the request says."""
         kafka, replica = self._kafka, self._replica
-        [(_, [(_, offset, _)])] = request.topics
+        offset = request.offset
         fails = kafka.rng.random() < kafka.faults.read_fails
         timer: asyncio.TimerHandle | None = None
 
@@ -197,7 +209,7 @@ class SimConnection:
             if stalled_ms > 0:
                 kafka.later(stalled_ms, execute)
             elif offset == replica.end and replica.leads and not fails and timer is None:
-                timer = kafka.later(request._max_wait_ms, give_up)
+                timer = kafka.later(request.max_wait_ms, give_up)
                 replica.waiting.append(execute)
             else:
                 if timer is not None:
@@ -214,22 +226,21 @@ class SimConnection:
     def _answer_fetch(self, answer: asyncio.Future[Any], offset: Offset, fails: bool) -> None:
         kafka, replica = self._kafka, self._replica
         if fails or not replica.leads:
-            self._answer(answer, _NOT_LEADER, -1, b"")
+            self._answer(answer, FetchedRecords(_NOT_LEADER, b""))
         elif offset > replica.end:
-            self._answer(answer, OFFSET_OUT_OF_RANGE, -1, b"")
+            self._answer(answer, FetchedRecords(OFFSET_OUT_OF_RANGE, b""))
         else:
             batches = replica.log.from_offset(offset, replica.end, kafka.rng.randint(1, _MAX_BATCHES))
             encoded = b"".join(batch.encoded for batch in batches)
-            self._answer(answer, _NONE, replica.end, encoded, delay_ms=kafka.rng.random() * self._link.lag_ms)
+            self._answer(answer, FetchedRecords(_NONE, encoded), delay_ms=kafka.rng.random() * self._link.lag_ms)
 
-    def _list_offsets(self, request: Any, answer: asyncio.Future[Any]) -> None:
-        [(_, [(_, which)])] = request._topics
+    def _list_offsets(self, request: ListOffsets, answer: asyncio.Future[Any]) -> None:
         if not self._replica.leads or self._kafka.rng.random() < self._kafka.faults.end_fails:
-            self._answer(answer, _NOT_LEADER, -1, -1)
+            self._answer(answer, ListedOffset(_NOT_LEADER, Offset(-1)))
         else:
-            self._answer(answer, _NONE, -1, 0 if which == EARLIEST else self._replica.end)
+            self._answer(answer, ListedOffset(_NONE, Offset(0) if request.which == EARLIEST else self._replica.end))
 
-    def _describe(self, request: Any, answer: asyncio.Future[Any]) -> None:
+    def _describe(self, request: TopicMetadataRequest, answer: asyncio.Future[Any]) -> None:
         replica = self._replica
         addresses = [(it.broker, _address(it.broker)) for it in self._kafka.partition.replicas]
         brokers = [(broker, address.host, address.port, None) for broker, address in addresses]

@@ -12,7 +12,6 @@ from replicator.log.kafka.offsets import list_offset_with_retry
 from replicator.log.kafka.options import DEFAULTS, KafkaOptions
 from replicator.log.kafka.partition import (
     ACKS_LEADER,
-    LATEST,
     CorruptBatch,
     PartitionClient,
     RequestFailed,
@@ -20,6 +19,7 @@ from replicator.log.kafka.partition import (
     encode_batch,
 )
 from replicator.log.kafka.partition_leader import LeaderLookup
+from replicator.log.kafka.requests import LATEST
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.log.kafka.topic import acks_topic
 from replicator.position import NodeId

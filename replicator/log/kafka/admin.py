@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from replicator.errors import BrokerUnavailable, ConfigError
 from replicator.intervals import ADMIN_TIMEOUT_S, TOPIC_POLL_S, TOPIC_TIMEOUT_S
 from replicator.limits import MAX_MESSAGE_BYTES
-from replicator.log.kafka.partition_leader import PARTITION
+from replicator.log.kafka.requests import PARTITION
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.log.kafka.topic import acks_topic, wal_topic
 from replicator.position import Offset

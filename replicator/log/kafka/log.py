@@ -14,8 +14,6 @@ from replicator.log.kafka.offsets import list_offset_with_retry
 from replicator.log.kafka.options import DEFAULTS, KafkaOptions
 from replicator.log.kafka.partition import (
     ACKS_ALL,
-    EARLIEST,
-    LATEST,
     CorruptBatch,
     PartitionClient,
     RequestFailed,
@@ -23,6 +21,7 @@ from replicator.log.kafka.partition import (
     encode_batch,
 )
 from replicator.log.kafka.partition_leader import NO_EPOCH, LeaderLookup
+from replicator.log.kafka.requests import EARLIEST, LATEST
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.log.kafka.topic import wal_topic
 from replicator.log.kafka.topic_monitor import TopicMonitor

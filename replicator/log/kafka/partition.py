@@ -1,6 +1,6 @@
 """Requests to one partition: produce, fetch, list offsets. Each request is sent once, and its outcome is reported.
 
-This module uses only the connections and codecs of aiokafka, and leaves retries to its callers. aiokafka's producer
+This module uses only the codecs of aiokafka, and leaves retries to its callers. aiokafka's producer
 retries on its own, so a batch may be appended twice, or long after its caller's timeout. Its consumer hides lost
 connections.
 
@@ -14,25 +14,28 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaError, for_code
-from aiokafka.protocol.fetch import FetchRequest
-from aiokafka.protocol.offset import OffsetRequest
-from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from replicator.errors import BrokerUnavailable, ReplicatorError
+from replicator.log.kafka.broker_connection import Connection
 from replicator.log.kafka.failure_text import describe_failure
-from replicator.log.kafka.partition_leader import NO_EPOCH, PARTITION, LeaderLookup, PartitionLeader
+from replicator.log.kafka.partition_leader import NO_EPOCH, LeaderLookup, PartitionLeader
+from replicator.log.kafka.requests import (
+    Fetch,
+    FetchedRecords,
+    ListedOffset,
+    ListOffsets,
+    PartitionRequest,
+    Produce,
+    Produced,
+)
 from replicator.log.port import Entry
 from replicator.position import Offset
 
-LATEST = -1
-EARLIEST = -2
 ACKS_ALL = -1
 ACKS_LEADER = 1
-READ_UNCOMMITTED = 0
 
 OFFSET_OUT_OF_RANGE = 1
 
@@ -112,10 +115,10 @@ class PartitionClient:
     def __init__(self, lookup: LeaderLookup, timeout_ms: int) -> None:
         self.leader_changes = 0  # how often a connection was to another leader than the one before
         self._lookup = lookup
-        self._topic = lookup.topic
+        self._topic = lookup.topic.encode()
         self._timeout_ms = timeout_ms
         self._connecting = asyncio.Lock()
-        self._connection: AIOKafkaConnection | None = None
+        self._connection: Connection | None = None
         self._leader: PartitionLeader | None = None  # of the last connection
         lookup.subscribe(self._leave_former_leader)
 
@@ -126,25 +129,23 @@ class PartitionClient:
 
     async def produce(self, batch: bytes, *, acks: int) -> Offset:
         """Append one encoded batch. Returns the offset of its first record."""
-        request = ProduceRequest(None, acks, self._timeout_ms, [(self._topic, [(PARTITION, batch)])])
-        _, code, base_offset, *_ = await self._request(request, "append")
-        self._check(code, "append")
-        return Offset(base_offset)
+        request = Produce(self._topic, batch, acks=acks, timeout_ms=self._timeout_ms)
+        produced: Produced = await self._request(request, "append")
+        self._check(produced.code, "append")
+        return produced.base_offset
 
     async def fetch(self, offset: Offset, *, max_wait_ms: int, max_bytes: int) -> list[FetchedBatch]:
         """The batches from the one that contains `offset` on; empty if there are none within `max_wait_ms`."""
-        topics = [(self._topic, [(PARTITION, offset, max_bytes)])]
-        request = FetchRequest(max_wait_ms, 1, max_bytes, READ_UNCOMMITTED, topics)
-        _, code, *_, records = await self._request(request, "read")
-        self._check(code, f"read at offset {offset}")
-        return split_batches(records)
+        request = Fetch(self._topic, offset, max_wait_ms=max_wait_ms, max_bytes=max_bytes)
+        fetched: FetchedRecords = await self._request(request, "read")
+        self._check(fetched.code, f"read at offset {offset}")
+        return split_batches(fetched.records)
 
     async def list_offset(self, which: int) -> Offset:
         """The offset of the first entry (`EARLIEST`), or the one after the last durable entry (`LATEST`)."""
-        request = OffsetRequest(-1, READ_UNCOMMITTED, [(self._topic, [(PARTITION, which)])])
-        _, code, _, offset = await self._request(request, "list offsets")
-        self._check(code, "list offsets")
-        return Offset(offset)
+        listed: ListedOffset = await self._request(ListOffsets(self._topic, which), "list offsets")
+        self._check(listed.code, "list offsets")
+        return listed.offset
 
     def reconnect(self) -> None:
         """Look the leader up again before the next request: what this one answers shows that it is a former one."""
@@ -159,41 +160,39 @@ class PartitionClient:
         if self._leader is not None and self._leader.epoch != self._lookup.epoch:
             self._drop(self._connection)
 
-    async def _request(self, request: Any, what: str) -> Sequence[Any]:
-        """Send the request once. Returns the part of the answer about the partition."""
+    async def _request(self, request: PartitionRequest, what: str) -> Any:
+        """Send the request once, and return its answer."""
         deadline = asyncio.get_running_loop().time() + self._timeout_ms / 1000
         connection = await self._connected(deadline)
         try:
             async with asyncio.timeout_at(deadline):
-                response = await connection.send(request)
+                return await connection.send(request)
         except (KafkaError, OSError, TimeoutError) as error:
             self._drop(connection)
             why = describe_failure(error, self._timeout_ms)
-            raise RequestLost(f"{what} on {self._topic}: {why}") from error
+            raise RequestLost(f"{what} on {self._lookup.topic}: {why}") from error
         except asyncio.CancelledError:
             # the request in flight would delay all later requests of this connection
             self._drop(connection)
             raise
-        [(_, [partition])] = response.topics
-        return partition  # type: ignore[no-any-return]
 
-    async def _connected(self, deadline: float) -> AIOKafkaConnection:
+    async def _connected(self, deadline: float) -> Connection:
         async with self._connecting:
             if self._connection is None or not self._is_current(self._connection):
                 self._drop(self._connection)
                 self._connection = await self._connect(deadline)
             return self._connection
 
-    def _is_current(self, connection: AIOKafkaConnection) -> bool:
+    def _is_current(self, connection: Connection) -> bool:
         """Whether it is open, and to the last leader that any client of this partition knows of."""
         assert self._leader is not None
-        return bool(connection.connected()) and self._leader.epoch == self._lookup.epoch
+        return connection.connected() and self._leader.epoch == self._lookup.epoch
 
-    async def _connect(self, deadline: float) -> AIOKafkaConnection:
+    async def _connect(self, deadline: float) -> Connection:
         try:
             async with asyncio.timeout_at(deadline):
                 leader = await self._lookup.find()
-                connection = await self._lookup.connect(leader.address, self._timeout_ms)
+                connection = await self._lookup.connect_to_partition(leader.address, self._timeout_ms)
         except (KafkaError, OSError, TimeoutError) as error:
             why = describe_failure(error, self._timeout_ms)
             raise BrokerUnavailable(
@@ -209,9 +208,9 @@ class PartitionClient:
             return
         # The broker may no longer be the leader: find the leader again before the next request.
         self._drop(self._connection)
-        raise RequestFailed(f"{what} on {self._topic}", code)
+        raise RequestFailed(f"{what} on {self._lookup.topic}", code)
 
-    def _drop(self, connection: AIOKafkaConnection | None) -> None:
+    def _drop(self, connection: Connection | None) -> None:
         """Close a connection, unless another request has already done so."""
         if connection is not None:
             connection.close()

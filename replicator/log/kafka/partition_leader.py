@@ -19,11 +19,12 @@ from aiokafka.errors import KafkaError, for_code
 from replicator.address import Address
 from replicator.errors import BrokerUnavailable
 from replicator.intervals import LEADER_LOOKUP_MS, LEADER_WAIT_MS
+from replicator.log.kafka.broker_connection import CLIENT_ID, BrokerConnection, Connection
 from replicator.log.kafka.failure_text import describe_failure
 from replicator.log.kafka.metadata import TopicMetadataRequest
+from replicator.log.kafka.requests import PARTITION
 from replicator.log.kafka.security import KafkaSecurity
 
-PARTITION = 0
 NO_EPOCH = -1
 NO_LEADER = -1
 UNKNOWN_TOPIC_OR_PARTITION = 3
@@ -80,11 +81,13 @@ class LeaderLookup:
 
     async def connect(self, address: Address, timeout_ms: int) -> AIOKafkaConnection:
         """Raises `KafkaError`, `OSError`, `TimeoutError`."""
-        connection = AIOKafkaConnection(
-            address.host, address.port, client_id="replicator", request_timeout_ms=timeout_ms, **self._settings
-        )
+        connection = self._connection_to(address, timeout_ms)
         await connection.connect()
         return connection
+
+    async def connect_to_partition(self, address: Address, timeout_ms: int) -> Connection:
+        """For `PartitionRequest` only. Raises `KafkaError`, `OSError`, `TimeoutError`."""
+        return await BrokerConnection.open(self._connection_to(address, timeout_ms))
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call it whenever `epoch` has changed."""
@@ -102,6 +105,11 @@ class LeaderLookup:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _connection_to(self, address: Address, timeout_ms: int) -> AIOKafkaConnection:
+        return AIOKafkaConnection(
+            address.host, address.port, client_id=CLIENT_ID.decode(), request_timeout_ms=timeout_ms, **self._settings
+        )
 
     async def _watch(self, interval_ms: int) -> None:
         while True:

@@ -11,7 +11,8 @@ from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, I
 from replicator.address import Address
 from replicator.errors import BrokerUnavailable
 from replicator.log.kafka.admin import KafkaAdmin
-from replicator.log.kafka.partition_leader import PARTITION, LeaderLookup
+from replicator.log.kafka.partition_leader import LeaderLookup
+from replicator.log.kafka.requests import PARTITION
 from replicator.log.kafka.security import PLAINTEXT
 
 METADATA_TOPIC = "__cluster_metadata"

@@ -1,0 +1,138 @@
+"""Requests about one partition: produce, fetch and list offsets.
+
+They are packed and unpacked as a whole: aiokafka's own requests, which it encodes field by field, cost several times as
+much.
+
+The layouts are those of Kafka's protocol guide. The versions are the lowest that Kafka 4 supports; every broker since
+Kafka 0.11 supports them, too.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import NamedTuple
+
+from replicator.position import Offset
+
+PARTITION = 0
+LATEST = -1
+EARLIEST = -2
+
+_NO_REPLICA = -1
+_READ_UNCOMMITTED = 0
+
+_LENGTH = Struct(">i")
+_ACKS_AND_TIMEOUT = Struct(">hi")
+_FETCH_LIMITS = Struct(">iiiib")  # replica, wait, least bytes, most bytes, isolation level
+_FETCH_FROM = Struct(">iqi")  # partition, offset, most bytes
+_LIST_FROM = Struct(">ib")  # replica, isolation level
+_TIMESTAMP = Struct(">iq")  # partition, timestamp
+_NO_TRANSACTION = b"\xff\xff"
+
+_PRODUCED = Struct(">hq")  # error code, base offset
+_FETCHED = Struct(">hqqi")  # error code, high watermark, last stable offset, number of aborted transactions
+_LISTED = Struct(">hqq")  # error code, timestamp, offset
+_THROTTLE_BYTES = 4
+_ABORTED_TRANSACTION_BYTES = 16
+
+
+class Produced(NamedTuple):
+    code: int
+    base_offset: Offset
+
+
+class FetchedRecords(NamedTuple):
+    code: int
+    records: bytes  # batches, of which the last one may be truncated
+
+
+class ListedOffset(NamedTuple):
+    code: int
+    offset: Offset
+
+
+class _Request:
+    API_KEY: int
+    API_VERSION: int
+
+    def __init__(self, topic: bytes) -> None:
+        self._topic = topic
+
+    def _about_topic(self) -> bytes:
+        """The beginning of an array of topics with one partition; the partition follows."""
+        return b"\0\0\0\1" + len(self._topic).to_bytes(2, "big") + self._topic + b"\0\0\0\1"
+
+    def _partition_at(self, topics_at: int) -> int:
+        """Where the answer about the partition begins, behind its number, if the array of topics begins there."""
+        return topics_at + 4 + 2 + len(self._topic) + 4 + 4
+
+
+class Produce(_Request):
+    """Append one encoded batch."""
+
+    API_KEY, API_VERSION = 0, 3
+
+    def __init__(self, topic: bytes, batch: bytes, *, acks: int, timeout_ms: int) -> None:
+        super().__init__(topic)
+        self.batch = batch
+        self._acks_and_timeout = _ACKS_AND_TIMEOUT.pack(acks, timeout_ms)
+
+    def encode(self) -> bytes:
+        head = _NO_TRANSACTION + self._acks_and_timeout + self._about_topic() + b"\0\0\0\0"
+        return b"".join((head, _LENGTH.pack(len(self.batch)), self.batch))
+
+    def decode(self, frame: bytes, at: int) -> Produced:
+        """The answer begins at `at`."""
+        code, base_offset = _PRODUCED.unpack_from(frame, self._partition_at(at))
+        return Produced(code, Offset(base_offset))
+
+
+class Fetch(_Request):
+    """The batches from the one that contains `offset` on, or none if there are none within `max_wait_ms`."""
+
+    API_KEY, API_VERSION = 1, 4
+
+    def __init__(self, topic: bytes, offset: Offset, *, max_wait_ms: int, max_bytes: int) -> None:
+        super().__init__(topic)
+        self.offset = offset
+        self.max_wait_ms = max_wait_ms
+        self._max_bytes = max_bytes
+
+    def encode(self) -> bytes:
+        limits = _FETCH_LIMITS.pack(_NO_REPLICA, self.max_wait_ms, 1, self._max_bytes, _READ_UNCOMMITTED)
+        return limits + self._about_topic() + _FETCH_FROM.pack(PARTITION, self.offset, self._max_bytes)
+
+    def decode(self, frame: bytes, at: int) -> FetchedRecords:
+        """The answer begins at `at`."""
+        at = self._partition_at(at + _THROTTLE_BYTES)
+        code, _, _, aborted = _FETCHED.unpack_from(frame, at)
+        at += _FETCHED.size + max(aborted, 0) * _ABORTED_TRANSACTION_BYTES
+        [size] = _LENGTH.unpack_from(frame, at)
+        at += _LENGTH.size
+        return FetchedRecords(code, frame[at : at + max(size, 0)])
+
+
+class ListOffsets(_Request):
+    """The offset of the first entry (`EARLIEST`), or the one after the last durable entry (`LATEST`)."""
+
+    API_KEY, API_VERSION = 2, 2
+
+    def __init__(self, topic: bytes, which: int) -> None:
+        super().__init__(topic)
+        self.which = which
+
+    def encode(self) -> bytes:
+        return (
+            _LIST_FROM.pack(_NO_REPLICA, _READ_UNCOMMITTED)
+            + self._about_topic()
+            + _TIMESTAMP.pack(PARTITION, self.which)
+        )
+
+    def decode(self, frame: bytes, at: int) -> ListedOffset:
+        """The answer begins at `at`."""
+        code, _, offset = _LISTED.unpack_from(frame, self._partition_at(at + _THROTTLE_BYTES))
+        return ListedOffset(code, Offset(offset))
+
+
+REQUESTS = (Produce, Fetch, ListOffsets)
+PartitionRequest = Produce | Fetch | ListOffsets
