@@ -1,0 +1,91 @@
+"""A real Kafka behind TLS and a password."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+
+from replicator.errors import BrokerUnavailable
+from replicator.local.kafka import LocalBroker, settings
+from replicator.local.kafka.broker import new_cluster_id
+from replicator.local.kafka.settings import BrokerLayout, Listener
+from replicator.local.ports import random_free_ports
+from replicator.log.kafka.admin import ensure_topics
+from replicator.log.kafka.log import KafkaLog
+from replicator.log.kafka.security import KafkaSecurity
+from replicator.position import Offset
+from tests.log_contract import read
+
+pytestmark = pytest.mark.kafka
+
+USER, PASSWORD = "alice", "correct horse"
+SECURED = "SECURED"
+LARGE = b"x" * 300_000  # several TLS records
+
+
+def secured_properties(layout: BrokerLayout, data_folder: str = settings.DATA_FOLDER) -> str:
+    properties = genuine_properties(layout, data_folder).replace(f"{SECURED}:PLAINTEXT", f"{SECURED}:SASL_SSL")
+    login = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}"'
+    return f"""{properties}
+sasl.enabled.mechanisms=PLAIN
+listener.name.{SECURED.lower()}.plain.sasl.jaas.config={login};
+ssl.keystore.type=PEM
+ssl.keystore.location=broker.pem
+"""
+
+
+genuine_properties = settings.server_properties
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, KafkaSecurity]]:
+    folder = tmp_path_factory.mktemp("secured")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    certificate = authority.issue_cert("127.0.0.1")
+    key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
+    pems = [key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())]  # Kafka reads no other format
+    pems.extend(pem.bytes() for pem in certificate.cert_chain_pems)
+    (folder / "broker.pem").write_bytes(b"".join(pems))
+    plain, port, controller = random_free_ports(3)
+    listeners = (Listener("BROKER", plain, plain), Listener(SECURED, port, port))
+    layout = BrokerLayout(1, listeners, controller, {1: controller}, new_cluster_id())
+    broker = LocalBroker(folder, layout=layout)
+    with patch.object(settings, "server_properties", secured_properties):
+        broker.start()
+    security = KafkaSecurity("SASL_SSL", cafile=str(folder / "ca.pem"), username=USER, password=PASSWORD)
+    yield f"127.0.0.1:{port}", security
+    broker.stop()
+
+
+async def test_a_log_behind_tls_and_a_password(secured: tuple[str, KafkaSecurity]) -> None:
+    bootstrap, security = secured
+    await asyncio.to_thread(ensure_topics, bootstrap, "secured", security=security)
+    log = await KafkaLog.open(bootstrap, "secured", security=security)
+    assert await log.append([b"a", b"b"]) == 0
+    assert await log.append([LARGE]) == 2
+    assert await log.end() == 3
+    reader = log.reader(Offset(0))
+    assert await read(reader, 3) == [(0, b"a"), (1, b"b"), (2, LARGE)]
+    await reader.close()
+    await log.close()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"password": "wrong horse"}, {"cafile": None}, {"security_protocol": "PLAINTEXT", "cafile": None}],
+    ids=["password", "authority", "no TLS"],
+)
+async def test_a_client_that_is_not_let_in_is_told_why(
+    secured: tuple[str, KafkaSecurity], wrong: dict[str, str | None]
+) -> None:
+    bootstrap, security = secured
+    with pytest.raises(BrokerUnavailable) as raised:
+        await KafkaLog.open(bootstrap, "secured", security=replace(security, **wrong))  # type: ignore[arg-type]
+    assert bootstrap in str(raised.value) and "horse" not in str(raised.value)
