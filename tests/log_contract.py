@@ -44,12 +44,12 @@ class LogContract:
         base = await log.append([b"a"])
         reader = log.reader(base)
         await read(reader, 1)
-        connections = reader.reconnections
+        leader_changes = reader.leader_changes
         await log.append([b"b"])
         await read(reader, 1)
         reader.seek(base)
         await read(reader, 2)
-        assert reader.reconnections == connections
+        assert reader.leader_changes == leader_changes
         await reader.close()
 
     async def test_next_waits_for_the_next_append(self, log: Log) -> None:
@@ -93,7 +93,7 @@ class LogContract:
         reader = log.reader(base)
         for _ in range(3):
             await read(reader, 2)
-            assert reader.reconnections == 0
+            assert reader.leader_changes == 0
             reader.seek(base)
         await reader.close()
 

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from replicator import intervals
 from replicator.errors import BrokerUnavailable, Busy, Definite, Stale
-from replicator.log.kafka.log import KafkaLog
+from replicator.log.kafka.log import KafkaLog, KnownEnd
 from replicator.node import checked_reader, read_index, resolution
 from replicator.node.ack_sender import AckSender
 from replicator.node.announcement import Announcement
@@ -513,7 +513,7 @@ def later_leaders_of_the_partition_are_not_believed() -> AbstractContextManager[
     """An end below a known one counts as that of a former leader, whoever reports it."""
 
     def note_end(self: KafkaLog, end: Offset, epoch: int) -> None:
-        self._known_end, self._known_epoch = max(self._known_end, end), MAX_OFFSET
+        self._known = KnownEnd(MAX_OFFSET, max(self._known.end, end))
 
     return patch.object(KafkaLog, "_note_end", note_end)
 

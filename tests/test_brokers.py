@@ -162,7 +162,7 @@ async def test_a_reader_of_a_broker_that_is_cut_off_follows_the_appends(brokers:
                 except (AppendRefused, AppendOutcomeUnknown):
                     await asyncio.sleep(0.02)
         entries = await read(reader, offset)
-        assert entries[-1] == (offset, b"b") and reader.reconnections == 1
+        assert entries[-1] == (offset, b"b") and reader.leader_changes == 1
         assert await follower.end() == offset + 1
     await reader.close()
     await log.close()

@@ -65,9 +65,9 @@ async def test_a_reader_follows_the_appends_to_the_new_leader(brokers: list[Fake
             await log.append([b"b"])
         assert await log.append([b"b"]) == 1
         assert len(new.batches) == 2 and len(former.batches) == 1
-        assert reader.reconnections == 0
+        assert reader.leader_changes == 0
         assert await read(reader, 1) == [(1, b"b")]
-        assert reader.reconnections == 1
+        assert reader.leader_changes == 1
         await reader.close()
 
 

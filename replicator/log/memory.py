@@ -55,7 +55,7 @@ class MemoryLog:
         self._appended = asyncio.Event()
 
     @property
-    def reconnections(self) -> int:
+    def leader_changes(self) -> int:
         return self.truncations
 
     def reader(self, start: Offset) -> MemoryReader:
@@ -80,7 +80,7 @@ class MemoryReader:
         self._position = start
 
     @property
-    def reconnections(self) -> int:
+    def leader_changes(self) -> int:
         return self._log.truncations
 
     async def next(self) -> Sequence[Entry]:

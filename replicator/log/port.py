@@ -38,7 +38,7 @@ class Reader(Protocol):
         ...
 
     @property
-    def reconnections(self) -> int:
+    def leader_changes(self) -> int:
         """How often the log is served by another leader than before, up to the last entries returned.
 
         Once it has changed, the caller compares the last entry that it has applied with the log: the new leader may
@@ -68,10 +68,10 @@ class Log(Protocol):
         ...
 
     @property
-    def reconnections(self) -> int:
+    def leader_changes(self) -> int:
         """How often an append was sent to another leader than the one before, up to the last append that returned.
 
-        Once it has changed, the offset of an append does not show what precedes it, as for `Reader.reconnections`.
+        Once it has changed, the offset of an append does not show what precedes it, as for `Reader.leader_changes`.
         """
         ...
 

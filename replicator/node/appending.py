@@ -52,7 +52,7 @@ class Appender:
     def __init__(self, log: Log, clock: Clock) -> None:
         self._log = log
         self._clock = clock
-        self._reconnections = log.reconnections
+        self._leader_changes = log.leader_changes
         self.state = AppendState.IDLE
         self.sent_ms = clock.elapsed_ms()  # when the last batch was sent
         self.last = Offset(-1)  # where the last misplaced batch ends
@@ -69,7 +69,7 @@ class Appender:
         except AppendOutcomeUnknown as error:
             return OutcomeUnknown(error)
         self.state = AppendState.IDLE
-        if base == expected and self._log.reconnections == self._reconnections:
+        if base == expected and self._log.leader_changes == self._leader_changes:
             return Committed(sent_ms)
         if base < expected:
             raise LogDamage(

@@ -25,7 +25,7 @@ class CheckedReader:
         self._log = log
         self._replica = replica
         self._clock = clock
-        self._connection = reader.reconnections
+        self._leader_changes = reader.leader_changes
         self._comparing = False  # whether the next entry is to be the last one that was accepted
         self.compared = asyncio.Event()  # set once this reader knows that the log holds what the store holds
         self._go_back()
@@ -44,15 +44,15 @@ class CheckedReader:
                 self._go_on()  # the store is a snapshot's, and what it holds was deleted from the log
                 continue
             if self._comparing:
-                self._connection = self._reader.reconnections
+                self._leader_changes = self._reader.leader_changes
                 self._comparing = False
                 offset = self._replica.state.leader_offset
                 if entries[0].offset != offset:
                     raise past_differs(offset)
                 return entries
-            if self._connection == self._reader.reconnections:
+            if self._leader_changes == self._reader.leader_changes:
                 return entries
-            self._connection = self._reader.reconnections
+            self._leader_changes = self._reader.leader_changes
             self._go_back()
 
     async def _next_or_end(self) -> Sequence[Entry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogTrimmed
 from replicator.log.kafka.admin import TopicLookup
@@ -47,6 +47,11 @@ REFUSALS = frozenset(
 )
 
 
+class KnownEnd(NamedTuple):
+    epoch: int  # of a leader of the partition
+    end: Offset  # that leader has all entries below it
+
+
 class KafkaLog:
     """`Log` on the topic `<cluster>.wal`."""
 
@@ -58,8 +63,7 @@ class KafkaLog:
         self._appender = PartitionClient(self._lookup, options.append_timeout_ms)
         self._lister = PartitionClient(self._lookup, options.offsets_timeout_ms)
         self._shared_end = SharedRequest(self._request_end)
-        self._known_end = Offset(0)  # the leader of `_known_epoch` has all entries below it
-        self._known_epoch = NO_EPOCH
+        self._known = KnownEnd(NO_EPOCH, Offset(0))
 
     @classmethod
     async def open(
@@ -101,14 +105,14 @@ class KafkaLog:
             raise AppendOutcomeUnknown(str(error)) from error
         except RequestLost as error:
             raise AppendOutcomeUnknown(str(error)) from error
-        if base < self._known_end:  # the log has lost entries, or is another one
+        if base < self._known.end:  # the log has lost entries, or is another one
             with contextlib.suppress(BrokerUnavailable):
                 await self._monitor.verify()
         self._note_end(Offset(base + len(payloads)), self._appender.leader_epoch)
         return base
 
     @property
-    def reconnections(self) -> int:
+    def leader_changes(self) -> int:
         return self._appender.leader_changes
 
     def reader(self, start: Offset) -> KafkaReader:
@@ -119,7 +123,7 @@ class KafkaLog:
             retry_timeout_ms=options.reader_timeout_ms,
             fetch_wait_ms=options.fetch_wait_ms,
             fetch_bytes=options.fetch_bytes,
-            known_end=lambda: self._known_end,
+            known_end=lambda: self._known.end,
         )
         return KafkaReader(self, cursor, self._monitor)
 
@@ -139,7 +143,7 @@ class KafkaLog:
         await asyncio.gather(self._monitor.close(), self._lookup.close())
 
     async def _request_end(self) -> Offset:
-        known, epoch = self._known_end, self._known_epoch
+        epoch, known = self._known
         end = await list_offset_with_retry(
             self._lister, LATEST, self._options.offsets_timeout_ms, known=known, known_epoch=epoch
         )
@@ -158,10 +162,10 @@ class KafkaLog:
 
         It reports no end before it knows which entries all in-sync replicas have (KIP-207).
         """
-        if epoch > self._known_epoch:
-            self._known_epoch, self._known_end = epoch, end
-        elif epoch == self._known_epoch:
-            self._known_end = max(self._known_end, end)
+        if epoch > self._known.epoch:
+            self._known = KnownEnd(epoch, end)
+        elif epoch == self._known.epoch:
+            self._known = KnownEnd(epoch, max(self._known.end, end))
 
 
 class KafkaReader:
@@ -188,7 +192,7 @@ class KafkaReader:
                 return entries
 
     @property
-    def reconnections(self) -> int:
+    def leader_changes(self) -> int:
         return self._cursor.leader_changes
 
     def seek(self, offset: Offset) -> None:
