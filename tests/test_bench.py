@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -17,8 +18,11 @@ from rich.console import Console
 
 from replicator.bench import mode_rows
 from replicator.bench.closed_loop import KEY, VALUE, RequestTemplate, Workload, percentile, run_load
+from replicator.bench.cpu import CpuMeter
 from replicator.bench.mode_rows import AT_FOLLOWER, AT_LEADER, WRITES, ModeRow
 from replicator.bench.postgres import parse_latencies_s, parse_rate
+from replicator.bench.redis_benchmark import BenchmarkRun
+from replicator.bench.rounds import BenchmarkFigure, medians, summarize
 from replicator.cli.bench_modes import draw_expectations, draw_rows
 from replicator.errors import ReplicatorError
 from tests.redis_fixture import ServerThread, free_port
@@ -45,6 +49,28 @@ def test_the_output_of_pgbench_is_parsed() -> None:
     ]
     with pytest.raises(ReplicatorError, match="PostgreSQL 14"):
         parse_rate("tps = 12.5 (including connections establishing)")
+
+
+def run_of(command: str, per_s: float, cpu_us: float) -> BenchmarkRun:
+    return BenchmarkRun(command, "1 client", per_s, 640 / per_s, 1280 / per_s, {"leader": cpu_us})
+
+
+def test_a_figure_is_the_median_of_its_rounds_with_the_lowest_and_the_highest_rate() -> None:
+    sets = [run_of("SET", 64, 9), run_of("SET", 16, 7), run_of("SET", 32, 8)]
+    gets = [run_of("GET", 64, 1), run_of("GET", 128, 3)]
+    assert summarize([sets[0], gets[0], sets[1], gets[1], sets[2]]) == [
+        BenchmarkFigure("SET", "1 client", 32, 16, 64, 20, 40, {"leader": 8}),
+        BenchmarkFigure("GET", "1 client", 96, 64, 128, 7.5, 15, {"leader": 2}),
+    ]
+    assert medians([{"gets": 3.0}, {"gets": 1.0}, {"gets": 2.0}]) == {"gets": 2.0}
+
+
+def test_cpu_time_is_counted_per_request() -> None:
+    meter = CpuMeter({"own": os.getpid()})
+    until_s = time.process_time() + 0.1
+    while time.process_time() < until_s:
+        pass
+    assert 80_000 <= meter.used_us(1)["own"] == pytest.approx(10 * meter.used_us(10)["own"], rel=0.2)
 
 
 def test_a_percentile_is_one_of_the_values() -> None:

@@ -20,32 +20,35 @@ app.command("modes")(bench_modes.modes)
 @app.callback(invoke_without_command=True)
 def bench(
     context: typer.Context,
-    requests: Annotated[int, typer.Option(min=1_000, help="Requests of the largest load.")] = 200_000,
+    requests: Annotated[int, typer.Option(min=1_000, help="Requests of the largest load in each round.")] = 100_000,
     writes: Annotated[
         int, typer.Option(min=10_000, help="Writes during which the leader's memory is measured.")
     ] = 2_000_000,
+    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 3,
     out: Annotated[Path, typer.Option(help="File for the JSON.")] = Path("bench.json"),
     bootstrap: options.Bootstrap = None,
 ) -> None:
     """Measure reads, writes, replay and memory, next to raw Kafka, raw LMDB and Redis in the same run.
 
-    Example: replicator bench --requests 50000 --writes 200000
+    Figures are medians of the rounds, with the lowest and the highest rate.
+
+    Example: replicator bench --rounds 5 --requests 50000 --writes 200000
     """
     if context.invoked_subcommand is not None:
         return
     with ConsoleProgress() as progress:
         report = run_benchmark(
-            requests, writes, bootstrap=bootstrap, password=options.environment_password(), progress=progress
+            requests, writes, rounds, bootstrap=bootstrap, password=options.environment_password(), progress=progress
         )
     out.write_text(json.dumps(report.as_json(), indent=2) + "\n")
-    for table in (_draw_raw(report), _draw_figures(report), _draw_floors(report)):
+    for table in (_draw_raw(report), _draw_figures(report), _draw_cpu(report), _draw_floors(report)):
         console.print(table)
     console.print(_describe_memory(report))
     console.print(f"written to {out}")
 
 
 def _draw_raw(report: BenchmarkReport) -> Table:
-    table = Table("raw", "", title=report.machine)
+    table = Table("raw", "", title=f"{report.machine}, {report.rounds} rounds")
     for name, value in report.raw.items():
         table.add_row(name.replace("_", " "), f"{value:,.2f}" if value < 100 else f"{value:,.0f}")
     return table
@@ -53,12 +56,25 @@ def _draw_raw(report: BenchmarkReport) -> Table:
 
 def _draw_figures(report: BenchmarkReport) -> Table:
     peers = {(figure.command, figure.load): figure for figure in report.redis}
-    table = Table("command", "load", "per second", "p50 ms", "p99 ms", "Redis per second", "Redis p50 ms")
+    table = Table("", title="requests per second: median, lowest and highest")
+    for heading in ("", "range", "p50 ms", "p99 ms", "Redis", "p50 ms"):
+        table.add_column(heading, justify="right")
     for figure in report.ours:
         peer = peers.get((figure.command, figure.load))
         redis = (f"{peer.per_s:,.0f}", f"{peer.p50_ms:.2f}") if peer else ("", "")
+        rates = (f"{figure.per_s:,.0f}", f"{figure.lowest_per_s:,.0f}-{figure.highest_per_s:,.0f}")
         times = (f"{figure.p50_ms:.2f}", f"{figure.p99_ms:.2f}")
-        table.add_row(figure.command, figure.load, f"{figure.per_s:,.0f}", *times, *redis)
+        table.add_row(f"{figure.command}, {figure.load}", *rates, *times, *redis)
+    return table
+
+
+def _draw_cpu(report: BenchmarkReport) -> Table:
+    processes = list(report.ours[0].cpu_us)
+    table = Table("", title="CPU time of a request, us")
+    for process in processes:
+        table.add_column(process, justify="right")
+    for figure in report.ours:
+        table.add_row(f"{figure.command}, {figure.load}", *(f"{figure.cpu_us[it]:.1f}" for it in processes))
     return table
 
 

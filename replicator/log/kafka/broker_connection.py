@@ -90,7 +90,8 @@ class BrokerConnection(asyncio.Protocol):
             if self._expected == _SIZE.size:
                 self._expected += _SIZE.unpack_from(received)[0]
                 continue
-            frame = bytes(received[: self._expected])
+            with memoryview(received) as view:
+                frame = bytes(view[: self._expected])
             del received[: self._expected]
             self._expected = _SIZE.size
             self._answered(frame)
