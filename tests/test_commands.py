@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from replicator.cli.output import count
 from replicator.errors import ConfigError
 from replicator.local.admin_client import ClusterAdmin, NodeUnreachable
 from replicator.local.status import MemberStatus, parse_status
+from replicator.testing.simulation import SimulationPlan
 
 RUN = ("node", "run", "--id", "n1", "--cluster", "c", "--bootstrap", "kafka:9092", "--dir")
 
@@ -36,6 +38,20 @@ def test_an_address_without_a_port_is_refused() -> None:
     result = CliRunner().invoke(app, ["status", "--connect", "127.0.0.1"])
     assert result.exit_code == 2
     assert "invalid address '127.0.0.1'" in result.output
+
+
+def test_an_unknown_fault_event_is_refused_with_the_known_ones() -> None:
+    result = CliRunner().invoke(app, ["simulate", "--events", "pause,earthquake"], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert "'earthquake' is not a kind of fault event" in result.output and "kill one" in result.output
+
+
+def test_chosen_fault_events_are_simulated_and_named_in_the_command() -> None:
+    plan = SimulationPlan(1, 300, events=("kill one", "pause"))
+    assert plan.command.endswith("--events 'kill one,pause'")
+    result = CliRunner().invoke(app, [*shlex.split(plan.command)[1:], "--trace"])
+    assert result.exit_code == 0
+    assert "events=('kill one', 'pause')" in result.output
 
 
 def test_the_version() -> None:
