@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from importlib.metadata import version
 from pathlib import Path
@@ -46,7 +47,8 @@ def test_an_unknown_fault_event_is_refused_with_the_known_ones() -> None:
     assert "'earthquake' is not a kind of fault event" in result.output and "kill one" in result.output
 
 
-def test_chosen_fault_events_are_simulated_and_named_in_the_command() -> None:
+def test_chosen_fault_events_are_simulated_and_named_in_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging, "disable", lambda level: None)  # other tests of this process need it
     plan = SimulationPlan(1, 300, events=("kill one", "pause"))
     assert plan.command.endswith("--events 'kill one,pause'")
     result = CliRunner().invoke(app, [*shlex.split(plan.command)[1:], "--trace"])

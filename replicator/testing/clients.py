@@ -18,7 +18,7 @@ from replicator.testing.history import History, Outcome, Request
 from replicator.testing.loop import SimLoop
 
 _TIMEOUT_S = 3.0  # after which a client starts its next request; this one may still be answered
-_THINK_MS = (0.5, 20.0, 100.0)
+_THINK_MS = (0.5, 5.0, 50.0)
 _TTLS_MS = (1, 5, 50)
 _ATTEMPTS = 4  # of a request with an id
 

@@ -130,7 +130,7 @@ class _Simulation:
         self.operator = Operator(self.nodes, self.loop, rng, plan.writes or drawn, self.trace)
         self.nemesis = Nemesis(self.nodes, self.kafka, rng, self.observer, self.operator, self.trace)
         self._keys = rng.choice((1, 3))
-        self.clients = [self._new_client(f"c{i}") for i in range(rng.choice((2, 5)))]
+        self.clients = [self._new_client(f"c{i}") for i in range(rng.choice((2, 5, 10)))]
         self.trace(f"{self.kafka.faults}")
         for node in self.nodes:
             self.trace(f"{node.name}: clock runs at {node.clock.rate:.4f}, configured with {node.timing}")
