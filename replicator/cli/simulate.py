@@ -34,8 +34,8 @@ def simulate(
 
     Example: replicator simulate --seed 7 --steps 4000 --trace
     """
-    logging.disable(logging.CRITICAL)  # nodes log every fault
     plan = SimulationPlan(seed, steps, nodes, writes=writes, loss=loss, events=_parsed(events))
+    logging.disable(logging.CRITICAL)  # nodes log every fault
     report = run(plan, print if trace else lambda line: None)
     print(report)
     if report.problems:
