@@ -10,9 +10,10 @@ from io import BytesIO
 from typing import Any
 
 from aiokafka.protocol.admin import ApiVersionRequest_v0, ApiVersionResponse_v0
-from aiokafka.protocol.fetch import FetchRequest_v4, FetchResponse_v4
-from aiokafka.protocol.offset import OffsetRequest_v2, OffsetResponse_v2
+from aiokafka.protocol.fetch import FetchRequest_v9, FetchResponse_v9
+from aiokafka.protocol.offset import OffsetRequest_v4, OffsetResponse_v4
 from aiokafka.protocol.produce import ProduceRequest_v3, ProduceResponse_v3
+from aiokafka.protocol.types import Array, Int8, Int32, Int64, Schema, String
 
 from replicator.address import Address
 from replicator.log.kafka.metadata import MetadataRequestV7, MetadataResponseV7
@@ -21,8 +22,18 @@ from replicator.log.kafka.requests import EARLIEST
 
 HOST = "127.0.0.1"
 MAX_BYTES = 1 << 20
-NONE, UNKNOWN_TOPIC, NOT_ENOUGH_REPLICAS = 0, 3, 19
-REQUESTS = {it.API_KEY: it for it in (ProduceRequest_v3, FetchRequest_v4, OffsetRequest_v2, MetadataRequestV7)}
+NONE, UNKNOWN_TOPIC, NOT_ENOUGH_REPLICAS, FENCED_EPOCH, UNKNOWN_EPOCH = 0, 3, 19, 74, 75
+
+
+class ListOffsetsRequestV4(OffsetRequest_v4):  # type: ignore[misc]
+    """Of Kafka's protocol guide: aiokafka's gives the leader epoch eight bytes."""
+
+    PARTITION = (("partition", Int32), ("current_leader_epoch", Int32), ("timestamp", Int64))
+    TOPIC = (("topic", String("utf-8")), ("partitions", Array(*PARTITION)))
+    SCHEMA = Schema(("replica_id", Int32), ("isolation_level", Int8), ("topics", Array(*TOPIC)))
+
+
+REQUESTS = {it.API_KEY: it for it in (ProduceRequest_v3, FetchRequest_v9, ListOffsetsRequestV4, MetadataRequestV7)}
 
 
 class FakeBroker:
@@ -101,14 +112,18 @@ class FakeBroker:
                 await asyncio.Event().wait()
             offset = -1 if self.append_error else self._append(asked[1])
             return ProduceResponse_v3([(topic, [(0, self.append_error, offset, -1)])], 0)
-        if isinstance(request, FetchRequest_v4):
-            start = asked[1]
+        code = NONE if asked[1] == self.epoch else FENCED_EPOCH if asked[1] < self.epoch else UNKNOWN_EPOCH
+        if isinstance(request, FetchRequest_v9):
+            start = asked[2]
+            if code != NONE:
+                return FetchResponse_v9(0, NONE, 0, [(topic, [(0, code, -1, -1, -1, [], b"")])])
             if start >= len(self.batches[: self.readable]):
                 await asyncio.sleep(request.max_wait_time / 1000)
             records = b"".join(self.batches[start : self.readable])
-            return FetchResponse_v4(0, [(topic, [(0, NONE, len(self.batches), len(self.batches), [], records)])])
-        offset = 0 if asked[1] == EARLIEST else len(self.batches)
-        return OffsetResponse_v2(0, [(topic, [(0, NONE, -1, offset)])])
+            end = len(self.batches)
+            return FetchResponse_v9(0, NONE, 0, [(topic, [(0, NONE, end, end, 0, [], records)])])
+        offset = 0 if asked[2] == EARLIEST else len(self.batches)
+        return OffsetResponse_v4(0, [(topic, [(0, code, -1, offset, self.epoch)])])
 
     def _metadata(self, request: Any) -> Any:
         self.metadata_requests += 1

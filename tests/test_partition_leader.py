@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 
@@ -69,6 +70,35 @@ async def test_a_reader_follows_the_appends_to_the_new_leader(brokers: list[Fake
         assert await read(reader, 1) == [(1, b"b")]
         assert reader.leader_changes == 1
         await reader.close()
+
+
+async def test_a_reader_notices_that_the_same_broker_leads_in_a_later_epoch(brokers: list[FakeBroker]) -> None:
+    """It was elected again, and may have lost records meanwhile."""
+    leader, *_ = brokers
+    leader.add(b"a")
+    async with open_log(brokers) as log:
+        reader = log.reader(Offset(0))
+        assert await read(reader, 1) == [(0, b"a")]
+        leader.add(b"b")
+        elect(brokers, leader=leader, epoch=2)
+        assert await read(reader, 1) == [(1, b"b")]
+        assert reader.leader_changes == 1
+        await reader.close()
+
+
+async def test_nothing_is_appended_at_a_leader_of_a_later_epoch_than_was_looked_up(brokers: list[FakeBroker]) -> None:
+    """It was restarted between the look-up and the connection: the append would seem to be at the leader before."""
+    leader, *_ = brokers
+    async with open_log(brokers) as log:
+        former = await log._lookup.find()
+        elect(brokers, leader=leader, epoch=2)
+        with (
+            patch.object(log._lookup, "find", return_value=former),
+            pytest.raises(AppendRefused, match=r"does not lead c\.wal in epoch 1 any more: Kafka error 74"),
+        ):
+            await log.append([b"a"])
+        assert leader.appends == 0
+        assert await log.append([b"a"]) == 0
 
 
 async def test_an_idle_reader_finds_the_new_leader_although_no_request_fails(brokers: list[FakeBroker]) -> None:

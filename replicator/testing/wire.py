@@ -35,7 +35,7 @@ from replicator.testing.partition import Replica
 APPEND_TIMEOUT_MS = 400  # after which the outcome of an append without an answer is unknown
 
 _TOPIC = "simulated.wal"
-_NONE, _NOT_LEADER, _NOT_ENOUGH_REPLICAS = 0, 6, 19
+_NONE, _NOT_LEADER, _NOT_ENOUGH_REPLICAS, _FENCED_EPOCH, _UNKNOWN_EPOCH = 0, 6, 19, 74, 75
 _LATE_MS = 3000.0
 _MAX_BATCHES = 20
 _RECORDS_AT = 57  # position of the number of records in an encoded batch
@@ -214,7 +214,7 @@ class SimConnection:
             else:
                 if timer is not None:
                     timer.cancel()
-                self._answer_fetch(answer, offset, fails)
+                self._answer_fetch(answer, offset, request.epoch, fails)
 
         def give_up() -> None:
             if execute in replica.waiting:
@@ -223,10 +223,10 @@ class SimConnection:
 
         execute()
 
-    def _answer_fetch(self, answer: asyncio.Future[Any], offset: Offset, fails: bool) -> None:
+    def _answer_fetch(self, answer: asyncio.Future[Any], offset: Offset, epoch: int, fails: bool) -> None:
         kafka, replica = self._kafka, self._replica
-        if fails or not replica.leads:
-            self._answer(answer, FetchedRecords(_NOT_LEADER, b""))
+        if (code := _NOT_LEADER if fails else self._refusal(epoch)) != _NONE:
+            self._answer(answer, FetchedRecords(code, b""))
         elif offset > replica.end:
             self._answer(answer, FetchedRecords(OFFSET_OUT_OF_RANGE, b""))
         else:
@@ -235,10 +235,20 @@ class SimConnection:
             self._answer(answer, FetchedRecords(_NONE, encoded), delay_ms=kafka.rng.random() * self._link.lag_ms)
 
     def _list_offsets(self, request: ListOffsets, answer: asyncio.Future[Any]) -> None:
-        if not self._replica.leads or self._kafka.rng.random() < self._kafka.faults.end_fails:
-            self._answer(answer, ListedOffset(_NOT_LEADER, Offset(-1)))
-        else:
-            self._answer(answer, ListedOffset(_NONE, Offset(0) if request.which == EARLIEST else self._replica.end))
+        earliest = request.which == EARLIEST
+        code = self._refusal(request.epoch)
+        if not earliest and self._kafka.rng.random() < self._kafka.faults.end_fails:
+            code = _NOT_LEADER
+        end = Offset(0) if earliest else self._replica.end
+        self._answer(answer, ListedOffset(code, Offset(-1) if code else end))
+
+    def _refusal(self, epoch: int) -> int:
+        """Of a request to the leader of that epoch (KIP-320)."""
+        if not self._replica.leads:
+            return _NOT_LEADER
+        if epoch == self._replica.epoch:
+            return _NONE
+        return _FENCED_EPOCH if epoch < self._replica.epoch else _UNKNOWN_EPOCH
 
     def _describe(self, request: TopicMetadataRequest, answer: asyncio.Future[Any]) -> None:
         replica = self._replica

@@ -11,7 +11,7 @@ that waits for records: each `PartitionClient` has its own connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka.errors import KafkaError, for_code
@@ -23,6 +23,7 @@ from replicator.log.kafka.broker_connection import Connection
 from replicator.log.kafka.failure_text import describe_failure
 from replicator.log.kafka.partition_leader import NO_EPOCH, LeaderLookup, PartitionLeader
 from replicator.log.kafka.requests import (
+    EARLIEST,
     Fetch,
     FetchedRecords,
     ListedOffset,
@@ -130,20 +131,23 @@ class PartitionClient:
     async def produce(self, batch: bytes, *, acks: int) -> Offset:
         """Append one encoded batch. Returns the offset of its first record."""
         request = Produce(self._topic, batch, acks=acks, timeout_ms=self._timeout_ms)
-        produced: Produced = await self._request(request, "append")
+        produced: Produced = await self._request(lambda epoch: request, "append")
         self._check(produced.code, "append")
         return produced.base_offset
 
     async def fetch(self, offset: Offset, *, max_wait_ms: int, max_bytes: int) -> list[FetchedBatch]:
         """The batches from the one that contains `offset` on; empty if there are none within `max_wait_ms`."""
-        request = Fetch(self._topic, offset, max_wait_ms=max_wait_ms, max_bytes=max_bytes)
-        fetched: FetchedRecords = await self._request(request, "read")
+        fetched: FetchedRecords = await self._request(
+            lambda epoch: Fetch(self._topic, offset, epoch=epoch, max_wait_ms=max_wait_ms, max_bytes=max_bytes), "read"
+        )
         self._check(fetched.code, f"read at offset {offset}")
         return split_batches(fetched.records)
 
     async def list_offset(self, which: int) -> Offset:
         """The offset of the first entry (`EARLIEST`), or the one after the last durable entry (`LATEST`)."""
-        listed: ListedOffset = await self._request(ListOffsets(self._topic, which), "list offsets")
+        listed: ListedOffset = await self._request(
+            lambda epoch: ListOffsets(self._topic, which, epoch=epoch), "list offsets"
+        )
         self._check(listed.code, "list offsets")
         return listed.offset
 
@@ -160,13 +164,13 @@ class PartitionClient:
         if self._leader is not None and self._leader.epoch != self._lookup.epoch:
             self._drop(self._connection)
 
-    async def _request(self, request: PartitionRequest, what: str) -> Any:
-        """Send the request once, and return its answer."""
+    async def _request(self, build: Callable[[int], PartitionRequest], what: str) -> Any:
+        """Send the request to the leader of that epoch once, and return its answer."""
         deadline = asyncio.get_running_loop().time() + self._timeout_ms / 1000
         connection = await self._connected(deadline)
         try:
             async with asyncio.timeout_at(deadline):
-                return await connection.send(request)
+                return await connection.send(build(self.leader_epoch))
         except (KafkaError, OSError, TimeoutError) as error:
             self._drop(connection)
             why = describe_failure(error, self._timeout_ms)
@@ -193,6 +197,7 @@ class PartitionClient:
             async with asyncio.timeout_at(deadline):
                 leader = await self._lookup.find()
                 connection = await self._lookup.connect_to_partition(leader.address, self._timeout_ms)
+                await self._verify(connection, leader)
         except (KafkaError, OSError, TimeoutError) as error:
             why = describe_failure(error, self._timeout_ms)
             raise BrokerUnavailable(
@@ -202,6 +207,22 @@ class PartitionClient:
             self.leader_changes += 1
         self._leader = leader
         return connection
+
+    async def _verify(self, connection: Connection, leader: PartitionLeader) -> None:
+        """The broker may have been restarted since, and lead in a later epoch: an append does not say in which.
+
+        Closes the connection and raises `BrokerUnavailable` if so.
+        """
+        try:
+            listed: ListedOffset = await connection.send(ListOffsets(self._topic, EARLIEST, epoch=leader.epoch))
+            if listed.code:
+                raise BrokerUnavailable(
+                    f"broker {leader.node} at {leader.address} does not lead {self._lookup.topic} in epoch "
+                    f"{leader.epoch} any more: Kafka error {listed.code}"
+                )
+        except BaseException:
+            connection.close()
+            raise
 
     def _check(self, code: int, what: str) -> None:
         if not code:

@@ -3,8 +3,9 @@
 They are packed and unpacked as a whole: aiokafka's own requests, which it encodes field by field, cost several times as
 much.
 
-The layouts are those of Kafka's protocol guide. The versions are the lowest that Kafka 4 supports; every broker since
-Kafka 0.11 supports them, too.
+The layouts are those of Kafka's protocol guide. The versions are those that Kafka 2.1 began with: a reader says which
+leader epoch it knows, and a leader of another epoch refuses the request (KIP-320). So what a reader is given is of the
+leader that it was connected to, even if the broker has been restarted since that one was looked up.
 """
 
 from __future__ import annotations
@@ -23,14 +24,19 @@ _READ_UNCOMMITTED = 0
 
 _LENGTH = Struct(">i")
 _ACKS_AND_TIMEOUT = Struct(">hi")
-_FETCH_LIMITS = Struct(">iiiib")  # replica, wait, least bytes, most bytes, isolation level
-_FETCH_FROM = Struct(">iqi")  # partition, offset, most bytes
+_FETCH_LIMITS = Struct(">iiiibii")  # replica, wait, least bytes, most bytes, isolation level, session, its epoch
+_FETCH_FROM = Struct(">iiqqi")  # partition, leader epoch, offset, start of the log, most bytes
 _LIST_FROM = Struct(">ib")  # replica, isolation level
-_TIMESTAMP = Struct(">iq")  # partition, timestamp
+_TIMESTAMP = Struct(">iiq")  # partition, leader epoch, timestamp
 _NO_TRANSACTION = b"\xff\xff"
+_NO_SESSION = 0, -1
+_NO_LOG_START = -1
+_NOTHING_FORGOTTEN = b"\0\0\0\0"
 
 _PRODUCED = Struct(">hq")  # error code, base offset
-_FETCHED = Struct(">hqqi")  # error code, high watermark, last stable offset, number of aborted transactions
+_FETCH_FAILED = Struct(">ih")  # throttle time, error code of the whole request
+_SESSION_BYTES = 4
+_FETCHED = Struct(">hqqqi")  # error code, high watermark, last stable offset, start of the log, aborted transactions
 _LISTED = Struct(">hqq")  # error code, timestamp, offset
 _THROTTLE_BYTES = 4
 _ABORTED_TRANSACTION_BYTES = 16
@@ -90,22 +96,27 @@ class Produce(_Request):
 class Fetch(_Request):
     """The batches from the one that contains `offset` on, or none if there are none within `max_wait_ms`."""
 
-    API_KEY, API_VERSION = 1, 4
+    API_KEY, API_VERSION = 1, 9
 
-    def __init__(self, topic: bytes, offset: Offset, *, max_wait_ms: int, max_bytes: int) -> None:
+    def __init__(self, topic: bytes, offset: Offset, *, epoch: int, max_wait_ms: int, max_bytes: int) -> None:
         super().__init__(topic)
         self.offset = offset
+        self.epoch = epoch  # of the leader
         self.max_wait_ms = max_wait_ms
         self._max_bytes = max_bytes
 
     def encode(self) -> bytes:
-        limits = _FETCH_LIMITS.pack(_NO_REPLICA, self.max_wait_ms, 1, self._max_bytes, _READ_UNCOMMITTED)
-        return limits + self._about_topic() + _FETCH_FROM.pack(PARTITION, self.offset, self._max_bytes)
+        limits = _FETCH_LIMITS.pack(_NO_REPLICA, self.max_wait_ms, 1, self._max_bytes, _READ_UNCOMMITTED, *_NO_SESSION)
+        start = _FETCH_FROM.pack(PARTITION, self.epoch, self.offset, _NO_LOG_START, self._max_bytes)
+        return b"".join((limits, self._about_topic(), start, _NOTHING_FORGOTTEN))
 
     def decode(self, frame: bytes, at: int) -> FetchedRecords:
         """The answer begins at `at`."""
-        at = self._partition_at(at + _THROTTLE_BYTES)
-        code, _, _, aborted = _FETCHED.unpack_from(frame, at)
+        _, failed = _FETCH_FAILED.unpack_from(frame, at)
+        if failed:
+            return FetchedRecords(failed, b"")
+        at = self._partition_at(at + _FETCH_FAILED.size + _SESSION_BYTES)
+        code, _, _, _, aborted = _FETCHED.unpack_from(frame, at)
         at += _FETCHED.size + max(aborted, 0) * _ABORTED_TRANSACTION_BYTES
         [size] = _LENGTH.unpack_from(frame, at)
         at += _LENGTH.size
@@ -115,17 +126,18 @@ class Fetch(_Request):
 class ListOffsets(_Request):
     """The offset of the first entry (`EARLIEST`), or the one after the last durable entry (`LATEST`)."""
 
-    API_KEY, API_VERSION = 2, 2
+    API_KEY, API_VERSION = 2, 4
 
-    def __init__(self, topic: bytes, which: int) -> None:
+    def __init__(self, topic: bytes, which: int, *, epoch: int) -> None:
         super().__init__(topic)
         self.which = which
+        self.epoch = epoch  # of the leader
 
     def encode(self) -> bytes:
         return (
             _LIST_FROM.pack(_NO_REPLICA, _READ_UNCOMMITTED)
             + self._about_topic()
-            + _TIMESTAMP.pack(PARTITION, self.which)
+            + _TIMESTAMP.pack(PARTITION, self.epoch, self.which)
         )
 
     def decode(self, frame: bytes, at: int) -> ListedOffset:
