@@ -46,6 +46,7 @@ from replicator.protocol.timing import LoggedTiming, TimingState
 from replicator.records.types import Body, Claim, Membership, Reason, Timing
 from replicator.server.redis.command import Args
 from replicator.server.redis.dedup import Dedup
+from replicator.server.redis.dispatch import Dispatcher
 from replicator.server.redis.transaction import Watches
 from replicator.store import boot
 from replicator.store.machine import Machine
@@ -407,6 +408,11 @@ def watches_miss_changes() -> AbstractContextManager[object]:
 def watches_miss_expiries() -> AbstractContextManager[object]:
     """A watched row that has expired is not a change: the transaction reads it as gone."""
     return patch("replicator.server.redis.dispatch._has_expired", lambda keyspace, watched: False)
+
+
+def watches_miss_writes_that_are_queued() -> AbstractContextManager[object]:
+    """A write that was queued before a row was watched, and that its client could not read yet, is not a change."""
+    return patch.object(Dispatcher, "_is_changing", lambda self, watched: False)
 
 
 def transactions_are_split() -> AbstractContextManager[object]:

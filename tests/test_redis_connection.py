@@ -84,6 +84,7 @@ class FakeBackend:
         self.row_listener: RowListener | None = None
         self.reads = FakeReads()
         self.unacked: list[Done] = []
+        self.changing: set[bytes] = set()  # rows
         self.acked: asyncio.Future[int] = asyncio.get_running_loop().create_future()  # replicas, for WAIT
 
     def now_ms(self) -> int:
@@ -91,6 +92,9 @@ class FakeBackend:
 
     def begin(self) -> Transaction:
         return Transaction(self.reads.entries)
+
+    def are_changing(self, table: str, row: bytes) -> bool:
+        return row in self.changing
 
     def submit(self, transaction: Transaction, done: Done) -> None:
         for key, change in transaction.changes.items():
@@ -180,6 +184,7 @@ class Stage:
             "read": connection.resume_writing,
             "closed by the server": connection.close_after_replies,
             "lost": self._lose,
+            "key changing": lambda: backend.changing.add(b"k"),
             "key changed": lambda: self.server.watches.on_change("kv", b"k"),
         }
         events[name]()
@@ -211,6 +216,12 @@ GOLDEN: dict[str, Steps] = {
         (b"RENAME x y; PING", "", ""),
         ("acked", "", "-ERR no such key +PONG"),
         (b"SET k v BAD; PING", "", "-ERR syntax error +PONG"),
+    ],
+    "a transaction does not run over a write that was queued before its WATCH": [
+        ("key changing", "", ""),
+        (b"WATCH k; MULTI; SET k 1; EXEC; GET k", "", "+OK +OK +QUEUED *-1 $-1"),
+        (b"MULTI; SET k 1; EXEC", "", "+OK +QUEUED"),
+        ("acked", "", "*1 +OK"),
     ],
     "OwnWrites: a read runs after the writes before it": [
         (b"SET k 1; SET k 2; GET k; GET k", "OwnWrites", ""),

@@ -203,6 +203,23 @@ def test_a_transaction_is_bounded() -> None:
             large.put("kv", b"%d" % number, b"", b"x" * MAX_VALUE_BYTES)
 
 
+def test_a_row_is_changed_by_the_writes_in_flight_of_all_its_fields() -> None:
+    overlay = Overlay(Entries())
+    writes = []
+    for field in (b"", b"f", b"f", b"g"):
+        transaction = Transaction(overlay)
+        transaction.put("kv", b"a", field, b"%d" % len(writes))
+        overlay.push(transaction.changes)
+        writes.append(transaction.changes)
+    for changes in writes:
+        assert overlay.changes_row("kv", b"a") and not overlay.changes_row("kv", b"b")
+        overlay.pop(changes)
+    assert not overlay.changes_row("kv", b"a")
+    overlay.push(writes[-1])
+    overlay.clear()
+    assert not overlay.changes_row("kv", b"a")
+
+
 @given(st.dictionaries(KEYS, st.binary(max_size=2)), st.lists(PUTS, max_size=4), st.integers(0, 4))
 def test_a_scan_of_writes_in_flight_is_the_same_each_time(
     base: dict[bytes, bytes], writes: list[list[tuple[bytes, bytes | None]]], applied: int

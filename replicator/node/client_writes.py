@@ -50,6 +50,10 @@ class ClientWrites:
             raise Busy(f"{writes.bytes >> 20} MiB of writes are in flight. Try again")
         return Transaction(writes.overlay)
 
+    def are_changing(self, table: str, row: bytes) -> bool:
+        """Whether a write in flight changes the row: `begin` shows its effect, and reads may not show it yet."""
+        return self._context.writes.overlay.changes_row(table, row)
+
     def _is_confirmed(self) -> bool:
         """Whether all that a transaction can read now is confirmed: a read at the leader would not wait for any key."""
         context = self._context

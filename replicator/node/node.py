@@ -52,6 +52,7 @@ class Node:
         self.timing_changes = TimingChanges(context)
         self.transfer = LeadershipTransfer(context, self._progress, self._health)
         self.begin = self._client_writes.begin
+        self.are_changing = self._client_writes.are_changing
         self.submit = self._client_writes.submit
         self.wait_acked = self._progress.wait
         self.committed_offset = leader_index.committed_offset

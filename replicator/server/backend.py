@@ -40,6 +40,10 @@ class Backend(Protocol):
         """
         ...
 
+    def are_changing(self, table: str, row: bytes) -> bool:
+        """Whether a write in flight here changes the row: `begin` shows its effect, and reads may not show it yet."""
+        ...
+
     def submit(self, transaction: Transaction, done: Done) -> None:
         """Append the changes as one record. Without changes, `done` is called once all it has read is committed.
 

@@ -150,6 +150,9 @@ class Overlay:
         self._values: dict[bytes, bytes | None] = {}  # the newest value in flight of each key; None: removed
         self._added = AddedRows()  # by the writes in flight
         self._writers: dict[bytes, int] = {}  # number of writes in flight of each key of `_values`, at least 1
+        self._field_writers: dict[
+            tuple[str, bytes], int
+        ] = {}  # changes in flight of fields with a name, by table and row
         self._scanned = False  # since the keys have changed
         self._keys: list[bytes] | None = None  # those of `_values`, sorted, from the second scan on
 
@@ -175,6 +178,10 @@ class Overlay:
     def rows(self, table: str) -> int:
         return self.base.rows(table) + self._added.get(table)
 
+    def changes_row(self, table: str, row: bytes) -> bool:
+        """Whether a write in flight changes the row."""
+        return encode_key(table, row, b"") in self._values or (table, row) in self._field_writers
+
     def push(self, changes: Mapping[bytes, Change]) -> None:
         """Add the changes of one write, by store key."""
         self._forget_keys()
@@ -182,6 +189,9 @@ class Overlay:
             self._values[key] = change.new
             self._writers[key] = self._writers.get(key, 0) + 1
             self._added.add(change)
+            if change.field:
+                at = change.table, change.row
+                self._field_writers[at] = self._field_writers.get(at, 0) + 1
 
     def pop(self, changes: Mapping[bytes, Change]) -> None:
         """Remove the oldest write, once it is applied or void. The newest value of each key stays until the last."""
@@ -193,11 +203,17 @@ class Overlay:
                 self._writers[key] = remaining
             else:
                 del self._writers[key], self._values[key]
+            if change.field:
+                at = change.table, change.row
+                self._field_writers[at] -= 1
+                if not self._field_writers[at]:
+                    del self._field_writers[at]
 
     def clear(self) -> None:
         self._forget_keys()
         self._values.clear()
         self._writers.clear()
+        self._field_writers.clear()
         self._added = AddedRows()
 
     def _keys_between(self, start: bytes, stop: bytes) -> list[bytes]:

@@ -11,7 +11,7 @@ from replicator.errors import BadRequest, Definite, ReplicatorError
 from replicator.limits import MAX_EXEC_MS, MAX_STEPS_IN_EXEC, MAX_WRITE_ITEMS, STEPS_AT_ONCE
 from replicator.position import BEFORE_LOG
 from replicator.protocol.levels import Level
-from replicator.server.keyspace import Keyspace, WritableKeyspace
+from replicator.server.keyspace import KEYSPACE_TABLE, Keyspace, WritableKeyspace
 from replicator.server.redis.command import Args, Command, CommandKind
 from replicator.server.redis.commands import BY_SPELLING, look_up
 from replicator.server.redis.context import ConnectionContext
@@ -188,7 +188,7 @@ class Dispatcher:
         transaction = self._backend.begin()
         keyspace = WritableKeyspace(transaction, self._backend.now_ms())
         if id is None:
-            if _has_expired(keyspace, watched):
+            if self._is_changing(watched) or _has_expired(keyspace, watched):
                 self._submit(transaction, NullArray())
             else:
                 self._submit(transaction, Encoded(self._run_all(keyspace, queued, connection.protocol)))
@@ -197,12 +197,19 @@ class Dispatcher:
         lines = [part for _, line in queued for part in (b"%d" % len(line), *line)]
         reply = dedup.find(id, lines)
         if reply is None:
-            if dirty or _has_expired(keyspace, watched):
+            if dirty or self._is_changing(watched) or _has_expired(keyspace, watched):
                 self._submit(transaction, NullArray())
                 return
             reply = self._run_all(keyspace, queued, 3)
             dedup.add(id, lines, reply)
         self._submit(transaction, decode(reply))
+
+    def _is_changing(self, watched: Iterable[bytes]) -> bool:
+        """Whether a write that was queued before one of the rows was watched changes it: the client has not read that.
+
+        A later one has set `dirty_cas`.
+        """
+        return any(self._backend.are_changing(KEYSPACE_TABLE, row) for row in watched)
 
     def _run_all(self, keyspace: WritableKeyspace, queued: Queued, protocol: int) -> bytes:
         """The encoded reply. Raises `BadRequest`: none takes effect."""
