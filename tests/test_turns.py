@@ -26,6 +26,7 @@ from replicator.limits import (
     SLICE_MS,
     STEPS_AT_ONCE,
 )
+from replicator.records.types import Change
 from replicator.server.redis import dispatch
 from replicator.server.redis.resp import encode, encode_in_steps
 from replicator.server.redis.turns import Budget, CpuLimit, ReplyTooLarge, Steps, Turns
@@ -205,7 +206,7 @@ def test_a_transaction_is_bounded() -> None:
 
 def test_a_row_is_changed_by_the_writes_in_flight_of_all_its_fields() -> None:
     overlay = Overlay(Entries())
-    writes = []
+    writes: list[dict[bytes, Change]] = []
     for field in (b"", b"f", b"f", b"g"):
         transaction = Transaction(overlay)
         transaction.put("kv", b"a", field, b"%d" % len(writes))
