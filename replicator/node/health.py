@@ -149,6 +149,11 @@ class NodeHealth:
             await self._replica.changed()
             self.resumed()
 
+    def check(self) -> None:
+        """Raises the error of a node that has failed or was replaced."""
+        if isinstance(self.health, Failed | ReplacedBy):
+            raise self.health.error
+
     def store(self) -> View:
         """The current state of the store.
 
@@ -156,8 +161,7 @@ class NodeHealth:
         """
         health = self.health
         then = health.then if isinstance(health, Waiting) else health
-        if isinstance(health, Failed | ReplacedBy):
-            raise health.error
+        self.check()
         if isinstance(health, Stopped):  # a write that this node has sent may be in the log, and not in the store
             raise Loading(f"{self._node} is stopping: ask another node")
         if isinstance(then, CatchingUp):

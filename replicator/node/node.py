@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 
-from replicator.errors import BrokerUnavailable, Loading, Replaced, ReplicatorError, StoreFull
+from replicator.errors import BrokerUnavailable, Definite, Loading, Replaced, ReplicatorError, StoreFull
 from replicator.intervals import ASYNC_ACK_MS, NODE_RETRY_MS, REVIEW_MS
 from replicator.log.port import Acks
 from replicator.node.ack_sender import AckSender
@@ -30,7 +30,7 @@ from replicator.node.transfer import LeadershipTransfer
 from replicator.position import NodeId, Offset, Token
 from replicator.protocol.verification import is_truncated, truncated
 from replicator.records.types import Member, Membership, Timing
-from replicator.store.view import View
+from replicator.store.view import Transaction, View
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,6 @@ class Node:
         self.membership_changes = MembershipChanges(context, member)
         self.timing_changes = TimingChanges(context)
         self.transfer = LeadershipTransfer(context, self._progress, self._health)
-        self.begin = self._client_writes.begin
         self.are_changing = self._client_writes.are_changing
         self.submit = self._client_writes.submit
         self.wait_acked = self._progress.wait
@@ -135,7 +134,7 @@ class Node:
         self._health.fail(error)
         self._context.roles.stop(str(error))
 
-    # For the servers, besides `begin`, `submit`, `wait_acked`, and the parts above
+    # For the servers, besides `submit`, `wait_acked`, and the parts above
 
     @property
     def state(self) -> NodeState:
@@ -149,6 +148,14 @@ class Node:
         with contextlib.suppress(ReplicatorError):  # the state reports it
             self._health.note_end(await self._context.log.end())
         return self.status()
+
+    def begin(self) -> Transaction:
+        """As `ClientWrites.begin`, but a node that has failed or was replaced says so."""
+        try:
+            return self._client_writes.begin()
+        except Definite:
+            self._health.check()
+            raise
 
     def store(self) -> View:
         """The current state of the store. Raises as `NodeHealth.store`."""
