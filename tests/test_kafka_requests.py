@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
-from aiokafka.errors import IncompatibleBrokerVersion
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError
 from aiokafka.protocol.fetch import FetchRequest_v9, FetchResponse_v9
 from aiokafka.protocol.offset import OffsetResponse_v4
 from aiokafka.protocol.produce import ProduceRequest_v3, ProduceResponse_v3
 
-from replicator.log.kafka.broker_connection import check_versions
+from replicator.log.kafka.broker_connection import BrokerConnection, check_versions
 from replicator.log.kafka.requests import (
     EARLIEST,
     LATEST,
@@ -73,3 +76,73 @@ def test_a_broker_that_does_not_support_a_version_is_refused(versions: dict[int,
     with pytest.raises(IncompatibleBrokerVersion, match=f"of {'Fetch' if versions else 'Produce'}"):
         check_versions(versions)
     check_versions(SUPPORTED)
+
+
+class Opened:
+    """A connection that aiokafka has opened."""
+
+    def close(self) -> None:
+        pass
+
+
+class FakeTransport:
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+    def writelines(self, parts: Sequence[bytes]) -> None:
+        self.sent.append(b"".join(parts))
+
+
+def frame(number: int, response: Any) -> bytes:
+    content: bytes = number.to_bytes(4, "big") + response.encode()
+    return len(content).to_bytes(4, "big") + content
+
+
+@pytest.fixture
+async def connection() -> BrokerConnection:
+    return BrokerConnection(cast(AIOKafkaConnection, Opened()), cast(asyncio.Transport, FakeTransport()))
+
+
+async def ask(connection: BrokerConnection, *requests: PartitionRequest) -> list[asyncio.Task[Any]]:
+    asking = [asyncio.create_task(connection.send(request)) for request in requests]
+    await asyncio.sleep(0)
+    return asking
+
+
+@pytest.mark.parametrize("piece", [1, 3, 4, 7, 1000])
+async def test_answers_arrive_in_pieces_of_any_size(connection: BrokerConnection, piece: int) -> None:
+    asking = await ask(connection, PRODUCE, FETCH, LIST)
+    answers = [RESPONSES[index] for index in (0, 2, 6)]
+    received = b"".join(frame(number, response) for number, (_, response, _) in enumerate(answers, 1))
+    for start in range(0, len(received), piece):
+        connection.data_received(received[start : start + piece])
+    assert await asyncio.gather(*asking) == [answer for *_, answer in answers]
+
+
+@pytest.mark.parametrize(
+    "received",
+    [frame(2, RESPONSES[0][1]), bytes(4), b"\xff" * 4, b"\0\0\0\6\0\0\0\1xx"],
+    ids=["another request", "no bytes", "negative", "not a response"],
+)
+async def test_an_answer_that_is_none_ends_all_requests(connection: BrokerConnection, received: bytes) -> None:
+    asking = await ask(connection, PRODUCE, FETCH)
+    connection.data_received(received)
+    connection.connection_lost(None)
+    for request in asking:
+        with pytest.raises(KafkaConnectionError):
+            await request
+
+
+async def test_the_answer_to_a_cancelled_request_is_not_taken_for_the_next_one(connection: BrokerConnection) -> None:
+    cancelled, waiting = await ask(connection, PRODUCE, PRODUCE)
+    cancelled.cancel()
+    await asyncio.sleep(0)
+    for number, (_, response, _) in enumerate(RESPONSES[:2], 1):
+        connection.data_received(frame(number, response))
+    assert await waiting == RESPONSES[1][2]

@@ -88,7 +88,11 @@ class BrokerConnection(asyncio.Protocol):
         received += data
         while len(received) >= self._expected:
             if self._expected == _SIZE.size:
-                self._expected += _SIZE.unpack_from(received)[0]
+                [size] = _SIZE.unpack_from(received)
+                if size < _CORRELATION_ID.size:
+                    self._close(KafkaConnectionError(f"an answer of {size} bytes"))
+                    return
+                self._expected += size
                 continue
             with memoryview(received) as view:
                 frame = bytes(view[: self._expected])
