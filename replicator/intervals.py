@@ -28,6 +28,7 @@ NODE_RETRY_MS = 500  # after Kafka did not answer, or the disk was full
 END_CHECK_MS = 500  # between two requests for the end of a log that may be truncated
 TRUNCATED_MS = 30_000  # after which it counts as truncated: Kafka's default of `replica.lag.time.max.ms`
 TIMING_POLL_MS = 1_000  # of waits that depend on the timing, which may change meanwhile
+STATUS_END_MS = 250  # for the broker to report the end of the log before a status is answered without it
 SLOW_END_MS = 50  # a broker that takes no longer to report the end of the log is not slow, however short the heartbeats
 RESOLVE_RETRY_MS = 50  # after the first claim of a leader that resolves an append; doubled after each further one
 MAX_RESOLVE_RETRY_MS = 400

@@ -175,6 +175,17 @@ async def test_a_corrupt_record_of_this_cluster_stops_the_node(cluster: MemoryCl
             ask()
 
 
+async def test_a_log_that_does_not_answer_delays_no_status(cluster: MemoryCluster) -> None:
+    leader = await cluster.start("n1")
+    await cluster.leader()
+
+    async def never() -> Offset:
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    with patch.object(cluster.log, "end", never):
+        assert (await leader.node.current_status()).id == "n1"
+
+
 async def test_a_record_of_a_newer_version_stops_the_node(cluster: MemoryCluster) -> None:
     leader = await cluster.start("n1")
     await cluster.leader()

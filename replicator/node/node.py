@@ -7,7 +7,7 @@ import contextlib
 import logging
 
 from replicator.errors import BrokerUnavailable, Definite, Loading, Replaced, ReplicatorError, StoreFull
-from replicator.intervals import ASYNC_ACK_MS, NODE_RETRY_MS, REVIEW_MS
+from replicator.intervals import ASYNC_ACK_MS, NODE_RETRY_MS, REVIEW_MS, STATUS_END_MS
 from replicator.log.port import Acks
 from replicator.node.ack_sender import AckSender
 from replicator.node.background import run_with_background
@@ -144,9 +144,10 @@ class Node:
         return node_status(self._context, self._health)
 
     async def current_status(self) -> NodeStatus:
-        """The status, after asking the log for its end."""
-        with contextlib.suppress(ReplicatorError):  # the state reports it
-            self._health.note_end(await self._context.log.end())
+        """The status, after asking the log for its end, which must not delay it: the state reports what is wrong."""
+        with contextlib.suppress(ReplicatorError, TimeoutError):
+            async with asyncio.timeout(STATUS_END_MS / 1000):
+                self._health.note_end(await self._context.log.end())
         return self.status()
 
     def begin(self) -> Transaction:
