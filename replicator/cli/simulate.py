@@ -23,7 +23,10 @@ def simulate(
     ] = None,
     events: Annotated[
         str | None,
-        typer.Option(help="Only these kinds of fault events, separated by commas; by default the seed decides."),
+        typer.Option(
+            help="Only these fault events, separated by commas; by default the seed decides. One or more of: "
+            f"{', '.join(FAULT_EVENTS)}."
+        ),
     ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Print every event.")] = False,
 ) -> None:
