@@ -121,6 +121,8 @@ async def test_a_leader_that_does_not_find_its_last_append_fails(cluster: Memory
 
     with patch.object(cluster.log, "append", append):
         assert "has read or written there" in await damage_of(leader)
+    with pytest.raises(LogDamage):  # not BUSY: to try again would not help
+        leader.node.begin()
 
 
 async def test_a_store_that_has_read_lost_entries_without_records_fails_as_well(cluster: MemoryCluster) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 
-from replicator.errors import BrokerUnavailable, Definite, Loading, Replaced, ReplicatorError, StoreFull
+from replicator.errors import BrokerUnavailable, Busy, Loading, Replaced, ReplicatorError, StoreFull
 from replicator.intervals import ASYNC_ACK_MS, NODE_RETRY_MS, REVIEW_MS, STATUS_END_MS
 from replicator.log.port import Acks
 from replicator.node.ack_sender import AckSender
@@ -151,10 +151,10 @@ class Node:
         return self.status()
 
     def begin(self) -> Transaction:
-        """As `ClientWrites.begin`, but a node that has failed or was replaced says so."""
+        """As `ClientWrites.begin`. A leader that has failed says so, as it will not take writes again."""
         try:
             return self._client_writes.begin()
-        except Definite:
+        except Busy:
             self._health.check()
             raise
 
