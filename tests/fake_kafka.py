@@ -22,6 +22,7 @@ from replicator.log.kafka.requests import EARLIEST
 
 HOST = "127.0.0.1"
 MAX_BYTES = 1 << 20
+THROTTLE_MS = 20
 NONE, UNKNOWN_TOPIC, NOT_ENOUGH_REPLICAS, FENCED_EPOCH, UNKNOWN_EPOCH = 0, 3, 19, 74, 75
 
 
@@ -47,6 +48,7 @@ class FakeBroker:
         self.appends_hang = False
         self.appends = 0  # requests
         self.readable: int | None = None  # how many batches it returns at most
+        self.throttles = 0  # answers to fetches that exceed a quota
         self.hangs = False  # accepts connections, and answers nothing
         self.topic_exists = True
         self.metadata_requests = 0
@@ -115,6 +117,9 @@ class FakeBroker:
         code = NONE if asked[1] == self.epoch else FENCED_EPOCH if asked[1] < self.epoch else UNKNOWN_EPOCH
         if isinstance(request, FetchRequest_v9):
             start = asked[2]
+            if self.throttles:
+                self.throttles -= 1
+                return FetchResponse_v9(THROTTLE_MS, NONE, 0, [])
             if code != NONE:
                 return FetchResponse_v9(0, NONE, 0, [(topic, [(0, code, -1, -1, -1, [], b"")])])
             if start >= len(self.batches[: self.readable]):

@@ -49,10 +49,11 @@ REQUESTS = [
 RESPONSES = [
     (PRODUCE, ProduceResponse_v3([(TOPIC, [(0, 0, OFFSET, -1)])], 7), Produced(0, OFFSET)),
     (PRODUCE, ProduceResponse_v3([(TOPIC, [(0, 19, -1, -1)])], 0), Produced(19, Offset(-1))),
-    (FETCH, FetchResponse_v9(7, 0, 0, [(TOPIC, [(0, 0, 5, 5, 1, [], b"records")])]), FetchedRecords(0, b"records")),
-    (FETCH, FetchResponse_v9(7, 0, 0, [(TOPIC, [(0, 0, 5, 5, 1, ABORTED, b"abc")])]), FetchedRecords(0, b"abc")),
-    (FETCH, FetchResponse_v9(7, 0, 0, [(TOPIC, [(0, 74, -1, -1, -1, None, None)])]), FetchedRecords(74, b"")),
-    (FETCH, FetchResponse_v9(7, 56, 0, []), FetchedRecords(56, b"")),
+    (FETCH, FetchResponse_v9(0, 0, 0, [(TOPIC, [(0, 0, 5, 5, 1, [], b"records")])]), FetchedRecords(0, b"records")),
+    (FETCH, FetchResponse_v9(7, 0, 0, [(TOPIC, [(0, 0, 5, 5, 1, ABORTED, b"abc")])]), FetchedRecords(0, b"abc", 7)),
+    (FETCH, FetchResponse_v9(7, 0, 0, [(TOPIC, [(0, 74, -1, -1, -1, None, None)])]), FetchedRecords(74, b"", 7)),
+    (FETCH, FetchResponse_v9(7, 56, 0, []), FetchedRecords(56, b"", 7)),
+    (FETCH, FetchResponse_v9(300, 0, 0, []), FetchedRecords(0, b"", 300)),  # a quota is exceeded
     (LIST, OffsetResponse_v4(7, [(TOPIC, [(0, 0, -1, OFFSET, 7)])]), ListedOffset(0, OFFSET)),
 ]
 
@@ -118,7 +119,7 @@ async def ask(connection: BrokerConnection, *requests: PartitionRequest) -> list
 @pytest.mark.parametrize("piece", [1, 3, 4, 7, 1000])
 async def test_answers_arrive_in_pieces_of_any_size(connection: BrokerConnection, piece: int) -> None:
     asking = await ask(connection, PRODUCE, FETCH, LIST)
-    answers = [RESPONSES[index] for index in (0, 2, 6)]
+    answers = [RESPONSES[index] for index in (0, 2, 7)]
     received = b"".join(frame(number, response) for number, (_, response, _) in enumerate(answers, 1))
     for start in range(0, len(received), piece):
         connection.data_received(received[start : start + piece])

@@ -119,7 +119,7 @@ async def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(pair:
                 await reader.readline()
             if number == 1:
                 await late.wait()
-            writer.write(b"*4\r\n:%d\r\n:1\r\n:1\r\n:1\r\n" % number)
+            writer.write(b"*5\r\n:%d\r\n:1\r\n:1\r\n$2\r\nn1\r\n:1\r\n" % number)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     member = replace(pair.node(0).member, resp=Address("127.0.0.1", server.sockets[0].getsockname()[1]))
@@ -139,7 +139,7 @@ async def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(pair:
 @pytest.mark.parametrize(
     "answer", [b"+PONG\r\n", b"$-1\r\n", b":1\r\n", b"*1\r\n:1\r\n", b"*2\r\n:1\r\n:1\r\n", b"nonsense\r\n"]
 )
-async def test_another_answer_than_four_numbers_is_a_failure(pair: ServerThread, answer: bytes) -> None:
+async def test_another_answer_than_a_committed_offset_is_a_failure(pair: ServerThread, answer: bytes) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         writer.write(answer)
@@ -178,9 +178,9 @@ def test_followers_behind_a_password_read_linearizably_through_the_leader(pair: 
     leader, follower = pair.client(0, password=PASSWORD), pair.client(1, password=PASSWORD)
     assert isinstance(leader.set("k", "v"), bool)
     state = pair.node(0).machine.state
-    [offset, lease_left_ms, epoch, incarnation] = leader.execute_command(
+    [offset, lease_left_ms, epoch, node, incarnation] = leader.execute_command(
         "REPL.INDEX", state.timeline.hex(), str(state.epoch)
     )
     assert offset >= state.offset - 1 and 0 < lease_left_ms <= STEADY.lease_ms
-    assert (epoch, Author(NodeId("n1"), incarnation)) == (state.epoch, state.leader)
+    assert (epoch, Author(NodeId(node.decode()), incarnation)) == (state.epoch, state.leader)
     assert follower.execute_command("REPL.READ", "linearizable", "GET", "k") == b"v"

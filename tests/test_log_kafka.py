@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
 import pytest
+from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogTrimmed
 from replicator.local.kafka import LocalBroker
 from replicator.log.kafka.acks import KafkaAcks
-from replicator.log.kafka.admin import KafkaAdmin, delete_topics, ensure_topics, topic_id, trim
+from replicator.log.kafka.admin import KafkaAdmin, _create, delete_topics, ensure_topics, topic_id, trim
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.options import KafkaOptions
-from replicator.log.kafka.topic import acks_topic
+from replicator.log.kafka.topic import acks_topic, wal_topic
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.position import NodeId, Offset
 from tests.log_contract import AcksContract, LogContract, read
@@ -121,6 +122,16 @@ async def test_acks_flow_again_after_their_topic_was_recreated_and_has_grown(kaf
     await waiting
     for channel in (sender, receiver):
         await channel.close()
+
+
+def test_too_few_brokers_for_the_default_are_waited_for(kafka: str) -> None:
+    admin, topic = KafkaAdmin(kafka, None), NewTopic(wal_topic("few"), 1, 9)
+    with pytest.raises(
+        BrokerUnavailable, match=r"needs 9 brokers, .*Start the others, or set kafka\.replication_factor"
+    ):
+        _create(admin, topic, may_wait=True)
+    with pytest.raises(ConfigError, match="Kafka refuses"):
+        _create(admin, topic, may_wait=False)
 
 
 async def test_the_topic_of_the_acks_is_not_created_without_the_log(kafka: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -99,6 +100,32 @@ async def test_nothing_is_appended_at_a_leader_of_a_later_epoch_than_was_looked_
             await log.append([b"a"])
         assert leader.appends == 0
         assert await log.append([b"a"]) == 0
+
+
+async def test_a_reader_waits_while_a_quota_is_exceeded(brokers: list[FakeBroker]) -> None:
+    """The broker answers at once and without records, and the connection is good."""
+    leader, *_ = brokers
+    leader.add(b"a")
+    leader.throttles = 2
+    async with open_log(brokers) as log:
+        reader = log.reader(Offset(0))
+        assert await read(reader, 1) == [(0, b"a")]
+        assert leader.metadata_requests == 1
+        await reader.close()
+
+
+async def test_a_request_for_the_end_that_nobody_waits_for_ends_with_the_log(
+    brokers: list[FakeBroker], caplog: pytest.LogCaptureFixture
+) -> None:
+    for broker in brokers:
+        broker.hangs = True
+    async with open_log(brokers) as log:
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await log.end()
+    gc.collect()
+    assert not log._lookup._finding and "never retrieved" not in caplog.text
 
 
 async def test_an_idle_reader_finds_the_new_leader_although_no_request_fails(brokers: list[FakeBroker]) -> None:

@@ -13,7 +13,7 @@ import hiredis
 
 from replicator.address import Address
 from replicator.node.leader_link import CommittedOffset, LinkFailed
-from replicator.position import Author, Epoch, Offset
+from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.records.types import Member
 
 
@@ -36,8 +36,8 @@ class RedisLeaderLink:
             connection.close()
             raise
         match reply:
-            case [int(offset), int(lease_left_ms), int(term), int(incarnation)]:
-                author = Author(leader.node, incarnation)
+            case [int(offset), int(lease_left_ms), int(term), bytes(node), int(incarnation)]:
+                author = Author(NodeId(node.decode(errors="replace")), incarnation)
                 return CommittedOffset(Offset(offset), lease_left_ms, Epoch(term), author)
             case _:
                 raise LinkFailed(f"{leader.node} at {leader.resp} answered: {reply}")

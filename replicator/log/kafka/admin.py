@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -165,19 +166,25 @@ def ensure_topics(
     Raises `BrokerUnavailable`, and `ConfigError` if Kafka refuses.
     """
     admin = KafkaAdmin(bootstrap, security)
-    replicas = replication_factor or _default_replication_factor(admin)
-    durable = {"min.insync.replicas": "2" if replicas >= 3 else "1"}
     wal, acks = wal_topic(cluster), acks_topic(cluster)
-    _create(admin, NewTopic(wal, 1, replicas, config={**WAL_SETTINGS, **durable}))
-    _create(admin, NewTopic(acks, 1, replicas, config=dict(ACKS_SETTINGS)))
+    log = admin.describe_or_none(wal)
+    known = len(log.partitions[PARTITION].replicas) if log is not None else None
+    replicas = replication_factor or known or _default_replication_factor(admin)
+    durable = {"min.insync.replicas": "2" if replicas >= 3 else "1"}
+    may_wait = replication_factor is None
+    _create(admin, NewTopic(wal, 1, replicas, config={**WAL_SETTINGS, **durable}), may_wait=may_wait)
+    _create(admin, NewTopic(acks, 1, replicas, config=dict(ACKS_SETTINGS)), may_wait=may_wait)
     return TopicIds(wal=_wait_for_leader(admin, wal), acks=_wait_for_leader(admin, acks))
 
 
 def _default_replication_factor(admin: KafkaAdmin) -> int:
     """Not the number of brokers alone: if one is down now, the log would have a copy fewer for good."""
     brokers = admin.brokers()
-    configured = admin.settings(ResourceType.BROKER, str(brokers[0])).get("default.replication.factor", "1")
-    return max(int(configured), min(3, len(brokers)))
+    for broker in brokers:
+        with contextlib.suppress(BrokerUnavailable):  # it has just died: others know the same
+            configured = admin.settings(ResourceType.BROKER, str(broker)).get("default.replication.factor", "1")
+            return max(int(configured), min(3, len(brokers)))
+    return min(3, len(brokers))
 
 
 async def recreate_acks_topic(admin: KafkaAdmin, cluster: str) -> None:
@@ -224,10 +231,16 @@ def trim(bootstrap: str, cluster: str, below_offset: Offset, *, security: KafkaS
         raise ConfigError(f"{target.topic} cannot be trimmed below {below_offset}: {error.args[0].str()}") from error
 
 
-def _create(admin: KafkaAdmin, topic: NewTopic) -> None:
+def _create(admin: KafkaAdmin, topic: NewTopic, *, may_wait: bool) -> None:
+    """`may_wait`: too few brokers are unavailable ones, which may still start; else it is an error."""
     try:
         admin.result(admin.client.create_topics([topic], request_timeout=ADMIN_TIMEOUT_S)[topic.topic])
     except KafkaException as error:
+        if may_wait and error.args[0].code() == KafkaError.INVALID_REPLICATION_FACTOR:
+            raise BrokerUnavailable(
+                f"topic {topic.topic} needs {topic.replication_factor} brokers, the default of this Kafka: "
+                f"{error.args[0].str()}. Start the others, or set kafka.replication_factor"
+            ) from error
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise ConfigError(f"Kafka refuses to create topic {topic.topic}: {error.args[0].str()}") from error
 

@@ -138,6 +138,7 @@ class KafkaLog:
         return await self._shared_end()
 
     async def close(self) -> None:
+        await self._shared_end.close()
         self._appender.close()
         self._lister.close()
         await asyncio.gather(self._monitor.close(), self._lookup.close())
@@ -225,10 +226,23 @@ class SharedRequest:
     async def __call__(self) -> Offset:
         if self._unsent is None:
             self._unsent = asyncio.create_task(self._run(self._sent))
+            self._unsent.add_done_callback(_retrieve)
         return await asyncio.shield(self._unsent)  # cancelling one caller must not cancel the others
+
+    async def close(self) -> None:
+        tasks = [task for task in (self._sent, self._unsent) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, previous: asyncio.Task[Offset] | None) -> Offset:
         if previous is not None:
             await asyncio.wait([previous])
         self._sent, self._unsent = self._unsent, None
         return await self._request()
+
+
+def _retrieve(request: asyncio.Task[Offset]) -> None:
+    """All callers may have been cancelled."""
+    if not request.cancelled():
+        request.exception()

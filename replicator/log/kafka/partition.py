@@ -41,6 +41,10 @@ ACKS_LEADER = 1
 OFFSET_OUT_OF_RANGE = 1
 
 
+# aiokafka does not know these
+_LEADER_EPOCHS = {74: "FENCED_LEADER_EPOCH", 75: "UNKNOWN_LEADER_EPOCH", 78: "OFFSET_NOT_AVAILABLE"}
+
+
 class RequestLost(ReplicatorError):
     """The request was sent, at least in part, and got no answer: it may have taken effect."""
 
@@ -50,7 +54,8 @@ class RequestFailed(ReplicatorError):
 
     def __init__(self, what: str, code: int) -> None:
         error = for_code(code)
-        super().__init__(f"{what}: Kafka error {code} {error.__name__} ({error.description or 'no description'})")
+        name = _LEADER_EPOCHS.get(code) or f"{error.__name__} ({error.description or 'no description'})"
+        super().__init__(f"{what}: Kafka error {code} {name}")
         self.code = code
 
 
@@ -136,12 +141,19 @@ class PartitionClient:
         return produced.base_offset
 
     async def fetch(self, offset: Offset, *, max_wait_ms: int, max_bytes: int) -> list[FetchedBatch]:
-        """The batches from the one that contains `offset` on; empty if there are none within `max_wait_ms`."""
-        fetched: FetchedRecords = await self._request(
-            lambda epoch: Fetch(self._topic, offset, epoch=epoch, max_wait_ms=max_wait_ms, max_bytes=max_bytes), "read"
-        )
-        self._check(fetched.code, f"read at offset {offset}")
-        return split_batches(fetched.records)
+        """The batches from the one that contains `offset` on; empty if there are none within `max_wait_ms`.
+
+        If a quota of the brokers is exceeded, it waits as long as they say.
+        """
+        while True:
+            fetched: FetchedRecords = await self._request(
+                lambda epoch: Fetch(self._topic, offset, epoch=epoch, max_wait_ms=max_wait_ms, max_bytes=max_bytes),
+                "read",
+            )
+            self._check(fetched.code, f"read at offset {offset}")
+            if fetched.records or not fetched.throttle_ms:
+                return split_batches(fetched.records)
+            await asyncio.sleep(fetched.throttle_ms / 1000)
 
     async def list_offset(self, which: int) -> Offset:
         """The offset of the first entry (`EARLIEST`), or the one after the last durable entry (`LATEST`)."""
@@ -209,7 +221,8 @@ class PartitionClient:
         return connection
 
     async def _verify(self, connection: Connection, leader: PartitionLeader) -> None:
-        """The broker may have been restarted since, and lead in a later epoch: an append does not say in which.
+        """The broker may have been restarted since, and lead in a later epoch: an append does not say in which. Or
+        another client of this partition has learned of a later leader.
 
         Closes the connection and raises `BrokerUnavailable` if so.
         """
@@ -220,6 +233,8 @@ class PartitionClient:
                     f"broker {leader.node} at {leader.address} does not lead {self._lookup.topic} in epoch "
                     f"{leader.epoch} any more: Kafka error {listed.code}"
                 )
+            if leader.epoch != self._lookup.epoch:
+                raise BrokerUnavailable(f"broker {leader.node} at {leader.address} is a former leader: try again")
         except BaseException:
             connection.close()
             raise

@@ -50,6 +50,7 @@ class Produced(NamedTuple):
 class FetchedRecords(NamedTuple):
     code: int
     records: bytes  # batches, of which the last one may be truncated
+    throttle_ms: int = 0  # before the next request, as a quota was exceeded; there may be no records for that reason
 
 
 class ListedOffset(NamedTuple):
@@ -112,15 +113,17 @@ class Fetch(_Request):
 
     def decode(self, frame: bytes, at: int) -> FetchedRecords:
         """The answer begins at `at`."""
-        _, failed = _FETCH_FAILED.unpack_from(frame, at)
-        if failed:
-            return FetchedRecords(failed, b"")
-        at = self._partition_at(at + _FETCH_FAILED.size + _SESSION_BYTES)
+        throttle_ms, failed = _FETCH_FAILED.unpack_from(frame, at)
+        at += _FETCH_FAILED.size + _SESSION_BYTES
+        [topics] = _LENGTH.unpack_from(frame, at)
+        if failed or not topics:
+            return FetchedRecords(failed, b"", throttle_ms)
+        at = self._partition_at(at)
         code, _, _, _, aborted = _FETCHED.unpack_from(frame, at)
         at += _FETCHED.size + max(aborted, 0) * _ABORTED_TRANSACTION_BYTES
         [size] = _LENGTH.unpack_from(frame, at)
         at += _LENGTH.size
-        return FetchedRecords(code, frame[at : at + max(size, 0)])
+        return FetchedRecords(code, frame[at : at + max(size, 0)], throttle_ms)
 
 
 class ListOffsets(_Request):

@@ -13,7 +13,7 @@ from replicator.server.redis.context import ConnectionContext
 def committed_offset(connection: ConnectionContext, args: Args) -> None:
     """REPL.INDEX timeline epoch: the committed offset, from the leader of that epoch or a later one.
 
-    And for how many milliseconds more it holds its lease, its epoch, and its incarnation.
+    And for how many milliseconds more it holds its lease, its epoch, node and incarnation.
     """
     refuse_in_multi(connection, "REPL.INDEX cannot be part of a transaction")
     epoch = Epoch(integer(args[2]))
@@ -27,4 +27,5 @@ def committed_offset(connection: ConnectionContext, args: Args) -> None:
 
 async def _reply(connection: ConnectionContext, timeline: bytes, epoch: Epoch) -> None:
     answer = await connection.server.backend.committed_offset(timeline, epoch)
-    connection.reply([answer.offset, int(answer.lease_left_ms), answer.epoch, answer.leader.incarnation])
+    node, incarnation = answer.leader
+    connection.reply([answer.offset, int(answer.lease_left_ms), answer.epoch, node.encode(), incarnation])
