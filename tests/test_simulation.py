@@ -112,7 +112,11 @@ BROKEN_RULES = [
     BrokenRule(mutations.watches_miss_changes, "a watched row had changed"),
     BrokenRule(mutations.later_leaders_of_the_partition_are_not_believed, "is waiting", loss=True),
     BrokenRule(mutations.tokens_cover_only_writes, "a session read went backwards", near=126),
-    BrokenRule(mutations.watches_miss_writes_that_are_queued, "a watched row had changed", near=394),
+    BrokenRule(
+        mutations.watches_miss_writes_that_are_queued,
+        "a watched row had changed",
+        events=("force promotion", "pause"),
+    ),
     BrokenRule(mutations.watches_miss_expiries, "a watched row had changed", near=188),
     BrokenRule(mutations.replicas_ignore_suspensions, "not linearizable", SUSPEND, events=("stall reader",), near=30),
     BrokenRule(
