@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -28,6 +29,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.brokers, pytest.mark.timeout(240)]
 IDS = ["n1", "n2", "n3"]
 WRITES, READS = 50, 12  # to be answered before, during and after each fault
 WAIT_S = 60
+STEADY_ANSWERS = 30  # in a row, of the same active controller
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,17 @@ async def in_sync(brokers: KafkaCluster, topic: str) -> None:
     """Wait until each broker has all of the log."""
     async with asyncio.timeout(WAIT_S):
         while await asyncio.to_thread(in_sync_replicas, brokers.bootstrap(), topic) < len(brokers.nodes):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+async def settled(brokers: KafkaCluster, topic: str) -> None:
+    """Wait until nothing is left of the fault before: each broker has all of the log, and one controller stays active."""
+    await in_sync(brokers, topic)
+    async with asyncio.timeout(WAIT_S):
+        controllers: list[int] = []
+        while len(controllers) < STEADY_ANSWERS or len(set(controllers[-STEADY_ANSWERS:])) > 1:
+            with suppress(BrokerUnavailable):
+                controllers.append(await active_controller(brokers.bootstrap()))
             await asyncio.sleep(0.1)
 
 
@@ -118,7 +131,7 @@ async def test_no_acknowledged_write_is_lost_and_no_read_is_stale(
     fault: Callable[[Fault], Awaitable[None]],
 ) -> None:
     topic = wal_topic(cluster.name)
-    await in_sync(brokers, topic)
+    await settled(brokers, topic)
     leader = await asyncio.to_thread(cluster.leader, IDS)
     ports = {id: cluster.folder.load().node(id).resp_port for id in IDS}
     async with Recorder(fault.__name__, ports, leader, keys=3, writers=3, readers=4) as recorder:
@@ -145,7 +158,7 @@ async def test_a_reader_of_a_broker_that_is_cut_off_follows_the_appends(brokers:
     """It can reach the former leader all the time, and nothing that it asks it fails."""
     bootstrap, topic = brokers.bootstrap(ClientGroup.SECOND), wal_topic("cut-off")
     await asyncio.to_thread(ensure_topics, bootstrap, "cut-off")
-    await in_sync(brokers, topic)
+    await settled(brokers, topic)
     log = await KafkaLog.open(brokers.bootstrap(), "cut-off")
     follower = await KafkaLog.open(bootstrap, "cut-off")
     reader = follower.reader(Offset(0))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 HOST = "127.0.0.1"
 READ_BYTES = 1 << 16
+SWITCH_INTERVAL_S = 0.0005
 
 T = TypeVar("T")
 
@@ -71,6 +73,8 @@ class Proxies:
     """All proxies of one program, on an event loop in a thread of their own: they go on while its tests block."""
 
     def __init__(self) -> None:
+        # By default the thread of the proxies gets a busy interpreter after 5 ms, too late for heartbeats of brokers.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._loop = asyncio.new_event_loop()
         self._servers: list[asyncio.Server] = []
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxies", daemon=True)
