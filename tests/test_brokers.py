@@ -61,7 +61,7 @@ async def in_sync(brokers: KafkaCluster, topic: str) -> None:
 
 
 async def settled(brokers: KafkaCluster, topic: str) -> None:
-    """Wait until nothing is left of the fault before: each broker has all of the log, and one controller stays active."""
+    """Wait until nothing is left of the fault before: each broker has the whole log, and the controller stays."""
     await in_sync(brokers, topic)
     async with asyncio.timeout(WAIT_S):
         controllers: list[int] = []
