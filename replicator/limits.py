@@ -140,6 +140,12 @@ MAX_JSON_FIELDS = 1_000
 MAX_HTTP_CONNECTIONS = 128
 """Open HTTP connections; others are closed at once. Fewer than RESERVED_DESCRIPTORS."""
 
+BACKLOG_BYTES = 4 << 20
+"""Committed records that a leader keeps for followers which begin to receive them over a link. Bounds memory."""
+
+MAX_LINK_BYTES = 16 << 20
+"""Records that a follower has not taken from its link yet. Bounds memory; the leader closes the link."""
+
 EXPIRED_ROWS_AT_ONCE = 200
 """Expired rows that the leader deletes at once, a record each. Bounds the time that the event loop spends on it."""
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.log.memory import MemoryAckTopic, MemoryLog
-from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Log
+from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry, Log
+from replicator.node.backlog import Position, RecordGroup
 from replicator.node.clock import Clock, SystemClock
 from replicator.node.context import open_context
-from replicator.node.leader_link import CommittedOffset, LinkFailed
+from replicator.node.leader_link import CommittedOffset, LinkFailed, Received, RecordStream
 from replicator.node.node import Node
 from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts
@@ -36,8 +37,11 @@ class SetWallClock(SystemClock):
 
 
 class RunningNode:
-    def __init__(self, node: Node, machine: Machine, member: Member, task: asyncio.Task[None]) -> None:
+    def __init__(
+        self, node: Node, machine: Machine, member: Member, link: MemoryLink, task: asyncio.Task[None]
+    ) -> None:
         self.node = node
+        self.link = link
         self.member = member
         self.machine = machine
         self.task = task
@@ -100,6 +104,8 @@ class MemoryLink:
     def __init__(self, nodes: Mapping[str, RunningNode]) -> None:
         self._nodes = nodes
         self.cut = False
+        self.stream_limit = 0  # so many streams of records may be opened, one after the other
+        self.opened: list[MemoryStream] = []
 
     async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> CommittedOffset:
         running = self._nodes[leader.node]
@@ -110,8 +116,63 @@ class MemoryLink:
         except ReplicatorError as error:
             raise LinkFailed(str(error)) from error
 
+    async def follow(self, leader: Member, position: Position) -> RecordStream:
+        running = self._nodes[leader.node]
+        if self.stream_limit <= len(self.opened) or self.cut or running.task.done():
+            raise LinkFailed("the connection is refused")
+        stream = MemoryStream(running.node)
+        try:
+            for group in running.node.follow(position, stream.far_end):
+                stream.far_end.send(group)
+        except ReplicatorError as error:
+            raise LinkFailed(str(error)) from error
+        self.opened.append(stream)
+        return stream
+
     async def close(self) -> None:
         pass
+
+
+class MemoryStream:
+    """Both ends of a link."""
+
+    def __init__(self, leader: Node) -> None:
+        self.far_end = self
+        self._leader = leader
+        self._received: asyncio.Queue[Received | None] = asyncio.Queue()
+        self.stalled = False  # what the leader sends is lost
+        self.loses_acks = False
+        self.acks: list[bytes] = []  # that were sent
+        self.taken = 0  # how often something was taken from it
+        self.closed = False
+
+    async def next(self) -> Received:
+        received = await self._received.get()
+        if received is None:
+            raise LinkFailed("the connection was closed")
+        self.taken += 1
+        return received
+
+    def ack(self, payload: bytes) -> None:
+        self.acks.append(payload)
+        if not self.loses_acks:
+            self._leader.record_ack(payload)
+
+    def send(self, group: RecordGroup) -> None:
+        entries = [Entry(Offset(group.base + at), payload) for at, payload in enumerate(group.payloads)]
+        if not self.stalled:
+            self.deliver(Received(entries, ack_requested=False))
+
+    def request_ack(self) -> None:
+        self.deliver(Received((), ack_requested=True))
+
+    def deliver(self, received: Received | None) -> None:
+        self._received.put_nowait(received)
+
+    def close(self) -> None:
+        self.closed = True
+        self._leader.unfollow(self)
+        self.deliver(None)
 
 
 class MemoryCluster:
@@ -130,6 +191,7 @@ class MemoryCluster:
         self.acks = MemoryAckTopic()
         self.timing = timing or Timing()
         self.timeouts = timeouts
+        self.stream_limit = 0  # `MemoryLink.stream_limit` of the nodes that are started from now on
         self.nodes: dict[str, RunningNode] = {}  # the last process of each
         self._started: list[RunningNode] = []
 
@@ -159,8 +221,10 @@ class MemoryCluster:
             timeouts=self.timeouts,
         )
         member = replace(self.member(name, priority, resp), incarnation=author.incarnation)
-        node = Node(context, self.acks.open(), member, MemoryLink(self.nodes))
-        running = RunningNode(node, machine, member, asyncio.create_task(node.run()))
+        link = MemoryLink(self.nodes)
+        link.stream_limit = self.stream_limit
+        node = Node(context, self.acks.open(), member, link)
+        running = RunningNode(node, machine, member, link, asyncio.create_task(node.run()))
         self.nodes[name] = running
         self._started.append(running)
         return running

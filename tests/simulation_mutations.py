@@ -222,7 +222,7 @@ def replaced_processes_are_not_waited_for() -> AbstractContextManager[object]:
 def acks_count_whichever_process_sends_them() -> AbstractContextManager[object]:
     """The new process of a node acks what the old one, which reads locally, has not read."""
 
-    def note(self: ReplicaProgress, payload: bytes) -> None:
+    def record(self: ReplicaProgress, payload: bytes) -> None:
         ack = self._codec.decode(payload)
         for member in self._members:
             if member.node == ack.author.node:
@@ -231,9 +231,9 @@ def acks_count_whichever_process_sends_them() -> AbstractContextManager[object]:
     def has_leader(self: AckSender) -> bool:
         return bool(self._replica.state.timeline)
 
-    genuine = ReplicaProgress._note
+    genuine = ReplicaProgress.record
     broken = ExitStack()
-    broken.enter_context(patch.object(ReplicaProgress, "_note", note))
+    broken.enter_context(patch.object(ReplicaProgress, "record", record))
     broken.enter_context(patch.object(AckSender, "_is_registered", property(has_leader)))
     return broken
 
@@ -497,7 +497,7 @@ def announcements_are_withdrawn_once() -> AbstractContextManager[object]:
 
 def stores_are_not_compared_with_the_log() -> AbstractContextManager[object]:
     """A node reads on where its store ends, whatever the log now holds below that."""
-    return patch.object(CheckedReader, "_go_back", CheckedReader._go_on)
+    return patch.object(CheckedReader, "compare_again", CheckedReader._go_on)
 
 
 def a_log_that_ends_too_early_is_waited_for() -> AbstractContextManager[object]:

@@ -28,7 +28,7 @@ class CheckedReader:
         self._leader_changes = reader.leader_changes
         self._comparing = False  # whether the next entry is to be the last one that was accepted
         self.compared = asyncio.Event()  # set once this reader knows that the log holds what the store holds
-        self._go_back()
+        self.compare_again()
 
     async def next(self) -> Sequence[Entry]:
         """For `Replica.read`, to be called before the next call. Raises as `Reader.next`."""
@@ -53,7 +53,7 @@ class CheckedReader:
             if self._leader_changes == self._reader.leader_changes:
                 return entries
             self._leader_changes = self._reader.leader_changes
-            self._go_back()
+            self.compare_again()
 
     async def _next_or_end(self) -> Sequence[Entry]:
         """Also raises `LogDamage` if the log ends before what this node has read, for `TRUNCATED_MS`."""
@@ -71,7 +71,8 @@ class CheckedReader:
             elif now_ms - since_ms >= TRUNCATED_MS:
                 raise truncated(state, end)
 
-    def _go_back(self) -> None:
+    def compare_again(self) -> None:
+        """Read from the last record that was accepted on, wherever it came from."""
         state = self._replica.state
         if not state.timeline:
             self._go_on()

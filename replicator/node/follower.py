@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
-from replicator.log.port import Entry
 from replicator.node import resolution
+from replicator.node.ack_sender import AckSender
 from replicator.node.background import run_with_background
-from replicator.node.checked_reader import CheckedReader
 from replicator.node.context import NodeContext
 from replicator.node.election import Election
+from replicator.node.followed_log import Batch, FollowedLog
 from replicator.node.health import NodeHealth
 from replicator.node.timing import follow
 from replicator.protocol.ack_policy import required
@@ -21,28 +20,36 @@ logger = logging.getLogger(__name__)
 
 
 class Follower:
-    def __init__(self, context: NodeContext, health: NodeHealth) -> None:
+    def __init__(self, context: NodeContext, health: NodeHealth, log: FollowedLog, sender: AckSender) -> None:
         self._context = context
         self._health = health
         self._election = Election(context)
-        self._reader = CheckedReader(context.reader, context.log, context.replica, context.clock)
+        self._log = log
+        self._sender = sender
 
     async def run(self) -> None:
         """Run until this node is leader. Raises what `Reader.next` and `Replica.read` do, and `Replaced`."""
         self._context.roles.last_record_ms = self._context.clock.elapsed_ms()
-        await run_with_background(self._read_log(), self._seek_leadership())
+        try:
+            await run_with_background(
+                self._read_log(), self._seek_leadership(), self._log.keep_linked(), self._sender.run()
+            )
+        finally:
+            self._log.close()
 
     async def _read_log(self) -> None:
         context = self._context
         resolution.check(context)
         while not context.roles.role.leads:
-            self._take(await self._reader.next())
+            batch = await self._log.next()
+            self._take(batch)
+            self._sender.ack_over(batch.stream, at_once=batch.ack_requested)
             resolution.check(context)
 
     async def _seek_leadership(self) -> None:
         context = self._context
         claims = resolution.Resolution(context)
-        await self._reader.compared.wait()
+        await self._log.compared.wait()
         while True:
             match context.roles.role:
                 case Role.RESOLVING:
@@ -52,11 +59,16 @@ class Follower:
                 case _:  # checking needs no claim; once this node is leader, `run` ends
                     await context.clock.sleep(context.timing.heartbeat_ms)
 
-    def _take(self, entries: Sequence[Entry]) -> None:
+    def _take(self, batch: Batch) -> None:
         context = self._context
         roles, writes = context.roles, context.writes
         membership = context.replica.machine.meta.membership
-        accepted = context.replica.read(entries)
+        if batch.stream is None:
+            accepted = context.replica.read(batch.entries)
+        else:
+            accepted, why_not = context.replica.read_sent(batch.entries)
+            if why_not:
+                self._log.leave_stream(why_not)
         if accepted:
             roles.last_record_ms = context.clock.elapsed_ms()
             self._election.restart_timer()

@@ -24,6 +24,7 @@ from replicator.node.appending import (
     Refused,
 )
 from replicator.node.background import run_with_background
+from replicator.node.backlog import Backlog, RecordGroup
 from replicator.node.claim import claim_record
 from replicator.node.commitment import Commitment
 from replicator.node.context import NodeContext
@@ -45,9 +46,15 @@ class Leader:
     """One term, or its part up to an append that is misplaced or has an unknown outcome."""
 
     def __init__(
-        self, context: NodeContext, progress: ReplicaProgress, membership: MembershipChanges, timing: TimingChanges
+        self,
+        context: NodeContext,
+        backlog: Backlog,
+        progress: ReplicaProgress,
+        membership: MembershipChanges,
+        timing: TimingChanges,
     ) -> None:
         self._context = context
+        self._backlog = backlog
         self._progress = progress
         self._membership = membership
         self._timing = timing
@@ -69,9 +76,16 @@ class Leader:
             context.enqueue_own(Heartbeat())
         context.writes.arrived.set()
         try:
-            with self._progress.term(self._state.timeline, self._commitment.membership):
+            with (
+                self._progress.term(self._state.timeline, self._commitment.membership),
+                self._backlog.term(self._state),
+            ):
                 await run_with_background(
-                    self._append_groups(), self._send_heartbeats(), self._take_acks(), self._review_periodically()
+                    self._append_groups(),
+                    self._send_heartbeats(),
+                    self._progress.receive(),
+                    self._advance_on_acks(),
+                    self._review_periodically(),
                 )
         except StoreFull:
             self._settle_full_store()
@@ -98,12 +112,13 @@ class Leader:
             await writes.arrived.wait()
             writes.arrived.clear()
             while group := self._next_group():
-                payloads, state = self._number(group)
-                outcome = await self._append(payloads)
+                numbered, state = self._number(group)
+                outcome = await self._append(numbered.payloads)
                 if isinstance(outcome, Committed):
                     context.roles.append_committed(outcome.sent_ms)
                     self._state = state
                     context.commit_point.set_known(state.offset)
+                    self._backlog.add(numbered)
                     self._commitment.add(group, state)
                 elif isinstance(outcome, Refused):
                     writes.refuse(group, Busy(f"the log refused the write: {outcome.error}"))
@@ -170,18 +185,22 @@ class Leader:
         self._checkpoint_ms = now_ms
         return False
 
-    def _number(self, group: list[PendingWrite]) -> tuple[list[bytes], LogState]:
+    def _number(self, group: list[PendingWrite]) -> tuple[RecordGroup, LogState]:
         """Assign epoch, seq and offset to each write. Returns the encoded records, and the state after them."""
         state, author = self._state, self._context.author
         writer = HeaderWriter(VERSION, state.timeline, state.epoch, author, self._context.clock.wall_us())
         epoch, seq, chain, offset = state.epoch, state.seq, state.chain, state.offset
-        payloads = []
+        payloads: list[bytes] = []
+        chains: list[bytes] = []
         for pending in group:
             seq, offset = Seq(seq + 1), Offset(offset + 1)
             chain = link(chain, pending.encoded)
             pending.epoch, pending.seq, pending.offset = epoch, seq, offset
             payloads.append(writer.write(seq, chain) + pending.encoded)
-        return payloads, state._replace(seq=seq, chain=chain, offset=offset, leader_offset=offset)
+            chains.append(chain)
+        first = Offset(state.offset + 1)
+        numbered = RecordGroup(first, Seq(state.seq + 1), payloads, chains, sum(map(len, payloads)))
+        return numbered, state._replace(seq=seq, chain=chain, offset=offset, leader_offset=offset)
 
     async def _check_log(self) -> None:
         """After a refusal: raises `LogDamage` if the topic was deleted or recreated."""
@@ -226,10 +245,11 @@ class Leader:
                 context.enqueue_own(Heartbeat())
                 appender.sent_ms = now_ms
 
-    async def _take_acks(self) -> None:
-        writes = self._context.writes
+    async def _advance_on_acks(self) -> None:
+        writes, arrived = self._context.writes, self._progress.arrived
         while True:
-            await self._progress.receive()
+            await arrived.wait()
+            arrived.clear()
             self._commitment.advance()
             if writes.refusal is not None:
                 self._refuse(self._commitment.refusal)

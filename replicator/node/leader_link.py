@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from replicator.errors import ReplicatorError
+from replicator.log.port import Entry
+from replicator.node.backlog import Position
 from replicator.position import Author, Epoch, Offset
 from replicator.records.types import Member
 
@@ -22,6 +25,25 @@ class CommittedOffset(NamedTuple):
     leader: Author
 
 
+class Received(NamedTuple):
+    entries: Sequence[Entry]  # may be empty
+    ack_requested: bool  # the leader asks for an ack as soon as they are applied
+
+
+class RecordStream(Protocol):
+    """The follower's end of a link: the records that a leader has committed, in the order in which they arrive."""
+
+    async def next(self) -> Received:
+        """Wait for more. One task at a time; cancelling it loses nothing. Raises `LinkFailed`."""
+        ...
+
+    def ack(self, payload: bytes) -> None:
+        """Send an ack, as `log.port.Acks.send` does, but without waiting. It may be lost."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class LeaderLink(Protocol):
     async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> CommittedOffset:
         """The answer of `leader` to `LeaderIndex.committed_offset`. The caller limits the time, by cancelling it.
@@ -30,4 +52,13 @@ class LeaderLink(Protocol):
         """
         ...
 
-    async def close(self) -> None: ...
+    async def follow(self, leader: Member, position: Position) -> RecordStream:
+        """The records that `leader` commits after `position`. The caller limits the time, by cancelling it.
+
+        Raises `LinkFailed`, also if the leader has no such records (`backlog`).
+        """
+        ...
+
+    async def close(self) -> None:
+        """Streams are closed by those who have opened them."""
+        ...

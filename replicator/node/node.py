@@ -7,13 +7,15 @@ import contextlib
 import logging
 
 from replicator.errors import BrokerUnavailable, Busy, Loading, Replaced, ReplicatorError, StoreFull
-from replicator.intervals import ASYNC_ACK_MS, NODE_RETRY_MS, REVIEW_MS, STATUS_END_MS
+from replicator.intervals import NODE_RETRY_MS, REVIEW_MS, STATUS_END_MS
 from replicator.log.port import Acks
 from replicator.node.ack_sender import AckSender
 from replicator.node.background import run_with_background
+from replicator.node.backlog import Backlog
 from replicator.node.client_writes import ClientWrites, leading_member
 from replicator.node.context import NodeContext
 from replicator.node.expiry import delete_expired
+from replicator.node.followed_log import FollowedLog
 from replicator.node.follower import Follower
 from replicator.node.health import NodeHealth, NodeState
 from replicator.node.index_source import IndexSource
@@ -42,7 +44,9 @@ class Node:
         """`member`: how this node registers itself. `link`: to the node that is leader."""
         self._context = context
         self._progress = ReplicaProgress(context.author, acks, context.clock)
-        self._sender = AckSender(context.author, context.replica, acks, context.clock, ASYNC_ACK_MS)
+        self._backlog = Backlog()
+        self._sender = AckSender(context.author, context.replica, acks, context.clock)
+        self._link = link
         self._client_writes = ClientWrites(context)
         self._health = NodeHealth(context.author.node, context.replica)
         leader_index = LeaderIndex(context, self._health)
@@ -53,7 +57,9 @@ class Node:
         self.transfer = LeadershipTransfer(context, self._progress, self._health)
         self.are_changing = self._client_writes.are_changing
         self.submit = self._client_writes.submit
-        self.wait_acked = self._progress.wait
+        self.follow = self._backlog.follow
+        self.unfollow = self._backlog.unfollow
+        self.record_ack = self._progress.record
         self.committed_offset = leader_index.committed_offset
 
     # Lifecycle
@@ -81,7 +87,8 @@ class Node:
                     await self._lead()
                 else:
                     logger.info("%s is %s", self._context.author, roles.role)
-                    await run_with_background(Follower(self._context, self._health).run(), self._sender.run())
+                    log = FollowedLog(self._context, self._link)
+                    await Follower(self._context, self._health, log, self._sender).run()
             except (BrokerUnavailable, StoreFull) as error:
                 self._health.blocked(error)
                 await self._context.clock.sleep(NODE_RETRY_MS)
@@ -98,7 +105,7 @@ class Node:
         self.timing_changes.append_first()
         self.membership_changes.register_leader()
         logger.info("%s is the leader of epoch %d", context.author, context.replica.state.epoch)
-        leader = Leader(context, self._progress, self.membership_changes, self.timing_changes)
+        leader = Leader(context, self._backlog, self._progress, self.membership_changes, self.timing_changes)
         await run_with_background(
             leader.run(), delete_expired(self._client_writes, context.replica.machine, context.clock)
         )
@@ -134,7 +141,7 @@ class Node:
         self._health.fail(error)
         self._context.roles.stop(str(error))
 
-    # For the servers, besides `submit`, `wait_acked`, and the parts above
+    # For the servers, besides `submit`, and the parts above
 
     @property
     def state(self) -> NodeState:
@@ -157,6 +164,12 @@ class Node:
         except Busy:
             self._health.check()
             raise
+
+    async def wait_acked(self, offset: Offset, replicas: int, timeout_ms: float) -> int:
+        """As `ReplicaProgress.wait`. Followers that have a link are asked for their acks."""
+        if self._progress.count(offset) < replicas:
+            self._backlog.request_acks()
+        return await self._progress.wait(offset, replicas, timeout_ms)
 
     def store(self) -> View:
         """The current state of the store. Raises as `NodeHealth.store`."""

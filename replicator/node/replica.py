@@ -9,10 +9,11 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from replicator.errors import LogDamage, UpgradeNeeded
 from replicator.log.port import Entry
 from replicator.node.term_history import TermHistory
 from replicator.position import Author, Offset
-from replicator.protocol.acceptance import judge, skip
+from replicator.protocol.acceptance import after_sent, judge, skip
 from replicator.protocol.log_state import LogState
 from replicator.protocol.verification import verify
 from replicator.records.codec import BARRIER, NotARecord, RecordCodec
@@ -81,14 +82,42 @@ class Replica:
                 why_void = f"offset {offset}: {type(record.body).__name__} by {record.header.author}, {void}"
         if why_void:
             logger.warning("%d records are void, the last at %s", self.void_records - void_before, why_void)
-        if accepted:
-            self._written_us = accepted[-1].record.header.timestamp_us
         before = self.state
-        if state is not before:
-            self.apply([record.body for _, record in accepted], state)
+        self._apply_accepted(accepted, state)
         if state.epoch != before.epoch:
             self._note_claims(before.leader, accepted)
         return accepted
+
+    def read_sent(self, entries: Sequence[Entry]) -> tuple[list[Accepted], str]:
+        """Apply entries that the leader has sent itself. Returns those that were applied, and why the others were not.
+
+        Empty: there are no others. The log has to be read then, and decides. Raises what `apply` does.
+        """
+        state = self.state
+        accepted: list[Accepted] = []
+        why_not = ""
+        for offset, payload in entries:
+            try:
+                record = self.codec.decode(payload, state.timeline)
+            except (NotARecord, LogDamage, UpgradeNeeded) as error:
+                why_not = f"offset {offset}: {error}"
+                break
+            if record.header.seq <= state.seq and record.header.epoch == state.epoch:
+                continue  # it was read from the log
+            after = after_sent(state, offset, record)
+            if after is None:
+                why_not = f"offset {offset} does not follow offset {state.offset}"
+                break
+            state = after
+            accepted.append(Accepted(offset, record))
+        self._apply_accepted(accepted, state)
+        return accepted, why_not
+
+    def _apply_accepted(self, accepted: Sequence[Accepted], state: LogState) -> None:
+        if accepted:
+            self._written_us = accepted[-1].record.header.timestamp_us
+        if state is not self.state:
+            self.apply([record.body for _, record in accepted], state)
 
     def _note_claims(self, leader: Author | None, accepted: Iterable[Accepted]) -> None:
         for offset, (header, body, _) in accepted:

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from replicator.errors import BrokerUnavailable, Busy, Unblocked
+from replicator.errors import BrokerUnavailable, Busy
 from replicator.intervals import ACK_RETRY_MS
 from replicator.log.port import Acks
+from replicator.node.ack_waiters import AckWaiters
 from replicator.node.clock import Clock
 from replicator.position import BEFORE_LOG, Author, NodeId, Offset
 from replicator.records.codec import AckCodec, NotARecord
@@ -32,12 +33,12 @@ class ReplicaProgress:
     def __init__(self, own: Author, acks: Acks, clock: Clock) -> None:
         self._own = own
         self._timeline = b""
-        self._term = 0  # changes when this node becomes leader, and when it loses leadership
         self._skip_old = True  # acks that were sent while another node was leader
         self._acks = acks
         self._clock = clock
         self._codec = AckCodec()
-        self._changed = asyncio.Event()
+        self.arrived = asyncio.Event()  # set when an ack was recorded
+        self._waiters = AckWaiters()
         self._latest: dict[Author, LastAck] = {}  # also of a process that acks its registration before it is committed
         self._members: dict[Author, float] = {}  # all but this process: since when it has been a member in this term
 
@@ -51,13 +52,12 @@ class ReplicaProgress:
         self._latest.clear()
         self._members.clear()
         self.set_members(membership)
-        self._term += 1
+        self._unblock()
         self._skip_old = True
         try:
             yield
         finally:
-            self._term += 1
-            self._wake()
+            self._unblock()
 
     def set_members(self, membership: Membership) -> None:
         """The committed membership."""
@@ -71,20 +71,34 @@ class ReplicaProgress:
         return {author.node: last for author, last in self._of_members().items()}
 
     async def receive(self) -> None:
-        """Wait for the next acks, and record them."""
+        """Run until cancelled: record the acks on the ack topic."""
         while True:
             try:
                 if self._skip_old:
                     await self._acks.skip()
                     self._skip_old = False
                 payloads = await self._acks.receive()
-                break
             except BrokerUnavailable as error:
                 logger.info("%s", error)
                 await self._clock.sleep(ACK_RETRY_MS)
-        for payload in payloads:
-            self._note(payload)
-        self._wake()
+                continue
+            for payload in payloads:
+                self.record(payload)
+
+    def record(self, payload: bytes) -> None:
+        """An ack has arrived, on the ack topic or over a link. They may overtake each other."""
+        try:
+            ack = self._codec.decode(payload)
+        except NotARecord as error:
+            logger.warning("%s", error)
+            return
+        if ack.author == self._own or ack.timeline != self._timeline:  # of this process, when it was a follower
+            return
+        last = self._latest.get(ack.author)
+        latest = ack if last is None or last.ack.offset <= ack.offset else last.ack
+        self._latest[ack.author] = LastAck(latest, self._clock.elapsed_ms())
+        self._waiters.advance([last.ack.offset for last in self._of_members().values()])
+        self.arrived.set()
 
     def acked(self, replica: Author) -> Offset:
         last = self._latest.get(replica)
@@ -105,18 +119,9 @@ class ReplicaProgress:
 
         Returns how many have. Raises `Unblocked` if this node loses leadership.
         """
-        term = self._term
-        deadline_ms = self._clock.elapsed_ms() + timeout_ms if timeout_ms else None
-        while self.count(offset) < replicas:
-            if self._term != term:
-                raise Unblocked("force unblock from blocking operation, instance state changed (master -> replica?)")
-            if deadline_ms is None:
-                await self._changed.wait()
-                continue
-            left_ms = deadline_ms - self._clock.elapsed_ms()
-            if left_ms <= 0:
-                break
-            await self._changed_within(left_ms)
+        if (count := self.count(offset)) >= replicas:
+            return count
+        await self._waiters.wait(offset, replicas, timeout_ms)
         return self.count(offset)
 
     async def caught_up(self, node: NodeId, offset: Offset, timeout_ms: float) -> Author:
@@ -125,38 +130,21 @@ class ReplicaProgress:
         Raises `Busy` after `timeout_ms`.
         """
         asked_ms = self._clock.elapsed_ms()
-        while (last := self.latest.get(node)) is None or last.at_ms < asked_ms or last.ack.offset < offset:
-            left_ms = asked_ms + timeout_ms - self._clock.elapsed_ms()
-            if left_ms <= 0:
-                state = "is unresponsive" if last is None else f"is at offset {last.ack.offset} of {offset}"
-                raise Busy(
-                    f"{node} {state}: it cannot become leader before it has caught up. Try again, or choose another"
-                )
-            await self._changed_within(left_ms)
-        return last.ack.author
-
-    def _note(self, payload: bytes) -> None:
+        last: LastAck | None = None
         try:
-            ack = self._codec.decode(payload)
-        except NotARecord as error:
-            logger.warning("%s", error)
-            return
-        own = ack.author == self._own  # from when this node was a follower
-        if not own and ack.timeline == self._timeline:
-            self._latest[ack.author] = LastAck(ack, self._clock.elapsed_ms())
+            async with asyncio.timeout(timeout_ms / 1000):
+                while (last := self.latest.get(node)) is None or last.at_ms < asked_ms or last.ack.offset < offset:
+                    self.arrived.clear()
+                    await self.arrived.wait()
+        except TimeoutError:
+            state = "is unresponsive" if last is None else f"is at offset {last.ack.offset} of {offset}"
+            raise Busy(
+                f"{node} {state}: it cannot become leader before it has caught up. Try again, or choose another"
+            ) from None
+        return last.ack.author
 
     def _of_members(self) -> dict[Author, LastAck]:
         return {author: last for author, last in self._latest.items() if author in self._members}
 
-    def _wake(self) -> None:
-        """Wake all waiters, so that they check their conditions again."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def _changed_within(self, timeout_ms: float) -> None:
-        tasks = [asyncio.ensure_future(self._changed.wait()), asyncio.ensure_future(self._clock.sleep(timeout_ms))]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
+    def _unblock(self) -> None:
+        self._waiters.fail("force unblock from blocking operation, instance state changed (master -> replica?)")

@@ -59,13 +59,7 @@ def judge(state: LogState, offset: Offset, record: Record) -> tuple[LogState, Vo
     if type(body) is Claim:
         return _judge_claim(state, offset, record, body)
     chain = link(state.chain, encoded_body)
-    if (  # the common case, without the rules one by one
-        header.chain == chain
-        and header.seq == state.seq + 1
-        and header.epoch == state.epoch
-        and header.author == state.leader
-        and header.timeline == state.timeline
-    ):
+    if _is_next(state, header, chain):  # the common case, without the rules one by one
         return LogState(state.timeline, state.epoch, state.leader, header.seq, chain, offset, offset), None
     verdict = next(rule.verdict for rule in DATA_RULES if rule.holds(state, header, chain))
     if isinstance(verdict, Damage):
@@ -73,9 +67,32 @@ def judge(state: LogState, offset: Offset, record: Record) -> tuple[LogState, Vo
     return skip(state, offset), verdict
 
 
+def after_sent(state: LogState, offset: Offset, record: Record) -> LogState | None:
+    """The state after a record that the leader has sent itself, once it was committed at `offset`.
+
+    None: it is not the next record that counts, so the log has to be read. Claims are not sent.
+    """
+    header, body, encoded_body = record
+    chain = link(state.chain, encoded_body)
+    if type(body) is Claim or offset <= state.offset or not _is_next(state, header, chain):
+        return None
+    return LogState(state.timeline, state.epoch, state.leader, header.seq, chain, offset, offset)
+
+
 def skip(state: LogState, offset: Offset) -> LogState:
     """The state after a void record."""
     return state._replace(offset=offset)
+
+
+def _is_next(state: LogState, header: Header, chain: bytes) -> bool:
+    """Whether a data record is accepted. `chain`: the one that it must have."""
+    return (
+        header.chain == chain
+        and header.seq == state.seq + 1
+        and header.epoch == state.epoch
+        and header.author == state.leader
+        and header.timeline == state.timeline
+    )
 
 
 def _judge_claim(state: LogState, offset: Offset, record: Record, claim: Claim) -> tuple[LogState, Void | None]:

@@ -165,6 +165,14 @@ def candidacy_ms(timing: Timing, rank: int, random: float) -> float:
     return timing.election_ms + rank * timing.step_ms + random * timing.jitter_ms
 
 
+def link_silence_ms(timing: Timing) -> float:
+    """How long a follower waits for the next record of a leader that sends them to it, before it reads the log.
+
+    Longer than between two heartbeats, and so short that it has read the log long before it may start an election.
+    """
+    return timing.heartbeat_ms + (timing.election_ms - timing.heartbeat_ms) / 4
+
+
 def _without_leases(timing: Timing) -> Timing:
     return replace(timing, lease_ms=0, follower_lease_ms=0)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from replicator.node.backlog import FollowerLink, Position, RecordGroup
 from replicator.node.leader_link import CommittedOffset
 from replicator.node.reads import NodeReads
 from replicator.node.replica import RowListener
@@ -58,6 +60,16 @@ class Backend(Protocol):
 
     async def committed_offset(self, timeline: bytes, epoch: Epoch) -> CommittedOffset:
         """For other nodes: the leader's committed offset, as `node.leader_index` says. Raises as it does."""
+        ...
+
+    def follow(self, position: Position, link: FollowerLink) -> Sequence[RecordGroup]:
+        """For other nodes: send them what this leader commits, as `node.backlog.Backlog.follow` says."""
+        ...
+
+    def unfollow(self, link: FollowerLink) -> None: ...
+
+    def record_ack(self, payload: bytes) -> None:
+        """An ack has arrived over a link."""
         ...
 
     def status(self) -> NodeStatus: ...

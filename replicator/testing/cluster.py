@@ -14,6 +14,7 @@ from replicator.errors import ReplicatorError
 from replicator.intervals import REGISTRATION_RETRY_S, STATE_POLL_S
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.port import Reader
+from replicator.node.backlog import Position
 from replicator.node.context import open_context
 from replicator.node.health import NodeState
 from replicator.node.leader_link import CommittedOffset, LinkFailed
@@ -31,6 +32,7 @@ from replicator.testing.connection import SimConnection
 from replicator.testing.kafka import TOPIC_ID, Kafka, deliver
 from replicator.testing.link import Link
 from replicator.testing.loop import Process, SimLoop
+from replicator.testing.record_stream import SimRecordStream
 from replicator.testing.wire import open_log
 
 CLUSTER = "simulated"
@@ -217,6 +219,33 @@ class SimLeaderLink:
             outcome = LinkFailed(str(error))
         if not life.link.isolated:
             kafka.later(kafka.message_ms(), deliver, answer, outcome)
+
+    async def follow(self, leader: Member, position: Position) -> SimRecordStream:
+        link, kafka = self._link, self._link.kafka
+        answer: asyncio.Future[SimRecordStream] = asyncio.get_running_loop().create_future()
+        if not (link.cut or link.isolated or kafka.rng.random() < kafka.faults.question_lost):
+            kafka.later(kafka.message_ms(), self._arrive_follow, leader.author, position, answer)
+        return await answer
+
+    def _arrive_follow(self, leader: Author, position: Position, answer: asyncio.Future[SimRecordStream]) -> None:
+        kafka, life = self._link.kafka, self._peers[leader.node].find(leader)
+        if life is None:
+            kafka.later(kafka.message_ms(), deliver, answer, LinkFailed("the connection is refused"))
+        elif not life.link.isolated:
+            kafka.loop.call_soon(self._begin_stream, life, position, answer, context=life.process.context)
+
+    def _begin_stream(self, life: Running, position: Position, answer: asyncio.Future[SimRecordStream]) -> None:
+        """Runs in the process that was asked."""
+        kafka = self._link.kafka
+        stream = SimRecordStream(self._link, life.link, life.node, life.process)
+        try:
+            groups = life.node.follow(position, stream.far_end)
+        except ReplicatorError as error:
+            kafka.later(kafka.message_ms(), deliver, answer, LinkFailed(str(error)))
+            return
+        for group in groups:
+            stream.far_end.send(group)
+        kafka.later(kafka.message_ms(), deliver, answer, stream)
 
     async def close(self) -> None:
         pass

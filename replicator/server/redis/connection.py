@@ -15,7 +15,14 @@ from typing import Any, Protocol, cast
 from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.intervals import KEEPALIVE_S
-from replicator.limits import MAX_PENDING_BYTES, MAX_PENDING_REPLIES, MAX_UNPARSED_BYTES, MAX_UNREAD_BYTES
+from replicator.limits import (
+    MAX_LINK_BYTES,
+    MAX_PENDING_BYTES,
+    MAX_PENDING_REPLIES,
+    MAX_UNPARSED_BYTES,
+    MAX_UNREAD_BYTES,
+)
+from replicator.node.backlog import FollowerLink
 from replicator.position import Offset
 from replicator.protocol.levels import Level
 from replicator.server.redis.command import Args, Command
@@ -61,6 +68,7 @@ class Connection(asyncio.Protocol):
         self.level: Level | None = None
         self.multi = MultiState(server.watches)
         self.subscriptions = Subscriptions(server.events, self.push)
+        self.follower: FollowerLink | None = None
         self._transport: asyncio.Transport
         self._requests = Requests(authenticated=not server.password)
         self._replies = Replies(server.stats, self._on_replies)
@@ -103,6 +111,8 @@ class Connection(asyncio.Protocol):
         self._enter(Closed())
         self.multi.unwatch()
         self.subscriptions.clear()
+        if self.follower is not None:
+            self.server.backend.unfollow(self.follower)
         self.server.forget(self)
 
     def close(self) -> None:
@@ -114,7 +124,8 @@ class Connection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Whether the client waits for nothing: no reply, no event."""
-        return self._waiting is None and not self._replies.pending and not self.subscriptions.count
+        busy = self._waiting is not None or self._replies.pending or self.subscriptions.count or self.follower
+        return not busy
 
     @property
     def authenticated(self) -> bool:
@@ -177,9 +188,15 @@ class Connection(asyncio.Protocol):
 
     def push(self, reply: Reply) -> None:
         """Send what is not the reply to a command. A client that does not read is disconnected."""
+        self._push(reply, MAX_UNREAD_BYTES)
+
+    def push_records(self, records: Reply) -> None:
+        self._push(records, MAX_LINK_BYTES)
+
+    def _push(self, reply: Reply, max_unread_bytes: int) -> None:
         self.reply(reply)
         self._replies.flush()
-        if self._transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+        if self._transport.get_write_buffer_size() > max_unread_bytes:
             self._transport.abort()
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
 from replicator.address import Address
+from replicator.node.backlog import FollowerLink
 from replicator.position import Offset
 from replicator.protocol.levels import Level
 from replicator.server.backend import Backend
@@ -64,6 +65,8 @@ class ConnectionContext(Protocol):
     @property
     def server(self) -> ServerContext: ...
 
+    follower: FollowerLink | None  # while it is the leader's end of a link
+
     def reply(self, reply: Reply) -> None:
         """Send the reply of the command, after the replies of all commands before it."""
         ...
@@ -82,6 +85,14 @@ class ConnectionContext(Protocol):
 
     def execute(self, args: Args, id: bytes | None) -> None:
         """EXEC: run all queued commands as one transaction, with an id at most once. Raises `ReplicatorError`."""
+        ...
+
+    def push_records(self, records: Reply) -> None:
+        """Send records to a follower. A follower that does not read is disconnected."""
+        ...
+
+    def close(self) -> None:
+        """At once: replies that are ready are sent, pending ones are not."""
         ...
 
     def close_after_replies(self) -> None:

@@ -3,6 +3,7 @@
 from replicator.server.redis.commands import (  # noqa: F401
     connection,
     expiry,
+    follow,
     hashes,
     index,
     keys,

@@ -1,0 +1,127 @@
+"""A simulated link between a follower and the leader: messages keep their order, unless the network is faulty.
+
+A message may be lost or overtaken, which a TCP connection prevents, and nodes that cannot reach each other receive
+messages late or never. The process at either end may be paused or killed meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from replicator.log.port import Entry
+from replicator.node.backlog import RecordGroup
+from replicator.node.leader_link import LinkFailed, Received
+from replicator.node.node import Node
+from replicator.position import Offset
+from replicator.testing.link import Link
+from replicator.testing.loop import Process
+
+
+class _Way:
+    """Messages in one direction."""
+
+    def __init__(self, sender: Link, receiver: Link) -> None:
+        self._sender = sender
+        self._receiver = receiver
+        self._last_s = 0.0  # when the message before arrives
+
+    def send(self, arrive: Callable[..., object], *args: Any) -> None:
+        kafka = self._sender.kafka
+        now_s, rng = kafka.loop.time(), kafka.rng
+        if self._sender.cut:
+            return
+        at_s = now_s + kafka.message_ms() / 1000
+        isolated_until_s = max(self._sender.isolated_until_s, self._receiver.isolated_until_s)
+        if now_s < isolated_until_s:
+            if rng.random() < 0.5:
+                return
+            at_s = max(at_s, isolated_until_s)
+        if rng.random() < kafka.faults.link_fails:
+            if rng.random() < 0.5:
+                return
+        else:
+            at_s = self._last_s = max(at_s, self._last_s)
+        kafka.later((at_s - now_s) * 1000, arrive, *args)
+
+
+class SimRecordStream:
+    """`node.leader_link.RecordStream`."""
+
+    def __init__(self, follower: Link, leader: Link, node: Node, process: Process) -> None:
+        """`node`: the leader. `process`: in which it runs."""
+        self._to_leader = _Way(follower, leader)
+        self._loop = follower.kafka.loop
+        self._node = node
+        self._process = process
+        self._groups: deque[RecordGroup] = deque()
+        self._ack_requested = False
+        self._lost = False
+        self._waiting: asyncio.Future[None] | None = None
+        self.far_end = SimFollowerLink(self, _Way(leader, follower), leader)
+
+    # In the process of the follower
+
+    async def next(self) -> Received:
+        while not (self._groups or self._ack_requested):
+            if self._lost:
+                raise LinkFailed("the connection was closed")
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        groups, self._groups = self._groups, deque()
+        ack_requested, self._ack_requested = self._ack_requested, False
+        entries = [
+            Entry(Offset(group.base + at), payload) for group in groups for at, payload in enumerate(group.payloads)
+        ]
+        return Received(entries, ack_requested)
+
+    def ack(self, payload: bytes) -> None:
+        self._to_leader.send(self._at_leader, self._node.record_ack, payload)
+
+    def close(self) -> None:
+        self._lost = True
+        self._to_leader.send(self._at_leader, self._node.unfollow, self.far_end)
+
+    # What arrives
+
+    def _at_leader(self, callback: Callable[..., object], *args: Any) -> None:
+        self._loop.call_soon(callback, *args, context=self._process.context)
+
+    def receive(self, group: RecordGroup) -> None:
+        self._groups.append(group)
+        self._wake()
+
+    def receive_request(self) -> None:
+        self._ack_requested = True
+        self._wake()
+
+    def lose(self) -> None:
+        self._lost = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
+class SimFollowerLink:
+    """`node.backlog.FollowerLink`, in the process of the leader."""
+
+    def __init__(self, stream: SimRecordStream, way: _Way, leader: Link) -> None:
+        self._stream = stream
+        self._way = way
+        self._leader = leader
+
+    def send(self, group: RecordGroup) -> None:
+        self._way.send(self._stream.receive, group)
+
+    def request_ack(self) -> None:
+        self._way.send(self._stream.receive_request)
+
+    def close(self) -> None:
+        """Also if its process is killed: its system closes the connection, unless that has crashed, too."""
+        kafka = self._leader.kafka
+        if not self._leader.isolated and (not self._leader.cut or kafka.rng.random() < 0.5):
+            kafka.later(kafka.message_ms(), self._stream.lose)

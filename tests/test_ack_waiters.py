@@ -1,0 +1,65 @@
+"""Waits for the acks of a number of replicas, as WAIT makes them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from replicator.errors import Unblocked
+from replicator.node import ack_waiters
+from replicator.node.ack_waiters import AckWaiters
+from replicator.position import Offset
+
+
+def begin(waiters: AckWaiters, *waits: tuple[int, int]) -> list[asyncio.Task[None]]:
+    """Waits for an offset and a number of replicas."""
+    return [asyncio.create_task(waiters.wait(Offset(offset), replicas, 0)) for offset, replicas in waits]
+
+
+async def ended(tasks: list[asyncio.Task[None]]) -> list[bool]:
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return [task.done() for task in tasks]
+
+
+async def test_each_wait_ends_once_enough_replicas_have_applied_its_offset() -> None:
+    waiters = AckWaiters()
+    tasks = begin(waiters, (7, 1), (5, 1), (5, 2), (5, 3))
+    assert not any(await ended(tasks))
+    waiters.advance([Offset(6), Offset(4)])
+    assert await ended(tasks) == [False, True, False, False]
+    waiters.advance([Offset(6), Offset(7)])
+    assert await ended(tasks) == [True, True, True, False]
+    waiters.advance([Offset(5)] * 3)
+    assert all(await ended(tasks))
+
+
+async def test_a_wait_ends_after_its_timeout() -> None:
+    waiters = AckWaiters()
+    await waiters.wait(Offset(1), 1, 1)
+    waiters.advance([Offset(2)])  # it is not there any more
+
+
+async def test_all_waits_fail_when_the_term_ends() -> None:
+    waiters = AckWaiters()
+    tasks = begin(waiters, (1, 1), (2, 5))
+    await ended(tasks)
+    waiters.fail("no longer leader")
+    for task in tasks:
+        with pytest.raises(Unblocked, match="no longer leader"):
+            await task
+
+
+async def test_waits_without_an_end_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ack_waiters, "_CANCELLED", 5)
+    waiters = AckWaiters()
+    kept = begin(waiters, (9, 2))
+    tasks = begin(waiters, *((9, replicas) for replicas in range(1, 6)))
+    await ended(tasks)
+    for task in tasks:
+        task.cancel()
+    await ended(tasks)
+    assert [len(heap) for heap in waiters._heaps.values()] == [1]
+    waiters.advance([Offset(9), Offset(9)])
+    assert await ended(kept) == [True]

@@ -1,0 +1,230 @@
+"""Followers that receive records from the leader, and go back to the log when anything is missing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from replicator.log.port import Entry
+from replicator.node.ack_sender import AckSender
+from replicator.node.leader_link import Received
+from replicator.position import Author, Epoch, NodeId, Offset, Seq
+from replicator.protocol.acceptance import after_sent
+from replicator.protocol.log_state import LogState
+from replicator.protocol.timing import check, link_silence_ms
+from replicator.records.chain import link
+from replicator.records.types import VERSION, Claim, Header, Heartbeat, Policy, Reason, Record, Timing
+from tests.memory_cluster import MemoryStream, RunningNode, until
+from tests.modes_cluster import ALL, ASYNC, STEADY, SYNC, ModesCluster, begin_write
+
+QUICK = Timing(heartbeat_ms=20, lease_ms=20_000, election_ms=25_000, sync_ms=20_000, follower_lease_ms=10_000)
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[ModesCluster]:
+    cluster = ModesCluster(tmp_path)
+    cluster.stream_limit = 99
+    yield cluster
+    await cluster.stop()
+
+
+async def stream_of(running: RunningNode) -> MemoryStream:
+    """Once records come over it."""
+    await until(lambda: bool(running.link.opened))
+    stream = running.link.opened[-1]
+    await until(lambda: stream.taken > 0)
+    return stream
+
+
+async def test_records_come_from_the_leader_although_the_log_cannot_be_read(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    await stream_of(cluster.n2)
+    cluster.stall(cluster.n2)
+    offset = await cluster.n1.write(b"a", b"1")
+    await until(lambda: cluster.n2.machine.state.offset >= offset)
+    assert cluster.n2.machine.state.chain == cluster.n1.machine.state.chain
+
+
+async def test_a_lost_message_sends_the_follower_to_the_log(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    stream = await stream_of(cluster.n2)
+    stream.stalled = True
+    await cluster.n1.write(b"a", b"1")
+    stream.stalled = False
+    await cluster.n1.write(b"b", b"2")
+    await cluster.caught_up()
+    assert cluster.n2.machine.state == cluster.n1.machine.state
+    await until(lambda: len(cluster.n2.link.opened) > 1)  # and it comes back
+
+
+async def test_a_follower_reads_the_log_once_the_leader_sends_nothing(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    stream = await stream_of(cluster.n2)
+    context = cluster.n2.node._context
+    context.roles.timing = context.roles.timing._replace(
+        current=Timing(heartbeat_ms=20, lease_ms=50, election_ms=60, follower_lease_ms=50, sync_ms=50)
+    )
+    stream.stalled = True
+    stream.deliver(Received((), ack_requested=True))  # which is not a record
+    await cluster.n1.write(b"a", b"1")
+    await cluster.caught_up()
+    assert cluster.n2.machine.state.chain == cluster.n1.machine.state.chain
+
+
+async def test_a_record_that_does_not_follow_is_not_applied(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    stream = await stream_of(cluster.n2)
+    stream.stalled = True
+    before = cluster.n2.machine.state
+    foreign = [Entry(Offset(before.offset + 1), b"not a record"), Entry(Offset(before.offset + 1), b"")]
+    for entry in foreign:
+        stream = await stream_of(cluster.n2)
+        stream.deliver(Received([entry], ack_requested=False))
+        opened = len(cluster.n2.link.opened)
+        await until(lambda opened=opened: len(cluster.n2.link.opened) > opened)  # type: ignore[misc]
+    await cluster.n1.write(b"a", b"1")
+    await cluster.caught_up()
+    assert cluster.n2.machine.state.chain == cluster.n1.machine.state.chain
+    assert cluster.n2.node.status().void_records == 0
+
+
+async def test_void_entries_between_two_records_are_passed_over(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    await stream_of(cluster.n2)
+    cluster.log.append_now([b"foreign"])
+    await cluster.n1.write(b"a", b"1")  # the leader reads the log, and the link ends
+    await cluster.n1.write(b"b", b"2")
+    await cluster.caught_up()
+    await until(lambda: len(cluster.n2.link.opened) > 1)
+    assert cluster.n2.machine.state.chain == cluster.n1.machine.state.chain
+
+
+async def test_the_link_ends_with_the_term_of_the_leader(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    stream = await stream_of(cluster.n2)
+    await cluster.n1.node.transfer.promote(NodeId("n2"), force=False)
+    await until(lambda: cluster.n2.node.leads)
+    assert stream.closed
+    await stream_of(cluster.n1)
+    offset = await cluster.n2.write(b"a", b"1")
+    await until(lambda: cluster.n1.machine.state.offset >= offset)
+
+
+async def test_a_sync_write_is_acked_over_the_link(cluster: ModesCluster) -> None:
+    await cluster.set_up(ALL, SYNC, SYNC)
+    await stream_of(cluster.n2)
+    cluster.acks.hold("n2")
+    for row in (b"a", b"b", b"c"):
+        await cluster.n1.write(row, b"1")
+    assert cluster.n1.node.last_acks[NodeId("n2")].ack.offset >= cluster.n1.machine.state.offset - 1
+
+
+async def test_the_ack_topic_makes_up_for_acks_that_the_link_loses(cluster: ModesCluster) -> None:
+    await cluster.set_up(ALL, SYNC, SYNC)
+    stream = await stream_of(cluster.n2)
+    stream.loses_acks = True
+    await cluster.n1.write(b"a", b"1")
+    assert stream.acks
+
+
+async def test_a_lost_link_sends_acks_to_the_topic_at_once(
+    cluster: ModesCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replicator.node.ack_sender.LINKED_ACK_MS", 3_600_000)
+    await cluster.set_up(ALL, SYNC, SYNC)
+    stream = await stream_of(cluster.n2)
+    await cluster.n1.write(b"a", b"1")
+    cluster.n2.link.stream_limit = 0
+    stream.close()
+    await cluster.n1.write(b"b", b"1")
+
+
+async def test_wait_asks_an_async_follower_for_its_ack(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    stream = await stream_of(cluster.n2)
+    cluster.acks.hold("n2")
+    assert not stream.acks
+    offset = await cluster.n1.write(b"a", b"1")
+    assert await cluster.n1.node.wait_acked(offset, 1, 10_000) == 1
+    assert len(stream.acks) == 1
+
+
+async def test_acks_that_overtake_each_other_do_not_go_back(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    stream = await stream_of(cluster.n2)
+    cluster.acks.hold("n2")
+    first = await cluster.n1.write(b"a", b"1")
+    assert await cluster.n1.node.wait_acked(first, 1, 10_000) == 1
+    second = await cluster.n1.write(b"b", b"1")
+    assert await cluster.n1.node.wait_acked(second, 1, 10_000) == 1
+    cluster.n1.node.record_ack(stream.acks[0])
+    assert cluster.n1.node.last_acks[NodeId("n2")].ack.offset >= second
+
+
+async def test_a_process_that_is_not_registered_acks_nothing_over_a_link(cluster: ModesCluster) -> None:
+    await cluster.set_up(ALL, SYNC, SYNC)
+    stream = await stream_of(cluster.n2)
+    sent = len(stream.acks)
+    sender = AckSender(Author(NodeId("n2"), 1), cluster.n2.node._context.replica, cluster.acks.open(), cluster.clock)
+    sender.ack_over(stream, at_once=True)
+    assert len(stream.acks) == sent
+
+
+def test_a_follower_waits_longer_than_a_heartbeat_and_less_than_an_election_timeout() -> None:
+    for timing in (Timing(), STEADY, QUICK, Timing(heartbeat_ms=300, lease_ms=600, election_ms=660)):
+        check(timing)
+        assert timing.heartbeat_ms < link_silence_ms(timing) < timing.election_ms / 2 + timing.heartbeat_ms / 2
+
+
+LEADER = Author(NodeId("n1"), 1)
+HEARTBEAT = Heartbeat()
+STATE = LogState(b"t" * 16, Epoch(1), LEADER, Seq(5), b"c" * 8, Offset(7), Offset(6))
+
+
+def record(body: Heartbeat | Claim = HEARTBEAT, **changes: object) -> Record:
+    encoded = b"body"
+    header = Header(VERSION, STATE.timeline, STATE.epoch, LEADER, Seq(6), 0, link(STATE.chain, encoded))
+    return Record(header._replace(**changes), body, encoded)  # type: ignore[arg-type]
+
+
+def test_the_next_record_of_the_leader_is_taken_at_any_later_offset() -> None:
+    for offset in (Offset(8), Offset(20)):
+        after = after_sent(STATE, offset, record())
+        assert after == STATE._replace(
+            seq=Seq(6), chain=link(STATE.chain, b"body"), offset=offset, leader_offset=offset
+        )
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        record(seq=Seq(7)),
+        record(seq=Seq(5)),
+        record(chain=b"another "),
+        record(epoch=Epoch(2)),
+        record(timeline=b"u" * 16),
+        record(author=Author(NodeId("n1"), 2)),
+        record(Claim(LEADER, Epoch(2), Offset(7), Reason.HANDOVER)),
+    ],
+    ids=["a gap", "a repetition", "another chain", "another epoch", "another timeline", "another author", "a claim"],
+)
+def test_any_other_record_is_left_to_the_log(sent: Record) -> None:
+    assert after_sent(STATE, Offset(8), sent) is None
+
+
+def test_a_record_at_an_offset_that_was_read_is_left_to_the_log() -> None:
+    assert after_sent(STATE, Offset(7), record()) is None
+
+
+async def test_many_writes_at_once_reach_all_followers(cluster: ModesCluster) -> None:
+    await cluster.set_up(ALL, SYNC, SYNC, ASYNC)
+    for running in (cluster.n2, cluster.n3):
+        await stream_of(running)
+    writes = [begin_write(cluster.n1, b"k%d" % number, b"v") for number in range(500)]
+    await asyncio.gather(*writes)
+    await cluster.caught_up()
+    digests = {it.machine.meta.digest for it in cluster.nodes.values()}
+    assert len(digests) == 1

@@ -1,0 +1,229 @@
+"""Records and acks over the Redis port of the leader (REPL.FOLLOW, REPL.ACK)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Any
+
+import hiredis
+import pytest
+
+from replicator.address import Address
+from replicator.node.backlog import Position
+from replicator.node.leader_link import LinkFailed, RecordStream
+from replicator.position import Author, Epoch, NodeId, Offset, Seq
+from replicator.records.codec import AckCodec, RecordCodec
+from replicator.records.types import Ack
+from replicator.server import record_stream
+from replicator.server.leader_link import RedisLeaderLink
+from replicator.server.redis import connection as redis_connection
+from tests.memory_cluster import until
+from tests.redis_fixture import STEADY, ServerThread
+from tests.test_redis_differential import Raw
+
+PASSWORD = "secret"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
+    thread = ServerThread(tmp_path_factory.mktemp("pair"), nodes=2, timing=STEADY, password=PASSWORD)
+    yield thread
+    thread.close()
+
+
+@pytest.fixture
+def client(pair: ServerThread) -> Iterator[Any]:
+    client = pair.client(password=PASSWORD)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def raw(pair: ServerThread) -> Iterator[Raw]:
+    """A connection that has authenticated."""
+    raw = Raw(pair.port, 2)
+    assert raw.ask(b"AUTH", PASSWORD.encode()) == b"OK"
+    yield raw
+    raw.close()
+
+
+@pytest.fixture
+async def streams() -> AsyncIterator[list[RecordStream]]:
+    opened: list[RecordStream] = []
+    yield opened
+    for stream in opened:
+        stream.close()
+
+
+def position(pair: ServerThread) -> Position:
+    """Of the leader's store."""
+    return Position.of(pair.node(0).machine.state)
+
+
+async def follow(pair: ServerThread, streams: list[RecordStream], at: Position | None = None) -> RecordStream:
+    link = RedisLeaderLink(PASSWORD)
+    stream = await link.follow(pair.node(0).member, at or position(pair))
+    streams.append(stream)
+    return stream
+
+
+async def rows(stream: RecordStream, count: int) -> dict[bytes, Offset]:
+    """So many rows that were written, as they come, with the offsets of their records."""
+    codec, found = RecordCodec(), dict[bytes, Offset]()
+    async with asyncio.timeout(10):
+        while len(found) < count:
+            for offset, payload in (await stream.next()).entries:
+                record = codec.decode(payload, b"")
+                found |= {change.row: offset for change in getattr(record.body, "changes", ())}
+    return found
+
+
+async def test_a_follower_receives_the_records_after_its_position(
+    pair: ServerThread, client: Any, streams: list[RecordStream]
+) -> None:
+    before = position(pair)
+    first = await follow(pair, streams)
+    client.set("a", "1")
+    client.set("b", "1")
+    received = await rows(first, 2)
+    assert list(received) == [b"a", b"b"]
+    second = await follow(pair, streams, before)  # from the backlog
+    assert await rows(second, 2) == received
+
+
+async def test_an_ack_is_asked_for_and_counted(pair: ServerThread, client: Any, streams: list[RecordStream]) -> None:
+    stream = await follow(pair, streams)
+    client.set("c", "1")
+    await rows(stream, 1)
+    waiting = asyncio.create_task(asyncio.to_thread(client.wait, 5, 2_000))
+    async with asyncio.timeout(10):
+        while not (await stream.next()).ack_requested:
+            pass
+    state, member = pair.node(0).machine.state, pair.node(1).member
+    future = Offset(state.offset + 1_000)  # n2 itself has not acked that
+    for author in (Author(NodeId("stranger"), 1), Author(NodeId("n2"), 1), member.author):  # two are not members
+        stream.ack(AckCodec().encode(Ack(state.timeline, author, future, state.seq, state.epoch, 0)))
+    await until(lambda: [it.ack.offset for it in pair.node(0).node.last_acks.values()] == [future])
+    assert list(pair.node(0).node.last_acks) == ["n2"]
+    await waiting
+
+
+async def test_large_groups_are_taken_in_slices(
+    pair: ServerThread, client: Any, streams: list[RecordStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_stream, "SLICE_BYTES", 1000)
+    monkeypatch.setattr(record_stream, "MAX_LINK_BYTES", 4000)  # it stops to read above a quarter
+    stream = await follow(pair, streams)
+    for number in range(20):
+        client.set(f"big{number}", "x" * 2000)
+    assert len(await rows(stream, 20)) == 20
+
+
+async def test_a_follower_that_does_not_read_is_disconnected(
+    pair: ServerThread, client: Any, streams: list[RecordStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_connection, "MAX_LINK_BYTES", 100_000)
+    monkeypatch.setattr(record_stream, "MAX_LINK_BYTES", 1)
+    stream = await follow(pair, streams)
+    own = max(pair.servers[0].connections)
+    while own in pair.servers[0].connections:
+        client.set("big", "x" * 100_000)
+    with pytest.raises(LinkFailed):
+        await rows(stream, 10**9)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epoch": Epoch(9)}, "READONLY this node does not lead epoch 9"),
+        ({"chain": bytes(8)}, "BUSY the records after seq"),
+        ({"seq": Seq(10**6)}, "BUSY the records after seq 1000000 are not in the backlog"),
+    ],
+    ids=["epoch", "chain", "seq"],
+)
+async def test_a_position_that_the_leader_does_not_know_is_refused(
+    pair: ServerThread, streams: list[RecordStream], change: dict[str, object], words: str
+) -> None:
+    with pytest.raises(LinkFailed, match=words):
+        await follow(pair, streams, position(pair)._replace(**change))  # type: ignore[arg-type]
+
+
+async def test_a_node_that_does_not_lead_sends_no_records(pair: ServerThread) -> None:
+    with pytest.raises(LinkFailed, match="READONLY"):
+        await RedisLeaderLink(PASSWORD).follow(pair.node(1).member, position(pair))
+
+
+async def test_a_node_with_another_password_receives_nothing(pair: ServerThread) -> None:
+    for password, words in (("wrong", "WRONGPASS"), ("", "NOAUTH")):
+        with pytest.raises(LinkFailed, match=words):
+            await RedisLeaderLink(password).follow(pair.node(0).member, position(pair))
+
+
+async def test_a_lost_connection_ends_the_stream_after_what_has_arrived(
+    pair: ServerThread, client: Any, streams: list[RecordStream]
+) -> None:
+    stream = await follow(pair, streams)
+    own = max(pair.servers[0].connections)
+    client.set("d", "1")
+
+    async def kill() -> None:
+        pair.servers[0].connections[own].close()
+
+    await asyncio.to_thread(pair.run, kill())
+    assert list(await rows(stream, 1)) == [b"d"]
+    with pytest.raises(LinkFailed, match="closed"):
+        await stream.next()
+    stream.ack(b"")  # is lost
+
+
+@pytest.mark.parametrize("lines", [(b"+hello\r\n",), (b":1\r\n",), (b"*1\r\n$1\r\na\r\n",), (b"!\r\n",)], ids=str)
+async def test_what_is_not_a_message_ends_the_stream(pair: ServerThread, lines: tuple[bytes]) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n$")
+        writer.write(b"+OK\r\n" + lines[0])
+
+    server = await asyncio.start_server(answer, "127.0.0.1")
+    port = server.sockets[0].getsockname()[1]
+    member = replace(pair.node(0).member, resp=Address("127.0.0.1", port))
+    stream = await RedisLeaderLink("").follow(member, position(pair))
+    with pytest.raises(LinkFailed, match=r"sent|Redis protocol"):
+        await stream.next()
+    server.close()
+
+
+def asked(pair: ServerThread) -> list[bytes]:
+    timeline, epoch, seq, chain = position(pair)
+    return [b"REPL.FOLLOW", timeline.hex().encode(), b"%d" % epoch, b"%d" % seq, chain.hex().encode()]
+
+
+def test_the_commands_refuse_what_they_cannot_read(pair: ServerThread, raw: Raw) -> None:
+    name, timeline, epoch, seq, chain = asked(pair)
+    for line, words in (
+        ((name, b"zz", epoch, seq, chain), "ERR invalid timeline or chain"),
+        ((name, timeline, epoch, seq, b"\xff"), "ERR invalid timeline or chain"),
+        ((name, timeline, b"one", seq, chain), "ERR value is not an integer"),
+        ((name, timeline, epoch, seq), "ERR wrong number of arguments"),
+        ((b"REPL.ACK", b"ack"), "ERR REPL.ACK is only for connections that receive records"),
+    ):
+        assert str(raw.ask(*line)).startswith(words)
+    assert raw.ask(b"MULTI") == b"OK"
+    assert str(raw.ask(name, timeline, epoch, seq, chain)).startswith("ERR REPL.FOLLOW cannot be part")
+    assert str(raw.ask(b"EXEC")).startswith("EXECABORT")
+
+
+def test_a_connection_receives_records_once(pair: ServerThread, raw: Raw) -> None:
+    assert raw.ask(*asked(pair)) == b"OK"
+    raw.send(*asked(pair))
+    while not isinstance(reply := raw.next(), hiredis.ReplyError):
+        pass
+    assert str(reply).startswith("ERR this connection receives records already")
+
+
+def test_a_damaged_ack_is_ignored(pair: ServerThread, raw: Raw) -> None:
+    assert raw.ask(*asked(pair)) == b"OK"
+    raw.send(b"REPL.ACK", b"not an ack")
+    raw.send(b"PING")
+    while raw.next() != b"PONG":
+        pass
