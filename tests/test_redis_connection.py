@@ -57,12 +57,14 @@ class FakeReads:
         self.entries = Entries()
         self.blocked: list[bytes] = []
         self.caught_up = True  # else reads wait for `log_end`
+        self.asked = 0  # for views
         loop = asyncio.get_running_loop()
         self.log_end: asyncio.Future[View] = loop.create_future()
         self.answered: asyncio.Future[None] = loop.create_future()  # reads by `read`
         self.current = BlockingView(self.entries, lambda: self.blocked, lambda key: True, self._unblocked)
 
     def view(self, level: Level | None) -> View | asyncio.Future[View]:
+        self.asked += 1
         return self.current if self.caught_up else self.log_end
 
     async def read(self, level: Level | None, answer: Callable[[View], Any]) -> Any:
@@ -358,3 +360,30 @@ async def test_a_reply_that_is_ready_waits_for_those_before_it() -> None:
     await asyncio.sleep(0)
     assert transport.writes == [b"123"]
     assert not replies.pending
+
+
+async def test_reads_that_arrive_together_wait_for_one_view() -> None:
+    stage = Stage()
+    await stage.step("behind")
+    await stage.step(b"GET k; GET x; GET k")
+    assert await stage.step("log end") == ("", "$-1 $-1 $-1")
+    assert stage.backend.reads.asked == 1
+
+
+@pytest.mark.parametrize("line", [b"GET k", b"*2\r\n$3\r\nGET\r\n$1\r\nk\r"])
+async def test_a_read_that_arrives_after_a_view_was_asked_for_asks_for_another(line: bytes) -> None:
+    stage = Stage()
+    await stage.step("behind")
+    for _ in range(3):
+        await stage.step(line)
+    assert stage.backend.reads.asked == 1
+    assert await stage.step("log end") == ("", "$-1|$-1 $-1")  # the last two share one
+    assert stage.backend.reads.asked == 2
+
+
+async def test_a_read_of_another_level_asks_for_another_view() -> None:
+    stage = Stage()
+    await stage.step("behind")
+    await stage.step(b"GET k; REPL.READ EVENTUAL GET k; GET k")
+    await stage.step("log end")
+    assert stage.backend.reads.asked == 3

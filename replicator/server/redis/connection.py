@@ -70,9 +70,9 @@ class Connection(asyncio.Protocol):
         self.subscriptions = Subscriptions(server.events, self.push)
         self.follower: FollowerLink | None = None
         self._transport: asyncio.Transport
-        self._requests = Requests(authenticated=not server.password)
         self._replies = Replies(server.stats, self._on_replies)
         self._dispatcher = Dispatcher(self, self._replies, self._enter)
+        self._requests = Requests(authenticated=not server.password, on_take=self._dispatcher.forget_view)
         self._waiting: WaitState = None
         self._unread = False  # the transport's buffer is full, as the client does not read
         self._reading = True  # from the transport
@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._unread = True
-        self._dispatcher.last_view = None
+        self._dispatcher.forget_view()
 
     def resume_writing(self) -> None:
         self._unread = False
@@ -170,7 +170,7 @@ class Connection(asyncio.Protocol):
         except ProtocolBroken as error:
             self.reply(Error(f"ERR Protocol error: {error}"))
             self.close_after_replies()
-        dispatcher.last_view = None  # other code runs until the next command
+        dispatcher.forget_view()  # other code runs until the next command
         self._replies.flush()
         if not (self._reading or self._blocked):
             self._reading = True

@@ -46,13 +46,15 @@ class Dispatcher:
         self._wait_for_view = wait_for_view
         self._backend = connection.server.backend
         self._stats = connection.server.stats
-        self.last_view: Keyspace | None = None  # of the last command, if it was a read, and no other code has run since
+        self._last_view: Keyspace | None = None
+        """Of the last command, if it was a read, and no other code has run since. A request that arrived after the view
+        was asked for must not use it, as what was committed in between may be missing."""
 
     def run(self, args: Args) -> None:
         """Run a command. Errors become its reply."""
         connection, multi = self._connection, self._connection.multi
         self._stats.commands += 1
-        self.last_view = None
+        self._last_view = None
         command = None
         try:
             found = BY_SPELLING.get(args[0])
@@ -85,9 +87,12 @@ class Dispatcher:
 
     # Reads
 
+    def forget_view(self) -> None:
+        self._last_view = None
+
     def read_again(self, args: Args) -> bool:
         """Reply to a read from the view of the read just before it. False: the command has to take its usual path."""
-        keyspace = self.last_view
+        keyspace = self._last_view
         if keyspace is None:
             return False
         command = BY_SPELLING.get(args[0])
@@ -112,14 +117,17 @@ class Dispatcher:
         if isinstance(view, asyncio.Future):
             self._wait_for_view(ViewAt(view, level, command, args))
         elif (keyspace := self._reply_from(view, command, args)) is not None:
-            self.last_view = keyspace if level is self._connection.level else None
+            self._last_view = keyspace if level is self._connection.level else None
         else:
             self._read_later(level, command, args)
 
     def resume_read(self, read: ViewAt) -> None:
         """Raises `ReplicatorError`."""
-        if self._reply_from(read.future.result(), read.command, read.args) is None:
+        keyspace = self._reply_from(read.future.result(), read.command, read.args)
+        if keyspace is None:
             self._read_later(read.level, read.command, read.args)
+        elif read.level is self._connection.level:
+            self._last_view = keyspace
 
     def _reply_from(self, view: View, command: Command, args: Args) -> Keyspace | None:
         """None, and no reply, if a key is blocked or the read takes long."""

@@ -6,7 +6,7 @@ into lines once; most requests are then slices of the list of lines.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from replicator.limits import (
     MAX_INLINE_BYTES,
@@ -33,12 +33,14 @@ class SecurityAttack(ProtocolBroken):
 
 
 class Requests:
-    def __init__(self, *, authenticated: bool) -> None:
+    def __init__(self, *, authenticated: bool, on_take: Callable[[], None] = lambda: None) -> None:
+        """`on_take` is called before bytes are parsed that have arrived since the ones before."""
         self.authenticated = authenticated  # else only short requests are allowed
         self.unread = 0  # bytes of `_fed`
         self._fed: list[bytes] = []  # not in `_lines` yet
         self._lines = [b""]  # the last one is incomplete
         self._at = 0  # the first line that is not parsed
+        self._on_take = on_take
         self.next = self._parse().__next__
         """The next command, empty if the request was; None if it is not complete yet. Raises `ProtocolBroken`."""
 
@@ -165,6 +167,7 @@ class Requests:
         self._lines, self._at = (line + self._take_fed()).split(_CRLF), 0
 
     def _take_fed(self) -> bytes:
+        self._on_take()
         data = b"".join(self._fed)
         self._fed, self.unread = [], 0
         return data
