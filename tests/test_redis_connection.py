@@ -15,7 +15,6 @@ from replicator.node.replica import RowListener
 from replicator.node.writes import Done
 from replicator.position import BEFORE_LOG, Offset
 from replicator.protocol.levels import Level
-from replicator.protocol.roles import Role
 from replicator.server.backend import Backend
 from replicator.server.redis.connection import Connection
 from replicator.server.redis.replies import Replies
@@ -107,8 +106,7 @@ class FakeBackend:
     async def wait_acked(self, offset: Offset, replicas: int, timeout_ms: float) -> int:
         return await self.acked
 
-    def status(self) -> Any:
-        return type("Status", (), {"role": Role.LEADER})
+    leads = True
 
 
 class FakeTransport:

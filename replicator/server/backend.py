@@ -75,6 +75,9 @@ class Backend(Protocol):
     def status(self) -> NodeStatus: ...
 
     @property
+    def leads(self) -> bool: ...
+
+    @property
     def membership(self) -> Membership: ...
 
     @property

@@ -74,16 +74,8 @@ class RecordBatch:
 
     def meta(self, state: LogState) -> Meta:
         """The metadata of the store after this batch."""
-        before = self._before
-        return Meta(
-            before.cluster,
-            before.topic_id,
-            state,
-            self._digest & DIGEST_MASK,
-            self._count,
-            self._rows,
-            self._membership,
-        )
+        digest = self._digest & DIGEST_MASK
+        return self._before.after(state, digest, self._count, self._rows, self._membership)
 
     def _suspend_written(self, seq: Seq, body: Write) -> None:
         for table, row, field, _, _ in body.changes:

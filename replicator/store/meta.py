@@ -31,28 +31,47 @@ class Meta:
     entries: int = 0
     rows: dict[str, int] = field(default_factory=dict)  # by table
     membership: Membership = field(default_factory=Membership)
+    _term: bytes = field(default=b"", compare=False)  # of `_encode_term`; empty: not encoded yet
+
+    def after(self, state: LogState, digest: int, entries: int, rows: dict[str, int], membership: Membership) -> Meta:
+        """The metadata after more records."""
+        term = self._term
+        if not term or state.epoch != self.state.epoch or membership is not self.membership:
+            term = _encode_term(self.cluster, self.topic_id, state, membership)
+        return Meta(self.cluster, self.topic_id, state, digest, entries, rows, membership, term)
 
     def encode(self) -> bytes:
+        """JSON, with spaces as `json.dumps` has them. It is encoded for each batch, so the fields are joined here."""
         state = self.state
-        return json.dumps(
-            {
-                "format": FORMAT,
-                "cluster": self.cluster,
-                "topic_id": self.topic_id,
-                "timeline": state.timeline.hex(),
-                "epoch": state.epoch,
-                "leader": state.leader,
-                "seq": state.seq,
-                "chain": state.chain.hex(),
-                "offset": state.offset,
-                "leader_offset": state.leader_offset,
-                "digest": f"{self.digest:032x}",
-                "entries": self.entries,
-                "rows": self.rows,
-                "members": [_member_fields(member) for member in self.membership.members],
-                "policy": _policy_fields(self.membership.policy),
-            }
-        ).encode()
+        return (
+            b'{"seq": %d, "chain": "%b", "offset": %d, "leader_offset": %d, "digest": "%032x", "entries": %d, '
+            b'"rows": %b, %b'
+            % (
+                state.seq,
+                state.chain.hex().encode(),
+                state.offset,
+                state.leader_offset,
+                self.digest,
+                self.entries,
+                json.dumps(self.rows).encode(),
+                self._term or _encode_term(self.cluster, self.topic_id, state, self.membership),
+            )
+        )
+
+
+def _encode_term(cluster: str, topic_id: str, state: LogState, membership: Membership) -> bytes:
+    """The fields that change only with a claim or the membership, without the opening brace."""
+    fields = {
+        "format": FORMAT,
+        "cluster": cluster,
+        "topic_id": topic_id,
+        "timeline": state.timeline.hex(),
+        "epoch": state.epoch,
+        "leader": state.leader,
+        "members": [_member_fields(member) for member in membership.members],
+        "policy": _policy_fields(membership.policy),
+    }
+    return json.dumps(fields).encode()[1:]
 
 
 def decode_meta(encoded: bytes) -> Meta:

@@ -55,6 +55,8 @@ QUEUED = Simple(b"QUEUED")
 
 def encode(reply: Reply, protocol: int) -> bytes:
     """`protocol` is 2 or 3."""
+    if reply is OK:  # of most writes
+        return b"+OK\r\n"
     match reply:
         case bytes():
             return b"$%d\r\n%b\r\n" % (len(reply), reply)

@@ -100,14 +100,13 @@ def hello(connection: ConnectionContext, args: Args) -> Reply:
             "same time"
         )
     connection.protocol, connection.name = protocol, name
-    role = connection.server.backend.status().role
     return {
         b"server": b"redis",
         b"version": REDIS_VERSION,
         b"proto": protocol,
         b"id": connection.id,
         b"mode": b"standalone",
-        b"role": b"master" if role.leads else b"replica",
+        b"role": b"master" if connection.server.backend.leads else b"replica",
         b"modules": [],
     }
 

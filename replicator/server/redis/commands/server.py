@@ -91,7 +91,7 @@ def _timeout_ms(text: bytes) -> int:
 
 
 def _require_leader(connection: ConnectionContext, name: str) -> None:
-    if not connection.server.backend.status().role.leads:
+    if not connection.server.backend.leads:
         raise BadRequest(f"{name} cannot be used with replica instances.")
 
 
