@@ -31,6 +31,9 @@ GROUP_BYTES = 1_000_000
 MAX_INFLIGHT_BYTES = 64 << 20
 """Total size of the writes that are not yet committed. Bounds memory; further writes fail with `BUSY`."""
 
+RECORD_CHANGES = 1_000
+"""Entries that the transactions in one record change; a larger one is alone. Bounds the time to apply it."""
+
 FLUSH_ENTRIES = 1_000
 """Entries that one record of FLUSHALL, or of a large row that has expired, deletes. Bounds the time of the record."""
 
@@ -53,7 +56,7 @@ ONCE_ID_BYTES = 128
 RESERVED_DESCRIPTORS = 256
 """Open files that are kept for Kafka, the store, HTTP and clients to be refused. `max_clients` is lowered to fit."""
 
-BACKLOG = 128
+LISTEN_BACKLOG = 128
 """Connections that wait to be accepted. Fewer than RESERVED_DESCRIPTORS, as all may be accepted at once."""
 
 MAX_REQUEST_BYTES = 8 << 20
@@ -140,11 +143,17 @@ MAX_JSON_FIELDS = 1_000
 MAX_HTTP_CONNECTIONS = 128
 """Open HTTP connections; others are closed at once. Fewer than RESERVED_DESCRIPTORS."""
 
-BACKLOG_BYTES = 4 << 20
-"""Committed records that a leader keeps for followers which begin to receive them over a link. Bounds memory."""
+REPLICATION_BACKLOG_BYTES = 4 << 20
+"""Committed records that a leader keeps for followers that begin to stream. Bounds memory; others read the log."""
 
-MAX_LINK_BYTES = 16 << 20
-"""Records that a follower has not taken from its link yet. Bounds memory; the leader closes the link."""
+MAX_STREAM_BYTES = 16 << 20
+"""Records sent to a follower that it has not read. Bounds memory; the leader closes the connection."""
+
+RECEIVED_BYTES = 4 << 20
+"""Records that a follower has received and not applied. Bounds memory; it stops reading from the connection."""
+
+MAX_CANCELLED_WAITS = 100
+"""Calls of WAIT that have timed out and are kept before they are removed together. Bounds memory."""
 
 EXPIRED_ROWS_AT_ONCE = 200
 """Expired rows that the leader deletes at once, a record each. Bounds the time that the event loop spends on it."""

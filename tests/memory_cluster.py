@@ -13,14 +13,14 @@ from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.log.memory import MemoryAckTopic, MemoryLog
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry, Log
-from replicator.node.backlog import Position, RecordGroup
+from replicator.node.backlog import CommittedBatch, StreamRequest
 from replicator.node.clock import Clock, SystemClock
 from replicator.node.context import open_context
-from replicator.node.leader_link import CommittedOffset, LinkFailed, Received, RecordStream
+from replicator.node.leader_link import CommittedOffset, LinkFailed, ReceivedRecords, RecordStream
 from replicator.node.node import Node
 from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts
-from replicator.records.types import Member, Mode, Timing
+from replicator.records.types import VERSION, Member, Membership, Mode, Timing
 from replicator.store.machine import Machine, open_machine
 
 WAIT_S = 10
@@ -116,16 +116,17 @@ class MemoryLink:
         except ReplicatorError as error:
             raise LinkFailed(str(error)) from error
 
-    async def follow(self, leader: Member, position: Position) -> RecordStream:
+    async def open_stream(self, leader: Member, request: StreamRequest) -> RecordStream:
         running = self._nodes[leader.node]
         if self.stream_limit <= len(self.opened) or self.cut or running.task.done():
             raise LinkFailed("the connection is refused")
         stream = MemoryStream(running.node)
         try:
-            for group in running.node.follow(position, stream.far_end):
-                stream.far_end.send(group)
+            first = running.node.start_stream(request, stream.sink)
         except ReplicatorError as error:
             raise LinkFailed(str(error)) from error
+        if first is not None:
+            stream.sink.send(first)
         self.opened.append(stream)
         return stream
 
@@ -134,19 +135,17 @@ class MemoryLink:
 
 
 class MemoryStream:
-    """Both ends of a link."""
+    """The follower's end of a stream."""
 
     def __init__(self, leader: Node) -> None:
-        self.far_end = self
-        self._leader = leader
-        self._received: asyncio.Queue[Received | None] = asyncio.Queue()
-        self.stalled = False  # what the leader sends is lost
-        self.loses_acks = False
+        self.sink = MemorySink(self)
         self.acks: list[bytes] = []  # that were sent
+        self.loses_acks = False
         self.taken = 0  # how often something was taken from it
-        self.closed = False
+        self._leader = leader
+        self._received: asyncio.Queue[ReceivedRecords | None] = asyncio.Queue()
 
-    async def next(self) -> Received:
+    async def next(self) -> ReceivedRecords:
         received = await self._received.get()
         if received is None:
             raise LinkFailed("the connection was closed")
@@ -156,23 +155,36 @@ class MemoryStream:
     def ack(self, payload: bytes) -> None:
         self.acks.append(payload)
         if not self.loses_acks:
-            self._leader.record_ack(payload)
+            self._leader.record_ack(self.sink, payload)
 
-    def send(self, group: RecordGroup) -> None:
-        entries = [Entry(Offset(group.base + at), payload) for at, payload in enumerate(group.payloads)]
+    def close(self) -> None:
+        self._leader.end_stream(self.sink)
+        self.deliver(None)
+
+    def deliver(self, received: ReceivedRecords | None) -> None:
+        """None: the connection is lost."""
+        self._received.put_nowait(received)
+
+
+class MemorySink:
+    """The leader's end."""
+
+    def __init__(self, stream: MemoryStream) -> None:
+        self.stalled = False  # what the leader sends is lost
+        self.closed = False
+        self._stream = stream
+
+    def send(self, batch: CommittedBatch) -> None:
         if not self.stalled:
-            self.deliver(Received(entries, ack_requested=False))
+            entries = [Entry(Offset(batch.base + at), payload) for at, payload in enumerate(batch.payloads)]
+            self._stream.deliver(ReceivedRecords(entries, ack_requested=False))
 
     def request_ack(self) -> None:
-        self.deliver(Received((), ack_requested=True))
-
-    def deliver(self, received: Received | None) -> None:
-        self._received.put_nowait(received)
+        self._stream.deliver(ReceivedRecords((), ack_requested=True))
 
     def close(self) -> None:
         self.closed = True
-        self._leader.unfollow(self)
-        self.deliver(None)
+        self._stream.deliver(None)
 
 
 class MemoryCluster:
@@ -191,6 +203,7 @@ class MemoryCluster:
         self.acks = MemoryAckTopic()
         self.timing = timing or Timing()
         self.timeouts = timeouts
+        self.version = VERSION  # of records, in a new log
         self.stream_limit = 0  # `MemoryLink.stream_limit` of the nodes that are started from now on
         self.nodes: dict[str, RunningNode] = {}  # the last process of each
         self._started: list[RunningNode] = []
@@ -208,6 +221,8 @@ class MemoryCluster:
         log = log or self.log
         machine = open_machine(self.folder / (folder or name), "test", log.identity, map_bytes=1 << 20)
         seed = random.Random()
+        if not machine.state.timeline:
+            machine.meta = replace(machine.meta, membership=Membership(version=self.version))
         author = Author(NodeId(name), seed.getrandbits(63))
         context = open_context(
             author,

@@ -20,7 +20,7 @@ from replicator.records.codec import RecordCodec
 from replicator.records.types import Suspend
 from replicator.store.keys import encode_key
 from replicator.testing.checks import writes
-from replicator.testing.checks.canonical import Canonical, read_log
+from replicator.testing.checks.canonical import Canonical, end_of, read_log
 from replicator.testing.history import Outcome, mark_of
 from tests import linear
 from tests.log_contract import read as read_entries
@@ -76,8 +76,8 @@ def _prefixes(reads: list[Read], canonical: Canonical) -> Iterator[str]:
     for read in reads:
         key = _stored(read.key)
         changes = canonical.values.get(key, [])
-        shown = [value for offset, value in changes if read.least < offset <= read.offset]
-        if read.value not in (canonical.value_at(key, read.least), *shown):
+        shown = [value for place, value in changes if read.least < place.offset <= read.offset]
+        if read.value not in (canonical.value_at(key, end_of(read.least)), *shown):
             yield f"not a prefix of the log at offsets {read.least} to {read.offset}: {read}"
 
 
@@ -101,7 +101,7 @@ def _tokens(reads: list[Read], canonical: Canonical) -> Iterator[str]:
         if at > read.offset:
             yield f"a token of offset {read.offset} does not cover the read at {at}: {read}"
         if read.level and read.level.token:
-            required = _offset(canonical.value_at(_stored(read.key), read.level.token.offset), canonical)
+            required = _offset(canonical.value_at(_stored(read.key), end_of(read.level.token.offset)), canonical)
             if at < required:
                 yield f"behind its token, at offset {at} instead of {required}: {read}"
 

@@ -36,14 +36,14 @@ from replicator.node.replica_progress import ReplicaProgress
 from replicator.node.role_state import RoleState
 from replicator.node.waiting_reads import WaitingReads
 from replicator.node.writes import Done, PendingWrite, Writes
-from replicator.position import Epoch, Offset, Token
+from replicator.position import Author, Epoch, Offset, Token
 from replicator.protocol import acceptance, claims
 from replicator.protocol import timing as timing_rules
 from replicator.protocol.ack_policy import MAX_OFFSET, AckRequirement, local_readers
 from replicator.protocol.levels import Level
 from replicator.protocol.log_state import LogState, Void
 from replicator.protocol.timing import LoggedTiming, TimingState
-from replicator.records.types import Body, Claim, Membership, Reason, Timing
+from replicator.records.types import Claim, Membership, Reason, Single, Timing
 from replicator.server.redis.command import Args
 from replicator.server.redis.dedup import Dedup
 from replicator.server.redis.dispatch import Dispatcher
@@ -121,7 +121,7 @@ def repeated_records_count_again() -> AbstractContextManager[object]:
 def stores_forget_a_change() -> AbstractContextManager[object]:
     """The last write of a longer batch never reaches the store."""
 
-    def apply(self: Replica, bodies: Sequence[Body], state: LogState) -> None:
+    def apply(self: Replica, bodies: Sequence[Single], state: LogState) -> None:
         genuine(self, bodies[:-1] if len(bodies) > 4 else bodies, state)
 
     genuine = Replica.apply
@@ -222,7 +222,7 @@ def replaced_processes_are_not_waited_for() -> AbstractContextManager[object]:
 def acks_count_whichever_process_sends_them() -> AbstractContextManager[object]:
     """The new process of a node acks what the old one, which reads locally, has not read."""
 
-    def record(self: ReplicaProgress, payload: bytes) -> None:
+    def record(self: ReplicaProgress, payload: bytes, sender: Author | None = None) -> None:
         ack = self._codec.decode(payload)
         for member in self._members:
             if member.node == ack.author.node:

@@ -35,24 +35,26 @@ async def test_each_wait_ends_once_enough_replicas_have_applied_its_offset() -> 
     assert all(await ended(tasks))
 
 
-async def test_a_wait_ends_after_its_timeout() -> None:
+async def test_a_wait_ends_after_its_timeout_and_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ack_waiters, "MAX_CANCELLED_WAITS", 1)
     waiters = AckWaiters()
-    await waiters.wait(Offset(1), 1, 1)
-    waiters.advance([Offset(2)])  # it is not there any more
+    async with asyncio.timeout(10):
+        await waiters.wait(Offset(1), 1, 1)
+    assert not waiters._waiters
 
 
 async def test_all_waits_fail_when_the_term_ends() -> None:
     waiters = AckWaiters()
     tasks = begin(waiters, (1, 1), (2, 5))
     await ended(tasks)
-    waiters.fail("no longer leader")
+    waiters.fail(Unblocked("no longer leader"))
     for task in tasks:
         with pytest.raises(Unblocked, match="no longer leader"):
             await task
 
 
 async def test_waits_without_an_end_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ack_waiters, "_CANCELLED", 5)
+    monkeypatch.setattr(ack_waiters, "MAX_CANCELLED_WAITS", 5)
     waiters = AckWaiters()
     kept = begin(waiters, (9, 2))
     tasks = begin(waiters, *((9, replicas) for replicas in range(1, 6)))
@@ -60,6 +62,6 @@ async def test_waits_without_an_end_are_forgotten(monkeypatch: pytest.MonkeyPatc
     for task in tasks:
         task.cancel()
     await ended(tasks)
-    assert [len(heap) for heap in waiters._heaps.values()] == [1]
+    assert [len(it) for it in waiters._waiters.values()] == [1]
     waiters.advance([Offset(9), Offset(9)])
     assert await ended(kept) == [True]

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from replicator.errors import Busy, NotLeader
+from replicator.address import Address
+from replicator.errors import BadRequest, Busy, NotLeader
 from replicator.node import backlog as backlog_module
-from replicator.node.backlog import Backlog, Position, RecordGroup
-from replicator.position import Epoch, Offset, Seq
+from replicator.node.backlog import CommittedBatch, RecordEnd, ReplicationBacklog, StreamRequest
+from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.log_state import LogState
+from replicator.records.types import Member, Membership, Mode
 
 STATE = LogState(timeline=b"t" * 16, epoch=Epoch(2), seq=Seq(10), chain=b"chain 10", offset=Offset(20))
+N1, N2, N3 = (Author(NodeId(name), 7) for name in ("n1", "n2", "n3"))
+MEMBERS = Membership(
+    tuple(Member(it.node, Mode.ASYNC, Address("h", 1), Address("h", 2), 0, it.incarnation) for it in (N1, N2, N3))
+)
 
 
-class Received:
-    """A follower's link that keeps what it is sent."""
+class Sink:
+    """Keeps what it is sent."""
 
     def __init__(self) -> None:
         self.records: list[bytes] = []
         self.closed = False
 
-    def send(self, group: RecordGroup) -> None:
-        self.records += group.payloads
+    def send(self, batch: CommittedBatch) -> None:
+        self.records += batch.payloads
 
     def request_ack(self) -> None:
         self.records.append(b"ack?")
@@ -30,93 +38,124 @@ class Received:
         self.closed = True
 
 
-def group(first: int, count: int, size: int = 10) -> RecordGroup:
-    """Records with these seqs; offsets are 20 above."""
-    seqs = range(first, first + count)
-    payloads, chains = [b"record %d" % seq for seq in seqs], [b"chain %d" % seq for seq in seqs]
-    return RecordGroup(Offset(first + 20), Seq(first), payloads, chains, size)
+def batch(base: int, *last_seqs: int) -> CommittedBatch:
+    """Records from that offset on. A record may hold several transactions, each with a seq."""
+    payloads = [b"record %d" % seq for seq in last_seqs]
+    return CommittedBatch(Offset(base), payloads, [RecordEnd(Seq(seq), b"chain %d" % seq) for seq in last_seqs])
 
 
-def position(seq: int, chain: bytes = b"", epoch: int = 2, timeline: bytes = b"t" * 16) -> Position:
-    return Position(timeline, Epoch(epoch), Seq(seq), chain or b"chain %d" % seq)
+def request(seq: int, chain: bytes = b"", epoch: int = 2, timeline: bytes = b"t" * 16) -> StreamRequest:
+    return StreamRequest(timeline, Epoch(epoch), Seq(seq), chain or b"chain %d" % seq, N2, 3)
 
 
-@pytest.mark.parametrize(("seq", "offset", "records"), [(10, 31, 5), (11, 32, 4), (12, 33, 3), (13, 34, 2), (15, 0, 0)])
-def test_a_follower_receives_what_follows_its_position(seq: int, offset: int, records: int) -> None:
-    backlog, link = Backlog(), Received()
-    with backlog.term(STATE):
-        backlog.add(group(11, 2))
-        backlog.add(group(13, 3))
-        first = backlog.follow(position(seq), link)
-        assert sum(len(it.payloads) for it in first) == records
-        for it in first:
-            link.send(it)
-        if first:
-            assert (first[0].base, first[0].seq) == (offset, seq + 1)
-        backlog.add(group(16, 1))
-    assert link.records == [b"record %d" % it for it in range(seq + 1, 17)]
-    assert link.closed
+@pytest.fixture
+def backlog() -> ReplicationBacklog:
+    return ReplicationBacklog(N1)
 
 
-def test_a_group_from_the_middle_on_is_a_group_of_its_own() -> None:
-    rest = group(11, 4).after(Seq(12))
-    assert (rest.base, rest.seq, rest.last_seq) == (33, 13, 14)
-    assert rest.payloads == [b"record 13", b"record 14"] and rest.chains == [b"chain 13", b"chain 14"]
-    assert rest.size == len(b"record 13record 14")
+def start(backlog: ReplicationBacklog, asked: StreamRequest, sink: Sink | None = None) -> list[bytes]:
+    """The records that the caller sends first."""
+    first = backlog.start_stream(asked, sink or Sink(), MEMBERS)
+    return [] if first is None else list(first.payloads)
+
+
+def named(*seqs: int) -> list[bytes]:
+    return [b"record %d" % seq for seq in seqs]
 
 
 @pytest.mark.parametrize(
-    "asked", [position(10, epoch=1), position(10, epoch=3), position(10, timeline=b"u" * 16)], ids=str
+    ("seq", "base", "records"), [(10, 31, [12, 13, 20, 21]), (12, 32, [13, 20, 21]), (13, 33, [20, 21]), (21, 0, [])]
 )
-def test_only_a_follower_of_this_term_receives_records(asked: Position) -> None:
-    backlog = Backlog()
-    with backlog.term(STATE), pytest.raises(NotLeader, match="does not lead epoch"):
-        backlog.follow(asked, Received())
-    with pytest.raises(NotLeader):
-        backlog.follow(position(10), Received())
-
-
-@pytest.mark.parametrize("asked", [position(9), position(14), position(10, b"other"), position(12, b"other")], ids=str)
-def test_a_follower_with_another_past_or_too_far_away_is_refused(asked: Position) -> None:
-    backlog, link = Backlog(), Received()
+def test_a_follower_receives_what_follows_its_position(
+    backlog: ReplicationBacklog, seq: int, base: int, records: list[int]
+) -> None:
+    sink = Sink()
     with backlog.term(STATE):
-        backlog.add(group(11, 3))
+        backlog.add(batch(31, 12, 13))
+        backlog.add(batch(33, 20, 21))
+        first = backlog.start_stream(request(seq), sink, MEMBERS)
+        if first is not None:
+            sink.send(first)
+            assert first.base == base
+        backlog.add(batch(35, 22))
+    assert sink.records == named(*records, 22)
+    assert sink.closed
+
+
+@pytest.mark.parametrize(
+    "asked", [request(10, epoch=1), request(10, epoch=3), request(10, timeline=b"u" * 16)], ids=str
+)
+def test_only_a_follower_of_this_term_receives_records(backlog: ReplicationBacklog, asked: StreamRequest) -> None:
+    with backlog.term(STATE), pytest.raises(NotLeader, match="does not lead epoch"):
+        start(backlog, asked)
+    with pytest.raises(NotLeader):
+        start(backlog, request(10))
+
+
+@pytest.mark.parametrize("author", [N1, N2._replace(incarnation=8), Author(NodeId("n9"), 7)], ids=str)
+def test_only_a_process_that_is_registered_receives_records(backlog: ReplicationBacklog, author: Author) -> None:
+    with backlog.term(STATE), pytest.raises(BadRequest, match="not a follower that is registered"):
+        start(backlog, request(10)._replace(author=author))
+
+
+@pytest.mark.parametrize(
+    "asked", [request(9), request(14), request(11), request(10, b"other"), request(12, b"other")], ids=str
+)
+def test_a_follower_with_another_past_or_too_far_away_is_refused(
+    backlog: ReplicationBacklog, asked: StreamRequest
+) -> None:
+    sink = Sink()
+    with backlog.term(STATE):
+        backlog.add(batch(31, 12, 13))
         with pytest.raises(Busy, match="read the log"):
-            backlog.follow(asked, link)
-        backlog.add(group(14, 1))
-    assert not link.records and not link.closed
+            start(backlog, asked, sink)
+        backlog.add(batch(33, 14))
+    assert not sink.records and not sink.closed
 
 
-def test_the_oldest_groups_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backlog_module, "BACKLOG_BYTES", 25)
-    backlog = Backlog()
+def test_the_oldest_batches_are_dropped(backlog: ReplicationBacklog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog_module, "REPLICATION_BACKLOG_BYTES", 2 * batch(31, 11, 12).size_bytes)
     with backlog.term(STATE):
         for first in (11, 13, 15):
-            backlog.add(group(first, 2))
+            backlog.add(batch(first + 20, first, first + 1))
         with pytest.raises(Busy):
-            backlog.follow(position(11), Received())
-        assert [it.seq for it in backlog.follow(position(12), Received())] == [13, 15]
-        backlog.add(group(17, 1, size=1000))  # one larger group is kept
-        assert [it.seq for it in backlog.follow(position(16), Received())] == [17]
+            start(backlog, request(11))
+        assert start(backlog, request(12)) == named(13, 14, 15, 16)
+        large = CommittedBatch(Offset(37), [bytes(5_000)], [RecordEnd(Seq(17), b"chain 17")])
+        backlog.add(large)  # it is kept
+        assert start(backlog, request(16)) == list(large.payloads)
 
 
-def test_a_follower_that_has_left_receives_nothing() -> None:
-    backlog, left, stays = Backlog(), Received(), Received()
+async def test_a_follower_that_has_left_receives_nothing(backlog: ReplicationBacklog) -> None:
+    left, stays = Sink(), Sink()
     with backlog.term(STATE):
-        for link in (left, stays):
-            backlog.follow(position(10), link)
-        backlog.unfollow(left)
-        backlog.add(group(11, 1))
-        backlog.request_acks()
+        start(backlog, request(10), left)
+        start(backlog, request(10)._replace(author=N3), stays)
+        assert backlog.versions() == {N2: 3, N3: 3}
+        backlog.end_stream(left)
+        assert (backlog.follower(left), backlog.follower(stays)) == (None, N3)
+        backlog.add(batch(31, 11))
+        for _ in range(3):
+            backlog.request_acks()
+        await asyncio.sleep(0)
     assert not left.records and not left.closed
     assert stays.records == [b"record 11", b"ack?"]
 
 
-def test_a_new_term_knows_nothing_of_the_one_before() -> None:
-    backlog = Backlog()
+def test_a_node_has_one_stream(backlog: ReplicationBacklog) -> None:
+    former, present = Sink(), Sink()
     with backlog.term(STATE):
-        backlog.add(group(11, 1))
+        start(backlog, request(10), former)
+        start(backlog, request(10), present)
+        assert (former.closed, present.closed) == (True, False)
+        backlog.add(batch(31, 11))
+    assert not former.records and present.records == named(11)
+
+
+def test_a_new_term_knows_nothing_of_the_one_before(backlog: ReplicationBacklog) -> None:
+    with backlog.term(STATE):
+        backlog.add(batch(31, 11))
     with backlog.term(STATE._replace(epoch=Epoch(3), seq=Seq(12), chain=b"chain 12")):
-        assert not backlog.follow(position(12, epoch=3), Received())
+        assert not start(backlog, request(12, epoch=3))
         with pytest.raises(Busy):
-            backlog.follow(position(11, epoch=3), Received())
+            start(backlog, request(11, epoch=3))

@@ -24,6 +24,7 @@ from replicator.records.types import (
     Change,
     Checkpoint,
     Claim,
+    Group,
     Header,
     Heartbeat,
     Member,
@@ -31,17 +32,19 @@ from replicator.records.types import (
     Mode,
     Policy,
     Reason,
+    Record,
     Release,
     Suspend,
     Timing,
     WaitFor,
     Write,
     WriteMode,
+    singles,
 )
 
 TIMELINE = bytes(range(16))
-HEADER = Header(2, TIMELINE, Epoch(3), Author(NodeId("n1"), 7), Seq(100), 1_700_000_000_000_000, b"chain678")
-PREFIX = "04000102030405060708090a0b0c0d0e0f06046e310ec8018080f281838985066368" + "61696e363738"
+HEADER = Header(3, TIMELINE, Epoch(3), Author(NodeId("n1"), 7), Seq(100), 1_700_000_000_000_000, b"chain678")
+PREFIX = "06000102030405060708090a0b0c0d0e0f06046e310ec8018080f281838985066368" + "61696e363738"
 
 GOLDEN: list[tuple[Body, str]] = [
     (
@@ -56,11 +59,17 @@ GOLDEN: list[tuple[Body, str]] = [
             (Member(NodeId("n1"), Mode.SYNC, Address("h", 1), Address("h", 2), 1, 9),),
             Policy(WriteMode.SYNC, WaitFor.QUORUM, 1, (NodeId("n1"),)),
         ),
-        "0802046e310406683a3106683a32021200" + "02020202046e3100",
+        "0802046e310406683a3106683a32021200" + "02020202046e3100" + "06",
     ),
     (Suspend((b"a", b"b")), "0a040261026200"),
     (Release(Seq(12)), "0c18"),
     (Timing(250, 600, 750, 150, 50, 500, 1000), "10f403b009dc0bac0264e807d00f"),
+    (
+        Group(
+            (Write((Change("kv", b"k", b"", None, b"sv"),)), Write(()), Write((Change("kv", b"k", b"", b"sv", None),)))
+        ),
+        "1206" + "02046b76026b000002047376" + "00" + "00" + "02046b76026b000204737600" + "00" + "00",
+    ),
 ]
 
 
@@ -106,7 +115,7 @@ def by_fastavro(header: Header, body: Body) -> bytes:
     return out.getvalue()
 
 
-@given(st.sampled_from((1, 2)), st.lists(changes, max_size=5), longs, longs, longs, st.text(max_size=20))
+@given(st.sampled_from((1, 2, 3)), st.lists(changes, max_size=5), longs, longs, longs, st.text(max_size=20))
 def test_the_fast_path_is_identical_to_fastavro(
     version: int, rows: list[Change], epoch: int, seq: int, time: int, node: str
 ) -> None:
@@ -116,6 +125,40 @@ def test_the_fast_path_is_identical_to_fastavro(
     assert fast.encode_header(header) + fast.encode_write(write) == payload
     record = RecordCodec().decode(payload, TIMELINE)
     assert (record.header, record.body) == (header, write)
+
+
+@given(st.lists(st.builds(Write, st.lists(changes, max_size=3).map(tuple)), min_size=1, max_size=5))
+def test_a_group_is_encoded_as_by_fastavro(writes: list[Write]) -> None:
+    group, codec = Group(tuple(writes)), RecordCodec()
+    payload = by_fastavro(HEADER, group)
+    assert fast.encode_header(HEADER) + fast.encode_group([fast.encode_write(write) for write in writes]) == payload
+    assert codec.encode(HEADER, codec.encode_body(group)) == payload
+    record = codec.decode(payload, TIMELINE)
+    assert (record.header, record.body) == (HEADER, group)
+    assert record.last_seq == HEADER.seq + len(writes) - 1
+    assert singles(record.body) == group.writes
+
+
+@pytest.mark.parametrize("body", ["1200", "1202", "120200", "1202000000"], ids=["empty", "cut", "no end", "trailing"])
+def test_an_invalid_group_is_log_damage(codec: RecordCodec, body: str) -> None:
+    with pytest.raises(LogDamage):
+        codec.decode(bytes.fromhex(PREFIX + body), TIMELINE)
+
+
+def test_a_group_in_blocks_is_read(codec: RecordCodec) -> None:
+    """Avro allows a writer to split an array into blocks, with their sizes in bytes if the count is negative."""
+    write = fast.encode_write(Write((Change("kv", b"k", b"", None, b"sv"),)))[1:].hex()
+    blocks = f"1201{len(write) // 2 * 2:02x}{write}02{write}00"
+    assert codec.decode(bytes.fromhex(PREFIX + blocks), TIMELINE).last_seq == HEADER.seq + 1
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_membership_is_written_with_the_schema_of_its_version(codec: RecordCodec, version: int) -> None:
+    membership = Membership((Member(NodeId("n1"), Mode.SYNC, Address("h", 1), Address("h", 2), 1, 9),), version=version)
+    header = HEADER._replace(version=version)
+    payload = codec.encode(header, codec.encode_body(membership))
+    assert payload == by_fastavro(header, membership)
+    assert codec.decode(payload, TIMELINE) == Record(header, membership, codec.encode_body(membership))
 
 
 def test_addresses_are_text_in_a_record() -> None:
@@ -135,11 +178,11 @@ def test_a_membership_of_version_1_has_no_incarnations(codec: RecordCodec) -> No
 
 
 def test_a_field_added_later_takes_its_default_from_old_records() -> None:
-    old = load_schema("record.v2.avsc")
+    old = load_schema("record.v3.avsc")
     new = copy.deepcopy(old)
     fields: list[Any] = new["fields"][1]["type"][3]["fields"]
     fields.append({"name": "note", "type": "string", "default": "none"})
-    record = RecordCodec({2: old}, reader=new).decode(by_fastavro(HEADER, Checkpoint(1, 2)), TIMELINE)
+    record = RecordCodec({3: old}, reader=new).decode(by_fastavro(HEADER, Checkpoint(1, 2)), TIMELINE)
     assert record.body == Checkpoint(1, 2)
     payload = BytesIO()
     fastavro.schemaless_writer(payload, fastavro.parse_schema(old), _avro(HEADER, Checkpoint(1, 2)))
@@ -149,15 +192,15 @@ def test_a_field_added_later_takes_its_default_from_old_records() -> None:
 
 
 def test_a_record_with_an_added_field_is_read_by_its_own_schema() -> None:
-    old = load_schema("record.v1.avsc")
+    old = load_schema("record.v2.avsc")
     new = copy.deepcopy(old)
     new["fields"][1]["type"][3]["fields"].append({"name": "note", "type": "string", "default": "none"})
     payload = BytesIO()
     avro = _avro(HEADER, Checkpoint(1, 2))
     avro["body"][1]["note"] = "a word"
     fastavro.schemaless_writer(payload, fastavro.parse_schema(new), avro)
-    record = RecordCodec({1: old, 2: new}, reader=old).decode(payload.getvalue(), TIMELINE)
-    assert record.header.version == 2
+    record = RecordCodec({2: old, 3: new}, reader=old).decode(payload.getvalue(), TIMELINE)
+    assert record.header.version == 3
     assert record.body == Checkpoint(1, 2)
 
 
@@ -168,8 +211,8 @@ def _avro(header: Header, body: Body) -> dict[str, Any]:
 
 
 def test_a_record_of_a_newer_version_asks_for_an_upgrade(codec: RecordCodec) -> None:
-    payload = codec.encode(HEADER._replace(version=3), codec.encode_body(Heartbeat()))
-    with pytest.raises(UpgradeNeeded, match="version 3"):
+    payload = codec.encode(HEADER._replace(version=4), codec.encode_body(Heartbeat()))
+    with pytest.raises(UpgradeNeeded, match="version 4"):
         codec.decode(payload, TIMELINE)
 
 

@@ -8,32 +8,38 @@ import pytest
 
 from replicator.position import BEFORE_LOG, NodeId, Offset
 from replicator.protocol.log_state import LogState
-from replicator.records.types import Change
+from replicator.records.types import Change, Write
 from replicator.server.redis.command import Args
 from replicator.store.keys import encode_key
 from replicator.store.values import encode_value
 from replicator.testing.checks import order, watches
-from replicator.testing.checks.canonical import Canonical, WriteAt
+from replicator.testing.checks.canonical import Canonical, Place, WritesAt
 from replicator.testing.checks.execution import Executions
 from replicator.testing.history import History, Outcome, Request
 
 EXPIRES_MS = 1000
 OLD, NEW = encode_value(b"s", b"old", EXPIRES_MS), encode_value(b"s", b"new")
-WRITES = [  # at offsets 0 to 2, one each second
-    (Change("kv", b"k", b"", None, OLD),),
-    (Change("kv", b"k", b"", OLD, None), Change("kv", b"other", b"", None, NEW)),
-    (Change("kv", b"k", b"", None, NEW),),
+WRITES: list[list[tuple[Change, ...]]] = [  # at offsets 0 to 2, one each second: transactions
+    [(Change("kv", b"k", b"", None, OLD),)],
+    [(Change("kv", b"k", b"", OLD, None), Change("kv", b"other", b"", None, NEW))],
+    [
+        (Change("kv", b"k", b"", None, OLD),),
+        (Change("kv", b"third", b"", None, NEW),),
+        (Change("kv", b"k", b"", OLD, NEW),),
+    ],
 ]
 APPENDED_S = [0.0, 1.0, 2.0]
 
 
 def executions(clock_ms: int = EXPIRES_MS) -> Executions:
-    writes = {Offset(offset): WriteAt(NodeId("n1"), changes) for offset, changes in enumerate(WRITES)}
-    values: dict[bytes, list[tuple[Offset, bytes | None]]] = {}
-    for offset, write in writes.items():
-        for change in write.changes:
-            values.setdefault(encode_key(change.table, change.row, change.field), []).append((offset, change.new))
-    return Executions(Canonical({}, {}, writes, {}, {}, values, []), lambda offset: clock_ms)
+    writes = {Offset(offset): WritesAt(NodeId("n1"), tuple(map(Write, it))) for offset, it in enumerate(WRITES)}
+    values: dict[bytes, list[tuple[Place, bytes | None]]] = {}
+    for offset, record in writes.items():
+        for nth, write in enumerate(record.writes):
+            for change in write.changes:
+                key = encode_key(change.table, change.row, change.field)
+                values.setdefault(key, []).append((Place(offset, nth), change.new))
+    return Executions(Canonical({}, {}, writes, {}, {}, values, [], []), lambda offset: clock_ms)
 
 
 def request(
@@ -56,8 +62,11 @@ GET, SET_OTHER = [b"GET", b"k"], [b"SET", b"other", b"new"]
         (request([[b"GETEX", b"k"]], b"new"), 2),
         (request([GET], b"never written"), None),
         (request([[b"SET", b"k", b"new"]], b"OK", record=2), 2),
-        (request([[b"SET", b"k", b"new", b"GET"]], None, record=2), 2),
-        (request([[b"SET", b"k", b"new", b"GET"]], b"old", record=2), None),
+        (request([[b"SET", b"k", b"new", b"GET"]], None, record=2), 2),  # it met a row that had expired
+        (request([[b"SET", b"k", b"new", b"GET"]], b"old", record=2), 2),  # written earlier in the same record
+        (request([[b"GET", b"k"], [b"GET", b"third"]], [b"old", None]), 0),
+        (request([[b"GET", b"k"], [b"GET", b"third"]], [b"old", b"new"]), 2),  # in the middle of the record
+        (request([[b"SET", b"third", b"new"], [b"GET", b"k"]], [b"OK", b"old"], record=2), 2),
         (request([[b"SET", b"k", b"another"]], b"OK", record=2), None),
         (request([GET, SET_OTHER], [None, b"OK"], record=1), 1),  # it met a row that had expired
         (request([[b"DEL", b"k"], SET_OTHER], [1, b"OK"], record=1), 1),

@@ -24,13 +24,13 @@ from replicator.protocol.levels import (
 from replicator.protocol.log_state import LogState
 from replicator.protocol.suspension import SuspendedKeys, Suspension, blocks
 from replicator.records.types import (
-    Body,
     Change,
     Claim,
     Membership,
     Policy,
     Reason,
     Release,
+    Single,
     Suspend,
     Write,
     WriteMode,
@@ -230,7 +230,7 @@ class StoreWriter:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
 
-    def apply(self, *bodies: Body) -> None:
+    def apply(self, *bodies: Single) -> None:
         for body in bodies:
             at = self.machine.state.offset + 1
             author = Author(NodeId("n1"), 7)
@@ -246,7 +246,7 @@ def membership(mode: WriteMode) -> Membership:
     return Membership((), Policy(mode))
 
 
-HISTORY: Sequence[tuple[Body, dict[bytes, Suspension]]] = (
+HISTORY: Sequence[tuple[Single, dict[bytes, Suspension]]] = (
     (set_(b"a", None, b"s0"), {}),  # seq 1
     (membership(INVALIDATE), {}),
     (set_(b"a", b"s0", b"s1"), {A: written(3)}),

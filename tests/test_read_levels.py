@@ -142,13 +142,11 @@ def test_a_session_reads_its_own_writes_and_reads_at_every_node(two: TwoClients)
 
 
 def test_the_token_of_a_pipeline_covers_the_writes_before_it(two: TwoClients) -> None:
-    before = int(two.leader.ask(b"REPL.TOKEN").partition(b":")[2])
     for number in range(100):
         two.leader.send(b"SET", b"k", b"%d" % number)
     two.leader.send(b"REPL.TOKEN")
     assert [two.leader.next() for _ in range(100)] == [b"OK"] * 100
     token = two.leader.next()
-    assert int(token.partition(b":")[2]) >= before + 100
     assert two.at_the_follower(b"REPL.READ session %b GET k" % token) == b"99"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +12,14 @@ import hiredis
 import pytest
 
 from replicator.address import Address
-from replicator.node.backlog import Position
+from replicator.node.backlog import StreamRequest
 from replicator.node.leader_link import LinkFailed, RecordStream
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.records.codec import AckCodec, RecordCodec
 from replicator.records.types import Ack
 from replicator.server import record_stream
 from replicator.server.leader_link import RedisLeaderLink
-from replicator.server.redis import connection as redis_connection
+from replicator.server.redis import record_sink
 from tests.memory_cluster import until
 from tests.redis_fixture import STEADY, ServerThread
 from tests.test_redis_differential import Raw
@@ -57,14 +58,14 @@ async def streams() -> AsyncIterator[list[RecordStream]]:
         stream.close()
 
 
-def position(pair: ServerThread) -> Position:
-    """Of the leader's store."""
-    return Position.of(pair.node(0).machine.state)
+def request(pair: ServerThread) -> StreamRequest:
+    """Of n2, if it has read as much as the leader. It has no stream of its own in this cluster."""
+    return StreamRequest.of(pair.node(0).machine.state, Author(NodeId("n2"), pair.node(1).member.incarnation))
 
 
-async def follow(pair: ServerThread, streams: list[RecordStream], at: Position | None = None) -> RecordStream:
+async def follow(pair: ServerThread, streams: list[RecordStream], at: StreamRequest | None = None) -> RecordStream:
     link = RedisLeaderLink(PASSWORD)
-    stream = await link.follow(pair.node(0).member, at or position(pair))
+    stream = await link.open_stream(pair.node(0).member, at or request(pair))
     streams.append(stream)
     return stream
 
@@ -83,7 +84,7 @@ async def rows(stream: RecordStream, count: int) -> dict[bytes, Offset]:
 async def test_a_follower_receives_the_records_after_its_position(
     pair: ServerThread, client: Any, streams: list[RecordStream]
 ) -> None:
-    before = position(pair)
+    before = request(pair)
     first = await follow(pair, streams)
     client.set("a", "1")
     client.set("b", "1")
@@ -110,26 +111,37 @@ async def test_an_ack_is_asked_for_and_counted(pair: ServerThread, client: Any, 
     await waiting
 
 
-async def test_large_groups_are_taken_in_slices(
+async def test_large_batches_are_taken_in_slices(
     pair: ServerThread, client: Any, streams: list[RecordStream], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record_stream, "SLICE_BYTES", 1000)
-    monkeypatch.setattr(record_stream, "MAX_LINK_BYTES", 4000)  # it stops to read above a quarter
+    monkeypatch.setattr(record_stream, "RECEIVED_BYTES", 4000)
     stream = await follow(pair, streams)
     for number in range(20):
         client.set(f"big{number}", "x" * 2000)
-    assert len(await rows(stream, 20)) == 20
+    codec, found = RecordCodec(), list[bytes]()
+    paused = False
+    async with asyncio.timeout(10):
+        while len(found) < 20:
+            [(_, payload)] = (await stream.next()).entries
+            paused |= not stream._reading  # type: ignore[attr-defined]
+            found += [change.row for change in getattr(codec.decode(payload, b"").body, "changes", ())]
+    assert found == [b"big%d" % number for number in range(20)] and paused
 
 
 async def test_a_follower_that_does_not_read_is_disconnected(
     pair: ServerThread, client: Any, streams: list[RecordStream], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_connection, "MAX_LINK_BYTES", 100_000)
-    monkeypatch.setattr(record_stream, "MAX_LINK_BYTES", 1)
+    monkeypatch.setattr(record_sink, "MAX_STREAM_BYTES", 100_000)
+    monkeypatch.setattr(record_stream, "RECEIVED_BYTES", 1)
     stream = await follow(pair, streams)
     own = max(pair.servers[0].connections)
-    while own in pair.servers[0].connections:
+    for _ in range(1_000):
         client.set("big", "x" * 100_000)
+        if own not in pair.servers[0].connections:
+            break
+    else:
+        pytest.fail("it is still connected")
     with pytest.raises(LinkFailed):
         await rows(stream, 10**9)
 
@@ -147,18 +159,18 @@ async def test_a_position_that_the_leader_does_not_know_is_refused(
     pair: ServerThread, streams: list[RecordStream], change: dict[str, object], words: str
 ) -> None:
     with pytest.raises(LinkFailed, match=words):
-        await follow(pair, streams, position(pair)._replace(**change))  # type: ignore[arg-type]
+        await follow(pair, streams, request(pair)._replace(**change))  # type: ignore[arg-type]
 
 
 async def test_a_node_that_does_not_lead_sends_no_records(pair: ServerThread) -> None:
     with pytest.raises(LinkFailed, match="READONLY"):
-        await RedisLeaderLink(PASSWORD).follow(pair.node(1).member, position(pair))
+        await RedisLeaderLink(PASSWORD).open_stream(pair.node(1).member, request(pair))
 
 
 async def test_a_node_with_another_password_receives_nothing(pair: ServerThread) -> None:
     for password, words in (("wrong", "WRONGPASS"), ("", "NOAUTH")):
         with pytest.raises(LinkFailed, match=words):
-            await RedisLeaderLink(password).follow(pair.node(0).member, position(pair))
+            await RedisLeaderLink(password).open_stream(pair.node(0).member, request(pair))
 
 
 async def test_a_lost_connection_ends_the_stream_after_what_has_arrived(
@@ -178,52 +190,91 @@ async def test_a_lost_connection_ends_the_stream_after_what_has_arrived(
     stream.ack(b"")  # is lost
 
 
-@pytest.mark.parametrize("lines", [(b"+hello\r\n",), (b":1\r\n",), (b"*1\r\n$1\r\na\r\n",), (b"!\r\n",)], ids=str)
-async def test_what_is_not_a_message_ends_the_stream(pair: ServerThread, lines: tuple[bytes]) -> None:
+@pytest.mark.parametrize(
+    "message",
+    [b"+hello\r\n", b":1\r\n", b"*1\r\n$1\r\na\r\n", b"*2\r\n:1\r\n:1\r\n", b"*2\r\n:1\r\n$-1\r\n", b"!\r\n"],
+    ids=str,
+)
+async def test_an_invalid_message_ends_the_stream(pair: ServerThread, message: bytes) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n$")
-        writer.write(b"+OK\r\n" + lines[0])
+        writer.write(b"+OK\r\n" + message)
 
     server = await asyncio.start_server(answer, "127.0.0.1")
     port = server.sockets[0].getsockname()[1]
     member = replace(pair.node(0).member, resp=Address("127.0.0.1", port))
-    stream = await RedisLeaderLink("").follow(member, position(pair))
+    stream = await RedisLeaderLink("").open_stream(member, request(pair))
     with pytest.raises(LinkFailed, match=r"sent|Redis protocol"):
         await stream.next()
     server.close()
 
 
 def asked(pair: ServerThread) -> list[bytes]:
-    timeline, epoch, seq, chain = position(pair)
-    return [b"REPL.FOLLOW", timeline.hex().encode(), b"%d" % epoch, b"%d" % seq, chain.hex().encode()]
+    timeline, epoch, seq, chain, (node, incarnation), version = request(pair)
+    position = (timeline.hex().encode(), b"%d" % epoch, b"%d" % seq, chain.hex().encode())
+    return [b"REPL.FOLLOW", *position, node.encode(), b"%d" % incarnation, b"%d" % version]
 
 
-def test_the_commands_refuse_what_they_cannot_read(pair: ServerThread, raw: Raw) -> None:
-    name, timeline, epoch, seq, chain = asked(pair)
+def test_invalid_arguments_are_refused(pair: ServerThread, raw: Raw) -> None:
+    name, timeline, epoch, seq, chain, *process = asked(pair)
     for line, words in (
-        ((name, b"zz", epoch, seq, chain), "ERR invalid timeline or chain"),
-        ((name, timeline, epoch, seq, b"\xff"), "ERR invalid timeline or chain"),
-        ((name, timeline, b"one", seq, chain), "ERR value is not an integer"),
+        ((name, b"zz", epoch, seq, chain, *process), "ERR invalid "),
+        ((name, timeline, epoch, seq, b"\xff", *process), "ERR invalid "),
+        ((name, timeline, b"one", seq, chain, *process), "ERR value is not an integer"),
         ((name, timeline, epoch, seq), "ERR wrong number of arguments"),
-        ((b"REPL.ACK", b"ack"), "ERR REPL.ACK is only for connections that receive records"),
+        ((b"REPL.ACK", b"ack"), "ERR REPL.ACK is only accepted after REPL.FOLLOW"),
     ):
         assert str(raw.ask(*line)).startswith(words)
     assert raw.ask(b"MULTI") == b"OK"
-    assert str(raw.ask(name, timeline, epoch, seq, chain)).startswith("ERR REPL.FOLLOW cannot be part")
+    assert str(raw.ask(*asked(pair))).startswith("ERR REPL.FOLLOW cannot be part")
     assert str(raw.ask(b"EXEC")).startswith("EXECABORT")
 
 
-def test_a_connection_receives_records_once(pair: ServerThread, raw: Raw) -> None:
+def test_a_connection_that_receives_records_runs_no_other_command(pair: ServerThread, raw: Raw) -> None:
     assert raw.ask(*asked(pair)) == b"OK"
     raw.send(*asked(pair))
     while not isinstance(reply := raw.next(), hiredis.ReplyError):
         pass
-    assert str(reply).startswith("ERR this connection receives records already")
+    assert str(reply) == "ERR only REPL.ACK is allowed on a connection that receives records"
 
 
 def test_a_damaged_ack_is_ignored(pair: ServerThread, raw: Raw) -> None:
     assert raw.ask(*asked(pair)) == b"OK"
     raw.send(b"REPL.ACK", b"not an ack")
     raw.send(b"PING")
-    while raw.next() != b"PONG":
+    while not isinstance(reply := raw.next(), hiredis.ReplyError):
         pass
+    assert "only REPL.ACK" in str(reply)  # the reply to PING
+
+
+async def test_an_ack_request_keeps_its_place(pair: ServerThread, client: Any, streams: list[RecordStream]) -> None:
+    stream = await follow(pair, streams)
+    client.set("e", "1")
+    node = pair.node(0).node
+    pair.run(_call(node._backlog.request_acks))
+    client.set("f", "1")
+    codec, before = RecordCodec(), list[bytes]()
+    async with asyncio.timeout(10):
+        while True:
+            entries, ack_requested = await stream.next()
+            for entry in entries:
+                before += [change.row for change in getattr(codec.decode(entry.payload, b"").body, "changes", ())]
+            if ack_requested:
+                break
+    assert before == [b"e"]
+
+
+async def test_cancelling_loses_no_records(pair: ServerThread, client: Any, streams: list[RecordStream]) -> None:
+    stream = await follow(pair, streams)
+    for number in range(5):
+        client.set(f"c{number}", "1")
+    await asyncio.sleep(0.1)  # for them to arrive
+    for _ in range(3):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await stream.next()
+    assert len(await rows(stream, 5)) == 5
+
+
+async def _call(work: Callable[[], None]) -> None:
+    work()

@@ -7,7 +7,7 @@ import pytest
 from replicator.position import Offset, Token
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level, LevelKind
 from replicator.store.keys import encode_key
-from replicator.testing.checks.canonical import Canonical
+from replicator.testing.checks.canonical import Canonical, end_of
 from replicator.testing.history import Outcome
 from tests.recorded_checks import violations
 from tests.recorder import BOUND_MS, Read
@@ -22,7 +22,8 @@ CANONICAL = Canonical(
     writes={},
     marked={"w.1": [Offset(5)], "w.2": [Offset(7)], "w.4": [Offset(9)]},
     once={},
-    values={encode_key("kv", b"k", b""): [(Offset(5), FIRST), (Offset(7), SECOND)]},
+    values={encode_key("kv", b"k", b""): [(end_of(Offset(5)), FIRST), (end_of(Offset(7)), SECOND)]},
+    accepted=[],
     timings=[],
 )
 

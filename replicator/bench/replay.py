@@ -17,19 +17,19 @@ POLL_S = 0.2  # each status request costs the follower a millisecond
 
 @dataclass(frozen=True, slots=True)
 class ReplayRate:
-    records: int
+    records: int  # as `seq` counts: each transaction is one, also if it shares a record
     records_per_s: float
 
 
 def measure_replay(cluster: LocalCluster, id: str, progress: ProgressReporter) -> ReplayRate | None:
     """Add the node `id` while no client writes. None if it was too fast to measure. Raises `ReplicatorError`."""
     folder, admin = cluster.folder, cluster.admin
-    target = admin.any_status().node.applied
+    target = admin.any_status().node.seq or 0
     file = folder.load().with_node(id)
     entry = file.node(id)
     folder.start_process(file, entry)
     folder.save(file)
-    progress.step(f"replay of {target + 1} records")
+    progress.step(f"replay of {target} records")
     rate = _follow(admin.node(entry.http), target)
     wait_ready(folder, admin, [entry], TIMEOUT_S, progress)
     return rate
@@ -40,11 +40,11 @@ def _follow(node: NodeAdmin, target: int) -> ReplayRate | None:
     deadline = time.monotonic() + TIMEOUT_S
     while True:
         try:
-            applied = node.status().node.applied
+            applied = node.status().node.seq or 0
         except ReplicatorError:
-            applied = -1
+            applied = 0
         now = time.monotonic()
-        if applied >= 0 and first is None:
+        if applied and first is None:
             first = now, applied
         if applied >= target:
             break

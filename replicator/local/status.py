@@ -44,6 +44,7 @@ class NodeInfo:
     timeline: str = ""
     topic_id: str = ""
     applied_offset: int | None = None
+    seq: int | None = None
     end_offset: int = BEFORE_LOG  # of the last record in the log that the node knows of
     digest: str | None = None
     entries: int | None = None

@@ -1,7 +1,8 @@
 """Sends the acks of a follower, which report how far it has applied the log.
 
-They go to the ack topic, and to the leader over a link while there is one: at once if writes wait for this replica, or
-if the leader asks for one. The topic gets fewer then, which make up for those that a link has lost.
+Acks go to the ack topic. While the leader streams records, they also go to the leader over that connection: immediately
+if writes wait for this replica, otherwise when the leader requests one. The topic then gets one every
+`STREAMING_ACK_MS`, in case the connection loses acks.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import contextlib
 import logging
 
 from replicator.errors import BrokerUnavailable
-from replicator.intervals import ACK_RETRY_MS, ASYNC_ACK_MS, LINKED_ACK_MS
+from replicator.intervals import ACK_RETRY_MS, ASYNC_ACK_MS, STREAMING_ACK_MS
 from replicator.log.port import Acks
 from replicator.node.clock import Clock
 from replicator.node.leader_link import RecordStream
+from replicator.node.record_source import RecordSource
 from replicator.node.replica import Replica
 from replicator.position import BEFORE_LOG, Author, Offset
 from replicator.records.codec import AckCodec
@@ -29,16 +31,14 @@ class AckSender:
     A process acks nothing before it has read its registration, because only then it counts as its node.
     """
 
-    def __init__(self, author: Author, replica: Replica, acks: Acks, clock: Clock) -> None:
+    def __init__(self, author: Author, replica: Replica, acks: Acks, clock: Clock, source: RecordSource) -> None:
         self._author = author
         self._replica = replica
         self._acks = acks
         self._clock = clock
+        self._source = source
         self._codec = AckCodec()
-        self._stream: RecordStream | None = None  # over which acks go to the leader
-        self._unlinked = asyncio.Event()  # set while there is none
-        self._unlinked.set()
-        self._sent = BEFORE_LOG  # the last offset that was acked over the stream
+        self._streamed: tuple[RecordStream | None, Offset] = None, BEFORE_LOG  # the last offset acked over this stream
 
     @property
     def _is_waited_for(self) -> bool:
@@ -49,29 +49,20 @@ class AckSender:
     def _is_registered(self) -> bool:
         return self._replica.machine.meta.membership.includes(self._author)
 
-    def ack_over(self, stream: RecordStream | None, *, at_once: bool) -> None:
-        """To be called after each read. `stream`: where the records come from, if they are sent by the leader.
-
-        `at_once`: also if no write waits for this replica.
-        """
-        if stream is not self._stream:
-            self._stream, self._sent = stream, BEFORE_LOG
-            if stream is None:
-                self._unlinked.set()
-            else:
-                self._unlinked.clear()
-        if stream is None or not (at_once or self._is_waited_for):
+    def after_read(self, *, ack_requested: bool) -> None:
+        """Ack over the stream what was received and applied, if writes wait for that, or if the leader requests it."""
+        stream, offset = self._source.stream, self._replica.state.offset
+        if stream is None or not self._is_registered or (self._streamed == (stream, offset) and not ack_requested):
             return
-        offset = self._replica.state.offset
-        if self._is_registered and (at_once or offset > self._sent):
+        if ack_requested or self._is_waited_for:
             stream.ack(self._ack())
-            self._sent = offset
+            self._streamed = stream, offset
 
     async def run(self) -> None:
-        """Send acks to the topic."""
+        """Run until cancelled: send acks to the topic."""
         acked = Offset(self._replica.state.offset - 1)  # first, report the position of the store
         while True:
-            await self._replica.applied(Offset(acked + 1))
+            await self._replica.changed(since=acked)
             offset = self._replica.state.offset
             if self._is_registered:
                 try:
@@ -85,10 +76,10 @@ class AckSender:
 
     async def _pause(self) -> None:
         """Between two acks to the topic: none if writes wait for them."""
-        if self._stream is not None:
+        if self._source.stream is not None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LINKED_ACK_MS / 1000):
-                    await self._unlinked.wait()
+                async with asyncio.timeout(STREAMING_ACK_MS / 1000):
+                    await self._source.stream_ended.wait()
         elif not self._is_waited_for:
             await self._clock.sleep(ASYNC_ACK_MS)
 

@@ -1,130 +1,165 @@
-"""The last records that this leader has committed in its term, and the followers that it sends them to.
+"""The last records that this leader has committed, and the followers that it sends them to.
 
-A record is sent once it is committed, never before. So whatever a follower receives is in the log, and each record
-follows the one before it: what the log has in between is void. The log remains the only truth: a follower that misses
-a record, or hears nothing, reads the log (`followed_log`).
+A record is sent only once it is committed, so it is in the log. Offsets are contiguous: a misplaced append or an
+unknown outcome ends the backlog and all streams. Only between a follower's position and the first record may the log
+have void entries. A follower that misses a record, or whose stream times out, reads the log (`record_source`).
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple, Protocol
 
-from replicator.errors import Busy, NotLeader
-from replicator.limits import BACKLOG_BYTES
-from replicator.position import Epoch, Offset, Seq
+from replicator.errors import BadRequest, Busy, NotLeader
+from replicator.limits import REPLICATION_BACKLOG_BYTES
+from replicator.position import Author, Epoch, Offset, Seq
 from replicator.protocol.log_state import LogState
+from replicator.records.chain import GENESIS
+from replicator.records.types import VERSION, Membership
+
+RECORD_OVERHEAD_BYTES = 500
 
 
-class Position(NamedTuple):
-    """Up to where a follower has read the log. The chain covers all accepted records up to `seq`."""
+class StreamRequest(NamedTuple):
+    """Of a process that has read the log up to `seq`. The chain covers all accepted records up to there."""
 
     timeline: bytes
     epoch: Epoch
     seq: Seq
     chain: bytes
+    author: Author
+    version: int  # the newest version of records that it reads
 
     @staticmethod
-    def of(state: LogState) -> Position:
-        return Position(state.timeline, state.epoch, state.seq, state.chain)
+    def of(state: LogState, author: Author) -> StreamRequest:
+        """From this program."""
+        return StreamRequest(state.timeline, state.epoch, state.seq, state.chain, author, VERSION)
+
+
+class RecordEnd(NamedTuple):
+    """The state of the log after a record."""
+
+    seq: Seq
+    chain: bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # compared by identity: it is encoded once for all followers
-class RecordGroup:
-    """Records with consecutive offsets and seqs."""
+class CommittedBatch:
+    """What was appended at once: records with consecutive offsets."""
 
     base: Offset  # of the first record
-    seq: Seq  # the same
     payloads: Sequence[bytes]
-    chains: Sequence[bytes]  # after each record
-    size: int  # of the payloads, in bytes
+    ends: Sequence[RecordEnd]  # of each record
 
     @property
-    def last_seq(self) -> int:
-        return self.seq + len(self.payloads) - 1
-
-    def after(self, seq: Seq) -> RecordGroup:
-        """Its records after that one."""
-        skipped = seq - self.seq + 1
-        payloads = self.payloads[skipped:]
-        return RecordGroup(
-            Offset(self.base + skipped), Seq(seq + 1), payloads, self.chains[skipped:], sum(map(len, payloads))
-        )
+    def size_bytes(self) -> int:
+        """Of the payloads, and of what else is kept in memory for each."""
+        return sum(map(len, self.payloads)) + RECORD_OVERHEAD_BYTES * len(self.payloads)
 
 
-class FollowerLink(Protocol):
-    """The leader's end of a link to one follower."""
+class RecordSink(Protocol):
+    """The leader's end of a stream to one follower."""
 
-    def send(self, group: RecordGroup) -> None: ...
+    def send(self, batch: CommittedBatch) -> None: ...
 
     def request_ack(self) -> None:
-        """Ask for an ack of what was sent so far, at once."""
+        """Request an ack of what was sent before."""
         ...
 
     def close(self) -> None: ...
 
 
-class Backlog:
-    def __init__(self) -> None:
-        self._groups: deque[RecordGroup] = deque()
-        self._bytes = 0  # of all groups
-        self._start: Position | None = None  # before the first group; None: this node is not leader
-        self._links: dict[FollowerLink, None] = {}
+class ReplicationBacklog:
+    def __init__(self, own: Author) -> None:
+        self._own = own
+        self._batches: deque[CommittedBatch] = deque()
+        self._bytes = 0  # of all batches
+        self._term: tuple[bytes, Epoch] | None = None  # timeline and epoch; None: this node does not append now
+        self._start = RecordEnd(Seq(0), GENESIS)  # before the first batch
+        self._streams: dict[RecordSink, StreamRequest] = {}  # in the order in which they began; one for each node
+        self._requesting = False  # acks, before the event loop goes on
 
     @contextmanager
     def term(self, state: LogState) -> Iterator[None]:
-        """To be held while this node is leader and appends from `state` on. At its end, all links are closed."""
-        self._start = Position.of(state)
+        """Held while this node appends, from `state` on. At its end, all streams are closed."""
+        self._term, self._start = (state.timeline, state.epoch), RecordEnd(state.seq, state.chain)
         try:
             yield
         finally:
-            self._start = None
-            self._groups.clear()
+            self._term = None
+            self._batches.clear()
             self._bytes = 0
-            links, self._links = self._links, {}
-            for link in links:
-                link.close()
+            sinks, self._streams = self._streams, {}
+            for sink in sinks:
+                sink.close()
 
-    def add(self, group: RecordGroup) -> None:
-        """The group is committed. It follows the one before, but for void entries."""
-        assert self._start is not None
-        self._groups.append(group)
-        self._bytes += group.size
-        while self._bytes > BACKLOG_BYTES and len(self._groups) > 1:
-            first = self._groups.popleft()
-            self._bytes -= first.size
-            self._start = self._start._replace(seq=Seq(first.last_seq), chain=first.chains[-1])
-        for link in list(self._links):
-            link.send(group)
+    def add(self, batch: CommittedBatch) -> None:
+        """Send a committed batch. Its offsets follow those of the batch before."""
+        self._batches.append(batch)
+        self._bytes += batch.size_bytes
+        while self._bytes > REPLICATION_BACKLOG_BYTES and len(self._batches) > 1:
+            first = self._batches.popleft()
+            self._bytes -= first.size_bytes
+            self._start = first.ends[-1]
+        for sink in list(self._streams):
+            sink.send(batch)
 
-    def follow(self, position: Position, link: FollowerLink) -> Sequence[RecordGroup]:
-        """Returns what the caller has to send first. From then on, each group is sent when it is committed.
+    def start_stream(self, request: StreamRequest, sink: RecordSink, membership: Membership) -> CommittedBatch | None:
+        """Begin to send records to `sink`. Returns those that the caller sends first.
 
-        Raises `NotLeader`, and `Busy` if the records after `position` are not here, or the leader has read others
-        before it.
+        Raises `NotLeader`; `BadRequest` if the process is not registered; `Busy` if the backlog does not reach back to
+        that seq, or its chain differs.
         """
-        start = self._start
-        if start is None or position[:2] != start[:2]:
-            raise NotLeader(f"this node does not lead epoch {position.epoch} of timeline {position.timeline.hex()}")
-        if self._chain_at(position.seq) != position.chain:
-            raise Busy(f"the records after seq {position.seq} are not in the backlog: read the log")
-        self._links[link] = None
-        ahead = (group for group in self._groups if group.last_seq > position.seq)
-        return [group if group.seq > position.seq else group.after(position.seq) for group in ahead]
+        timeline, epoch, seq, after, author, _ = request
+        if (timeline, epoch) != self._term:
+            raise NotLeader(f"this node does not lead epoch {epoch} of timeline {timeline.hex()}")
+        if author == self._own or not membership.includes(author):
+            raise BadRequest(f"{author} is not a follower that is registered")
+        if RecordEnd(seq, after) not in self._ends():
+            raise Busy(f"the records after seq {seq} are not in the backlog: read the log")
+        for former in [it for it, known in self._streams.items() if known.author.node == author.node]:
+            self.end_stream(former)
+            former.close()
+        self._streams[sink] = request
+        return self._after(seq)
 
-    def unfollow(self, link: FollowerLink) -> None:
-        self._links.pop(link, None)
+    def end_stream(self, sink: RecordSink) -> None:
+        self._streams.pop(sink, None)
+
+    def follower(self, sink: RecordSink) -> Author | None:
+        """The process at the other end; None if the stream has ended."""
+        request = self._streams.get(sink)
+        return None if request is None else request.author
 
     def request_acks(self) -> None:
-        for link in list(self._links):
-            link.request_ack()
+        """Request one ack of each follower, however often this is called before the event loop goes on."""
+        if self._streams and not self._requesting:
+            self._requesting = True
+            asyncio.get_running_loop().call_soon(self._send_requests)
 
-    def _chain_at(self, seq: Seq) -> bytes | None:
-        """None: the seq is not here."""
-        if self._start is not None and seq == self._start.seq:
-            return self._start.chain
-        found = (group.chains[seq - group.seq] for group in self._groups if group.seq <= seq <= group.last_seq)
-        return next(found, None)
+    def versions(self) -> dict[Author, int]:
+        """The newest version of records that each follower reads."""
+        return {request.author: request.version for request in self._streams.values()}
+
+    def _send_requests(self) -> None:
+        self._requesting = False
+        for sink in list(self._streams):
+            sink.request_ack()
+
+    def _ends(self) -> Iterator[RecordEnd]:
+        """The positions from which on followers may receive records."""
+        return chain([self._start], *(batch.ends for batch in self._batches))
+
+    def _after(self, seq: Seq) -> CommittedBatch | None:
+        """All records after that one, as one batch."""
+        payloads = [payload for batch in self._batches for payload in batch.payloads]
+        ends = [end for batch in self._batches for end in batch.ends]
+        skipped = sum(end.seq <= seq for end in ends)
+        if skipped == len(ends):
+            return None
+        return CommittedBatch(Offset(self._batches[0].base + skipped), payloads[skipped:], ends[skipped:])

@@ -9,7 +9,7 @@ from replicator.node.context import NodeContext
 from replicator.position import Author, Epoch
 from replicator.protocol.log_state import LogState
 from replicator.protocol.verification import check_appended
-from replicator.records.types import VERSION, Claim, Header, Reason
+from replicator.records.types import Claim, Header, Reason
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,8 @@ TIMELINE_BITS = 128
 def claim_record(context: NodeContext, state: LogState, leader: Author, reason: Reason) -> bytes:
     """A claim by this node, which has read the log up to `state`, that `leader` is leader of the next epoch."""
     epoch, codec = Epoch(state.epoch + 1), context.replica.codec
-    header = Header(VERSION, state.timeline, epoch, context.author, state.seq, context.clock.wall_us(), state.chain)
+    version = context.replica.machine.meta.membership.version
+    header = Header(version, state.timeline, epoch, context.author, state.seq, context.clock.wall_us(), state.chain)
     return codec.encode(header, codec.encode_body(Claim(leader, epoch, state.offset, reason)))
 
 

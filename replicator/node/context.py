@@ -16,7 +16,7 @@ from replicator.node.writes import PendingWrite, Writes
 from replicator.position import Author, Offset
 from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts, TimingState
 from replicator.records.codec import RecordCodec
-from replicator.records.types import Body, Timing
+from replicator.records.types import Single, Timing
 from replicator.store.machine import Machine
 
 
@@ -42,7 +42,7 @@ class NodeContext:
         """The timing that this node follows now."""
         return self.roles.timing.current
 
-    def enqueue_own(self, body: Body) -> PendingWrite:
+    def enqueue_own(self, body: Single) -> PendingWrite:
         """Queue a record of the leader itself, which changes no rows."""
         deadline_ms = self.clock.elapsed_ms() + self.timeouts.answer_ms
         pending = PendingWrite(body, self.replica.codec.encode_body(body), {}, None, deadline_ms)

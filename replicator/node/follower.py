@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
+from replicator.log.port import Acks
 from replicator.node import resolution
 from replicator.node.ack_sender import AckSender
 from replicator.node.background import run_with_background
 from replicator.node.context import NodeContext
 from replicator.node.election import Election
-from replicator.node.followed_log import Batch, FollowedLog
 from replicator.node.health import NodeHealth
+from replicator.node.record_source import FromKafka, FromLeader, RecordSource
+from replicator.node.replica import Accepted
 from replicator.node.timing import follow
+from replicator.position import Seq
 from replicator.protocol.ack_policy import required
 from replicator.protocol.roles import Role
 from replicator.records.types import Claim, Header, Membership, Timing
@@ -20,36 +24,48 @@ logger = logging.getLogger(__name__)
 
 
 class Follower:
-    def __init__(self, context: NodeContext, health: NodeHealth, log: FollowedLog, sender: AckSender) -> None:
+    def __init__(self, context: NodeContext, health: NodeHealth, acks: Acks, source: RecordSource) -> None:
         self._context = context
         self._health = health
         self._election = Election(context)
-        self._log = log
-        self._sender = sender
+        self._source = source
+        self._acks = AckSender(context.author, context.replica, acks, context.clock, source)
 
     async def run(self) -> None:
         """Run until this node is leader. Raises what `Reader.next` and `Replica.read` do, and `Replaced`."""
         self._context.roles.last_record_ms = self._context.clock.elapsed_ms()
         try:
             await run_with_background(
-                self._read_log(), self._seek_leadership(), self._log.keep_linked(), self._sender.run()
+                self._read_log(),
+                self._seek_leadership(),
+                self._source.keep_streaming(),
+                self._source.end_if_awaited(),
+                self._acks.run(),
             )
         finally:
-            self._log.close()
+            self._source.close()
 
     async def _read_log(self) -> None:
         context = self._context
         resolution.check(context)
         while not context.roles.role.leads:
-            batch = await self._log.next()
-            self._take(batch)
-            self._sender.ack_over(batch.stream, at_once=batch.ack_requested)
+            received = await self._source.next()
+            membership = context.replica.machine.meta.membership
+            match received:
+                case FromKafka(entries):
+                    self._take(context.replica.read(entries), membership)
+                case FromLeader(entries, ack_requested):
+                    accepted, problem = context.replica.apply_sent(entries)
+                    self._take(accepted, membership)
+                    self._acks.after_read(ack_requested=ack_requested)
+                    if problem is not None:
+                        self._source.end_stream(problem)
             resolution.check(context)
 
     async def _seek_leadership(self) -> None:
         context = self._context
         claims = resolution.Resolution(context)
-        await self._log.compared.wait()
+        await self._source.compared.wait()
         while True:
             match context.roles.role:
                 case Role.RESOLVING:
@@ -59,20 +75,15 @@ class Follower:
                 case _:  # checking needs no claim; once this node is leader, `run` ends
                     await context.clock.sleep(context.timing.heartbeat_ms)
 
-    def _take(self, batch: Batch) -> None:
+    def _take(self, accepted: Sequence[Accepted], membership: Membership) -> None:
+        """The records have been applied; `membership` is that before them."""
         context = self._context
         roles, writes = context.roles, context.writes
-        membership = context.replica.machine.meta.membership
-        if batch.stream is None:
-            accepted = context.replica.read(batch.entries)
-        else:
-            accepted, why_not = context.replica.read_sent(batch.entries)
-            if why_not:
-                self._log.leave_stream(why_not)
         if accepted:
             roles.last_record_ms = context.clock.elapsed_ms()
             self._election.restart_timer()
-        for offset, (header, body, _) in accepted:
+        for offset, record in accepted:
+            header, body, _ = record
             if type(body) is Claim:
                 logger.info("epoch %d: %s is the leader (%s)", body.epoch, body.leader, body.reason)
                 roles.claim_accepted(header, body, context.replica.state.seq)
@@ -85,10 +96,9 @@ class Follower:
             elif type(body) is Timing:
                 follow(context, body)
             if header.author == context.author:
-                if required(membership, context.author).needed:
-                    writes.await_acks(header.epoch, header.seq, offset)
-                else:
-                    writes.apply(header.epoch, header.seq, offset)
+                end = writes.await_acks if required(membership, context.author).needed else writes.apply
+                for seq in range(header.seq, record.last_seq + 1):
+                    end(header.epoch, Seq(seq), offset)
 
     def _check_registration(self, header: Header, membership: Membership) -> None:
         """Raises `Replaced`. From then on no read is answered, also if the caller has not handled the error yet."""

@@ -24,10 +24,11 @@ from replicator.node.appending import (
     Refused,
 )
 from replicator.node.background import run_with_background
-from replicator.node.backlog import Backlog, RecordGroup
+from replicator.node.backlog import CommittedBatch, RecordEnd, ReplicationBacklog
 from replicator.node.claim import claim_record
 from replicator.node.commitment import Commitment
 from replicator.node.context import NodeContext
+from replicator.node.grouping import in_records
 from replicator.node.membership import MembershipChanges
 from replicator.node.replica_progress import ReplicaProgress
 from replicator.node.timing import TimingChanges
@@ -37,7 +38,7 @@ from replicator.protocol.log_state import LogState
 from replicator.protocol.roles import Role
 from replicator.records.chain import link
 from replicator.records.fast import HeaderWriter
-from replicator.records.types import VERSION, Checkpoint, Heartbeat, Membership, Mode, Reason, WriteMode
+from replicator.records.types import Checkpoint, Heartbeat, Membership, Mode, Reason, WriteMode
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Leader:
     def __init__(
         self,
         context: NodeContext,
-        backlog: Backlog,
+        backlog: ReplicationBacklog,
         progress: ReplicaProgress,
         membership: MembershipChanges,
         timing: TimingChanges,
@@ -77,13 +78,13 @@ class Leader:
         context.writes.arrived.set()
         try:
             with (
-                self._progress.term(self._state.timeline, self._commitment.membership),
+                self._progress.term(self._state, self._commitment.membership),
                 self._backlog.term(self._state),
             ):
                 await run_with_background(
                     self._append_groups(),
                     self._send_heartbeats(),
-                    self._progress.receive(),
+                    self._progress.receive_from_topic(),
                     self._advance_on_acks(),
                     self._review_periodically(),
                 )
@@ -185,21 +186,23 @@ class Leader:
         self._checkpoint_ms = now_ms
         return False
 
-    def _number(self, group: list[PendingWrite]) -> tuple[RecordGroup, LogState]:
+    def _number(self, group: list[PendingWrite]) -> tuple[CommittedBatch, LogState]:
         """Assign epoch, seq and offset to each write. Returns the encoded records, and the state after them."""
-        state, author = self._state, self._context.author
-        writer = HeaderWriter(VERSION, state.timeline, state.epoch, author, self._context.clock.wall_us())
+        state = self._state
         epoch, seq, chain, offset = state.epoch, state.seq, state.chain, state.offset
         payloads: list[bytes] = []
-        chains: list[bytes] = []
-        for pending in group:
-            seq, offset = Seq(seq + 1), Offset(offset + 1)
-            chain = link(chain, pending.encoded)
-            pending.epoch, pending.seq, pending.offset = epoch, seq, offset
-            payloads.append(writer.write(seq, chain) + pending.encoded)
-            chains.append(chain)
-        first = Offset(state.offset + 1)
-        numbered = RecordGroup(first, Seq(state.seq + 1), payloads, chains, sum(map(len, payloads)))
+        ends: list[RecordEnd] = []
+        time_us = self._context.clock.wall_us()
+        for version, encoded, writes in in_records(group, self._commitment.membership.version):
+            offset = Offset(offset + 1)
+            chain = link(chain, encoded)
+            header = HeaderWriter(version, state.timeline, epoch, self._context.author, time_us)
+            payloads.append(header.write(Seq(seq + 1), chain) + encoded)
+            for pending in writes:
+                seq = Seq(seq + 1)
+                pending.epoch, pending.seq, pending.offset = epoch, seq, offset
+            ends.append(RecordEnd(seq, chain))
+        numbered = CommittedBatch(Offset(state.offset + 1), payloads, ends)
         return numbered, state._replace(seq=seq, chain=chain, offset=offset, leader_offset=offset)
 
     async def _check_log(self) -> None:
@@ -265,6 +268,7 @@ class Leader:
         context, roles = self._context, self._context.roles
         self._timing.append_first()
         self._membership.repeat_refused_registration()
+        self._membership.raise_version(self._backlog.versions())
         self._refuse(self._commitment.refusal)
         for member in self._membership.latest.members:
             if member.mode is Mode.JOINING and self._progress.acked(member.author) >= self._reviewed:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from replicator.errors import ReplicatorError
 from replicator.log.port import Entry
-from replicator.node.backlog import Position
+from replicator.node.backlog import StreamRequest
 from replicator.position import Author, Epoch, Offset
 from replicator.records.types import Member
 
@@ -25,15 +25,15 @@ class CommittedOffset(NamedTuple):
     leader: Author
 
 
-class Received(NamedTuple):
+class ReceivedRecords(NamedTuple):
     entries: Sequence[Entry]  # may be empty
-    ack_requested: bool  # the leader asks for an ack as soon as they are applied
+    ack_requested: bool  # by the leader, as soon as they are applied
 
 
 class RecordStream(Protocol):
-    """The follower's end of a link: the records that a leader has committed, in the order in which they arrive."""
+    """The follower's end of a stream: the records that a leader has committed, in the order in which they arrive."""
 
-    async def next(self) -> Received:
+    async def next(self) -> ReceivedRecords:
         """Wait for more. One task at a time; cancelling it loses nothing. Raises `LinkFailed`."""
         ...
 
@@ -41,7 +41,9 @@ class RecordStream(Protocol):
         """Send an ack, as `log.port.Acks.send` does, but without waiting. It may be lost."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """`next` fails from then on."""
+        ...
 
 
 class LeaderLink(Protocol):
@@ -52,13 +54,14 @@ class LeaderLink(Protocol):
         """
         ...
 
-    async def follow(self, leader: Member, position: Position) -> RecordStream:
-        """The records that `leader` commits after `position`. The caller limits the time, by cancelling it.
+    async def open_stream(self, leader: Member, request: StreamRequest) -> RecordStream:
+        """Open a stream of the records that `leader` commits after those that this node has read.
 
-        Raises `LinkFailed`, also if the leader has no such records (`backlog`).
+        The caller limits the time, by cancelling it. Raises `LinkFailed`, also if the leader refuses
+        (`ReplicationBacklog.start_stream`).
         """
         ...
 
     async def close(self) -> None:
-        """Streams are closed by those who have opened them."""
+        """Streams stay open: their callers close them."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,8 +11,15 @@ from replicator.errors import BadRequest
 from replicator.node.client_writes import check_leads
 from replicator.node.context import NodeContext
 from replicator.node.writes import PendingWrite
-from replicator.position import NodeId
-from replicator.protocol.membership import with_joined, with_member, with_mode, with_policy, without_member
+from replicator.position import Author, NodeId
+from replicator.protocol.membership import (
+    with_joined,
+    with_member,
+    with_mode,
+    with_policy,
+    with_version,
+    without_member,
+)
 from replicator.protocol.registration import with_registration
 from replicator.records.types import Member, Membership, Mode, Policy
 
@@ -82,6 +90,13 @@ class MembershipChanges:
         """A joining member has caught up."""
         logger.info("%s has caught up: writes require its acks from now on", node)
         self._propose(with_joined(self.latest, node))
+
+    def raise_version(self, versions: Mapping[Author, int]) -> None:
+        """`versions`: the newest version of records that each of these processes reads."""
+        changed = with_version(self.latest, self._context.author, versions)
+        if changed != self.latest:
+            logger.info("all members read records of version %d: they are written from now on", changed.version)
+            self._propose(changed)
 
     def _register(self, member: Member, replaces: int) -> PendingWrite | None:
         """None if it is registered already."""

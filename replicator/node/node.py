@@ -9,13 +9,11 @@ import logging
 from replicator.errors import BrokerUnavailable, Busy, Loading, Replaced, ReplicatorError, StoreFull
 from replicator.intervals import NODE_RETRY_MS, REVIEW_MS, STATUS_END_MS
 from replicator.log.port import Acks
-from replicator.node.ack_sender import AckSender
 from replicator.node.background import run_with_background
-from replicator.node.backlog import Backlog
+from replicator.node.backlog import CommittedBatch, RecordSink, ReplicationBacklog, StreamRequest
 from replicator.node.client_writes import ClientWrites, leading_member
 from replicator.node.context import NodeContext
 from replicator.node.expiry import delete_expired
-from replicator.node.followed_log import FollowedLog
 from replicator.node.follower import Follower
 from replicator.node.health import NodeHealth, NodeState
 from replicator.node.index_source import IndexSource
@@ -24,6 +22,7 @@ from replicator.node.leader_index import LeaderIndex
 from replicator.node.leader_link import LeaderLink
 from replicator.node.membership import MembershipChanges
 from replicator.node.reads import NodeReads
+from replicator.node.record_source import RecordSource
 from replicator.node.replica import RowListener
 from replicator.node.replica_progress import LastAck, ReplicaProgress
 from replicator.node.status import NodeStatus, node_status
@@ -43,10 +42,11 @@ class Node:
     def __init__(self, context: NodeContext, acks: Acks, member: Member, link: LeaderLink) -> None:
         """`member`: how this node registers itself. `link`: to the node that is leader."""
         self._context = context
-        self._progress = ReplicaProgress(context.author, acks, context.clock)
-        self._backlog = Backlog()
-        self._sender = AckSender(context.author, context.replica, acks, context.clock)
+        self._acks = acks
         self._link = link
+        self._source: RecordSource | None = None  # None: this node has not followed yet
+        self._backlog = ReplicationBacklog(context.author)
+        self._progress = ReplicaProgress(context.author, acks, context.clock, self._backlog.request_acks)
         self._client_writes = ClientWrites(context)
         self._health = NodeHealth(context.author.node, context.replica)
         leader_index = LeaderIndex(context, self._health)
@@ -57,9 +57,8 @@ class Node:
         self.transfer = LeadershipTransfer(context, self._progress, self._health)
         self.are_changing = self._client_writes.are_changing
         self.submit = self._client_writes.submit
-        self.follow = self._backlog.follow
-        self.unfollow = self._backlog.unfollow
-        self.record_ack = self._progress.record
+        self.end_stream = self._backlog.end_stream
+        self.wait_acked = self._progress.wait
         self.committed_offset = leader_index.committed_offset
 
     # Lifecycle
@@ -87,8 +86,8 @@ class Node:
                     await self._lead()
                 else:
                     logger.info("%s is %s", self._context.author, roles.role)
-                    log = FollowedLog(self._context, self._link)
-                    await Follower(self._context, self._health, log, self._sender).run()
+                    self._source = RecordSource(self._context, self._link)
+                    await Follower(self._context, self._health, self._acks, self._source).run()
             except (BrokerUnavailable, StoreFull) as error:
                 self._health.blocked(error)
                 await self._context.clock.sleep(NODE_RETRY_MS)
@@ -141,14 +140,15 @@ class Node:
         self._health.fail(error)
         self._context.roles.stop(str(error))
 
-    # For the servers, besides `submit`, and the parts above
+    # For the servers, besides `submit`, `wait_acked`, and the parts above
 
     @property
     def state(self) -> NodeState:
         return self._health.state
 
     def status(self) -> NodeStatus:
-        return node_status(self._context, self._health)
+        source = None if self._source is None else self._source.source.name
+        return node_status(self._context, self._health, source)
 
     async def current_status(self) -> NodeStatus:
         """The status, after asking the log for its end, which must not delay it: the state reports what is wrong."""
@@ -165,11 +165,15 @@ class Node:
             self._health.check()
             raise
 
-    async def wait_acked(self, offset: Offset, replicas: int, timeout_ms: float) -> int:
-        """As `ReplicaProgress.wait`. Followers that have a link are asked for their acks."""
-        if self._progress.count(offset) < replicas:
-            self._backlog.request_acks()
-        return await self._progress.wait(offset, replicas, timeout_ms)
+    def start_stream(self, request: StreamRequest, sink: RecordSink) -> CommittedBatch | None:
+        """As `ReplicationBacklog.start_stream`."""
+        return self._backlog.start_stream(request, sink, self.membership)
+
+    def record_ack(self, sink: RecordSink, payload: bytes) -> None:
+        """An ack has arrived over this stream."""
+        follower = self._backlog.follower(sink)
+        if follower is not None:
+            self._progress.record(payload, follower)
 
     def store(self) -> View:
         """The current state of the store. Raises as `NodeHealth.store`."""

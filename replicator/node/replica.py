@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from replicator.errors import LogDamage, UpgradeNeeded
 from replicator.log.port import Entry
+from replicator.node.offset_waiters import OffsetWaiters
 from replicator.node.term_history import TermHistory
 from replicator.position import Author, Offset
-from replicator.protocol.acceptance import after_sent, judge, skip
+from replicator.protocol.acceptance import judge, judge_sent, skip
 from replicator.protocol.log_state import LogState
 from replicator.protocol.verification import verify
 from replicator.records.codec import BARRIER, NotARecord, RecordCodec
-from replicator.records.types import Body, Change, Claim, Record, Write
+from replicator.records.types import Change, Claim, Record, Single, Write, singles
 from replicator.store.machine import Machine
 
 logger = logging.getLogger(__name__)
@@ -39,8 +38,9 @@ class Replica:
         self.terms = TermHistory()
         self.compared = asyncio.Event()  # set once the log is known to hold what the store holds
         self.row_listener: RowListener | None = None
-        self._waiters: list[tuple[Offset, int, asyncio.Future[None]]] = []
-        self._order = itertools.count()
+        self.awaits = asyncio.Event()  # set when a task begins to wait in `applied`
+        self._waiters = OffsetWaiters()  # for offsets that are in the log
+        self._listeners = OffsetWaiters()  # for whatever comes next
         self._written_us = 0
 
     @property
@@ -88,36 +88,36 @@ class Replica:
             self._note_claims(before.leader, accepted)
         return accepted
 
-    def read_sent(self, entries: Sequence[Entry]) -> tuple[list[Accepted], str]:
-        """Apply entries that the leader has sent itself. Returns those that were applied, and why the others were not.
+    def apply_sent(self, entries: Sequence[Entry]) -> tuple[list[Accepted], str | None]:
+        """Apply records that the leader has sent. Returns those that were applied, and why the next one was not.
 
-        Empty: there are no others. The log has to be read then, and decides. Raises what `apply` does.
+        None: all were applied. If not, the caller has to read the log. Raises what `apply` does.
         """
         state = self.state
         accepted: list[Accepted] = []
-        why_not = ""
+        problem = None
         for offset, payload in entries:
             try:
                 record = self.codec.decode(payload, state.timeline)
             except (NotARecord, LogDamage, UpgradeNeeded) as error:
-                why_not = f"offset {offset}: {error}"
+                problem = f"the record at offset {offset}: {error}"
                 break
-            if record.header.seq <= state.seq and record.header.epoch == state.epoch:
-                continue  # it was read from the log
-            after = after_sent(state, offset, record)
+            if record.last_seq <= state.seq and record.header.epoch == state.epoch:
+                continue  # read from the log already; the chain was compared when the stream began
+            after = judge_sent(state, offset, record)
             if after is None:
-                why_not = f"offset {offset} does not follow offset {state.offset}"
+                problem = f"the record at offset {offset} is not the next one after offset {state.offset}"
                 break
             state = after
             accepted.append(Accepted(offset, record))
         self._apply_accepted(accepted, state)
-        return accepted, why_not
+        return accepted, problem
 
     def _apply_accepted(self, accepted: Sequence[Accepted], state: LogState) -> None:
         if accepted:
             self._written_us = accepted[-1].record.header.timestamp_us
         if state is not self.state:
-            self.apply([record.body for _, record in accepted], state)
+            self.apply([body for _, record in accepted for body in singles(record.body)], state)
 
     def _note_claims(self, leader: Author | None, accepted: Iterable[Accepted]) -> None:
         for offset, (header, body, _) in accepted:
@@ -125,14 +125,11 @@ class Replica:
                 self.terms.note(leader, offset, header, body)
                 leader = body.leader
 
-    def apply(self, bodies: Sequence[Body], state: LogState) -> None:
+    def apply(self, bodies: Sequence[Single], state: LogState) -> None:
         """Apply the bodies of accepted records in order; `state` is the state after them."""
         self.machine.apply(bodies, state)
-        waiters = self._waiters
-        while waiters and waiters[0][0] <= state.offset:
-            future = heapq.heappop(waiters)[2]
-            if not future.done():
-                future.set_result(None)
+        self._waiters.advance(state.offset)
+        self._listeners.advance(state.offset)
         if self.row_listener is not None:
             for body in bodies:
                 if type(body) is Write:
@@ -148,14 +145,19 @@ class Replica:
         """How long ago the last record applied was written, by its author's clock; 0 if none was read."""
         return max(0.0, (now_us - self._written_us) / 1000) if self._written_us else 0.0
 
-    async def changed(self) -> None:
-        """Wait until records are applied."""
-        await self.applied(Offset(self.state.offset + 1))
+    @property
+    def awaited(self) -> Offset | None:
+        """The lowest offset that a task waits for in `applied`."""
+        return self._waiters.lowest
+
+    async def changed(self, since: Offset | None = None) -> None:
+        """Wait until records are applied, or until the store is beyond the offset `since`."""
+        offset = Offset((self.state.offset if since is None else since) + 1)
+        if self.state.offset < offset:
+            await self._listeners.wait(offset)
 
     async def applied(self, offset: Offset) -> None:
-        """Wait until the store has applied the log up to `offset`."""
-        if self.state.offset >= offset:
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiters, (offset, next(self._order), future))
-        await future
+        """Wait until the store has applied the log up to `offset`, which is in the log."""
+        if self.state.offset < offset:
+            self.awaits.set()
+            await self._waiters.wait(offset)

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from replicator.errors import BrokerUnavailable, Busy
+from replicator.errors import BrokerUnavailable, Busy, Unblocked
 from replicator.intervals import ACK_RETRY_MS
 from replicator.log.port import Acks
 from replicator.node.ack_waiters import AckWaiters
 from replicator.node.clock import Clock
-from replicator.position import BEFORE_LOG, Author, NodeId, Offset
+from replicator.position import BEFORE_LOG, Author, Epoch, NodeId, Offset
+from replicator.protocol.log_state import LogState
 from replicator.records.codec import AckCodec, NotARecord
 from replicator.records.types import Ack, Membership
 
@@ -30,25 +31,30 @@ class LastAck:
 
 
 class ReplicaProgress:
-    def __init__(self, own: Author, acks: Acks, clock: Clock) -> None:
+    def __init__(self, own: Author, acks: Acks, clock: Clock, request_acks: Callable[[], None]) -> None:
+        """`request_acks`: ask the replicas that can be asked for their acks, at once."""
         self._own = own
         self._timeline = b""
+        self._epoch = Epoch(0)
         self._skip_old = True  # acks that were sent while another node was leader
         self._acks = acks
         self._clock = clock
         self._codec = AckCodec()
-        self.arrived = asyncio.Event()  # set when an ack was recorded
+        self.arrived = asyncio.Event()  # set when an ack was recorded; the leader clears it
+        self._next: list[asyncio.Future[None]] = []  # of those who wait for the next ack
+        self._request_acks = request_acks
         self._waiters = AckWaiters()
         self._latest: dict[Author, LastAck] = {}  # also of a process that acks its registration before it is committed
         self._members: dict[Author, float] = {}  # all but this process: since when it has been a member in this term
 
     @contextmanager
-    def term(self, timeline: bytes, membership: Membership) -> Iterator[None]:
+    def term(self, state: LogState, membership: Membership) -> Iterator[None]:
         """To be held while this node is leader. At its end, all waits for acks end.
 
-        Acks of another timeline are ignored.
+        Only acks of this timeline and epoch count. Kafka may have lost what a replica acked before it read the claim,
+        and other records may be at those offsets now.
         """
-        self._timeline = timeline
+        self._timeline, self._epoch = state.timeline, state.epoch
         self._latest.clear()
         self._members.clear()
         self.set_members(membership)
@@ -70,7 +76,7 @@ class ReplicaProgress:
     def latest(self) -> dict[NodeId, LastAck]:
         return {author.node: last for author, last in self._of_members().items()}
 
-    async def receive(self) -> None:
+    async def receive_from_topic(self) -> None:
         """Run until cancelled: record the acks on the ack topic."""
         while True:
             try:
@@ -85,19 +91,29 @@ class ReplicaProgress:
             for payload in payloads:
                 self.record(payload)
 
-    def record(self, payload: bytes) -> None:
-        """An ack has arrived, on the ack topic or over a link. They may overtake each other."""
+    def record(self, payload: bytes, sender: Author | None = None) -> None:
+        """Record an ack from the topic, or from the stream of `sender`.
+
+        Acks may arrive out of order, so the highest offset counts.
+        """
         try:
             ack = self._codec.decode(payload)
         except NotARecord as error:
             logger.warning("%s", error)
             return
-        if ack.author == self._own or ack.timeline != self._timeline:  # of this process, when it was a follower
+        if ack.author == self._own or (ack.timeline, ack.epoch) != (self._timeline, self._epoch):
+            return  # this process sent it as a follower, or it is not of this term
+        if sender is not None and ack.author != sender:
+            logger.warning("%s sent an ack of %s", sender, ack.author)
             return
         last = self._latest.get(ack.author)
         latest = ack if last is None or last.ack.offset <= ack.offset else last.ack
         self._latest[ack.author] = LastAck(latest, self._clock.elapsed_ms())
         self._waiters.advance([last.ack.offset for last in self._of_members().values()])
+        waiting, self._next = self._next, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
         self.arrived.set()
 
     def acked(self, replica: Author) -> Offset:
@@ -121,6 +137,7 @@ class ReplicaProgress:
         """
         if (count := self.count(offset)) >= replicas:
             return count
+        self._request_acks()
         await self._waiters.wait(offset, replicas, timeout_ms)
         return self.count(offset)
 
@@ -133,9 +150,10 @@ class ReplicaProgress:
         last: LastAck | None = None
         try:
             async with asyncio.timeout(timeout_ms / 1000):
+                self._request_acks()
                 while (last := self.latest.get(node)) is None or last.at_ms < asked_ms or last.ack.offset < offset:
-                    self.arrived.clear()
-                    await self.arrived.wait()
+                    self._next.append(asyncio.get_running_loop().create_future())
+                    await self._next[-1]
         except TimeoutError:
             state = "is unresponsive" if last is None else f"is at offset {last.ack.offset} of {offset}"
             raise Busy(
@@ -147,4 +165,5 @@ class ReplicaProgress:
         return {author: last for author, last in self._latest.items() if author in self._members}
 
     def _unblock(self) -> None:
-        self._waiters.fail("force unblock from blocking operation, instance state changed (master -> replica?)")
+        why = "force unblock from blocking operation, instance state changed (master -> replica?)"
+        self._waiters.fail(Unblocked(why))

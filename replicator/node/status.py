@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from replicator.node.context import NodeContext
 from replicator.node.health import NodeHealth, NodeState
+from replicator.node.record_source import SourceName
 from replicator.node.term_history import Term
 from replicator.node.timing import ignored_settings
 from replicator.position import NodeId
@@ -17,6 +18,7 @@ from replicator.records.types import Reason
 class NodeStatus:
     id: NodeId
     role: Role
+    source: SourceName | None  # where a follower's records come from; None: it does not follow
     state: NodeState
     trouble: str  # why the node does not serve; empty if it does
     epoch: int
@@ -40,13 +42,14 @@ class NodeStatus:
     claims: dict[Reason, int]  # accepted ones that this process has read
 
 
-def node_status(context: NodeContext, health: NodeHealth) -> NodeStatus:
+def node_status(context: NodeContext, health: NodeHealth, source: SourceName | None) -> NodeStatus:
     roles, replica = context.roles, context.replica
     meta, terms, now_us = replica.machine.meta, replica.terms, context.clock.wall_us()
     log_state = meta.state
     return NodeStatus(
         id=context.author.node,
         role=roles.role,
+        source=None if roles.role.leads else source,
         state=health.state,
         trouble=health.health.trouble,
         epoch=log_state.epoch,

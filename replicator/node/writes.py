@@ -25,7 +25,7 @@ from itertools import chain, islice
 from replicator.errors import Busy, Definite, Fenced, ReplicatorError, Unknown
 from replicator.limits import GROUP_CHANGES
 from replicator.position import BEFORE_LOG, Epoch, Offset, Seq
-from replicator.records.types import Body, Change
+from replicator.records.types import Change, Single
 from replicator.store.view import Overlay, View
 
 Done = Callable[[ReplicatorError | None, Offset], None]
@@ -45,7 +45,7 @@ class PendingWrite:
     __slots__ = ("_done", "_ended", "body", "changes", "deadline_ms", "encoded", "epoch", "offset", "seq", "state")
 
     def __init__(
-        self, body: Body, encoded: bytes, changes: Mapping[bytes, Change], done: Done | None, deadline_ms: float
+        self, body: Single, encoded: bytes, changes: Mapping[bytes, Change], done: Done | None, deadline_ms: float
     ) -> None:
         self.body = body
         self.encoded = encoded

@@ -60,23 +60,23 @@ def judge(state: LogState, offset: Offset, record: Record) -> tuple[LogState, Vo
         return _judge_claim(state, offset, record, body)
     chain = link(state.chain, encoded_body)
     if _is_next(state, header, chain):  # the common case, without the rules one by one
-        return LogState(state.timeline, state.epoch, state.leader, header.seq, chain, offset, offset), None
+        return _after(state, offset, record, chain), None
     verdict = next(rule.verdict for rule in DATA_RULES if rule.holds(state, header, chain))
     if isinstance(verdict, Damage):
         raise _damage(verdict, state, offset, header, chain)
     return skip(state, offset), verdict
 
 
-def after_sent(state: LogState, offset: Offset, record: Record) -> LogState | None:
-    """The state after a record that the leader has sent itself, once it was committed at `offset`.
+def judge_sent(state: LogState, offset: Offset, record: Record) -> LogState | None:
+    """The state after a record that the leader sent, committed at `offset`.
 
-    None: it is not the next record that counts, so the log has to be read. Claims are not sent.
+    None: it is not the next accepted record, or it is a claim; the caller has to read the log.
     """
     header, body, encoded_body = record
     chain = link(state.chain, encoded_body)
     if type(body) is Claim or offset <= state.offset or not _is_next(state, header, chain):
         return None
-    return LogState(state.timeline, state.epoch, state.leader, header.seq, chain, offset, offset)
+    return _after(state, offset, record, chain)
 
 
 def skip(state: LogState, offset: Offset) -> LogState:
@@ -85,7 +85,7 @@ def skip(state: LogState, offset: Offset) -> LogState:
 
 
 def _is_next(state: LogState, header: Header, chain: bytes) -> bool:
-    """Whether a data record is accepted. `chain`: the one that it must have."""
+    """Whether a data record is accepted. `chain`: the expected chain."""
     return (
         header.chain == chain
         and header.seq == state.seq + 1
@@ -93,6 +93,11 @@ def _is_next(state: LogState, header: Header, chain: bytes) -> bool:
         and header.author == state.leader
         and header.timeline == state.timeline
     )
+
+
+def _after(state: LogState, offset: Offset, record: Record, chain: bytes) -> LogState:
+    """The state after an accepted data record."""
+    return LogState(state.timeline, state.epoch, state.leader, record.last_seq, chain, offset, offset)
 
 
 def _judge_claim(state: LogState, offset: Offset, record: Record, claim: Claim) -> tuple[LogState, Void | None]:

@@ -18,7 +18,7 @@ class LogState(NamedTuple):
     timeline: bytes = b""  # empty before the first accepted claim, 16 bytes after it; never changes again
     epoch: Epoch = Epoch(0)  # number of accepted claims
     leader: Author | None = None  # named by the last accepted claim; None before the first
-    seq: Seq = Seq(0)  # number of accepted records, claims included
+    seq: Seq = Seq(0)  # number of accepted records, claims included; each transaction of a group counts
     chain: bytes = GENESIS  # `records.chain.link` over the bodies of all accepted records, in order
     offset: Offset = BEFORE_LOG  # of the last entry read, accepted or void; never decreases
     leader_offset: Offset = BEFORE_LOG  # of the last accepted record, the claim of the leader included; <= offset

@@ -4,16 +4,20 @@
       ◀───────────────────────┴────set to async────────┘
 
 Only an operator weakens the mode of a member, never the system. A policy that could never be met is refused.
+
+The version of records rises once every member has said that it reads the next one, and never falls: a program that does
+not read it stops, and asks to be upgraded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from replicator.errors import BadRequest
-from replicator.position import NodeId
+from replicator.position import Author, NodeId
 from replicator.protocol.ack_policy import sync_members
-from replicator.records.types import Member, Membership, Mode, Policy, WaitFor, WriteMode
+from replicator.records.types import VERSION, Member, Membership, Mode, Policy, WaitFor, WriteMode
 
 
 def with_member(membership: Membership, member: Member) -> Membership:
@@ -54,6 +58,13 @@ def with_policy(membership: Membership, policy: Policy) -> Membership:
     changed = replace(membership, policy=policy)
     _check(changed, "this policy cannot be set")
     return changed
+
+
+def with_version(membership: Membership, leader: Author, versions: Mapping[Author, int]) -> Membership:
+    """With the newest version of records that all members read. `versions`: those of the members that are known."""
+    others = (member.author for member in membership.members if member.author != leader)
+    common = min((versions.get(author, 0) for author in others), default=VERSION)
+    return replace(membership, version=max(membership.version, min(common, VERSION)))
 
 
 def _member(membership: Membership, node: NodeId) -> Member:

@@ -40,6 +40,10 @@ MAX_DRIFT = 0.1
 """Largest difference of two nodes' clock rates that is still safe."""
 
 
+MAX_STREAM_SLACK_MS = 500
+"""How late a heartbeat may come over a stream, however long the election timeout is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """How long clients wait at most. They do not affect safety, so each node has its own."""
@@ -165,12 +169,12 @@ def candidacy_ms(timing: Timing, rank: int, random: float) -> float:
     return timing.election_ms + rank * timing.step_ms + random * timing.jitter_ms
 
 
-def link_silence_ms(timing: Timing) -> float:
-    """How long a follower waits for the next record of a leader that sends them to it, before it reads the log.
+def stream_timeout_ms(timing: Timing) -> float:
+    """How long a follower waits for the next record over a stream before it reads the log.
 
-    Longer than between two heartbeats, and so short that it has read the log long before it may start an election.
+    Longer than `heartbeat_ms`; it ends well before `election_ms`.
     """
-    return timing.heartbeat_ms + (timing.election_ms - timing.heartbeat_ms) / 4
+    return timing.heartbeat_ms + min((timing.election_ms - timing.heartbeat_ms) / 2, MAX_STREAM_SLACK_MS)
 
 
 def _without_leases(timing: Timing) -> Timing:

@@ -82,7 +82,7 @@ def past_differs(offset: Offset) -> LogDamage:
 def _is_last_accepted(state: LogState, record: Record) -> bool:
     header, body, encoded_body = record
     if type(body) is not Claim:
-        return (header.epoch, header.author, header.seq, header.chain) == (
+        return (header.epoch, header.author, record.last_seq, header.chain) == (
             state.epoch,
             state.leader,
             state.seq,

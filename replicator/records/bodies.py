@@ -12,6 +12,7 @@ from replicator.records.types import (
     Change,
     Checkpoint,
     Claim,
+    Group,
     Heartbeat,
     Member,
     Membership,
@@ -38,7 +39,9 @@ def to_avro(body: Body) -> tuple[str, Fields]:
 def _fields(body: Body) -> Fields:
     match body:
         case Write():
-            return {"changes": [change._asdict() for change in body.changes]}
+            return {"changes": _changes(body)}
+        case Group():
+            return {"transactions": [_changes(write) for write in body.writes]}
         case Claim():
             node, incarnation = body.leader
             return {
@@ -62,6 +65,10 @@ def _fields(body: Body) -> Fields:
             return asdict(body)
 
 
+def _changes(write: Write) -> list[Fields]:
+    return [change._asdict() for change in write.changes]
+
+
 def _membership_fields(body: Membership) -> Fields:
     policy = body.policy
     return {
@@ -82,6 +89,7 @@ def _membership_fields(body: Membership) -> Fields:
             "quorum": policy.quorum,
             "named": list(policy.named),
         },
+        "version": body.version,
     }
 
 
@@ -89,7 +97,9 @@ def from_avro(name: str, fields: Fields) -> Body:
     """Raises `ValueError` for a branch that this program does not support."""
     match name.removeprefix(_NAMESPACE):
         case "Write":
-            return Write(tuple(Change(**change) for change in fields["changes"]))
+            return _write(fields["changes"])
+        case "Group":
+            return Group(tuple(map(_write, fields["transactions"])))
         case "Claim":
             return Claim(
                 leader=Author(NodeId(fields["node"]), fields["incarnation"]),
@@ -113,6 +123,10 @@ def from_avro(name: str, fields: Fields) -> Body:
             raise ValueError(f"this program does not support {other} records")
 
 
+def _write(changes: list[Fields]) -> Write:
+    return Write(tuple(Change(**change) for change in changes))
+
+
 def _membership(fields: Fields) -> Membership:
     policy = fields["policy"]
     return Membership(
@@ -133,4 +147,5 @@ def _membership(fields: Fields) -> Membership:
             quorum=policy["quorum"],
             named=tuple(NodeId(node) for node in policy["named"]),
         ),
+        version=fields["version"],
     )

@@ -1,6 +1,6 @@
 """Encodes records as Avro, and decodes them.
 
-The wire format is the Avro binary encoding of `schemas/record.v2.avsc`, without a container file. Every version of the
+The wire format is the Avro binary encoding of `schemas/record.v3.avsc`, without a container file. Every version of the
 schema begins with `version` and `timeline`, so a reader can distinguish a newer record from data of another program.
 """
 
@@ -17,7 +17,7 @@ import fastavro
 from replicator.errors import LogDamage, UpgradeNeeded
 from replicator.position import Author
 from replicator.records import bodies, fast
-from replicator.records.types import VERSION, Ack, Body, Header, Record, Write
+from replicator.records.types import VERSION, Ack, Body, Group, Header, Membership, Record, Write
 
 _DECODE_ERRORS = (ValueError, IndexError, KeyError, EOFError, TypeError, OverflowError)
 _PLAUSIBLE_VERSIONS = range(1, 1000)
@@ -38,7 +38,8 @@ def load_schema(name: str) -> Schema:
 
 
 class RecordCodec:
-    """Decodes records written with any schema in `writers` (by version). Encodes with the schema of `VERSION`.
+    """Decodes records written with any schema in `writers` (by version). Encodes with the schema of `VERSION`, but for
+    a `Membership`, which is encoded with that of its own version. The other bodies are the same in all versions.
 
     A field that the writer's schema lacks gets the default of the reader's schema (Avro 1.12, "Schema Resolution").
     """
@@ -55,9 +56,12 @@ class RecordCodec:
     def encode_body(self, body: Body) -> bytes:
         if type(body) is Write:
             return fast.encode_write(body)
+        if type(body) is Group:
+            return fast.encode_group([fast.encode_write(write) for write in body.writes])
         out = BytesIO()
         header = {**_EMPTY_HEADER}
-        fastavro.schemaless_writer(out, self._reader, {"header": header, "body": bodies.to_avro(body)})
+        schema = self._writers[body.version] if type(body) is Membership else self._reader
+        fastavro.schemaless_writer(out, schema, {"header": header, "body": bodies.to_avro(body)})
         return out.getvalue()[_EMPTY_HEADER_BYTES:]
 
     def decode(self, payload: bytes, timeline: bytes) -> Record:
@@ -80,8 +84,10 @@ class RecordCodec:
         try:
             header, body_at = self._headers.read(payload)
             encoded_body = payload[body_at:]
-            if version <= VERSION and encoded_body[:1] == b"\x00":  # a Write is the same in all versions so far
+            if version <= VERSION and fast.is_write(encoded_body):  # the same in all versions so far
                 return Record(header, fast.decode_write(encoded_body), encoded_body)
+            if version == VERSION and fast.is_group(encoded_body):
+                return Record(header, fast.decode_group(encoded_body), encoded_body)
             stream = BytesIO(payload)
             avro: Any = fastavro.schemaless_reader(stream, writer, self._reader, return_record_name=True)
             if stream.read(1):

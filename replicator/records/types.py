@@ -1,4 +1,4 @@
-"""The records of the log: each has one header and one body (Avro: `schemas/record.v2.avsc`).
+"""The records of the log: each has one header and one body (Avro: `schemas/record.v3.avsc`).
 
 Types that are created for every record are named tuples: they are immutable too, and cost a third of a dataclass.
 """
@@ -12,7 +12,11 @@ from typing import Annotated, NamedTuple
 from replicator.address import Address
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 
-VERSION = 2
+VERSION = 3
+"""The newest version of records that this program reads and writes."""
+
+GROUPS_SINCE = 3
+"""The version of records from which on there are groups."""
 
 
 class Header(NamedTuple):
@@ -20,7 +24,7 @@ class Header(NamedTuple):
     timeline: bytes  # 16 bytes
     epoch: Epoch
     author: Author
-    seq: Seq
+    seq: Seq  # of the first transaction, if the body is a `Group`
     timestamp_us: int  # wall clock of the author
     chain: bytes  # 8 bytes: xxh3-64(chain before + body)
 
@@ -39,6 +43,12 @@ class Write(NamedTuple):
     """The changes of one client transaction."""
 
     changes: tuple[Change, ...]
+
+
+class Group(NamedTuple):
+    """Transactions that were appended together, as one record. Each takes the next seq."""
+
+    writes: tuple[Write, ...]  # at least one
 
 
 class Reason(StrEnum):
@@ -121,6 +131,7 @@ class Membership:
 
     members: tuple[Member, ...] = ()
     policy: Policy = Policy()
+    version: int = VERSION  # of records: the newest one that all members read
 
     def get(self, node: NodeId) -> Member | None:
         return next((member for member in self.members if member.node == node), None)
@@ -171,13 +182,26 @@ class Timing:
     ] = 1000
 
 
-Body = Write | Claim | Heartbeat | Checkpoint | Membership | Suspend | Release | Timing
+Single = Write | Claim | Heartbeat | Checkpoint | Membership | Suspend | Release | Timing
+"""What takes one seq."""
+Body = Single | Group
+
+
+def singles(body: Body) -> tuple[Single, ...]:
+    """In order, each with the next seq."""
+    return body.writes if type(body) is Group else (body,)  # type: ignore[return-value]
 
 
 class Record(NamedTuple):
     header: Header
     body: Body
     encoded_body: bytes  # input of the chain
+
+    @property
+    def last_seq(self) -> Seq:
+        """Of its last transaction, unless it is a claim."""
+        body, seq = self.body, self.header.seq
+        return Seq(seq + len(body.writes) - 1) if type(body) is Group else seq
 
 
 class Ack(NamedTuple):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
-from replicator.node.backlog import FollowerLink, Position, RecordGroup
+from replicator.node.backlog import CommittedBatch, RecordSink, StreamRequest
 from replicator.node.leader_link import CommittedOffset
 from replicator.node.reads import NodeReads
 from replicator.node.replica import RowListener
@@ -62,14 +61,14 @@ class Backend(Protocol):
         """For other nodes: the leader's committed offset, as `node.leader_index` says. Raises as it does."""
         ...
 
-    def follow(self, position: Position, link: FollowerLink) -> Sequence[RecordGroup]:
-        """For other nodes: send them what this leader commits, as `node.backlog.Backlog.follow` says."""
+    def start_stream(self, request: StreamRequest, sink: RecordSink) -> CommittedBatch | None:
+        """Begin to send committed records to another node, as `ReplicationBacklog.start_stream`. Raises as it does."""
         ...
 
-    def unfollow(self, link: FollowerLink) -> None: ...
+    def end_stream(self, sink: RecordSink) -> None: ...
 
-    def record_ack(self, payload: bytes) -> None:
-        """An ack has arrived over a link."""
+    def record_ack(self, sink: RecordSink, payload: bytes) -> None:
+        """An ack has arrived over this stream."""
         ...
 
     def status(self) -> NodeStatus: ...

@@ -1,17 +1,17 @@
 """The link to the leader, over its Redis port.
 
 `REPL.INDEX timeline epoch` asks for its committed offset, over a connection that is kept. `REPL.FOLLOW timeline epoch
-seq chain` makes a connection of its own a stream of records (`record_stream`).
+seq chain node incarnation version` makes a connection of its own a stream of records (`record_stream`).
 """
 
 from __future__ import annotations
 
 from replicator.address import Address
-from replicator.node.backlog import Position
+from replicator.node.backlog import StreamRequest
 from replicator.node.leader_link import CommittedOffset, LinkFailed, RecordStream
 from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.records.types import Member
-from replicator.server.link_connection import LinkConnection
+from replicator.server.leader_connection import LeaderConnection
 from replicator.server.record_stream import RedisRecordStream
 
 
@@ -20,7 +20,7 @@ class RedisLeaderLink:
 
     def __init__(self, password: str) -> None:
         self._password = password
-        self._connection: LinkConnection | None = None  # for questions
+        self._connection: LeaderConnection | None = None  # for questions
         self._address: Address | None = None  # of the connection
 
     async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> CommittedOffset:
@@ -40,13 +40,14 @@ class RedisLeaderLink:
             case _:
                 raise LinkFailed(f"{leader.node} at {leader.resp} answered: {reply}")
 
-    async def follow(self, leader: Member, position: Position) -> RecordStream:
-        """As `LeaderLink.follow`."""
-        timeline, epoch, seq, chain = position
-        connection = await LinkConnection.open(leader.resp, self._password)
+    async def open_stream(self, leader: Member, request: StreamRequest) -> RecordStream:
+        """As `LeaderLink.open_stream`."""
+        timeline, epoch, seq, chain, (node, incarnation), version = request
+        connection = await LeaderConnection.open(leader.resp, self._password)
         stream = RedisRecordStream(connection)
         try:
-            reply = await connection.ask("REPL.FOLLOW", timeline.hex(), str(epoch), str(seq), chain.hex())
+            position = (timeline.hex(), str(epoch), str(seq), chain.hex())
+            reply = await connection.ask("REPL.FOLLOW", *position, node, str(incarnation), str(version))
             if reply != b"OK":
                 raise LinkFailed(f"{leader.node} at {leader.resp} answered: {reply}")
         except BaseException:
@@ -58,7 +59,7 @@ class RedisLeaderLink:
         if self._connection is not None:
             self._connection.close()
 
-    async def _connect(self, address: Address) -> LinkConnection:
+    async def _connect(self, address: Address) -> LeaderConnection:
         await self.close()
-        self._connection, self._address = await LinkConnection.open(address, self._password), address
+        self._connection, self._address = await LeaderConnection.open(address, self._password), address
         return self._connection

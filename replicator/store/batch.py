@@ -13,12 +13,12 @@ from replicator.protocol.log_state import LogState
 from replicator.protocol.suspension import Suspended, SuspendedKeys
 from replicator.protocol.timing import LoggedTiming
 from replicator.records.types import (
-    Body,
     Change,
     Checkpoint,
     Claim,
     Membership,
     Release,
+    Single,
     Suspend,
     Timing,
     Write,
@@ -48,7 +48,7 @@ class RecordBatch:
         self._membership = before.membership
         self.changed_expiry = False
 
-    def apply(self, bodies: Sequence[Body]) -> None:
+    def apply(self, bodies: Sequence[Single]) -> None:
         """Raises `Diverged`."""
         suspends = self._membership.policy.write is WriteMode.INVALIDATE or bool(self.suspended.keys)
         for seq, body in enumerate(bodies, self._before.state.seq + 1):

@@ -19,7 +19,7 @@ from replicator.errors import LogDamage, StoreError
 from replicator.protocol.log_state import LogState
 from replicator.protocol.suspension import Suspended
 from replicator.protocol.timing import LoggedTiming
-from replicator.records.types import Body
+from replicator.records.types import Single
 from replicator.store import boot, environment
 from replicator.store.batch import RecordBatch
 from replicator.store.digest import DIGEST_MASK, entry_digest
@@ -53,7 +53,7 @@ class Machine:
     def state(self) -> LogState:
         return self.meta.state
 
-    def apply(self, bodies: Sequence[Body], state: LogState) -> None:
+    def apply(self, bodies: Sequence[Single], state: LogState) -> None:
         """Apply the bodies of accepted records in order; `state` is the state after them. All or nothing.
 
         Raises `Diverged`, `StoreFull`, `StoreError`; the store is then unchanged.

@@ -19,6 +19,7 @@ from replicator.protocol.timing import LoggedTiming
 from replicator.records.types import Member, Membership, Mode, Policy, Timing, WaitFor, WriteMode
 
 FORMAT = 1
+_FORMER_VERSION = 2  # of records, when stores did not have it
 _SUSPENSION = struct.Struct(">QQIH")  # written, announced, awaited, length of the key that follows
 
 
@@ -70,6 +71,7 @@ def _encode_term(cluster: str, topic_id: str, state: LogState, membership: Membe
         "leader": state.leader,
         "members": [_member_fields(member) for member in membership.members],
         "policy": _policy_fields(membership.policy),
+        "version": membership.version,
     }
     return json.dumps(fields).encode()[1:]
 
@@ -102,6 +104,7 @@ def decode_meta(encoded: bytes) -> Meta:
         membership=Membership(
             members=tuple(_member(*member) for member in fields["members"]),
             policy=Policy(WriteMode(write), WaitFor(wait_for), quorum, tuple(map(NodeId, named))),
+            version=fields.get("version", _FORMER_VERSION),
         ),
     )
 

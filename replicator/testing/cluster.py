@@ -14,7 +14,7 @@ from replicator.errors import ReplicatorError
 from replicator.intervals import REGISTRATION_RETRY_S, STATE_POLL_S
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.port import Reader
-from replicator.node.backlog import Position
+from replicator.node.backlog import StreamRequest
 from replicator.node.context import open_context
 from replicator.node.health import NodeState
 from replicator.node.leader_link import CommittedOffset, LinkFailed
@@ -220,32 +220,39 @@ class SimLeaderLink:
         if not life.link.isolated:
             kafka.later(kafka.message_ms(), deliver, answer, outcome)
 
-    async def follow(self, leader: Member, position: Position) -> SimRecordStream:
+    async def open_stream(self, leader: Member, request: StreamRequest) -> SimRecordStream:
         link, kafka = self._link, self._link.kafka
         answer: asyncio.Future[SimRecordStream] = asyncio.get_running_loop().create_future()
         if not (link.cut or link.isolated or kafka.rng.random() < kafka.faults.question_lost):
-            kafka.later(kafka.message_ms(), self._arrive_follow, leader.author, position, answer)
+            kafka.later(kafka.message_ms(), self._arrive_follow, leader.author, request, answer)
         return await answer
 
-    def _arrive_follow(self, leader: Author, position: Position, answer: asyncio.Future[SimRecordStream]) -> None:
+    def _arrive_follow(self, leader: Author, request: StreamRequest, answer: asyncio.Future[SimRecordStream]) -> None:
         kafka, life = self._link.kafka, self._peers[leader.node].find(leader)
         if life is None:
             kafka.later(kafka.message_ms(), deliver, answer, LinkFailed("the connection is refused"))
         elif not life.link.isolated:
-            kafka.loop.call_soon(self._begin_stream, life, position, answer, context=life.process.context)
+            kafka.loop.call_soon(self._begin_stream, life, request, answer, context=life.process.context)
 
-    def _begin_stream(self, life: Running, position: Position, answer: asyncio.Future[SimRecordStream]) -> None:
+    def _begin_stream(self, life: Running, request: StreamRequest, answer: asyncio.Future[SimRecordStream]) -> None:
         """Runs in the process that was asked."""
         kafka = self._link.kafka
         stream = SimRecordStream(self._link, life.link, life.node, life.process)
         try:
-            groups = life.node.follow(position, stream.far_end)
+            first = life.node.start_stream(request, stream.sink)
         except ReplicatorError as error:
             kafka.later(kafka.message_ms(), deliver, answer, LinkFailed(str(error)))
             return
-        for group in groups:
-            stream.far_end.send(group)
-        kafka.later(kafka.message_ms(), deliver, answer, stream)
+        if first is not None:
+            stream.sink.send(first)
+        if not life.link.isolated:
+            kafka.later(kafka.message_ms(), self._deliver_stream, answer, stream)
+
+    def _deliver_stream(self, answer: asyncio.Future[SimRecordStream], stream: SimRecordStream) -> None:
+        if answer.done():
+            stream.close()
+        else:
+            answer.set_result(stream)
 
     async def close(self) -> None:
         pass

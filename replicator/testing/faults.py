@@ -33,7 +33,7 @@ class Faults:
     question_lost: float = 0.0  # of one node to another
     disturbance_ms: float = 1e12  # mean time between two of `events`
     events: tuple[str, ...] = ()  # names in `nemesis.FAULT_EVENTS`
-    link_fails: float = 0.0  # that a message of a link is lost or overtaken
+    stream_message_fails: float = 0.0  # that a message of a link is lost or overtaken
     loses_records: bool = False  # whether Kafka loses acknowledged records once
 
     def append_fault(self, rng: random.Random) -> AppendFault:
@@ -76,5 +76,5 @@ def draw(rng: random.Random, events: tuple[str, ...], *, only: tuple[str, ...], 
         disturbance_ms=rng.choice((150.0, 500.0, 1500.0)),
         events=only or tuple(event for event in events if rng.random() < 0.6),
         loses_records=rng.random() < _LOSS if loss is None else loss,
-        link_fails=probability(0.002, 0.05),
+        stream_message_fails=probability(0.002, 0.05),
     )

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from replicator.node.health import NodeState
+from replicator.position import Author, Epoch, Offset
+from replicator.protocol.ack_policy import required
 from replicator.protocol.log_state import LogState
+from replicator.testing.checks.acks import Unacknowledged
 from replicator.testing.cluster import Running, SimNode
 from replicator.testing.loop import Process
 
@@ -43,10 +46,13 @@ class Observer:
         self._nodes: dict[Process, tuple[SimNode, Running]] = {}
         self._states: dict[Process, LogState] = {}
         self._lease_until_s: dict[Process, float] = {}
+        self._leading: set[Process] = set()  # since the step before
+        self._reached: dict[Author, tuple[Epoch, Offset]] = {}  # the furthest that each process has applied
         self._registered: set[Process] = set()
         self.samples: list[Sample] = []
         self.overlaps: list[Overlap] = []
         self.unstopped: list[Unstopped] = []
+        self.unacknowledged: list[Unacknowledged] = []
         self._overlapping: set[frozenset[Process]] = set()  # pairs that were reported
 
     def watch(self, node: SimNode, life: Running) -> None:
@@ -57,6 +63,7 @@ class Observer:
         for known in (self._nodes, self._states, self._lease_until_s):
             known.pop(life.process, None)
         self._registered.discard(life.process)
+        self._leading.discard(life.process)
 
     def sample(self, life: Running) -> Sample:
         meta = life.machine.meta
@@ -72,11 +79,32 @@ class Observer:
             self._states[process] = meta.state
             self.samples.append(self.sample(life))
             self._note_registration(process, life)
+            if process in self._leading and life.node.leads:
+                self._note_confirmed(life)
+            self._reached[life.author] = meta.state.epoch, meta.state.offset
+        if life.node.leads:
+            self._leading.add(process)
+        else:
+            self._leading.discard(process)
         left_ms = life.node.lease_left_ms
         if left_ms > 0:
             self._note_lease(process, sim, left_ms)
         else:
             self._lease_until_s.pop(process, None)
+
+    def _note_confirmed(self, life: Running) -> None:
+        """A leader has applied what it takes to be confirmed."""
+        meta = life.machine.meta
+        if life.node.membership_changes.latest != meta.membership:
+            return  # a change is in flight, and the writes before it may follow either policy
+        requirement, state = required(meta.membership, life.author), meta.state
+        missing = requirement.missing(lambda it: self._has_applied(it, state))
+        if missing:
+            self.unacknowledged.append(Unacknowledged(self._now_s(), life.process.name, state.offset, missing))
+
+    def _has_applied(self, replica: Author, state: LogState) -> bool:
+        epoch, offset = self._reached.get(replica, (0, -1))
+        return epoch >= state.epoch and offset >= state.offset
 
     def _note_registration(self, process: Process, life: Running) -> None:
         if life.node.is_registered:

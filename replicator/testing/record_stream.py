@@ -1,7 +1,7 @@
-"""A simulated link between a follower and the leader: messages keep their order, unless the network is faulty.
+"""A simulated stream from the leader to a follower: messages keep their order, unless the network is faulty.
 
-A message may be lost or overtaken, which a TCP connection prevents, and nodes that cannot reach each other receive
-messages late or never. The process at either end may be paused or killed meanwhile.
+Messages may also be lost or overtake each other. TCP prevents this; here it tests that followers detect it. Nodes that
+cannot reach each other receive messages late or never. The process at either end may be paused or killed meanwhile.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 from replicator.log.port import Entry
-from replicator.node.backlog import RecordGroup
-from replicator.node.leader_link import LinkFailed, Received
+from replicator.node.backlog import CommittedBatch
+from replicator.node.leader_link import LinkFailed, ReceivedRecords
 from replicator.node.node import Node
 from replicator.position import Offset
 from replicator.testing.link import Link
 from replicator.testing.loop import Process
 
 
-class _Way:
+class _Direction:
     """Messages in one direction."""
 
     def __init__(self, sender: Link, receiver: Link) -> None:
@@ -39,7 +39,7 @@ class _Way:
             if rng.random() < 0.5:
                 return
             at_s = max(at_s, isolated_until_s)
-        if rng.random() < kafka.faults.link_fails:
+        if rng.random() < kafka.faults.stream_message_fails:
             if rng.random() < 0.5:
                 return
         else:
@@ -52,49 +52,49 @@ class SimRecordStream:
 
     def __init__(self, follower: Link, leader: Link, node: Node, process: Process) -> None:
         """`node`: the leader. `process`: in which it runs."""
-        self._to_leader = _Way(follower, leader)
+        self._to_leader = _Direction(follower, leader)
         self._loop = follower.kafka.loop
         self._node = node
         self._process = process
-        self._groups: deque[RecordGroup] = deque()
-        self._ack_requested = False
+        self._messages: deque[CommittedBatch | None] = deque()  # None: an ack is requested
         self._lost = False
         self._waiting: asyncio.Future[None] | None = None
-        self.far_end = SimFollowerLink(self, _Way(leader, follower), leader)
+        self.sink = SimRecordSink(self, _Direction(leader, follower), leader)
 
     # In the process of the follower
 
-    async def next(self) -> Received:
-        while not (self._groups or self._ack_requested):
+    async def next(self) -> ReceivedRecords:
+        while not self._messages:
             if self._lost:
                 raise LinkFailed("the connection was closed")
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
-        groups, self._groups = self._groups, deque()
-        ack_requested, self._ack_requested = self._ack_requested, False
-        entries = [
-            Entry(Offset(group.base + at), payload) for group in groups for at, payload in enumerate(group.payloads)
-        ]
-        return Received(entries, ack_requested)
+        entries: list[Entry] = []
+        while self._messages:
+            batch = self._messages.popleft()
+            if batch is None:
+                return ReceivedRecords(entries, ack_requested=True)
+            entries += [Entry(Offset(batch.base + at), payload) for at, payload in enumerate(batch.payloads)]
+        return ReceivedRecords(entries, ack_requested=False)
 
     def ack(self, payload: bytes) -> None:
-        self._to_leader.send(self._at_leader, self._node.record_ack, payload)
+        self._to_leader.send(self._at_leader, self._node.record_ack, self.sink, payload)
 
     def close(self) -> None:
-        self._lost = True
-        self._to_leader.send(self._at_leader, self._node.unfollow, self.far_end)
+        self.lose()
+        self._to_leader.send(self._at_leader, self._node.end_stream, self.sink)
 
     # What arrives
 
     def _at_leader(self, callback: Callable[..., object], *args: Any) -> None:
         self._loop.call_soon(callback, *args, context=self._process.context)
 
-    def receive(self, group: RecordGroup) -> None:
-        self._groups.append(group)
+    def receive(self, batch: CommittedBatch) -> None:
+        self._messages.append(batch)
         self._wake()
 
     def receive_request(self) -> None:
-        self._ack_requested = True
+        self._messages.append(None)
         self._wake()
 
     def lose(self) -> None:
@@ -106,16 +106,16 @@ class SimRecordStream:
             self._waiting.set_result(None)
 
 
-class SimFollowerLink:
-    """`node.backlog.FollowerLink`, in the process of the leader."""
+class SimRecordSink:
+    """`node.backlog.RecordSink`, in the process of the leader."""
 
-    def __init__(self, stream: SimRecordStream, way: _Way, leader: Link) -> None:
+    def __init__(self, stream: SimRecordStream, way: _Direction, leader: Link) -> None:
         self._stream = stream
         self._way = way
         self._leader = leader
 
-    def send(self, group: RecordGroup) -> None:
-        self._way.send(self._stream.receive, group)
+    def send(self, batch: CommittedBatch) -> None:
+        self._way.send(self._stream.receive, batch)
 
     def request_ack(self) -> None:
         self._way.send(self._stream.receive_request)

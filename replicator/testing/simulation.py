@@ -20,6 +20,7 @@ from replicator.records.codec import RecordCodec
 from replicator.records.types import Timing, WriteMode
 from replicator.testing import faults as fault_plans
 from replicator.testing.checks import (
+    acks,
     claims,
     expiry,
     leases,
@@ -252,6 +253,7 @@ class _Simulation:
         yield from replicas.check(self.observer.samples, [era.canonical for era in eras])
         yield from replicas.check(self._served_last, [last])
         yield from processes.check(self.observer.unstopped)
+        yield from acks.check(self.observer.unacknowledged)
         for era in eras:
             yield from self._check_era(era)
 

@@ -29,7 +29,7 @@ from aiohttp import web
 from replicator.address import Address
 from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError
 from replicator.intervals import HTTP_TIMEOUT_S
-from replicator.limits import BACKLOG, MAX_BODY_BYTES, MAX_HTTP_CONNECTIONS
+from replicator.limits import LISTEN_BACKLOG, MAX_BODY_BYTES, MAX_HTTP_CONNECTIONS
 from replicator.node.health import NodeState
 from replicator.node.node import Node
 from replicator.records.types import Member
@@ -118,7 +118,7 @@ class HttpServer:
         await self._runner.setup()
         try:
             self._server = await asyncio.get_running_loop().create_server(
-                self._accept, address.host, address.port, backlog=BACKLOG
+                self._accept, address.host, address.port, backlog=LISTEN_BACKLOG
             )
         except OSError as error:
             await self._runner.cleanup()

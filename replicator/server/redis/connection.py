@@ -16,13 +16,12 @@ from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.intervals import KEEPALIVE_S
 from replicator.limits import (
-    MAX_LINK_BYTES,
     MAX_PENDING_BYTES,
     MAX_PENDING_REPLIES,
     MAX_UNPARSED_BYTES,
     MAX_UNREAD_BYTES,
 )
-from replicator.node.backlog import FollowerLink
+from replicator.node.backlog import RecordSink
 from replicator.position import Offset
 from replicator.protocol.levels import Level
 from replicator.server.redis.command import Args, Command
@@ -68,7 +67,7 @@ class Connection(asyncio.Protocol):
         self.level: Level | None = None
         self.multi = MultiState(server.watches)
         self.subscriptions = Subscriptions(server.events, self.push)
-        self.follower: FollowerLink | None = None
+        self.record_sink: RecordSink | None = None
         self._transport: asyncio.Transport
         self._replies = Replies(server.stats, self._on_replies)
         self._dispatcher = Dispatcher(self, self._replies, self._enter)
@@ -100,7 +99,7 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def pause_writing(self) -> None:
-        self._unread = True
+        self._unread = self.record_sink is None  # a follower acks what it has read, however much is on its way
         self._dispatcher.forget_view()
 
     def resume_writing(self) -> None:
@@ -111,21 +110,24 @@ class Connection(asyncio.Protocol):
         self._enter(Closed())
         self.multi.unwatch()
         self.subscriptions.clear()
-        if self.follower is not None:
-            self.server.backend.unfollow(self.follower)
+        if self.record_sink is not None:
+            self.server.backend.end_stream(self.record_sink)
         self.server.forget(self)
 
     def close(self) -> None:
-        """At once: replies that are ready are sent, pending ones are not."""
+        """At once: replies that are ready are sent, pending ones are not. Nor are records: a follower may not read."""
         self._enter(Closed())
         self._replies.flush()
-        self._transport.close()
+        if self.record_sink is None:
+            self._transport.close()
+        else:
+            self._transport.abort()
 
     @property
     def is_idle(self) -> bool:
-        """Whether the client waits for nothing: no reply, no event."""
-        busy = self._waiting is not None or self._replies.pending or self.subscriptions.count or self.follower
-        return not busy
+        """Whether the client waits for nothing: no reply, no event, no records."""
+        idle = self._waiting is None and not self._replies.pending and not self.subscriptions.count
+        return idle and self.record_sink is None
 
     @property
     def authenticated(self) -> bool:
@@ -186,14 +188,8 @@ class Connection(asyncio.Protocol):
     def reply(self, reply: Reply) -> None:
         self._replies.add(encode(reply, self.protocol))
 
-    def push(self, reply: Reply) -> None:
-        """Send what is not the reply to a command. A client that does not read is disconnected."""
-        self._push(reply, MAX_UNREAD_BYTES)
-
-    def push_records(self, records: Reply) -> None:
-        self._push(records, MAX_LINK_BYTES)
-
-    def _push(self, reply: Reply, max_unread_bytes: int) -> None:
+    def push(self, reply: Reply, max_unread_bytes: int = MAX_UNREAD_BYTES) -> None:
+        """Send what is not the reply to a command. A client that leaves more than that unread is disconnected."""
         self.reply(reply)
         self._replies.flush()
         if self._transport.get_write_buffer_size() > max_unread_bytes:

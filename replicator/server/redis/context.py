@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
 from replicator.address import Address
-from replicator.node.backlog import FollowerLink
+from replicator.node.backlog import RecordSink
 from replicator.position import Offset
 from replicator.protocol.levels import Level
 from replicator.server.backend import Backend
@@ -61,11 +61,10 @@ class ConnectionContext(Protocol):
     level: Level | None  # of its reads; None: the default of the node's role
     multi: MultiState
     subscriptions: Subscriptions
+    record_sink: RecordSink | None  # None: the connection is not the leader's end of a stream
 
     @property
     def server(self) -> ServerContext: ...
-
-    follower: FollowerLink | None  # while it is the leader's end of a link
 
     def reply(self, reply: Reply) -> None:
         """Send the reply of the command, after the replies of all commands before it."""
@@ -87,8 +86,8 @@ class ConnectionContext(Protocol):
         """EXEC: run all queued commands as one transaction, with an id at most once. Raises `ReplicatorError`."""
         ...
 
-    def push_records(self, records: Reply) -> None:
-        """Send records to a follower. A follower that does not read is disconnected."""
+    def push(self, reply: Reply, max_unread_bytes: int) -> None:
+        """Send what is not the reply to a command. A client that leaves more than that unread is disconnected."""
         ...
 
     def close(self) -> None:

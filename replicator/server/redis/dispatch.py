@@ -65,6 +65,8 @@ class Dispatcher:
                 connection.reply(Error("NOAUTH Authentication required."))
             elif connection.subscriptions.restrict(connection.protocol) and command.name not in WHILE_SUBSCRIBED:
                 connection.reply(refusal(command.name))
+            elif connection.record_sink is not None and command.name != b"repl.ack":
+                raise BadRequest("only REPL.ACK is allowed on a connection that receives records")
             elif multi.open and kind is not CommandKind.CONTROL:
                 self._queue(command, args)
             elif len(args) > MAX_WRITE_ITEMS and kind is not CommandKind.READ:

@@ -9,7 +9,7 @@ import logging
 from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.intervals import AUTH_TIMEOUT_S, IDLE_CHECK_S, KEEPALIVE_S, STOP_TIMEOUT_S
-from replicator.limits import BACKLOG, MAX_LONG_READS
+from replicator.limits import LISTEN_BACKLOG, MAX_LONG_READS
 from replicator.server.backend import Backend
 from replicator.server.keyspace import KEYSPACE_TABLE
 from replicator.server.listening import cannot_listen
@@ -67,7 +67,7 @@ class RedisServer:
         self.started_s = loop.time()
         try:
             self._server = await loop.create_server(
-                self.accept, self._address.host, self._address.port, backlog=BACKLOG
+                self.accept, self._address.host, self._address.port, backlog=LISTEN_BACKLOG
             )
         except OSError as error:
             raise cannot_listen(self._address, error, option="--resp") from error

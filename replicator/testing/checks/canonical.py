@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from typing import NamedTuple
 
 from replicator.errors import LogDamage
+from replicator.limits import MAX_CHANGES
 from replicator.log.port import Entry
 from replicator.position import BEFORE_LOG, NodeId, Offset
 from replicator.protocol.acceptance import judge, skip
 from replicator.protocol.log_state import LogState
 from replicator.records.codec import NotARecord, RecordCodec
-from replicator.records.types import Change, Timing, Write
+from replicator.records.types import Record, Timing, Write, singles
 from replicator.server.keyspace import KEYSPACE_TABLE
 from replicator.server.redis.dedup import DEDUP_TABLE
 from replicator.store.digest import DIGEST_MASK, entry_digest
@@ -27,41 +28,54 @@ class StateAt(NamedTuple):
     entries: int
 
 
-class WriteAt(NamedTuple):
-    """An accepted `Write` record."""
+class Place(NamedTuple):
+    """A transaction in the log, or the state after it. A record may hold several."""
+
+    offset: Offset
+    nth: int  # in its record, from 0 on
+
+
+def end_of(offset: Offset) -> Place:
+    """The state after the whole record."""
+    return Place(offset, MAX_CHANGES)
+
+
+class WritesAt(NamedTuple):
+    """An accepted record of transactions."""
 
     author: NodeId
-    changes: tuple[Change, ...]
+    writes: tuple[Write, ...]
 
 
 class Canonical(NamedTuple):
     states: dict[Offset, StateAt]
     entries: dict[bytes, bytes]  # at the end
-    writes: dict[Offset, WriteAt]
+    writes: dict[Offset, WritesAt]
     marked: dict[str, list[Offset]]  # by mark: the offsets of the records that write values with it
     once: dict[bytes, list[Offset]]  # by id of REPL.ONCE or REPL.EXEC: the offsets of the records that add it
-    values: dict[bytes, list[tuple[Offset, bytes | None]]]  # the changes of each store key, in order
+    values: dict[bytes, list[tuple[Place, bytes | None]]]  # the changes of each store key, in order
+    accepted: list[Offset]  # of the accepted records, in order
     timings: list[Timing]  # that the nodes followed, one after the other
     damage: str = ""  # why the entries from the next offset on cannot be read; empty: they can
 
-    def value_at(self, key: bytes, offset: Offset) -> bytes | None:
-        """The value of the key in a store that has applied up to `offset`."""
+    def value_at(self, key: bytes, place: Place) -> bytes | None:
+        """The value of the key after that transaction."""
         changes = self.values.get(key, [])
-        index = bisect_right(changes, offset, key=lambda change: change[0])
+        index = bisect_right(changes, place, key=lambda change: change[0])
         return changes[index - 1][1] if index else None
 
     def before(self, offset: Offset, records: int) -> Offset:
         """The first offset at which all accepted records up to `offset` are applied, except the last `records`."""
         if offset not in self.states:
             return BEFORE_LOG
-        seq = self.states[offset].state.seq - records
-        return Offset(bisect_left(range(offset), seq, key=lambda it: self.states[Offset(it)].state.seq))
+        needed = bisect_right(self.accepted, offset) - records
+        return self.accepted[needed - 1] if needed > 0 else Offset(0)
 
 
 def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
     state = LogState()
     digest = 0
-    canonical = Canonical({}, {}, {}, {}, {}, {}, [])
+    canonical = Canonical({}, {}, {}, {}, {}, {}, [], [])
     for offset, payload in log:
         try:
             record = codec.decode(payload, state.timeline)
@@ -71,22 +85,30 @@ def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
         except LogDamage as error:
             return canonical._replace(damage=str(error))
         else:
-            if void is None and isinstance(record.body, Write):
-                canonical.writes[offset] = WriteAt(record.header.author.node, tuple(record.body.changes))
-                digest += _apply(record.body, offset, canonical)
-            elif void is None and isinstance(record.body, Timing):
-                canonical.timings.append(record.body)
+            if void is None:
+                canonical.accepted.append(offset)
+                digest += _take(record, offset, canonical)
         canonical.states[offset] = StateAt(state, digest & DIGEST_MASK, len(canonical.entries))
     return canonical
 
 
-def _apply(body: Write, offset: Offset, canonical: Canonical) -> int:
+def _take(record: Record, offset: Offset, canonical: Canonical) -> int:
+    """An accepted record. Returns the change of the digest."""
+    writes = tuple(body for body in singles(record.body) if isinstance(body, Write))
+    if writes:
+        canonical.writes[offset] = WritesAt(record.header.author.node, writes)
+    if isinstance(record.body, Timing):
+        canonical.timings.append(record.body)
+    return sum(_apply(write, Place(offset, index), canonical) for index, write in enumerate(writes))
+
+
+def _apply(body: Write, place: Place, canonical: Canonical) -> int:
     """Returns the change of the digest."""
     growth = 0
     for table, row, field, _, new in body.changes:
         key = encode_key(table, row, field)
         old = canonical.entries.pop(key, None)
-        canonical.values.setdefault(key, []).append((offset, new))
+        canonical.values.setdefault(key, []).append((place, new))
         if old is not None:
             growth -= entry_digest(key, old)
         if new is not None:
@@ -96,7 +118,7 @@ def _apply(body: Write, offset: Offset, canonical: Canonical) -> int:
             value = without_expiry(new)
             mark = mark_of(value)
             if mark is not None and value != without_expiry(old):
-                canonical.marked.setdefault(mark, []).append(offset)
+                canonical.marked.setdefault(mark, []).append(place.offset)
         elif table == DEDUP_TABLE and new is not None:
-            canonical.once.setdefault(row, []).append(offset)
+            canonical.once.setdefault(row, []).append(place.offset)
     return growth

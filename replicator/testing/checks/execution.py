@@ -22,7 +22,7 @@ from replicator.server.redis.turns import Budget
 from replicator.store.keys import encode_key, table_range
 from replicator.store.values import decode_value, expiry_of
 from replicator.store.view import Entries, Transaction
-from replicator.testing.checks.canonical import Canonical
+from replicator.testing.checks.canonical import Canonical, Place, end_of
 from replicator.testing.history import Request
 
 _BEFORE_ALL_MS = 0
@@ -30,14 +30,14 @@ _STEPS = 1000
 
 
 class PastEntries:
-    """The store as of one offset."""
+    """The state after one transaction."""
 
-    def __init__(self, canonical: Canonical, offset: Offset) -> None:
+    def __init__(self, canonical: Canonical, place: Place) -> None:
         self._canonical = canonical
-        self._offset = offset
+        self._place = place
 
     def get(self, key: bytes) -> bytes | None:
-        return self._canonical.value_at(key, self._offset)
+        return self._canonical.value_at(key, self._place)
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         for key in sorted(self._canonical.values):
@@ -106,23 +106,24 @@ class Executions:
         offset = canonical.once.get(request.id, [BEFORE_LOG])[0] if request.id else request.record
         if offset not in canonical.writes:
             return None
-        changes = _changes(canonical.writes[offset].changes)
-        if not changes and not request.id:
-            return None
-        before = PastEntries(canonical, Offset(offset - 1))
-        for now_ms in self._times(request, before, offset):
-            unchanged = not watched or _is_unchanged(request, before, now_ms)
-            if unchanged and execute(request, before, now_ms) == (request.reply, changes):
-                return offset
+        for index, write in enumerate(canonical.writes[offset].writes):
+            changes = _changes(write.changes)
+            if not changes and not request.id:
+                continue
+            before = PastEntries(canonical, Place(offset, index - 1))
+            for now_ms in self._times(request, before, offset):
+                unchanged = not watched or _is_unchanged(request, before, now_ms)
+                if unchanged and execute(request, before, now_ms) == (request.reply, changes):
+                    return offset
         return None
 
     def shown_at(self, request: Request, low: Offset, high: Offset, *, watched: bool = False) -> Offset | None:
         """The first offset from `low` to `high` at which the request, without changing anything, has that reply."""
-        for offset in self._differing(request, low, high):
-            entries = PastEntries(self._canonical, offset)
+        for place in self._differing(request, low, high):
+            entries = PastEntries(self._canonical, place)
             unchanged = not watched or _is_unchanged(request, entries, _BEFORE_ALL_MS)
             if unchanged and execute(request, entries, _BEFORE_ALL_MS) == (request.reply, {}):
-                return offset
+                return place.offset
         return None
 
     def executed_at(self, request: Request, low: Offset, high: Offset) -> Offset | None:
@@ -143,15 +144,15 @@ class Executions:
         expiries = {expiry_of(entries.get(key)) for key in _keys(request)}
         return [_BEFORE_ALL_MS, *sorted(it for it in expiries if it is not None and it <= latest_ms)]
 
-    def _differing(self, request: Request, low: Offset, high: Offset) -> list[Offset]:
-        """`low`, and each offset up to `high` at which one of the request's keys changes."""
+    def _differing(self, request: Request, low: Offset, high: Offset) -> list[Place]:
+        """`low`, and each transaction up to `high` that changes one of the request's keys."""
         changed = {
-            offset
+            place
             for key in _keys(request)
-            for offset, _ in self._canonical.values.get(key, ())
-            if low < offset <= high
+            for place, _ in self._canonical.values.get(key, ())
+            if low < place.offset <= high
         }
-        return [low, *sorted(changed)]
+        return [end_of(low), *sorted(changed)]
 
 
 def _keys(request: Request) -> set[bytes]:

@@ -23,10 +23,10 @@ def check(
     doubtful = {
         line[1] for it in history.requests if it.outcome is not Outcome.OK for line in it.lines if line[0] == b"DEL"
     }
-    for offset, (_, changes) in canonical.writes.items():
+    for offset, (_, writes) in canonical.writes.items():
         if offset in requested:
             continue
-        for change in changes:
+        for change in (change for write in writes for change in write.changes):
             expires_at_ms = expiry_of(change.old)
             if change.new is not None or change.table != KEYSPACE_TABLE or change.row in doubtful:
                 continue

@@ -3,11 +3,10 @@
 from replicator.server.redis.commands import (  # noqa: F401
     connection,
     expiry,
-    follow,
     hashes,
-    index,
     keys,
     levels,
+    nodes,
     once,
     pubsub,
     scan,

@@ -112,6 +112,14 @@ NOT_AN_INTEGER = "value is not an integer or out of range"
 _INT64 = range(-(2**63), 2**63)
 
 
+def hexadecimal(text: bytes, name: str) -> bytes:
+    """Raises `BadRequest`."""
+    try:
+        return bytes.fromhex(text.decode())
+    except ValueError:
+        raise BadRequest(f"invalid {name}: expected hexadecimal digits") from None
+
+
 def integer(text: bytes, message: str = NOT_AN_INTEGER) -> int:
     """A signed 64-bit number as Redis accepts it: no leading space, plus sign or zero. Raises `BadRequest`."""
     if len(text) <= 20 and (text.isdigit() or (text[:1] == b"-" and text[1:].isdigit())):

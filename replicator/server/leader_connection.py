@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 import hiredis
 
@@ -12,19 +11,26 @@ from replicator.address import Address
 from replicator.node.leader_link import LinkFailed
 
 
-class LinkConnection(asyncio.Protocol):
+class MessageReceiver(Protocol):
+    def take(self, message: Any) -> None:
+        """A message that is not the answer to a question."""
+        ...
+
+    def received(self) -> None:
+        """All messages that have arrived together were taken, or the connection was lost."""
+        ...
+
+
+class LeaderConnection(asyncio.Protocol):
     """Nodes prove who they are as clients do: with the password of the cluster."""
 
     def __init__(self) -> None:
         """Use `open`."""
-        self._replies = hiredis.Reader()
         self.transport: asyncio.Transport
-        self._answer: asyncio.Future[Any] | None = None  # to the question that was sent
         self.closed: LinkFailed | None = None  # why
-        self.on_message: Callable[[Any], None] = _ignore  # called with what is not the answer to a question
-        self.on_received: Callable[[], None] = (
-            _nothing  # called after the messages that have arrived together, or a loss
-        )
+        self.receiver: MessageReceiver | None = None  # None: messages are ignored
+        self._replies = hiredis.Reader()
+        self._answer: asyncio.Future[Any] | None = None  # to the question that was sent
 
     @classmethod
     async def open(cls, address: Address, password: str) -> Self:
@@ -50,19 +56,21 @@ class LinkConnection(asyncio.Protocol):
         self._replies.feed(data)
         try:
             while (reply := gets()) is not False:
-                if self._answer is None:
-                    self.on_message(reply)
-                else:
+                if self._answer is not None:
                     answer, self._answer = self._answer, None
                     if not answer.done():
                         answer.set_result(reply)
+                elif self.receiver is not None:
+                    self.receiver.take(reply)
         except hiredis.ProtocolError as error:
-            self.fail(LinkFailed(f"the answer is not in the Redis protocol: {error}"))
-        self.on_received()
+            self.close(LinkFailed(f"the answer is not in the Redis protocol: {error}"))
+        if self.receiver is not None:
+            self.receiver.received()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.fail(LinkFailed(f"the connection was closed{f': {error}' if error else ''}"))
-        self.on_received()
+        self.close(LinkFailed(f"the connection was closed{f': {error}' if error else ''}"))
+        if self.receiver is not None:
+            self.receiver.received()
 
     async def ask(self, *words: str) -> Any:
         """Raises `LinkFailed`. After an exception the connection has to be closed: the answer may still arrive."""
@@ -76,23 +84,10 @@ class LinkConnection(asyncio.Protocol):
         """A command that has no answer."""
         self.transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]
 
-    def close(self) -> None:
-        self._close(LinkFailed("the connection was closed"))
-
-    def _close(self, why: LinkFailed) -> None:
+    def close(self, why: LinkFailed | None = None) -> None:
+        """A question that has no answer yet fails."""
         if self.closed is None:
-            self.closed = why
+            self.closed = why or LinkFailed("the connection was closed")
             self.transport.abort()
-
-    def fail(self, error: LinkFailed) -> None:
-        self._close(error)
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error)
-
-
-def _ignore(message: Any) -> None:
-    pass
-
-
-def _nothing() -> None:
-    pass
+            self._answer.set_exception(self.closed)

@@ -10,15 +10,18 @@ import pytest
 
 from replicator.log.port import Entry
 from replicator.node.ack_sender import AckSender
-from replicator.node.leader_link import Received
-from replicator.position import Author, Epoch, NodeId, Offset, Seq
-from replicator.protocol.acceptance import after_sent
+from replicator.node.leader_link import ReceivedRecords
+from replicator.node.record_source import SourceName
+from replicator.position import Author, Epoch, NodeId, Offset, Seq, Token
+from replicator.protocol.acceptance import judge_sent
+from replicator.protocol.levels import Level, LevelKind
 from replicator.protocol.log_state import LogState
-from replicator.protocol.timing import check, link_silence_ms
+from replicator.protocol.timing import check, stream_timeout_ms
 from replicator.records.chain import link
-from replicator.records.types import VERSION, Claim, Header, Heartbeat, Policy, Reason, Record, Timing
+from replicator.records.codec import AckCodec, RecordCodec
+from replicator.records.types import VERSION, Ack, Claim, Header, Heartbeat, Policy, Reason, Record, Timing
 from tests.memory_cluster import MemoryStream, RunningNode, until
-from tests.modes_cluster import ALL, ASYNC, STEADY, SYNC, ModesCluster, begin_write
+from tests.modes_cluster import ALL, ASYNC, STEADY, SYNC, A, ModesCluster, begin_write, read
 
 QUICK = Timing(heartbeat_ms=20, lease_ms=20_000, election_ms=25_000, sync_ms=20_000, follower_lease_ms=10_000)
 
@@ -51,9 +54,9 @@ async def test_records_come_from_the_leader_although_the_log_cannot_be_read(clus
 async def test_a_lost_message_sends_the_follower_to_the_log(cluster: ModesCluster) -> None:
     await cluster.set_up(Policy(), ASYNC, ASYNC)
     stream = await stream_of(cluster.n2)
-    stream.stalled = True
+    stream.sink.stalled = True
     await cluster.n1.write(b"a", b"1")
-    stream.stalled = False
+    stream.sink.stalled = False
     await cluster.n1.write(b"b", b"2")
     await cluster.caught_up()
     assert cluster.n2.machine.state == cluster.n1.machine.state
@@ -67,8 +70,8 @@ async def test_a_follower_reads_the_log_once_the_leader_sends_nothing(cluster: M
     context.roles.timing = context.roles.timing._replace(
         current=Timing(heartbeat_ms=20, lease_ms=50, election_ms=60, follower_lease_ms=50, sync_ms=50)
     )
-    stream.stalled = True
-    stream.deliver(Received((), ack_requested=True))  # which is not a record
+    stream.sink.stalled = True
+    stream.deliver(ReceivedRecords((), ack_requested=True))  # which is not a record
     await cluster.n1.write(b"a", b"1")
     await cluster.caught_up()
     assert cluster.n2.machine.state.chain == cluster.n1.machine.state.chain
@@ -77,13 +80,14 @@ async def test_a_follower_reads_the_log_once_the_leader_sends_nothing(cluster: M
 async def test_a_record_that_does_not_follow_is_not_applied(cluster: ModesCluster) -> None:
     await cluster.set_up(Policy(), ASYNC, ASYNC)
     stream = await stream_of(cluster.n2)
-    stream.stalled = True
-    before = cluster.n2.machine.state
-    foreign = [Entry(Offset(before.offset + 1), b"not a record"), Entry(Offset(before.offset + 1), b"")]
-    for entry in foreign:
+    state = cluster.n1.machine.state
+    header = Header(VERSION, state.timeline, state.epoch, cluster.n1.node._context.author, Seq(1_000), 0, bytes(8))
+    future = RecordCodec().encode(header, RecordCodec().encode_body(Heartbeat()))
+    for payload in (b"not a record", b"", future):
         stream = await stream_of(cluster.n2)
-        stream.deliver(Received([entry], ack_requested=False))
         opened = len(cluster.n2.link.opened)
+        offset = Offset(cluster.n2.machine.state.offset + 1)
+        stream.deliver(ReceivedRecords([Entry(offset, payload)], ack_requested=False))
         await until(lambda opened=opened: len(cluster.n2.link.opened) > opened)  # type: ignore[misc]
     await cluster.n1.write(b"a", b"1")
     await cluster.caught_up()
@@ -91,29 +95,39 @@ async def test_a_record_that_does_not_follow_is_not_applied(cluster: ModesCluste
     assert cluster.n2.node.status().void_records == 0
 
 
-async def test_void_entries_between_two_records_are_passed_over(cluster: ModesCluster) -> None:
+async def test_a_foreign_entry_ends_the_stream_until_the_follower_has_read_it(cluster: ModesCluster) -> None:
     await cluster.set_up(Policy(), ASYNC, ASYNC)
     await stream_of(cluster.n2)
     cluster.log.append_now([b"foreign"])
-    await cluster.n1.write(b"a", b"1")  # the leader reads the log, and the link ends
+    await cluster.n1.write(b"a", b"1")  # the leader reads the log to find it
     await cluster.n1.write(b"b", b"2")
     await cluster.caught_up()
     await until(lambda: len(cluster.n2.link.opened) > 1)
     assert cluster.n2.machine.state.chain == cluster.n1.machine.state.chain
 
 
-async def test_the_link_ends_with_the_term_of_the_leader(cluster: ModesCluster) -> None:
+async def test_the_status_says_where_the_records_come_from(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    stream = await stream_of(cluster.n2)
+    assert cluster.n2.node.status().source is SourceName.LEADER
+    assert cluster.n1.node.status().source is None
+    cluster.n2.link.stream_limit = 0
+    stream.close()
+    await until(lambda: cluster.n2.node.status().source is SourceName.KAFKA)
+
+
+async def test_the_stream_ends_with_the_term_of_the_leader(cluster: ModesCluster) -> None:
     await cluster.set_up(Policy(), ASYNC, ASYNC)
     stream = await stream_of(cluster.n2)
     await cluster.n1.node.transfer.promote(NodeId("n2"), force=False)
     await until(lambda: cluster.n2.node.leads)
-    assert stream.closed
+    assert stream.sink.closed
     await stream_of(cluster.n1)
     offset = await cluster.n2.write(b"a", b"1")
     await until(lambda: cluster.n1.machine.state.offset >= offset)
 
 
-async def test_a_sync_write_is_acked_over_the_link(cluster: ModesCluster) -> None:
+async def test_a_sync_write_is_acked_over_the_stream(cluster: ModesCluster) -> None:
     await cluster.set_up(ALL, SYNC, SYNC)
     await stream_of(cluster.n2)
     cluster.acks.hold("n2")
@@ -122,7 +136,7 @@ async def test_a_sync_write_is_acked_over_the_link(cluster: ModesCluster) -> Non
     assert cluster.n1.node.last_acks[NodeId("n2")].ack.offset >= cluster.n1.machine.state.offset - 1
 
 
-async def test_the_ack_topic_makes_up_for_acks_that_the_link_loses(cluster: ModesCluster) -> None:
+async def test_the_ack_topic_makes_up_for_acks_that_the_stream_loses(cluster: ModesCluster) -> None:
     await cluster.set_up(ALL, SYNC, SYNC)
     stream = await stream_of(cluster.n2)
     stream.loses_acks = True
@@ -130,10 +144,10 @@ async def test_the_ack_topic_makes_up_for_acks_that_the_link_loses(cluster: Mode
     assert stream.acks
 
 
-async def test_a_lost_link_sends_acks_to_the_topic_at_once(
+async def test_a_lost_stream_sends_acks_to_the_topic_at_once(
     cluster: ModesCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.node.ack_sender.LINKED_ACK_MS", 3_600_000)
+    monkeypatch.setattr("replicator.node.ack_sender.STREAMING_ACK_MS", 3_600_000)
     await cluster.set_up(ALL, SYNC, SYNC)
     stream = await stream_of(cluster.n2)
     await cluster.n1.write(b"a", b"1")
@@ -160,23 +174,74 @@ async def test_acks_that_overtake_each_other_do_not_go_back(cluster: ModesCluste
     assert await cluster.n1.node.wait_acked(first, 1, 10_000) == 1
     second = await cluster.n1.write(b"b", b"1")
     assert await cluster.n1.node.wait_acked(second, 1, 10_000) == 1
-    cluster.n1.node.record_ack(stream.acks[0])
+    cluster.n1.node.record_ack(stream.sink, stream.acks[0])
     assert cluster.n1.node.last_acks[NodeId("n2")].ack.offset >= second
 
 
-async def test_a_process_that_is_not_registered_acks_nothing_over_a_link(cluster: ModesCluster) -> None:
+async def test_a_process_that_is_not_registered_acks_nothing_over_a_stream(cluster: ModesCluster) -> None:
     await cluster.set_up(ALL, SYNC, SYNC)
     stream = await stream_of(cluster.n2)
+    node = cluster.n2.node
+    assert node._source is not None and node._source.stream is stream
+    stranger = AckSender(
+        Author(NodeId("n2"), 1), node._context.replica, cluster.acks.open(), cluster.clock, node._source
+    )
     sent = len(stream.acks)
-    sender = AckSender(Author(NodeId("n2"), 1), cluster.n2.node._context.replica, cluster.acks.open(), cluster.clock)
-    sender.ack_over(stream, at_once=True)
+    stranger.after_read(ack_requested=True)
     assert len(stream.acks) == sent
+
+
+async def test_a_stream_carries_the_acks_of_its_follower_only(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC, ASYNC)
+    stream = await stream_of(cluster.n2)
+    state, author = cluster.n1.machine.state, cluster.n3.node._context.author
+    forged = Ack(state.timeline, author, Offset(10**9), state.seq, state.epoch, 0)
+    cluster.n1.node.record_ack(stream.sink, AckCodec().encode(forged))
+    await cluster.acked(cluster.n3)
+    assert cluster.n1.node.last_acks[NodeId("n3")].ack.offset < 10**9
+
+
+async def test_acks_of_an_earlier_term_do_not_count(cluster: ModesCluster) -> None:
+    """Kafka may have lost what they are of."""
+    await cluster.set_up(ALL, SYNC, SYNC, SYNC)
+    cluster.acks.hold("n2")
+    stream = await stream_of(cluster.n2)
+    stream.loses_acks = True
+    writing = begin_write(cluster.n1, b"a", b"1")
+    await until(lambda: cluster.n2.machine.state.offset >= len(cluster.log.entries) - 1)
+    await cluster.n1.stop()
+    cluster.stall(cluster.n2)
+    cluster.n2.link.cut = True
+    await cluster.take_over(cluster.n3)
+    cluster.acks.let("n2")
+    await asyncio.sleep(0.05)
+    assert NodeId("n2") not in cluster.n3.node.last_acks
+    writing.cancel()
+
+
+SLOW = Timing(heartbeat_ms=4_000, lease_ms=20_000, election_ms=30_000, sync_ms=20_000, follower_lease_ms=10_000)
+
+
+async def test_a_read_that_waits_for_an_offset_does_not_wait_for_a_silent_leader(tmp_path: Path) -> None:
+    cluster = ModesCluster(tmp_path, SLOW)
+    cluster.stream_limit = 99
+    try:
+        await cluster.set_up(Policy(), ASYNC, ASYNC)
+        await cluster.n1.write(b"a", b"1")
+        stream = await stream_of(cluster.n2)
+        stream.sink.stalled = True
+        offset = await cluster.n1.write(b"a", b"2")
+        token = Token(cluster.n1.machine.state.timeline.hex(), offset)
+        await read(cluster.n2, A, Level(LevelKind.SESSION, token=token))  # within `read_ms`
+        assert cluster.n2.machine.state.offset >= offset
+    finally:
+        await cluster.stop()
 
 
 def test_a_follower_waits_longer_than_a_heartbeat_and_less_than_an_election_timeout() -> None:
     for timing in (Timing(), STEADY, QUICK, Timing(heartbeat_ms=300, lease_ms=600, election_ms=660)):
         check(timing)
-        assert timing.heartbeat_ms < link_silence_ms(timing) < timing.election_ms / 2 + timing.heartbeat_ms / 2
+        assert timing.heartbeat_ms < stream_timeout_ms(timing) <= timing.election_ms / 2 + timing.heartbeat_ms / 2
 
 
 LEADER = Author(NodeId("n1"), 1)
@@ -192,7 +257,7 @@ def record(body: Heartbeat | Claim = HEARTBEAT, **changes: object) -> Record:
 
 def test_the_next_record_of_the_leader_is_taken_at_any_later_offset() -> None:
     for offset in (Offset(8), Offset(20)):
-        after = after_sent(STATE, offset, record())
+        after = judge_sent(STATE, offset, record())
         assert after == STATE._replace(
             seq=Seq(6), chain=link(STATE.chain, b"body"), offset=offset, leader_offset=offset
         )
@@ -212,17 +277,18 @@ def test_the_next_record_of_the_leader_is_taken_at_any_later_offset() -> None:
     ids=["a gap", "a repetition", "another chain", "another epoch", "another timeline", "another author", "a claim"],
 )
 def test_any_other_record_is_left_to_the_log(sent: Record) -> None:
-    assert after_sent(STATE, Offset(8), sent) is None
+    assert judge_sent(STATE, Offset(8), sent) is None
 
 
 def test_a_record_at_an_offset_that_was_read_is_left_to_the_log() -> None:
-    assert after_sent(STATE, Offset(7), record()) is None
+    assert judge_sent(STATE, Offset(7), record()) is None
 
 
 async def test_many_writes_at_once_reach_all_followers(cluster: ModesCluster) -> None:
     await cluster.set_up(ALL, SYNC, SYNC, ASYNC)
     for running in (cluster.n2, cluster.n3):
         await stream_of(running)
+        cluster.stall(running)
     writes = [begin_write(cluster.n1, b"k%d" % number, b"v") for number in range(500)]
     await asyncio.gather(*writes)
     await cluster.caught_up()

@@ -1,0 +1,65 @@
+"""Commands that nodes send to the leader: for linearizable reads, and for a stream of its records."""
+
+from __future__ import annotations
+
+from replicator.errors import BadRequest
+from replicator.node.backlog import StreamRequest
+from replicator.position import Author, Epoch, NodeId, Seq
+from replicator.server.redis.command import Args
+from replicator.server.redis.commands.registry import control, hexadecimal, integer, refuse_in_multi
+from replicator.server.redis.context import ConnectionContext
+from replicator.server.redis.record_sink import RedisRecordSink
+from replicator.server.redis.resp import OK
+
+
+@control("repl.index", 3)
+def committed_offset(connection: ConnectionContext, args: Args) -> None:
+    """REPL.INDEX timeline epoch: the committed offset, from the leader of that epoch or a later one.
+
+    And for how many milliseconds more it holds its lease, its epoch, node and incarnation.
+    """
+    refuse_in_multi(connection, "REPL.INDEX cannot be part of a transaction")
+    epoch, timeline = Epoch(integer(args[2])), hexadecimal(args[1], "timeline")
+    if not connection.wait_for_own_writes(args):
+        connection.wait_for(_reply_index(connection, timeline, epoch))
+
+
+async def _reply_index(connection: ConnectionContext, timeline: bytes, epoch: Epoch) -> None:
+    answer = await connection.server.backend.committed_offset(timeline, epoch)
+    node, incarnation = answer.leader
+    connection.reply([answer.offset, int(answer.lease_left_ms), answer.epoch, node.encode(), incarnation])
+
+
+@control("repl.follow", 8)
+def start_stream(connection: ConnectionContext, args: Args) -> None:
+    """REPL.FOLLOW timeline epoch seq chain node incarnation version: OK, and then each record after that seq.
+
+    From the leader of that epoch, once a record is committed. `version`: the newest version of records that the node
+    reads. The messages are those of `server.record_stream`.
+    """
+    refuse_in_multi(connection, "REPL.FOLLOW cannot be part of a transaction")
+    _, timeline, epoch, seq, chain, node, incarnation, version = args
+    request = StreamRequest(
+        hexadecimal(timeline, "timeline"),
+        Epoch(integer(epoch)),
+        Seq(integer(seq)),
+        hexadecimal(chain, "chain"),
+        Author(NodeId(node.decode(errors="replace")), integer(incarnation)),
+        integer(version),
+    )
+    if connection.wait_for_own_writes(args):
+        return
+    sink = RedisRecordSink(connection)
+    first = connection.server.backend.start_stream(request, sink)
+    connection.record_sink = sink
+    connection.reply(OK)
+    if first is not None:
+        sink.send(first)
+
+
+@control("repl.ack", 2)
+def ack(connection: ConnectionContext, args: Args) -> None:
+    """REPL.ACK payload: an ack (`records.codec.AckCodec`). No reply."""
+    if connection.record_sink is None:
+        raise BadRequest("REPL.ACK is only accepted after REPL.FOLLOW")
+    connection.server.backend.record_ack(connection.record_sink, args[1])

@@ -1,0 +1,41 @@
+"""The leader's end of a stream of records: a connection after REPL.FOLLOW (messages: `server.record_stream`)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Protocol
+
+from replicator.limits import MAX_STREAM_BYTES
+from replicator.node.backlog import CommittedBatch
+from replicator.server.redis.resp import Encoded, Reply, Simple
+
+GETACK = Simple(b"GETACK")
+
+
+class Pusher(Protocol):
+    def push(self, reply: Reply, max_unread_bytes: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class RedisRecordSink:
+    """`node.backlog.RecordSink`."""
+
+    def __init__(self, connection: Pusher) -> None:
+        self._connection = connection
+
+    def send(self, batch: CommittedBatch) -> None:
+        self._connection.push(encode_batch(batch), MAX_STREAM_BYTES)
+
+    def request_ack(self) -> None:
+        self._connection.push(GETACK, MAX_STREAM_BYTES)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@lru_cache(maxsize=1)  # it is sent to all followers, one after the other
+def encode_batch(batch: CommittedBatch) -> Encoded:
+    parts = [b"*%d\r\n:%d\r\n" % (len(batch.payloads) + 1, batch.base)]
+    parts += [b"$%d\r\n%b\r\n" % (len(payload), payload) for payload in batch.payloads]
+    return Encoded(b"".join(parts))
