@@ -11,6 +11,7 @@ from pathlib import Path
 from replicator.store.boot import boot_id
 
 _POLL_S = 0.02
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,26 @@ class ProcessIdentity:
 def identify(pid: int) -> ProcessIdentity | None:
     """None if there is no such process, or only a zombie."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        state, *others = _stat(pid)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The second field is the program's name in brackets and may contain anything; see proc_pid_stat(5).
-    state, *others = stat.rpartition(")")[2].split()
     if state in "ZX":
         return None
     return ProcessIdentity(pid, f"{boot_id()}/{others[18]}")
+
+
+def cpu_s(pid: int) -> float:
+    """The CPU time that the process has used until now, with its threads, without its children.
+
+    Raises `FileNotFoundError` or `ProcessLookupError` if there is no such process.
+    """
+    fields = _stat(pid)
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields after the program's name, which is in brackets and may contain anything (proc_pid_stat(5))."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def is_alive(process: ProcessIdentity) -> bool:
