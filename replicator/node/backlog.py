@@ -23,6 +23,7 @@ from replicator.records.chain import GENESIS
 from replicator.records.types import VERSION, Membership
 
 RECORD_OVERHEAD_BYTES = 500
+"""What a record takes in memory besides its payload."""
 
 
 class StreamRequest(NamedTuple):
