@@ -126,7 +126,8 @@ def _written(operation: Operation) -> bytes | None:
 def _offset(value: bytes | None, canonical: Canonical) -> Offset:
     """Where the value was written. Other checks report values that were never written."""
     mark = mark_of(value)
-    return canonical.marked.get(mark, [BEFORE_LOG])[0] if mark else BEFORE_LOG
+    places = canonical.marked.get(mark) if mark else None
+    return places[0].offset if places else BEFORE_LOG
 
 
 def _stored(key: bytes) -> bytes:

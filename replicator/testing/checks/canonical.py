@@ -51,7 +51,7 @@ class Canonical(NamedTuple):
     states: dict[Offset, StateAt]
     entries: dict[bytes, bytes]  # at the end
     writes: dict[Offset, WritesAt]
-    marked: dict[str, list[Offset]]  # by mark: the offsets of the records that write values with it
+    marked: dict[str, list[Place]]  # by mark: the transactions that write values with it
     once: dict[bytes, list[Offset]]  # by id of REPL.ONCE or REPL.EXEC: the offsets of the records that add it
     values: dict[bytes, list[tuple[Place, bytes | None]]]  # the changes of each store key, in order
     accepted: list[Offset]  # of the accepted records, in order
@@ -118,7 +118,7 @@ def _apply(body: Write, place: Place, canonical: Canonical) -> int:
             value = without_expiry(new)
             mark = mark_of(value)
             if mark is not None and value != without_expiry(old):
-                canonical.marked.setdefault(mark, []).append(place.offset)
+                canonical.marked.setdefault(mark, []).append(place)
         elif table == DEDUP_TABLE and new is not None:
             canonical.once.setdefault(row, []).append(place.offset)
     return growth

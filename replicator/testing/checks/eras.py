@@ -52,7 +52,8 @@ class Era:
             return False
         if request.outcome is Outcome.REJECTED:
             return request.answered_s >= self.loss_s and self._has_read_this_log(request)
-        return request.must_write or request.record in self.canonical.marked.get(request.mark, ())
+        marked = self.canonical.marked.get(request.mark, ())
+        return request.must_write or any(place.offset == request.record for place in marked)
 
     def _has_read_this_log(self, request: Request) -> bool:
         known = self.canonical.states.get(request.applied)
@@ -71,7 +72,7 @@ def eras_of(losses: Sequence[Loss], log: PartitionLog) -> list[Era]:
     for loss in losses:
         era = _era(loss.log, from_s, loss.at_s, loss_s, lost)
         marked = era.canonical.marked.items()
-        lost |= {mark for mark, offsets in marked if any(offset >= loss.end for offset in offsets)}
+        lost |= {mark for mark, places in marked if any(place.offset >= loss.end for place in places)}
         from_s, loss_s = _leases_end_s(loss.at_s, era.canonical), loss.at_s
         eras.append(era)
     return [*eras, _era(log, from_s, inf, loss_s, lost)]

@@ -30,12 +30,12 @@ def check(writes: Iterable[MarkedWrite], canonical: Canonical) -> Iterator[str]:
     for write in writes:
         attempts[write.mark].append(write)
     for mark, repeated in attempts.items():
-        offsets = canonical.marked.get(mark, [])
-        records = sorted(set(offsets))
+        transactions = sorted(set(canonical.marked.get(mark, [])))
+        offsets = [place.offset for place in transactions]
         outcomes = {it.outcome for it in repeated}
-        if len(records) > 1:
-            yield f"written twice, at offsets {records}: {repeated[0]}"
-        if Outcome.OK in outcomes and repeated[0].must_write and not records:
+        if len(offsets) > 1:
+            yield f"written twice, at offsets {offsets}: {repeated[0]}"
+        if Outcome.OK in outcomes and repeated[0].must_write and not offsets:
             yield f"acknowledged but lost: {repeated[0]}"
-        if outcomes == {Outcome.REJECTED} and records:
-            yield f"rejected but in the log at offsets {records}: {repeated[0]}"
+        if outcomes == {Outcome.REJECTED} and offsets:
+            yield f"rejected but in the log at offsets {offsets}: {repeated[0]}"
