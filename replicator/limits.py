@@ -152,9 +152,6 @@ MAX_STREAM_BYTES = 16 << 20
 RECEIVED_BYTES = 4 << 20
 """Records that a follower has received and not applied. Bounds memory; it stops reading from the connection."""
 
-MAX_CANCELLED_WAITS = 100
-"""Calls of WAIT that have timed out and are kept before they are removed together. Bounds memory."""
-
 EXPIRED_ROWS_AT_ONCE = 200
 """Expired rows that the leader deletes at once, a record each. Bounds the time that the event loop spends on it."""
 
@@ -170,7 +167,10 @@ SLICE_ENTRIES = 2_000
 """Fetched records that a node decodes at once. Bounds the time that the event loop spends on it, to about 3 ms."""
 
 SLICE_BYTES = 250_000
-"""Fetched records that a node applies at once: 5,000 small changes, or one larger record. Bounds the time as above."""
+"""Fetched records that a node takes at once, or one larger record. Bounds the time as above."""
+
+SLICE_CHANGES = 2_000
+"""Changes after which a node that applies records lets other tasks run. Bounds the time, to about 25 ms."""
 
 MAX_MESSAGE_BYTES = 16 << 20
 """`max.message.bytes` of the log's topic. A multiple of MAX_BATCH_BYTES, so that Kafka accepts every batch."""

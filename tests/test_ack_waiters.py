@@ -7,9 +7,8 @@ import asyncio
 import pytest
 
 from replicator.errors import Unblocked
-from replicator.node import ack_waiters
 from replicator.node.ack_waiters import AckWaiters
-from replicator.position import Offset
+from replicator.position import BEFORE_LOG, Offset
 
 
 def begin(waiters: AckWaiters, *waits: tuple[int, int]) -> list[asyncio.Task[None]]:
@@ -35,8 +34,7 @@ async def test_each_wait_ends_once_enough_replicas_have_applied_its_offset() -> 
     assert all(await ended(tasks))
 
 
-async def test_a_wait_ends_after_its_timeout_and_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ack_waiters, "MAX_CANCELLED_WAITS", 1)
+async def test_a_wait_ends_after_its_timeout_and_is_forgotten() -> None:
     waiters = AckWaiters()
     async with asyncio.timeout(10):
         await waiters.wait(Offset(1), 1, 1)
@@ -53,15 +51,26 @@ async def test_all_waits_fail_when_the_term_ends() -> None:
             await task
 
 
-async def test_waits_without_an_end_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ack_waiters, "MAX_CANCELLED_WAITS", 5)
+async def test_waits_without_an_end_are_forgotten() -> None:
     waiters = AckWaiters()
-    kept = begin(waiters, (9, 2))
-    tasks = begin(waiters, *((9, replicas) for replicas in range(1, 6)))
+    kept = begin(waiters, (9, 2), (7, 2))
+    tasks = begin(waiters, *((offset, replicas) for replicas in range(1, 6) for offset in range(10, 20)))
     await ended(tasks)
     for task in tasks:
         task.cancel()
     await ended(tasks)
-    assert [len(it) for it in waiters._waiters.values()] == [1]
+    assert {replicas: len(it) for replicas, it in waiters._waiters.items()} == {2: 2}
+    waiters.advance([Offset(9), Offset(8)])
+    assert await ended(kept) == [False, True]
     waiters.advance([Offset(9), Offset(9)])
-    assert await ended(kept) == [True]
+    assert await ended(kept) == [True, True]
+    assert not waiters._waiters
+
+
+async def test_a_wait_for_more_replicas_than_there_are_goes_on() -> None:
+    waiters = AckWaiters()
+    [task] = begin(waiters, (BEFORE_LOG, 2))
+    waiters.advance([Offset(5)])
+    assert await ended([task]) == [False]
+    waiters.advance([Offset(5), BEFORE_LOG])
+    assert await ended([task]) == [True]

@@ -21,7 +21,18 @@ from replicator.protocol.levels import EVENTUAL, LINEARIZABLE
 from replicator.protocol.roles import Role
 from replicator.protocol.timing import Timeouts, old_lease_ms
 from replicator.records.codec import BARRIER, AckCodec
-from replicator.records.types import Ack, Checkpoint, Heartbeat, Membership, Mode, Policy, WaitFor, Write, WriteMode
+from replicator.records.types import (
+    Ack,
+    Checkpoint,
+    Heartbeat,
+    Membership,
+    Mode,
+    Policy,
+    Timing,
+    WaitFor,
+    Write,
+    WriteMode,
+)
 from tests.memory_cluster import RunningNode, until
 from tests.modes_cluster import (
     ALL,
@@ -459,3 +470,18 @@ async def test_a_wait_for_acks_ends_when_leadership_is_lost(cluster: ModesCluste
     await cluster.n1.node.transfer.promote(N2, force=False)
     with pytest.raises(Unblocked, match="instance state changed"):
         await waiting
+
+
+async def test_foreign_entries_do_not_hide_an_unresponsive_replica(tmp_path: Path) -> None:
+    """Each makes the leader read the log, and begin a new part of its term."""
+    timing = Timing(heartbeat_ms=20, lease_ms=20_000, election_ms=30_000, sync_ms=200, follower_lease_ms=10_000)
+    cluster = ModesCluster(tmp_path, timing)
+    try:
+        await cluster.set_up(ALL, SYNC, SYNC)
+        await cluster.n2.stop()
+        async with asyncio.timeout(20):
+            while not cluster.n1.node.status().refusal:
+                cluster.log.append_now([BARRIER])
+                await asyncio.sleep(0.05)
+    finally:
+        await cluster.stop()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,14 +13,25 @@ from replicator.log.port import Entry
 from replicator.node.ack_sender import AckSender
 from replicator.node.leader_link import ReceivedRecords
 from replicator.node.record_source import SourceName
-from replicator.position import Author, Epoch, NodeId, Offset, Seq, Token
+from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.acceptance import judge_sent
-from replicator.protocol.levels import Level, LevelKind
 from replicator.protocol.log_state import LogState
 from replicator.protocol.timing import check, stream_timeout_ms
 from replicator.records.chain import link
 from replicator.records.codec import AckCodec, RecordCodec
-from replicator.records.types import VERSION, Ack, Claim, Header, Heartbeat, Policy, Reason, Record, Timing
+from replicator.records.types import (
+    VERSION,
+    Ack,
+    Claim,
+    Header,
+    Heartbeat,
+    Policy,
+    Reason,
+    Record,
+    Single,
+    Timing,
+    Write,
+)
 from tests.memory_cluster import MemoryStream, RunningNode, until
 from tests.modes_cluster import ALL, ASYNC, STEADY, SYNC, A, ModesCluster, begin_write, read
 
@@ -160,10 +172,10 @@ async def test_wait_asks_an_async_follower_for_its_ack(cluster: ModesCluster) ->
     await cluster.set_up(Policy(), ASYNC, ASYNC)
     stream = await stream_of(cluster.n2)
     cluster.acks.hold("n2")
-    assert not stream.acks
+    before = len(stream.acks)
     offset = await cluster.n1.write(b"a", b"1")
     assert await cluster.n1.node.wait_acked(offset, 1, 10_000) == 1
-    assert len(stream.acks) == 1
+    assert len(stream.acks) == before + 1
 
 
 async def test_acks_that_overtake_each_other_do_not_go_back(cluster: ModesCluster) -> None:
@@ -174,7 +186,7 @@ async def test_acks_that_overtake_each_other_do_not_go_back(cluster: ModesCluste
     assert await cluster.n1.node.wait_acked(first, 1, 10_000) == 1
     second = await cluster.n1.write(b"b", b"1")
     assert await cluster.n1.node.wait_acked(second, 1, 10_000) == 1
-    cluster.n1.node.record_ack(stream.sink, stream.acks[0])
+    cluster.n1.node.record_ack(stream.sink, stream.acks[-2])
     assert cluster.n1.node.last_acks[NodeId("n2")].ack.offset >= second
 
 
@@ -231,11 +243,53 @@ async def test_a_read_that_waits_for_an_offset_does_not_wait_for_a_silent_leader
         stream = await stream_of(cluster.n2)
         stream.sink.stalled = True
         offset = await cluster.n1.write(b"a", b"2")
-        token = Token(cluster.n1.machine.state.timeline.hex(), offset)
-        await read(cluster.n2, A, Level(LevelKind.SESSION, token=token))  # within `read_ms`
-        assert cluster.n2.machine.state.offset >= offset
+        cluster.n2.link.cut = True  # it appends a barrier
+        await read(cluster.n2, A)  # within `read_ms`
+        assert cluster.n2.machine.state.offset > offset
     finally:
         await cluster.stop()
+
+
+async def test_a_token_beyond_the_log_ends_no_stream(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    await stream_of(cluster.n2)
+    replica = cluster.n2.node._context.replica
+    waiting = asyncio.create_task(replica.changed(since=Offset(10**9)))
+    await asyncio.sleep(0)
+    assert replica.awaited is None
+    waiting.cancel()
+
+
+async def test_a_new_stream_acks_what_was_read_from_kafka_before(cluster: ModesCluster) -> None:
+    cluster.stream_limit = 0
+    await cluster.set_up(ALL, SYNC, SYNC)
+    cluster.acks.hold("n2")
+    writing = begin_write(cluster.n1, b"a", b"1")
+    await until(lambda: cluster.n2.machine.state.offset >= len(cluster.log.entries) - 1)
+    cluster.n2.link.stream_limit = 1
+    assert isinstance(await writing, int)
+
+
+async def test_records_are_applied_in_slices(cluster: ModesCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC)
+    await stream_of(cluster.n2)
+    monkeypatch.setattr("replicator.node.replica.SLICE_CHANGES", 3)
+    monkeypatch.setattr("replicator.node.grouping.RECORD_CHANGES", 2)
+    most = 0
+    for running in (cluster.n2, await cluster.start("n3", priority=2)):  # by the stream, and from Kafka
+        replica = running.node._context.replica
+        genuine = replica.apply
+
+        def apply(bodies: Sequence[Single], state: LogState, genuine: Any = genuine) -> None:
+            nonlocal most
+            most = max(most, sum(isinstance(body, Write) for body in bodies))
+            genuine(bodies, state)
+
+        replica.apply = apply  # type: ignore[method-assign]
+        await asyncio.gather(*(begin_write(cluster.n1, b"k%d" % number, b"v") for number in range(40)))
+        await cluster.caught_up()
+    assert most == 4
+    assert len({it.machine.meta.digest for it in cluster.nodes.values()}) == 1
 
 
 def test_a_follower_waits_longer_than_a_heartbeat_and_less_than_an_election_timeout() -> None:

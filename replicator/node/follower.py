@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from replicator.log.port import Acks
+from replicator.log.port import Acks, Entry
 from replicator.node import resolution
 from replicator.node.ack_sender import AckSender
 from replicator.node.background import run_with_background
@@ -13,7 +14,7 @@ from replicator.node.context import NodeContext
 from replicator.node.election import Election
 from replicator.node.health import NodeHealth
 from replicator.node.record_source import FromKafka, FromLeader, RecordSource
-from replicator.node.replica import Accepted
+from replicator.node.replica import Accepted, Applied
 from replicator.node.timing import follow
 from replicator.position import Seq
 from replicator.protocol.ack_policy import required
@@ -49,18 +50,25 @@ class Follower:
         context = self._context
         resolution.check(context)
         while not context.roles.role.leads:
-            received = await self._source.next()
-            membership = context.replica.machine.meta.membership
-            match received:
+            match await self._source.next():
                 case FromKafka(entries):
-                    self._take(context.replica.read(entries), membership)
+                    await self._apply(entries, context.replica.read)
                 case FromLeader(entries, ack_requested):
-                    accepted, problem = context.replica.apply_sent(entries)
-                    self._take(accepted, membership)
+                    problem = await self._apply(entries, context.replica.apply_sent)
                     self._acks.after_read(ack_requested=ack_requested)
                     if problem is not None:
                         self._source.end_stream(problem)
             resolution.check(context)
+
+    async def _apply(self, entries: Sequence[Entry], apply: Callable[[Sequence[Entry]], Applied]) -> str | None:
+        """Apply all entries in slices. Returns why some could not be applied; None: all were."""
+        while True:
+            membership = self._context.replica.machine.meta.membership
+            accepted, entries, problem = apply(entries)
+            self._take(accepted, membership)
+            if problem is not None or not entries:
+                return problem
+            await asyncio.sleep(0)
 
     async def _seek_leadership(self) -> None:
         context = self._context

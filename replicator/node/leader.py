@@ -81,6 +81,7 @@ class Leader:
                 self._progress.term(self._state, self._commitment.membership),
                 self._backlog.term(self._state),
             ):
+                self._refuse(self._commitment.refusal)  # as in the part of this term before
                 await run_with_background(
                     self._append_groups(),
                     self._send_heartbeats(),

@@ -90,6 +90,7 @@ class RecordSource:
         self.stream_ended = asyncio.Event()  # set while there is no stream
         self.stream_ended.set()
         self._refusal = ""  # logged last
+        self._brought_records = True  # the last stream, if there was one
 
     @property
     def stream(self) -> RecordStream | None:
@@ -107,6 +108,7 @@ class RecordSource:
                 case Opened(stream, leader):
                     self.source = Leader(stream, leader, self._context.clock.elapsed_ms())
                     logger.info("receiving records from %s", leader)
+                    return FromLeader((), ack_requested=True)  # of what was read from Kafka
                 case Leader() as leader:
                     if (received := await self._receive(leader)) is not None:
                         return received
@@ -125,6 +127,7 @@ class RecordSource:
             return None
         if entries:
             self.source = replace(leader, received_ms=clock.elapsed_ms())
+            self._brought_records = True
         return FromLeader(entries, ack_requested)
 
     def end_stream(self, why: str) -> None:
@@ -141,7 +144,9 @@ class RecordSource:
             await self.stream_ended.wait()
             leader = self._leader()
             if leader is not None:
-                if await self._open(leader) or leader.author != asked:
+                useful = self._brought_records
+                self._brought_records = False
+                if (await self._open(leader) and useful) or leader.author != asked:
                     pause_ms, asked = STREAM_RETRY_MS, leader.author
                 else:
                     pause_ms = min(2 * pause_ms, MAX_STREAM_RETRY_MS)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from replicator.errors import LogDamage, UpgradeNeeded
+from replicator.limits import SLICE_CHANGES
 from replicator.log.port import Entry
 from replicator.node.offset_waiters import OffsetWaiters
 from replicator.node.term_history import TermHistory
@@ -30,6 +31,16 @@ class Accepted(NamedTuple):
     record: Record
 
 
+class Applied(NamedTuple):
+    accepted: list[Accepted]
+    rest: Sequence[Entry]  # to be read after other tasks have run
+    problem: str | None = None  # why the rest cannot be applied; None: it can
+
+
+def _changes(record: Record) -> int:
+    return sum(len(body.changes) for body in singles(record.body) if type(body) is Write)
+
+
 class Replica:
     def __init__(self, machine: Machine, codec: RecordCodec) -> None:
         self.machine = machine
@@ -47,8 +58,8 @@ class Replica:
     def state(self) -> LogState:
         return self.machine.state
 
-    def read(self, entries: Sequence[Entry]) -> list[Accepted]:
-        """Apply the next entries of the log. Returns those that are accepted.
+    def read(self, entries: Sequence[Entry]) -> Applied:
+        """Apply the next entries of the log, as many as may be applied at once.
 
         Entries that were read before are compared with the store's state (`protocol.verification`). Raises what that,
         `RecordCodec.decode`, `judge` and `apply` do.
@@ -56,7 +67,11 @@ class Replica:
         state = self.state
         accepted: list[Accepted] = []
         void_before, why_void = self.void_records, ""
+        changes, read = 0, 0
         for offset, payload in entries:
+            if changes >= SLICE_CHANGES:
+                break
+            read += 1
             if payload == BARRIER and offset > state.offset:
                 state = skip(state, offset)
                 self.void_records += 1
@@ -77,6 +92,7 @@ class Replica:
             state, void = judge(state, offset, record)
             if void is None:
                 accepted.append(Accepted(offset, record))
+                changes += _changes(record)
             else:
                 self.void_records += 1
                 why_void = f"offset {offset}: {type(record.body).__name__} by {record.header.author}, {void}"
@@ -86,22 +102,23 @@ class Replica:
         self._apply_accepted(accepted, state)
         if state.epoch != before.epoch:
             self._note_claims(before.leader, accepted)
-        return accepted
+        return Applied(accepted, entries[read:])
 
-    def apply_sent(self, entries: Sequence[Entry]) -> tuple[list[Accepted], str | None]:
-        """Apply records that the leader has sent. Returns those that were applied, and why the next one was not.
-
-        None: all were applied. If not, the caller has to read the log. Raises what `apply` does.
-        """
+    def apply_sent(self, entries: Sequence[Entry]) -> Applied:
+        """Apply records that the leader has sent, as many as may be applied at once. Raises what `apply` does."""
         state = self.state
         accepted: list[Accepted] = []
         problem = None
+        changes, read = 0, 0
         for offset, payload in entries:
+            if changes >= SLICE_CHANGES:
+                break
             try:
                 record = self.codec.decode(payload, state.timeline)
             except (NotARecord, LogDamage, UpgradeNeeded) as error:
                 problem = f"the record at offset {offset}: {error}"
                 break
+            read += 1
             if record.last_seq <= state.seq and record.header.epoch == state.epoch:
                 continue  # read from the log already; the chain was compared when the stream began
             after = judge_sent(state, offset, record)
@@ -110,8 +127,9 @@ class Replica:
                 break
             state = after
             accepted.append(Accepted(offset, record))
+            changes += _changes(record)
         self._apply_accepted(accepted, state)
-        return accepted, problem
+        return Applied(accepted, entries[read:], problem)
 
     def _apply_accepted(self, accepted: Sequence[Accepted], state: LogState) -> None:
         if accepted:

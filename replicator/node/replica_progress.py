@@ -49,17 +49,18 @@ class ReplicaProgress:
 
     @contextmanager
     def term(self, state: LogState, membership: Membership) -> Iterator[None]:
-        """To be held while this node is leader. At its end, all waits for acks end.
+        """To be held while this node is leader, for each part of its term. At its end, all waits for acks end.
 
         Only acks of this timeline and epoch count. Kafka may have lost what a replica acked before it read the claim,
         and other records may be at those offsets now.
         """
-        self._timeline, self._epoch = state.timeline, state.epoch
-        self._latest.clear()
-        self._members.clear()
+        if (state.timeline, state.epoch) != (self._timeline, self._epoch):
+            self._timeline, self._epoch = state.timeline, state.epoch
+            self._latest.clear()
+            self._members.clear()
+            self._skip_old = True
         self.set_members(membership)
         self._unblock()
-        self._skip_old = True
         try:
             yield
         finally:

@@ -8,7 +8,7 @@ from typing import Any
 
 from replicator.node.context import NodeContext
 from replicator.node.read_index import read_timed_out
-from replicator.position import Token
+from replicator.position import Offset, Token
 from replicator.protocol.levels import check_timeline
 from replicator.store.view import View
 
@@ -36,7 +36,7 @@ class WaitingReads:
 
     async def _applied(self, token: Token, store: View) -> View:
         replica = self._context.replica
-        await replica.applied(token.offset)
+        await replica.changed(since=Offset(token.offset - 1))  # a token may be of an offset beyond the log
         check_timeline(token, replica.state.timeline.hex())
         return store
 
