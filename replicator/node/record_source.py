@@ -139,18 +139,18 @@ class RecordSource:
     async def keep_streaming(self) -> None:
         """Run until cancelled: ask the leader for its records while they are read from Kafka."""
         await self.compared.wait()
-        pause_ms, asked = STREAM_RETRY_MS, None
+        clock = self._context.clock
+        asked, pause_ms, due_ms = None, STREAM_RETRY_MS, 0.0
         while True:
             await self.stream_ended.wait()
-            leader = self._leader()
-            if leader is not None:
-                useful = self._brought_records
-                self._brought_records = False
-                if (await self._open(leader) and useful) or leader.author != asked:
-                    pause_ms, asked = STREAM_RETRY_MS, leader.author
-                else:
-                    pause_ms = min(2 * pause_ms, MAX_STREAM_RETRY_MS)
-            await self._context.clock.sleep(pause_ms)
+            leader, now_ms = self._leader(), clock.elapsed_ms()
+            if leader is not None and (leader.author != asked or now_ms >= due_ms):
+                useful, self._brought_records = self._brought_records, False
+                opened = await self._open(leader)
+                again = leader.author == asked and not (opened and useful)
+                pause_ms = min(2 * pause_ms, MAX_STREAM_RETRY_MS) if again else STREAM_RETRY_MS
+                asked, due_ms = leader.author, now_ms + pause_ms
+            await clock.sleep(STREAM_RETRY_MS)  # for whichever leader there is then
 
     async def end_if_awaited(self) -> None:
         """Run until cancelled: end a stream without records while a task waits for an offset that is in the log."""
@@ -184,10 +184,12 @@ class RecordSource:
         return True
 
     def _leader(self) -> Member | None:
-        """The leader, unless it is this process or not registered."""
-        member = leading_member(self._context)
-        leader = self._context.replica.state.leader
-        return None if member is None or leader == self._context.author or member.author != leader else member
+        """The leader, if it is another process, and both are registered."""
+        replica, own = self._context.replica, self._context.author
+        member, leader = leading_member(self._context), replica.state.leader
+        if member is None or leader == own or member.author != leader:
+            return None
+        return member if replica.machine.meta.membership.includes(own) else None
 
     def close(self) -> None:
         """Close the stream."""
