@@ -157,7 +157,7 @@ BROKEN_RULES = [
         "accepted other records",
         loss=True,
         events=("stop leading broker",),
-        near=10,
+        near=267,
     ),
     BrokenRule(mutations.writes_wait_for_no_acks, "without the acks", WriteMode.SYNC),
 ]
