@@ -3,7 +3,7 @@ from __future__ import annotations
 from tests.client_fixture import connect
 from tests.kafka_fixture import brokers, kafka, kafka_cluster, local_broker
 from tests.mutation_table import pytest_terminal_summary
-from tests.redis_fixture import client, serve, server
+from tests.redis_fixture import client, pair, serve, server
 
 __all__ = [
     "brokers",
@@ -12,6 +12,7 @@ __all__ = [
     "kafka",
     "kafka_cluster",
     "local_broker",
+    "pair",
     "pytest_terminal_summary",
     "serve",
     "server",

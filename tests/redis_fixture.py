@@ -27,6 +27,7 @@ from tests.memory_cluster import MemoryCluster, RunningNode, until
 
 T = TypeVar("T")
 CLUSTER = "test"
+PASSWORD = "secret"  # of `pair`
 
 STEADY = Timing(lease_ms=20_000, election_ms=30_000)  # n1 leads to the end, however slow the machine is
 
@@ -114,6 +115,14 @@ class ServerThread:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
     thread = ServerThread(tmp_path_factory.mktemp("server"), nodes=2, timing=STEADY)
+    yield thread
+    thread.close()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
+    """Two nodes with a password; n1 is the leader."""
+    thread = ServerThread(tmp_path_factory.mktemp("pair"), nodes=2, timing=STEADY, password=PASSWORD)
     yield thread
     thread.close()
 

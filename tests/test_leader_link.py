@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 
@@ -15,17 +15,8 @@ from replicator.node.leader_link import LinkFailed
 from replicator.position import Author, NodeId, Offset
 from replicator.records.types import Member
 from replicator.server.leader_link import RedisLeaderLink
-from tests.redis_fixture import STEADY, ServerThread, free_port
+from tests.redis_fixture import PASSWORD, STEADY, ServerThread, free_port
 from tests.test_redis_differential import Raw
-
-PASSWORD = "secret"
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
-    thread = ServerThread(tmp_path_factory.mktemp("pair"), nodes=2, timing=STEADY, password=PASSWORD)
-    yield thread
-    thread.close()
 
 
 @pytest.fixture

@@ -226,7 +226,9 @@ async def test_acks_of_an_earlier_term_do_not_count(cluster: ModesCluster) -> No
     cluster.n2.link.cut = True
     await cluster.take_over(cluster.n3)
     cluster.acks.let("n2")
-    await asyncio.sleep(0.05)
+    state, n1 = cluster.n3.machine.state, cluster.n1.node._context.author
+    cluster.acks.publish(AckCodec().encode(Ack(state.timeline, n1, state.offset, state.seq, state.epoch, 0)))
+    await until(lambda: n1.node in cluster.n3.node.last_acks)  # which came after those of n2
     assert NodeId("n2") not in cluster.n3.node.last_acks
     writing.cancel()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -95,8 +94,10 @@ async def test_the_version_rises_once_all_members_have_said_that_they_read_it(cl
     await cluster.set_up(ALL, SYNC, SYNC, ASYNC)
     cluster.n2.link.stream_limit = 99
     await until(lambda: bool(cluster.n2.link.opened))
-    await asyncio.sleep(0.3)  # longer than between two reviews
-    assert cluster.n1.node.membership.version == 2  # n3 has said nothing
+    node = cluster.n1.node
+    assert list(node._backlog.versions()) == [cluster.n2.node._context.author]  # n3 has said nothing
+    node.membership_changes.raise_version(node._backlog.versions())  # as at each review
+    assert node.membership.version == node.membership_changes.latest.version == 2
     cluster.n3.link.stream_limit = 99
     await until(lambda: all(it.node.membership.version == 3 for it in cluster.nodes.values()))
     await write_together(cluster.n1)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from replicator.address import Address
 from replicator.errors import ReplicatorError
@@ -34,6 +35,8 @@ from replicator.testing.link import Link
 from replicator.testing.loop import Process, SimLoop
 from replicator.testing.record_stream import SimRecordStream
 from replicator.testing.wire import open_log
+
+T = TypeVar("T")
 
 CLUSTER = "simulated"
 _MAP_BYTES = 1 << 20
@@ -192,20 +195,37 @@ class SimLeaderLink:
         self._peers = peers
 
     async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> CommittedOffset:
+        def arrive(life: Running, answer: asyncio.Future[CommittedOffset]) -> None:
+            work = self._answer(life, timeline, epoch, answer)
+            request = self._link.kafka.loop.create_task(work, context=life.process.context)
+            life.requests.add(request)
+            request.add_done_callback(life.requests.discard)
+
+        return await self._ask(leader.author, arrive)
+
+    async def open_stream(self, leader: Member, request: StreamRequest) -> SimRecordStream:
+        def arrive(life: Running, answer: asyncio.Future[SimRecordStream]) -> None:
+            loop = self._link.kafka.loop
+            loop.call_soon(self._begin_stream, life, request, answer, context=life.process.context)
+
+        return await self._ask(leader.author, arrive)
+
+    async def _ask(self, leader: Author, arrive: Callable[[Running, asyncio.Future[T]], None]) -> T:
+        """`arrive`: called when the question has reached the process."""
         link, kafka = self._link, self._link.kafka
-        answer: asyncio.Future[CommittedOffset] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if not (link.cut or link.isolated or kafka.rng.random() < kafka.faults.question_lost):
-            kafka.later(kafka.message_ms(), self._arrive, leader.author, timeline, epoch, answer)
+            kafka.later(kafka.message_ms(), self._reach, leader, arrive, answer)
         return await answer
 
-    def _arrive(self, leader: Author, timeline: bytes, epoch: Epoch, answer: asyncio.Future[CommittedOffset]) -> None:
+    def _reach(
+        self, leader: Author, arrive: Callable[[Running, asyncio.Future[T]], None], answer: asyncio.Future[T]
+    ) -> None:
         kafka, life = self._link.kafka, self._peers[leader.node].find(leader)
         if life is None:
             kafka.later(kafka.message_ms(), deliver, answer, LinkFailed("the connection is refused"))
         elif not life.link.isolated:
-            request = kafka.loop.create_task(self._answer(life, timeline, epoch, answer), context=life.process.context)
-            life.requests.add(request)
-            request.add_done_callback(life.requests.discard)
+            arrive(life, answer)
 
     async def _answer(
         self, life: Running, timeline: bytes, epoch: Epoch, answer: asyncio.Future[CommittedOffset]
@@ -219,20 +239,6 @@ class SimLeaderLink:
             outcome = LinkFailed(str(error))
         if not life.link.isolated:
             kafka.later(kafka.message_ms(), deliver, answer, outcome)
-
-    async def open_stream(self, leader: Member, request: StreamRequest) -> SimRecordStream:
-        link, kafka = self._link, self._link.kafka
-        answer: asyncio.Future[SimRecordStream] = asyncio.get_running_loop().create_future()
-        if not (link.cut or link.isolated or kafka.rng.random() < kafka.faults.question_lost):
-            kafka.later(kafka.message_ms(), self._arrive_follow, leader.author, request, answer)
-        return await answer
-
-    def _arrive_follow(self, leader: Author, request: StreamRequest, answer: asyncio.Future[SimRecordStream]) -> None:
-        kafka, life = self._link.kafka, self._peers[leader.node].find(leader)
-        if life is None:
-            kafka.later(kafka.message_ms(), deliver, answer, LinkFailed("the connection is refused"))
-        elif not life.link.isolated:
-            kafka.loop.call_soon(self._begin_stream, life, request, answer, context=life.process.context)
 
     def _begin_stream(self, life: Running, request: StreamRequest, answer: asyncio.Future[SimRecordStream]) -> None:
         """Runs in the process that was asked."""

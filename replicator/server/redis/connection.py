@@ -15,12 +15,7 @@ from typing import Any, Protocol, cast
 from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.intervals import KEEPALIVE_S
-from replicator.limits import (
-    MAX_PENDING_BYTES,
-    MAX_PENDING_REPLIES,
-    MAX_UNPARSED_BYTES,
-    MAX_UNREAD_BYTES,
-)
+from replicator.limits import MAX_PENDING_BYTES, MAX_PENDING_REPLIES, MAX_UNPARSED_BYTES, MAX_UNREAD_BYTES
 from replicator.node.backlog import RecordSink
 from replicator.position import Offset
 from replicator.protocol.levels import Level

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Protocol
 
 from replicator.limits import MAX_STREAM_BYTES
 from replicator.node.backlog import CommittedBatch
-from replicator.server.redis.resp import Encoded, Reply, Simple
+from replicator.server.redis.context import ConnectionContext
+from replicator.server.redis.resp import Encoded, Simple
 
 GETACK = Simple(b"GETACK")
-
-
-class Pusher(Protocol):
-    def push(self, reply: Reply, max_unread_bytes: int) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class RedisRecordSink:
     """`node.backlog.RecordSink`."""
 
-    def __init__(self, connection: Pusher) -> None:
+    def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
 
     def send(self, batch: CommittedBatch) -> None:
