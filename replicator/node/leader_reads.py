@@ -17,6 +17,7 @@ from replicator.node.expiry import remove_if_expired
 from replicator.node.follower_reads import FollowerReads
 from replicator.node.health import NodeHealth
 from replicator.node.waiting_reads import WaitingReads
+from replicator.node.writes import Writes
 from replicator.position import Offset
 from replicator.protocol.levels import Level, LevelKind
 from replicator.protocol.suspension import is_inherited
@@ -62,7 +63,7 @@ class LeaderReads:
     async def _when_acknowledged(self, key: bytes) -> View:
         """Wait until the writes that are in flight now have ended, and no replica can show another value of `key`."""
         replica = self._context.replica
-        await self._context.writes.settled()
+        await _settled(self._context.writes)
         while key in replica.machine.suspended and self._is_inherited(key):
             await replica.changed()
         return await self._with_lease(self._acknowledged)
@@ -81,14 +82,14 @@ class LeaderReads:
         """Delete the row, unless a write in flight does, and wait until what is in flight now has ended."""
         try:
             self._delete_part(key, now_ms)
-            await self._context.writes.settled()
+            await _settled(self._context.writes)
             while self._is_partly_deleted(key):
                 self._delete_part(key, now_ms)
-                await self._context.writes.settled()
+                await _settled(self._context.writes)
         except Definite:
             if self._is_partly_deleted(key):
                 raise
-            await self._context.writes.settled()
+            await _settled(self._context.writes)
         return await self._with_lease(self._acknowledged, shown | {key})
 
     def _delete_part(self, key: bytes, now_ms: int) -> None:
@@ -109,6 +110,14 @@ class LeaderReads:
             return await asyncio.shield(self._at_follower.index.reached())
         self._health.store()  # raises if this node has failed meanwhile
         return self._without_expired(view, shown)
+
+
+async def _settled(writes: Writes) -> None:
+    """Wait until each write that is queued or sent now has been applied or has failed."""
+    while (last := writes.last) is not None:
+        await asyncio.wait([last.applied_or_failed()])
+        if last.seq:  # it was sent, so all writes before it were, too
+            return
 
 
 def _ignore(error: ReplicatorError | None, offset: Offset) -> None:

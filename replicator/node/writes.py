@@ -110,13 +110,11 @@ class Writes:
         """Whether a record that changes rows was sent, and has not been applied yet."""
         return any(pending.changes for pending in self._sent)
 
-    async def settled(self) -> None:
-        """Wait until each write that is queued or sent now has been applied or has failed."""
-        while tail := (self._queued or self._sent):
-            last = tail[-1]
-            await asyncio.wait([last.applied_or_failed()])
-            if last.seq:  # it was sent, so all writes before it were, too
-                return
+    @property
+    def last(self) -> PendingWrite | None:
+        """The newest client's write that is queued; if none is, the newest record that was sent and is not applied."""
+        tail = self._queued or self._sent
+        return tail[-1] if tail else None
 
     # Queueing and sending
 

@@ -12,6 +12,7 @@ from replicator.limits import MAX_EXEC_MS, MAX_STEPS_IN_EXEC, MAX_WRITE_ITEMS, S
 from replicator.position import BEFORE_LOG
 from replicator.protocol.levels import Level
 from replicator.server.keyspace import KEYSPACE_TABLE, Keyspace, WritableKeyspace
+from replicator.server.redis.awaited_reads import execute_reads, read_in_slices, read_when_possible
 from replicator.server.redis.command import Args, Command, CommandKind
 from replicator.server.redis.commands import BY_SPELLING, look_up
 from replicator.server.redis.context import ConnectionContext
@@ -25,12 +26,11 @@ from replicator.server.redis.resp import (
     Reply,
     decode,
     encode,
-    encode_in_steps,
     error_reply,
 )
 from replicator.server.redis.subscriptions import WHILE_SUBSCRIBED, refusal
 from replicator.server.redis.transaction import Queued
-from replicator.server.redis.turns import Budget, CpuLimit, ReplyTooLarge, Steps
+from replicator.server.redis.turns import Budget, CpuLimit, ReplyTooLarge
 from replicator.server.redis.waiting import ViewAt
 from replicator.store.view import KeyBlocked, RowIsExpiring, Transaction, TransactionTooLarge, View
 
@@ -144,25 +144,9 @@ class Dispatcher:
         return keyspace
 
     def _read_later(self, level: Level | None, command: Command, args: Args) -> None:
-        if command.long:
-            self._connection.wait_for(self._read_in_slices(level, lambda keyspace: command.handler(keyspace, args)))
-        else:
-            self._connection.wait_for(self._read(level, lambda keyspace: command.handler(keyspace, args)))
-
-    async def _read(self, level: Level | None, run: Callable[[Keyspace], Reply]) -> None:
-        backend = self._backend
-        self._connection.reply(await backend.reads.read(level, lambda view: run(Keyspace(view, backend.now_ms()))))
-
-    async def _read_in_slices(self, level: Level | None, run: Callable[[Keyspace], Steps[Reply]]) -> None:
-        backend, server = self._backend, self._connection.server
-
-        async def answer(view: View) -> bytes:
-            reply = await server.turns.run(run(Keyspace(view, backend.now_ms())))
-            return await server.turns.run(encode_in_steps(reply, self._connection.protocol))
-
-        async with server.long_reads:
-            encoded = await backend.reads.read_in_slices(level, answer)
-        self._connection.reply(Encoded(encoded))
+        read = read_in_slices if command.long else read_when_possible
+        connection = self._connection
+        connection.wait_for(read(connection, level, lambda keyspace: command.handler(keyspace, args)))
 
     # Writes and MULTI
 
@@ -191,7 +175,7 @@ class Dispatcher:
         if connection.wait_for_own_writes(args):
             return
         if id is None and (multi.dirty_cas or not multi.writes):
-            connection.wait_for(self._execute_reads())
+            connection.wait_for(execute_reads(connection))
             return
         queued, watched, dirty = multi.queued, multi.watched, multi.dirty_cas
         multi.discard()
@@ -261,34 +245,6 @@ class Dispatcher:
         except ReplicatorError as error:
             keyspace.transaction.roll_back()
             return error_reply(error)
-
-    async def _execute_reads(self) -> None:
-        """EXEC without writes. It fails if a watched key changes before the read level is met."""
-        multi = self._connection.multi
-        try:
-            await self._read_in_slices(self._connection.level, self._run_reads)
-        finally:
-            multi.discard()
-
-    def _run_reads(self, keyspace: Keyspace) -> Steps[Reply]:
-        multi = self._connection.multi
-        if multi.dirty_cas:
-            return NullArray()
-        replies: list[Reply] = []
-        for command, args in multi.queued:
-            try:
-                if command.long:
-                    reply = yield from command.handler(keyspace, args)
-                else:
-                    reply = command.handler(
-                        self._connection if command.kind is CommandKind.CONNECTION else keyspace, args
-                    )
-            except ReplicatorError as error:
-                reply = error_reply(error)
-            part = Encoded(encode(reply, self._connection.protocol))
-            replies.append(part)
-            yield len(part.data)
-        return replies
 
 
 def _has_expired(keyspace: WritableKeyspace, watched: Iterable[bytes]) -> bool:

@@ -72,8 +72,8 @@ def encode(reply: Reply, protocol: int) -> bytes:
             return b"*%d\r\n%b" % (len(reply), b"".join([encode(item, protocol) for item in reply]))
         case dict():
             parts = [encode(name, protocol) + encode(value, protocol) for name, value in reply.items()]
-            items = b"".join(parts)
-            return b"*%d\r\n%b" % (2 * len(reply), items) if protocol == 2 else b"%%%d\r\n%b" % (len(reply), items)
+            pairs = b"".join(parts)
+            return b"*%d\r\n%b" % (2 * len(reply), pairs) if protocol == 2 else b"%%%d\r\n%b" % (len(reply), pairs)
         case Verbatim(text):
             return encode(text, 2) if protocol == 2 else b"=%d\r\ntxt:%b\r\n" % (len(text) + 4, text)
         case NullArray():

@@ -89,7 +89,7 @@ def _set_options(args: Args, time_ms: int) -> dict[bytes, int | None]:
             options[name] = None
         else:
             raise BadRequest(SYNTAX)
-    if b"" in amounts.values() or any(len(names & options.keys()) > 1 for names in _EXCLUSIVE):
+    if b"" in amounts.values() or any(len(names.intersection(options)) > 1 for names in _EXCLUSIVE):
         raise BadRequest(SYNTAX)
     for name, amount in amounts.items():
         options[name] = deadline_ms(amount, name, time_ms, "set")
