@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COMPILED := build/compiled
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-all compiled lint bench clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -21,6 +22,14 @@ test: lint ## everything on one real broker of Apache Kafka
 test-all: test ## test, and the failures of a Kafka of three brokers
 	$(BIN)/python -m pytest -m brokers --no-header -q
 
+compiled: $(READY) ## build a wheel with compiled modules into dist/, and run the fast tests on it (needs a C compiler)
+	rm -rf $(COMPILED) dist && mkdir -p $(COMPILED) dist
+	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t $(COMPILED)
+	cd $(COMPILED) && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(CURDIR)/$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(CURDIR)/dist .
+	rm -rf $(COMPILED)/replicator $(COMPILED)/*.so
+	$(BIN)/python -m zipfile -e dist/*.whl $(COMPILED)
+	cd $(COMPILED) && EXPECTED_BUILD=compiled PYTHONPATH=. $(CURDIR)/$(BIN)/python -m pytest -m "not kafka" --no-header -q
+
 lint: $(READY) ## style, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,7 +40,7 @@ bench: $(READY) ## measure it next to raw Kafka, raw LMDB and Redis
 	$(BIN)/replicator bench
 
 clean: ## remove what the other targets have made here
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis bench.json
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis bench.json
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 …"; exit 1; }

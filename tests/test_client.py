@@ -27,6 +27,7 @@ from replicator.client import (
 )
 from replicator.protocol.timing import Timeouts
 from replicator.server.redis.replies import PendingReply
+from tests.builds import needs_interpreted
 from tests.client_fixture import Connect
 from tests.redis_fixture import CLUSTER, STEADY, ServerThread
 from tests.test_redis_server import wait_for
@@ -148,22 +149,26 @@ class TestOnce:
         monkeypatch.setattr(PendingReply, "__call__", cut)
         return lost
 
+    @needs_interpreted
     def test_a_write_whose_answer_is_lost_takes_effect_once(self, client: Any, lost: list[bytes]) -> None:
         lost.extend([b""] * 3)
         assert client.incr("n") == 1
         assert not lost and client.get("n") == b"1"
 
+    @needs_interpreted
     def test_a_transaction_whose_answer_is_lost_takes_effect_once(self, client: Any, lost: list[bytes]) -> None:
         lost.append(b"")
         assert client.transaction([("INCR", "n"), ("INCR", "n")]) == [1, 2]
         assert not lost and client.get("n") == b"2"
 
+    @needs_interpreted
     def test_a_session_reads_its_write_whose_answer_was_lost(self, client: Any, lost: list[bytes]) -> None:
         session = client.session()
         lost.append(b"")
         assert session.incr("n") == 1
         assert not lost and session.get("n") == b"1"
 
+    @needs_interpreted
     def test_without_an_id_a_lost_answer_is_an_unknown_outcome(self, client: Any, lost: list[bytes]) -> None:
         lost.append(b"")
         with pytest.raises(UnknownOutcome, match="may or may not take effect"):

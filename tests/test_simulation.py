@@ -17,6 +17,7 @@ from replicator.testing.batch import Mutation, run_all, worker_processes
 from replicator.testing.simulation import SimulationPlan, run
 from tests import simulation_mutations as mutations
 from tests import stream_mutations as streams
+from tests.builds import needs_interpreted
 from tests.mutation_table import BROKEN_RULE
 
 SUSPEND, INVALIDATE = WriteMode.SUSPEND, WriteMode.INVALIDATE
@@ -180,6 +181,7 @@ WITHOUT_A_SEED = [
 """Broken rules that the simulator has not detected in some hundreds of seeds since it has a Kafka below the wire."""
 
 
+@needs_interpreted
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("rule", BROKEN_RULES, ids=lambda rule: rule.name)
 def test_a_broken_rule_is_detected(
@@ -197,6 +199,7 @@ def test_a_broken_rule_is_detected(
     pytest.fail(f"{ENOUGH_SEEDS} simulations did not detect it")
 
 
+@needs_interpreted
 @pytest.mark.parametrize("mutation", WITHOUT_A_SEED, ids=lambda mutation: mutation.__name__)
 def test_a_rule_without_a_seed_can_still_be_broken(mutation: Mutation) -> None:
     with mutation():

@@ -1,4 +1,4 @@
-"""`replicator doctor`: checks that Kafka is configured so that no acknowledged write can be lost."""
+"""`replicator doctor`: checks that Kafka's settings let no acknowledged write be lost, and shows the build."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from replicator.cli import options
 from replicator.cli.output import console, print_json
 from replicator.errors import ConfigError
+from replicator.local.build import check_build
 from replicator.local.folder import ClusterFolder
 from replicator.log.kafka.check import check_topic
 
@@ -22,7 +23,7 @@ def doctor(
     cluster: Annotated[str | None, typer.Option(help="The cluster's name, without a cluster folder.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Check the settings of the brokers and of the log's topic, and explain each of them.
+    """Check the settings of the brokers and of the log's topic, and explain each; show the build in use.
 
     Exit code 1 if something should be changed.
 
@@ -33,7 +34,7 @@ def doctor(
     if bootstrap is None or cluster is None:
         file = ClusterFolder(dir).load()
         bootstrap, cluster = file.bootstrap, file.name
-    results = check_topic(bootstrap, cluster)
+    results = check_topic(bootstrap, cluster) + check_build()
     if json:
         print_json([asdict(result) for result in results])
     else:
