@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from replicator.bench import mode_rows
+from replicator.bench.benchmark import compare_with_floors
 from replicator.bench.closed_loop import KEY, VALUE, RequestTemplate, Workload, percentile, run_load
 from replicator.bench.cpu import CpuMeter
 from replicator.bench.mode_rows import AT_FOLLOWER, AT_LEADER, WRITES, ModeRow
@@ -92,8 +93,10 @@ def test_a_request_is_filled_with_keys_and_values_of_16_bytes() -> None:
 
 def test_expectations_compare_rows_of_the_same_run() -> None:
     rows = (
-        writes(mode_rows.SYNC_1, per_s=20_000, p50_ms=2.0),
-        writes(mode_rows.REDIS_FSYNC, per_s=20_000),
+        writes(mode_rows.SYNC_1, per_s=20_000, p50_ms=2.0, single_p50_ms=1.4, pipelined_per_s=60_000),
+        writes(mode_rows.REDIS_FSYNC, per_s=20_000, single_p50_ms=1.0, pipelined_per_s=100_000),
+        writes(mode_rows.ASYNC_WAIT, single_p50_ms=1.8),
+        writes(mode_rows.REDIS_WAIT, single_p50_ms=0.3),
         writes(mode_rows.POSTGRES, per_s=10_001),
         writes(mode_rows.INVALIDATE, p50_ms=2.6),
         writes(mode_rows.ASYNC, single_p50_ms=0.61),
@@ -101,7 +104,36 @@ def test_expectations_compare_rows_of_the_same_run() -> None:
         ModeRow(AT_FOLLOWER, mode_rows.EVENTUAL, "", per_s=100),
         ModeRow(AT_LEADER, mode_rows.LINEARIZABLE, "", per_s=99),
     )
-    assert [it.met for it in mode_rows.compare(rows)] == [True, False, False, True, False]
+    assert [it.met for it in mode_rows.compare(rows)] == [True, True, False, True, False, False, True, False]
+
+
+def test_a_row_is_the_median_of_its_rounds_and_has_their_errors() -> None:
+    rounds = [
+        writes(mode_rows.ASYNC, per_s=3.0, p50_ms=1.0, pipelined_per_s=9.0),
+        writes(mode_rows.ASYNC, per_s=1.0, p50_ms=3.0, pipelined_per_s=7.0, trouble="1 bad reply"),
+        writes(mode_rows.ASYNC, per_s=2.0, p50_ms=2.0, pipelined_per_s=8.0, trouble="1 bad reply"),
+    ]
+    assert mode_rows.median_row(rounds) == writes(
+        mode_rows.ASYNC,
+        per_s=2.0,
+        p50_ms=2.0,
+        pipelined_per_s=8.0,
+        lowest_per_s=1.0,
+        highest_per_s=3.0,
+        trouble="1 bad reply",
+    )
+    assert mode_rows.median_row(rounds[:1]).single_p50_ms is None
+
+
+def test_floors_are_ratios_to_raw_rates_and_to_redis_if_it_is_installed() -> None:
+    raw = {"kafka_appends_per_s": 1_000.0, "lmdb_gets_per_s": 1_000_000.0}
+    ours = [BenchmarkFigure("GET", "64 clients", per_s, per_s, per_s, 1, 1, {}) for per_s in (8_000.0,)]
+    peer = [BenchmarkFigure("GET", "64 clients", per_s, per_s, per_s, 1, 1, {}) for per_s in (10_000.0,)]
+    assert [(it.per, it.ratio, it.met) for it in compare_with_floors(raw, ours, peer, None)] == [
+        ("gets", 0.008, False),
+        ("Redis", 0.8, True),
+    ]
+    assert [it.per for it in compare_with_floors(raw, ours, [], None)] == ["gets"]
 
 
 def test_rows_without_a_measurement_or_with_errors_are_neither_met_nor_missed() -> None:
@@ -112,8 +144,8 @@ def test_rows_without_a_measurement_or_with_errors_are_neither_met_nor_missed() 
         writes(mode_rows.INVALIDATE, p50_ms=2.0, trouble="3 bad answers"),
     )
     compared = mode_rows.compare(rows)
-    assert [it.met for it in compared] == [None] * 5
-    assert [it.measured for it in compared] == [None] * 5
+    assert [it.met for it in compared] == [None] * 8
+    assert [it.measured for it in compared] == [None] * 8
 
 
 def test_the_table_shows_figures_and_errors() -> None:
@@ -160,7 +192,7 @@ def temporary() -> Iterator[Path]:
 @pytest.mark.timeout(240)
 def test_one_run_has_all_rows_and_leaves_nothing_behind(kafka: str, temporary: Path) -> None:
     out = temporary / "modes.json"
-    line = [sys.executable, "-m", "replicator", "bench", "modes", "--seconds", "0.3", "--json"]
+    line = [sys.executable, "-m", "replicator", "bench", "modes", "--seconds", "0.3", "--rounds", "1", "--json"]
     options = ["--bootstrap", kafka, "--out", str(out)]
     done = subprocess.run(
         [*line, *options], capture_output=True, text=True, timeout=200, env={**os.environ, "TMPDIR": str(temporary)}
@@ -171,6 +203,7 @@ def test_one_run_has_all_rows_and_leaves_nothing_behind(kafka: str, temporary: P
     rows = {(it["group"], it["name"]): it for it in report["rows"]}
     named = [
         mode_rows.ASYNC,
+        mode_rows.ASYNC_WAIT,
         mode_rows.QUORUM,
         mode_rows.SYNC_1,
         mode_rows.SYNC_2,
@@ -186,5 +219,27 @@ def test_one_run_has_all_rows_and_leaves_nothing_behind(kafka: str, temporary: P
     for (_, name), row in rows.items():
         if "not installed" not in row["trouble"]:
             assert not row["trouble"] and row["per_s"] > 0 and row["p50_ms"] <= row["p99_ms"], f"{name}: {row}"
-    assert len(report["expectations"]) == 5
+    assert len(report["expectations"]) == 8
     assert [path.name for path in temporary.iterdir()] == [out.name]
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(240)
+def test_followers_are_measured_in_few_and_in_many(temporary: Path) -> None:
+    line = [sys.executable, "-m", "replicator", "bench", "followers", "--few", "1", "--many", "2"]
+    options = ["--requests", "1000", "--rounds", "1", "--json"]
+    done = subprocess.run(
+        [*line, *options], capture_output=True, text=True, timeout=200, env={**os.environ, "TMPDIR": str(temporary)}
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    few, many = report["figures"]
+    assert (few["load"], many["load"]) == ("1", "2")
+    assert report["broker_ratio"] == many["cpu_us"]["Kafka"] / few["cpu_us"]["Kafka"]
+    assert list(temporary.iterdir()) == []
+
+
+def test_more_followers_than_before_are_needed() -> None:
+    line = [sys.executable, "-m", "replicator", "bench", "followers", "--few", "3", "--many", "2"]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 2 and "larger than --few (3)" in done.stderr

@@ -1,7 +1,8 @@
 """What each replication mode and each read level costs, next to Redis and PostgreSQL.
 
-Rows are measured one after the other, and each row loads only its own subject. A write that waits for more copies takes
-longer: so each row states what its reply is worth.
+Each round measures all rows, one after the other, and each row loads only its own subject; the cluster idles while
+Redis and PostgreSQL are measured. A write that waits for more copies takes longer: so each row states what its reply is
+worth.
 """
 
 from __future__ import annotations
@@ -14,19 +15,21 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import NamedTuple
 
 from replicator.bench import mode_rows
 from replicator.bench.benchmark import machine_name
-from replicator.bench.closed_loop import KEYS
-from replicator.bench.mode_rows import AT_FOLLOWER, AT_LEADER, WRITES, ExpectationResult, ModeRow
-from replicator.bench.subjects import SET, WAIT, ClusterSubject, Measure, postgres_writes, redis_writes
+from replicator.bench.closed_loop import KEYS, CommandWords
+from replicator.bench.mode_rows import AT_FOLLOWER, AT_LEADER, WRITES, ExpectationResult, ModeRow, median_row
+from replicator.bench.subjects import WAIT, ClusterSubject, Measure, postgres_writes, redis_writes
 from replicator.errors import ReplicatorError
 from replicator.local.cluster import temporary_cluster
 from replicator.local.progress import ProgressReporter
 from replicator.records.types import WriteMode
 
 CLIENTS = 64
+PIPELINES, PIPELINE = 16, 16  # clients, and writes that each of them sends at a time
 FSYNCS = 100
 APPLIED, ACKNOWLEDGED, OWN = "all writes applied here", "all acknowledged writes", "own reads and writes"
 
@@ -36,6 +39,7 @@ class RowSubject(NamedTuple):
     name: str
     worth: str
     prepare: Callable[[], AbstractContextManager[Measure]]
+    can_pipeline: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +49,36 @@ class ModesReport:
     machine: str
     clients: int
     keys: int
-    seconds: float  # per row
-    fsync_p50_ms: tuple[float, float]  # before and after the rows of Redis and PostgreSQL, which wait for fsync
+    seconds: float  # per load of a row
+    rounds: int
+    fsync_p50_ms: tuple[float, float]  # before and after the rounds: Redis and PostgreSQL wait for fsync
     rows: Sequence[ModeRow]
     expectations: Sequence[ExpectationResult]
 
 
-def measure_modes(seconds: float, *, bootstrap: str | None, password: str, progress: ProgressReporter) -> ModesReport:
+def measure_modes(
+    seconds: float, rounds: int, *, bootstrap: str | None, password: str, progress: ProgressReporter
+) -> ModesReport:
     """Raises `ReplicatorError` if the cluster cannot be started; a row that fails has `trouble`."""
     with tempfile.TemporaryDirectory(prefix="replicator-bench-", ignore_cleanup_errors=True) as name:
         dir = Path(name)
-        peers = _peer_rows(dir, seconds)
         with temporary_cluster("bench", 3, bootstrap=bootstrap, password=password, progress=progress) as cluster:
             subject = ClusterSubject(cluster, seconds)
             progress.step("writing all keys")
             subject.fill()
-            ours = _cluster_rows(subject)
-            total = len(ours) + len(peers)
-            rows = [_measure(row, f"{place} of {total}", progress) for place, row in enumerate(ours, 1)]
-        before_ms = _fsync_ms(dir)
-        rows += [_measure(row, f"{place} of {total}", progress) for place, row in enumerate(peers, len(ours) + 1)]
-        after_ms = _fsync_ms(dir)
-    rows.sort(key=lambda row: (WRITES, AT_LEADER, AT_FOLLOWER).index(row.group))
-    return ModesReport(machine_name(), CLIENTS, KEYS, seconds, (before_ms, after_ms), rows, mode_rows.compare(rows))
+            before_ms = _fsync_ms(dir)
+            subjects = [*_cluster_rows(subject), *_peer_rows(dir, seconds)]
+            measured: list[list[ModeRow]] = [[] for _ in subjects]
+            for number in range(1, rounds + 1):
+                for place, row in enumerate(subjects):
+                    progress.step(
+                        f"round {number} of {rounds}, {place + 1} of {len(subjects)}: {row.group}, {row.name}"
+                    )
+                    measured[place].append(_measure(row))
+            after_ms = _fsync_ms(dir)
+    rows = sorted(map(median_row, measured), key=lambda row: (WRITES, AT_LEADER, AT_FOLLOWER).index(row.group))
+    fsync_ms = before_ms, after_ms
+    return ModesReport(machine_name(), CLIENTS, KEYS, seconds, rounds, fsync_ms, rows, mode_rows.compare(rows))
 
 
 def _fsync_ms(folder: Path) -> float:
@@ -82,26 +93,37 @@ def _fsync_ms(folder: Path) -> float:
     return statistics.median(spent_ms)
 
 
-def _measure(row: RowSubject, place: str, progress: ProgressReporter) -> ModeRow:
+def _measure(row: RowSubject) -> ModeRow:
     """A row that cannot be measured does not stop the others."""
-    progress.step(f"{place}: {row.group}, {row.name}")
     try:
         with row.prepare() as measure:
-            many = measure(CLIENTS)
-            single_p50_ms, trouble = None, many.trouble
+            many = measure(CLIENTS, 1)
+            single = pipelined = None
             if row.group == WRITES:
-                single = measure(1)
-                single_p50_ms, trouble = single.p50_ms, trouble or single.trouble
+                single = measure(1, 1)
+                pipelined = measure(PIPELINES, PIPELINE) if row.can_pipeline else None
     except ReplicatorError as error:
         return ModeRow(row.group, row.name, row.worth, trouble=str(error))
-    return ModeRow(row.group, row.name, row.worth, many.per_s, many.p50_ms, many.p99_ms, single_p50_ms, trouble)
+    return ModeRow(
+        row.group,
+        row.name,
+        row.worth,
+        many.per_s,
+        many.p50_ms,
+        many.p99_ms,
+        single_p50_ms=single.p50_ms if single else None,
+        pipelined_per_s=pipelined.per_s if pipelined else None,
+        trouble=next((load.trouble for load in (many, single, pipelined) if load and load.trouble), ""),
+    )
 
 
 def _cluster_rows(cluster: ClusterSubject) -> Sequence[RowSubject]:
     one, both = ("n2",), ("n2", "n3")
 
-    def writes(name: str, worth: str, sync: Sequence[str], wait_for: str, write: WriteMode) -> RowSubject:
-        return RowSubject(WRITES, name, worth, lambda: cluster.writes(sync, wait_for, write))
+    def writes(
+        name: str, worth: str, sync: Sequence[str], wait_for: str, write: WriteMode, *then: CommandWords
+    ) -> RowSubject:
+        return RowSubject(WRITES, name, worth, lambda: cluster.writes(sync, wait_for, write, then))
 
     def reads(group: str, id: str, level: str, worth: str) -> RowSubject:
         return RowSubject(group, level, worth, lambda: cluster.reads(id, level))
@@ -114,6 +136,7 @@ def _cluster_rows(cluster: ClusterSubject) -> Sequence[RowSubject]:
     hidden = f"{log} + store of 1 replica; the old value is read nowhere"
     return (
         writes(mode_rows.ASYNC, log, (), "all", WriteMode.ASYNC),
+        writes(mode_rows.ASYNC_WAIT, f"{log} + store of 1 of 2 replicas", (), "all", WriteMode.ASYNC, WAIT),
         reads(AT_LEADER, "n1", mode_rows.EVENTUAL, APPLIED),
         reads(AT_LEADER, "n1", "bounded 500", ACKNOWLEDGED),
         reads(AT_LEADER, "n1", "session", OWN),
@@ -135,17 +158,18 @@ def _cluster_rows(cluster: ClusterSubject) -> Sequence[RowSubject]:
 def _peer_rows(dir: Path, seconds: float) -> Sequence[RowSubject]:
     always = ("--appendonly", "yes", "--appendfsync", "always")
 
-    def redis(name: str, worth: str, folder: str, request: Sequence[Sequence[str]], *settings: str) -> RowSubject:
-        return RowSubject(WRITES, name, worth, lambda: redis_writes(dir / folder, seconds, request, *settings))
+    def redis(name: str, worth: str, then: Sequence[CommandWords], *settings: str) -> RowSubject:
+        return RowSubject(WRITES, name, worth, lambda: redis_writes(Path(mkdtemp(dir=dir)), seconds, then, *settings))
 
     return (
-        redis(mode_rows.REDIS_ALONE, "memory of 1 Redis", "redis", [SET]),
-        redis(mode_rows.REDIS_WAIT, "memory of 2 Redis", "redis-wait", [SET, WAIT]),
-        redis(mode_rows.REDIS_FSYNC, "fsync at 2 Redis", "redis-fsync", [SET, WAIT], *always),
+        redis(mode_rows.REDIS_ALONE, "memory of 1 Redis", []),
+        redis(mode_rows.REDIS_WAIT, "memory of 2 Redis", [WAIT]),
+        redis(mode_rows.REDIS_FSYNC, "fsync at 2 Redis", [WAIT], *always),
         RowSubject(
             WRITES,
             mode_rows.POSTGRES,
             "WAL fsync at the primary and the standby, applied at both",
             lambda: postgres_writes(seconds),
+            can_pipeline=False,
         ),
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,24 @@ WAIT: CommandWords = ("WAIT", "1", "0")
 BATCH = 1_000
 CATCH_UP_S = 60.0
 
-Measure = Callable[[int], LoadResult]
-"""Measures with the given number of clients."""
+Measure = Callable[[int, int], LoadResult]
+"""Measures with the given number of clients, each of which sends so many writes or reads at a time."""
+
+
+def measure_with(
+    port: int,
+    seconds: float,
+    command: CommandWords,
+    then: Sequence[CommandWords] = (),
+    setup: Sequence[CommandWords] = (),
+) -> Measure:
+    """`then`: sent after the commands of each request."""
+
+    def measure(clients: int, at_a_time: int) -> LoadResult:
+        load = run_load(Workload(port, clients, seconds, [command] * at_a_time + list(then), setup))
+        return replace(load, per_s=load.per_s * at_a_time)
+
+    return measure
 
 
 def fill(port: int) -> None:
@@ -65,10 +82,12 @@ class ClusterSubject:
         fill(self._ports["n1"])
 
     @contextmanager
-    def writes(self, sync: Sequence[str], wait_for: str, write: WriteMode) -> Iterator[Measure]:
+    def writes(
+        self, sync: Sequence[str], wait_for: str, write: WriteMode, then: Sequence[CommandWords] = ()
+    ) -> Iterator[Measure]:
         """`sync`: the sync members."""
         self._configure(sync, wait_for, write)
-        yield lambda clients: run_load(Workload(self._ports["n1"], clients, self._seconds, [SET]))
+        yield measure_with(self._ports["n1"], self._seconds, SET, then)
 
     @contextmanager
     def reads(
@@ -78,7 +97,7 @@ class ClusterSubject:
         setup = ["REPL.READ", *level.split()]
         if level == "session":
             setup.append(self._token())
-        yield lambda clients: run_load(Workload(self._ports[id], clients, self._seconds, [GET], [setup]))
+        yield measure_with(self._ports[id], self._seconds, GET, setup=[setup])
 
     def _token(self) -> str:
         with redis.Redis(port=self._ports["n1"]) as client:
@@ -102,14 +121,14 @@ class ClusterSubject:
 
 
 @contextmanager
-def redis_writes(folder: Path, seconds: float, request: Sequence[CommandWords], *settings: str) -> Iterator[Measure]:
+def redis_writes(folder: Path, seconds: float, then: Sequence[CommandWords], *settings: str) -> Iterator[Measure]:
     """At a Redis with one replica, both with these settings."""
     with redis_pair(folder, *settings) as port:
         fill(port)
-        yield lambda clients: run_load(Workload(port, clients, seconds, request))
+        yield measure_with(port, seconds, SET, then)
 
 
 @contextmanager
 def postgres_writes(seconds: float) -> Iterator[Measure]:
     with postgres_pair() as primary:
-        yield lambda clients: primary.run_load(clients, seconds)
+        yield lambda clients, at_a_time: primary.run_load(clients, seconds)

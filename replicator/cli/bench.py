@@ -10,11 +10,12 @@ import typer
 from rich.table import Table
 
 from replicator.bench.benchmark import BenchmarkReport, run_benchmark
-from replicator.cli import bench_modes, options
+from replicator.cli import bench_followers, bench_modes, options
 from replicator.cli.output import ConsoleProgress, console
 
 app = typer.Typer()
 app.command("modes")(bench_modes.modes)
+app.command("followers")(bench_followers.followers)
 
 
 @app.callback(invoke_without_command=True)
@@ -79,7 +80,7 @@ def _draw_cpu(report: BenchmarkReport) -> Table:
 
 
 def _draw_floors(report: BenchmarkReport) -> Table:
-    table = Table("floor", "ratio to raw", "at least", "")
+    table = Table("floor", "ratio", "at least", "")
     for it in report.floors:
         mark = "[green]met[/]" if it.met else "[red]missed[/]"
         table.add_row(f"{it.what} / {it.per}", f"{it.ratio:,.3f}", f"{it.floor:,.3f}", mark)
