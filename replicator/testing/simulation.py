@@ -186,7 +186,8 @@ class _Simulation:
         await asyncio.wait(requesting)
         problems.extend(await self._settle())
         if not problems and not self._is_log_damaged():
-            problems.extend(await refused_for_good(self.nodes, self._new_client, self._last_token()))
+            restart = self.nemesis.restart_replaced
+            problems.extend(await refused_for_good(self.nodes, self._new_client, self._last_token(), restart))
             await setting_up
         for task in (setting_up, rebuilding):
             task.cancel()
