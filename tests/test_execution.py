@@ -39,7 +39,7 @@ def executions(clock_ms: int = EXPIRES_MS) -> Executions:
             for change in write.changes:
                 key = encode_key(change.table, change.row, change.field)
                 values.setdefault(key, []).append((Place(offset, nth), change.new))
-    return Executions(Canonical({}, {}, writes, {}, {}, values, [], []), lambda offset: clock_ms)
+    return Executions(Canonical({}, {}, writes, {}, {}, values, [], [], []), lambda offset: clock_ms)
 
 
 def request(

@@ -25,6 +25,7 @@ CANONICAL = Canonical(
     values={encode_key("kv", b"k", b""): [(end_of(Offset(5)), FIRST), (end_of(Offset(7)), SECOND)]},
     accepted=[],
     timings=[],
+    memberships=[],
 )
 
 

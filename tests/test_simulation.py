@@ -161,13 +161,13 @@ BROKEN_RULES = [
         near=267,
     ),
     BrokenRule(mutations.writes_wait_for_no_acks, "without the acks", WriteMode.SYNC),
+    BrokenRule(mutations.unacknowledged_writes_are_confirmed, "answered without the acks", WriteMode.SYNC),
 ]
 WITHOUT_A_SEED = [
     mutations.follower_leases_need_no_question,
     mutations.replaced_processes_are_not_waited_for,
     mutations.processes_read_locally_before_they_are_registered,
     mutations.releases_wait_for_nobody,
-    mutations.unacknowledged_writes_are_confirmed,
     mutations.transactions_trust_what_they_inherit,
     mutations.barriers_below_the_end_of_the_store_count,
     mutations.nodes_trust_the_leader_of_another_log,

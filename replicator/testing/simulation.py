@@ -21,6 +21,7 @@ from replicator.records.types import Timing, WriteMode
 from replicator.testing import faults as fault_plans
 from replicator.testing.checks import (
     acks,
+    answers,
     claims,
     expiry,
     leases,
@@ -267,6 +268,7 @@ class _Simulation:
 
         executions = Executions(canonical, latest_ms)
         yield from writes.check(history.writes(), canonical)
+        yield from answers.check(history, canonical, appended_s, self.observer.samples, era.from_s)
         yield from leases.check(era.overlaps(self.observer.overlaps))
         yield from levels.check(history, executions, canonical, appended_s)
         yield from sessions.check(history, executions)

@@ -12,7 +12,7 @@ from replicator.position import BEFORE_LOG, NodeId, Offset
 from replicator.protocol.acceptance import judge, skip
 from replicator.protocol.log_state import LogState
 from replicator.records.codec import NotARecord, RecordCodec
-from replicator.records.types import Record, Timing, Write, singles
+from replicator.records.types import Membership, Record, Timing, Write, singles
 from replicator.server.keyspace import KEYSPACE_TABLE
 from replicator.server.redis.dedup import DEDUP_TABLE
 from replicator.store.digest import DIGEST_MASK, entry_digest
@@ -56,6 +56,7 @@ class Canonical(NamedTuple):
     values: dict[bytes, list[tuple[Place, bytes | None]]]  # the changes of each store key, in order
     accepted: list[Offset]  # of the accepted records, in order
     timings: list[Timing]  # that the nodes followed, one after the other
+    memberships: list[tuple[Offset, Membership]]  # in order, each from that offset on
     damage: str = ""  # why the entries from the next offset on cannot be read; empty: they can
 
     def value_at(self, key: bytes, place: Place) -> bytes | None:
@@ -75,7 +76,7 @@ class Canonical(NamedTuple):
 def read_log(log: list[Entry], codec: RecordCodec) -> Canonical:
     state = LogState()
     digest = 0
-    canonical = Canonical({}, {}, {}, {}, {}, {}, [], [])
+    canonical = Canonical({}, {}, {}, {}, {}, {}, [], [], [])
     for offset, payload in log:
         try:
             record = codec.decode(payload, state.timeline)
@@ -99,6 +100,8 @@ def _take(record: Record, offset: Offset, canonical: Canonical) -> int:
         canonical.writes[offset] = WritesAt(record.header.author.node, writes)
     if isinstance(record.body, Timing):
         canonical.timings.append(record.body)
+    elif isinstance(record.body, Membership):
+        canonical.memberships.append((offset, record.body))
     return sum(_apply(write, Place(offset, index), canonical) for index, write in enumerate(writes))
 
 
