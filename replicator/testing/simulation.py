@@ -235,7 +235,9 @@ class _Simulation:
         suspended = [f"{name} still suspends keys" for name, life in lives if life.machine.suspended]
         leaders = [name for name, life in lives if life.node.leads and life.node.lease_left_ms > 0]
         leaderless = [] if len(leaders) == 1 else [f"leaders with a lease: {leaders or 'none'}"]
-        return ended + failed + unregistered + suspended + leaderless + unanswered
+        epoch = max((life.machine.state.epoch for _, life in lives), default=0)
+        behind = [f"{name} has not read epoch {epoch}" for name, life in lives if life.machine.state.epoch < epoch]
+        return ended + failed + unregistered + suspended + leaderless + behind + unanswered
 
     def _is_log_damaged(self) -> bool:
         """A leader that has not noticed that Kafka lost records may write one that follows them."""
