@@ -23,6 +23,7 @@ from tests.mutation_table import BROKEN_RULE
 SUSPEND, INVALIDATE = WriteMode.SUSPEND, WriteMode.INVALIDATE
 STEPS = 2_500
 STEPS_WITH_LOSS = 4_000  # the cluster has to be rebuilt in them
+STEPS_WITH_TWO_PROCESSES = 6_000  # leases are lengthened before the second one starts
 SEEDS = 1_000
 ENOUGH_SEEDS = 400  # to detect any broken rule
 
@@ -53,6 +54,7 @@ class BrokenRule(NamedTuple):
     loss: bool | None = None
     events: tuple[str, ...] = ()
     near: int = 0  # a seed shortly before one that detects it
+    steps: int = STEPS
 
     @property
     def name(self) -> str:
@@ -163,18 +165,43 @@ BROKEN_RULES = [
     BrokenRule(streams.followers_wait_for_their_leader_for_ever, "has not read epoch"),
     BrokenRule(mutations.writes_wait_for_no_acks, "without the acks", WriteMode.SYNC),
     BrokenRule(mutations.unacknowledged_writes_are_confirmed, "answered without the acks", WriteMode.SYNC),
+    BrokenRule(
+        mutations.follower_leases_need_no_question,
+        "not linearizable",
+        INVALIDATE,
+        events=("cut off and set async",),
+        near=83,
+    ),
+    BrokenRule(
+        mutations.replaced_processes_are_not_waited_for,
+        "not linearizable",
+        INVALIDATE,
+        events=("start elsewhere and fall behind",),
+        steps=STEPS_WITH_TWO_PROCESSES,
+    ),
+    BrokenRule(
+        mutations.processes_read_locally_before_they_are_registered,
+        "not linearizable",
+        INVALIDATE,
+        events=("start elsewhere and fall behind",),
+        near=312,
+        steps=STEPS_WITH_TWO_PROCESSES,
+    ),
+    BrokenRule(
+        mutations.leaders_answer_other_nodes_without_a_lease,
+        "not linearizable",
+        WriteMode.ASYNC,
+        events=("pause leader until deposed",),
+        near=129,
+    ),
 ]
 WITHOUT_A_SEED = [
-    mutations.follower_leases_need_no_question,
-    mutations.replaced_processes_are_not_waited_for,
-    mutations.processes_read_locally_before_they_are_registered,
     mutations.releases_wait_for_nobody,
     mutations.transactions_trust_what_they_inherit,
     mutations.barriers_below_the_end_of_the_store_count,
     mutations.nodes_trust_the_leader_of_another_log,
     mutations.checkpoints_wait_for_every_record,
     mutations.releases_are_appended_once,
-    mutations.leaders_answer_other_nodes_without_a_lease,
     streams.acks_of_earlier_terms_count,
     streams.leaders_send_to_followers_with_another_past,
 ]
@@ -187,7 +214,7 @@ WITHOUT_A_SEED = [
 def test_a_broken_rule_is_detected(
     rule: BrokenRule, workers: ProcessPoolExecutor, record_property: Callable[[str, object], None]
 ) -> None:
-    steps = STEPS_WITH_LOSS if rule.loss else STEPS
+    steps = STEPS_WITH_LOSS if rule.loss else rule.steps
     plans = (
         SimulationPlan(seed, steps, writes=rule.writes, loss=rule.loss, events=rule.events) for seed in count(rule.near)
     )

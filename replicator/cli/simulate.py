@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from replicator.records.types import WriteMode
-from replicator.testing.nemesis import FAULT_EVENTS
+from replicator.testing.nemesis import EVENTS
 from replicator.testing.simulation import SimulationPlan, run
 
 
@@ -25,7 +25,7 @@ def simulate(
         str | None,
         typer.Option(
             help="Only these fault events, separated by commas; by default the seed decides. One or more of: "
-            f"{', '.join(FAULT_EVENTS)}."
+            f"{', '.join(EVENTS)}."
         ),
     ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Print every event.")] = False,
@@ -48,8 +48,8 @@ def simulate(
 def _parsed(events: str | None) -> tuple[str, ...]:
     """Raises `typer.BadParameter`."""
     names = tuple(name.strip() for name in events.split(",")) if events else ()
-    if unknown := [name for name in names if name not in FAULT_EVENTS]:
+    if unknown := [name for name in names if name not in EVENTS]:
         raise typer.BadParameter(
-            f"{unknown[0]!r} is not a kind of fault event: use some of {', '.join(FAULT_EVENTS)}", param_hint="--events"
+            f"{unknown[0]!r} is not a kind of fault event: use some of {', '.join(EVENTS)}", param_hint="--events"
         )
     return names

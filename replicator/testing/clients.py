@@ -193,7 +193,7 @@ class SimClient:
     def _connection(self, node: SimNode) -> tuple[Running, SimConnection]:
         """It stays, although another process of the node may have been started elsewhere."""
         known = self._connections.get(node.name)
-        if known is None or known[0] not in node.lives:
+        if known is None or known[0] not in node.lives or known[1] not in known[0].connections:
             life = self._rng.choice(node.lives)
             known = self._connections[node.name] = life, node.connect(life)
         return known

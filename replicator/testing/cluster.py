@@ -126,6 +126,12 @@ class SimNode:
         life.connections.append(connection)
         return connection
 
+    def disconnect(self, life: Running) -> None:
+        """Its clients connect again, perhaps to another process of this node."""
+        for connection in life.connections:
+            connection.lose()
+        life.connections.clear()
+
     async def kill(self, *, system: bool) -> None:
         """As SIGKILL does; with `system`, as a crash of the operating system, after which the store is not trusted."""
         life, self.life = self.life, None
@@ -148,8 +154,7 @@ class SimNode:
 
     async def _end(self, life: Running) -> None:
         life.link.cut = True
-        for connection in life.connections:
-            connection.lose()
+        self.disconnect(life)
         if life.process.paused:
             self._loop.resume(life.process)
         dying = [life.task, *life.requests]

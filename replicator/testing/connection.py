@@ -61,13 +61,13 @@ class SimConnection(asyncio.Transport):
         self._loop.call_soon(self._arrive, request, data, context=self._process.context)
 
     def lose(self) -> None:
-        """The node dies."""
+        """The node dies, or only the connection breaks."""
         self._far_end.connection_lost(None)
         batches = [*self._batches]
         self._batches.clear()
         for batch in batches:
             if batch.request.outcome is None:
-                batch.request.answer(Outcome.UNKNOWN, self._loop.time(), "the node died")
+                batch.request.answer(Outcome.UNKNOWN, self._loop.time(), "the connection was lost")
                 batch.done()
 
     # In the node's process

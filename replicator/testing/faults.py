@@ -32,7 +32,7 @@ class Faults:
     end_fails: float = 0.0
     question_lost: float = 0.0  # of one node to another
     disturbance_ms: float = 1e12  # mean time between two of `events`
-    events: tuple[str, ...] = ()  # names in `nemesis.FAULT_EVENTS`
+    events: tuple[str, ...] = ()  # names in `nemesis.EVENTS`
     stream_message_fails: float = 0.0  # that a message of a link is lost or overtaken
     loses_records: bool = False  # whether Kafka loses acknowledged records once
 

@@ -16,6 +16,7 @@ class Link:
         self.stalled_until_s = 0.0  # this process receives no entries of the log until then
         self.away_until_s = 0.0  # this process alone cannot reach any broker
         self.isolated_until_s = 0.0  # this process and the other nodes cannot reach each other
+        self.unsent_until_s = 0.0  # no message over a stream reaches this process until then
         self.unreachable_until_s: dict[int, float] = {}  # by broker: this process cannot reach it
         self.lag_ms = kafka.rng.choice((0.0, 0.0, 10.0, 200.0))  # maximum extra delay of its reads
 
@@ -29,5 +30,5 @@ class Link:
         return self.kafka.loop.time() < self.isolated_until_s
 
     def heal(self) -> None:
-        self.stalled_until_s = self.away_until_s = self.isolated_until_s = 0.0
+        self.stalled_until_s = self.away_until_s = self.isolated_until_s = self.unsent_until_s = 0.0
         self.unreachable_until_s.clear()

@@ -53,7 +53,7 @@ class Nemesis:
             if self.stopping:
                 break
             name = rng.choice(faults.events)
-            running.append(asyncio.create_task(FAULT_EVENTS[name](self, self._rng.choice(self._nodes))))
+            running.append(asyncio.create_task(EVENTS[name](self, self._rng.choice(self._nodes))))
         for task in running:
             await task
 
@@ -149,6 +149,51 @@ class Nemesis:
             duration_s = self._random_duration_s()
             self._trace(f"{node.name}: receives no entries for {duration_s:.3f} s")
             node.life.link.stalled_until_s = self._loop.time() + duration_s
+
+    def _let_fall_behind(self, life: Running, duration_s: float) -> None:
+        """It receives no records, neither from Kafka nor from the leader. It can still ask the leader."""
+        self._trace(f"{life.author}: receives no records for {duration_s:.3f} s")
+        life.link.stalled_until_s = life.link.unsent_until_s = self._loop.time() + duration_s
+
+    async def pause_leader_until_deposed(self, node: SimNode) -> None:
+        """Another node becomes leader meanwhile, and a third one, `node`, learns of it later than the first."""
+        leader = next((it for it in self._nodes if it.life is not None and it.life.node.leads), None)
+        if leader is None or leader.life is None or leader.name in self._busy or leader is node or node.life is None:
+            return
+        self._busy.add(leader.name)
+        process, behind = leader.life.process, node.life
+        self._let_fall_behind(behind, _LONG_S)
+        self._trace(f"{leader.name}: paused")
+        self._loop.pause(process)
+        for _ in range(300):
+            if self.stopping or any(it.life and it.life.node.leads for it in self._nodes if it is not leader):
+                break
+            await asyncio.sleep(_LONG_S / 300)
+        await self._wait(0.3 * self._rng.random())
+        self._let_fall_behind(behind, _SHORT_S)
+        self._loop.resume(process)
+        self._trace(f"{leader.name}: resumed")
+        self._busy.discard(leader.name)
+
+    async def start_elsewhere_and_fall_behind(self, node: SimNode) -> None:
+        """Start a second process of a node under long leases. One of the two does not learn what the other does."""
+        self._operator.lengthen_leases()
+        await self._wait(self._rng.random())
+        if node.name in self._busy or node.life is None:
+            return
+        self._busy.add(node.name)
+        first = node.life
+        self._trace(f"{node.name}: started elsewhere")
+        second = node.start_elsewhere()
+        self._observer.watch(node, second)
+        node.disconnect(first)
+        await self._wait(self._rng.choice((_SHORT_S, 0.3)) * self._rng.random())
+        duration_s = _LONG_S * self._rng.random()
+        self._let_fall_behind(self._rng.choice((first, second)), duration_s)
+        await self._wait(duration_s)
+        self._observer.forget(first)
+        await node.kill_former(first)
+        self._busy.discard(node.name)
 
     async def cut_off(self, node: SimNode) -> None:
         if node.life is not None:
@@ -355,3 +400,11 @@ FAULT_EVENTS: dict[str, FaultEvent] = {
     "set wall clock": Nemesis.set_wall_clock,
     "foreign append": Nemesis.foreign_append,
 }
+
+CHOSEN_EVENTS: dict[str, FaultEvent] = {
+    "pause leader until deposed": Nemesis.pause_leader_until_deposed,
+    "start elsewhere and fall behind": Nemesis.start_elsewhere_and_fall_behind,
+}
+"""Each leads to a state that is too rare otherwise. They are part only of plans that name them."""
+
+EVENTS = FAULT_EVENTS | CHOSEN_EVENTS

@@ -39,6 +39,7 @@ class _Direction:
             if rng.random() < 0.5:
                 return
             at_s = max(at_s, isolated_until_s)
+        at_s = max(at_s, self._receiver.unsent_until_s)
         if rng.random() < kafka.faults.stream_message_fails:
             if rng.random() < 0.5:
                 return

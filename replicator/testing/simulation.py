@@ -65,7 +65,7 @@ class SimulationPlan:
     timing: Timing | None = None  # of all nodes' configs; None: drawn, usually a different one for each node
     writes: WriteMode | None = None  # the write mode for most of the time; None: drawn
     loss: bool | None = None  # whether Kafka loses acknowledged records; None: drawn
-    events: tuple[str, ...] = ()  # only these of `nemesis.FAULT_EVENTS`; by default they are drawn
+    events: tuple[str, ...] = ()  # only these of `nemesis.EVENTS`; by default some of `FAULT_EVENTS` are drawn
 
     @property
     def command(self) -> str:
