@@ -123,7 +123,8 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
         running = asyncio.create_task(run_with_background(node.run(), registering))
         parts.push_async_callback(_cancel, running)
         await server.start()
-        parts.push_async_callback(server.close)  # closed first: its commands in progress still need the node
+        parts.push_async_callback(server.close)  # before the node: its commands in progress still need it
+        parts.push_async_callback(node.transfer.before_stop)  # first: followers receive records by the server
         admin.attach_node(node, server.stats, _snapshots(config, machine))
         logger.info("%s: Redis protocol at %s, HTTP at %s", context.author, settings.resp, settings.http)
         await asyncio.shield(running)

@@ -151,7 +151,7 @@ def run(*args: str, command: str = "failover", timeout_s: float = 200) -> subpro
 
 def test_wrong_options_are_reported(tmp_path: Any) -> None:
     for args, why in (
-        (("--kinds", "kill,fire"), "choose from kill,pause,stall,handover"),
+        (("--kinds", "kill,fire"), "choose from kill,pause,stall,handover,stop"),
         (("--dir", str(tmp_path)), "there is no cluster in"),
         (("--dir", str(tmp_path), "--bootstrap", "127.0.0.1:1"), "leave --bootstrap out"),
     ):
@@ -181,7 +181,7 @@ def test_each_kind_of_failover_costs_a_pause_and_no_write(kafka: str) -> None:
     done = run("--runs", "1", "--json", "--bootstrap", kafka)
     found = json.loads(done.stdout)
     assert done.returncode == 0 and found["ok"], found
-    assert [it["kind"] for it in found["kinds"]] == ["kill", "pause", "stall", "handover"]
+    assert [it["kind"] for it in found["kinds"]] == ["kill", "pause", "stall", "handover", "stop"]
     for it in found["kinds"]:
         assert it["acknowledged"] > 600
         assert it["runs"] == 1 and 0 < it["p50_ms"] == it["max_ms"] == it["pauses_ms"][0] < 10_000

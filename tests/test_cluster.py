@@ -141,6 +141,16 @@ def test_a_killed_follower_catches_up(cluster: Cluster) -> None:
     assert not writer.rejected and not writer.unknown
 
 
+def test_a_leader_that_is_stopped_transfers_leadership_first(cluster: Cluster) -> None:
+    ids = ["n1", "n2", "n3"]
+    old = cluster.leader(ids)
+    cluster.run("node", "stop", old)
+    new = cluster.leader([id for id in ids if id != old])
+    assert cluster.client(new).info("replicator")["term_why"] == f"{old} transferred leadership"
+    cluster.run("node", "start", old)
+    cluster.caught_up()
+
+
 def test_a_killed_leader_loses_no_acknowledged_write(cluster: Cluster) -> None:
     ids = ["n1", "n2", "n3"]
     old = cluster.leader(ids)

@@ -13,8 +13,9 @@ import pytest
 from replicator.address import Address
 from replicator.errors import BadRequest, Busy, NotLeader
 from replicator.log.port import Entry
+from replicator.node import transfer
 from replicator.node.health import NodeState
-from replicator.position import NodeId, Offset
+from replicator.position import Author, NodeId, Offset
 from replicator.protocol.roles import Role
 from replicator.protocol.timing import old_lease_ms
 from replicator.records.types import Claim, Member, Mode, Reason
@@ -25,8 +26,10 @@ A = encode_key("kv", b"a", b"")
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[MemoryCluster]:
+async def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[MemoryCluster]:
+    """With an indirect parameter: nodes may open so many streams."""
     cluster = MemoryCluster(tmp_path, log=FaultyLog())
+    cluster.stream_limit = getattr(request, "param", 0)
     for place, name in enumerate(("n1", "n2", "n3")):
         await cluster.start(name, priority=place)
     leader = await cluster.leader()
@@ -35,6 +38,9 @@ async def cluster(tmp_path: Path) -> AsyncIterator[MemoryCluster]:
     await until(lambda: all(len(it.node.membership.members) == 3 for it in cluster.nodes.values()))
     yield cluster
     await cluster.stop()
+
+
+with_streams = pytest.mark.parametrize("cluster", [100], indirect=True)
 
 
 def fail_the_claim_for_n2(cluster: MemoryCluster, fault: str) -> None:
@@ -76,6 +82,67 @@ async def test_writes_wait_for_the_successor_and_are_then_redirected_to_it(clust
     assert successor.node.leads and successor.node.lease_left_ms > 0  # a client that retries there is served at once
     assert isinstance(results[-1], NotLeader) and "n2 is the leader now" in str(results[-1])
     assert all(isinstance(it, int | NotLeader) for it in results)
+
+
+async def streams_to(leader: RunningNode, *names: str) -> None:
+    await until(lambda: {author.node for author in leader.node._backlog.followers()} == set(names))
+
+
+@with_streams
+async def test_a_leader_that_stops_transfers_leadership_to_the_first_candidate(cluster: MemoryCluster) -> None:
+    old, successor = cluster.nodes["n1"], cluster.nodes["n2"]
+    await streams_to(old, "n2", "n3")
+    await old.write(b"a", b"s1")
+    await old.node.transfer.before_stop()
+    await until(lambda: successor.node.lease_left_ms > 0)
+    assert claims(cluster) == [("n1", Reason.FIRST), ("n2", Reason.HANDOVER)]
+    await old.node.transfer.before_stop()  # a follower just stops
+    assert len(claims(cluster)) == 2
+
+
+@with_streams
+async def test_a_leader_that_stops_passes_over_followers_that_do_not_answer(cluster: MemoryCluster) -> None:
+    old, hung = cluster.nodes["n1"], cluster.nodes["n2"]
+    await streams_to(old, "n2", "n3")
+    caught_up = old.node._progress.caught_up
+
+    async def time_out(node: NodeId, offset: Offset, timeout_ms: float) -> Author:
+        if node == "n2":
+            raise Busy("n2 is unresponsive")
+        return await caught_up(node, offset, timeout_ms)
+
+    with patch.object(old.node._progress, "caught_up", time_out):
+        await old.node.transfer.before_stop()
+    assert not hung.node.leads
+    assert claims(cluster) == [("n1", Reason.FIRST), ("n3", Reason.HANDOVER)]
+
+
+@with_streams
+async def test_the_last_node_just_stops(cluster: MemoryCluster) -> None:
+    for name in ("n2", "n3"):
+        await cluster.nodes[name].stop()
+    old = cluster.nodes["n1"]
+    await streams_to(old)
+    await old.node.transfer.before_stop()
+    assert old.node.leads and claims(cluster) == [("n1", Reason.FIRST)]
+
+
+@with_streams
+async def test_a_leader_that_cannot_transfer_leadership_stops_nevertheless(
+    cluster: MemoryCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = cluster.nodes["n1"]
+    await streams_to(old, "n2", "n3")
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    with (
+        patch.object(transfer, "STOP_TRANSFER_TIMEOUT_MS", 1),
+        patch.object(old.node._progress, "caught_up", never),
+    ):
+        await old.node.transfer.before_stop()
+    assert old.node.leads and "without having transferred leadership" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ class EventKind(StrEnum):
     PAUSE = "pause"
     STALL = "stall"
     HANDOVER = "handover"
+    STOP = "stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +154,19 @@ async def handover(cluster: ClusterUnderLoad, leader: str) -> int:
     return 0
 
 
+async def stop(cluster: ClusterUnderLoad, leader: str) -> int:
+    """The leader is stopped as `replicator node stop` does it."""
+    await asyncio.to_thread(cluster.folder.stop_process, leader)
+    await cluster.acknowledged(WARM_WRITES, not_by=leader)
+    return 0
+
+
 EVENTS: Mapping[EventKind, Callable[[ClusterUnderLoad, str], Awaitable[int]]] = {
     EventKind.KILL: kill,
     EventKind.PAUSE: pause,
     EventKind.STALL: stall,
     EventKind.HANDOVER: handover,
+    EventKind.STOP: stop,
 }
 """Each takes the leader, returns the number of stale reads, and ends when another leader accepts writes."""
 

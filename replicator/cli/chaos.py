@@ -45,8 +45,9 @@ def failover(
     """Force failovers under load: how long do writes pause, and are any lost?
 
     kill: kill -9 of the leader. pause: the leader is stopped for 2 s, and resumes. stall: the follower that is next by
-    priority is stopped while the leader is killed. handover: `replicator replica promote`. Exit code 1 if an
-    acknowledged write is missing, a rejected one is present, a read was stale, or a write failed in a handover.
+    priority is stopped while the leader is killed. handover: `replicator replica promote`. stop: `replicator
+    node stop`. Exit code 1 if an acknowledged write is missing, a rejected one is present, a read was stale, or a write
+    failed in a handover.
 
     Example: replicator chaos failover --runs 10 --kinds kill,handover
     """

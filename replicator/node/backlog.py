@@ -137,6 +137,10 @@ class ReplicationBacklog:
         request = self._streams.get(sink)
         return None if request is None else request.author
 
+    def followers(self) -> frozenset[Author]:
+        """The processes that receive records now."""
+        return frozenset(request.author for request in self._streams.values())
+
     def request_acks(self) -> None:
         """Request one ack of each follower, however often this is called before the event loop goes on."""
         if self._streams and not self._requesting:

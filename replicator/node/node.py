@@ -54,7 +54,7 @@ class Node:
         self.reads = NodeReads(context, self._health, self._client_writes, source)
         self.membership_changes = MembershipChanges(context, member)
         self.timing_changes = TimingChanges(context)
-        self.transfer = LeadershipTransfer(context, self._progress, self._health)
+        self.transfer = LeadershipTransfer(context, self._backlog, self._progress, self._health)
         self.are_changing = self._client_writes.are_changing
         self.submit = self._client_writes.submit
         self.end_stream = self._backlog.end_stream

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from replicator.errors import BadRequest
 from replicator.position import NodeId
-from replicator.records.types import Membership, Mode
+from replicator.records.types import Member, Membership, Mode
 
 
 def check_may_lead(membership: Membership, node: NodeId) -> None:
@@ -20,6 +20,14 @@ def check_may_lead(membership: Membership, node: NodeId) -> None:
         raise BadRequest(f"{node} is a snapshotter, and a snapshotter cannot become leader: choose another node")
 
 
+def in_order(membership: Membership, leader: NodeId) -> list[Member]:
+    """The members that may become leader after `leader`."""
+    return sorted(
+        (member for member in membership.members if member.node != leader and member.mode is not Mode.SNAPSHOTTER),
+        key=lambda member: (member.mode is not Mode.SYNC, member.priority, member.node),
+    )
+
+
 def rank(membership: Membership, leader: NodeId, node: NodeId) -> int | None:
     """The position of `node` (from 0) in the order of candidates after `leader`; None if it cannot become leader.
 
@@ -28,8 +36,5 @@ def rank(membership: Membership, leader: NodeId, node: NodeId) -> int | None:
     own = membership.get(node)
     if own is not None and own.mode is Mode.SNAPSHOTTER:
         return None
-    order = sorted(
-        (member for member in membership.members if member.node != leader and member.mode is not Mode.SNAPSHOTTER),
-        key=lambda member: (member.mode is not Mode.SYNC, member.priority, member.node),
-    )
+    order = in_order(membership, leader)
     return order.index(own) if own in order else len(order)

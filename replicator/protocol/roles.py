@@ -65,7 +65,7 @@ class Event(StrEnum):
     APPEND_MISPLACED = "an append follows records of others"
     APPEND_NOT_APPLIED = "an append is committed, but the disk is full"
     CHECK_PASSED = "it has read up to its last append, and no other node's claim precedes it"
-    TRANSFER_REQUESTED = "an operator transfers leadership to another node"
+    TRANSFER_REQUESTED = "leadership is to be transferred to another node"
     TRANSFER_TIMED_OUT = "the acks for what is in the log did not arrive in time"
     TRANSFER_CLAIM_SENT = "all acks are in, and a claim in the successor's name is sent"
     TRANSFER_REFUSED = "the log refused the claim in the successor's name"
