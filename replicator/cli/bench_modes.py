@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from replicator.bench.closed_loop import WARM_UP_SHARE
@@ -40,33 +42,39 @@ def modes(
         print_json(asdict(report))
         return
     console.print(draw_rows(report.rows, f"{report.clients} clients, {report.machine}"))
+    console.print(draw_worth(report.rows))
     console.print(draw_expectations(report.expectations))
     console.print(_describe_conditions(report), highlight=False)
 
 
 def draw_rows(rows: Sequence[ModeRow], title: str) -> Table:
-    table = Table("", "what a reply is worth", title=title)
-    for heading in ("per second", "range", "p50 ms", "p99 ms", "1 client p50 ms", "16 x 16 pipelined"):
-        table.add_column(heading, justify="right")
+    """Fits into 80 columns."""
+    table = Table("requests a second", title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("median", "lowest", "highest", "p50 ms", "p99 ms", "single\np50 ms", "16 x 16"):
+        table.add_column(heading, justify="right", no_wrap=True)
     group = ""
     for row in rows:
         if row.group != group:
             table.add_section()
             table.add_row(f"[bold]{row.group}[/]")
             group = row.group
+        rates = (_rate(rate) for rate in (row.per_s, row.lowest_per_s, row.highest_per_s))
         times = (_ms(value) for value in (row.p50_ms, row.p99_ms, row.single_p50_ms))
-        table.add_row(row.name, row.worth, _rate(row.per_s), _range(row), *times, _rate(row.pipelined_per_s))
+        table.add_row(row.name, *rates, *times, _rate(row.pipelined_per_s))
         if row.trouble:
-            table.add_row("", f"[red]{row.trouble}[/]")
+            table.add_row(f"[red]{escape(row.trouble)}[/]")
+    return table
+
+
+def draw_worth(rows: Sequence[ModeRow]) -> Table:
+    table = Table("", "what a reply is worth", box=SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(row.name, row.worth)
     return table
 
 
 def _rate(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
-
-
-def _range(row: ModeRow) -> str:
-    return "-" if row.lowest_per_s is None else f"{row.lowest_per_s:,.0f}-{row.highest_per_s:,.0f}"
 
 
 def _ms(value: float | None) -> str:
@@ -87,6 +95,7 @@ def _describe_conditions(report: ModesReport) -> str:
     return (
         f"{report.keys:,} keys of 16 bytes with values of 16 bytes, chosen at random; a warm-up of {WARM_UP_SHARE:.0%} "
         "of the time of each row. The clients run on the same cores as the servers, with the same load generator for "
-        f"all servers but PostgreSQL, which pgbench loads. An fsync took {before_ms:.2f} ms before all "
-        f"measurements, and {after_ms:.2f} ms afterwards."
+        f"all servers but PostgreSQL, which pgbench loads. single: 1 client; 16 x 16: 16 clients that send 16 "
+        f"writes at a time; else {report.clients} clients. An fsync took {before_ms:.2f} ms before all measurements, "
+        f"and {after_ms:.2f} ms afterwards."
     )
