@@ -3,10 +3,13 @@ from __future__ import annotations
 import ast
 import os
 import tomllib
+from importlib import metadata
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
+from replicator import __version__
 from replicator.local.build import check_build
 
 ROOT = Path(__file__).parents[1]
@@ -27,3 +30,8 @@ def test_the_build_is_reported() -> None:
     assert build.value == os.environ.get("EXPECTED_BUILD", "interpreted")
     assert python.value in ("optimized", "not optimized")
     assert build.ok and python.ok
+
+
+def test_the_version_is_that_of_the_package_and_types_are_published() -> None:
+    assert metadata.version("replicator") == __version__
+    assert files("replicator").joinpath("py.typed").is_file()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version as installed_version
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from replicator import __version__
 from replicator.cli import bench, broker, chaos, cluster, demo, doctor, node, replica, simulate, snapshot, status
 from replicator.cli.output import errors
 from replicator.errors import ReplicatorError
@@ -34,7 +34,7 @@ app.command("simulate")(simulate.simulate)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"replicator {installed_version('replicator')}")
+        print(f"replicator {__version__}")
         raise typer.Exit
 
 
