@@ -8,12 +8,14 @@ import gc
 import logging
 import random
 import signal
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from replicator.config import NodeConfig, check_known
-from replicator.errors import BrokerUnavailable, ConfigError, LogDamage
+from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, ReplicatorError
 from replicator.intervals import NODE_RETRY_MS
 from replicator.log.kafka.acks import KafkaAcks
 from replicator.log.kafka.admin import ensure_topics
@@ -141,12 +143,10 @@ async def _open_log(config: NodeConfig) -> KafkaLog:
     kafka, cluster, security = config.kafka, config.node.cluster, _security(config)
     store = config.node.dir / STORE
     if not has_followed_a_log(store):
-        await asyncio.to_thread(
-            ensure_topics,
-            kafka.bootstrap,
-            cluster,
-            replication_factor=kafka.replication_factor or None,
-            security=security,
+        await _in_daemon_thread(
+            lambda: ensure_topics(
+                kafka.bootstrap, cluster, replication_factor=kafka.replication_factor or None, security=security
+            )
         )
         return await KafkaLog.open(kafka.bootstrap, cluster, security=security)
     try:
@@ -156,6 +156,25 @@ async def _open_log(config: NodeConfig) -> KafkaLog:
             f"{store} follows a log that is not at {kafka.bootstrap} any more ({error}). Check --bootstrap and "
             "--cluster, or move the store away to start with an empty one"
         ) from error
+
+
+async def _in_daemon_thread(work: Callable[[], object]) -> None:
+    """As `asyncio.to_thread`, but a process that stops does not wait for the thread."""
+    ended: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except ReplicatorError as error:
+            ended.set_exception(error.with_traceback(None))  # whose frames would keep clients of Kafka, and threads
+        except BaseException as error:  # noqa: BLE001 (raised where this is awaited)
+            ended.set_exception(error)
+        else:
+            ended.set_result(None)
+
+    ended.set_running_or_notify_cancel()
+    threading.Thread(target=run, daemon=True).start()
+    await asyncio.wrap_future(ended)
 
 
 async def _when_kafka_answers(admin: HttpServer, work: Callable[[], Awaitable[T]]) -> T:

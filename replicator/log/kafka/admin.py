@@ -60,19 +60,29 @@ class TopicIds:
     acks: str
 
 
+class _LastError:
+    """A client refers to this and not to its owner, so that both are freed, and the client's threads end, at once."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def set(self, error: KafkaError) -> None:
+        self.text = error.str()
+
+
 class KafkaAdmin:
     """A connection for administration. librdkafka's log is off; the exceptions include its last error instead."""
 
     def __init__(self, bootstrap: str, security: KafkaSecurity | None) -> None:
         self.bootstrap = bootstrap
-        self._last_error = ""
+        self._last_error = _LastError()
         try:
             self.client = AdminClient(
                 {
                     "bootstrap.servers": bootstrap,
                     "client.id": "replicator-admin",
                     "log_level": 0,
-                    "error_cb": self._remember,  # type: ignore[dict-item]
+                    "error_cb": self._last_error.set,  # type: ignore[dict-item]
                     **(security or PLAINTEXT).for_librdkafka(),
                 }
             )
@@ -89,9 +99,11 @@ class KafkaAdmin:
             raise self._unavailable("no answer") from error
 
     def translated(self, error: KafkaException) -> Exception:
-        """`BrokerUnavailable` if no broker could be reached, otherwise `error`."""
+        """`BrokerUnavailable` if no broker could be reached, otherwise the same error."""
+        # The client's future keeps the error, and the frames of a traceback would keep the client, with its threads.
+        error.__traceback__ = None
         reason = error.args[0]
-        return self._unavailable(reason.str()) if reason.code() in UNREACHABLE else error
+        return self._unavailable(reason.str()) if reason.code() in UNREACHABLE else KafkaException(reason)
 
     def brokers(self) -> list[int]:
         """Those that are up. Raises `BrokerUnavailable`."""
@@ -118,11 +130,8 @@ class KafkaAdmin:
                 return None
             raise
 
-    def _remember(self, error: KafkaError) -> None:
-        self._last_error = error.str()
-
     def _unavailable(self, why: str) -> BrokerUnavailable:
-        last = f" ({self._last_error})" if self._last_error else ""
+        last = f" ({self._last_error.text})" if self._last_error.text else ""
         return BrokerUnavailable(
             f"Kafka at {self.bootstrap} does not answer: {why}{last}. "
             "Check the address, the login, and that Kafka is running; `replicator broker start` starts a local broker"
@@ -142,11 +151,14 @@ class TopicLookup:
         except KafkaException as error:
             if error.args[0].code() in MISSING:
                 return None
-            translated = self._admin.translated(error)
-            if isinstance(translated, BrokerUnavailable):
-                raise translated from error
-            raise BrokerUnavailable(f"{topic} cannot be described: {error.args[0].str()}") from error
+            raise self._unavailable(topic, error) from error
         return str(description.topic_id)
+
+    def _unavailable(self, topic: str, error: KafkaException) -> BrokerUnavailable:
+        translated = self._admin.translated(error)
+        if isinstance(translated, BrokerUnavailable):
+            return translated
+        return BrokerUnavailable(f"{topic} cannot be described: {error.args[0].str()}")
 
 
 def topic_id(bootstrap: str, topic: str, *, security: KafkaSecurity | None = None) -> str | None:
