@@ -6,11 +6,12 @@ import asyncio
 import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 
-from replicator.errors import BadRequest, Busy, Fenced, LogDamage, NotLeader, ReplicatorError, Unknown
+from replicator.errors import BadRequest, Busy, Fenced, LogDamage, NotLeader, ReplicatorError, StoreFull, Unknown
 from replicator.node.health import NodeState
 from replicator.position import NodeId, Offset
 from replicator.protocol.levels import Level, LevelKind
@@ -159,6 +160,28 @@ async def test_records_of_a_foreign_producer_are_void(cluster: MemoryCluster) ->
     await cluster.leader()
     assert follower.get(key(b"a")) == b"s2"
     assert follower.node.status().void_records == 3
+
+
+async def test_a_void_record_is_counted_once_though_the_store_was_full(
+    cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = await cluster.start("n1")
+    follower = await cluster.start("n2", priority=1)
+    await cluster.leader()
+    await cluster.caught_up()
+    replica = follower.node._context.replica
+    genuine, failures = replica.apply, [StoreFull("free some space")] * 2
+
+    def apply(*args: Any) -> None:
+        if failures:
+            raise failures.pop()
+        genuine(*args)
+
+    monkeypatch.setattr(replica, "apply", apply)
+    cluster.log.append_now([b"not a record"])
+    await leader.write(b"a", b"s1")
+    await cluster.caught_up()
+    assert not failures and follower.node.status().void_records == 1
 
 
 async def test_a_corrupt_record_of_this_cluster_stops_the_node(cluster: MemoryCluster) -> None:

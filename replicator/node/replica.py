@@ -66,7 +66,7 @@ class Replica:
         """
         state = self.state
         accepted: list[Accepted] = []
-        void_before, why_void = self.void_records, ""
+        void_records, why_void = 0, ""
         changes, read = 0, 0
         for offset, payload in entries:
             if changes >= SLICE_CHANGES:
@@ -74,7 +74,7 @@ class Replica:
             read += 1
             if payload == BARRIER and offset > state.offset:
                 state = skip(state, offset)
-                self.void_records += 1
+                void_records += 1
                 continue
             try:
                 record = self.codec.decode(payload, state.timeline)
@@ -83,7 +83,7 @@ class Replica:
                     verify(state, offset, None)
                     continue
                 state = skip(state, offset)
-                self.void_records += 1
+                void_records += 1
                 why_void = f"offset {offset}: {error}"
                 continue
             if offset <= state.offset:
@@ -94,12 +94,13 @@ class Replica:
                 accepted.append(Accepted(offset, record))
                 changes += _changes(record)
             else:
-                self.void_records += 1
+                void_records += 1
                 why_void = f"offset {offset}: {type(record.body).__name__} by {record.header.author}, {void}"
-        if why_void:
-            logger.warning("%d records are void, the last at %s", self.void_records - void_before, why_void)
         before = self.state
         self._apply_accepted(accepted, state)
+        self.void_records += void_records
+        if why_void:
+            logger.warning("%d records are void, the last at %s", void_records, why_void)
         if state.epoch != before.epoch:
             self._note_claims(before.leader, accepted)
         return Applied(accepted, entries[read:])
@@ -132,10 +133,10 @@ class Replica:
         return Applied(accepted, entries[read:], problem)
 
     def _apply_accepted(self, accepted: Sequence[Accepted], state: LogState) -> None:
-        if accepted:
-            self._written_us = accepted[-1].record.header.timestamp_us
         if state is not self.state:
             self.apply([body for _, record in accepted for body in singles(record.body)], state)
+        if accepted:
+            self._written_us = accepted[-1].record.header.timestamp_us
 
     def _note_claims(self, leader: Author | None, accepted: Iterable[Accepted]) -> None:
         for offset, (header, body, _) in accepted:
