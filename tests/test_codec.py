@@ -17,7 +17,8 @@ from replicator.errors import LogDamage, UpgradeNeeded
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.records import bodies, fast
 from replicator.records.chain import GENESIS, link
-from replicator.records.codec import AckCodec, NotARecord, RecordCodec, load_schema
+from replicator.records.codec import BARRIER, AckCodec, NotARecord, RecordCodec, load_schema
+from replicator.records.kind import kind_of
 from replicator.records.types import (
     Ack,
     Body,
@@ -250,3 +251,14 @@ def test_an_encoded_ack_is_decoded_to_the_same_ack() -> None:
     assert codec.decode(codec.encode(ack)) == ack
     with pytest.raises(NotARecord):
         codec.decode(b"junk")
+
+
+@pytest.mark.parametrize(("body", "golden"), GOLDEN, ids=lambda it: type(it).__name__)
+def test_the_kind_of_a_record_is_the_name_of_its_body(body: Body, golden: str) -> None:
+    assert kind_of(bytes.fromhex(PREFIX + golden)) == type(body).__name__.lower().encode()
+
+
+def test_what_is_not_a_record_has_no_kind() -> None:
+    assert kind_of(BARRIER) == b"barrier"
+    for payload in (b"not a record", bytes.fromhex(PREFIX), bytes.fromhex(PREFIX + "7e")):
+        assert kind_of(payload) is None

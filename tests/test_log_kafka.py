@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogTrimmed
@@ -19,6 +20,7 @@ from replicator.log.kafka.options import KafkaOptions
 from replicator.log.kafka.topic import acks_topic, wal_topic
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.position import NodeId, Offset
+from replicator.records.codec import BARRIER
 from tests.log_contract import AcksContract, LogContract, read
 from tests.memory_cluster import until
 
@@ -48,6 +50,20 @@ class TestKafkaAcks(AcksContract):
         yield open_channel
         for channel in channels:
             await channel.close()
+
+
+async def test_tools_of_kafka_show_what_a_record_is(kafka: str, kafka_cluster: str, log: KafkaLog) -> None:
+    await log.append([BARRIER, b"not a record"])
+
+    def keys() -> list[bytes | None]:
+        consumer = Consumer({"bootstrap.servers": kafka, "group.id": "tool", "enable.auto.commit": False})
+        try:
+            consumer.assign([TopicPartition(wal_topic(kafka_cluster), 0, 0)])
+            return [message.key() for message in consumer.consume(2, timeout=30)]
+        finally:
+            consumer.close()
+
+    assert await asyncio.to_thread(keys) == [b"barrier", None]
 
 
 async def test_a_trimmed_log_reports_its_start(kafka: str, kafka_cluster: str, log: KafkaLog) -> None:

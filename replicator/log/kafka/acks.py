@@ -71,7 +71,7 @@ class KafkaAcks:
         return cls(lookup, client, cursor, node, options)
 
     async def send(self, payload: bytes) -> None:
-        batch = encode_batch([payload], self._options.max_batch_bytes, key=self._key)
+        batch = encode_batch([payload], self._options.max_batch_bytes, [self._key])
         if batch is None:
             raise ValueError(f"an ack of {len(payload)} bytes is too large")
         try:

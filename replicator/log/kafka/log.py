@@ -27,6 +27,7 @@ from replicator.log.kafka.topic import wal_topic
 from replicator.log.kafka.topic_monitor import TopicMonitor
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry
 from replicator.position import Offset
+from replicator.records.kind import kind_of
 
 # Error codes that Kafka returns only before it has appended anything (ReplicaManager.appendRecords and its callees), so
 # a request that is sent once and gets one of them has had no effect. Not included: 3 UNKNOWN_TOPIC_OR_PARTITION,
@@ -90,7 +91,7 @@ class KafkaLog:
 
     async def append(self, payloads: Sequence[bytes]) -> Offset:
         """Sends one record batch, once, with acks=all."""
-        batch = encode_batch(payloads, self._options.max_batch_bytes)
+        batch = encode_batch(payloads, self._options.max_batch_bytes, map(kind_of, payloads))
         if batch is None:
             raise AppendRefused(f"the batch is larger than {self._options.max_batch_bytes} bytes: split it")
         if self._monitor.damage is not None:

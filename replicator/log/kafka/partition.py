@@ -11,7 +11,8 @@ that waits for records: each `PartitionClient` has its own connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from aiokafka.errors import KafkaError, for_code
@@ -71,10 +72,12 @@ class FetchedBatch(NamedTuple):
     records: Any  # aiokafka's DefaultRecordBatch: iterate once
 
 
-def encode_batch(payloads: Sequence[bytes], max_bytes: int, *, key: bytes | None = None) -> bytes | None:
+def encode_batch(
+    payloads: Sequence[bytes], max_bytes: int, keys: Iterable[bytes | None] = repeat(None)
+) -> bytes | None:
     """The payloads as one record batch, or None if they take more than `max_bytes`."""
     builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, 0, max_bytes)
-    for index, payload in enumerate(payloads):
+    for index, (payload, key) in enumerate(zip(payloads, keys, strict=False)):
         if builder.append(index, None, key, payload, []) is None:
             return None
     if builder.size() > max_bytes:  # the builder accepts a first record of any size
