@@ -117,6 +117,8 @@ def test_the_last_sync_member_cannot_be_removed_while_writes_wait_for_it(cluster
     assert "snapshotter" in cluster.run("replica", "set-mode", last, "primary", code=2)
     cluster.run("replica", "set-mode", last, "sync")
     assert "quorum of 2" in cluster.run("cluster", "policy", "quorum:2", "--write", "sync", code=1)
+    assert "writes are invalidate" in cluster.run("cluster", "policy", "--write", "invalidate")
+    assert "writes are invalidate" in cluster.run("cluster", "policy", "all")
     cluster.run("cluster", "policy", "--write", "sync")
     assert "there would be none" in cluster.run("replica", "remove", last, code=1)
     assert cluster.folder.process(last) is not None

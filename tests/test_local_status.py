@@ -9,9 +9,10 @@ import pytest
 
 from replicator.address import Address
 from replicator.cli.output import console
-from replicator.cli.status import describe_timing, draw
+from replicator.cli.status import describe_policy, describe_timing, draw
+from replicator.errors import ConfigError
 from replicator.local.admin_client import ClusterAdmin, NodeAdmin, NodeUnreachable
-from replicator.local.operations import policy_of
+from replicator.local.operations import changed_policy, policy_of
 from replicator.local.status import MemberStatus, StatusReply, parse_status, unreachable
 from replicator.local.summary import summarise
 from replicator.records.types import Policy, Timing, WaitFor, WriteMode
@@ -125,3 +126,39 @@ def test_policies_are_written_as_in_the_help() -> None:
     assert policy_of("all", WriteMode.SYNC) == Policy(WriteMode.SYNC)
     assert policy_of("quorum:2", WriteMode.SYNC) == Policy(WriteMode.SYNC, WaitFor.QUORUM, 2)
     assert policy_of("named:n2,n3", WriteMode.SUSPEND).named == ("n2", "n3")
+    with pytest.raises(ConfigError, match="invalid node id ''"):
+        policy_of("named:n2,", WriteMode.SYNC)
+
+
+def test_a_change_of_the_policy_keeps_what_is_not_given() -> None:
+    quorum = Policy(WriteMode.INVALIDATE, WaitFor.QUORUM, 2)
+    assert changed_policy(quorum, "all", None) == Policy(WriteMode.INVALIDATE)
+    assert changed_policy(quorum, None, WriteMode.SYNC) == Policy(WriteMode.SYNC, WaitFor.QUORUM, 2)
+    assert changed_policy(quorum, "all", WriteMode.SUSPEND) == Policy(WriteMode.SUSPEND)
+    assert changed_policy(Policy(), "quorum:1", None) == Policy(WriteMode.ASYNC, WaitFor.QUORUM, 1)
+
+
+def test_each_write_mode_is_described_in_its_own_words() -> None:
+    texts = {mode: describe_policy(Policy(mode), ["n2"], "n1") for mode in WriteMode}
+    assert all(text.startswith(f"writes are {mode}: ") for mode, text in texts.items())
+    assert len({text.partition(":")[2] for text in texts.values()}) == len(WriteMode)
+    assert "all sync members (n2)" in texts[WriteMode.SYNC]
+    assert "quorum has no effect until" in describe_policy(Policy(WriteMode.ASYNC, WaitFor.QUORUM, 1), ["n2"], "n1")
+
+
+@pytest.mark.parametrize(
+    ("policy", "sync", "redundant"),
+    [
+        (Policy(WriteMode.SYNC), ["n1", "n2"], True),
+        (Policy(WriteMode.SYNC), ["n1"], False),
+        (Policy(WriteMode.INVALIDATE), [], False),
+        (Policy(WriteMode.SYNC, WaitFor.QUORUM, 1), ["n1", "n2"], False),
+        (Policy(WriteMode.SYNC, WaitFor.QUORUM, 2), ["n1", "n2"], True),
+        (policy_of("named:n1", WriteMode.SYNC), ["n1", "n2"], False),
+        (Policy(WriteMode.ASYNC), [], True),
+    ],
+)
+def test_a_policy_under_which_writes_wait_for_the_leader_alone_says_so(
+    policy: Policy, sync: list[str], redundant: bool
+) -> None:
+    assert ("no redundancy" not in describe_policy(policy, sync, "n1")) == redundant

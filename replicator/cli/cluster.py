@@ -12,9 +12,9 @@ from replicator.cli.output import ConsoleProgress, console, print_json
 from replicator.cli.status import describe_policy, describe_timing, draw
 from replicator.local.admin_client import find_cluster
 from replicator.local.cluster import LocalCluster
-from replicator.local.operations import change_timing, policy_of, set_policy
+from replicator.local.operations import change_timing, changed_policy, set_policy
 from replicator.local.summary import summarise
-from replicator.records.types import Policy, Timing, WriteMode
+from replicator.records.types import Mode, Policy, Timing, WriteMode
 
 app = typer.Typer(help="Start and stop a whole cluster on this machine.", no_args_is_help=True)
 
@@ -60,7 +60,7 @@ def policy(
     password: options.Password = "",
     json: options.Json = False,
 ) -> None:
-    """Set which acks a write waits for; without arguments, show it.
+    """Set which acks a write waits for; without arguments, show it. What is not given stays.
 
     async: once it is in the log. sync: once it is also in the stores of the sync members. suspend, invalidate: as sync,
     and once no member can return the old value any more.
@@ -69,12 +69,14 @@ def policy(
     """
     admin = find_cluster(dir, connect, password)
     if wait_for is not None or write is not None:
-        set_policy(admin, policy_of(wait_for or "all", write or WriteMode.SYNC))
-    current = admin.leader().status().policy or Policy()
+        set_policy(admin, changed_policy(admin.leader().status().policy or Policy(), wait_for, write))
+    status = admin.leader().status()
+    current = status.policy or Policy()
     if json:
         print_json(asdict(current))
     else:
-        console.print(describe_policy(current))
+        sync = [member.node for member in status.members if member.mode == Mode.SYNC]
+        console.print(describe_policy(current, sync, status.node.id), markup=False, highlight=False, soft_wrap=True)
 
 
 def _setting(name: str) -> Any:

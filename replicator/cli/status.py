@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Annotated, NoReturn
@@ -19,8 +19,8 @@ from replicator.cli import options
 from replicator.cli.output import console, print_json, print_json_line
 from replicator.local.admin_client import ClusterAdmin, find_cluster
 from replicator.local.status import FAILED, LEADING_ROLES, REPLACED, SERVING, UNREACHABLE
-from replicator.local.summary import ClusterSummary, summarise
-from replicator.records.types import Policy, Timing, WaitFor, WriteMode
+from replicator.local.summary import ClusterSummary, awaits_others, summarise
+from replicator.records.types import Mode, Policy, Timing, WaitFor, WriteMode
 
 STATE_COLOURS = {
     SERVING: "green",
@@ -80,7 +80,8 @@ def draw(summary: ClusterSummary) -> Group:
         state = f"[{colour}]{node.state}[/]"
         digest = (node.digest or "")[:8]
         table.add_row(node.id, role, node.mode, escape(node.resp), state, applied, lag, entries, digest)
-    policy = [describe_policy(summary.policy)] if summary.policy else []
+    sync = [node.id for node in summary.nodes if node.mode == Mode.SYNC]
+    policy = [escape(describe_policy(summary.policy, sync, summary.leader))] if summary.policy else []
     troubles = [escape(f"{node.id}: {node.trouble}") for node in summary.nodes if node.trouble]
     return Group(table, _describe_term(summary), *policy, *troubles, *_ignored_settings(summary))
 
@@ -100,15 +101,34 @@ def describe_timing(timing: Timing | None) -> str:
     return "\n".join(f"{name} {value}" for name, value in asdict(timing).items())
 
 
-def describe_policy(policy: Policy) -> str:
+def describe_policy(policy: Policy, sync: Sequence[str], leader: str | None) -> str:
+    """`sync`: ids of the sync members."""
     if policy.write is WriteMode.ASYNC:
-        return "writes are async: answered once they are in the log"
-    members = {
-        WaitFor.ALL: "all sync members",
-        WaitFor.QUORUM: f"{policy.quorum} of the sync members",
-        WaitFor.NAMED: ", ".join(policy.named),
-    }[policy.wait_for]
-    return f"writes are {policy.write}: answered once they are in the stores of {members}"
+        text = "writes are async: answered once they are in the log"
+        if policy.wait_for is WaitFor.ALL:
+            return text
+        return f"{text}; {policy.wait_for} has no effect until `replicator cluster policy --write sync`"
+    text = f"writes are {policy.write}: answered once they are in {_stores(policy, sync)}"
+    if policy.write is WriteMode.SUSPEND:
+        text += "; before they are appended, all of these stop answering reads of their keys"
+    elif policy.write is WriteMode.INVALIDATE:
+        text += ", which stop answering reads of their keys until then"
+    if awaits_others(policy, sync, leader):
+        return text
+    return (
+        f"{text}\nno redundancy: writes wait for no node but the leader, {leader or 'which is unknown'}. "
+        "`replicator replica set-mode ID sync` adds a sync member"
+    )
+
+
+def _stores(policy: Policy, sync: Sequence[str]) -> str:
+    """The stores that a write waits for, in any mode but async."""
+    members = f"sync members ({', '.join(sync) or 'none'})"
+    if policy.wait_for is WaitFor.QUORUM:
+        return f"the stores of {policy.quorum} of the {members}"
+    if policy.wait_for is WaitFor.NAMED:
+        return f"the stores of {', '.join(policy.named)}"
+    return f"the stores of all {members}"
 
 
 def _describe_term(summary: ClusterSummary) -> str:

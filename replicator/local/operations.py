@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from replicator.config import checked_name
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.admin_client import PROMOTE_S, ClusterAdmin, StoredSnapshot
 from replicator.local.progress import ProgressReporter
@@ -79,10 +81,18 @@ def policy_of(wait_for: str, write: WriteMode) -> Policy:
     if kind == WaitFor.QUORUM and rest.isdecimal():
         return Policy(write, WaitFor.QUORUM, int(rest))
     if kind == WaitFor.NAMED and rest:
-        return Policy(write, WaitFor.NAMED, named=tuple(map(NodeId, rest.split(","))))
+        names = (checked_name("node id", name.strip()) for name in rest.split(","))
+        return Policy(write, WaitFor.NAMED, named=tuple(map(NodeId, names)))
     if wait_for == WaitFor.ALL:
         return Policy(write, WaitFor.ALL)
     raise ConfigError(f"{wait_for!r} is not a valid policy: write all, quorum:2 or named:n2,n3")
+
+
+def changed_policy(current: Policy, wait_for: str | None, write: WriteMode | None) -> Policy:
+    """`current` with what is not None changed; `wait_for` as in `policy_of`. Raises `ConfigError`."""
+    if wait_for is None:
+        return replace(current, write=write or current.write)
+    return policy_of(wait_for, write or current.write)
 
 
 def take_snapshot(admin: ClusterAdmin, id: str | None, progress: ProgressReporter) -> StoredSnapshot:

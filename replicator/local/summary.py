@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from replicator.address import UNKNOWN
 from replicator.local.admin_client import ClusterAdmin
 from replicator.local.status import SERVING, MemberStatus, NodeInfo, TermInfo
 from replicator.log.kafka.topic import wal_topic
-from replicator.records.types import Policy, Timing
+from replicator.position import Author, NodeId
+from replicator.protocol.ack_policy import required
+from replicator.records.types import Member, Membership, Mode, Policy, Timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +115,9 @@ def _summarise_node(status: MemberStatus, end_offset: int) -> NodeSummary:
         entries=node.entries,
         ignored_timing=node.ignored_timing,
     )
+
+
+def awaits_others(policy: Policy, sync: Iterable[str], leader: str | None) -> bool:
+    """Whether a write waits for any node but the leader, given the ids of the sync members."""
+    members = tuple(Member(NodeId(id), Mode.SYNC, UNKNOWN, UNKNOWN, 0, 0) for id in sync)
+    return required(Membership(members, policy), Author(NodeId(leader or ""), 0)).needed > 0

@@ -87,7 +87,10 @@ def _check(membership: Membership, what: str) -> None:
             "Add one with `replicator replica set-mode ID sync`, or set the write policy to async first"
         )
     if policy.write is not WriteMode.SYNC and policy.wait_for is not WaitFor.ALL:
-        raise BadRequest(f"{what}: {policy.write} writes wait for all sync members, not for {policy.wait_for}")
+        raise BadRequest(
+            f"{what}: {policy.write} writes wait for all sync members, not for {policy.wait_for}. "
+            f"Set both: `replicator cluster policy all --write {policy.write}`"
+        )
     if policy.wait_for is WaitFor.QUORUM and not 1 <= policy.quorum <= len(sync):
         raise BadRequest(f"{what}: {_quorum_problem(policy.quorum, len(sync))}{hint}")
     if policy.wait_for is WaitFor.NAMED and not policy.named:
