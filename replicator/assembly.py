@@ -20,7 +20,7 @@ from replicator.intervals import NODE_RETRY_MS
 from replicator.log.kafka.acks import KafkaAcks
 from replicator.log.kafka.admin import ensure_topics
 from replicator.log.kafka.log import KafkaLog
-from replicator.log.kafka.security import KafkaSecurity
+from replicator.log.kafka.security import security_of
 from replicator.node.background import run_with_background
 from replicator.node.clock import SystemClock
 from replicator.node.context import open_context
@@ -78,7 +78,7 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
 
         kafka = await _when_kafka_answers(admin, lambda: _open_log(config))
         parts.push_async_callback(kafka.close)
-        security = _security(config)
+        security = security_of(config.kafka)
         open_acks = KafkaAcks.open
         acks = await _when_kafka_answers(
             admin, lambda: open_acks(config.kafka.bootstrap, settings.cluster, NodeId(settings.id), security=security)
@@ -140,7 +140,7 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 async def _open_log(config: NodeConfig) -> KafkaLog:
     """The log. Its topics are created only if there is no store yet: a store must find the topic it was built from."""
-    kafka, cluster, security = config.kafka, config.node.cluster, _security(config)
+    kafka, cluster, security = config.kafka, config.node.cluster, security_of(config.kafka)
     store = config.node.dir / STORE
     if not has_followed_a_log(store):
         await _in_daemon_thread(
@@ -202,23 +202,10 @@ def _snapshots(config: NodeConfig, machine: Machine) -> Snapshots:
     return Snapshots(str(folder), take, lambda: snapshot.listed(folder))
 
 
-def _security(config: NodeConfig) -> KafkaSecurity:
-    kafka = config.kafka
-    return KafkaSecurity(
-        security_protocol=kafka.security_protocol,
-        cafile=kafka.cafile or None,
-        certfile=kafka.certfile or None,
-        keyfile=kafka.keyfile or None,
-        sasl_mechanism=kafka.sasl_mechanism,
-        username=kafka.username or None,
-        password=kafka.password or None,
-    )
-
-
 def _timing(config: NodeConfig) -> tuple[Timing, Timeouts]:
     """The section `[timing]`: what a new cluster follows, and what only this node does. Raises `ConfigError`."""
     given = config.timing
-    check_known("timing", given, Timing.__dataclass_fields__ | Timeouts.__dataclass_fields__)
+    check_known("timing", given, timing.SETTINGS)
     shared = Timing(**{name: given[name] for name in Timing.__dataclass_fields__ if name in given})
     timing.check(shared)
     return shared, Timeouts(**{name: given[name] for name in Timeouts.__dataclass_fields__ if name in given})

@@ -2,14 +2,19 @@
 
 A setting is taken from the first of: the command line, `REPLICATOR_<SECTION>_<NAME>` in the environment,
 `[section] name = …` in the file, its default. The text beside a setting is its description in docs/configuration.md.
+
+Unknown variables are ignored: for a service that is called replicator-node, Kubernetes sets some like
+`REPLICATOR_NODE_SERVICE_HOST`. `misspelt` finds those that are probably mistakes.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -23,6 +28,11 @@ T = TypeVar("T")
 PREFIX = "REPLICATOR"
 _RESP, _HTTP = Address("127.0.0.1", 7001), Address("127.0.0.1", 8001)
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARS - 1}}}")  # valid in topic and folder names
+# Variables that Kubernetes and Docker set for a service, whatever its name.
+_SERVICE_VARIABLE = re.compile(
+    r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PORT|PROTO|ADDR))?)"
+)
+_LIKENESS = 0.75  # of a misspelt name and the right one, as `difflib` measures it
 
 
 def checked_name(what: str, text: str) -> str:
@@ -33,6 +43,14 @@ def checked_name(what: str, text: str) -> str:
             "underscores, starting with a letter or digit"
         )
     return text
+
+
+def checked_bootstrap(text: str) -> str:
+    """`text`, if it is one or more addresses, separated by commas. Raises `ConfigError`."""
+    try:
+        return ",".join(str(Address.parse(address.strip())) for address in text.split(","))
+    except ConfigError as error:
+        raise ConfigError(f"{error}, or several of them, separated by commas") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,27 +117,95 @@ class NodeConfig:
         return self.node.snapshots or self.node.dir / "snapshots"
 
 
-def load(file: Path | None, environment: Mapping[str, str], given: Mapping[str, Section]) -> NodeConfig:
-    """`given` by section; a value of None is not given. Raises `ConfigError`, naming the setting."""
-    from_file = _read(file) if file else {}
-    known = {"node", "kafka", "timing"}
-    for name in from_file:
-        if name not in known:
-            raise ConfigError(f"{file}: unknown section [{name}], expected one of {', '.join(sorted(known))}")
-    layers = [from_file, _from_environment(environment, known), given]
-    merged: dict[str, dict[str, Any]] = {name: {} for name in known}
-    for layer in layers:
-        for name, section in layer.items():
-            merged[name].update({key: value for key, value in section.items() if value is not None})
+def load(
+    file: Path | None,
+    environment: Mapping[str, str],
+    given: Mapping[str, Section],
+    *,
+    timing_names: Collection[str] = frozenset(),
+) -> NodeConfig:
+    """`given` by section; a value of None is not given. Raises `ConfigError`, naming the setting.
+
+    `timing_names`: the settings of `[timing]` that are taken from the environment.
+    """
+    merged = _merged(file, environment, given, timing_names)
     node = _section("node", NodeSection, merged["node"])
     checked_name("node.id", node.id)
     checked_name("node.cluster", node.cluster)
     if node.advertise:
         node = replace(node, advertise=_at("node.advertise", parse_host, node.advertise))
+    _check_reachable(node)
     if node.protected_mode not in ("yes", "no"):
         raise ConfigError(f"node.protected_mode is {node.protected_mode!r}: expected yes or no")
     timing = {name: _convert("timing", name, int, value) for name, value in merged["timing"].items()}
-    return NodeConfig(node, _section("kafka", KafkaSection, merged["kafka"]), timing)
+    return NodeConfig(node, _kafka_section(merged["kafka"]), timing)
+
+
+def load_kafka(file: Path | None, environment: Mapping[str, str], bootstrap: str | None) -> KafkaSection:
+    """The section `[kafka]` alone, for commands that speak to Kafka without being a node. Raises `ConfigError`."""
+    return _kafka_section(_merged(file, environment, {"kafka": {"bootstrap": bootstrap}}, frozenset())["kafka"])
+
+
+def misspelt(environment: Iterable[str], timing_names: Collection[str]) -> list[tuple[str, str]]:
+    """Variables that are not settings, but probably meant as ones, each with the right name."""
+    known = {f"{section}_{name}".upper() for section, names in _known(timing_names).items() for name in names}
+    found = []
+    for variable in environment:
+        prefix, _, rest = variable.partition("_")
+        if prefix == PREFIX and rest.upper() not in known and not _SERVICE_VARIABLE.fullmatch(variable):
+            found += [
+                (variable, f"{PREFIX}_{name}") for name in difflib.get_close_matches(rest, sorted(known), 1, _LIKENESS)
+            ]
+    return found
+
+
+def _merged(
+    file: Path | None, environment: Mapping[str, str], given: Mapping[str, Section], timing_names: Collection[str]
+) -> dict[str, dict[str, Any]]:
+    from_file = _read(file) if file else {}
+    known = _known(timing_names)
+    for name in from_file:
+        if name not in known:
+            raise ConfigError(f"{file}: unknown section [{name}], expected one of {', '.join(sorted(known))}")
+    merged: dict[str, dict[str, Any]] = {name: {} for name in known}
+    for layer in (from_file, _from_environment(environment, known), given):
+        for name, section in layer.items():
+            merged[name].update({key: value for key, value in section.items() if value is not None})
+    return merged
+
+
+def _known(timing_names: Collection[str]) -> Mapping[str, Collection[str]]:
+    return {
+        "node": NodeSection.__dataclass_fields__,
+        "kafka": KafkaSection.__dataclass_fields__,
+        "timing": timing_names,
+    }
+
+
+def _kafka_section(values: Mapping[str, Any]) -> KafkaSection:
+    kafka = _section("kafka", KafkaSection, values)
+    return replace(kafka, bootstrap=_at("kafka.bootstrap", checked_bootstrap, kafka.bootstrap))
+
+
+def _check_reachable(node: NodeSection) -> None:
+    """Raises `ConfigError` if others would be told to connect to 0.0.0.0 or [::], which is no address of a machine."""
+    if _is_unspecified(node.advertise):
+        raise ConfigError(
+            f"node.advertise is {node.advertise}, to which nobody can connect: name a host of this machine"
+        )
+    for name, address in (("resp", node.resp), ("http", node.http)):
+        if not node.advertise and _is_unspecified(address.host):
+            raise ConfigError(
+                f"node.{name} listens at all addresses ({address}): give --advertise HOST (node.advertise), the host "
+                "that clients and other nodes connect to"
+            )
+
+
+def _is_unspecified(host: str) -> bool:
+    try:
+        return ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _read(file: Path) -> Mapping[str, Section]:
@@ -135,13 +221,13 @@ def _read(file: Path) -> Mapping[str, Section]:
     return content
 
 
-def _from_environment(environment: Mapping[str, str], sections: set[str]) -> Mapping[str, Section]:
+def _from_environment(environment: Mapping[str, str], known: Mapping[str, Collection[str]]) -> Mapping[str, Section]:
     found: dict[str, dict[str, str]] = {}
     for variable, value in environment.items():
         prefix, _, rest = variable.partition("_")
-        section, _, name = rest.partition("_")
-        if prefix == PREFIX and section.lower() in sections and name:
-            found.setdefault(section.lower(), {})[name.lower()] = value
+        section, _, name = rest.lower().partition("_")
+        if prefix == PREFIX and name in known.get(section, ()):
+            found.setdefault(section, {})[name] = value
     return found
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from replicator.address import Address
-from replicator.config import NodeConfig, load
+from replicator.cli.main import app
+from replicator.config import NodeConfig, load, load_kafka, misspelt
 from replicator.errors import ConfigError
+from replicator.protocol.timing import SETTINGS
 
 REQUIRED = {"node": {"id": "n1", "cluster": "shop", "dir": "/data"}, "kafka": {"bootstrap": "kafka:9092"}}
 
@@ -66,6 +69,75 @@ def test_the_advertised_host_replaces_the_listening_host(resp: str, advertise: s
 def test_unrelated_environment_variables_are_ignored() -> None:
     environment = {"REPLICATOR_DIR": "./data", "REPLICATOR_CACHE": "/cache", "REPLICATOR_TEST_BOOTSTRAP": "k:1"}
     assert load(None, environment, REQUIRED) == load(None, {}, REQUIRED)
+    assert misspelt(environment, SETTINGS) == []
+
+
+def test_the_variables_of_a_service_are_ignored_whatever_its_name() -> None:
+    """As Kubernetes sets them for services that are called replicator-node and so on."""
+    environment = {
+        f"REPLICATOR_{service}_{name}": "tcp://10.0.0.1:7001"
+        for service in ("NODE", "KAFKA", "TIMING", "NODE_HTTP")
+        for name in (
+            *("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_REDIS", "PORT", "PORT_7001_TCP", "PORT_7001_TCP_ADDR"),
+            *("PORT_7001_TCP_PORT", "PORT_7001_TCP_PROTO", "PORT_53_UDP_ADDR"),
+        )
+    }
+    assert load(None, environment, REQUIRED, timing_names=SETTINGS) == load(None, {}, REQUIRED)
+    assert misspelt(environment, SETTINGS) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("NODE_PASWORD", "NODE_PASSWORD"),
+        ("PASSWORD", "NODE_PASSWORD"),
+        ("NODES_ID", "NODE_ID"),
+        ("KAFKA_SASL_USERNAME", "KAFKA_USERNAME"),
+        ("KAKFA_BOOTSTRAP", "KAFKA_BOOTSTRAP"),
+        ("TIMING_LEASE", "TIMING_LEASE_MS"),
+    ],
+)
+def test_a_misspelt_variable_is_ignored_and_found(variable: str, meant: str) -> None:
+    environment = {f"REPLICATOR_{variable}": "x", f"REPLICATOR_{meant}": "1"}
+    assert misspelt(environment, SETTINGS) == [(f"REPLICATOR_{variable}", f"REPLICATOR_{meant}")]
+    assert load(None, {f"REPLICATOR_{variable}": "x"}, REQUIRED, timing_names=SETTINGS) == load(None, {}, REQUIRED)
+
+
+def test_a_misspelt_variable_is_warned_about_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLICATOR_NODE_PASWORD", "s3cret")
+    shown = CliRunner().invoke(app, ["status", "--dir", "/no/such/folder"])
+    assert "REPLICATOR_NODE_PASWORD is not a setting" in shown.stderr and "REPLICATOR_NODE_PASSWORD?" in shown.stderr
+    assert "s3cret" not in shown.output
+
+
+def test_the_section_kafka_alone_has_the_same_sources(file: Path) -> None:
+    file.write_text("[kafka]\nbootstrap = 'from-file:1'\nusername = 'from-file'\n[node]\nid = 'n1'\n")
+    kafka = load_kafka(file, {"REPLICATOR_KAFKA_USERNAME": "from-env", "REPLICATOR_KAFKA_PASSWORD": "p"}, "given:1")
+    assert (kafka.bootstrap, kafka.username, kafka.password) == ("given:1", "from-env", "p")
+
+
+@pytest.mark.parametrize("text", ["nohost", "", "a:1,", "a:1,b", "http://a:1", "a:1;b:2", "::1:9092"])
+def test_a_bootstrap_address_without_a_port_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"kafka\.bootstrap: invalid address .*separated by commas"):
+        load(None, {}, {**REQUIRED, "kafka": {"bootstrap": text}})
+
+
+def test_several_bootstrap_addresses_are_separated_by_commas() -> None:
+    assert load_kafka(None, {}, "a:1, [::1]:2").bootstrap == "a:1,[::1]:2"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"resp": "0.0.0.0:7001"}, r"node\.resp listens at all addresses \(0\.0\.0\.0:7001\): give --advertise HOST"),
+        ({"http": "[::]:8001"}, r"node\.http listens at all addresses \(\[::\]:8001\)"),
+        ({"resp": "0.0.0.0:7001", "advertise": "0.0.0.0"}, r"node\.advertise is 0\.0\.0\.0, .*nobody can connect"),
+        ({"advertise": "[::]"}, r"node\.advertise is ::"),
+    ],
+)
+def test_an_address_that_stands_for_all_is_never_advertised(given: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(None, {}, {**REQUIRED, "node": {**REQUIRED["node"], **given}})
 
 
 def test_passwords_are_not_in_the_text_of_a_config() -> None:
@@ -105,11 +177,6 @@ def test_an_invalid_file_is_refused_with_the_reason(file: Path, content: str, me
 def test_a_missing_file_is_an_error(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"node\.toml cannot be read: No such file"):
         load(file, {}, REQUIRED)
-
-
-def test_an_unknown_environment_variable_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"unknown setting node\.colour"):
-        load(None, {"REPLICATOR_NODE_COLOUR": "red"}, REQUIRED)
 
 
 def test_a_missing_setting_is_reported_with_the_ways_to_set_it() -> None:

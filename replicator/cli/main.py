@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -11,7 +12,9 @@ from rich.markup import escape
 from replicator import __version__
 from replicator.cli import bench, broker, chaos, cluster, demo, doctor, node, replica, simulate, snapshot, status
 from replicator.cli.output import errors
+from replicator.config import misspelt
 from replicator.errors import ReplicatorError
+from replicator.protocol import timing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,6 +48,12 @@ def replicator(
     ] = False,
 ) -> None:
     """A replicated key-value store on a Kafka log. Any Redis client works with it."""
+    for variable, meant in misspelt(os.environ, timing.SETTINGS):
+        errors.print(
+            f"[bold yellow]Warning:[/] {escape(variable)} is not a setting, and ignored: did you mean {meant}?",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from replicator.cli import options
 from replicator.cli.output import ConsoleProgress, console
 from replicator.config import load
 from replicator.local.cluster import LocalCluster
+from replicator.protocol import timing
 
 app = typer.Typer(help="Run, start and stop one node.", no_args_is_help=True)
 
@@ -39,7 +40,9 @@ def run(
     dir: Annotated[Path | None, typer.Option(help="The node's folder.")] = None,
     resp: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen for Redis clients.")] = None,
     http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen for HTTP.")] = None,
-    advertise: Annotated[str | None, typer.Option(metavar="HOST", help="The host that others connect to.")] = None,
+    advertise: Annotated[
+        str | None, typer.Option(metavar="HOST", help="The host that others connect to; required to listen at 0.0.0.0.")
+    ] = None,
     priority: Annotated[int | None, typer.Option(help="Nodes with a lower number are preferred as leader.")] = None,
     snapshots: Annotated[Path | None, typer.Option(help="The folder for snapshots.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with sections node, kafka and timing.")] = None,
@@ -64,7 +67,8 @@ def run(
         "priority": priority,
         "snapshots": snapshots,
     }
-    settings = load(config, os.environ, {"node": node, "kafka": {"bootstrap": bootstrap}})
+    kafka = {"bootstrap": bootstrap}
+    settings = load(config, os.environ, {"node": node, "kafka": kafka}, timing_names=timing.SETTINGS)
     uvloop.run(run_node(settings))
 
 

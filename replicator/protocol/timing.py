@@ -58,6 +58,10 @@ class Timeouts:
                 raise ConfigError(f"{name} must be at least 1")
 
 
+SETTINGS = frozenset(Timing.__dataclass_fields__ | Timeouts.__dataclass_fields__)
+"""Names of the section `[timing]`."""
+
+
 DEFAULT_TIMEOUTS = Timeouts()
 
 

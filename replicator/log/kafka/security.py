@@ -6,6 +6,7 @@ import ssl
 from dataclasses import dataclass, field
 from typing import Any
 
+from replicator.config import KafkaSection
 from replicator.errors import ConfigError
 
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
@@ -84,3 +85,16 @@ class KafkaSecurity:
 
 
 PLAINTEXT = KafkaSecurity()
+
+
+def security_of(kafka: KafkaSection) -> KafkaSecurity:
+    """Raises `ConfigError` if the settings are inconsistent."""
+    return KafkaSecurity(
+        security_protocol=kafka.security_protocol,
+        cafile=kafka.cafile or None,
+        certfile=kafka.certfile or None,
+        keyfile=kafka.keyfile or None,
+        sasl_mechanism=kafka.sasl_mechanism,
+        username=kafka.username or None,
+        password=kafka.password or None,
+    )
