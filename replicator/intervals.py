@@ -63,5 +63,6 @@ KEEPALIVE_S = 300  # without bytes, before TCP asks whether the client still exi
 STATE_POLL_S = 0.02  # until the node serves and can register
 REGISTRATION_RETRY_S = 0.2
 REGISTRATION_TIMEOUT_S = 5.0
+REPORTS_TIMEOUT_MS = 300  # for the leader to report the state of its replicas to another node
 TOPOLOGY_POLL_S = 0.05  # while clients subscribe to events of Redis Sentinel
 STOP_TIMEOUT_S = 2.0  # for replies to clients when the node stops

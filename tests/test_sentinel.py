@@ -185,6 +185,45 @@ def test_a_leader_whose_heartbeat_timed_out_is_reported_as_down(tmp_path: Path) 
     thread.close()
 
 
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_replica_that_is_dead_is_not_handed_out_by_any_node(trio: ServerThread, asked: int) -> None:
+    client, leader = trio.client(asked, protocol=2), trio.client(0)
+    wait_for(lambda: int(leader.info("replication")["connected_slaves"]) == 2)
+    online = leader.info("replication")["slave1"]
+    assert online["state"] == "online" and online["lag"] <= 1
+    trio.kill(2)
+    wait_for(lambda: any(it["is_sdown"] for it in client.sentinel_slaves(CLUSTER)))
+    flags = {it["port"]: (it["flags"], it["master-link-status"]) for it in client.sentinel_slaves(CLUSTER)}
+    second, third = trio.servers[1].port, trio.servers[2].port
+    assert flags == {second: ("slave", "ok"), third: ("s_down,slave,disconnected", "err")}
+    assert Sentinel([address(trio, asked)]).discover_slaves(CLUSTER) == [("127.0.0.1", second)]  # type: ignore[no-untyped-call]
+    shown = leader.info("replication")
+    assert (shown["connected_slaves"], shown["slave0"]["port"], "slave1" in shown) == (1, second, False)
+    assert [it[1] for it in leader.role()[2]] == [b"%d" % second]
+
+
+def test_a_follower_that_cannot_ask_the_leader_hands_out_all_replicas(tmp_path: Path) -> None:
+    thread = ServerThread(tmp_path, nodes=3, timing=SLOW_ELECTION)
+    thread.run(thread.servers[0].close())
+    client = thread.client(1, protocol=2)
+    assert [it["flags"] for it in client.sentinel_slaves(CLUSTER)] == ["slave", "slave"]
+    thread.close()
+
+
+def test_a_follower_reports_that_it_has_lost_the_leader(tmp_path: Path) -> None:
+    thread = ServerThread(tmp_path, nodes=2, timing=SLOW_ELECTION)
+    client = thread.client(1)
+    wait_for(lambda: client.info("replication")["master_last_io_seconds_ago"] == 0)
+    wait_for(lambda: client.role()[3] == b"connected")
+    thread.kill(0)
+    wait_for(lambda: client.info("replication")["master_link_status"] == "down")
+    seen = client.info("replication")
+    assert (seen["master_last_io_seconds_ago"], seen["slave_repl_offset"]) == (-1, seen["master_repl_offset"])
+    assert seen["master_link_down_since_seconds"] >= 0
+    assert client.role()[3] == b"connect"
+    thread.close()
+
+
 def test_a_leader_without_a_lease_reports_itself_as_down(trio: ServerThread) -> None:
     leader = trio.node(0).node
     client = sentinel_client(trio)

@@ -24,7 +24,7 @@ from replicator.node.membership import MembershipChanges
 from replicator.node.reads import NodeReads
 from replicator.node.record_source import RecordSource
 from replicator.node.replica import RowListener
-from replicator.node.replica_progress import LastAck, ReplicaProgress
+from replicator.node.replica_progress import LastAck, ReplicaProgress, ReplicaReport
 from replicator.node.status import NodeStatus, node_status
 from replicator.node.timing import TimingChanges, log_ignored
 from replicator.node.transfer import LeadershipTransfer
@@ -194,6 +194,14 @@ class Node:
     @property
     def last_acks(self) -> dict[NodeId, LastAck]:
         return self._progress.latest if self.leads else {}
+
+    @property
+    def replicas(self) -> tuple[ReplicaReport, ...]:
+        """At the leader: all other members; empty on followers."""
+        roles, applied = self._context.roles, self._context.replica.state.offset
+        if not roles.role.leads:
+            return ()
+        return self._progress.reports(applied, roles.last_commit_ms, self._context.timing.sync_ms)
 
     @property
     def row_listener(self) -> RowListener | None:

@@ -30,6 +30,16 @@ class LastAck:
     at_ms: float  # when it was received, on this node's clock
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicaReport:
+    """A replica, as this leader knows it."""
+
+    node: NodeId
+    offset: Offset  # the last one that it acked, but not beyond that of this leader; -1 without an ack
+    ack_age_ms: float  # since its last ack; without one, since it became a member in this term
+    is_responsive: bool
+
+
 class ReplicaProgress:
     def __init__(self, own: Author, acks: Acks, clock: Clock, request_acks: Callable[[], None]) -> None:
         """`request_acks`: ask the replicas that can be asked for their acks, at once."""
@@ -123,9 +133,26 @@ class ReplicaProgress:
 
     def is_responsive(self, replica: Author, timeout_ms: float) -> bool:
         """Whether its last ack is not older; without one, the time counts from when it became a member."""
-        last = self._latest.get(replica)
-        since_ms = self._members[replica] if last is None else last.at_ms
-        return self._clock.elapsed_ms() - since_ms <= timeout_ms
+        return self._clock.elapsed_ms() - self._heard_ms(replica) <= timeout_ms
+
+    def reports(self, applied: Offset, committed_ms: float, timeout_ms: float) -> tuple[ReplicaReport, ...]:
+        """Of all members but this process. `applied`: by this leader, which applies a record after those who ack it.
+        `committed_ms`: when its last committed record was sent.
+
+        A replica acks records, so without any it is not unresponsive: only one that had not acked for `timeout_ms`
+        when the last record was sent.
+        """
+        now_ms = self._clock.elapsed_ms()
+        heard_ms = {author: self._heard_ms(author) for author in self._members}
+        return tuple(
+            ReplicaReport(
+                author.node,
+                min(self.acked(author), applied),
+                now_ms - since_ms,
+                is_responsive=committed_ms - since_ms <= timeout_ms,
+            )
+            for author, since_ms in heard_ms.items()
+        )
 
     def count(self, offset: Offset) -> int:
         """How many replicas have applied up to `offset`."""
@@ -161,6 +188,11 @@ class ReplicaProgress:
                 f"{node} {state}: it cannot become leader before it has caught up. Try again, or choose another"
             ) from None
         return last.ack.author
+
+    def _heard_ms(self, replica: Author) -> float:
+        """When its last ack was received; without one, since when it has been a member in this term."""
+        last = self._latest.get(replica)
+        return self._members[replica] if last is None else last.at_ms
 
     def _of_members(self) -> dict[Author, LastAck]:
         return {author: last for author, last in self._latest.items() if author in self._members}

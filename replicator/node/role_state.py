@@ -66,6 +66,11 @@ class RoleState:
             return 0.0
         return self.lease.left_ms(self._clock.elapsed_ms(), self.timing.current.lease_ms)
 
+    @property
+    def last_commit_ms(self) -> float:
+        """When this leader sent its last committed record; -inf if it has sent none."""
+        return -inf if self.lease.from_ms is None else self.lease.from_ms
+
     def leader_silent_ms(self) -> float:
         """Time since the last record of the leader was received; 0 if this node leads."""
         return 0.0 if self.role.leads else self._clock.elapsed_ms() - self.last_record_ms

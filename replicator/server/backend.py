@@ -8,10 +8,10 @@ from replicator.node.backlog import CommittedBatch, RecordSink, StreamRequest
 from replicator.node.leader_link import CommittedOffset
 from replicator.node.reads import NodeReads
 from replicator.node.replica import RowListener
-from replicator.node.replica_progress import LastAck
+from replicator.node.replica_progress import ReplicaReport
 from replicator.node.status import NodeStatus
 from replicator.node.writes import Done
-from replicator.position import Epoch, NodeId, Offset, Token
+from replicator.position import Epoch, Offset, Token
 from replicator.records.types import Membership, Timing
 from replicator.store.view import Transaction, View
 
@@ -85,6 +85,6 @@ class Backend(Protocol):
         ...
 
     @property
-    def last_acks(self) -> dict[NodeId, LastAck]:
-        """The latest ack of each follower; empty on followers."""
+    def replicas(self) -> tuple[ReplicaReport, ...]:
+        """At the leader: all other members; empty on followers."""
         ...

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from replicator.address import Address
 from replicator.node.backlog import RecordSink
-from replicator.position import Offset
+from replicator.node.replica_progress import ReplicaReport
+from replicator.position import NodeId, Offset
 from replicator.protocol.levels import Level
 from replicator.server.backend import Backend
 from replicator.server.redis.command import Args, Command
@@ -38,6 +39,10 @@ class ServerContext(Protocol):
         ...
 
     def topology(self) -> Topology: ...
+
+    async def replica_reports(self) -> Mapping[NodeId, ReplicaReport]:
+        """Of the leader, which is asked if it is another node; empty if it does not answer."""
+        ...
 
     def rows(self) -> int:
         """Number of keys; 0 while the store cannot be read."""

@@ -7,9 +7,8 @@ import os
 import resource
 from collections.abc import Iterator
 
-from replicator.node.health import NodeState
 from replicator.server.redis.context import ServerContext
-from replicator.server.redis.topology import acked_offsets, leader_address
+from replicator.server.redis.topology import leader_address, observe, online_replicas, shown_offset
 
 REDIS_VERSION = b"7.0.15"  # whose commands and error messages this server copies
 
@@ -71,22 +70,28 @@ def sections(server: ServerContext) -> Iterator[tuple[bytes, Pairs]]:
 def _replication(server: ServerContext) -> Pairs:
     backend = server.backend
     status = backend.status()
+    offset = shown_offset(backend)
     if status.role.leads:
-        pairs = _pairs(role="master", connected_slaves=len(backend.last_acks))
-        for index, (address, offset) in enumerate(acked_offsets(backend)):
-            line = f"ip={address.host},port={address.port},state=online,offset={offset},lag=0"
+        replicas = list(online_replicas(backend))
+        pairs = _pairs(role="master", connected_slaves=len(replicas))
+        for index, it in enumerate(replicas):
+            address = it.address
+            line = f"ip={address.host},port={address.port},state=online,offset={it.offset},lag={it.lag_s}"
             pairs += _pairs(**{f"slave{index}": line})
     else:
-        address = leader_address(backend)
-        link = "up" if status.state is NodeState.SERVING else "down"
+        address, topology = leader_address(backend), observe(backend)
+        silent_s = int(topology.leader_silent_ms / 1000)
         pairs = _pairs(
             role="slave",
             master_host=address.host,
             master_port=address.port,
-            master_link_status=link,
-            slave_read_only=1,
+            master_link_status="down" if topology.leader_down else "up",
+            master_last_io_seconds_ago=-1 if topology.leader_down else silent_s,
         )
-    return pairs + _pairs(master_replid=status.timeline, master_repl_offset=max(0, status.applied_offset))
+        if topology.leader_down:
+            pairs += _pairs(master_link_down_since_seconds=silent_s)
+        pairs += _pairs(slave_repl_offset=offset, slave_read_only=1)
+    return pairs + _pairs(master_replid=status.timeline, master_repl_offset=offset)
 
 
 def _pairs(**values: object) -> Pairs:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections.abc import Mapping
 
 from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.intervals import AUTH_TIMEOUT_S, IDLE_CHECK_S, KEEPALIVE_S, STOP_TIMEOUT_S
 from replicator.limits import LISTEN_BACKLOG, MAX_LONG_READS
+from replicator.node.leader_link import LinkFailed
+from replicator.node.replica_progress import ReplicaReport
+from replicator.position import NodeId
 from replicator.server.backend import Backend
 from replicator.server.keyspace import KEYSPACE_TABLE
 from replicator.server.listening import cannot_listen
@@ -20,6 +24,7 @@ from replicator.server.redis.subscriptions import Events
 from replicator.server.redis.topology import Topology, observe
 from replicator.server.redis.transaction import Watches
 from replicator.server.redis.turns import Turns
+from replicator.server.replica_reports import ReplicaReports
 from replicator.server.stats import Stats
 
 logger = logging.getLogger(__name__)
@@ -55,6 +60,7 @@ class RedisServer:
         self.events = Events(cluster, self.topology)
         self.turns = Turns()
         self.long_reads = asyncio.Semaphore(MAX_LONG_READS)
+        self._reports = ReplicaReports(password)
         self.started_s = 0.0
         self._ids = itertools.count(1)
         self._server: asyncio.Server
@@ -126,6 +132,17 @@ class RedisServer:
 
     def topology(self) -> Topology:
         return observe(self.backend)
+
+    async def replica_reports(self) -> Mapping[NodeId, ReplicaReport]:
+        """As `ServerContext.replica_reports`."""
+        backend, leader = self.backend, self.topology().leader
+        if backend.leads or leader is None:
+            return {report.node: report for report in backend.replicas}
+        try:
+            return {report.node: report for report in await self._reports.ask(leader.resp)}
+        except LinkFailed as error:
+            logger.info("the state of the replicas is unknown: %s", error)
+            return {}
 
     def rows(self) -> int:
         try:

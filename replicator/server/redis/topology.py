@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from replicator.address import UNKNOWN, Address
+from replicator.address import Address
 from replicator.node.health import NodeState
-from replicator.position import NodeId, Offset
+from replicator.position import BEFORE_LOG, NodeId, Offset
 from replicator.records.types import Member, Mode
 from replicator.server.backend import Backend
 
@@ -51,11 +52,24 @@ def leader_address(backend: Backend) -> Address:
     return member.resp if member else NO_LEADER
 
 
-def acked_offsets(backend: Backend) -> Iterator[tuple[Address, Offset]]:
-    """At the leader: the address and the last acked offset of each replica."""
-    for node, last in backend.last_acks.items():
-        member = backend.membership.get(node)
-        yield member.resp if member else UNKNOWN, last.ack.offset
+@dataclass(frozen=True, slots=True)
+class OnlineReplica:
+    address: Address
+    offset: Offset  # that it has acked
+    lag_s: int  # since its last ack
+
+
+def online_replicas(backend: Backend) -> Iterator[OnlineReplica]:
+    """At the leader: the replicas that ack records. Redis does not list disconnected replicas either."""
+    for replica in backend.replicas:
+        member = backend.membership.get(replica.node)
+        if member is not None and replica.is_responsive and replica.offset > BEFORE_LOG:
+            yield OnlineReplica(member.resp, replica.offset, int(replica.ack_age_ms / 1000))
+
+
+def shown_offset(backend: Backend) -> Offset:
+    """The replication offset of this node: the last applied one, 0 in an empty log."""
+    return Offset(max(0, backend.status().applied_offset))
 
 
 def events(name: str, before: Topology, after: Topology) -> Iterator[tuple[str, str]]:

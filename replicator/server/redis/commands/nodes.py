@@ -1,15 +1,16 @@
-"""Commands that nodes send to the leader: for linearizable reads, and for a stream of its records."""
+"""Commands that nodes send to the leader: for linearizable reads, a stream of its records, and its replicas' state."""
 
 from __future__ import annotations
 
-from replicator.errors import BadRequest
+from replicator.errors import BadRequest, NotLeader
 from replicator.node.backlog import StreamRequest
 from replicator.position import Author, Epoch, NodeId, Seq
 from replicator.server.redis.command import Args
+from replicator.server.redis.commands.registry import connection as connection_command
 from replicator.server.redis.commands.registry import control, hexadecimal, integer, refuse_in_multi
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.record_sink import RedisRecordSink
-from replicator.server.redis.resp import OK
+from replicator.server.redis.resp import OK, Reply
 
 
 @control("repl.index", 3)
@@ -28,6 +29,15 @@ async def _reply_index(connection: ConnectionContext, timeline: bytes, epoch: Ep
     answer = await connection.server.backend.committed_offset(timeline, epoch)
     node, incarnation = answer.leader
     connection.reply([answer.offset, int(answer.lease_left_ms), answer.epoch, node.encode(), incarnation])
+
+
+@connection_command("repl.replicas", 1)
+def replicas(connection: ConnectionContext, args: Args) -> Reply:
+    """REPL.REPLICAS: for each other member its id, acked offset, ms since its last ack, and 1 if it is responsive."""
+    backend = connection.server.backend
+    if not backend.leads:
+        raise NotLeader("only the leader knows the state of the replicas")
+    return [[it.node.encode(), it.offset, int(it.ack_age_ms), int(it.is_responsive)] for it in backend.replicas]
 
 
 @control("repl.follow", 8)

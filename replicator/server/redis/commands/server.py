@@ -26,7 +26,7 @@ from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.info import sections
 from replicator.server.redis.patterns import globs
 from replicator.server.redis.resp import OK, Encoded, Reply, Simple, Verbatim
-from replicator.server.redis.topology import acked_offsets, leader_address
+from replicator.server.redis.topology import leader_address, observe, online_replicas, shown_offset
 from replicator.store.keys import decode_key, table_range
 from replicator.store.view import Transaction
 
@@ -47,16 +47,18 @@ def info(connection: ConnectionContext, args: Args) -> Reply:
 @connection("role", 1)
 def role(connection: ConnectionContext, args: Args) -> Reply:
     backend = connection.server.backend
-    status = backend.status()
+    status, offset = backend.status(), shown_offset(backend)
     if status.role.leads:
         replicas: list[Reply] = [
-            [address.host.encode(), b"%d" % address.port, b"%d" % max(0, offset)]
-            for address, offset in acked_offsets(backend)
+            [it.address.host.encode(), b"%d" % it.address.port, b"%d" % it.offset] for it in online_replicas(backend)
         ]
-        return [b"master", max(0, status.applied_offset), replicas]
+        return [b"master", offset, replicas]
     address = leader_address(backend)
-    link = b"connected" if status.state is NodeState.SERVING else b"sync"
-    return [b"slave", address.host.encode(), address.port, link, max(0, status.applied_offset)]
+    if status.state is NodeState.CATCHING_UP:
+        link = b"sync"
+    else:
+        link = b"connect" if observe(backend).leader_down else b"connected"
+    return [b"slave", address.host.encode(), address.port, link, offset]
 
 
 @control("wait", 3)
