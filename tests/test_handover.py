@@ -118,6 +118,27 @@ async def test_a_leader_that_stops_passes_over_followers_that_do_not_answer(clus
 
 
 @with_streams
+async def test_a_leader_that_stops_completes_a_transfer_in_progress(cluster: MemoryCluster) -> None:
+    old, append, may_append = cluster.nodes["n1"], cluster.log.append, asyncio.Event()
+    await streams_to(old, "n2", "n3")
+    await old.write(b"a", b"s1")
+
+    async def append_later(payloads: Sequence[bytes]) -> Offset:
+        await may_append.wait()
+        return await append(payloads)
+
+    with patch.object(cluster.log, "append", append_later):
+        writing = asyncio.create_task(old.write(b"a", b"s2"))
+        promoting = asyncio.create_task(old.node.transfer.promote(NodeId("n3"), force=False))
+        await until(lambda: old.node._context.roles.role is Role.DRAINING)
+        asyncio.get_running_loop().call_later(0.1, may_append.set)
+        await old.node.transfer.before_stop()
+        assert not old.node.leads
+    await asyncio.gather(writing, promoting)
+    assert claims(cluster) == [("n1", Reason.FIRST), ("n3", Reason.HANDOVER)]
+
+
+@with_streams
 async def test_the_last_node_just_stops(cluster: MemoryCluster) -> None:
     for name in ("n2", "n3"):
         await cluster.nodes[name].stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from replicator.errors import BadRequest, Busy, Definite, NotLeader
@@ -56,12 +57,16 @@ class LeadershipTransfer:
     async def before_stop(self) -> None:
         """If this node is leader and a follower receives its records, make that one the leader.
 
-        Without one, or if it takes too long, the others elect a leader once this node has stopped.
+        A transfer that is in progress is completed instead. Without such a follower, or if it takes too long, the
+        others elect a leader once this node has stopped.
         """
         context = self._context
         own = context.author.node
         try:
             async with asyncio.timeout(STOP_TRANSFER_TIMEOUT_MS / 1000):
+                if context.roles.transfer is not None:
+                    with contextlib.suppress(Definite):
+                        await asyncio.shield(context.roles.transfer.done)
                 for member in in_order(context.replica.machine.meta.membership, own):
                     if not context.roles.role.leads:
                         return
