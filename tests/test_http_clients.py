@@ -56,6 +56,22 @@ async def test_a_connection_without_a_further_request_is_closed(servers: HttpSer
     assert answer.startswith(b"HTTP/1.1 200")
 
 
+async def test_a_server_that_stops_waits_a_short_time_for_requests(
+    servers: HttpServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "STOP_TIMEOUT_S", TIMEOUT_S)
+    for module in (app, members):
+        monkeypatch.setattr(module, "HTTP_TIMEOUT_S", 10)
+    client, _ = await single_leader(servers)
+    _, writer = await asyncio.open_connection(client.http.host, client.http.port)
+    writer.write(PUT + b"Content-Length: 100\r\n\r\nabc")
+    await writer.drain()
+    await asyncio.sleep(TIMEOUT_S)
+    async with asyncio.timeout(2):
+        await servers.close()
+    writer.close()
+
+
 async def test_a_header_that_never_ends_is_not_waited_for(servers: HttpServers) -> None:
     parts = [b"X-%d: 1\r\n" % number for number in range(100)]
     assert await answer_to(servers, b"GET / HTTP/1.1\r\n", *parts, pause_s=TIMEOUT_S / 4) == b""

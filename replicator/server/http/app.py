@@ -28,7 +28,7 @@ from aiohttp import web
 
 from replicator.address import Address
 from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError
-from replicator.intervals import HTTP_TIMEOUT_S
+from replicator.intervals import HTTP_TIMEOUT_S, STOP_TIMEOUT_S
 from replicator.limits import LISTEN_BACKLOG, MAX_BODY_BYTES, MAX_HTTP_CONNECTIONS
 from replicator.node.health import NodeState
 from replicator.node.node import Node
@@ -113,6 +113,7 @@ class HttpServer:
             access_log=None,
             keepalive_timeout=HTTP_TIMEOUT_S,  # also of a connection without a complete request
             lingering_time=HTTP_TIMEOUT_S,  # for the rest of a body that is not read
+            shutdown_timeout=STOP_TIMEOUT_S,  # for requests that have begun
             auto_decompress=False,  # a small body may be a large one
         )
         await self._runner.setup()
