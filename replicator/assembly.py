@@ -126,7 +126,7 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
         parts.push_async_callback(_cancel, running)
         await server.start()
         parts.push_async_callback(server.close)  # before the node: its commands in progress still need it
-        parts.push_async_callback(node.transfer.before_stop)  # first: followers receive records by the server
+        parts.push_async_callback(node.before_stop)  # first: followers receive records by the server
         admin.attach_node(node, server.stats, _snapshots(config, machine))
         logger.info("%s: Redis protocol at %s, HTTP at %s", context.author, settings.resp, settings.http)
         await asyncio.shield(running)

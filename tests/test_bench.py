@@ -236,7 +236,7 @@ def test_followers_are_measured_in_few_and_in_many(temporary: Path) -> None:
     few, many = report["figures"]
     assert (few["load"], many["load"]) == ("1", "2")
     assert report["broker_ratio"] == many["cpu_us"]["Kafka"] / few["cpu_us"]["Kafka"]
-    assert list(temporary.iterdir()) == []
+    assert not list(temporary.iterdir())
 
 
 def test_more_followers_than_before_are_needed() -> None:

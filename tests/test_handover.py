@@ -139,6 +139,16 @@ async def test_a_leader_that_stops_completes_a_transfer_in_progress(cluster: Mem
 
 
 @with_streams
+async def test_a_follower_that_stops_is_not_made_leader(cluster: MemoryCluster) -> None:
+    old, stopping = cluster.nodes["n1"], cluster.nodes["n2"]
+    await streams_to(old, "n2", "n3")
+    await stopping.node.before_stop()
+    await streams_to(old, "n3")
+    await old.node.before_stop()
+    assert claims(cluster) == [("n1", Reason.FIRST), ("n3", Reason.HANDOVER)]
+
+
+@with_streams
 async def test_the_last_node_just_stops(cluster: MemoryCluster) -> None:
     for name in ("n2", "n3"):
         await cluster.nodes[name].stop()

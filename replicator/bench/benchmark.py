@@ -2,7 +2,7 @@
 
 Everything runs on this machine, one measurement after the other, in rounds (`rounds`). Only the ratios to the raw rates
 of the same run can be compared with those of other machines. The floors are ratios that a prototype of the write path
-reached, and what we aim at next to Redis.
+reached, and targets next to Redis.
 """
 
 from __future__ import annotations

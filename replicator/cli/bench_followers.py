@@ -17,7 +17,7 @@ def followers(
     few: Annotated[int, typer.Option(min=1, help="Followers at first.")] = 1,
     many: Annotated[int, typer.Option(min=2, help="Followers afterwards.")] = 8,
     requests: Annotated[int, typer.Option(min=1_000, help="Writes in each round.")] = 50_000,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each number of followers is measured.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="How often many are measured; few twice as often.")] = 3,
     json: options.Json = False,
 ) -> None:
     """Measure the CPU time of a write at the leader and at Kafka, with few and with many async followers.
@@ -41,7 +41,7 @@ def draw_followers(report: FollowersReport) -> Table:
     table = Table(
         "followers",
         title=f"{report.machine}, {report.rounds} rounds",
-        caption=f"Kafka's time grows to {report.broker_ratio:.2f} of what it was; floor {report.at_most:g}: {mark}",
+        caption=f"Kafka: {report.broker_ratio:.2f} of the time with few, at most {report.at_most:g} expected: {mark}",
     )
     for heading in ("writes per second", "p50 ms", *(f"{process}: CPU us" for process in processes)):
         table.add_column(heading, justify="right")

@@ -130,7 +130,7 @@ def down(
     dir: options.Dir = options.DEFAULT_DIR,
     purge: Annotated[bool, typer.Option("--purge", help="Also delete all data: the topics and the folder.")] = False,
 ) -> None:
-    """Stop all nodes, followers first, and the Kafka that was started with them.
+    """Stop all nodes, and the Kafka that was started with them.
 
     Example: replicator cluster down --purge
     """

@@ -78,6 +78,13 @@ class Node:
             self._health.stop()
             self._context.roles.stop("the node stops")
 
+    async def before_stop(self) -> None:
+        """Transfer leadership if this node is leader. It is no candidate any more, and nobody's first choice."""
+        self._context.roles.eligible = False
+        if self._source is not None:
+            self._source.stop_streaming()
+        await self.transfer.before_stop()
+
     async def _follow_and_lead(self) -> None:
         roles = self._context.roles
         while True:

@@ -130,6 +130,11 @@ class RecordSource:
             self._brought_records = True
         return FromLeader(entries, ack_requested)
 
+    def stop_streaming(self) -> None:
+        """The leader learns at once that there is no stream, `next` when it receives from it."""
+        if not isinstance(self.source, Kafka):
+            self.source.stream.close()
+
     def end_stream(self, why: str) -> None:
         """Read from Kafka again, starting with the comparison of the last accepted record."""
         logger.info("reading the log from Kafka again: %s", why)
@@ -184,10 +189,10 @@ class RecordSource:
         return True
 
     def _leader(self) -> Member | None:
-        """The leader, if it is another process, and both are registered."""
+        """The leader, if it is another process, both are registered, and this one does not stop."""
         replica, own = self._context.replica, self._context.author
         member, leader = leading_member(self._context), replica.state.leader
-        if member is None or leader == own or member.author != leader:
+        if member is None or leader == own or member.author != leader or not self._context.roles.eligible:
             return None
         return member if replica.machine.meta.membership.includes(own) else None
 

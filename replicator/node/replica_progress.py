@@ -183,7 +183,8 @@ class ReplicaProgress:
                     self._next.append(asyncio.get_running_loop().create_future())
                     await self._next[-1]
         except TimeoutError:
-            state = "is unresponsive" if last is None else f"is at offset {last.ack.offset} of {offset}"
+            behind = last is not None and last.ack.offset < offset
+            state = f"is at offset {last.ack.offset} of {offset}" if last and behind else "is unresponsive"
             raise Busy(
                 f"{node} {state}: it cannot become leader before it has caught up. Try again, or choose another"
             ) from None
