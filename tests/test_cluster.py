@@ -200,6 +200,10 @@ def test_failing_commands_report_the_reason(cluster: Cluster, tmp_path: Path) ->
     other.base_port = cluster.base_port
     with pytest.raises(AssertionError, match="is not available"):
         other.up(1)
+    assert "at 127.0.0.1:1 does not answer" in other.run("cluster", "up", "--bootstrap", "127.0.0.1:1", code=1)
+    assert "invalid address 'nohost'" in other.run("cluster", "up", "--bootstrap", "nohost", code=2)
+    assert not other.folder.exists()
+    assert f"its name is {cluster.name}, not other" in cluster.run("cluster", "up", "--name", "other", code=1)
 
 
 def test_all_nodes_follow_the_timing_in_the_log_whatever_their_config_says(kafka: str, tmp_path: Path) -> None:
@@ -253,13 +257,14 @@ def test_no_acknowledged_write_is_lost_when_the_broker_restarts(tmp_path: Path) 
 
 def test_nodes_wait_for_a_broker_that_starts_later(tmp_path: Path) -> None:
     broker = LocalBroker(tmp_path / "broker")
-    bootstrap = broker.start()
+    cluster = Cluster(tmp_path / "cluster", broker.start())
+    cluster.up(1)
+    cluster.run("node", "stop", "n1")
     broker.stop()
-    cluster = Cluster(tmp_path / "cluster", bootstrap)
     starting = threading.Thread(target=cluster.up, args=(1,))
     starting.start()
     try:
-        wait_for(lambda: cluster.folder.exists() and "does not answer" in str(cluster.node("n1", "/readyz")))
+        wait_for(lambda: "does not answer" in str(cluster.node("n1", "/readyz")))
         broker.start()
         starting.join(WAIT_S)
         assert cluster.client("n1").set("a", "1")

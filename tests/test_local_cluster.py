@@ -2,61 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from replicator.address import Address
-from replicator.errors import ConfigError
+from replicator.errors import BrokerUnavailable, ConfigError, ReplicatorError
+from replicator.local import cluster as local_cluster
 from replicator.local.admin_client import ClusterAdmin, NodeAdmin
 from replicator.local.cluster import LocalCluster
 from replicator.local.folder import ClusterFile, ClusterFolder, NodeEntry
 from replicator.local.ports import free_base_port
+from replicator.local.process import identify
 from replicator.local.status import StatusReply, parse_status
+from replicator.log.kafka.security import KafkaSecurity
 
 NEEDS_PASSWORD = "this cluster was started with a password: set REPLICATOR_NODE_PASSWORD"
 
 
-class ServingNode(NodeAdmin):
-    """A node that serves, and is leader and member, at once."""
+class FakeNode(NodeAdmin):
+    """Reports the state `state`, and that n1 is leader; n1 to n8 are members."""
+
+    state = "serving"
 
     def status(self) -> StatusReply:
         member = {"node": "n1", "mode": "async", "resp": "h:1", "http": str(self.http), "priority": 0}
         members = [{**member, "node": f"n{n}"} for n in range(1, 9)]
-        return parse_status(
-            {"cluster": "c", "node": {"id": "n1", "state": "serving", "leader": "n1"}, "members": members}
-        )
+        node = {"id": "n1", "state": self.state, "trouble": "install a newer replicator", "leader": "n1"}
+        return parse_status({"cluster": "c", "node": node, "members": members})
 
 
-class ServingNodes(ClusterAdmin):
+class FailedNode(FakeNode):
+    state = "failed"
+
+
+class FakeNodes(ClusterAdmin):
+    kind: type[FakeNode] = FakeNode
+
     def node(self, http: Address) -> NodeAdmin:
-        return ServingNode(http)
+        return self.kind(http)
 
 
 class FolderWithoutProcesses(ClusterFolder):
+    """This process is that of each node which is started."""
+
     def __init__(self, dir: Path) -> None:
         super().__init__(dir)
         self.started: list[str] = []
 
     def start_process(self, cluster: ClusterFile, entry: NodeEntry) -> bool:
+        if self.process(entry.id) is not None:
+            return False
         self.started.append(entry.id)
+        process = identify(os.getpid())
+        assert process is not None
+        self.node_dir(entry.id).mkdir(parents=True, exist_ok=True)
+        (self.node_dir(entry.id) / "node.pid").write_text(json.dumps(asdict(process)))
         return True
+
+    def stop_process(self, id: str) -> bool:
+        (self.node_dir(id) / "node.pid").unlink(missing_ok=True)
+        return True
+
+
+class Recorded:
+    """The results that an operation reports."""
+
+    def __init__(self) -> None:
+        self.results: list[str] = []
+
+    def step(self, text: str) -> None:
+        pass
+
+    def bar(self, name: str, text: str, completed: int = 0, total: int | None = None) -> None:
+        pass
+
+    def done(self, text: str) -> None:
+        self.results.append(text)
 
 
 class FakeCluster(LocalCluster):
     def __init__(self, dir: Path, password: str = "") -> None:
-        super().__init__(dir, password)
+        self.reported = Recorded()
+        super().__init__(dir, password, self.reported)
         self.folder: FolderWithoutProcesses = FolderWithoutProcesses(dir)
+        self.nodes = FakeNodes([Address("h", 1)], password)
 
     @property
     def admin(self) -> ClusterAdmin:
-        return ServingNodes([], self.password)
+        return self.nodes
 
-    def start(self, nodes: int | None = None, name: str = "c") -> Sequence[str]:
+    def check_kafka(self, bootstrap: str) -> None:
+        if bootstrap == "wrong:9092":
+            raise BrokerUnavailable("Kafka at wrong:9092 does not answer")
+
+    def start(
+        self, nodes: int | None = None, name: str | None = "c", bootstrap: str | None = "kafka:9092"
+    ) -> Sequence[str]:
         """The nodes that were started."""
         self.folder.started.clear()
-        self.up(nodes, bootstrap="kafka:9092", base_port=free_base_port(4), name=name)
+        base_port = None if self.folder.exists() else free_base_port(4)
+        self.up(nodes, bootstrap=bootstrap, base_port=base_port, name=name)
         return tuple(self.folder.started)
 
 
@@ -69,8 +121,8 @@ def test_a_new_cluster_has_three_nodes_and_an_existing_one_keeps_its_number(dir:
     assert FakeCluster(tmp_path / "another").start() == ("n1", "n2", "n3")
     cluster = FakeCluster(dir)
     assert cluster.start(2) == ("n1", "n2")
-    assert cluster.start() == ("n1", "n2")
-    assert cluster.start(4) == ("n1", "n2", "n3", "n4")
+    assert cluster.start() == ()
+    assert cluster.start(4) == ("n3", "n4")
 
 
 def test_nodes_of_a_cluster_with_a_password_are_not_started_without_it(dir: Path) -> None:
@@ -80,7 +132,8 @@ def test_nodes_of_a_cluster_with_a_password_are_not_started_without_it(dir: Path
         with pytest.raises(ConfigError, match=NEEDS_PASSWORD):
             start()
     assert without.folder.started == []
-    assert FakeCluster(dir, "secret").start_node("n2")
+    again = FakeCluster(dir, "secret")
+    assert again.stop_node("n2") and again.start_node("n2")
 
 
 def test_the_folder_does_not_contain_the_password(dir: Path) -> None:
@@ -122,3 +175,152 @@ def test_a_file_instead_of_the_folder_is_refused(tmp_path: Path, path: str) -> N
         cluster.start(1)
     with pytest.raises(ConfigError, match=rf"{path} is not a folder: choose another --dir"):
         cluster.folder.load()
+
+
+@pytest.mark.parametrize("bootstrap", ["nohost", "kafka:9092,", "http://kafka:9092"])
+def test_an_invalid_bootstrap_address_is_refused_before_anything_is_written(dir: Path, bootstrap: str) -> None:
+    with pytest.raises(ConfigError, match="invalid address"):
+        FakeCluster(dir).start(1, bootstrap=bootstrap)
+    assert not dir.exists()
+
+
+def test_a_kafka_that_does_not_answer_is_reported_before_anything_is_written(dir: Path) -> None:
+    cluster = FakeCluster(dir)
+    with pytest.raises(BrokerUnavailable, match="Kafka at wrong:9092"):
+        cluster.start(1, bootstrap="wrong:9092")
+    assert not dir.exists() and not cluster.folder.started
+
+
+def test_other_options_than_those_of_the_cluster_are_refused(dir: Path) -> None:
+    cluster = FakeCluster(dir)
+    cluster.start(1)
+    before = (dir / "cluster.json").read_text()
+    base_port = cluster.folder.load().base_port
+    with pytest.raises(ConfigError) as refused:
+        cluster.up(2, bootstrap="other:9092", base_port=9001, name="d")
+    assert "its name is c, not d" in str(refused.value)
+    assert f"its base port is {base_port}, not 9001" in str(refused.value)
+    assert "n1 use Kafka at kafka:9092, not other:9092" in str(refused.value)
+    assert (dir / "cluster.json").read_text() == before
+    cluster.up(2, bootstrap="kafka:9092", base_port=base_port, name="c")  # the same options
+
+
+def test_the_address_of_kafka_can_be_corrected_while_no_node_runs(dir: Path) -> None:
+    cluster = FakeCluster(dir)
+    cluster.start(1)
+    cluster.stop_node("n1")
+    assert cluster.start(bootstrap="other:9092") == ("n1",)
+    assert cluster.folder.load().bootstrap == "other:9092"
+
+
+def test_a_cluster_with_its_own_kafka_keeps_it(dir: Path) -> None:
+    cluster = FakeCluster(dir)
+    cluster.folder.save(ClusterFile("c", "127.0.0.1:9092", True, free_base_port(4)))
+    with pytest.raises(ConfigError, match=r"its Kafka is its own, at 127\.0\.0\.1:9092, not kafka:9092"):
+        cluster.start(1)
+    assert cluster.folder.load().own_broker
+
+
+def test_an_interrupted_start_says_what_runs_and_how_to_stop_it(dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local_cluster, "wait_ready", interrupt)
+    cluster = FakeCluster(dir)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.start(2)
+    [text] = cluster.reported.results
+    assert text == f"still running: n1, n2. `replicator cluster down --dir {dir}` stops the cluster"
+    with pytest.raises(KeyboardInterrupt):
+        cluster.add_replica("n3")
+    assert "`replicator replica remove n3` removes it" in cluster.reported.results[-1]
+
+
+def test_a_node_that_has_failed_must_be_stopped_before_it_is_started_again(dir: Path) -> None:
+    cluster = FakeCluster(dir)
+    cluster.start(1)
+    cluster.nodes.kind = FailedNode
+    for start in (cluster.start, lambda: cluster.start_node("n1")):
+        with pytest.raises(ReplicatorError, match=r"n1 is failed: install .* stop it first: `replicator node stop n1`"):
+            start()
+
+
+def test_a_replica_that_fails_leaves_nothing_behind(dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+    monkeypatch.setattr(local_cluster, "remove_member", lambda admin, id: removed.append(id))
+    cluster = FakeCluster(dir)
+    cluster.start(1)
+    before = (dir / "cluster.json").read_text()
+    cluster.nodes.kind = FailedNode
+    for id in ("n2", "n9"):
+        with pytest.raises(ReplicatorError, match=r"is failed: install a newer replicator$"):
+            cluster.add_replica(id)
+        assert (dir / "cluster.json").read_text() == before
+        assert not cluster.folder.node_dir(id).exists()
+    assert removed == ["n9"]  # n2 was a member before: perhaps on another machine
+    assert cluster.reported.results == ["removed n2 again", "removed n9 again"]
+
+
+def test_a_replica_that_cannot_be_removed_again_can_be_removed_later(
+    dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(admin: ClusterAdmin, id: str) -> None:
+        raise ReplicatorError("the cluster has no leader now")
+
+    monkeypatch.setattr(local_cluster, "remove_member", refuse)
+    cluster = FakeCluster(dir)
+    cluster.start(1)
+    cluster.nodes.kind = FailedNode
+    with pytest.raises(ReplicatorError, match="is failed"):
+        cluster.add_replica("n9")
+    assert cluster.folder.load().has_node("n9")
+    assert (
+        "n9 was not removed (the cluster has no leader now): `replicator replica remove n9`"
+        in (cluster.reported.results[-1])
+    )
+
+
+COMMANDS: dict[str, Callable[[FakeCluster], object]] = {
+    "up": lambda cluster: cluster.start(),
+    "down": lambda cluster: cluster.down(purge=True),
+    "start": lambda cluster: cluster.start_node("n1"),
+    "stop": lambda cluster: cluster.stop_node("n1"),
+    "add": lambda cluster: cluster.add_replica("n2"),
+    "remove": lambda cluster: cluster.remove_replica("n2"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_only_one_command_at_a_time_changes_a_cluster(dir: Path, command: str) -> None:
+    cluster = FakeCluster(dir)
+    cluster.start(2)
+    code = (
+        "import sys; from pathlib import Path; from replicator.local.folder import ClusterFolder\n"
+        "with ClusterFolder(Path(sys.argv[1])).lock(): print('locked', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "locked\n"
+        with pytest.raises(ConfigError, match=rf"another command \(process {holder.pid}\) is changing the cluster"):
+            COMMANDS[command](cluster)
+    assert len(cluster.folder.load().nodes) == 2
+    cluster.stop_node("n1")  # the lock is free again
+
+
+def test_a_lock_does_not_create_a_folder(dir: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no cluster"):
+        FakeCluster(dir).stop_node("n1")
+    assert not dir.exists()
+
+
+def test_topics_are_deleted_with_the_login_of_the_environment(dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[KafkaSecurity] = []
+    monkeypatch.setattr(local_cluster, "delete_topics", lambda bootstrap, cluster, *, security: used.append(security))
+    cluster = FakeCluster(dir)
+    cluster.start(1)
+    for name, value in {"SECURITY_PROTOCOL": "SASL_SSL", "USERNAME": "alice", "PASSWORD": "p"}.items():
+        monkeypatch.setenv(f"REPLICATOR_KAFKA_{name}", value)
+    cluster.down(purge=True)
+    assert used == [KafkaSecurity("SASL_SSL", username="alice", password="p")]
+    assert not dir.exists()

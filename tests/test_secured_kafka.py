@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -16,11 +18,13 @@ from replicator.local.kafka import LocalBroker, settings
 from replicator.local.kafka.broker import new_cluster_id
 from replicator.local.kafka.settings import BrokerLayout, Listener
 from replicator.local.ports import random_free_ports
-from replicator.log.kafka.admin import ensure_topics
+from replicator.log.kafka.admin import ensure_topics, topic_id
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import KafkaSecurity
+from replicator.log.kafka.topic import wal_topic
 from replicator.position import Offset
 from tests.log_contract import read
+from tests.process_cluster import Cluster
 
 pytestmark = pytest.mark.kafka
 
@@ -89,3 +93,29 @@ async def test_a_client_that_is_not_let_in_is_told_why(
     with pytest.raises(BrokerUnavailable) as raised:
         await KafkaLog.open(bootstrap, "secured", security=replace(security, **wrong))  # type: ignore[arg-type]
     assert bootstrap in str(raised.value) and "horse" not in str(raised.value)
+
+
+def test_all_commands_take_the_login_from_the_environment(secured: tuple[str, KafkaSecurity], tmp_path: Path) -> None:
+    bootstrap, security = secured
+    cluster = Cluster(tmp_path / "cluster", bootstrap)
+    login = {
+        "SECURITY_PROTOCOL": security.security_protocol,
+        "CAFILE": security.cafile,
+        "USERNAME": USER,
+        "PASSWORD": PASSWORD,
+    }
+    cluster.environment |= {f"REPLICATOR_KAFKA_{name}": str(value) for name, value in login.items()}
+    cluster.up(1)
+    try:
+        findings = json.loads(cluster.run("doctor", "--json", code=1))
+        assert {"name": f"topic {wal_topic(cluster.name)}", "value": "yes"}.items() <= findings[2].items()
+        config = tmp_path / "kafka.toml"
+        config.write_text("[kafka]\n" + "".join(f"{name.lower()} = '{value}'\n" for name, value in login.items()))
+        for name in login:
+            del cluster.environment[f"REPLICATOR_KAFKA_{name}"]
+        assert json.loads(cluster.run("doctor", "--json", "--config", str(config), code=1)) == findings
+        assert "does not answer" in cluster.run("doctor", code=1)
+    finally:
+        cluster.environment |= {f"REPLICATOR_KAFKA_{name}": str(value) for name, value in login.items()}
+        cluster.run("cluster", "down", "--purge")
+    assert topic_id(bootstrap, wal_topic(cluster.name), security=security) is None

@@ -11,8 +11,10 @@ from pathlib import Path
 import lmdb
 import uvloop
 
+from replicator.config import load_kafka
 from replicator.log.kafka.admin import delete_topics, ensure_topics
 from replicator.log.kafka.log import KafkaLog
+from replicator.log.kafka.security import KafkaSecurity, security_of
 from replicator.position import Offset
 
 APPENDS = 2_000
@@ -25,15 +27,16 @@ ENTRIES = 200_000
 def kafka_rates(bootstrap: str) -> dict[str, float]:
     """Single appends, full batches, requests for the end offset, and reading. Raises `BrokerUnavailable`."""
     name = f"raw-{os.getpid()}"
-    ensure_topics(bootstrap, name)
+    security = security_of(load_kafka(None, os.environ, bootstrap))
+    ensure_topics(bootstrap, name, security=security)
     try:
-        return uvloop.run(_kafka(bootstrap, name))
+        return uvloop.run(_kafka(bootstrap, name, security))
     finally:
-        delete_topics(bootstrap, name)
+        delete_topics(bootstrap, name, security=security)
 
 
-async def _kafka(bootstrap: str, name: str) -> dict[str, float]:
-    log = await KafkaLog.open(bootstrap, name)
+async def _kafka(bootstrap: str, name: str, security: KafkaSecurity) -> dict[str, float]:
+    log = await KafkaLog.open(bootstrap, name, security=security)
     for _ in range(200):  # warm-up: Java compiles while it runs
         await log.append([RECORD])
     single = [await _seconds(log, 1) for _ in range(APPENDS)]

@@ -11,7 +11,7 @@ from replicator.cli import options
 from replicator.cli.output import ConsoleProgress, console, print_json
 from replicator.cli.status import describe_policy, describe_timing, draw
 from replicator.local.admin_client import find_cluster
-from replicator.local.cluster import LocalCluster
+from replicator.local.cluster import DEFAULT_BASE_PORT, DEFAULT_NAME, LocalCluster
 from replicator.local.operations import change_timing, changed_policy, set_policy
 from replicator.local.summary import summarise
 from replicator.records.types import Mode, Policy, Timing, WriteMode
@@ -30,13 +30,22 @@ def up(
     dir: options.Dir = options.DEFAULT_DIR,
     bootstrap: options.Bootstrap = None,
     base_port: Annotated[
-        int, typer.Option(min=1, max=60000, help="n1's port for Redis clients; its HTTP port is 1000 higher.")
-    ] = 7001,
-    name: Annotated[str, typer.Option(help="The cluster's name; its log is the topic NAME.wal.")] = "replicator",
+        int | None,
+        typer.Option(
+            min=1,
+            max=60000,
+            help=f"n1's port for Redis clients, by default {DEFAULT_BASE_PORT}; its HTTP port is 1000 higher.",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help=f"The cluster's name, by default {DEFAULT_NAME}; its log is the topic NAME.wal."),
+    ] = None,
 ) -> None:
     """Start a cluster in the background, and return when all nodes serve.
 
-    If the cluster exists, start its nodes that are not running; --nodes adds nodes.
+    If the cluster exists, start its nodes that are not running; --nodes adds nodes. Other options must then be left out
+    or be the same. --bootstrap may change while no node runs.
 
     Example: replicator cluster up --nodes 3 --dir ./demo
     """

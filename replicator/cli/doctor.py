@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,21 +13,29 @@ from rich.table import Table
 
 from replicator.cli import options
 from replicator.cli.output import console, print_json
+from replicator.config import load_kafka
 from replicator.errors import ConfigError
 from replicator.local.build import check_build
 from replicator.local.folder import ClusterFolder
 from replicator.log.kafka.check import check_topic
+from replicator.log.kafka.security import security_of
 
 
 def doctor(
     dir: options.Dir = options.DEFAULT_DIR,
-    bootstrap: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Kafka, without a cluster folder.")] = None,
+    bootstrap: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", parser=options.parse_bootstrap, help="Kafka, without a cluster folder."),
+    ] = None,
     cluster: Annotated[str | None, typer.Option(help="The cluster's name, without a cluster folder.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file whose section kafka has the TLS and SASL settings.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Check the settings of the brokers and of the log's topic, and explain each; show the build in use.
 
-    Exit code 1 if something should be changed.
+    Exit code 1 if something should be changed. TLS and SASL settings can also be in the environment, as for nodes.
 
     Example: replicator doctor --bootstrap kafka:9092 --cluster shop
     """
@@ -34,7 +44,8 @@ def doctor(
     if bootstrap is None or cluster is None:
         file = ClusterFolder(dir).load()
         bootstrap, cluster = file.bootstrap, file.name
-    results = check_topic(bootstrap, cluster) + check_build()
+    security = security_of(load_kafka(config, os.environ, bootstrap))
+    results = check_topic(bootstrap, cluster, security=security) + check_build()
     if json:
         print_json([asdict(result) for result in results])
     else:

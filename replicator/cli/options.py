@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from replicator.address import Address
+from replicator.config import checked_bootstrap
 from replicator.errors import ConfigError
 
 DEFAULT_DIR = Path("replicator-data")
@@ -18,6 +19,14 @@ def _parse_address(text: str) -> Address:
     """Raises `BadParameter`."""
     try:
         return Address.parse(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def parse_bootstrap(text: str) -> str:
+    """Raises `BadParameter`."""
+    try:
+        return checked_bootstrap(text)
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from None
 
@@ -36,7 +45,10 @@ Connect = Annotated[
     ),
 ]
 Bootstrap = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="A running Kafka; by default one is started on this machine.")
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT", parser=parse_bootstrap, help="A running Kafka; by default one is started on this machine."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Password = Annotated[

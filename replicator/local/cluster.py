@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from replicator.config import checked_name
-from replicator.errors import BrokerUnavailable, ConfigError, SnapshotError
+from replicator.config import checked_bootstrap, checked_name, load_kafka
+from replicator.errors import BrokerUnavailable, ConfigError, ReplicatorError, SnapshotError
 from replicator.local.admin_client import ClusterAdmin, find_cluster
 from replicator.local.folder import ClusterFile, ClusterFolder, NodeEntry
 from replicator.local.operations import remove_member, set_mode
 from replicator.local.ports import check_free, free_base_port
 from replicator.local.progress import NO_PROGRESS, ProgressReporter
-from replicator.local.waiting import wait_ready
-from replicator.log.kafka.admin import delete_topics
+from replicator.local.waiting import NodeFailed, NotReadyInTime, wait_ready
+from replicator.log.kafka.admin import KafkaAdmin, delete_topics
+from replicator.log.kafka.security import KafkaSecurity, security_of
 from replicator.records.types import Mode
 from replicator.store import snapshot
 
@@ -26,6 +27,8 @@ UP_S = 120
 START_S = 600
 ADD_S = 3600
 DEFAULT_NODES = 3
+DEFAULT_NAME = "replicator"
+DEFAULT_BASE_PORT = 7001
 
 
 class LocalCluster:
@@ -45,18 +48,46 @@ class LocalCluster:
         """By node."""
         return {entry.id: entry.resp_port for entry in self.folder.load().nodes}
 
-    def up(self, nodes: int | None, *, bootstrap: str | None, base_port: int, name: str) -> None:
+    def up(
+        self, nodes: int | None, *, bootstrap: str | None, base_port: int | None = None, name: str | None = None
+    ) -> None:
         """Start the nodes n1, n2, … that are not running, and return when they serve.
 
-        `nodes` None: the nodes that the cluster has, or 3 if it has none. `bootstrap` None: also start a Kafka in the
-        folder. `base_port` and `name` are for a new cluster.
+        `nodes` None: the nodes that the cluster has, or 3 if it has none. `bootstrap` None: its Kafka; a new cluster
+        starts one in the folder. `base_port` and `name` are for a new cluster. An existing cluster refuses other values
+        than it has, but a Kafka at another address is accepted while no node runs.
         """
         folder = self.folder
+        with folder.lock(create=True):
+            cluster = self._planned(nodes, bootstrap, base_port, name)
+            with self._reporting_what_runs(cluster.nodes):
+                if not cluster.bootstrap or cluster.own_broker:
+                    cluster = replace(cluster, own_broker=True)
+                    folder.save(cluster)  # before Kafka starts, so that `down` stops it
+                    self._progress.step("starting Kafka")
+                    cluster = replace(cluster, bootstrap=folder.broker.start())
+                folder.save(cluster)
+                for entry in cluster.nodes:
+                    folder.start_process(cluster, entry)
+        with self._reporting_what_runs(cluster.nodes):
+            wait_ready(folder, self.admin, cluster.nodes, UP_S, self._progress)
+
+    def _planned(
+        self, nodes: int | None, bootstrap: str | None, base_port: int | None, name: str | None
+    ) -> ClusterFile:
+        """What `up` saves and starts. Raises `ConfigError`, `BrokerUnavailable`: then nothing has changed."""
+        folder = self.folder
+        bootstrap = None if bootstrap is None else checked_bootstrap(bootstrap)
         if folder.exists():
             self.check_password()
             cluster = folder.load()
+            self._check_same(cluster, bootstrap, base_port, name)
         else:
-            cluster = ClusterFile(checked_name("cluster name", name), "", False, base_port)
+            name = checked_name("cluster name", DEFAULT_NAME if name is None else name)
+            cluster = ClusterFile(name, "", False, base_port or DEFAULT_BASE_PORT)
+        if bootstrap not in (None, cluster.bootstrap):
+            self.check_kafka(bootstrap)
+            cluster = replace(cluster, bootstrap=bootstrap, own_broker=False)
         cluster = replace(cluster, has_password=bool(self.password))
         for index in range(1, _node_count(cluster, nodes) + 1):
             cluster = cluster.with_node(f"n{index}")
@@ -64,77 +95,170 @@ class LocalCluster:
             if folder.process(entry.id) is None:
                 check_free(entry.resp_port)
                 check_free(entry.http_port)
-        if bootstrap:
-            cluster = replace(cluster, bootstrap=bootstrap, own_broker=False)
-        elif cluster.own_broker or not cluster.bootstrap:
-            cluster = replace(cluster, own_broker=True)
-            folder.save(cluster)  # before Kafka starts, so that `down` stops it
-            self._progress.step("starting Kafka")
-            cluster = replace(cluster, bootstrap=folder.broker.start())
-        folder.save(cluster)
-        for entry in cluster.nodes:
-            folder.start_process(cluster, entry)
-        wait_ready(folder, self.admin, cluster.nodes, UP_S, self._progress)
+        return cluster
+
+    def _check_same(self, cluster: ClusterFile, bootstrap: str | None, base_port: int | None, name: str | None) -> None:
+        """Raises `ConfigError` if the cluster has other values, which cannot be changed now."""
+        different = []
+        if name not in (None, cluster.name):
+            different.append(f"its name is {cluster.name}, not {name}")
+        if base_port not in (None, cluster.base_port):
+            different.append(f"its base port is {cluster.base_port}, not {base_port}")
+        if cluster.bootstrap and bootstrap not in (None, cluster.bootstrap):
+            running = ", ".join(entry.id for entry in cluster.nodes if self.folder.process(entry.id))
+            if cluster.own_broker:
+                different.append(f"its Kafka is its own, at {cluster.bootstrap}, not {bootstrap}")
+            elif running:
+                different.append(
+                    f"{running} use Kafka at {cluster.bootstrap}, not {bootstrap} "
+                    "(to change that, stop them first: `replicator cluster down`)"
+                )
+        if different:
+            raise ConfigError(
+                f"there is a cluster in {self.folder.dir} with other options: {'; '.join(different)}. "
+                "Leave these options out, or choose another --dir"
+            )
+
+    def check_kafka(self, bootstrap: str) -> None:
+        """Raises `BrokerUnavailable` if no Kafka answers there."""
+        self._progress.step(f"connecting to Kafka at {bootstrap}")
+        KafkaAdmin(bootstrap, self._security(bootstrap)).brokers()
+
+    def _security(self, bootstrap: str) -> KafkaSecurity:
+        """From the environment, as the nodes get it. Raises `ConfigError`."""
+        return security_of(load_kafka(None, os.environ, bootstrap))
+
+    @contextmanager
+    def _reporting_what_runs(self, entries: Sequence[NodeEntry]) -> Iterator[None]:
+        """If the block fails or is interrupted, report which of these nodes run, and how to stop them."""
+        try:
+            yield
+        except NodeFailed as error:
+            self._report_what_runs(entries)
+            raise ReplicatorError(
+                f"{error}. To start it again, stop it first: `replicator node stop {error.id}`"
+            ) from error
+        except (ReplicatorError, KeyboardInterrupt):
+            self._report_what_runs(entries)
+            raise
+
+    def _report_what_runs(self, entries: Sequence[NodeEntry]) -> None:
+        folder = self.folder
+        running = [entry.id for entry in entries if folder.process(entry.id)]
+        if folder.exists() and folder.load().own_broker and folder.broker.process:
+            running.append("Kafka")
+        if running:
+            self._progress.done(
+                f"still running: {', '.join(running)}. `replicator cluster down --dir {folder.dir}` stops the cluster"
+            )
 
     def down(self, *, purge: bool) -> None:
         """Stop all nodes, and the Kafka that was started with them. `purge`: delete topics and folder, too."""
-        folder, cluster = self.folder, self.folder.load()
-        for entry in reversed(cluster.nodes):
-            if folder.stop_process(entry.id):
-                self._progress.done(f"stopped {entry.id}")
-        if purge and not cluster.own_broker:
-            try:
-                delete_topics(cluster.bootstrap, cluster.name)
-            except (BrokerUnavailable, ConfigError) as error:
-                raise ConfigError(f"the nodes are stopped, but nothing was deleted: {error}") from error
-        if cluster.own_broker and folder.broker.stop():
-            self._progress.done("stopped Kafka")
-        if purge:
-            shutil.rmtree(folder.dir)
-            self._progress.done(f"deleted {folder.dir}")
+        folder = self.folder
+        with folder.lock():
+            cluster = folder.load()
+            for entry in reversed(cluster.nodes):
+                if folder.stop_process(entry.id):
+                    self._progress.done(f"stopped {entry.id}")
+            if purge and not cluster.own_broker:
+                try:
+                    delete_topics(cluster.bootstrap, cluster.name, security=self._security(cluster.bootstrap))
+                except (BrokerUnavailable, ConfigError) as error:
+                    raise ConfigError(f"the nodes are stopped, but nothing was deleted: {error}") from error
+            if cluster.own_broker and folder.broker.stop():
+                self._progress.done("stopped Kafka")
+            if purge:
+                shutil.rmtree(folder.dir)
+                self._progress.done(f"deleted {folder.dir}")
 
     def start_node(self, id: str) -> bool:
         """Return when the node has caught up; False if it was already running."""
-        self.check_password()
-        cluster = self.folder.load()
-        entry = cluster.node(id)
-        started = self.folder.start_process(cluster, entry)
-        wait_ready(self.folder, self.admin, [entry], START_S, self._progress)
+        with self.folder.lock():
+            self.check_password()
+            cluster = self.folder.load()
+            entry = cluster.node(id)
+            started = self.folder.start_process(cluster, entry)
+        with self._reporting_what_runs([entry]):
+            wait_ready(self.folder, self.admin, [entry], START_S, self._progress)
         return started
 
     def stop_node(self, id: str) -> bool:
         """False if the node was not running."""
-        self.folder.load().node(id)
-        return self.folder.stop_process(id)
+        with self.folder.lock():
+            self.folder.load().node(id)
+            return self.folder.stop_process(id)
 
     def add_replica(
         self, id: str, *, from_snapshot: bool = False, snapshot_name: str | None = None, mode: Mode = Mode.ASYNC
     ) -> NodeEntry:
         """Start a new node, and return when it has caught up and is a member in that mode.
 
-        It starts from the named or the newest snapshot, or reads the log from its beginning.
+        It starts from the named or the newest snapshot, or reads the log from its beginning. A node that fails is
+        removed again.
         """
         checked_name("node id", id)
-        self.check_password()
-        folder, cluster = self.folder, self.folder.load()
-        if cluster.has_node(id):
-            raise ConfigError(f"{id} is in this cluster already: `replicator node start {id}` starts it")
-        if folder.node_dir(id).exists():
-            raise ConfigError(f"{folder.node_dir(id)} already exists: move it away, or choose another name")
-        cluster = cluster.with_node(id)
-        if from_snapshot or snapshot_name:
-            source = self._snapshot(snapshot_name)
-            manifest = snapshot.restore(source, folder.node_dir(id) / "store", cluster.name)
+        folder = self.folder
+        with folder.lock():
+            self.check_password()
+            cluster = folder.load()
+            if cluster.has_node(id):
+                raise ConfigError(f"{id} is in this cluster already: `replicator node start {id}` starts it")
+            if folder.node_dir(id).exists():
+                raise ConfigError(f"{folder.node_dir(id)} already exists: move it away, or choose another name")
+            source = self._snapshot(snapshot_name) if from_snapshot or snapshot_name else None
+            was_member = self.admin.any_status().member(id) is not None
+            cluster = cluster.with_node(id)
+            entry = cluster.node(id)
+            check_free(entry.resp_port)
+            check_free(entry.http_port)
+            try:
+                if source is not None:
+                    self._restore(source, cluster, id)
+                folder.save(cluster)  # before the node starts, so that `down` stops it
+                folder.start_process(cluster, entry)
+            except (ReplicatorError, KeyboardInterrupt):
+                self._forget(id)
+                raise
+        try:
+            wait_ready(folder, self.admin, [entry], ADD_S, self._progress)
+        except (NotReadyInTime, KeyboardInterrupt):
             self._progress.done(
-                f"restored snapshot {manifest.name}: {id} reads the log from offset {manifest.offset + 1}"
+                f"{id} is still running: `replicator status` shows how far it is, `replicator replica remove {id}` "
+                "removes it"
             )
-        entry = cluster.node(id)
-        folder.start_process(cluster, entry)
-        folder.save(cluster)
-        wait_ready(folder, self.admin, [entry], ADD_S, self._progress)
+            raise
+        except ReplicatorError:
+            self._undo_add(id, was_member=was_member)
+            raise
         if mode is not Mode.ASYNC:
-            set_mode(self.admin, id, mode)
+            try:
+                set_mode(self.admin, id, mode)
+            except ReplicatorError as error:
+                raise ReplicatorError(f"{id} was added, but is still async: {error}") from error
         return entry
+
+    def _restore(self, source: Path, cluster: ClusterFile, id: str) -> None:
+        manifest = snapshot.restore(source, self.folder.node_dir(id) / "store", cluster.name)
+        self._progress.done(f"restored snapshot {manifest.name}: {id} reads the log from offset {manifest.offset + 1}")
+
+    def _undo_add(self, id: str, *, was_member: bool) -> None:
+        """`was_member`: before it was added; perhaps it is on another machine."""
+        try:
+            with self.folder.lock():
+                self.folder.stop_process(id)
+                if not was_member:
+                    remove_member(self.admin, id)
+                self._forget(id)
+        except ReplicatorError as error:
+            self._progress.done(f"{id} was not removed ({error}): `replicator replica remove {id}` removes it")
+        else:
+            self._progress.done(f"removed {id} again")
+
+    def _forget(self, id: str) -> None:
+        """Stop the node, and delete what the folder has of it."""
+        self.folder.stop_process(id)
+        self.folder.save(self.folder.load().without_node(id))
+        shutil.rmtree(self.folder.node_dir(id), ignore_errors=True)
 
     def check_password(self) -> None:
         """Raises `ConfigError` if a node that is started now would have no password, although the others have one."""
@@ -152,12 +276,10 @@ class LocalCluster:
 
     def remove_replica(self, id: str) -> None:
         """Remove the node from the members, stop it, and delete its store."""
-        cluster = self.folder.load()
-        cluster.node(id)
-        remove_member(self.admin, id)
-        self.folder.stop_process(id)
-        self.folder.save(cluster.without_node(id))
-        shutil.rmtree(self.folder.node_dir(id), ignore_errors=True)
+        with self.folder.lock():
+            self.folder.load().node(id)
+            remove_member(self.admin, id)
+            self._forget(id)
 
 
 def _node_count(cluster: ClusterFile, asked: int | None) -> int:

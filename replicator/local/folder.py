@@ -1,6 +1,7 @@
 """The folder of a cluster on this machine.
 
 DIR/cluster.json             its name, its Kafka, its nodes and their ports
+DIR/cluster.lock             locked by the command that changes the folder; contains its pid
 DIR/broker/                  its own Kafka, unless --bootstrap names another
 DIR/nodes/ID/store           the node's LMDB store
             /node.log        its output
@@ -10,10 +11,13 @@ DIR/snapshots/
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +29,7 @@ from replicator.local.process import ProcessIdentity, identify, is_alive, termin
 
 STOP_S = 15
 LOG_TAIL_LINES = 8
+LOCK = "cluster.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,49 @@ class ClusterFolder:
             os.replace(new, self.dir / "cluster.json")
         except OSError as error:
             raise ConfigError(f"{self.dir} cannot be used as the folder of a cluster: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def lock(self, *, create: bool = False) -> Iterator[None]:
+        """No other command changes the cluster meanwhile. `create`: also if there is none yet.
+
+        Raises `ConfigError`: there is no cluster, or another process holds the lock.
+        """
+        if not create:
+            self.load()
+        is_new = not self.dir.exists()
+        descriptor = self._acquire()
+        try:
+            yield
+        finally:
+            if not self.exists():  # the cluster was not created, or deleted
+                (self.dir / LOCK).unlink(missing_ok=True)
+                if is_new:
+                    with contextlib.suppress(OSError):
+                        self.dir.rmdir()
+            os.close(descriptor)
+
+    def _acquire(self) -> int:
+        """The open file; closing it releases the lock. Raises `ConfigError`."""
+        while True:
+            try:
+                self.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+                descriptor = os.open(self.dir / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            except OSError as error:
+                raise ConfigError(f"{self.dir} cannot be used as the folder of a cluster: {error.strerror}") from error
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, 20, 0).decode(errors="replace")
+                os.close(descriptor)
+                raise ConfigError(
+                    f"another command (process {holder or 'unknown'}) is changing the cluster in {self.dir}: "
+                    "try again when it has ended"
+                ) from None
+            if os.fstat(descriptor).st_nlink:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+                return descriptor
+            os.close(descriptor)  # the holder before has deleted the file
 
     def process(self, id: str) -> ProcessIdentity | None:
         """The node's process, if it is running."""

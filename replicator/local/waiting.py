@@ -17,6 +17,18 @@ CAUGHT_UP_POLL_S = 0.05
 MEMBERSHIP_S = 20
 
 
+class NodeFailed(ReplicatorError):
+    """A node runs, but will never serve."""
+
+    def __init__(self, node: NodeInfo) -> None:
+        super().__init__(f"{node.id} is {node.state}: {node.trouble}")
+        self.id = node.id
+
+
+class NotReadyInTime(ReplicatorError):
+    """A node may still become ready."""
+
+
 def wait_ready(
     folder: ClusterFolder,
     admin: ClusterAdmin,
@@ -26,7 +38,7 @@ def wait_ready(
 ) -> None:
     """Until each node serves, is registered, has applied the log, and knows a leader.
 
-    Raises `ReplicatorError` if a node exits or fails, or after the timeout.
+    Raises `NodeFailed`, `NotReadyInTime`, or `ReplicatorError` if a node exits.
     """
     deadline = time.monotonic() + timeout_s
     cluster = folder.load().name
@@ -45,10 +57,10 @@ def wait_ready(
                 continue
             folder.running_process(entry.id)
             if node.state in (FAILED, REPLACED):
-                raise ReplicatorError(f"{entry.id} is {node.state}: {node.trouble}")
+                raise NodeFailed(node)
             if time.monotonic() > deadline:
                 why = node.trouble or node.state
-                raise ReplicatorError(f"{entry.id} is not ready after {timeout_s:.0f} s: {why}")
+                raise NotReadyInTime(f"{entry.id} is not ready after {timeout_s:.0f} s: {why}")
         time.sleep(POLL_S)
 
 
