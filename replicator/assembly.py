@@ -183,7 +183,7 @@ async def _when_kafka_answers(admin: HttpServer, work: Callable[[], Awaitable[T]
         try:
             return await work()
         except BrokerUnavailable as error:
-            admin.waiting_for = str(error)
+            admin.waiting_for, admin.kafka_answers = str(error), False
             if logged != str(error):
                 logger.warning("%s", error)
                 logged = str(error)

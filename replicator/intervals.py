@@ -37,6 +37,7 @@ REFUSED_PAUSE_MS = 100  # after the log refused an append
 ACK_RETRY_MS = 200
 ASYNC_ACK_MS = 20  # between two acks of an async replica, which no write waits for
 STREAMING_ACK_MS = 200  # between two acks on the ack topic while acks go over a stream to the leader
+OUTAGE_LOG_S = 30.0  # between two log messages about a failure that repeats
 STREAM_RETRY_MS = 200  # after the first attempt to get a stream from a leader; doubled after each further one
 MAX_STREAM_RETRY_MS = 5_000
 STREAM_OPEN_TIMEOUT_MS = 1_000  # for the reply to REPL.FOLLOW

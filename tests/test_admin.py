@@ -112,13 +112,14 @@ async def single_leader(servers: HttpServers, password: str = "") -> tuple[HttpC
 
 async def test_a_starting_node_reports_what_it_is_waiting_for(servers: HttpServers) -> None:
     client = await servers.open()
-    client.server.waiting_for = "Kafka does not answer"
+    client.server.waiting_for, client.server.kafka_answers = "Kafka does not answer", False
     assert await client.ask("GET", "/healthz") == (200, {"id": "n1", "alive": True})
     assert await client.ask("GET", "/readyz") == (503, {"error": "Kafka does not answer"})
     assert (await client.ask("GET", "/metrics"))[0] == 503
     status, answer = await client.ask("GET", "/status")
     assert status == 200
-    assert answer["node"] == {"id": "n1", "state": "waiting", "trouble": "Kafka does not answer"}
+    trouble = {"trouble": "Kafka does not answer", "kafka_answers": False}
+    assert answer["node"] == {"id": "n1", "state": "waiting", **trouble}
     for method, path in (("POST", "/snapshots"), ("PUT", "/members"), ("DELETE", "/members/n9")):
         status, answer = await client.ask(method, path, json=JOINING)
         assert (status, "Kafka does not answer" in answer["error"]) == (503, True)

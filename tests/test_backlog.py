@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
@@ -150,6 +151,21 @@ def test_a_node_has_one_stream(backlog: ReplicationBacklog) -> None:
         assert (former.closed, present.closed) == (True, False)
         backlog.add(batch(31, 11))
     assert not former.records and present.records == named(11)
+
+
+def test_the_log_says_why_a_stream_ends(backlog: ReplicationBacklog, caplog: pytest.LogCaptureFixture) -> None:
+    former, lost, present = Sink(), Sink(), Sink()
+    with caplog.at_level(logging.INFO, "replicator.node.backlog"), backlog.term(STATE):
+        start(backlog, request(10), former)
+        start(backlog, request(10), lost)
+        backlog.end_stream(former)  # its connection ends after the stream
+        backlog.end_stream(lost)
+        start(backlog, request(10), present)
+    assert [it for it in caplog.messages if not it.startswith("sending records")] == [
+        f"closing the stream of records to {N2}: the node has opened another one",
+        f"sending no more records to {N2}: the connection was closed",
+        f"closing the stream of records to {N2}: this node does not append now",
+    ]
 
 
 def test_a_new_term_knows_nothing_of_the_one_before(backlog: ReplicationBacklog) -> None:

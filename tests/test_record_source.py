@@ -195,9 +195,8 @@ async def test_a_process_that_is_not_registered_acks_nothing_over_a_stream(clust
     stream = await stream_of(cluster.n2)
     node = cluster.n2.node
     assert node._source is not None and node._source.stream is stream
-    stranger = AckSender(
-        Author(NodeId("n2"), 1), node._context.replica, cluster.acks.open(), cluster.clock, node._source
-    )
+    author, acks = Author(NodeId("n2"), 1), cluster.acks.open()
+    stranger = AckSender(author, node._context.replica, acks, cluster.clock, node._source, node._ack_outage)
     sent = len(stream.acks)
     stranger.after_read(ack_requested=True)
     assert len(stream.acks) == sent

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 
 from replicator.errors import BrokerUnavailable
 from replicator.intervals import ACK_RETRY_MS, ASYNC_ACK_MS, STREAMING_ACK_MS
 from replicator.log.port import Acks
 from replicator.node.clock import Clock
 from replicator.node.leader_link import RecordStream
+from replicator.node.outage_log import OutageLog
 from replicator.node.record_source import RecordSource
 from replicator.node.replica import Replica
 from replicator.position import BEFORE_LOG, Author, Offset
 from replicator.records.codec import AckCodec
 from replicator.records.types import Ack, Mode
-
-logger = logging.getLogger(__name__)
 
 
 class AckSender:
@@ -31,13 +29,17 @@ class AckSender:
     A process acks nothing before it has read its registration, because only then it counts as its node.
     """
 
-    def __init__(self, author: Author, replica: Replica, acks: Acks, clock: Clock, source: RecordSource) -> None:
+    def __init__(
+        self, author: Author, replica: Replica, acks: Acks, clock: Clock, source: RecordSource, outage: OutageLog
+    ) -> None:
+        """`outage`: of the acks to the topic."""
         self._author = author
         self._replica = replica
         self._acks = acks
         self._clock = clock
         self._source = source
         self._codec = AckCodec()
+        self._outage = outage
         self._streamed: tuple[RecordStream | None, Offset] = None, BEFORE_LOG  # the last offset acked over this stream
 
     @property
@@ -68,9 +70,10 @@ class AckSender:
                 try:
                     await self._acks.send(self._ack())
                 except BrokerUnavailable as error:
-                    logger.info("%s", error)
+                    self._outage.failed(error)
                     await self._clock.sleep(ACK_RETRY_MS)
                     continue
+                self._outage.ended()
             acked = offset
             await self._pause()
 

@@ -8,6 +8,7 @@ have void entries. A follower that misses a record, or whose stream times out, r
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from replicator.position import Author, Epoch, Offset, Seq
 from replicator.protocol.log_state import LogState
 from replicator.records.chain import GENESIS
 from replicator.records.types import VERSION, Membership
+
+logger = logging.getLogger(__name__)
 
 RECORD_OVERHEAD_BYTES = 500
 """What a record takes in memory besides its payload."""
@@ -95,9 +98,8 @@ class ReplicationBacklog:
             self._term = None
             self._batches.clear()
             self._bytes = 0
-            sinks, self._streams = self._streams, {}
-            for sink in sinks:
-                sink.close()
+            for sink in list(self._streams):
+                self._close(sink, "this node does not append now")
 
     def add(self, batch: CommittedBatch) -> None:
         """Send a committed batch. Its offsets follow those of the batch before."""
@@ -124,13 +126,20 @@ class ReplicationBacklog:
         if RecordEnd(seq, after) not in self._ends():
             raise Busy(f"the records after seq {seq} are not in the backlog: read the log")
         for former in [it for it, known in self._streams.items() if known.author.node == author.node]:
-            self.end_stream(former)
-            former.close()
+            self._close(former, "the node has opened another one")
         self._streams[sink] = request
+        logger.info("sending records to %s, from seq %d on", author, seq + 1)
         return self._after(seq)
 
     def end_stream(self, sink: RecordSink) -> None:
-        self._streams.pop(sink, None)
+        """The connection was lost."""
+        request = self._streams.pop(sink, None)
+        if request is not None:
+            logger.info("sending no more records to %s: the connection was closed", request.author)
+
+    def _close(self, sink: RecordSink, why: str) -> None:
+        logger.info("closing the stream of records to %s: %s", self._streams.pop(sink).author, why)
+        sink.close()
 
     def follower(self, sink: RecordSink) -> Author | None:
         """The process at the other end; None if the stream has ended."""

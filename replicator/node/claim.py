@@ -39,5 +39,6 @@ async def send_claim(context: NodeContext, reason: Reason) -> None:
         base = await context.log.append([claim_record(context, state, context.author, reason)])
     except (AppendRefused, AppendOutcomeUnknown) as error:
         logger.info("the claim of epoch %d: %s", epoch, error)
+        context.roles.append_failed(error)
     else:
         check_appended(state, base)

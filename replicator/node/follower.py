@@ -13,6 +13,7 @@ from replicator.node.background import run_with_background
 from replicator.node.context import NodeContext
 from replicator.node.election import Election
 from replicator.node.health import NodeHealth
+from replicator.node.outage_log import OutageLog
 from replicator.node.record_source import FromKafka, FromLeader, RecordSource
 from replicator.node.replica import Accepted, Applied
 from replicator.node.timing import follow
@@ -25,12 +26,14 @@ logger = logging.getLogger(__name__)
 
 
 class Follower:
-    def __init__(self, context: NodeContext, health: NodeHealth, acks: Acks, source: RecordSource) -> None:
+    def __init__(
+        self, context: NodeContext, health: NodeHealth, acks: Acks, source: RecordSource, ack_outage: OutageLog
+    ) -> None:
         self._context = context
         self._health = health
         self._election = Election(context)
         self._source = source
-        self._acks = AckSender(context.author, context.replica, acks, context.clock, source)
+        self._acks = AckSender(context.author, context.replica, acks, context.clock, source, ack_outage)
 
     async def run(self) -> None:
         """Run until this node is leader. Raises what `Reader.next` and `Replica.read` do, and `Replaced`."""

@@ -21,7 +21,7 @@ import logging
 from dataclasses import dataclass
 from enum import StrEnum
 
-from replicator.errors import BadRequest, Loading, Replaced, ReplicatorError
+from replicator.errors import BadRequest, BrokerUnavailable, Loading, Replaced, ReplicatorError
 from replicator.node.replica import Replica
 from replicator.position import NodeId, Offset
 from replicator.records.types import Membership, Mode
@@ -56,8 +56,12 @@ class Serving:
 @dataclass(frozen=True, slots=True)
 class Waiting:
     name = NodeState.WAITING
-    trouble: str
+    error: ReplicatorError
     then: CatchingUp | Serving
+
+    @property
+    def trouble(self) -> str:
+        return str(self.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,10 @@ class NodeHealth:
     def state(self) -> NodeState:
         return self.health.name
 
+    @property
+    def kafka_answers(self) -> bool:
+        return not (isinstance(self.health, Waiting) and isinstance(self.health.error, BrokerUnavailable))
+
     def note_end(self, end: Offset) -> None:
         """The log was found to end before this offset."""
         self.end_offset = Offset(end - 1)
@@ -111,21 +119,23 @@ class NodeHealth:
         match self.health:
             case CatchingUp():
                 self.health = Serving()
-            case Waiting(trouble):
-                self.health = Waiting(trouble, Serving())
+            case Waiting(error):
+                self.health = Waiting(error, Serving())
 
     def blocked(self, error: ReplicatorError) -> None:
-        if str(error) != self.health.trouble:
-            logger.warning("%s", error)
         match self.health:
             case CatchingUp() | Serving() as before:
-                self.health = Waiting(str(error), before)
-            case Waiting(_, then):
-                self.health = Waiting(str(error), then)
+                logger.warning("%s", error)
+                self.health = Waiting(error, before)
+            case Waiting(former, then):
+                if type(error) is not type(former):  # the words of an outage change, from one attempt to the next
+                    logger.warning("%s", error)
+                self.health = Waiting(error, then)
         self._blocked.set()
 
     def resumed(self) -> None:
         if isinstance(self.health, Waiting):
+            logger.info("resumed after: %s", self.health.error)
             self.health = self.health.then
 
     def fail(self, error: ReplicatorError) -> None:

@@ -123,6 +123,7 @@ class Leader:
                     self._backlog.add(numbered)
                     self._commitment.add(group, state)
                 elif isinstance(outcome, Refused):
+                    context.roles.append_failed(outcome.error)
                     writes.refuse(group, Busy(f"the log refused the write: {outcome.error}"))
                     await self._check_log()
                 else:
@@ -153,6 +154,7 @@ class Leader:
             self._context.roles.append_misplaced(outcome.last, outcome.sent_ms)
         else:
             logger.info("%s", outcome.error)
+            self._context.roles.append_failed(outcome.error)
             self._context.roles.append_unknown()
 
     def _next_group(self) -> list[PendingWrite]:

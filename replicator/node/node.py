@@ -21,6 +21,7 @@ from replicator.node.leader import Leader
 from replicator.node.leader_index import LeaderIndex
 from replicator.node.leader_link import LeaderLink
 from replicator.node.membership import MembershipChanges
+from replicator.node.outage_log import OutageLog
 from replicator.node.reads import NodeReads
 from replicator.node.record_source import RecordSource
 from replicator.node.replica import RowListener
@@ -45,6 +46,7 @@ class Node:
         self._acks = acks
         self._link = link
         self._source: RecordSource | None = None  # None: this node has not followed yet
+        self._ack_outage = OutageLog(logger, "sending acks to Kafka")  # outlives the follower, which is made anew then
         self._backlog = ReplicationBacklog(context.author)
         self._progress = ReplicaProgress(context.author, acks, context.clock, self._backlog.request_acks)
         self._client_writes = ClientWrites(context)
@@ -86,15 +88,19 @@ class Node:
         await self.transfer.before_stop()
 
     async def _follow_and_lead(self) -> None:
-        roles = self._context.roles
+        roles, logged = self._context.roles, None
         while True:
             try:
                 if roles.role.leads:
+                    logged = None
                     await self._lead()
                 else:
-                    logger.info("%s is %s", self._context.author, roles.role)
+                    if roles.role is not logged:
+                        logger.info("%s is %s", self._context.author, roles.role)
+                        logged = roles.role
                     self._source = RecordSource(self._context, self._link)
-                    await Follower(self._context, self._health, self._acks, self._source).run()
+                    follower = Follower(self._context, self._health, self._acks, self._source, self._ack_outage)
+                    await follower.run()
             except (BrokerUnavailable, StoreFull) as error:
                 self._health.blocked(error)
                 await self._context.clock.sleep(NODE_RETRY_MS)
@@ -108,6 +114,7 @@ class Node:
     async def _lead(self) -> None:
         context = self._context
         self._health.caught_up()
+        self._ack_outage.ended()
         self.timing_changes.append_first()
         self.membership_changes.register_leader()
         logger.info("%s is the leader of epoch %d", context.author, context.replica.state.epoch)

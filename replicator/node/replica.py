@@ -160,6 +160,11 @@ class Replica:
             for change in changes:
                 self.row_listener(change.table, change.row)
 
+    @property
+    def has_read(self) -> bool:
+        """Whether an accepted record was read since this process started."""
+        return self._written_us > 0
+
     def age_ms(self, now_us: int) -> float:
         """How long ago the last record applied was written, by its author's clock; 0 if none was read."""
         return max(0.0, (now_us - self._written_us) / 1000) if self._written_us else 0.0

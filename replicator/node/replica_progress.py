@@ -16,6 +16,7 @@ from replicator.intervals import ACK_RETRY_MS
 from replicator.log.port import Acks
 from replicator.node.ack_waiters import AckWaiters
 from replicator.node.clock import Clock
+from replicator.node.outage_log import OutageLog
 from replicator.position import BEFORE_LOG, Author, Epoch, NodeId, Offset
 from replicator.protocol.log_state import LogState
 from replicator.records.codec import AckCodec, NotARecord
@@ -89,6 +90,7 @@ class ReplicaProgress:
 
     async def receive_from_topic(self) -> None:
         """Run until cancelled: record the acks on the ack topic."""
+        outage = OutageLog(logger, "reading acks from Kafka")
         while True:
             try:
                 if self._skip_old:
@@ -96,9 +98,10 @@ class ReplicaProgress:
                     self._skip_old = False
                 payloads = await self._acks.receive()
             except BrokerUnavailable as error:
-                logger.info("%s", error)
+                outage.failed(error)
                 await self._clock.sleep(ACK_RETRY_MS)
                 continue
+            outage.ended()
             for payload in payloads:
                 self.record(payload)
 

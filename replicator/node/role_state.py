@@ -57,6 +57,7 @@ class RoleState:
         self.term_start_seq = Seq(0)  # while it leads: records up to here were written by earlier leaders
         self.last_record_ms = clock.elapsed_ms()  # when an accepted record was last received
         self.stepped_down_ms = -inf  # when it was last leader
+        self.append_failure = ""  # why its last append failed; empty once a record was read or committed after it
 
     # Derived state
 
@@ -88,6 +89,7 @@ class RoleState:
 
     def record_read(self, author: Author) -> None:
         """An accepted record that is not a claim was read from the log."""
+        self.append_failure = ""
         if self.role is Role.CANDIDATE:
             self._advance(Event.CLAIM_OUTDATED, successor=author)
         elif self.role is Role.STEPPING_DOWN and self.transfer is not None and author == self.transfer.successor:
@@ -95,6 +97,7 @@ class RoleState:
 
     def claim_accepted(self, header: Header, claim: Claim, seq: Seq) -> None:
         """`seq`: the position of the store, at this claim or after it."""
+        self.append_failure = ""
         sent_ms = self._claims_sent_ms.pop(claim.epoch, None)
         if claim.leader == self._author:
             if header.author != self._author:
@@ -111,6 +114,11 @@ class RoleState:
     def append_committed(self, sent_ms: float) -> None:
         """A record of this leader that was sent at `sent_ms` is committed. The role stays the same."""
         self.lease = self.lease.renewed(sent_ms)
+        self.append_failure = ""
+
+    def append_failed(self, error: Exception) -> None:
+        """An append or a claim was refused, or its outcome is unknown. The role stays the same."""
+        self.append_failure = str(error)
 
     def append_unknown(self) -> None:
         self._advance(Event.APPEND_OUTCOME_UNKNOWN)

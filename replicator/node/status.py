@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from replicator.node.context import NodeContext
 from replicator.node.health import NodeHealth, NodeState
@@ -31,6 +32,8 @@ class NodeStatus:
     end_offset: int  # of the last record in the log that this node knows of
     digest: str
     entries: int
+    kafka_answers: bool  # False: this node waits for Kafka
+    outage_ms: float | None  # while Kafka does not answer: how long ago the last record was written, if one was read
     lag_ms: float  # age of the last record applied; 0 if it is the last one in the log
     lease_left_ms: float
     void_records: int
@@ -62,6 +65,8 @@ def node_status(context: NodeContext, health: NodeHealth, source: SourceName | N
         end_offset=max(health.end_offset, log_state.offset),
         digest=f"{meta.digest:032x}",
         entries=meta.entries,
+        kafka_answers=health.kafka_answers,
+        outage_ms=None if health.kafka_answers else _last_record_ms(context, now_us),
         lag_ms=replica.age_ms(now_us) if log_state.offset < health.end_offset else 0.0,
         lease_left_ms=roles.lease_left_ms(),
         void_records=replica.void_records,
@@ -72,3 +77,15 @@ def node_status(context: NodeContext, health: NodeHealth, source: SourceName | N
         term_ms=terms.last.age_ms(now_us) if terms.last else None,
         claims=dict(terms.counts),
     )
+
+
+def _last_record_ms(context: NodeContext, now_us: int) -> float | None:
+    """How long ago the last record was written that this process has read, or committed as leader; None: there is none.
+
+    The age of one that was read is by its author's clock.
+    """
+    ages_ms = [context.clock.elapsed_ms() - context.roles.last_commit_ms]
+    if context.replica.has_read:
+        ages_ms.append(context.replica.age_ms(now_us))
+    age_ms = min(ages_ms)
+    return age_ms if isfinite(age_ms) else None

@@ -134,7 +134,8 @@ class KafkaAdmin:
         last = f" ({self._last_error.text})" if self._last_error.text else ""
         return BrokerUnavailable(
             f"Kafka at {self.bootstrap} does not answer: {why}{last}. "
-            "Check the address, the login, and that Kafka is running; `replicator broker start` starts a local broker"
+            "Check the address, the login, and that Kafka is running. On this machine, `replicator cluster up` starts "
+            "the Kafka of its cluster, and `replicator broker start` one for any other use"
         )
 
 

@@ -77,6 +77,7 @@ class HttpServer:
     ) -> None:
         """`protected`: serve only clients on this machine (`server.protection`); `hosts`: names of this node."""
         self.waiting_for = "the process is starting"
+        self.kafka_answers = True  # until it is known that it does not
         self._identity = identity
         self._password = password
         self._protected = protected
@@ -211,7 +212,12 @@ class HttpServer:
     async def _status(self, request: web.Request) -> web.Response:
         identity = {"cluster": self._identity.cluster, "incarnation": self._identity.incarnation}
         if self._served is None:
-            fields = {"id": self._identity.author.node, "state": NodeState.WAITING, "trouble": self.waiting_for}
+            fields = {
+                "id": self._identity.author.node,
+                "state": NodeState.WAITING,
+                "trouble": self.waiting_for,
+                "kafka_answers": self.kafka_answers,
+            }
             return web.json_response({**identity, "node": fields, "members": []})
         node = self._served.node
         status = await node.current_status()
@@ -224,6 +230,7 @@ class HttpServer:
                 "node": asdict(status),
                 "members": members,
                 "policy": asdict(membership.policy),
+                "record_version": membership.version,
                 "timing": node.logged_timing and asdict(node.logged_timing),
                 "acked_offsets": acked_offsets,
             }

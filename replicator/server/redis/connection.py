@@ -188,6 +188,7 @@ class Connection(asyncio.Protocol):
         self.reply(reply)
         self._replies.flush()
         if self._transport.get_write_buffer_size() > max_unread_bytes:
+            logger.info("closing %s: it has left more than %d bytes unread", self.address, max_unread_bytes)
             self._transport.abort()
 
     @property
