@@ -47,7 +47,7 @@ def test_status_has_the_documented_fields(cluster: Cluster) -> None:
     status = cluster.status()
     assert status.keys() == {
         "cluster", "timeline", "topic", "topic_id", "epoch", "leader", "elected", "lease_left_ms", "end_offset",
-        "policy", "timing", "nodes",
+        "policy", "timing", "nodes", "record_version", "kafka_down_ms",
     }  # fmt: skip
     fields = {
         "id",
@@ -56,6 +56,8 @@ def test_status_has_the_documented_fields(cluster: Cluster) -> None:
         "resp",
         "http",
         "state",
+        "source",
+        "kafka_answers",
         "applied_offset",
         "lag_records",
         "lag_ms",

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from replicator.address import Address
-from replicator.cli.output import console
+from replicator.cli.output import print_whole
 from replicator.cli.status import draw
 from replicator.local.admin_client import ClusterAdmin
 from replicator.local.status import MemberInfo, MemberStatus, parse_status
@@ -153,10 +153,11 @@ FOLLOWER = {"id": "n3", "role": "follower", "epoch": 7, "leader": "n2", "lease_l
         ([{"id": "n1", "state": "unreachable"}], "epoch 0: no leader"),
     ],
 )
-def test_status_reports_the_reason_if_any_node_knows_it(nodes: list[dict[str, Any]], text: str) -> None:
-    with console.capture() as shown:
-        console.print(draw(summarise(cast(ClusterAdmin, FakeStatuses(*nodes)))), soft_wrap=True)
-    assert text in shown.get()
+def test_status_reports_the_reason_if_any_node_knows_it(
+    nodes: list[dict[str, Any]], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_whole(*draw(summarise(cast(ClusterAdmin, FakeStatuses(*nodes)))))
+    assert text in capsys.readouterr().out
 
 
 def test_the_json_reports_the_same() -> None:

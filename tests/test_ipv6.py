@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from replicator.address import Address
 from replicator.cli.main import app, main
-from replicator.cli.output import console
+from replicator.cli.output import print_whole
 from replicator.cli.status import draw
 from replicator.client import Client
 from replicator.errors import ConfigError
@@ -189,11 +189,11 @@ class OneNode:
         return [unreachable(member, "no node answers at [fd00::1]:8001")]
 
 
-def test_status_shows_brackets() -> None:
-    with console.capture() as shown:
-        console.print(draw(summarise(cast(ClusterAdmin, OneNode()))), soft_wrap=True)
-    assert " [fd00::1]:7001 " in shown.get()
-    assert "n1: no node answers at [fd00::1]:8001" in shown.get()
+def test_status_shows_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    print_whole(*draw(summarise(cast(ClusterAdmin, OneNode()))))
+    shown = capsys.readouterr().out
+    assert " [fd00::1]:7001 " in shown
+    assert "n1: no node answers at [fd00::1]:8001" in shown
 
 
 def test_errors_show_brackets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

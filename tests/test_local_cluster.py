@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,7 @@ class FakeNode(NodeAdmin):
 
     state = "serving"
 
-    def status(self) -> StatusReply:
+    def status(self, timeout_s: float = 0) -> StatusReply:
         member = {"node": "n1", "mode": "async", "resp": "h:1", "http": str(self.http), "priority": 0}
         members = [{**member, "node": f"n{n}"} for n in range(1, 9)]
         node = {"id": "n1", "state": self.state, "trouble": "install a newer replicator", "leader": "n1"}
@@ -324,3 +324,47 @@ def test_topics_are_deleted_with_the_login_of_the_environment(dir: Path, monkeyp
     cluster.down(purge=True)
     assert used == [KafkaSecurity("SASL_SSL", username="alice", password="p")]
     assert not dir.exists()
+
+
+class Members(ClusterAdmin):
+    """A cluster of which only the membership is there."""
+
+    def __init__(self, *ids: str) -> None:
+        super().__init__([], "")
+        self.ids = list(ids)
+
+    def any_status(self) -> StatusReply:
+        members = [{"node": id, "mode": "async", "resp": "h:1", "http": "h:2", "priority": 0} for id in self.ids]
+        return parse_status(
+            {"cluster": "c", "node": {"id": "n1", "state": "serving", "leader": "n1"}, "members": members}
+        )
+
+    def leader(self) -> NodeAdmin:
+        return LeaderOf(Address("h", 2), members=self)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderOf(NodeAdmin):
+    members: Members = field(default_factory=Members)
+
+    def status(self, timeout_s: float = 0) -> StatusReply:
+        return self.members.any_status()
+
+    def remove_member(self, node: str) -> None:
+        self.members.ids.remove(node)
+
+
+def test_a_member_that_was_not_started_from_the_folder_is_removed_from_the_members(
+    dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, admin = FakeCluster(dir), Members("n1", "n2", "n3", "n5")
+    cluster.start()
+    monkeypatch.setattr(FakeCluster, "admin", admin)
+    assert not cluster.remove_replica("n5")
+    assert admin.ids == ["n1", "n2", "n3"] and len(cluster.folder.load().nodes) == 3
+    with pytest.raises(ConfigError, match="n5 is not a member of this cluster, only n1, n2, n3"):
+        cluster.remove_replica("n5")
+    with pytest.raises(ConfigError, match="n1 is the leader: transfer leadership first"):
+        cluster.remove_replica("n1")
+    assert cluster.remove_replica("n3")
+    assert [entry.id for entry in cluster.folder.load().nodes] == ["n1", "n2"]

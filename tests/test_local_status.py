@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from replicator.address import Address
-from replicator.cli.output import console
-from replicator.cli.status import describe_policy, describe_timing, draw
+from replicator.cli.output import print_whole
+from replicator.cli.status import _watch, describe_policy, describe_timing, draw
 from replicator.errors import ConfigError
 from replicator.local.admin_client import ClusterAdmin, NodeAdmin, NodeUnreachable
+from replicator.local.folder import ClusterFile, ClusterFolder
+from replicator.local.kafka import LocalBroker
 from replicator.local.operations import changed_policy, policy_of
 from replicator.local.status import MemberStatus, StatusReply, parse_status, unreachable
 from replicator.local.summary import summarise
@@ -50,17 +56,17 @@ def test_unknown_fields_are_ignored() -> None:
     assert [member.http for member in status.members] == [Address("h", 11), Address("h", 12)]
 
 
-def test_settings_of_a_config_that_the_cluster_overrides_are_shown() -> None:
+def test_settings_of_a_config_that_the_cluster_overrides_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     timing = {**asdict(Timing()), "lease_ms": 500, "new_ms": 1}
     first, second = reply("n1"), reply("n2", ignored_timing={"lease_ms": 600})
     summary = summarise(Replies(*(parse_status({**it, "timing": timing}) for it in (first, second))))
     assert summary.timing == Timing(lease_ms=500)
     assert summary.as_json()["timing"]["lease_ms"] == 500
     assert [node.ignored_timing for node in summary.nodes] == [{}, {"lease_ms": 600}]
-    with console.capture() as shown:
-        console.print(draw(summary), soft_wrap=True)
-    assert "n2: its config has lease_ms 600, but the cluster has 500: `replicator cluster timing`" in shown.get()
-    assert "n1: its config" not in shown.get()
+    print_whole(*draw(summary))
+    shown = capsys.readouterr().out
+    assert "n2: its config has lease_ms 600, but the cluster has 500: `replicator cluster timing`" in shown
+    assert "n1: its config" not in shown
 
 
 def test_a_timing_in_words() -> None:
@@ -95,7 +101,7 @@ def test_a_node_is_leader_until_it_has_transferred_leadership(role: str, leads: 
 def test_another_program_at_the_address_is_not_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     answers: list[Any] = [[], {"status": "ok"}, {"cluster": "c", "node": "n1", "members": []}, None]
     for answer in answers:
-        monkeypatch.setattr(NodeAdmin, "_request", lambda self, method, path, answer=answer: answer)
+        monkeypatch.setattr(NodeAdmin, "_request", lambda *_, answer=answer, timeout_s: answer)
         with pytest.raises(NodeUnreachable, match="is not a node"):
             NodeAdmin(Address("h", 1)).status()
 
@@ -162,3 +168,140 @@ def test_a_policy_under_which_writes_wait_for_the_leader_alone_says_so(
     policy: Policy, sync: list[str], redundant: bool
 ) -> None:
     assert ("no redundancy" not in describe_policy(policy, sync, "n1")) == redundant
+
+
+class Answers(ClusterAdmin):
+    """Nodes that answer with a status, by the port of their address; the others do not answer."""
+
+    def __init__(self, https: Sequence[Address], answers: Mapping[int, dict[str, Any]], **ids: str) -> None:
+        super().__init__(https, "", ids={Address("h", int(port[1:])): id for port, id in ids.items()})
+        self._answers = answers
+
+    def node(self, http: Address) -> NodeAdmin:
+        return Answer(http, answers=self._answers)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(NodeAdmin):
+    answers: Mapping[int, dict[str, Any]] = field(default_factory=dict)
+
+    def status(self, timeout_s: float = 0) -> StatusReply:
+        if self.http.port not in self.answers:
+            raise NodeUnreachable(f"no node answers at {self.http}")
+        return parse_status(self.answers[self.http.port])
+
+
+def listed(admin: ClusterAdmin) -> list[tuple[str, str]]:
+    return [(it.node.id, it.node.state) for it in admin.statuses()]
+
+
+def test_a_member_that_runs_at_another_address_than_in_the_folder_is_listed_once() -> None:
+    n1, n2 = reply("n1", epoch=1), reply("n2", epoch=1)
+    admin = Answers([Address("h", 11), Address("h", 99)], {11: n1, 12: n2}, p11="n1", p99="n2")
+    assert listed(admin) == [("n1", "serving"), ("n2", "serving")]
+
+
+def test_a_node_that_is_asked_at_another_name_of_its_address_is_listed_once() -> None:
+    admin = Answers([Address("localhost", 11)], {11: reply("n1"), 12: reply("n2")})
+    assert listed(admin) == [("n1", "serving"), ("n2", "serving")]
+    behind_nat = Answers([Address("h", 21)], {21: reply("n1"), 12: reply("n2")})
+    assert listed(behind_nat) == [("n1", "serving"), ("n2", "serving")]
+
+
+def test_the_registered_process_of_a_node_counts_not_the_one_that_it_replaced() -> None:
+    members = [{**it, "incarnation": "b"} for it in MEMBERS]
+    old = {**reply("n2", epoch=9), "node": {"id": "n2", "state": "replaced"}, "incarnation": "a", "members": members}
+    new = {**reply("n2", epoch=9), "incarnation": "b", "members": members}
+    assert listed(Answers([Address("h", 22)], {22: old, 12: new}, p22="n2"))[1] == ("n2", "serving")
+
+
+def test_a_node_of_the_folder_that_is_not_a_member_is_listed_by_its_id() -> None:
+    admin = Answers([Address("h", 11), Address("h", 13)], {11: reply("n1")}, p11="n1", p13="n3")
+    assert listed(admin) == [("n1", "serving"), ("n2", "unreachable"), ("n3", "unreachable")]
+
+
+def test_another_node_at_the_address_of_a_member_is_not_taken_for_it() -> None:
+    first, second = Answers([Address("h", 11)], {11: reply("n1"), 12: reply("n7")}).statuses()
+    assert (first.node.state, second.node.id, second.node.state) == ("serving", "n2", "unreachable")
+    assert second.node.trouble == "n7 of cluster c answers at h:12 instead"
+
+
+def test_no_node_answers() -> None:
+    with pytest.raises(NodeUnreachable, match=r"no node of the cluster answers: no node answers at h:1, .*h:2"):
+        Answers([Address("h", 1), Address("h", 2)], {}).statuses()
+
+
+NO_KAFKA = {"state": "waiting", "trouble": "Kafka at k:1 is unavailable", "kafka_answers": False}
+
+
+def test_an_outage_of_kafka_is_reported_once_and_since_when(capsys: pytest.CaptureFixture[str]) -> None:
+    first = reply("n1", **NO_KAFKA, outage_ms=90_000.0)
+    second = reply("n2", **NO_KAFKA, outage_ms=61_500.0)
+    summary = summarise(Replies(parse_status(first), parse_status(second)))
+    assert (summary.kafka_answers, summary.kafka_down_ms) == (False, 61_500.0)
+    print_whole(*draw(summary))
+    shown = capsys.readouterr().out
+    assert re.search(r"^Kafka unreachable since \d{4}-.* UTC \(61 s\): writes fail, eventual reads go on$", shown, re.M)
+    assert "n1, n2: Kafka at k:1 is unavailable\n" in shown
+
+
+def test_one_node_that_cannot_reach_kafka_is_no_outage(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = summarise(Replies(parse_status(reply("n1")), parse_status(reply("n2", **NO_KAFKA, outage_ms=5.0))))
+    assert (summary.kafka_answers, summary.kafka_down_ms) == (True, None)
+    print_whole(*draw(summary))
+    assert "Kafka unreachable" not in capsys.readouterr().out
+
+
+def test_a_summary_has_the_source_of_records_and_their_version() -> None:
+    first, second = reply("n1", source=None), reply("n2", source="leader")
+    summary = summarise(Replies(*(parse_status({**it, "record_version": 3}) for it in (first, second)))).as_json()
+    assert summary["record_version"] == 3
+    assert [node["source"] for node in summary["nodes"]] == [None, "leader"]
+
+
+def test_a_table_in_a_pipe_is_whole_and_has_no_padding(capsys: pytest.CaptureFixture[str]) -> None:
+    host = "a-host-with-a-long-name.of-a-department.example.com"
+    members = [{**it, "resp": f"{host}:7001"} for it in MEMBERS]
+    node = reply("n1", role="follower", source="kafka", digest="0123456789", applied_offset=4, entries=10**9)
+    print_whole(*draw(summarise(Answers([Address("h", 11)], {11: {**node, "members": members}}))))
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line and line == line.rstrip() for line in lines)
+    assert lines[3] == f"n1   follower async {host}:7001 serving     Kafka  4       0   {10**9} 01234567"
+
+
+@pytest.mark.parametrize(
+    ("own_broker", "pid", "remedy"),
+    [
+        (False, None, "check Kafka at k:1"),
+        (True, None, "`replicator cluster up --dir {}` starts the cluster's own Kafka again"),
+        (True, 42, "the cluster's own Kafka runs as process 42, but does not answer: see {}/broker/broker.log"),
+    ],
+)
+def test_what_to_do_if_kafka_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_broker: bool, pid: int | None, remedy: str
+) -> None:
+    monkeypatch.setattr(LocalBroker, "pid", pid)
+    folder = ClusterFolder(tmp_path)
+    folder.save(ClusterFile("c", "k:1", own_broker, 7001))
+    assert folder.kafka_remedy() == remedy.format(tmp_path)
+
+
+def test_watching_into_a_pipe_prints_each_status_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pipe(StringIO):
+        flushed = ""
+
+        def flush(self) -> None:
+            self.flushed = self.getvalue()
+
+    pipe, seen = Pipe(), list[str]()
+
+    def stop_after_two(seconds: float) -> None:
+        seen.append(pipe.flushed)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdout", pipe)
+    monkeypatch.setattr("replicator.cli.status.time.sleep", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        _watch(Replies(parse_status(reply("n1"))), json=False)
+    assert [text.count("c: log end") for text in seen] == [1, 2]

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from replicator.cli import options
-from replicator.cli.output import console, print_json
+from replicator.cli.output import console, print_json, print_whole
 from replicator.local.kafka import BrokerState, LocalBroker
 from replicator.local.kafka.paths import default_broker_dir
 
@@ -58,9 +58,9 @@ def status(dir: BrokerDir = default_broker_dir(), json: options.Json = False) ->
     if json:
         print_json(asdict(found))
     else:
-        shown = Table(show_header=False)
+        shown = Table(show_header=False, box=None, pad_edge=False)
         for name, value in asdict(found).items():
             shown.add_row(name.replace("_", " "), "" if value is None else str(value))
-        console.print(shown)
+        print_whole(shown)
     if found.state is not BrokerState.RUNNING:
         raise typer.Exit(NOT_RUNNING)

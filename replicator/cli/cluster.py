@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from replicator.cli import options
-from replicator.cli.output import ConsoleProgress, console, print_json
+from replicator.cli.output import ConsoleProgress, console, print_json, print_whole
 from replicator.cli.status import describe_policy, describe_timing, draw
 from replicator.local.admin_client import find_cluster
 from replicator.local.cluster import DEFAULT_BASE_PORT, DEFAULT_NAME, LocalCluster
@@ -52,7 +52,7 @@ def up(
     with ConsoleProgress() as progress:
         cluster = LocalCluster(dir, options.environment_password(), progress)
         cluster.up(nodes, bootstrap=bootstrap, base_port=base_port, name=name)
-    console.print(draw(summarise(cluster.admin)))
+    print_whole(*draw(summarise(cluster.admin)))
 
 
 @app.command()

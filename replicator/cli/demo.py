@@ -16,7 +16,7 @@ import typer
 from rich.progress import MofNCompleteColumn, TextColumn
 
 from replicator.cli import options
-from replicator.cli.output import ConsoleProgress, console, progress_bars
+from replicator.cli.output import ConsoleProgress, console, print_whole, progress_bars
 from replicator.cli.snapshot import describe_snapshot
 from replicator.cli.status import draw
 from replicator.errors import ConfigError, ReplicatorError
@@ -52,7 +52,7 @@ def demo(
             console.rule(f"a cluster of {nodes} nodes")
             base_port = free_base_port(nodes + 1)
             cluster.up(nodes, bootstrap=bootstrap, base_port=base_port, name=f"demo-{os.getpid()}")
-            console.print(draw(summarise(cluster.admin)))
+            print_whole(*draw(summarise(cluster.admin)))
             _run(cluster, progress, airports, f"n{nodes + 1}")
         finally:
             if keep is None and cluster.folder.exists():
@@ -116,7 +116,7 @@ def _check(cluster: LocalCluster, expected: Airports) -> None:
     digests = {node.digest for node in summary.nodes}
     if len(digests) != 1:
         raise ReplicatorError(f"the digests differ: {digests}")
-    console.print(draw(summary))
+    print_whole(*draw(summary))
     fields = sum(map(len, expected.values()))
     console.print(
         f"[bold green]All {len(ports)} replicas are equal[/]: digest {digests.pop()} on each, and each one returns "

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from replicator.cli import options
-from replicator.cli.output import console, print_json
+from replicator.cli.output import console, print_json, print_whole
 from replicator.config import load_kafka
 from replicator.errors import ConfigError
 from replicator.local.build import check_build
@@ -53,6 +53,9 @@ def doctor(
         for result in results:
             mark = "[green]✓[/]" if result.ok else "[red]✗[/]"
             shown.add_row(mark, result.name, result.value, result.expected, result.why)
-        console.print(shown)
+        if console.is_terminal:
+            console.print(shown)
+        else:
+            print_whole(shown)
     if not all(result.ok for result in results):
         raise typer.Exit(1)

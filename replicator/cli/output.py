@@ -6,11 +6,14 @@ import json
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
 
 console = Console()
 errors = Console(stderr=True)
+_wide = Console(width=10_000)
 
 
 def print_json(value: Any) -> None:
@@ -19,6 +22,27 @@ def print_json(value: Any) -> None:
 
 def print_json_line(value: Any) -> None:
     print(json.dumps(value, default=str), flush=True)
+
+
+def print_whole(*parts: RenderableType) -> None:
+    """Print tables at their full width and lines unbroken, however narrow the terminal is: nothing is cut off.
+
+    To a file or a pipe, it prints no trailing spaces, and is not buffered.
+    """
+    with _wide.capture() as captured:
+        for part in parts:
+            _wide.print(part, soft_wrap=True)
+    text = captured.get()
+    if not console.is_terminal:
+        text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+    console.file.write(text)
+    console.file.flush()
+
+
+def plain_table(*columns: str) -> Table:
+    """Without a frame, so that it can be copied. A narrow terminal breaks values, and never shortens them."""
+    headers = (Column(name, overflow="fold") for name in columns)
+    return Table(*headers, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
 
 
 def count(number: int, one: str, many: str) -> str:

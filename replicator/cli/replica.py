@@ -12,12 +12,16 @@ from replicator.cli.output import ConsoleProgress, console
 from replicator.local.admin_client import find_cluster
 from replicator.local.cluster import LocalCluster
 from replicator.local.operations import promote as promote_replica
+from replicator.local.operations import remove_foreign_member
 from replicator.local.operations import set_mode as set_member_mode
 from replicator.records.types import Mode
 
 app = typer.Typer(
     help="Add replicas to a running cluster, remove and promote them, and set their modes.", no_args_is_help=True
 )
+
+
+STOP_IT = "Now stop its process, and delete its folder: if it is started again, it becomes a member again"
 
 
 class RequestedMode(StrEnum):
@@ -55,14 +59,21 @@ def add(
 def remove(
     id: Annotated[str, typer.Argument(help="A replica of this cluster.")],
     dir: options.Dir = options.DEFAULT_DIR,
+    connect: options.Connect = None,
     password: options.Password = "",
 ) -> None:
     """Remove a replica from the members, stop it, and delete its store.
 
+    A replica that was started by `node run`, or with --connect, is only removed from the members: stop its process.
+
     Example: replicator replica remove n4
     """
-    LocalCluster(dir, password).remove_replica(id)
-    console.print(f"removed {id}")
+    if connect is not None:
+        remove_foreign_member(find_cluster(dir, connect, password), id)
+        stopped = False
+    else:
+        stopped = LocalCluster(dir, password).remove_replica(id)
+    console.print(f"removed {id}" if stopped else f"removed {id} from the members. {STOP_IT}", soft_wrap=True)
 
 
 @app.command()

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 
 from replicator.cli import options
-from replicator.cli.output import ConsoleProgress, console, count, print_json
+from replicator.cli.output import ConsoleProgress, count, plain_table, print_json, print_whole
 from replicator.local.admin_client import StoredSnapshot, find_cluster
 from replicator.local.operations import take_snapshot
 
@@ -35,7 +35,7 @@ def take(
     if json:
         print_json(taken.as_json())
     else:
-        console.print(describe_snapshot(taken))
+        print_whole(escape(describe_snapshot(taken)))
 
 
 def describe_snapshot(taken: StoredSnapshot) -> str:
@@ -61,8 +61,8 @@ def list_(
     if json:
         print_json([asdict(manifest) for manifest in manifests])
         return
-    table = Table("snapshot", "offset", "entries", "bytes", "digest", "taken")
+    table = plain_table("snapshot", "offset", "entries", "bytes", "digest", "taken")
     for it in manifests:
         taken = datetime.fromtimestamp(it.taken_at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         table.add_row(it.name, str(it.offset), str(it.entries), str(it.bytes), it.digest[:12], taken)
-    console.print(table)
+    print_whole(table)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
 
+from replicator.address import Address
 from replicator.cli import options
-from replicator.cli.output import console, print_json, print_json_line
+from replicator.cli.output import console, plain_table, print_json, print_json_line, print_whole
 from replicator.local.admin_client import ClusterAdmin, find_cluster
+from replicator.local.folder import ClusterFolder
 from replicator.local.status import FAILED, LEADING_ROLES, REPLACED, SERVING, UNREACHABLE
 from replicator.local.summary import ClusterSummary, awaits_others, summarise
 from replicator.records.types import Mode, Policy, Timing, WaitFor, WriteMode
@@ -28,6 +29,7 @@ STATE_COLOURS = {
     "waiting": "yellow",
     **dict.fromkeys((FAILED, REPLACED, UNREACHABLE), "red"),
 }
+SOURCES = {"kafka": "Kafka", "leader": "leader"}
 REFRESH_S = 0.5
 
 
@@ -51,27 +53,30 @@ def status(
     if json:
         print_json(summary.as_json())
     else:
-        console.print(draw(summary))
+        print_whole(*draw(summary), *_kafka_remedy(summary, dir, connect))
     if not summary.leader or not summary.all_serve:
         raise typer.Exit(1)
 
 
 def _watch(admin: ClusterAdmin, *, json: bool) -> NoReturn:
     """Raises `NodeUnreachable`."""
-    with nullcontext() if json else Live(console=console, refresh_per_second=4) as live:
+    if json or not console.is_terminal:
         while True:
             summary = summarise(admin)
-            if live is None:
+            if json:
                 print_json_line(summary.as_json())
             else:
-                live.update(draw(summary))
+                print_whole(*draw(summary))
+            time.sleep(REFRESH_S)
+    with Live(console=console, refresh_per_second=4) as live:
+        while True:
+            live.update(Group(*draw(summarise(admin))))
             time.sleep(REFRESH_S)
 
 
-def draw(summary: ClusterSummary) -> Group:
-    columns = ("node", "role", "mode", "redis", "state", "applied", "lag", "entries", "digest")
-    title = f"{summary.cluster}: log end {summary.end_offset}"
-    table = Table(*columns, title=title, box=SIMPLE_HEAD, pad_edge=False, padding=0)
+def draw(summary: ClusterSummary) -> list[RenderableType]:
+    """Lines and a table."""
+    table = plain_table("node", "role", "mode", "redis", "state", "source", "applied", "lag", "entries", "digest")
     for node in sorted(summary.nodes, key=lambda it: it.id):
         colour = STATE_COLOURS.get(node.state, "white")
         values = (node.applied_offset, node.lag_records, node.entries)
@@ -79,11 +84,46 @@ def draw(summary: ClusterSummary) -> Group:
         role = f"[bold]{node.role}[/]" if node.role in LEADING_ROLES else node.role or ""
         state = f"[{colour}]{node.state}[/]"
         digest = (node.digest or "")[:8]
-        table.add_row(node.id, role, node.mode, escape(node.resp), state, applied, lag, entries, digest)
+        source = SOURCES.get(node.source or "", "")
+        table.add_row(node.id, role, node.mode, escape(node.resp), state, source, applied, lag, entries, digest)
+    title = escape(f"{summary.cluster}: log end {summary.end_offset}")
     sync = [node.id for node in summary.nodes if node.mode == Mode.SYNC]
     policy = [escape(describe_policy(summary.policy, sync, summary.leader))] if summary.policy else []
-    troubles = [escape(f"{node.id}: {node.trouble}") for node in summary.nodes if node.trouble]
-    return Group(table, _describe_term(summary), *policy, *troubles, *_ignored_settings(summary))
+    return [
+        title,
+        table,
+        *_describe_outage(summary),
+        _describe_term(summary),
+        *policy,
+        *_troubles(summary),
+        *_ignored_settings(summary),
+    ]
+
+
+def _troubles(summary: ClusterSummary) -> Iterator[str]:
+    """The nodes that report the same share a line."""
+    nodes: dict[str, list[str]] = {}
+    for node in summary.nodes:
+        if node.trouble:
+            nodes.setdefault(node.trouble, []).append(node.id)
+    for trouble, ids in nodes.items():
+        yield escape(f"{', '.join(ids)}: {trouble}")
+
+
+def _describe_outage(summary: ClusterSummary) -> Iterator[str]:
+    if summary.kafka_answers:
+        return
+    down_ms = summary.kafka_down_ms
+    since = ""
+    if down_ms is not None:
+        began = datetime.now(UTC) - timedelta(milliseconds=down_ms)
+        since = f" since {began:%Y-%m-%d %H:%M:%S} UTC ({_duration(down_ms)})"
+    yield f"[red]Kafka unreachable{since}[/]: writes fail, eventual reads go on"
+
+
+def _kafka_remedy(summary: ClusterSummary, dir: Path, connect: Address | None) -> Iterator[str]:
+    if not summary.kafka_answers and connect is None:
+        yield escape(ClusterFolder(dir).kafka_remedy())
 
 
 def _ignored_settings(summary: ClusterSummary) -> Iterator[str]:

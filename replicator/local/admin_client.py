@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
@@ -25,6 +25,7 @@ from replicator.records.types import Mode, Policy
 from replicator.store.snapshot import Manifest
 
 TIMEOUT_S = 3.0
+STATUS_S = 2.0  # of all nodes: less than the others, as one that hangs must not hide what the rest report
 SNAPSHOT_S = 600.0
 PROMOTE_S = 15.0
 
@@ -62,8 +63,8 @@ class NodeAdmin:
     http: Address
     password: str = ""
 
-    def status(self) -> StatusReply:
-        reply = self._request("GET", "/status")
+    def status(self, timeout_s: float = TIMEOUT_S) -> StatusReply:
+        reply = self._request("GET", "/status", timeout_s=timeout_s)
         try:
             return parse_status(reply)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -140,12 +141,37 @@ def _error_text(error: urllib.error.HTTPError) -> str:
         return f"HTTP {error.code}"
 
 
+def _summary(error: ReplicatorError) -> str:
+    return error.summary if isinstance(error, NoAnswer) else str(error)
+
+
+def _status_of(member: MemberInfo, replies: Mapping[Address, StatusReply | ReplicatorError]) -> MemberStatus:
+    """The reply of the registered process, at whichever address; otherwise of another process of that node."""
+    own = [it for it in replies.values() if isinstance(it, StatusReply) and it.node.id == member.node]
+    if own:
+        return MemberStatus(member, max(own, key=lambda it: it.incarnation == member.incarnation))
+    reply = replies[member.http]
+    if isinstance(reply, StatusReply):
+        return unreachable(member, f"{reply.node.id} of cluster {reply.cluster} answers at {member.http} instead")
+    return unreachable(member, str(reply))
+
+
 class ClusterAdmin:
     """Finds a node that answers, and the other members through it."""
 
-    def __init__(self, https: Sequence[Address], password: str, remedy: str = START_NODES) -> None:
-        """`https`: HTTP addresses of one or more nodes. `remedy`: what to do if none of them answers."""
+    def __init__(
+        self,
+        https: Sequence[Address],
+        password: str,
+        remedy: str = START_NODES,
+        ids: Mapping[Address, str] | None = None,
+    ) -> None:
+        """`https`: HTTP addresses of one or more nodes; `ids`: which nodes, if that is known.
+
+        `remedy`: what to do if none of them answers.
+        """
         self._https = https
+        self._ids = ids or {}
         self._password = password
         self._remedy = remedy
 
@@ -167,22 +193,42 @@ class ClusterAdmin:
             try:
                 return node, node.status()
             except NodeUnreachable as error:
-                problems.append(error.summary if isinstance(error, NoAnswer) else str(error))
-        raise NodeUnreachable(f"no node of the cluster answers: {', '.join(problems)}. {self._remedy}")
+                problems.append(_summary(error))
+        raise self._unreachable(problems)
+
+    def _unreachable(self, problems: Iterable[str]) -> NodeUnreachable:
+        return NodeUnreachable(f"no node of the cluster answers: {', '.join(problems)}. {self._remedy}")
 
     def statuses(self) -> list[MemberStatus]:
-        """All members, and the known nodes that are not members yet. Raises `NodeUnreachable` if no node answers."""
-        members = {member.http: member for member in self.any_status().members}
-        for http in self._https:
-            members.setdefault(http, MemberInfo("?", Mode.ASYNC, None, http, 0))
-        with ThreadPoolExecutor(max_workers=16) as pool:
-            return list(pool.map(self._status_of, members.values()))
+        """Each member once, and the known nodes that are not members yet. All are asked at the same time.
 
-    def _status_of(self, member: MemberInfo) -> MemberStatus:
+        Raises `NodeUnreachable` if no node answers.
+        """
+        replies = self._ask_all(self._https)
+        answered = [it for it in replies.values() if isinstance(it, StatusReply)]
+        if not answered:
+            raise self._unreachable(_summary(it) for it in replies.values() if isinstance(it, ReplicatorError))
+        members = max(answered, key=lambda it: it.node.recency).members
+        replies |= self._ask_all([member.http for member in members if member.http not in replies])
+        found = [_status_of(member, replies) for member in members]
+        ids = {member.node for member in members}
+        for http in self._https:
+            reply = replies[http]
+            id = reply.node.id if isinstance(reply, StatusReply) else self._ids.get(http, "?")
+            if id not in ids and not any(http == member.http for member in members):
+                ids.add(id)
+                found.append(_status_of(MemberInfo(id, Mode.ASYNC, None, http, 0), replies))
+        return found
+
+    def _ask_all(self, https: Sequence[Address]) -> dict[Address, StatusReply | ReplicatorError]:
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            return dict(zip(https, pool.map(self._ask, https), strict=True))
+
+    def _ask(self, http: Address) -> StatusReply | ReplicatorError:
         try:
-            return MemberStatus(member, self.node(member.http).status())
+            return self.node(http).status(STATUS_S)
         except (NodeUnreachable, NodeRefused) as error:
-            return unreachable(member, str(error))
+            return error
 
     def member(self, id: str) -> NodeAdmin:
         """Raises `NodeUnreachable`, `ConfigError` if the node is not a member."""
@@ -206,7 +252,8 @@ def find_cluster(dir: Path, connect: Address | None, password: str) -> ClusterAd
     Raises `ConfigError`, `NodeUnreachable`.
     """
     if connect is None:
-        return ClusterAdmin([entry.http for entry in ClusterFolder(dir).load_nodes()], password)
+        ids = {entry.http: entry.id for entry in ClusterFolder(dir).load_nodes()}
+        return ClusterAdmin(list(ids), password, ids=ids)
     admin = ClusterAdmin([connect], password, CHECK_CONNECT)
     try:
         admin.any_status()

@@ -14,7 +14,7 @@ from replicator.config import checked_bootstrap, checked_name, load_kafka
 from replicator.errors import BrokerUnavailable, ConfigError, ReplicatorError, SnapshotError
 from replicator.local.admin_client import ClusterAdmin, find_cluster
 from replicator.local.folder import ClusterFile, ClusterFolder, NodeEntry
-from replicator.local.operations import remove_member, set_mode
+from replicator.local.operations import remove_foreign_member, remove_member, set_mode
 from replicator.local.ports import check_free, free_base_port
 from replicator.local.progress import NO_PROGRESS, ProgressReporter
 from replicator.local.waiting import NodeFailed, NotReadyInTime, wait_ready
@@ -274,12 +274,18 @@ class LocalCluster:
             raise SnapshotError(f"there is no snapshot in {snapshots}: `replicator snapshot take` takes one")
         return snapshots / manifests[0].name
 
-    def remove_replica(self, id: str) -> None:
-        """Remove the node from the members, stop it, and delete its store."""
+    def remove_replica(self, id: str) -> bool:
+        """Remove the node from the members, stop it, and delete its store.
+
+        A member that was not started from this folder is only removed from the members: False.
+        """
         with self.folder.lock():
-            self.folder.load().node(id)
+            if not self.folder.load().has_node(id):
+                remove_foreign_member(self.admin, id)
+                return False
             remove_member(self.admin, id)
             self._forget(id)
+            return True
 
 
 def _node_count(cluster: ClusterFile, asked: int | None) -> int:

@@ -127,6 +127,15 @@ class ClusterFolder:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{self.dir}/cluster.json cannot be read: {error}") from error
 
+    def kafka_remedy(self) -> str:
+        """What to do if the Kafka of this cluster does not answer. Raises `ConfigError`."""
+        cluster = self.load()
+        if not cluster.own_broker:
+            return f"check Kafka at {cluster.bootstrap}"
+        if (pid := self.broker.pid) is not None:
+            return f"the cluster's own Kafka runs as process {pid}, but does not answer: see {self.broker.log_file}"
+        return f"`replicator cluster up --dir {self.dir}` starts the cluster's own Kafka again"
+
     def load_nodes(self) -> tuple[NodeEntry, ...]:
         """At least one. Raises `ConfigError`."""
         nodes = self.load().nodes

@@ -57,6 +57,15 @@ def remove_member(admin: ClusterAdmin, id: str) -> None:
     wait_for_membership(admin, lambda status: status.member(id) is None, f"{id} is still a member: try again")
 
 
+def remove_foreign_member(admin: ClusterAdmin, id: str) -> None:
+    """As `remove_member`, for a process that was not started from the folder. `ConfigError` if it is not a member."""
+    members = admin.any_status().members
+    if not any(member.node == id for member in members):
+        known = ", ".join(member.node for member in members)
+        raise ConfigError(f"{id} is not a member of this cluster, only {known}: see `replicator status`")
+    remove_member(admin, id)
+
+
 def set_policy(admin: ClusterAdmin, policy: Policy) -> None:
     """Raises `ReplicatorError`."""
     admin.leader().set_policy(policy)

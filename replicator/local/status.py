@@ -39,6 +39,9 @@ class NodeInfo:
     state: str
     trouble: str = ""  # empty if there is no problem
     role: str | None = None
+    source: str | None = None  # of a follower's records: kafka or leader
+    kafka_answers: bool = True
+    outage_ms: float | None = None  # while Kafka does not answer: how long ago the last record was written, if known
     epoch: int = 0
     leader: str | None = None
     timeline: str = ""
@@ -92,6 +95,7 @@ class StatusReply:
     members: tuple[MemberInfo, ...] = ()
     policy: Policy | None = None
     timing: Timing | None = None  # None: the log has no record of it yet
+    record_version: int | None = None  # of the records that are written now
 
     @property
     def is_registered(self) -> bool:
@@ -125,6 +129,7 @@ def parse_status(reply: Any) -> StatusReply:
         members=tuple(map(parse_member, reply["members"])),
         policy=parse_policy(reply.get("policy")),
         timing=parse_timing(reply.get("timing")),
+        record_version=reply.get("record_version"),
     )
 
 

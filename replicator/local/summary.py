@@ -8,7 +8,7 @@ from typing import Any
 
 from replicator.address import UNKNOWN
 from replicator.local.admin_client import ClusterAdmin
-from replicator.local.status import SERVING, MemberStatus, NodeInfo, TermInfo
+from replicator.local.status import SERVING, UNREACHABLE, MemberStatus, NodeInfo, TermInfo
 from replicator.log.kafka.topic import wal_topic
 from replicator.position import Author, NodeId
 from replicator.protocol.ack_policy import required
@@ -23,6 +23,8 @@ class NodeSummary:
     resp: str
     http: str
     state: str
+    source: str | None  # of a follower's records: kafka or leader
+    kafka_answers: bool
     trouble: str  # empty if there is no problem
     applied_offset: int | None
     lag_records: int | None
@@ -46,9 +48,17 @@ class ClusterSummary:
     elected: TermInfo | None  # how the term began, if any node has read its claim
     term_ms: float | None  # how long ago that was
     end_offset: int
+    record_version: int | None  # of the records that are written now
+    kafka_down_ms: float | None  # since the last record, if no node that answers reaches Kafka
     policy: Policy | None
     timing: Timing | None
     nodes: Sequence[NodeSummary]
+
+    @property
+    def kafka_answers(self) -> bool:
+        """Whether Kafka answers a node, as far as is known."""
+        reporting = [node for node in self.nodes if node.state != UNREACHABLE]
+        return not reporting or any(node.kafka_answers for node in reporting)
 
     @property
     def all_serve(self) -> bool:
@@ -82,6 +92,8 @@ def summarise(admin: ClusterAdmin) -> ClusterSummary:
         elected=term.elected if term else None,
         term_ms=term.term_ms if term else None,
         end_offset=end_offset,
+        record_version=newest.record_version,
+        kafka_down_ms=_kafka_down_ms(nodes),
         policy=newest.policy,
         timing=newest.timing,
         nodes=[_summarise_node(it, end_offset) for it in statuses],
@@ -90,6 +102,14 @@ def summarise(admin: ClusterAdmin) -> ClusterSummary:
 
 def _lease_left_ms(nodes: Iterable[NodeInfo], epoch: int) -> int | None:
     return next((round(node.lease_left_ms) for node in nodes if node.leads and node.epoch == epoch), None)
+
+
+def _kafka_down_ms(nodes: Sequence[NodeInfo]) -> float | None:
+    """The last record came when the latest of them came to any node."""
+    reporting = [node for node in nodes if node.state != UNREACHABLE]
+    if any(node.kafka_answers for node in reporting):
+        return None
+    return min((node.outage_ms for node in reporting if node.outage_ms is not None), default=None)
 
 
 def _term(nodes: Iterable[NodeInfo], epoch: int) -> NodeInfo | None:
@@ -107,6 +127,8 @@ def _summarise_node(status: MemberStatus, end_offset: int) -> NodeSummary:
         resp=str(member.resp or ""),
         http=str(member.http),
         state=node.state,
+        source=node.source,
+        kafka_answers=node.kafka_answers,
         trouble=node.trouble or node.refusal,
         applied_offset=applied,
         lag_records=None if applied is None else max(0, end_offset - applied),

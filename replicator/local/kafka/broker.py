@@ -156,8 +156,18 @@ class LocalBroker:
             pid=running.pid if running else None,
             cluster_id=self._cluster_id(),
             data_dir=self._data,
-            log_file=self.dir / settings.LOG_FILE,
+            log_file=self.log_file,
         )
+
+    @property
+    def pid(self) -> int | None:
+        """Of its process, if that is running; it may not answer."""
+        last = self._pid_file()
+        return last.process.pid if last is not None and is_alive(last.process) else None
+
+    @property
+    def log_file(self) -> Path:
+        return self.dir / settings.LOG_FILE
 
     @property
     def _data(self) -> Path:
