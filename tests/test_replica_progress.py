@@ -36,6 +36,10 @@ def ack(author: Author, offset: int) -> bytes:
     return AckCodec().encode(Ack(TIMELINE, author, Offset(offset), Seq(offset), EPOCH, 0))
 
 
+def at(offset: int, epoch: Epoch = EPOCH) -> LogState:
+    return LogState(TIMELINE, epoch, N1, offset=Offset(offset))
+
+
 def leader_of(*replicas: Author, clock: ManualClock) -> ReplicaProgress:
     progress = ReplicaProgress(N1, MemoryAckTopic().open(), clock, lambda: None)
     members = tuple(
@@ -52,7 +56,7 @@ async def test_a_replica_without_acks_is_unresponsive_if_records_were_sent(clock
     clock.now_ms = 1500
     progress.record(ack(N2, 9))
     clock.now_ms = 1700
-    second, third = progress.reports(Offset(9), committed_ms=1600, timeout_ms=TIMEOUT_MS)
+    second, third = progress.reports(at(9), committed_ms=1600, timeout_ms=TIMEOUT_MS)
     assert second == ReplicaReport(N2.node, Offset(9), 200, is_responsive=True)
     assert third == ReplicaReport(N3.node, Offset(8), 1700, is_responsive=False)
 
@@ -64,7 +68,7 @@ async def test_no_replica_is_unresponsive_because_the_log_takes_no_records(
     progress = leader_of(N2, clock=clock)
     progress.record(ack(N2, 7))
     clock.now_ms = 60_000
-    (report,) = progress.reports(Offset(7), committed_ms, TIMEOUT_MS)
+    (report,) = progress.reports(at(7), committed_ms, TIMEOUT_MS)
     assert report == ReplicaReport(N2.node, Offset(7), 60_000, is_responsive=True)
 
 
@@ -73,12 +77,18 @@ async def test_a_replica_that_has_not_acked_yet_has_as_long_as_any(clock: Manual
     progress = leader_of(N2, clock=clock)
     for now_ms, responsive in ((5900, True), (6100, False)):
         clock.now_ms = now_ms
-        (report,) = progress.reports(Offset(7), now_ms, TIMEOUT_MS)
+        (report,) = progress.reports(at(7), now_ms, TIMEOUT_MS)
         assert report == ReplicaReport(N2.node, Offset(-1), now_ms - 5000, is_responsive=responsive)
 
 
 async def test_a_replica_that_has_applied_a_record_before_its_leader_is_not_shown_beyond_it(clock: ManualClock) -> None:
     progress = leader_of(N2, clock=clock)
     progress.record(ack(N2, 9))
-    (report,) = progress.reports(Offset(8), 0, TIMEOUT_MS)
+    (report,) = progress.reports(at(8), 0, TIMEOUT_MS)
     assert report.offset == 8
+
+
+async def test_what_a_former_term_has_left_is_not_reported(clock: ManualClock) -> None:
+    progress = leader_of(N2, clock=clock)
+    progress.record(ack(N2, 9))
+    assert not progress.reports(at(9, epoch=Epoch(4)), 0, TIMEOUT_MS)

@@ -211,11 +211,11 @@ class Node:
 
     @property
     def replicas(self) -> tuple[ReplicaReport, ...]:
-        """At the leader: all other members; empty on followers."""
-        roles, applied = self._context.roles, self._context.replica.state.offset
-        if not roles.role.leads:
+        """At the leader, also while it resolves an append: all other members; empty on followers."""
+        context, state = self._context, self._context.replica.state
+        if state.leader != context.author:
             return ()
-        return self._progress.reports(applied, roles.last_commit_ms, self._context.timing.sync_ms)
+        return self._progress.reports(state, context.roles.last_commit_ms, context.timing.sync_ms)
 
     @property
     def row_listener(self) -> RowListener | None:

@@ -138,19 +138,22 @@ class ReplicaProgress:
         """Whether its last ack is not older; without one, the time counts from when it became a member."""
         return self._clock.elapsed_ms() - self._heard_ms(replica) <= timeout_ms
 
-    def reports(self, applied: Offset, committed_ms: float, timeout_ms: float) -> tuple[ReplicaReport, ...]:
-        """Of all members but this process. `applied`: by this leader, which applies a record after those who ack it.
-        `committed_ms`: when its last committed record was sent.
+    def reports(self, state: LogState, committed_ms: float, timeout_ms: float) -> tuple[ReplicaReport, ...]:
+        """Of all members but this process; empty if the term of `state`, which this node has applied, is another one.
+
+        `committed_ms`: when its last committed record was sent. It applies a record after the replicas that ack it.
 
         A replica acks records, so without any it is not unresponsive: only one that had not acked for `timeout_ms`
         when the last record was sent.
         """
+        if (state.timeline, state.epoch) != (self._timeline, self._epoch):
+            return ()
         now_ms = self._clock.elapsed_ms()
         heard_ms = {author: self._heard_ms(author) for author in self._members}
         return tuple(
             ReplicaReport(
                 author.node,
-                min(self.acked(author), applied),
+                min(self.acked(author), state.offset),
                 now_ms - since_ms,
                 is_responsive=committed_ms - since_ms <= timeout_ms,
             )

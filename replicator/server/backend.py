@@ -86,5 +86,5 @@ class Backend(Protocol):
 
     @property
     def replicas(self) -> tuple[ReplicaReport, ...]:
-        """At the leader: all other members; empty on followers."""
+        """At the leader, also while it resolves an append: all other members; empty on followers."""
         ...

@@ -135,13 +135,14 @@ class RedisServer:
 
     async def replica_reports(self) -> Mapping[NodeId, ReplicaReport]:
         """As `ServerContext.replica_reports`."""
-        backend, leader = self.backend, self.topology().leader
-        if backend.leads or leader is None:
+        backend, status = self.backend, self.backend.status()
+        leader = backend.membership.get(status.leader) if status.leader else None
+        if leader is None or leader.node == status.id:
             return {report.node: report for report in backend.replicas}
         try:
             return {report.node: report for report in await self._reports.ask(leader.resp)}
         except LinkFailed as error:
-            logger.info("the state of the replicas is unknown: %s", error)
+            logger.debug("the state of the replicas is unknown: %s", error)
             return {}
 
     def rows(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from replicator.errors import BadRequest, NotLeader
+from replicator.errors import BadRequest
 from replicator.node.backlog import StreamRequest
 from replicator.position import Author, Epoch, NodeId, Seq
 from replicator.server.redis.command import Args
@@ -33,11 +33,12 @@ async def _reply_index(connection: ConnectionContext, timeline: bytes, epoch: Ep
 
 @connection_command("repl.replicas", 1)
 def replicas(connection: ConnectionContext, args: Args) -> Reply:
-    """REPL.REPLICAS: for each other member its id, acked offset, ms since its last ack, and 1 if it is responsive."""
-    backend = connection.server.backend
-    if not backend.leads:
-        raise NotLeader("only the leader knows the state of the replicas")
-    return [[it.node.encode(), it.offset, int(it.ack_age_ms), int(it.is_responsive)] for it in backend.replicas]
+    """REPL.REPLICAS: for each other member its id, acked offset, ms since its last ack, and 1 if it is responsive.
+
+    Only the leader knows that: the reply of any other node is empty.
+    """
+    reports = connection.server.backend.replicas
+    return [[it.node.encode(), it.offset, int(it.ack_age_ms), int(it.is_responsive)] for it in reports]
 
 
 @control("repl.follow", 8)
