@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -189,6 +190,15 @@ def test_a_kafka_that_does_not_answer_is_reported_before_anything_is_written(dir
     with pytest.raises(BrokerUnavailable, match="Kafka at wrong:9092"):
         cluster.start(1, bootstrap="wrong:9092")
     assert not dir.exists() and not cluster.folder.started
+
+
+def test_a_host_of_kafka_that_cannot_be_looked_up_is_named_at_once(dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(host: str, port: None) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(ConfigError, match="no host of Kafka at kafkaa:9092 can be looked up: correct --bootstrap"):
+        LocalCluster(dir).check_kafka("kafkaa:9092")
 
 
 def test_other_options_than_those_of_the_cluster_are_refused(dir: Path) -> None:

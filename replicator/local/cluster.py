@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from replicator.address import Address
 from replicator.config import checked_bootstrap, checked_name, load_kafka
 from replicator.errors import BrokerUnavailable, ConfigError, ReplicatorError, SnapshotError
 from replicator.local.admin_client import ClusterAdmin, find_cluster
@@ -120,7 +122,9 @@ class LocalCluster:
             )
 
     def check_kafka(self, bootstrap: str) -> None:
-        """Raises `BrokerUnavailable` if no Kafka answers there."""
+        """Raises `ConfigError` if no host there can be looked up, `BrokerUnavailable` if no Kafka answers."""
+        if not any(map(_is_resolvable, bootstrap.split(","))):
+            raise ConfigError(f"no host of Kafka at {bootstrap} can be looked up: correct --bootstrap, or check DNS")
         self._progress.step(f"connecting to Kafka at {bootstrap}")
         KafkaAdmin(bootstrap, self._security(bootstrap)).brokers()
 
@@ -286,6 +290,14 @@ class LocalCluster:
             remove_member(self.admin, id)
             self._forget(id)
             return True
+
+
+def _is_resolvable(address: str) -> bool:
+    try:
+        socket.getaddrinfo(Address.parse(address).host, None)
+    except OSError:
+        return False
+    return True
 
 
 def _node_count(cluster: ClusterFile, asked: int | None) -> int:
