@@ -29,7 +29,9 @@ def test_an_unknown_log_level_is_refused_with_the_choices(tmp_path: Path) -> Non
 
 
 def test_an_unknown_timing_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, [*RUN, str(tmp_path)], env={"REPLICATOR_TIMING_LEESE_MS": "100"})
+    config = tmp_path / "config.toml"
+    config.write_text("[timing]\nleese_ms = 100\n")
+    result = CliRunner().invoke(app, [*RUN, str(tmp_path), "--config", str(config)])
     assert isinstance(result.exception, ConfigError)
     known = "answer_ms, election_ms, follower_lease_ms, heartbeat_ms, jitter_ms, lease_ms"
     assert str(result.exception).startswith(f"unknown setting timing.leese_ms: the section has {known}")
