@@ -11,7 +11,7 @@ from rich.table import Table
 
 from replicator.bench.benchmark import BenchmarkReport, run_benchmark
 from replicator.cli import bench_followers, bench_modes, options
-from replicator.cli.output import ConsoleProgress, console
+from replicator.cli.output import ConsoleProgress, console, verdict
 
 app = typer.Typer()
 app.command("modes")(bench_modes.modes)
@@ -82,8 +82,7 @@ def _draw_cpu(report: BenchmarkReport) -> Table:
 def _draw_floors(report: BenchmarkReport) -> Table:
     table = Table("floor", "ratio", "at least", "")
     for it in report.floors:
-        mark = "[green]met[/]" if it.met else "[red]missed[/]"
-        table.add_row(f"{it.what} / {it.per}", f"{it.ratio:,.3f}", f"{it.floor:,.3f}", mark)
+        table.add_row(f"{it.what} / {it.per}", f"{it.ratio:,.3f}", f"{it.floor:,.3f}", verdict(it.met))
     return table
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from replicator.bench.followers import FollowersReport, measure_followers
 from replicator.cli import options
-from replicator.cli.output import ConsoleProgress, console, errors, print_json
+from replicator.cli.output import ConsoleProgress, console, errors, print_json, verdict
 
 
 def followers(
@@ -37,11 +37,11 @@ def followers(
 
 def draw_followers(report: FollowersReport) -> Table:
     processes = list(report.figures[0].cpu_us)
-    mark = "[green]met[/]" if report.met else "[red]missed[/]"
     table = Table(
         "followers",
         title=f"{report.machine}, {report.rounds} rounds",
-        caption=f"Kafka: {report.broker_ratio:.2f} of the time with few, at most {report.at_most:g} expected: {mark}",
+        caption=f"Kafka: {report.broker_ratio:.2f} of the time with few, at most {report.at_most:g} expected: "
+        f"{verdict(report.met)}",
     )
     for heading in ("writes per second", "p50 ms", *(f"{process}: CPU us" for process in processes)):
         table.add_column(heading, justify="right")

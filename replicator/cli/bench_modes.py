@@ -15,9 +15,9 @@ from rich.table import Table
 
 from replicator.bench.closed_loop import WARM_UP_SHARE
 from replicator.bench.mode_rows import ExpectationResult, ModeRow
-from replicator.bench.modes import ModesReport, measure_modes
+from replicator.bench.modes import PIPELINE, PIPELINES, ModesReport, measure_modes
 from replicator.cli import options
-from replicator.cli.output import ConsoleProgress, console, errors, print_json
+from replicator.cli.output import ConsoleProgress, console, errors, print_json, verdict
 
 
 def modes(
@@ -85,8 +85,7 @@ def draw_expectations(results: Sequence[ExpectationResult]) -> Table:
     table = Table("expected", "measured", "bound", "")
     for it in results:
         bound = f"≥ {it.at_least:g}" if it.at_least is not None else f"≤ {it.at_most:g}"
-        mark = {None: "not measured", True: "[green]met[/]", False: "[red]missed[/]"}[it.met]
-        table.add_row(it.what, "-" if it.measured is None else f"{it.measured:.2f}", bound, mark)
+        table.add_row(it.what, "-" if it.measured is None else f"{it.measured:.2f}", bound, verdict(it.met))
     return table
 
 
@@ -95,7 +94,7 @@ def _describe_conditions(report: ModesReport) -> str:
     return (
         f"{report.keys:,} keys of 16 bytes with values of 16 bytes, chosen at random; a warm-up of {WARM_UP_SHARE:.0%} "
         "of the time of each row. The clients run on the same cores as the servers, with the same load generator for "
-        f"all servers but PostgreSQL, which pgbench loads. single: 1 client; 16 x 16: 16 clients that send 16 "
-        f"writes at a time; else {report.clients} clients. An fsync took {before_ms:.2f} ms before all measurements, "
-        f"and {after_ms:.2f} ms afterwards."
+        f"all servers but PostgreSQL, which pgbench loads. single: 1 client; 16 x 16: {PIPELINES} clients that send "
+        f"{PIPELINE} writes at a time; else {report.clients} clients. An fsync took {before_ms:.2f} ms before "
+        f"all measurements, and {after_ms:.2f} ms afterwards."
     )

@@ -39,6 +39,11 @@ def print_whole(*parts: RenderableType) -> None:
     console.file.flush()
 
 
+def verdict(met: bool | None) -> str:
+    """Of a bound, as markup. None: not measured."""
+    return {None: "not measured", True: "[green]met[/]", False: "[red]missed[/]"}[met]
+
+
 def plain_table(*columns: str) -> Table:
     """Without a frame, so that it can be copied. A narrow terminal breaks values, and never shortens them."""
     headers = (Column(name, overflow="fold") for name in columns)

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from replicator.records import fast
-from replicator.records.codec import BARRIER
+from replicator.records.codec import BARRIER, load_schema
+from replicator.records.types import VERSION
 
-_BODIES = (
-    b"write",
-    b"claim",
-    b"heartbeat",
-    b"checkpoint",
-    b"membership",
-    b"suspend",
-    b"release",
-    b"command",
-    b"timing",
-    b"group",
-)
-"""In the order of the union in `schemas/record.v3.avsc`."""
+[_union] = [field["type"] for field in load_schema(f"record.v{VERSION}.avsc")["fields"] if field["name"] == "body"]
+_BODIES = [branch["name"].lower().encode() for branch in _union]
 
 _headers = fast.HeaderReader()  # a cache of prefixes
 
