@@ -19,6 +19,7 @@ from replicator.node.context import open_context
 from replicator.node.leader_link import CommittedOffset, LinkFailed, ReceivedRecords, RecordStream
 from replicator.node.node import Node
 from replicator.position import Author, Epoch, NodeId, Offset
+from replicator.protocol.pace import ALWAYS_STEADY
 from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts
 from replicator.records.types import VERSION, Member, Membership, Mode, Timing
 from replicator.store.machine import Machine, open_machine
@@ -172,6 +173,7 @@ class MemorySink:
     def __init__(self, stream: MemoryStream) -> None:
         self.stalled = False  # what the leader sends is lost
         self.closed = False
+        self.heartbeats = 0  # that the leader has sent
         self._stream = stream
 
     def send(self, batch: CommittedBatch) -> None:
@@ -181,6 +183,11 @@ class MemorySink:
 
     def request_ack(self) -> None:
         self._stream.deliver(ReceivedRecords((), ack_requested=True))
+
+    def send_heartbeat(self) -> None:
+        self.heartbeats += 1
+        if not self.stalled:
+            self._stream.deliver(ReceivedRecords((), ack_requested=True, heartbeat=True))
 
     def close(self) -> None:
         self.closed = True
@@ -204,6 +211,7 @@ class MemoryCluster:
         self.timing = timing or Timing()
         self.timeouts = timeouts
         self.version = VERSION  # of records, in a new log
+        self.pace = ALWAYS_STEADY  # of the nodes that are started from now on
         self.stream_limit = 0  # `MemoryLink.stream_limit` of the nodes that are started from now on
         self.nodes: dict[str, RunningNode] = {}  # the last process of each
         self._started: list[RunningNode] = []
@@ -234,6 +242,7 @@ class MemoryCluster:
             seed,
             configured_names=Timing.__dataclass_fields__,
             timeouts=self.timeouts,
+            pace=self.pace,
         )
         member = replace(self.member(name, priority, resp), incarnation=author.incarnation)
         link = MemoryLink(self.nodes)

@@ -105,6 +105,14 @@ def leaders_read_without_a_lease() -> AbstractContextManager[object]:
     return patch.object(LeaderReads, "view", view)
 
 
+def quiet_leaders_read_without_a_lease() -> AbstractContextManager[object]:
+    def lease_left_ms(self: RoleState) -> float:
+        return genuine(self) or (float(self.timing.current.lease_ms) if self.is_quiet else 0.0)
+
+    genuine = RoleState.lease_left_ms
+    return patch.object(RoleState, "lease_left_ms", lease_left_ms)
+
+
 def repeated_records_count_again() -> AbstractContextManager[object]:
     """A record that was appended twice is taken for the next one."""
 

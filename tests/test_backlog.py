@@ -35,6 +35,9 @@ class Sink:
     def request_ack(self) -> None:
         self.records.append(b"ack?")
 
+    def send_heartbeat(self) -> None:
+        self.records.append(b"heartbeat")
+
     def close(self) -> None:
         self.closed = True
 

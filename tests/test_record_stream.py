@@ -95,6 +95,17 @@ async def test_a_follower_receives_the_records_after_its_position(
     assert await rows(second, 2) == received
 
 
+async def test_a_heartbeat_is_not_a_record_and_requests_an_ack(
+    pair: ServerThread, client: Any, streams: list[RecordStream]
+) -> None:
+    stream = await follow(pair, streams)
+    pair.run(_call(pair.node(0).node._backlog.send_heartbeats))
+    async with asyncio.timeout(10):
+        while not (received := await stream.next()).heartbeat:
+            pass
+    assert received.ack_requested and not received.entries
+
+
 async def test_an_ack_is_asked_for_and_counted(pair: ServerThread, client: Any, streams: list[RecordStream]) -> None:
     stream = await follow(pair, streams)
     client.set("c", "1")
@@ -257,7 +268,7 @@ async def test_an_ack_request_keeps_its_place(pair: ServerThread, client: Any, s
     before = list[bytes]()
     async with asyncio.timeout(10):
         while True:
-            entries, ack_requested = await stream.next()
+            entries, ack_requested, _ = await stream.next()
             for entry in entries:
                 before += rows_of(entry)
             if ack_requested:

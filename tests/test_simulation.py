@@ -25,6 +25,7 @@ STEPS = 2_500
 STEPS_WITH_LOSS = 4_000  # the cluster has to be rebuilt in them
 STEPS_WITH_TWO_PROCESSES = 6_000  # leases are lengthened before the second one starts
 SEEDS = 1_000
+IDLE_SEEDS = 150
 ENOUGH_SEEDS = 400  # to detect any broken rule
 
 
@@ -47,6 +48,15 @@ def test_simulations_have_no_violations(workers: ProcessPoolExecutor) -> None:
     assert sum(report.lost_records for report in reports) > SEEDS / 20
 
 
+@pytest.mark.timeout(300)
+def test_simulations_with_idle_clients_have_no_violations(workers: ProcessPoolExecutor) -> None:
+    reports = list(run_all(workers, (SimulationPlan(seed, STEPS, idle=True) for seed in range(IDLE_SEEDS))))
+    wrong = [str(report) for report in reports if report.problems]
+    assert not wrong, "\n".join(wrong[:5])
+    assert len(reports) == IDLE_SEEDS
+    assert sum(report.outcomes.get("OK", 0) for report in reports) > 10 * IDLE_SEEDS
+
+
 class BrokenRule(NamedTuple):
     mutation: Mutation
     expected: str  # one of these phrases
@@ -55,6 +65,7 @@ class BrokenRule(NamedTuple):
     events: tuple[str, ...] = ()
     near: int = 0  # a seed shortly before one that detects it
     steps: int = STEPS
+    idle: bool = False
 
     @property
     def name(self) -> str:
@@ -68,6 +79,7 @@ BROKEN_RULES = [
     BrokenRule(mutations.unknown_outcomes_count_as_rejections, "rejected but in the log"),
     BrokenRule(mutations.writes_are_answered_before_they_are_committed, "acknowledged but lost"),
     BrokenRule(mutations.leaders_read_without_a_lease, "not linearizable"),
+    BrokenRule(mutations.quiet_leaders_read_without_a_lease, "hold a lease|not linearizable", idle=True, near=15),
     BrokenRule(mutations.repeated_records_count_again, "accepted other records|failed"),
     BrokenRule(mutations.stores_forget_a_change, "has digest"),
     BrokenRule(mutations.timings_change_whatever_leases_are_held, "hold a lease", events=("change timing",)),
@@ -216,7 +228,8 @@ def test_a_broken_rule_is_detected(
 ) -> None:
     steps = STEPS_WITH_LOSS if rule.loss else rule.steps
     plans = (
-        SimulationPlan(seed, steps, writes=rule.writes, loss=rule.loss, events=rule.events) for seed in count(rule.near)
+        SimulationPlan(seed, steps, writes=rule.writes, loss=rule.loss, idle=rule.idle, events=rule.events)
+        for seed in count(rule.near)
     )
     for report in run_all(workers, islice(plans, ENOUGH_SEEDS), rule.mutation):
         detected = [it for it in report.problems if any(phrase in it for phrase in rule.expected.split("|"))]

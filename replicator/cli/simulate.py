@@ -21,6 +21,9 @@ def simulate(
         bool | None,
         typer.Option("--loss/--no-loss", help="Whether Kafka loses acknowledged records; by default the seed decides."),
     ] = None,
+    idle: Annotated[
+        bool, typer.Option("--idle", help="Clients pause for long, and leaders are quiet meanwhile.")
+    ] = False,
     events: Annotated[
         str | None,
         typer.Option(
@@ -37,7 +40,7 @@ def simulate(
 
     Example: replicator simulate --seed 7 --steps 4000 --trace
     """
-    plan = SimulationPlan(seed, steps, nodes, writes=writes, loss=loss, events=_parsed(events))
+    plan = SimulationPlan(seed, steps, nodes, writes=writes, loss=loss, idle=idle, events=_parsed(events))
     logging.disable(logging.CRITICAL)  # nodes log every fault
     report = run(plan, print if trace else lambda line: None)
     print(report)

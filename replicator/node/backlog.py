@@ -75,6 +75,10 @@ class RecordSink(Protocol):
         """Request an ack of what was sent before."""
         ...
 
+    def send_heartbeat(self) -> None:
+        """Show that the leader is alive, and request an ack."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -155,6 +159,11 @@ class ReplicationBacklog:
         if self._streams and not self._requesting:
             self._requesting = True
             asyncio.get_running_loop().call_soon(self._send_requests)
+
+    def send_heartbeats(self) -> None:
+        """To each follower. Each requests an ack."""
+        for sink in list(self._streams):
+            sink.send_heartbeat()
 
     def versions(self) -> dict[Author, int]:
         """The newest version of records that each follower reads."""

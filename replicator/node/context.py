@@ -14,6 +14,7 @@ from replicator.node.replica import Replica
 from replicator.node.role_state import RoleState
 from replicator.node.writes import PendingWrite, Writes
 from replicator.position import Author, Offset
+from replicator.protocol.pace import DEFAULT_PACE, Pace
 from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts, TimingState
 from replicator.records.codec import RecordCodec
 from replicator.records.types import Single, Timing
@@ -33,6 +34,7 @@ class NodeContext:
     reader: Reader
     clock: Clock
     timeouts: Timeouts
+    pace: Pace
     configured_timing: Timing  # of this node's config, for a new cluster
     configured_names: frozenset[str]  # fields of it that the config gives; the others are defaults
     random: random.Random
@@ -61,6 +63,7 @@ def open_context(
     *,
     configured_names: Iterable[str] = (),
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    pace: Pace = DEFAULT_PACE,
     eligible: bool = True,
 ) -> NodeContext:
     """`timing`: for a new cluster. `eligible`: whether the node may start elections at once (`RoleState.eligible`)."""
@@ -78,6 +81,7 @@ def open_context(
         reader=log.reader(Offset(machine.state.offset + 1)),
         clock=clock,
         timeouts=timeouts,
+        pace=pace,
         configured_timing=timing,
         configured_names=frozenset(configured_names),
         random=rng,

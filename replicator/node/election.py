@@ -55,8 +55,11 @@ class Election:
         context = self._context
         if state.leader is None:  # the log is empty: candidates with a lower priority number claim first
             return context.timing.step_ms * context.priority + 1
-        position = rank(context.replica.machine.meta.membership, state.leader.node, context.author.node)
-        return inf if position is None else candidacy_ms(context.timing, position, self._jitter)
+        membership, own = context.replica.machine.meta.membership, context.author.node
+        position = rank(membership, state.leader.node, own)
+        if position is None:
+            return inf
+        return candidacy_ms(context.timing, position, self._jitter) + context.pace.extra_candidacy_ms(membership, own)
 
     async def _log_end(self) -> Offset | None:
         """The end of the log; None unless a broker answers within one heartbeat interval.

@@ -37,7 +37,7 @@ class Follower:
 
     async def run(self) -> None:
         """Run until this node is leader. Raises what `Reader.next` and `Replica.read` do, and `Replaced`."""
-        self._context.roles.last_record_ms = self._context.clock.elapsed_ms()
+        self._context.roles.last_heard_ms = self._context.clock.elapsed_ms()
         try:
             await run_with_background(
                 self._read_log(),
@@ -56,9 +56,11 @@ class Follower:
             match await self._source.next():
                 case FromKafka(entries):
                     await self._apply(entries, context.replica.read)
-                case FromLeader(entries, ack_requested):
+                case FromLeader(entries, ack_requested, heartbeat):
                     problem = await self._apply(entries, context.replica.apply_sent)
                     self._acks.after_read(ack_requested=ack_requested)
+                    if heartbeat:
+                        self._note_leader()
                     if problem is not None:
                         self._source.end_stream(problem)
             resolution.check(context)
@@ -91,8 +93,7 @@ class Follower:
         context = self._context
         roles, writes = context.roles, context.writes
         if accepted:
-            roles.last_record_ms = context.clock.elapsed_ms()
-            self._election.restart_timer()
+            self._note_leader()
         for offset, record in accepted:
             header, body, _ = record
             if type(body) is Claim:
@@ -110,6 +111,11 @@ class Follower:
                 end = writes.await_acks if required(membership, context.author).needed else writes.apply
                 for seq in range(header.seq, record.last_seq + 1):
                     end(header.epoch, Seq(seq), offset)
+
+    def _note_leader(self) -> None:
+        """A record or a heartbeat of the leader was received."""
+        self._context.roles.last_heard_ms = self._context.clock.elapsed_ms()
+        self._election.restart_timer()
 
     def _check_registration(self, header: Header, membership: Membership) -> None:
         """Raises `Replaced`. From then on no read is answered, also if the caller has not handled the error yet."""

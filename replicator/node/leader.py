@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 
 from replicator.errors import BrokerUnavailable, Busy, NoReplicas, StoreFull
-from replicator.intervals import CHECKPOINT_MS, REFUSED_PAUSE_MS, REVIEW_MS, TIMING_POLL_MS
+from replicator.intervals import CHECKPOINT_MS, REFUSED_PAUSE_MS, REVIEW_MS
 from replicator.limits import GROUP_BYTES, GROUP_RECORDS
 from replicator.node.announcement import Announcement
 from replicator.node.appending import (
@@ -29,6 +29,7 @@ from replicator.node.claim import claim_record
 from replicator.node.commitment import Commitment
 from replicator.node.context import NodeContext
 from replicator.node.grouping import in_records
+from replicator.node.heartbeats import Heartbeats
 from replicator.node.membership import MembershipChanges
 from replicator.node.replica_progress import ReplicaProgress
 from replicator.node.timing import TimingChanges
@@ -61,6 +62,7 @@ class Leader:
         self._timing = timing
         self._state = context.replica.state  # of the log, up to the last committed record
         self._appender = Appender(context.log, context.clock)
+        self._heartbeats = Heartbeats(context, self._appender, backlog, progress)
         self._commitment = Commitment(context, progress)
         self._announcement = Announcement(context, self._commitment)
         self._checkpoint_ms = context.clock.elapsed_ms()  # when the last one was queued
@@ -84,7 +86,7 @@ class Leader:
                 self._refuse(self._commitment.refusal)  # as in the part of this term before
                 await run_with_background(
                     self._append_groups(),
-                    self._send_heartbeats(),
+                    self._heartbeats.run(),
                     self._progress.receive_from_topic(),
                     self._advance_on_acks(),
                     self._review_periodically(),
@@ -121,6 +123,8 @@ class Leader:
                     self._state = state
                     context.commit_point.set_known(state.offset)
                     self._backlog.add(numbered)
+                    if any(type(it.body) is not Heartbeat for it in group):
+                        self._heartbeats.note_use(outcome.sent_ms)
                     self._commitment.add(group, state)
                 elif isinstance(outcome, Refused):
                     context.roles.append_failed(outcome.error)
@@ -236,20 +240,6 @@ class Leader:
         return True
 
     # In the background
-
-    async def _send_heartbeats(self) -> None:
-        """Keep the lease while no client writes."""
-        context, appender = self._context, self._appender
-        while True:
-            due_ms = appender.sent_ms + context.timing.heartbeat_ms
-            now_ms = context.clock.elapsed_ms()
-            if now_ms < due_ms:
-                await context.clock.sleep(min(due_ms - now_ms, TIMING_POLL_MS))
-            elif appender.state is AppendState.IN_FLIGHT:
-                await context.clock.sleep(min(context.timing.heartbeat_ms, TIMING_POLL_MS))
-            else:
-                context.enqueue_own(Heartbeat())
-                appender.sent_ms = now_ms
 
     async def _advance_on_acks(self) -> None:
         writes, arrived = self._context.writes, self._progress.arrived

@@ -49,6 +49,7 @@ class LeaderIndex:
             elif left_ms > 0:
                 return CommittedOffset(committed.result(), left_ms, term, context.author)
             else:
+                context.roles.lease_needed.set()
                 await context.clock.sleep(LEASE_POLL_MS)
             self._check_leads(timeline, epoch)
         return None

@@ -28,6 +28,7 @@ class CommittedOffset(NamedTuple):
 class ReceivedRecords(NamedTuple):
     entries: Sequence[Entry]  # may be empty
     ack_requested: bool  # by the leader, as soon as they are applied
+    heartbeat: bool = False  # the leader is alive, though it may append nothing for a while
 
 
 class RecordStream(Protocol):

@@ -105,6 +105,7 @@ class LeaderReads:
         """`view` without expired rows, once this node holds its lease; a follower's view if it loses leadership."""
         roles = self._context.roles
         while roles.role.leads and roles.lease_left_ms() <= 0:
+            roles.lease_needed.set()
             await self._context.clock.sleep(LEASE_POLL_MS)
         if not roles.role.leads:
             return await asyncio.shield(self._at_follower.index.reached())

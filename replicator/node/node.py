@@ -239,6 +239,11 @@ class Node:
         return self._context.roles.lease_left_ms()
 
     @property
+    def holds_leadership(self) -> bool:
+        """As `RoleState.holds_leadership`."""
+        return self._context.roles.holds_leadership()
+
+    @property
     def membership(self) -> Membership:
         return self._context.replica.machine.meta.membership
 

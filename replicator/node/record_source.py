@@ -3,8 +3,9 @@
     from     to       when
     Kafka    Opened   the leader has agreed to send what follows the store's position
     Opened   Leader   Kafka has returned what it was asked for
-    Leader   Kafka    a record is missing or differs, none has come for `stream_timeout_ms` (or for `AWAITED_MS` while a
-                      task waits for an offset that is in the log), or the connection is lost
+    Leader   Kafka    a record is missing or differs, no record or heartbeat has come for `stream_timeout_ms` (or no
+                      record for `AWAITED_MS` while a task waits for an offset that is in the log), or the connection is
+                      lost
 
 A follower starts with Kafka, and compares its store with the log. It compares them again after each stream, because
 Kafka may have lost records meanwhile.
@@ -53,6 +54,7 @@ class FromKafka:
 class FromLeader:
     entries: Sequence[Entry]  # may be empty
     ack_requested: bool
+    heartbeat: bool = False  # of the leader
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class Leader:
     stream: RecordStream
     leader: Author
     received_ms: float  # when the last records came
+    heard_ms: float  # when the last records or heartbeat came
     name = SourceName.LEADER
 
 
@@ -106,7 +109,8 @@ class RecordSource:
                 case Opened(_, leader) if leader != self._context.replica.state.leader:
                     self.close()
                 case Opened(stream, leader):
-                    self.source = Leader(stream, leader, self._context.clock.elapsed_ms())
+                    now_ms = self._context.clock.elapsed_ms()
+                    self.source = Leader(stream, leader, received_ms=now_ms, heard_ms=now_ms)
                     logger.info("receiving records from %s", leader)
                     return FromLeader((), ack_requested=True)  # of what was read from Kafka
                 case Leader() as leader:
@@ -115,20 +119,23 @@ class RecordSource:
 
     async def _receive(self, leader: Leader) -> FromLeader | None:
         clock, timeout_ms = self._context.clock, stream_timeout_ms(self._context.timing)
-        left_ms = leader.received_ms + timeout_ms - clock.elapsed_ms()
+        left_ms = leader.heard_ms + timeout_ms - clock.elapsed_ms()
         try:
             async with asyncio.timeout(max(STREAM_GRACE_MS, left_ms) / 1000):
-                entries, ack_requested = await leader.stream.next()
+                entries, ack_requested, heartbeat = await leader.stream.next()
         except LinkFailed as error:
             self.end_stream(str(error))
             return None
         except TimeoutError:
-            self.end_stream(f"no record for {timeout_ms:.0f} ms")
+            self.end_stream(f"no record and no heartbeat for {timeout_ms:.0f} ms")
             return None
+        now_ms = clock.elapsed_ms()
         if entries:
-            self.source = replace(leader, received_ms=clock.elapsed_ms())
+            self.source = replace(leader, received_ms=now_ms, heard_ms=now_ms)
             self._brought_records = True
-        return FromLeader(entries, ack_requested)
+        elif heartbeat:
+            self.source = replace(leader, heard_ms=now_ms)
+        return FromLeader(entries, ack_requested, heartbeat)
 
     def stop_streaming(self) -> None:
         """The leader learns at once that there is no stream, `next` when it receives from it."""
@@ -168,7 +175,7 @@ class RecordSource:
                 continue
             await context.clock.sleep(AWAITED_MS)
             match self.source:
-                case Leader(stream, _, received_ms) if context.clock.elapsed_ms() - received_ms >= AWAITED_MS:
+                case Leader(stream, _, received_ms, _) if context.clock.elapsed_ms() - received_ms >= AWAITED_MS:
                     if replica.awaited is not None:
                         stream.close()  # `next` notices
 

@@ -56,6 +56,7 @@ class ReplicaProgress:
         self._request_acks = request_acks
         self._waiters = AckWaiters()
         self._latest: dict[Author, LastAck] = {}  # also of a process that acks its registration before it is committed
+        self.streamed_ms: dict[Author, float] = {}  # when the last ack of each process came over its stream
         self._members: dict[Author, float] = {}  # all but this process: since when it has been a member in this term
 
     @contextmanager
@@ -68,6 +69,7 @@ class ReplicaProgress:
         if (state.timeline, state.epoch) != (self._timeline, self._epoch):
             self._timeline, self._epoch = state.timeline, state.epoch
             self._latest.clear()
+            self.streamed_ms.clear()
             self._members.clear()
             self._skip_old = True
         self.set_members(membership)
@@ -122,7 +124,10 @@ class ReplicaProgress:
             return
         last = self._latest.get(ack.author)
         latest = ack if last is None or last.ack.offset <= ack.offset else last.ack
-        self._latest[ack.author] = LastAck(latest, self._clock.elapsed_ms())
+        now_ms = self._clock.elapsed_ms()
+        self._latest[ack.author] = LastAck(latest, now_ms)
+        if sender is not None:
+            self.streamed_ms[sender] = now_ms
         self._waiters.advance([last.ack.offset for last in self._of_members().values()])
         waiting, self._next = self._next, []
         for future in waiting:

@@ -55,7 +55,9 @@ class RoleState:
         self.check_until = BEFORE_LOG  # in CHECKING: the end of this node's last append
         self._check_sent_ms: float | None = None  # in CHECKING: when it was sent, if its answer was unexpected
         self.term_start_seq = Seq(0)  # while it leads: records up to here were written by earlier leaders
-        self.last_record_ms = clock.elapsed_ms()  # when an accepted record was last received
+        self.last_heard_ms = clock.elapsed_ms()  # when an accepted record or a heartbeat was last received
+        self.lease_needed = asyncio.Event()  # set by reads that wait for the lease, cleared by a leader that is quiet
+        self.is_quiet = False  # whether this leader renews its lease only when it is needed (`protocol.pace`)
         self.stepped_down_ms = -inf  # when it was last leader
         self.append_failure = ""  # why its last append failed; empty once a record was read or committed after it
 
@@ -67,14 +69,18 @@ class RoleState:
             return 0.0
         return self.lease.left_ms(self._clock.elapsed_ms(), self.timing.current.lease_ms)
 
+    def holds_leadership(self) -> bool:
+        """Whether this leader holds its lease, or renews it as soon as a read needs it."""
+        return self.lease_left_ms() > 0 or self.is_quiet
+
     @property
     def last_commit_ms(self) -> float:
         """When this leader sent its last committed record; -inf if it has sent none."""
         return -inf if self.lease.from_ms is None else self.lease.from_ms
 
     def leader_silent_ms(self) -> float:
-        """Time since the last record of the leader was received; 0 if this node leads."""
-        return 0.0 if self.role.leads else self._clock.elapsed_ms() - self.last_record_ms
+        """Time since the last record or heartbeat of the leader was received; 0 if this node leads."""
+        return 0.0 if self.role.leads else self._clock.elapsed_ms() - self.last_heard_ms
 
     def delays_writes(self) -> bool:
         """Whether this node, if it is leader, has to wait before it appends or confirms clients' writes."""

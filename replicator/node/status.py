@@ -36,6 +36,8 @@ class NodeStatus:
     outage_ms: float | None  # while Kafka does not answer: how long ago the last record was written, if one was read
     lag_ms: float  # age of the last record applied; 0 if it is the last one in the log
     lease_left_ms: float
+    is_quiet: bool  # an idle leader, which renews its lease only when a read needs it
+    holds_leadership: bool  # as `RoleState.holds_leadership`
     void_records: int
     inflight: int
     refusal: str  # why this leader takes no writes now; empty if it does
@@ -69,6 +71,8 @@ def node_status(context: NodeContext, health: NodeHealth, source: SourceName | N
         outage_ms=None if health.kafka_answers else _last_record_ms(context, now_us),
         lag_ms=replica.age_ms(now_us) if log_state.offset < health.end_offset else 0.0,
         lease_left_ms=roles.lease_left_ms(),
+        is_quiet=roles.is_quiet,
+        holds_leadership=roles.holds_leadership(),
         void_records=replica.void_records,
         inflight=len(context.writes),
         refusal=str(context.writes.refusal or ""),

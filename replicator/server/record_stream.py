@@ -3,6 +3,7 @@
     message                  meaning
     [offset, record, ...]    committed records, the first at this offset
     GETACK                   the leader requests an ack of what it has sent before
+    HEARTBEAT                the same; and the leader is alive, though it may append nothing for a while
 
 Acks are sent as `REPL.ACK ack`, which has no reply.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from enum import Enum
 from typing import Any
 
 from replicator.limits import RECEIVED_BYTES, SLICE_BYTES, SLICE_ENTRIES
@@ -20,13 +22,20 @@ from replicator.position import Offset
 from replicator.server.leader_connection import LeaderConnection
 
 
+class Signal(Enum):
+    """A message without records."""
+
+    GETACK = b"GETACK"
+    HEARTBEAT = b"HEARTBEAT"
+
+
 class RedisRecordStream:
     """`node.leader_link.RecordStream`."""
 
     def __init__(self, connection: LeaderConnection) -> None:
         self._connection = connection
         connection.receiver = self
-        self._messages: deque[Entry | None] = deque()  # None: an ack is requested
+        self._messages: deque[Entry | Signal] = deque()
         self._bytes = 0  # of the records in `_messages`
         self._waiting: asyncio.Future[None] | None = None
         self._reading = True
@@ -41,11 +50,11 @@ class RedisRecordStream:
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
         entries: list[Entry] = []
-        size, ack_requested = 0, False
-        while messages and not ack_requested and len(entries) < SLICE_ENTRIES and size < SLICE_BYTES:
+        size, signal = 0, None
+        while messages and signal is None and len(entries) < SLICE_ENTRIES and size < SLICE_BYTES:
             message = messages.popleft()
-            if message is None:
-                ack_requested = True
+            if isinstance(message, Signal):
+                signal = message
             else:
                 entries.append(message)
                 size += len(message.payload)
@@ -53,7 +62,7 @@ class RedisRecordStream:
         if not self._reading and self._bytes <= RECEIVED_BYTES // 2 and self._connection.closed is None:
             self._reading = True
             self._connection.transport.resume_reading()
-        return ReceivedRecords(entries, ack_requested)
+        return ReceivedRecords(entries, ack_requested=signal is not None, heartbeat=signal is Signal.HEARTBEAT)
 
     def ack(self, payload: bytes) -> None:
         if self._connection.closed is None:
@@ -69,8 +78,8 @@ class RedisRecordStream:
             case [int(base), *payloads] if all(type(payload) is bytes for payload in payloads):
                 self._messages += [Entry(Offset(base + at), payload) for at, payload in enumerate(payloads)]
                 self._bytes += sum(map(len, payloads))
-            case b"GETACK":
-                self._messages.append(None)
+            case b"GETACK" | b"HEARTBEAT":
+                self._messages.append(Signal(message))
             case _:
                 self._connection.close(LinkFailed(f"the leader sent: {message!r:.200}"))
 

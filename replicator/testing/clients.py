@@ -43,7 +43,7 @@ class SimClient:
         self._rng = rng
         self._history = history
         self._trace = trace
-        self._think_ms = rng.choice(_THINK_MS)
+        self.think_ms = rng.choice(_THINK_MS)
         self._connections: dict[str, tuple[Running, SimConnection]] = {}  # by node
         self._names = (f"{name}.{number}" for number in itertools.count())
         self._reads_only = rng.random() < 0.4  # the current values, from any node: they detect forbidden ones
@@ -75,7 +75,7 @@ class SimClient:
         return request
 
     async def _think(self) -> None:
-        await asyncio.sleep(self._rng.random() * self._think_ms / 1000)
+        await asyncio.sleep(self._rng.random() * self.think_ms / 1000)
 
     # Actions
 

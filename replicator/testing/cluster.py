@@ -21,6 +21,7 @@ from replicator.node.health import NodeState
 from replicator.node.leader_link import CommittedOffset, LinkFailed
 from replicator.node.node import Node
 from replicator.position import Author, Epoch, NodeId
+from replicator.protocol.pace import ALWAYS_STEADY, Pace
 from replicator.protocol.timing import Timeouts
 from replicator.records.types import Member, Mode, Timing
 from replicator.server.redis.server import RedisServer
@@ -71,7 +72,14 @@ class SimNode:
     """One member over all its lives. Its clock goes on while it is dead."""
 
     def __init__(
-        self, name: str, priority: int, folder: Path, kafka: Kafka, timing: Timing, peers: Mapping[str, SimNode]
+        self,
+        name: str,
+        priority: int,
+        folder: Path,
+        kafka: Kafka,
+        timing: Timing,
+        peers: Mapping[str, SimNode],
+        pace: Pace = ALWAYS_STEADY,
     ) -> None:
         """`peers`: all nodes by name."""
         self.name = name
@@ -84,6 +92,7 @@ class SimNode:
         self._kafka = kafka
         self._loop: SimLoop = kafka.loop
         self.timing = timing
+        self._pace = pace
         self._peers = peers
 
     @property
@@ -110,7 +119,9 @@ class SimNode:
         link = Link(kafka, self.name)
         log, acks = process.context.run(open_log, link), SimAcks(link)
         rng = random.Random(kafka.rng.getrandbits(64))
-        context = open_context(author, self.priority, machine, log, self.clock, self.timing, rng, timeouts=_TIMEOUTS)
+        context = open_context(
+            author, self.priority, machine, log, self.clock, self.timing, rng, timeouts=_TIMEOUTS, pace=self._pace
+        )
         member = replace(self.member, incarnation=author.incarnation)
         node = Node(context, acks, member, SimLeaderLink(link, self._peers))
         server = RedisServer(node, self.member.resp, cluster=CLUSTER)

@@ -16,6 +16,7 @@ from replicator.node.backlog import CommittedBatch
 from replicator.node.leader_link import LinkFailed, ReceivedRecords
 from replicator.node.node import Node
 from replicator.position import Offset
+from replicator.server.record_stream import Signal
 from replicator.testing.link import Link
 from replicator.testing.loop import Process
 
@@ -57,7 +58,7 @@ class SimRecordStream:
         self._loop = follower.kafka.loop
         self._node = node
         self._process = process
-        self._messages: deque[CommittedBatch | None] = deque()  # None: an ack is requested
+        self._messages: deque[CommittedBatch | Signal] = deque()
         self._lost = False
         self._waiting: asyncio.Future[None] | None = None
         self.sink = SimRecordSink(self, _Direction(leader, follower), leader)
@@ -73,8 +74,8 @@ class SimRecordStream:
         entries: list[Entry] = []
         while self._messages:
             batch = self._messages.popleft()
-            if batch is None:
-                return ReceivedRecords(entries, ack_requested=True)
+            if isinstance(batch, Signal):
+                return ReceivedRecords(entries, ack_requested=True, heartbeat=batch is Signal.HEARTBEAT)
             entries += [Entry(Offset(batch.base + at), payload) for at, payload in enumerate(batch.payloads)]
         return ReceivedRecords(entries, ack_requested=False)
 
@@ -94,8 +95,8 @@ class SimRecordStream:
         self._messages.append(batch)
         self._wake()
 
-    def receive_request(self) -> None:
-        self._messages.append(None)
+    def receive_signal(self, signal: Signal) -> None:
+        self._messages.append(signal)
         self._wake()
 
     def lose(self) -> None:
@@ -119,7 +120,10 @@ class SimRecordSink:
         self._way.send(self._stream.receive, batch)
 
     def request_ack(self) -> None:
-        self._way.send(self._stream.receive_request)
+        self._way.send(self._stream.receive_signal, Signal.GETACK)
+
+    def send_heartbeat(self) -> None:
+        self._way.send(self._stream.receive_signal, Signal.HEARTBEAT)
 
     def close(self) -> None:
         """Also if its process is killed: its system closes the connection, unless that has crashed, too."""

@@ -15,6 +15,7 @@ from replicator.errors import StoreError
 from replicator.intervals import TRUNCATED_MS
 from replicator.node.health import NodeState
 from replicator.position import BEFORE_LOG, NodeId, Offset, Token
+from replicator.protocol.pace import ALWAYS_STEADY
 from replicator.protocol.timing import MAX_DRIFT
 from replicator.records.codec import RecordCodec
 from replicator.records.types import Timing, WriteMode
@@ -46,7 +47,7 @@ from replicator.testing.nemesis import FAULT_EVENTS, Nemesis
 from replicator.testing.observer import Observer, Sample
 from replicator.testing.operator import Operator
 from replicator.testing.recovery import refused_for_good
-from replicator.testing.timings import draw_timing
+from replicator.testing.timings import IDLE_THINK_MS, QUICKLY_QUIET, draw_timing
 
 SET_UP_S = 3.0  # virtual
 SETTLE_S = 30.0  # virtual: after the last fault, until there is one leader and all nodes have caught up
@@ -65,6 +66,7 @@ class SimulationPlan:
     timing: Timing | None = None  # of all nodes' configs; None: drawn, usually a different one for each node
     writes: WriteMode | None = None  # the write mode for most of the time; None: drawn
     loss: bool | None = None  # whether Kafka loses acknowledged records; None: drawn
+    idle: bool = False  # whether clients pause for long, and leaders are quiet then
     events: tuple[str, ...] = ()  # only these of `nemesis.EVENTS`; by default some of `FAULT_EVENTS` are drawn
 
     @property
@@ -72,7 +74,9 @@ class SimulationPlan:
         writes = f" --writes {self.writes}" if self.writes else ""
         loss = {None: "", True: " --loss", False: " --no-loss"}[self.loss]
         events = f" --events '{','.join(self.events)}'" if self.events else ""
-        return f"replicator simulate --seed {self.seed} --steps {self.steps} --nodes {self.nodes}{writes}{loss}{events}"
+        idle = " --idle" if self.idle else ""
+        options = f"--steps {self.steps} --nodes {self.nodes}{writes}{loss}{idle}{events}"
+        return f"replicator simulate --seed {self.seed} {options}"
 
 
 @dataclass(slots=True)
@@ -121,9 +125,10 @@ class _Simulation:
         self.kafka = Kafka(self.loop, rng, faults, self.trace)
         names = [f"n{i + 1}" for i in range(plan.nodes)]
         peers: dict[str, SimNode] = {}
+        pace = QUICKLY_QUIET if plan.idle else ALWAYS_STEADY
         for priority, name in enumerate(names):
             timing = plan.timing or draw_timing(rng)
-            peers[name] = SimNode(name, priority, folder / name, self.kafka, timing, peers)
+            peers[name] = SimNode(name, priority, folder / name, self.kafka, timing, peers, pace)
         self.nodes = list(peers.values())
         self.observer = Observer(self.loop.time, self.trace)
         self.loop.after_step = self.observer.after_step
@@ -138,7 +143,10 @@ class _Simulation:
             self.trace(f"{node.name}: clock runs at {node.clock.rate:.4f}, configured with {node.timing}")
 
     def _new_client(self, name: str) -> SimClient:
-        return SimClient(name, self._keys, self.nodes, self.loop, self._rng, self.history, self.trace)
+        client = SimClient(name, self._keys, self.nodes, self.loop, self._rng, self.history, self.trace)
+        if self.plan.idle:
+            client.think_ms = IDLE_THINK_MS
+        return client
 
     def trace(self, what: str) -> None:
         line = f"{self.loop.time():12.6f}  {what}"
@@ -233,7 +241,7 @@ class _Simulation:
         ]
         unregistered = [f"{name} is not registered" for name, life in lives if not life.node.is_registered]
         suspended = [f"{name} still suspends keys" for name, life in lives if life.machine.suspended]
-        leaders = [name for name, life in lives if life.node.leads and life.node.lease_left_ms > 0]
+        leaders = [name for name, life in lives if life.node.holds_leadership]
         leaderless = [] if len(leaders) == 1 else [f"leaders with a lease: {leaders or 'none'}"]
         epoch = max((life.machine.state.epoch for _, life in lives), default=0)
         behind = [f"{name} has not read epoch {epoch}" for name, life in lives if life.machine.state.epoch < epoch]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from math import ceil
 
+from replicator.protocol.pace import Pace
 from replicator.protocol.timing import longest_lease_ms, old_lease_ms
 from replicator.records.types import Timing
 
 LONG_LEASES = Timing(heartbeat_ms=200, lease_ms=1500, election_ms=1700, follower_lease_ms=1500)
+QUICKLY_QUIET = Pace(quiet_after_ms=200, quiet_heartbeat_ms=2_000)
+IDLE_THINK_MS = 2_000.0
 _LEASES_MS = (200, 300, 600)
 
 

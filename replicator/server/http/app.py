@@ -195,7 +195,7 @@ class HttpServer:
 
     async def _check_leader(self, request: web.Request) -> web.Response:
         status = self._ready_node().status()
-        return self._role_response(status.state is NodeState.SERVING and status.lease_left_ms > 0)
+        return self._role_response(status.state is NodeState.SERVING and status.holds_leadership)
 
     async def _check_replica(self, request: web.Request) -> web.Response:
         node = self._ready_node()

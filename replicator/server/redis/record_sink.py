@@ -10,6 +10,7 @@ from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import Encoded, Simple
 
 GETACK = Simple(b"GETACK")
+HEARTBEAT = Simple(b"HEARTBEAT")
 
 
 class RedisRecordSink:
@@ -23,6 +24,9 @@ class RedisRecordSink:
 
     def request_ack(self) -> None:
         self._connection.push(GETACK, MAX_STREAM_BYTES)
+
+    def send_heartbeat(self) -> None:
+        self._connection.push(HEARTBEAT, MAX_STREAM_BYTES)
 
     def close(self) -> None:
         self._connection.close()

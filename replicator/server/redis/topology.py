@@ -31,7 +31,7 @@ def observe(backend: Backend) -> Topology:
     serving = status.state is NodeState.SERVING  # otherwise there may be a newer leader in the log
     leader = next((it for it in members if serving and it.node == status.leader), None)
     own = status.leader == status.id
-    down = status.lease_left_ms <= 0 if own else status.leader_silent_ms > backend.timing.lease_ms
+    down = not status.holds_leadership if own else status.leader_silent_ms > backend.timing.lease_ms
     others = [member for member in members if member.mode is not Mode.SNAPSHOTTER]
     return Topology(
         node=status.id,
