@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 COMPILED := build/compiled
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all compiled lint bench clean
+.PHONY: help demo test test-all compiled lint docs bench clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -35,6 +35,9 @@ lint: $(READY) ## style, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+docs: $(READY) ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: $(READY) ## measure it next to raw Kafka, raw LMDB and Redis
 	$(BIN)/replicator bench

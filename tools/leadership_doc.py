@@ -6,7 +6,7 @@ python -m tools.leadership_doc
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -20,14 +20,14 @@ _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def roles() -> str:
-    """A Mermaid diagram of `TRANSITIONS`."""
-    edges = sorted((list(Role).index(was), list(Role).index(to), event) for (was, event), to in TRANSITIONS.items())
-    lines = [f'    state "{role}" as {role.name.lower()}' for role in Role]
-    lines.append(f"    [*] --> {Role.FOLLOWER.name.lower()}")
-    for (was, to), same in groupby(edges, key=lambda edge: edge[:2]):
-        label = "<br>or ".join(event for _, _, event in same)
-        lines.append(f"    {list(Role)[was].name.lower()} --> {list(Role)[to].name.lower()}: {label}")
-    return "\n".join(("```mermaid", "stateDiagram-v2", *lines, "```"))
+    """The rows of `TRANSITIONS`. Events with the same outcome share a row."""
+    order = list(Role)
+    edges = sorted((order.index(was), order.index(to), event) for (was, event), to in TRANSITIONS.items())
+    rows = [
+        (str(order[was]), "; or ".join(event for _, _, event in same), str(order[to]))
+        for (was, to), same in groupby(edges, key=lambda edge: edge[:2])
+    ]
+    return _table(("role", "event", "role afterwards"), rows)
 
 
 def data() -> str:
@@ -56,8 +56,8 @@ def settlements() -> str:
     return _table(("event", "writes in flight"), rows)
 
 
-def _table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
-    return "\n".join(f"| {left} | {right} |" for left, right in (head, ("---", "---"), *rows))
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
 PARTS = {"roles": roles, "settlements": settlements, "data": data, "claims": claims}
