@@ -26,7 +26,7 @@ def blocks(page: Path) -> list[Block]:
     """In the order of the page."""
     text = page.read_text()
     found = [(it.start(), Block(it[1] or "text", it[2])) for it in _FENCE.finditer(text)]
-    prose = _FENCE.sub(lambda it: " " * len(it[0]), text)  # of equal length: places stay comparable
+    prose = _FENCE.sub(lambda it: "\n" * len(it[0]), text)  # of equal length: places stay comparable
     found += [
         (it.start(), Block(INDENTED, re.sub("^    ", "", it[1], flags=re.MULTILINE)))
         for it in _INDENTED.finditer(prose)

@@ -29,12 +29,14 @@ class Page(HTMLParser):
         self.loaded: list[str] = []
         self.anchors = {""}
         self.classes: set[str] = set()
+        self.tables = 0
         self.feed(file.read_text())
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attributes}
         self.anchors |= {given[name] for name in ("id", "name") if name in given}
         self.classes |= set(given.get("class", "").split())
+        self.tables += tag == "table"
         if tag == "a" and "href" in given:
             self.links.append(given["href"])
         elif given.get(LOADED.get(tag, "")):
@@ -109,3 +111,10 @@ def test_diagrams_have_a_background_of_their_own() -> None:
         assert f'<rect class="panel" x="1" y="1" width="{width - 2}" height="{height - 2}"' in text
         assert "@media (prefers-color-scheme: dark)" in text and "<title" in text
         assert not re.search(r'(?:href|src)="http', text)
+
+
+def test_the_site_has_the_tables_of_the_sources(site: dict[Path, Page]) -> None:
+    """A table needs an empty line before it there, and not on GitHub."""
+    for file, page in site.items():
+        source = _FENCE.sub("", (DOCS / f"{file.stem}.md").read_text())
+        assert page.tables == len(re.findall(r"^\|(?: ?-+ ?\|)+$", source, re.MULTILINE)), file.name

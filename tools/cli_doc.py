@@ -58,8 +58,12 @@ def _row(parameter: Any, hint: Any, info: Any) -> str:
     doc = parameter.help.removesuffix(".") + _limits(info)
     if parameter.envvar:
         doc += f" Environment variable: `{parameter.envvar}`."
-    cells = (f"`{option}`", doc, _default(parameter))
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return f"| {_code(option)} | {doc} | {_default(parameter)} |"
+
+
+def _code(text: str) -> str:
+    """In a table, no other form of a bar is shown as a bar by both GitHub and mkdocs."""
+    return f"<code>{text.replace('|', '&#124;')}</code>" if "|" in text else f"`{text}`"
 
 
 def _kind(hint: Any) -> type:

@@ -1,0 +1,216 @@
+"""The commands of the documentation are run, page by page and line by line, on real processes and a real Kafka.
+
+What a page shows as output must be printed, but for numbers. Ports, the cluster's name and Kafka's address are those of
+the test. `NOT_RUN` lists the commands that are not run, and `NOT_RUN_PAGES` the pages, with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from replicator.local.ports import HTTP_ABOVE_RESP, free_base_port
+from tests.doc_pages import DOCS, INDENTED, PAGES, ROOT, SHELL, Block, blocks, commands
+
+NODES = 4
+SHOWN_PORT, SHOWN_HOME = 7001, "/home/ada/replicator"
+CLUSTER_PAGES = ["concepts.md", "modes.md"]
+"""They have no `cluster up` of their own: a cluster of three nodes runs already."""
+RUN = [ROOT / "README.md", DOCS / "index.md", DOCS / "quick-start.md", *(DOCS / name for name in CLUSTER_PAGES)]
+
+NOT_RUN = {
+    r"make demo": "installs packages and a Kafka of its own; its steps are those of quick-start.md and test_cluster.py",
+    r"python3 -m venv .*": "installs packages: the tests run in such an environment",
+    r"kcat .*": "kcat need not be installed",
+    r".*1f…:4711.*": "the token is an example",
+}
+NOT_RUN_PAGES = {
+    "CHANGELOG.md": "has no commands",
+    "architecture.md": "has no commands",
+    "benchmarks.md": "measurements that take minutes; test_bench.py and test_chaos.py run them in short",
+    "cli.md": "the examples of each command, which are parsed (test_doc_commands.py) and not a sequence",
+    "client.md": "Python only, run by test_client_doc.py",
+    "compatibility.md": "has no commands in blocks",
+    "configuration.md": "has no commands in blocks",
+    "deployment.md": "needs several machines",
+    "faq.md": "has no commands",
+    "http-api.md": "requests, tested by test_http_clients.py and test_admin.py",
+    "leadership.md": "has no commands",
+    "log.md": "the consumer is run by test_log_doc.py",
+    "metrics.md": "has no commands",
+    "native-core.md": "has no commands",
+    "operations.md": "examples for different clusters (test_cluster.py, test_secured_kafka.py)",
+    "redis.md": "the clients of test_sentinel_failover.py; REPL.ONCE in test_once.py",
+    "runbook.md": "rehearsed by tests of its own",
+}
+EXIT_CODES = {
+    ("quick-start.md", "redis-cli -p 7002 set greeting hi"): 1,  # at a follower
+    ("quick-start.md", "replicator status"): 1,  # the killed node does not serve
+}
+ELECTION_MS = 4_000
+OWN_KAFKA = {"stopped Kafka"}  # printed only if Kafka was started by `cluster up`
+
+
+@dataclass(slots=True)
+class Shell:
+    """Runs commands in a folder of their own."""
+
+    home: Path
+    bootstrap: str
+    name: str = field(default_factory=lambda: f"d-{uuid.uuid4().hex[:8]}")
+    base_port: int = field(default_factory=lambda: free_base_port(NODES))
+    is_up: bool = False
+
+    def __post_init__(self) -> None:
+        program = self.home / "bin" / "replicator"
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m replicator "$@"\n')
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+
+    def start(self, command: str) -> str:
+        """`cluster up`, so that n1 is leader, as pages suppose, and stays it while other tests load the machine."""
+        options = f"--bootstrap {self.bootstrap} --base-port {self.base_port} --name {self.name}"
+        printed = self.run(f"{command} {options}")
+        self.run(f"replicator cluster timing --election-ms {ELECTION_MS}")
+        self.is_up = True
+        if not re.search(r"^n1 +leader ", printed, re.MULTILINE):  # another process was faster to claim
+            self.run("replicator replica promote n1")
+            printed = re.sub(r"\(handover: .*?\)", "(first: the log was empty)", self.run("replicator status"))
+        return printed
+
+    def run(self, command: str, code: int = 0) -> str:
+        """What it prints."""
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", self.here(command)],
+            cwd=self.home,
+            env={
+                **os.environ,
+                "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}",
+                "PYTHONPATH": str(ROOT),
+                "COLUMNS": "120",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}"
+        return done.stdout
+
+    def here(self, command: str) -> str:
+        """The command with the ports of this cluster."""
+        for index in range(NODES):
+            for above in (0, HTTP_ABOVE_RESP):
+                command = re.sub(rf"\b{SHOWN_PORT + above + index}\b", str(self.base_port + above + index), command)
+        return command.replace("redis-cli ", "redis-cli -e ")  # an error is an exit code
+
+    def comparable(self, output: str) -> list[str]:
+        """Its lines, with the folder and the name that the page shows, and without other numbers than ids of nodes."""
+        output = output.replace(str(self.home), SHOWN_HOME).replace(self.name, "replicator")
+        output = re.sub(r"\b[0-9a-f]{8}\b|(?<!\bn)\d+", "#", output)  # the ids of nodes stay
+        output = re.sub(r"\bserving .*", "serving", output)  # source and lag may be others by now
+        return [" ".join(re.sub("─+", "", line).split()) for line in output.splitlines()]
+
+
+@pytest.fixture
+def shell(kafka: str, tmp_path: Path) -> Iterator[Shell]:
+    if not shutil.which("redis-cli"):
+        pytest.skip("redis-cli is not installed (Debian: redis-tools)")
+    shell = Shell(tmp_path.resolve(), kafka)
+    yield shell
+    if (shell.home / "replicator-data").exists():
+        shell.run("replicator cluster down --purge")
+
+
+def reason_not_to_run(command: str) -> str | None:
+    return next((reason for pattern, reason in NOT_RUN.items() if re.fullmatch(pattern, command)), None)
+
+
+def play(shell: Shell, page: Path) -> list[str]:
+    """Runs the commands of a page in their order, and returns them."""
+    played, printed = [], ""
+    for block in blocks(page):
+        lines = commands(block)
+        if lines:
+            printed = ""
+        for line in lines:
+            if reason_not_to_run(line) is None:
+                if line.startswith("replicator cluster up") and not shell.is_up:
+                    printed += shell.start(line)
+                else:
+                    printed += shell.run(line, EXIT_CODES.get((page.name, line), 0))
+                played.append(line)
+        if block.language == "text":
+            expected = [it for it in shell.comparable(block.text) if it not in OWN_KAFKA]
+            missing = [it for it in expected if it not in shell.comparable(printed)]
+            assert missing == [], f"{page.name} shows what is not printed:\n{printed}"
+    return played
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(360)
+@pytest.mark.parametrize("page", [it for it in RUN if it.name not in CLUSTER_PAGES], ids=lambda page: page.name)
+def test_the_commands_of_a_page_do_what_it_shows(shell: Shell, page: Path) -> None:
+    assert len(play(shell, page)) >= 2
+    left = (shell.home / "replicator-data").exists()
+    assert left == ("replicator cluster down --purge" not in page.read_text())
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(360)
+def test_the_commands_of_pages_on_a_running_cluster(shell: Shell) -> None:
+    shell.start("replicator cluster up --nodes 3")
+    shell.run("redis-cli -p 7001 set greeting hello")
+    played = [line for name in CLUSTER_PAGES for line in play(shell, DOCS / name)]
+    assert len(played) >= 8
+
+
+def test_each_page_is_run_or_says_why_not() -> None:
+    run = {page.name for page in RUN}
+    assert not run & NOT_RUN_PAGES.keys()
+    assert run | NOT_RUN_PAGES.keys() == {page.name for page in PAGES}
+
+
+def test_each_reason_is_needed() -> None:
+    lines = [line for page in RUN for block in blocks(page) for line in commands(block)]
+    assert [pattern for pattern in NOT_RUN if not any(re.fullmatch(pattern, line) for line in lines)] == []
+
+
+def test_pages_that_are_not_run_for_want_of_commands_have_none() -> None:
+    for page in PAGES:
+        if NOT_RUN_PAGES.get(page.name, "").startswith("has no commands"):
+            shown = [line for block in blocks(page) for line in commands(block)]
+            assert [line for line in shown if line.startswith(("replicator ", "redis-cli ", "curl "))] == [], page.name
+
+
+def test_lines_are_compared_without_numbers_and_places(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, "127.0.0.1:9092", name="d-1", base_port=17001)
+    assert shell.here("redis-cli -p 7002 get a; curl 127.0.0.1:8003/status") == (
+        "redis-cli -e -p 17002 get a; curl 127.0.0.1:18003/status"
+    )
+    shown = f"n2 follower 127.0.0.1:7002 serving Kafka 6 06a8f67a\n1 entry in {SHOWN_HOME}/replicator-data"
+    real = f"n2  follower 127.0.0.1:17002 serving  leader  17 deadbeef\n1 entry in {tmp_path}/replicator-data\n"
+    assert shell.comparable(shown) == shell.comparable(real)
+    assert shell.comparable("n2 leader") != shell.comparable("n1 leader")
+
+
+def test_blocks_of_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("text\n\n    a 1 # why\n    # only a comment\n\n```sh\nb \\\n  2\n```\n\n```text\nc\n```\n")
+    found = blocks(page)
+    assert found == [
+        Block(INDENTED, "a 1 # why\n# only a comment\n"),
+        Block(SHELL, "b \\\n  2\n"),
+        Block("text", "c\n"),
+    ]
+    assert [commands(block) for block in found] == [["a 1"], ["b    2"], []]
