@@ -10,8 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
-SHELL = "sh"
+SHELLS = {"sh", "bash", "shell", "console"}
 INDENTED = ""
+PROGRAMS = ("curl ", "kcat ", "make ", "python ", "python3 ", "redis-benchmark ", "redis-cli ", "replicator ")
+"""An indented line that begins with one of these is a command."""
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:\A|(?<=\n\n))((?: {4}[^\n]*\n)+)")
 
@@ -35,10 +37,14 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(block: Block) -> list[str]:
-    """The lines of a block that is for the shell, without comments."""
-    if block.language not in (SHELL, INDENTED):
+    """The lines that are for the shell, without comments."""
+    if block.language not in {*SHELLS, INDENTED}:
         return []
     lines = (re.sub(r"\s+#\s.*$", "", line).strip() for line in block.text.replace("\\\n", " ").splitlines())
+    if block.language == "console":
+        lines = (line.removeprefix("$ ") for line in lines if line.startswith("$ "))
+    if block.language == INDENTED:
+        lines = (line for line in lines if line.startswith(PROGRAMS))
     return [line for line in lines if line and not line.startswith("# ")]
 
 

@@ -98,20 +98,6 @@ def test_python_examples_compile(page: Path) -> None:
             compile(source, page.name, "exec")
 
 
-def test_shell_blocks_are_marked_alike() -> None:
-    for page in PAGES:
-        assert {block.language for block in blocks(page)} <= {
-            "",
-            "sh",
-            "text",
-            "python",
-            "go",
-            "toml",
-            "yaml",
-            "json",
-        }, page
-
-
 def test_every_page_is_in_the_navigation() -> None:
     navigation = re.findall(r": (\S+\.md)$", (DOCS.parent / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(navigation) == sorted(page.name for page in DOCS.glob("*.md"))

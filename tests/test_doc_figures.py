@@ -12,9 +12,11 @@ from replicator import limits
 from replicator.client import Client
 from replicator.config import load
 from replicator.intervals import AUTH_TIMEOUT_S, BARRIER_PAUSE_MS, CHECKPOINT_MS, HTTP_TIMEOUT_S, TRUNCATED_MS
+from replicator.local.kafka.jars import KAFKA_VERSION
 from replicator.protocol.timing import MAX_DRIFT, Timeouts
-from replicator.records.types import Timing
+from replicator.records.types import VERSION, Timing
 from replicator.store.keys import encode_key
+from replicator.store.meta import FORMAT
 from tools.configuration_doc import bytes_text
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +42,11 @@ FIGURES = [
     ("docs/redis.md", "at most {} arguments", f"{limits.MAX_WRITE_ITEMS:,}"),
     ("docs/redis.md", "at most {} entries", f"{limits.MAX_CHANGES:,}"),
     ("docs/leadership.md", "still ends before it after {}", duration(TRUNCATED_MS)),
+    ("docs/compatibility.md", "records in the log | {};", str(VERSION)),
+    ("docs/compatibility.md", "this program reads 1 to {} |", str(VERSION)),
+    ("docs/compatibility.md", "store of a node | {} |", str(FORMAT)),
+    ("docs/compatibility.md", "Apache Kafka | {} in KRaft mode", KAFKA_VERSION),
+    ("docs/faq.md", "in rate by more than {} percent", f"{MAX_DRIFT:.0%}".rstrip("%")),
     ("docs/modes.md", "hash with {} or more fields", f"{limits.FLUSH_ENTRIES:,}"),
     ("docs/redis.md", "more than {}. Split", duration(limits.MAX_EXEC_MS)),
     ("docs/redis.md", "no more than {} keys", f"{limits.MAX_SCAN_COUNT:,}"),
@@ -79,3 +86,11 @@ def test_a_figure_is_that_of_the_program(file: str, phrase: str, figure: str) ->
 
 def test_durations_in_words() -> None:
     assert [duration(ms) for ms in (750, 1_000, 1_500, 24 * 3_600_000)] == ["750 ms", "1 s", "1500 ms", "24 hours"]
+
+
+def test_the_figures_of_measurements_are_those_of_the_benchmarks() -> None:
+    measured = (ROOT / "docs/benchmarks.md").read_text()
+    cited = re.findall(r"\d+,\d{3}|\d\.\d\d(?= ms)", (ROOT / "docs/faq.md").read_text())
+    assert len(cited) >= 8
+    rounded = {"12,000"}
+    assert [it for it in cited if it not in measured and it not in rounded] == []
