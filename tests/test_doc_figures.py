@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 TIMING, TIMEOUTS = Timing(), Timeouts()
 NODE = load(None, {}, {"node": {"id": "n1", "cluster": "c", "dir": "/"}, "kafka": {"bootstrap": "k:1"}}).node
 LONGEST_KEY_BYTES = limits.MAX_KEY_BYTES - len(encode_key("kv", b"", b""))
+GO_REDIS = re.findall(r"go-redis/v9 v(\d+\.\d+)", (ROOT / "tests/clients/go/go.mod").read_text())[0]
 CLIENT_TIMEOUT_S = inspect.signature(Client).parameters["timeout_s"].default
 
 
@@ -46,6 +47,7 @@ FIGURES = [
     ("docs/compatibility.md", "this program reads 1 to {} |", str(VERSION)),
     ("docs/compatibility.md", "store of a node | {} |", str(FORMAT)),
     ("docs/compatibility.md", "Apache Kafka | {} in KRaft mode", KAFKA_VERSION),
+    ("docs/compatibility.md", "go-redis {} and", GO_REDIS),
     ("docs/faq.md", "in rate by more than {} percent", f"{MAX_DRIFT:.0%}".rstrip("%")),
     ("docs/modes.md", "hash with {} or more fields", f"{limits.FLUSH_ENTRIES:,}"),
     ("docs/redis.md", "more than {}. Split", duration(limits.MAX_EXEC_MS)),
