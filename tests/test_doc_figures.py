@@ -13,6 +13,7 @@ from replicator.client import Client
 from replicator.config import load
 from replicator.intervals import AUTH_TIMEOUT_S, BARRIER_PAUSE_MS, CHECKPOINT_MS, HTTP_TIMEOUT_S, TRUNCATED_MS
 from replicator.local.kafka.jars import KAFKA_VERSION
+from replicator.protocol.pace import Pace
 from replicator.protocol.timing import MAX_DRIFT, Timeouts
 from replicator.records.types import VERSION, Timing
 from replicator.store.keys import encode_key
@@ -20,17 +21,17 @@ from replicator.store.meta import FORMAT
 from tools.configuration_doc import bytes_text
 
 ROOT = Path(__file__).parents[1]
-TIMING, TIMEOUTS = Timing(), Timeouts()
+TIMING, TIMEOUTS, PACE = Timing(), Timeouts(), Pace()
 NODE = load(None, {}, {"node": {"id": "n1", "cluster": "c", "dir": "/"}, "kafka": {"bootstrap": "k:1"}}).node
 LONGEST_KEY_BYTES = limits.MAX_KEY_BYTES - len(encode_key("kv", b"", b""))
 GO_REDIS = re.findall(r"go-redis/v9 v(\d+\.\d+)", (ROOT / "tests/clients/go/go.mod").read_text())[0]
 CLIENT_TIMEOUT_S = inspect.signature(Client).parameters["timeout_s"].default
 
 
-def duration(ms: int) -> str:
+def duration(ms: float) -> str:
     for size, unit in ((3_600_000, "hours"), (1_000, "s")):
         if ms % size == 0:
-            return f"{ms // size} {unit}"
+            return f"{ms // size:.0f} {unit}"
     return f"{ms} ms"
 
 
@@ -67,7 +68,8 @@ FIGURES = [
     ("docs/operations.md", "at most `lease_ms` ({})", duration(TIMING.lease_ms)),
     ("docs/operations.md", "at most `read_ms` ({})", duration(TIMEOUTS.read_ms)),
     ("docs/operations.md", "heartbeat each `heartbeat_ms` ({})", duration(TIMING.heartbeat_ms)),
-    ("docs/operations.md", "{} records a day", f"{86_400_000 // TIMING.heartbeat_ms:,}"),
+    ("docs/operations.md", "needed its lease for {}, and", duration(PACE.quiet_after_ms)),
+    ("docs/operations.md", "appends a heartbeat every {}, which", duration(PACE.quiet_heartbeat_ms)),
     ("docs/operations.md", "a checkpoint every {}", duration(CHECKPOINT_MS)),
     ("docs/configuration.md", "authenticate within {}", f"{AUTH_TIMEOUT_S:g} s"),
     ("docs/configuration.md", "after {} without a complete request", f"{HTTP_TIMEOUT_S:g} s"),

@@ -121,6 +121,7 @@ class Shell:
         output = output.replace(str(self.home), SHOWN_HOME).replace(self.name, "replicator")
         output = re.sub(r"\b[0-9a-f]{8}\b|(?<!\bn)\d+", "#", output)  # the ids of nodes stay
         output = re.sub(r"\bserving .*", "serving", output)  # source and lag may be others by now
+        output = re.sub(r", (?:lease left # ms|idle)$", "", output, flags=re.MULTILINE)  # idle after some time
         return [" ".join(re.sub("─+", "", line).split()) for line in output.splitlines()]
 
 
