@@ -7,17 +7,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
-import trustme
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from replicator.errors import BrokerUnavailable
-from replicator.local.kafka import LocalBroker, settings
-from replicator.local.kafka.broker import new_cluster_id
-from replicator.local.kafka.settings import BrokerLayout, Listener
-from replicator.local.ports import random_free_ports
 from replicator.log.kafka.admin import ensure_topics, topic_id
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import KafkaSecurity
@@ -25,47 +18,26 @@ from replicator.log.kafka.topic import wal_topic
 from replicator.position import Offset
 from tests.log_contract import read
 from tests.process_cluster import Cluster
+from tests.secured_kafka import start_secured_kafka
 
 pytestmark = pytest.mark.kafka
 
 USER, PASSWORD = "alice", "correct horse"
-SECURED = "SECURED"
 LARGE = b"x" * 300_000  # several TLS records
 
 
-def secured_properties(layout: BrokerLayout, data_folder: str = settings.DATA_FOLDER) -> str:
-    properties = genuine_properties(layout, data_folder).replace(f"{SECURED}:PLAINTEXT", f"{SECURED}:SASL_SSL")
-    login = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}"'
-    return f"""{properties}
+LISTENER = f"""\
 sasl.enabled.mechanisms=PLAIN
-listener.name.{SECURED.lower()}.plain.sasl.jaas.config={login};
-ssl.keystore.type=PEM
-ssl.keystore.location=broker.pem
+listener.name.secured.plain.sasl.jaas.config=\
+org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}";
 """
-
-
-genuine_properties = settings.server_properties
 
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, KafkaSecurity]]:
-    folder = tmp_path_factory.mktemp("secured")
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
-    certificate = authority.issue_cert("127.0.0.1")
-    key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
-    pems = [key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())]  # Kafka reads no other format
-    pems.extend(pem.bytes() for pem in certificate.cert_chain_pems)
-    (folder / "broker.pem").write_bytes(b"".join(pems))
-    plain, port, controller = random_free_ports(3)
-    listeners = (Listener("BROKER", plain, plain), Listener(SECURED, port, port))
-    layout = BrokerLayout(1, listeners, controller, {1: controller}, new_cluster_id())
-    broker = LocalBroker(folder, layout=layout)
-    with patch.object(settings, "server_properties", secured_properties):
-        broker.start()
-    security = KafkaSecurity("SASL_SSL", cafile=str(folder / "ca.pem"), username=USER, password=PASSWORD)
-    yield f"127.0.0.1:{port}", security
-    broker.stop()
+    kafka = start_secured_kafka(tmp_path_factory.mktemp("secured"), LISTENER)
+    yield kafka.secured, KafkaSecurity("SASL_SSL", cafile=str(kafka.cafile), username=USER, password=PASSWORD)
+    kafka.broker.stop()
 
 
 async def test_a_log_behind_tls_and_a_password(secured: tuple[str, KafkaSecurity]) -> None:

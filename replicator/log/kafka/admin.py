@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from replicator.errors import BrokerUnavailable, ConfigError
 from replicator.intervals import ADMIN_TIMEOUT_S, TOPIC_POLL_S, TOPIC_TIMEOUT_S
 from replicator.limits import MAX_MESSAGE_BYTES
+from replicator.log.kafka.authorization import DENIED, needs
 from replicator.log.kafka.requests import PARTITION
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.log.kafka.topic import acks_topic, wal_topic
@@ -123,12 +124,13 @@ class KafkaAdmin:
         return self.client.describe_topics(TopicCollection([topic]), request_timeout=ADMIN_TIMEOUT_S)[topic]
 
     def describe_or_none(self, topic: str) -> Any:
+        """None if there is no such topic. Raises `BrokerUnavailable`, and `ConfigError` if the broker refuses."""
         try:
             return self.result(self.describe(topic))
         except KafkaException as error:
             if error.args[0].code() in MISSING:
                 return None
-            raise
+            raise ConfigError(f"topic {topic} cannot be described: {_reason(error, 'Describe', topic)}") from error
 
     def _unavailable(self, why: str) -> BrokerUnavailable:
         last = f" ({self._last_error.text})" if self._last_error.text else ""
@@ -159,11 +161,11 @@ class TopicLookup:
         translated = self._admin.translated(error)
         if isinstance(translated, BrokerUnavailable):
             return translated
-        return BrokerUnavailable(f"{topic} cannot be described: {error.args[0].str()}")
+        return BrokerUnavailable(f"topic {topic} cannot be described: {_reason(error, 'Describe', topic)}")
 
 
 def topic_id(bootstrap: str, topic: str, *, security: KafkaSecurity | None = None) -> str | None:
-    """None if there is no such topic. Raises `BrokerUnavailable`."""
+    """None if there is no such topic. Raises `BrokerUnavailable`, `ConfigError`."""
     description = KafkaAdmin(bootstrap, security).describe_or_none(topic)
     return None if description is None else str(description.topic_id)
 
@@ -174,7 +176,7 @@ def ensure_topics(
     """Create the topics of the cluster that do not exist, and wait until the brokers know them.
 
     By default as many copies as the brokers are configured to make, and at least 3, or as there are brokers that are
-    up. Settings of existing topics are not changed: see `check_topic`.
+    up. Existing topics need no permission to create any, and their settings are not changed: see `check_topic`.
 
     Raises `BrokerUnavailable`, and `ConfigError` if Kafka refuses.
     """
@@ -185,8 +187,10 @@ def ensure_topics(
     replicas = replication_factor or known or _default_replication_factor(admin)
     durable = {"min.insync.replicas": "2" if replicas >= 3 else "1"}
     may_wait = replication_factor is None
-    _create(admin, NewTopic(wal, 1, replicas, config={**WAL_SETTINGS, **durable}), may_wait=may_wait)
-    _create(admin, NewTopic(acks, 1, replicas, config=dict(ACKS_SETTINGS)), may_wait=may_wait)
+    if log is None:
+        _create(admin, NewTopic(wal, 1, replicas, config={**WAL_SETTINGS, **durable}), may_wait=may_wait)
+    if admin.describe_or_none(acks) is None:
+        _create(admin, NewTopic(acks, 1, replicas, config=dict(ACKS_SETTINGS)), may_wait=may_wait)
     return TopicIds(wal=_wait_for_leader(admin, wal), acks=_wait_for_leader(admin, acks))
 
 
@@ -214,7 +218,8 @@ async def recreate_acks_topic(admin: KafkaAdmin, cluster: str) -> None:
     except KafkaException as error:
         code = error.args[0].code()
         if code != KafkaError.TOPIC_ALREADY_EXISTS:
-            raise BrokerUnavailable(f"topic {topic} is missing, and was not created: {error.args[0].str()}") from error
+            why = _reason(error, "Create", topic)
+            raise BrokerUnavailable(f"topic {topic} is missing, and was not created: {why}") from error
     else:
         logger.warning("topic %s was missing: created", topic)
 
@@ -227,7 +232,8 @@ def delete_topics(bootstrap: str, cluster: str, *, security: KafkaSecurity | Non
             admin.result(admin.client.delete_topics([topic], request_timeout=ADMIN_TIMEOUT_S)[topic])
         except KafkaException as error:
             if error.args[0].code() not in MISSING:
-                raise ConfigError(f"Kafka refuses to delete topic {topic}: {error.args[0].str()}") from error
+                why = _reason(error, "Delete", topic)
+                raise ConfigError(f"Kafka refuses to delete topic {topic}: {why}") from error
 
 
 def trim(bootstrap: str, cluster: str, below_offset: Offset, *, security: KafkaSecurity | None = None) -> Offset:
@@ -241,7 +247,8 @@ def trim(bootstrap: str, cluster: str, below_offset: Offset, *, security: KafkaS
         [future] = admin.client.delete_records([target], request_timeout=ADMIN_TIMEOUT_S).values()
         return Offset(admin.result(future).low_watermark)
     except KafkaException as error:
-        raise ConfigError(f"{target.topic} cannot be trimmed below {below_offset}: {error.args[0].str()}") from error
+        why = _reason(error, "Delete", target.topic)
+        raise ConfigError(f"{target.topic} cannot be trimmed below {below_offset}: {why}") from error
 
 
 def _create(admin: KafkaAdmin, topic: NewTopic, *, may_wait: bool) -> None:
@@ -255,7 +262,13 @@ def _create(admin: KafkaAdmin, topic: NewTopic, *, may_wait: bool) -> None:
                 f"{error.args[0].str()}. Start the others, or set kafka.replication_factor"
             ) from error
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-            raise ConfigError(f"Kafka refuses to create topic {topic.topic}: {error.args[0].str()}") from error
+            why = _reason(error, "Create", topic.topic)
+            raise ConfigError(f"Kafka refuses to create topic {topic.topic}: {why}") from error
+
+
+def _reason(error: KafkaException, operation: str, topic: str) -> str:
+    """Why a broker refused a request that needs the ACL operation on the topic."""
+    return needs(operation, topic) if error.args[0].code() in DENIED else str(error.args[0].str())
 
 
 def _wait_for_leader(admin: KafkaAdmin, topic: str) -> str:

@@ -13,7 +13,7 @@ from replicator.log.kafka.admin import KafkaAdmin
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.kafka.topic import wal_topic
 
-NOT_READABLE = "unknown"
+NOT_READABLE = "unknown: this Kafka user needs the ACL operation DescribeConfigs"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from replicator.errors import BrokerUnavailable, ReplicatorError
+from replicator.log.kafka.authorization import TOPIC_AUTHORIZATION_FAILED, needs
 from replicator.log.kafka.broker_connection import Connection
 from replicator.log.kafka.failure_text import describe_failure
 from replicator.log.kafka.partition_leader import NO_EPOCH, LeaderLookup, PartitionLeader
@@ -53,11 +54,18 @@ class RequestLost(ReplicatorError):
 class RequestFailed(ReplicatorError):
     """The broker answered with the error `code` of the Kafka protocol."""
 
-    def __init__(self, what: str, code: int) -> None:
-        error = for_code(code)
-        name = _LEADER_EPOCHS.get(code) or f"{error.__name__} ({error.description or 'no description'})"
-        super().__init__(f"{what}: Kafka error {code} {name}")
+    def __init__(self, what: str, topic: str, code: int, *, operation: str) -> None:
+        """`operation`: that of the ACL which allows the request."""
+        super().__init__(f"{what} on {topic}: {describe_code(code, topic, operation)}")
         self.code = code
+
+
+def describe_code(code: int, topic: str, operation: str) -> str:
+    if code == TOPIC_AUTHORIZATION_FAILED:
+        return needs(operation, topic)
+    error = for_code(code)
+    name = _LEADER_EPOCHS.get(code) or f"{error.__name__} ({error.description or 'no description'})"
+    return f"Kafka error {code} {name}"
 
 
 class CorruptBatch(ReplicatorError):
@@ -140,7 +148,7 @@ class PartitionClient:
         """Append one encoded batch. Returns the offset of its first record."""
         request = Produce(self._topic, batch, acks=acks, timeout_ms=self._timeout_ms)
         produced: Produced = await self._request(lambda epoch: request, "append")
-        self._check(produced.code, "append")
+        self._check(produced.code, "append", "Write")
         return produced.base_offset
 
     async def fetch(self, offset: Offset, *, max_wait_ms: int, max_bytes: int) -> list[FetchedBatch]:
@@ -153,7 +161,7 @@ class PartitionClient:
                 lambda epoch: Fetch(self._topic, offset, epoch=epoch, max_wait_ms=max_wait_ms, max_bytes=max_bytes),
                 "read",
             )
-            self._check(fetched.code, f"read at offset {offset}")
+            self._check(fetched.code, f"read at offset {offset}", "Read")
             if fetched.records or not fetched.throttle_ms:
                 return split_batches(fetched.records)
             await asyncio.sleep(fetched.throttle_ms / 1000)
@@ -163,7 +171,7 @@ class PartitionClient:
         listed: ListedOffset = await self._request(
             lambda epoch: ListOffsets(self._topic, which, epoch=epoch), "list offsets"
         )
-        self._check(listed.code, "list offsets")
+        self._check(listed.code, "list offsets", "Describe")
         return listed.offset
 
     def reconnect(self) -> None:
@@ -231,6 +239,8 @@ class PartitionClient:
         """
         try:
             listed: ListedOffset = await connection.send(ListOffsets(self._topic, EARLIEST, epoch=leader.epoch))
+            if listed.code == TOPIC_AUTHORIZATION_FAILED:
+                raise BrokerUnavailable(needs("Describe", self._lookup.topic))
             if listed.code:
                 raise BrokerUnavailable(
                     f"broker {leader.node} at {leader.address} does not lead {self._lookup.topic} in epoch "
@@ -242,12 +252,12 @@ class PartitionClient:
             connection.close()
             raise
 
-    def _check(self, code: int, what: str) -> None:
+    def _check(self, code: int, what: str, operation: str) -> None:
         if not code:
             return
         # The broker may no longer be the leader: find the leader again before the next request.
         self._drop(self._connection)
-        raise RequestFailed(f"{what} on {self._lookup.topic}", code)
+        raise RequestFailed(what, self._lookup.topic, code, operation=operation)
 
     def _drop(self, connection: Connection | None) -> None:
         """Close a connection, unless another request has already done so."""

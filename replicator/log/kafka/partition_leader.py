@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError, for_code
 from replicator.address import Address
 from replicator.errors import BrokerUnavailable
 from replicator.intervals import LEADER_LOOKUP_MS, LEADER_WAIT_MS
+from replicator.log.kafka.authorization import TOPIC_AUTHORIZATION_FAILED, needs
 from replicator.log.kafka.broker_connection import CLIENT_ID, BrokerConnection, Connection
 from replicator.log.kafka.failure_text import describe_failure
 from replicator.log.kafka.metadata import TopicMetadataRequest
@@ -43,7 +44,8 @@ class MetadataAnswer:
     brokers: frozenset[Address]
     leader: PartitionLeader | None  # None: the topic does not exist, or has no leader now
     trouble: str
-    missing: bool  # the topic does not exist
+    missing: bool = False  # the topic does not exist
+    denied: bool = False  # this user may not describe the topic
 
 
 class LeaderLookup:
@@ -131,6 +133,9 @@ class LeaderLookup:
         if not leaders:
             if self._recreate is not None and all(answer.missing for answer in answers):
                 await self._recreate()
+            denied = next((answer for answer in answers if answer.denied), None)
+            if denied is not None:  # neither the address is wrong, nor is Kafka down
+                raise BrokerUnavailable(denied.trouble)
             raise self._unavailable(answers[0].trouble)
         best = max(leaders, key=lambda leader: leader.epoch)
         # A topic that was created again begins with a low epoch; a former leader that is cut off is in the minority.
@@ -194,9 +199,11 @@ def _answer(topic: str, response: Any) -> MetadataAnswer:
         return MetadataAnswer(
             brokers, None, f"topic {topic} does not exist, or this login may not use it", missing=True
         )
+    if topic_code == TOPIC_AUTHORIZATION_FAILED:
+        return MetadataAnswer(brokers, None, needs("Describe", topic), denied=True)
     if topic_code:
-        return MetadataAnswer(brokers, None, f"topic {topic}: {for_code(topic_code).__name__}", missing=False)
+        return MetadataAnswer(brokers, None, f"topic {topic}: {for_code(topic_code).__name__}")
     for _, partition, node, epoch, *_ in partitions:
         if partition == PARTITION and node in addresses:
-            return MetadataAnswer(brokers, PartitionLeader(epoch, node, addresses[node]), "", missing=False)
-    return MetadataAnswer(brokers, None, f"topic {topic} has no leader", missing=False)
+            return MetadataAnswer(brokers, PartitionLeader(epoch, node, addresses[node]), "")
+    return MetadataAnswer(brokers, None, f"topic {topic} has no leader")
