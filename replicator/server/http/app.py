@@ -1,15 +1,4 @@
-"""The HTTP API of a node.
-
-    GET  /healthz     200 unless the node has failed permanently: a node that was replaced needs no restart
-    GET  /readyz      200 if this node answers reads
-    GET  /leader      200 if this node is the leader and holds its lease: a load balancer sends writes here
-    GET  /replica     200 if this node is a follower and answers reads
-    GET  /status      the status of this node, as JSON
-    GET  /metrics     Prometheus metrics
-    GET  /snapshots   the snapshots of this node
-    POST /snapshots   take a snapshot
-    GET  /keys/KEY    read one key (`keys`)
-    PUT, DELETE /members, PUT /policy, /timing, POST /promote    (`members`)
+"""The HTTP API of a node: `api` says what each route does; those of `keys` and `members` are there.
 
 If the node has a password, requests that change something or read a key need `Authorization: Bearer <password>`; else
 only clients on its own machine may send them (`server.protection`). Changes need `Content-Type: application/json`.

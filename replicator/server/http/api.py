@@ -1,0 +1,176 @@
+"""What each route of the HTTP API does, as data: docs/openapi.json and docs/http-api.md are generated from it.
+
+The routes themselves are in `app`, `keys` and `members`; a test compares both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Shape(StrEnum):
+    """The names of the JSON objects, as docs/openapi.json defines them, and of the text of `/metrics`."""
+
+    ALIVE = "Alive"
+    READY = "Ready"
+    ROLE = "RoleAnswer"
+    STATUS = "Status"
+    METRICS = "Metrics"
+    SNAPSHOTS = "Snapshots"
+    SNAPSHOT_TAKEN = "SnapshotTaken"
+    KEY = "KeyValue"
+    MISSING_KEY = "MissingKey"
+    NEW_MEMBER = "NewMember"
+    MODE_CHANGE = "ModeChange"
+    POLICY = "PolicyChange"
+    TIMING = "TimingChange"
+    PROMOTION = "Promotion"
+    ACCEPTED = "Accepted"
+    ERROR = "Error"
+    REDIRECT = "NotLeader"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    name: str
+    where: str  # path or query
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    method: str
+    path: str
+    text: str  # one sentence
+    answers: Mapping[int, tuple[Shape, str]]  # and when; without those of `common_answers`
+    body: Shape | None = None
+    parameters: tuple[Parameter, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        return self.method != "GET"
+
+    @property
+    def is_protected(self) -> bool:
+        """Whether it needs the password, or, without one, a client on the node's own machine."""
+        return self.changes or self.path.startswith("/keys/")
+
+
+_STARTING = (Shape.ERROR, "The node is starting, has failed, or waits for Kafka: the error says which.")
+_INVALID = (Shape.ERROR, "The request is invalid: the error names the field, and what is expected.")
+_NODE = Parameter("node", "path", "Id of a member.")
+_ACCEPTED = (Shape.ACCEPTED, "The change is sent to the log. It has taken effect once `/status` shows it.")
+_AT_LEADER: Mapping[int, tuple[Shape, str]] = {
+    202: _ACCEPTED,
+    400: _INVALID,
+    409: (Shape.REDIRECT, "This node is not the leader. Send the request to the address in `leader`."),
+    503: _STARTING,
+}
+
+OPERATIONS = (
+    Operation(
+        "GET",
+        "/healthz",
+        "Liveness: only a node that has failed for good is not healthy.",
+        {200: (Shape.ALIVE, "It runs."), 500: (Shape.ERROR, "It has failed, and needs an operator: see the error.")},
+    ),
+    Operation(
+        "GET",
+        "/readyz",
+        "Readiness: whether this node answers reads.",
+        {200: (Shape.READY, "It does."), 503: _STARTING},
+    ),
+    Operation(
+        "GET",
+        "/leader",
+        "For load balancers of writes: whether this node is the leader and holds its lease.",
+        {200: (Shape.ROLE, "It is."), 503: (Shape.ROLE, "It is not, or it is starting (then with `error` only).")},
+    ),
+    Operation(
+        "GET",
+        "/replica",
+        "For load balancers of reads: whether this node is a follower that answers reads.",
+        {200: (Shape.ROLE, "It is."), 503: (Shape.ROLE, "It is not, or it is starting (then with `error` only).")},
+    ),
+    Operation(
+        "GET", "/status", "The status of this node, and what it knows of the cluster.", {200: (Shape.STATUS, "")}
+    ),
+    Operation(
+        "GET",
+        "/metrics",
+        "Metrics in the text format of Prometheus.",
+        {200: (Shape.METRICS, ""), 503: (Shape.ERROR, "The node is starting.")},
+    ),
+    Operation(
+        "GET",
+        "/snapshots",
+        "The complete snapshots in the folder of this node, the newest first.",
+        {200: (Shape.SNAPSHOTS, ""), 503: _STARTING},
+    ),
+    Operation(
+        "POST",
+        "/snapshots",
+        "Take a snapshot of the store of this node, which goes on serving.",
+        {201: (Shape.SNAPSHOT_TAKEN, "It is complete."), 503: (Shape.ERROR, "It failed, or the node is starting.")},
+    ),
+    Operation(
+        "GET",
+        "/keys/{key}",
+        "The value of one key, at a read level.",
+        {
+            200: (Shape.KEY, ""),
+            400: (Shape.ERROR, "The level is invalid, or the hash has too many fields for JSON."),
+            404: (Shape.MISSING_KEY, "There is no such key."),
+            409: (Shape.REDIRECT, "Only the leader could answer."),
+            503: (Shape.ERROR, "The level cannot be met here in time, or the node is starting."),
+        },
+        parameters=(
+            Parameter("key", "path", "The key, percent-encoded; it may contain slashes."),
+            Parameter(
+                "level",
+                "query",
+                "`eventual`, `bounded MS [RECORDS]`, `session TOKEN` or `linearizable`. Default: linearizable at the "
+                "leader, eventual at a follower.",
+            ),
+        ),
+    ),
+    Operation(
+        "PUT",
+        "/members",
+        "Add a member, or register a new process of one. Nodes do this themselves when they start.",
+        _AT_LEADER,
+        Shape.NEW_MEMBER,
+    ),
+    Operation(
+        "PUT",
+        "/members/{node}/mode",
+        "Make a member async, sync or a snapshotter.",
+        _AT_LEADER,
+        Shape.MODE_CHANGE,
+        (_NODE,),
+    ),
+    Operation("DELETE", "/members/{node}", "Remove a member.", _AT_LEADER, parameters=(_NODE,)),
+    Operation("PUT", "/policy", "Set which acks a write waits for.", _AT_LEADER, Shape.POLICY),
+    Operation("PUT", "/timing", "Change settings of the timing; the others stay.", _AT_LEADER, Shape.TIMING),
+    Operation(
+        "POST",
+        "/promote",
+        "Transfer leadership to another node. With `force`, that node takes it: send it there.",
+        _AT_LEADER,
+        Shape.PROMOTION,
+    ),
+)
+"""In the order of the documentation."""
+
+
+def common_answers(operation: Operation) -> Mapping[int, tuple[Shape, str]]:
+    """Refusals that do not depend on the operation, but on whether it is protected or changes something."""
+    answers: dict[int, tuple[Shape, str]] = {}
+    if operation.is_protected:
+        answers[401] = (Shape.ERROR, "The password is missing or wrong.")
+        answers[403] = (Shape.ERROR, "Without a password, only the node's own machine is served; see the error.")
+    if operation.changes:
+        answers[415] = (Shape.ERROR, "The header `Content-Type: application/json` is missing.")
+    return answers

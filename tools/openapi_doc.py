@@ -1,0 +1,224 @@
+"""Generates docs/openapi.json, and the part of docs/http-api.md between its markers, from `replicator.server.http.api`.
+
+python -m tools.openapi_doc
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from replicator import __version__
+from replicator.address import Address
+from replicator.node.health import NodeState
+from replicator.node.status import NodeStatus
+from replicator.protocol.roles import Role
+from replicator.records.types import Member, Policy, Timing, WaitFor, WriteMode
+from replicator.server.http.api import OPERATIONS, Operation, Shape, common_answers
+from replicator.server.http.members import SETTABLE_MODES
+from replicator.store.snapshot import Manifest
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE, OPENAPI = DOCS / "http-api.md", DOCS / "openapi.json"
+_PART = re.compile(r"(<!-- generated: operations -->\n).*?(<!-- end -->)", re.DOTALL)
+_PRIMITIVES: Mapping[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+
+Schema = dict[str, Any]
+
+TEXT: Schema = {"type": "string"}
+NODE_ID: Schema = {"type": "string", "description": "Id of a node."}
+HOST_PORT: Schema = {"type": "string", "description": "HOST:PORT, with an IPv6 host in brackets."}
+INCARNATION: Schema = {"type": "string", "pattern": "^[0-9a-f]{16}$", "description": "Of a process; random."}
+
+
+def schema_of(kind: Any) -> Schema:
+    """The JSON Schema of what `json.dumps` makes of `asdict` of a value of this type. Raises `TypeError`."""
+    kind = getattr(kind, "__supertype__", kind)  # of a NewType
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Address:
+        return HOST_PORT
+    if kind in _PRIMITIVES:
+        return {"type": _PRIMITIVES[kind]}
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return {"enum": [it.value for it in kind]}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [schema_of(it) for it in arguments]}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": schema_of(arguments[1])}
+    if origin in (tuple, list):
+        return {"type": "array", "items": schema_of(arguments[0])}
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return an_object({it.name: schema_of(hints[it.name]) for it in fields(kind)})
+    if isinstance(kind, type) and issubclass(kind, str):
+        return TEXT
+    raise TypeError(f"no schema for {kind}")
+
+
+def an_object(required: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None) -> Schema:
+    schema: Schema = {"type": "object", "properties": {**required, **(optional or {})}}
+    return {**schema, "required": list(required)} if required else schema
+
+
+def reference(shape: Shape) -> Schema:
+    return {"$ref": f"#/components/schemas/{shape}"}
+
+
+def shapes() -> dict[Shape, Schema]:
+    manifest, member = schema_of(Manifest)["properties"], schema_of(Member)["properties"]
+    leader = {"leader": {"anyOf": [NODE_ID, {"type": "null"}]}}
+    roles = an_object(
+        {"id": NODE_ID, "role": schema_of(Role), "state": schema_of(NodeState), **leader},
+        {"resp": HOST_PORT, "http": HOST_PORT},
+    )
+    return {
+        Shape.ALIVE: an_object({"id": NODE_ID, "alive": {"const": True}}),
+        Shape.READY: an_object({"id": NODE_ID, "role": schema_of(Role)}),
+        Shape.ROLE: {"anyOf": [roles, reference(Shape.ERROR)], "description": "`resp` and `http` are of the leader."},
+        Shape.STATUS: _status(an_object({**member, "incarnation": INCARNATION})),
+        Shape.METRICS: TEXT,
+        Shape.SNAPSHOTS: an_object(
+            {"folder": TEXT, "snapshots": {"type": "array", "items": schema_of(Manifest)}},
+        ),
+        Shape.SNAPSHOT_TAKEN: an_object({"folder": TEXT, **manifest}),
+        Shape.KEY: _key(),
+        Shape.MISSING_KEY: an_object({"key": TEXT, "level": TEXT, "token": TEXT, "error": TEXT}),
+        Shape.NEW_MEMBER: an_object(
+            {"node": NODE_ID, "resp": HOST_PORT, "http": HOST_PORT, "priority": {"type": "integer"}},
+            {"incarnation": INCARNATION, "replaces": {**INCARNATION, "description": "Required with `incarnation`."}},
+        ),
+        Shape.MODE_CHANGE: an_object({"mode": {"enum": [mode.value for mode in SETTABLE_MODES]}}),
+        Shape.POLICY: an_object(
+            {"write": schema_of(WriteMode)},
+            {
+                "wait_for": schema_of(WaitFor),
+                "quorum": {"type": "integer", "description": "With `wait_for` `quorum`: how many sync members."},
+                "named": {"type": "array", "items": NODE_ID, "description": "With `wait_for` `named`."},
+            },
+        ),
+        Shape.TIMING: {**an_object({}, _timing()), "minProperties": 1},
+        Shape.PROMOTION: an_object({"node": NODE_ID}, {"force": {"type": "boolean", "default": False}}),
+        Shape.ACCEPTED: an_object({"accepted": TEXT}),
+        Shape.ERROR: an_object({"error": TEXT}),
+        Shape.REDIRECT: an_object({"error": TEXT, "leader": {"anyOf": [HOST_PORT, {"type": "null"}]}}),
+    }
+
+
+def _timing() -> Mapping[str, Schema]:
+    hints = get_type_hints(Timing, include_extras=True)
+    return {it.name: {"type": "integer", "description": hints[it.name].__metadata__[0]} for it in fields(Timing)}
+
+
+def _key() -> Schema:
+    value = {"anyOf": [TEXT, {"type": "object", "additionalProperties": TEXT}]}
+    known = {"key": TEXT, "level": TEXT, "token": TEXT}
+    schema = an_object({**known, "type": {"enum": ["string", "hash"]}, "value": value})
+    schema["description"] = (
+        "The value of a hash is an object. Bytes that are not valid UTF-8 are escaped with backslashes. `token` is for "
+        "the level `session`."
+    )
+    return schema
+
+
+def _status(member: Schema) -> Schema:
+    identity = {"cluster": TEXT, "incarnation": INCARNATION}
+    members = {"type": "array", "items": member}
+    starting = an_object(
+        {
+            **identity,
+            "node": an_object(
+                {
+                    "id": NODE_ID,
+                    "state": {"const": NodeState.WAITING.value},
+                    "trouble": TEXT,
+                    "kafka_answers": {"type": "boolean"},
+                }
+            ),
+            "members": {"type": "array", "maxItems": 0},
+        }
+    )
+    serving = an_object(
+        {
+            **identity,
+            "node": schema_of(NodeStatus),
+            "members": members,
+            "policy": schema_of(Policy),
+            "record_version": {"type": "integer", "description": "Version of the records that the leader writes."},
+            "timing": {"anyOf": [an_object(_timing()), {"type": "null"}]},
+            "acked_offsets": {"type": "object", "additionalProperties": {"type": "integer"}},
+        }
+    )
+    return {"anyOf": [serving, starting], "description": "The short form is that of a node that is starting."}
+
+
+def openapi() -> dict[str, Any]:
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "replicator: the HTTP API of a node",
+            "version": __version__,
+            "description": "Fields may be added to answers: ignore unknown ones. HEAD is answered wherever GET is.",
+        },
+        "servers": [{"url": "http://127.0.0.1:8001"}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"password": {"type": "http", "scheme": "bearer"}},
+            "schemas": {shape.value: schema for shape, schema in shapes().items()},
+        },
+    }
+
+
+def _described(operation: Operation) -> dict[str, Any]:
+    answers = {**operation.answers, **common_answers(operation)}
+    found: dict[str, Any] = {"summary": operation.text, "responses": {}}
+    for code, (shape, text) in sorted(answers.items()):
+        media = "text/plain" if shape is Shape.METRICS else "application/json"
+        content = {media: {"schema": reference(shape)}}
+        found["responses"][str(code)] = {"description": text or "The answer.", "content": content}
+    if operation.parameters:
+        found["parameters"] = [
+            {"name": it.name, "in": it.where, "required": it.where == "path", "description": it.text, "schema": TEXT}
+            for it in operation.parameters
+        ]
+    if operation.body is not None:
+        content = {"application/json": {"schema": reference(operation.body)}}
+        found["requestBody"] = {"required": True, "content": content}
+    if operation.is_protected:
+        found["security"] = [{"password": []}, {}]
+    return found
+
+
+def operations_table() -> str:
+    lines = ["| request | | body | answers |", "| --- | --- | --- | --- |"]
+    for it in OPERATIONS:
+        codes = ", ".join(str(code) for code in sorted({**it.answers, **common_answers(it)}))
+        body = "" if it.body is None else ", ".join(f"`{name}`" for name in _body_fields(it.body))
+        lines.append(f"| `{it.method} {it.path}` | {it.text} | {body} | {codes} |")
+    return "\n".join(lines)
+
+
+def _body_fields(shape: Shape) -> list[str]:
+    schema = shapes()[shape]
+    return [name if name in schema.get("required", ()) else f"[{name}]" for name in schema["properties"]]
+
+
+def regenerated(page: str) -> str:
+    return _PART.sub(lambda found: f"{found[1]}{operations_table()}\n{found[2]}", page)
+
+
+def encoded() -> str:
+    return json.dumps(openapi(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    OPENAPI.write_text(encoded())
+    PAGE.write_text(regenerated(PAGE.read_text()))
