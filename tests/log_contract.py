@@ -26,6 +26,11 @@ class LogContract:
         assert await log.append([b"d"]) == base + 3
         assert await log.end() == base + 4
 
+    async def test_the_size_grows_with_the_log(self, log: Log) -> None:
+        before = await log.size_bytes()
+        await log.append([bytes(1000)])
+        assert await log.size_bytes() >= before + 1000
+
     async def test_entries_come_in_order_with_their_offsets(self, log: Log) -> None:
         base = await log.append([b"a", b"", bytes(100_000)])
         await log.append([b"d"])

@@ -12,15 +12,18 @@ from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError
 from aiokafka.protocol.fetch import FetchRequest_v9, FetchResponse_v9
 from aiokafka.protocol.offset import OffsetResponse_v4
 from aiokafka.protocol.produce import ProduceRequest_v3, ProduceResponse_v3
+from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Int64, Schema, String
 
 from replicator.log.kafka.broker_connection import BrokerConnection, check_versions
 from replicator.log.kafka.requests import (
     EARLIEST,
     LATEST,
+    DescribeLogDirs,
     Fetch,
     FetchedRecords,
     ListedOffset,
     ListOffsets,
+    LogSize,
     PartitionRequest,
     Produce,
     Produced,
@@ -56,6 +59,29 @@ RESPONSES = [
     (FETCH, FetchResponse_v9(300, 0, 0, []), FetchedRecords(0, b"", 300)),  # a quota is exceeded
     (LIST, OffsetResponse_v4(7, [(TOPIC, [(0, 0, -1, OFFSET, 7)])]), ListedOffset(0, OFFSET)),
 ]
+
+
+_LOG = Array(("partition", Int32), ("size", Int64), ("lag", Int64), ("is_future", Boolean))
+_LOGS = Array(("name", String("utf-8")), ("partitions", _LOG))
+LOG_DIRS = Schema(("throttle_ms", Int32), ("dirs", Array(("code", Int16), ("dir", String("utf-8")), ("topics", _LOGS))))
+
+
+def test_the_request_for_the_size_of_the_log() -> None:
+    request = Schema(("topics", Array(("name", String("utf-8")), ("partitions", Array(Int32)))))
+    assert DescribeLogDirs(ENCODED).encode() == request.encode([[(TOPIC, [0])]])
+
+
+@pytest.mark.parametrize(
+    ("folders", "size"),
+    [
+        ([(0, "/a", []), (0, "/b", [(TOPIC, [(0, 1 << 40, 0, False)])])], LogSize(0, 1 << 40)),
+        ([(57, "/a", []), (0, "/b", [])], LogSize(57, 0)),
+        ([], LogSize(31, 0)),
+    ],
+    ids=["in the second folder", "a broken folder", "not allowed"],
+)
+def test_the_size_of_the_log(folders: Any, size: LogSize) -> None:
+    assert DescribeLogDirs(ENCODED).decode(b"head" + LOG_DIRS.encode([7, folders]), 4) == size
 
 
 @pytest.mark.parametrize(("own", "other"), REQUESTS)

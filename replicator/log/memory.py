@@ -67,6 +67,9 @@ class MemoryLog:
     async def end(self) -> Offset:
         return self._next
 
+    async def size_bytes(self) -> int:
+        return sum(len(entry.payload) for entry in self.entries)
+
     async def close(self) -> None:
         pass
 

@@ -88,6 +88,10 @@ class Log(Protocol):
         """
         ...
 
+    async def size_bytes(self) -> int:
+        """What one copy of the log takes. Raises `BrokerUnavailable`, also if this client may not know."""
+        ...
+
     async def close(self) -> None: ...
 
 

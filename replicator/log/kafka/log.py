@@ -63,6 +63,7 @@ class KafkaLog:
         self._monitor = monitor
         self._appender = PartitionClient(self._lookup, options.append_timeout_ms)
         self._lister = PartitionClient(self._lookup, options.offsets_timeout_ms)
+        self._sizer = PartitionClient(self._lookup, options.offsets_timeout_ms)  # may be answered late
         self._shared_end = SharedRequest(self._request_end)
         self._known = KnownEnd(NO_EPOCH, Offset(0))
 
@@ -138,10 +139,19 @@ class KafkaLog:
         self._monitor.check()
         return await self._shared_end()
 
+    async def size_bytes(self) -> int:
+        """Also raises `LogDamage`."""
+        self._monitor.check()
+        try:
+            return await self._sizer.size_bytes()
+        except (RequestFailed, RequestLost) as error:
+            raise BrokerUnavailable(str(error)) from error
+
     async def close(self) -> None:
         await self._shared_end.close()
         self._appender.close()
         self._lister.close()
+        self._sizer.close()
         await asyncio.gather(self._monitor.close(), self._lookup.close())
 
     async def _request_end(self) -> Offset:

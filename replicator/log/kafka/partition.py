@@ -26,10 +26,12 @@ from replicator.log.kafka.failure_text import describe_failure
 from replicator.log.kafka.partition_leader import NO_EPOCH, LeaderLookup, PartitionLeader
 from replicator.log.kafka.requests import (
     EARLIEST,
+    DescribeLogDirs,
     Fetch,
     FetchedRecords,
     ListedOffset,
     ListOffsets,
+    LogSize,
     PartitionRequest,
     Produce,
     Produced,
@@ -173,6 +175,13 @@ class PartitionClient:
         )
         self._check(listed.code, "list offsets", "Describe")
         return listed.offset
+
+    async def size_bytes(self) -> int:
+        """Of the log on the disk of the leader. Kafka wants the right `Describe` on its cluster for that."""
+        size: LogSize = await self._request(lambda epoch: DescribeLogDirs(self._topic), "describe the log")
+        if size.code:  # the broker may well lead the partition: its connection stays
+            raise RequestFailed(f"describe {self._lookup.topic}", size.code)
+        return size.size_bytes
 
     def reconnect(self) -> None:
         """Look the leader up again before the next request: what this one answers shows that it is a former one."""

@@ -1,4 +1,4 @@
-"""Requests about one partition: produce, fetch and list offsets.
+"""Requests about one partition: produce, fetch, list offsets, and the size of its log.
 
 They are packed and unpacked as a whole: aiokafka's own requests, which it encodes field by field, cost several times as
 much.
@@ -20,6 +20,7 @@ LATEST = -1
 EARLIEST = -2
 
 _NO_REPLICA = -1
+_CLUSTER_AUTHORIZATION_FAILED = 31
 _READ_UNCOMMITTED = 0
 
 _LENGTH = Struct(">i")
@@ -40,6 +41,8 @@ _FETCHED = Struct(">hqqqi")  # error code, high watermark, last stable offset, s
 _LISTED = Struct(">hqq")  # error code, timestamp, offset
 _THROTTLE_BYTES = 4
 _ABORTED_TRANSACTION_BYTES = 16
+_LOG_DIR_FAILED = Struct(">h")
+_LOG_SIZE = Struct(">qq?")  # size, lag of the offset, whether the broker moves the log there
 
 
 class Produced(NamedTuple):
@@ -56,6 +59,11 @@ class FetchedRecords(NamedTuple):
 class ListedOffset(NamedTuple):
     code: int
     offset: Offset
+
+
+class LogSize(NamedTuple):
+    code: int
+    size_bytes: int
 
 
 class _Request:
@@ -149,5 +157,32 @@ class ListOffsets(_Request):
         return ListedOffset(code, Offset(offset))
 
 
+class DescribeLogDirs(_Request):
+    """The size of the log on the disk of one broker."""
+
+    API_KEY, API_VERSION = 35, 1
+
+    def encode(self) -> bytes:
+        return self._about_topic() + _LENGTH.pack(PARTITION)
+
+    def decode(self, frame: bytes, at: int) -> LogSize:
+        """The answer begins at `at`. It lists all folders of the broker, of which one has the log."""
+        [folders] = _LENGTH.unpack_from(frame, at + _THROTTLE_BYTES)
+        at += _THROTTLE_BYTES + _LENGTH.size
+        for _ in range(folders):
+            [code] = _LOG_DIR_FAILED.unpack_from(frame, at)
+            at += _LOG_DIR_FAILED.size
+            at += 2 + int.from_bytes(frame[at : at + 2], "big")
+            [topics] = _LENGTH.unpack_from(frame, at)
+            if code:
+                return LogSize(code, 0)
+            if topics:
+                size_bytes, _, _ = _LOG_SIZE.unpack_from(frame, self._partition_at(at))
+                return LogSize(0, size_bytes)
+            at += _LENGTH.size
+        return LogSize(_CLUSTER_AUTHORIZATION_FAILED, 0)  # version 1 has no other way to say so
+
+
 REQUESTS = (Produce, Fetch, ListOffsets)
-PartitionRequest = Produce | Fetch | ListOffsets
+"""Without which no node can run; `DescribeLogDirs` is for metrics only."""
+PartitionRequest = Produce | Fetch | ListOffsets | DescribeLogDirs
