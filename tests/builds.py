@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.local.build import is_compiled
+from replicator.server.build import is_compiled
 
 needs_interpreted = pytest.mark.skipif(
     is_compiled(), reason="replaces functions of modules that are compiled, whose callers do not look them up"

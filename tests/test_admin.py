@@ -155,10 +155,27 @@ async def test_the_metrics_are_current(servers: HttpServers) -> None:
     lines = (await client.text("/metrics")).splitlines()
     assert "replicator_leader 1.0" in lines
     assert "replicator_serving 1.0" in lines
-    assert "replicator_entries 1.0" in lines
+    assert "replicator_store_entries 1.0" in lines
     assert "replicator_lag_records 0.0" in lines
     assert "replicator_commands_total 7.0" in lines
     assert 'replicator_writes_total{outcome="ok"} 0.0' in lines
+
+
+async def test_the_sizes_of_store_log_and_newest_snapshot(servers: HttpServers) -> None:
+    client, running = await single_leader(servers)
+    await running.write(b"k", b"v" * 10_000)
+    assert "replicator_snapshots 0.0" in await client.text("/metrics")
+    _, taken = await client.ask("POST", "/snapshots")
+    lines = dict(line.rsplit(" ", 1) for line in (await client.text("/metrics")).splitlines() if line[0] != "#")
+    assert float(lines["replicator_store_size_bytes"]) == (running.machine.folder / "data.mdb").stat().st_size > 10_000
+    assert float(lines["replicator_log_size_bytes"]) > 10_000
+    assert float(lines["replicator_log_start_offset"]) == 0
+    assert float(lines["replicator_snapshots"]) == 1
+    assert float(lines["replicator_snapshot_size_bytes"]) == taken["bytes"]
+    assert float(lines["replicator_snapshot_offset"]) == taken["offset"]
+    assert float(lines["replicator_snapshot_timestamp_seconds"]) == taken["taken_at_ms"] / 1000
+    (Path(taken["folder"]) / taken["name"] / "manifest.json").write_text("{")
+    assert "replicator_snapshot" not in await client.text("/metrics")
 
 
 async def test_a_node_that_has_failed_is_neither_healthy_nor_ready(servers: HttpServers) -> None:

@@ -143,10 +143,10 @@ class FakeTransport:
 class Stage:
     """One connection. Steps are lines of a client (bytes) and events (text)."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns | None = None) -> None:
         self.backend = FakeBackend()
         self.server = RedisServer(cast(Backend, self.backend), Address("", 0), cluster="c")
-        self.server.turns = Turns(lambda: 0.0)  # one slice of time that never ends
+        self.server.turns = turns or Turns(lambda: 0.0)  # one slice of time that never ends
         self.transport = FakeTransport()
         self.connection = Connection(self.server, 7)
         self.connection.connection_made(cast(asyncio.Transport, self.transport))
@@ -347,7 +347,7 @@ async def test_states_and_replies(steps: Steps) -> None:
 
 async def test_a_reply_that_is_ready_waits_for_those_before_it() -> None:
     transport = FakeTransport()
-    replies = Replies(Stats(), lambda: replies.flush())
+    replies = Replies(Stats(), lambda: replies.flush(), lambda: 0.0)
     replies.transport = cast(asyncio.Transport, transport)
     first, second = replies.add_pending(b"1"), replies.add_pending(b"2")
     replies.add(b"3")

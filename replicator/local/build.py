@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import platform
 import sysconfig
-from pathlib import Path
 
 from replicator.log.kafka.check import CheckResult
-from replicator.records import fast
-
-
-def is_compiled() -> bool:
-    """Whether the modules that pyproject.toml lists for mypyc are compiled."""
-    return Path(fast.__file__).suffix != ".py"
+from replicator.server.build import is_compiled
 
 
 def is_python_optimized() -> bool:

@@ -25,6 +25,7 @@ class Group(NamedTuple):
     writes: Sequence[PendingWrite]
     state: LogState  # after the group
     committed_ms: float
+    written_us: int  # by the wall clock
 
 
 class Commitment:
@@ -78,9 +79,9 @@ class Commitment:
         late = takewhile(lambda group: group.committed_ms < committed_ms, self._groups)
         return max((group.state.offset for group in late), default=BEFORE_LOG)
 
-    def add(self, group: Sequence[PendingWrite], state: LogState) -> None:
-        """The group is committed; `state` is the state after it."""
-        self._groups.append(Group(group, state, self._context.clock.elapsed_ms()))
+    def add(self, group: Sequence[PendingWrite], state: LogState, written_us: int) -> None:
+        """The group is committed; `state` is the state after it, and `written_us` the time in its records."""
+        self._groups.append(Group(group, state, self._context.clock.elapsed_ms(), written_us))
         before = self.membership
         for pending in group:  # in the order of the log: what a removal waits for depends on the timing before it
             if type(pending.body) is Membership:
@@ -98,12 +99,20 @@ class Commitment:
         while groups and groups[0].state.offset <= confirmed:
             ready.append(groups.popleft())
         if ready:
+            if self.requirement.needed:
+                self._observe_acks(ready)
             applied = [pending for group in ready for pending in group.writes]
-            self._context.replica.apply([pending.body for pending in applied], ready[-1].state)
+            _, state, _, written_us = ready[-1]
+            self._context.replica.apply([pending.body for pending in applied], state, written_us)
             for pending in applied:
                 writes.apply(pending.epoch, pending.seq, pending.offset)
         writes.confirm(confirmed)
         self._release_confirmed(confirmed)
+
+    def _observe_acks(self, groups: Sequence[Group]) -> None:
+        now_ms, ack_latency = self._context.clock.peek_ms(), self._context.latencies.ack
+        for group in groups:
+            ack_latency.observe((now_ms - group.committed_ms) / 1000)
 
     def _release_confirmed(self, confirmed: Offset) -> None:
         """Resume reads of suspended keys: all replicas have applied the writes so far, also of earlier leaders.

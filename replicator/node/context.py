@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from replicator.log.port import Log, Reader
 from replicator.node.clock import Clock
 from replicator.node.commit_point import CommitPoint
+from replicator.node.latencies import StageLatencies
 from replicator.node.registration import Registration
 from replicator.node.replica import Replica
 from replicator.node.role_state import RoleState
@@ -38,6 +39,7 @@ class NodeContext:
     configured_timing: Timing  # of this node's config, for a new cluster
     configured_names: frozenset[str]  # fields of it that the config gives; the others are defaults
     random: random.Random
+    latencies: StageLatencies
 
     @property
     def timing(self) -> Timing:
@@ -68,11 +70,12 @@ def open_context(
 ) -> NodeContext:
     """`timing`: for a new cluster. `eligible`: whether the node may start elections at once (`RoleState.eligible`)."""
     writes = Writes(machine.view)
+    latencies = StageLatencies()
     followed = TimingState.opened(machine.timing, timing, clock.elapsed_ms())
     return NodeContext(
         author=author,
         priority=priority,
-        replica=Replica(machine, RecordCodec()),
+        replica=Replica(machine, RecordCodec(), clock, latencies.apply),
         registration=Registration(author),
         writes=writes,
         roles=RoleState(author, writes, clock, followed, eligible=eligible),
@@ -85,4 +88,5 @@ def open_context(
         configured_timing=timing,
         configured_names=frozenset(configured_names),
         random=rng,
+        latencies=latencies,
     )

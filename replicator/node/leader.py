@@ -116,16 +116,17 @@ class Leader:
             await writes.arrived.wait()
             writes.arrived.clear()
             while group := self._next_group():
-                numbered, state = self._number(group)
+                numbered, state, written_us = self._number(group)
                 outcome = await self._append(numbered.payloads)
                 if isinstance(outcome, Committed):
                     context.roles.append_committed(outcome.sent_ms)
+                    self._observe_append(outcome.sent_ms, state.offset)
                     self._state = state
                     context.commit_point.set_known(state.offset)
                     self._backlog.add(numbered)
                     if any(type(it.body) is not Heartbeat for it in group):
                         self._heartbeats.note_use(outcome.sent_ms)
-                    self._commitment.add(group, state)
+                    self._commitment.add(group, state, written_us)
                 elif isinstance(outcome, Refused):
                     context.roles.append_failed(outcome.error)
                     writes.refuse(group, Busy(f"the log refused the write: {outcome.error}"))
@@ -144,6 +145,11 @@ class Leader:
         if isinstance(outcome, Refused):
             commit_point.set_known(self._state.offset)
         return outcome
+
+    def _observe_append(self, sent_ms: float, end: Offset) -> None:
+        now_ms = self._context.clock.peek_ms()
+        self._context.latencies.append.observe((now_ms - sent_ms) / 1000)
+        self._progress.note_committed(end, now_ms)
 
     @property
     def _is_drained(self) -> bool:
@@ -193,8 +199,11 @@ class Leader:
         self._checkpoint_ms = now_ms
         return False
 
-    def _number(self, group: list[PendingWrite]) -> tuple[CommittedBatch, LogState]:
-        """Assign epoch, seq and offset to each write. Returns the encoded records, and the state after them."""
+    def _number(self, group: list[PendingWrite]) -> tuple[CommittedBatch, LogState, int]:
+        """Assign epoch, seq and offset to each write.
+
+        Returns the encoded records, the state after them, and the time in their headers (us).
+        """
         state = self._state
         epoch, seq, chain, offset = state.epoch, state.seq, state.chain, state.offset
         payloads: list[bytes] = []
@@ -210,7 +219,7 @@ class Leader:
                 pending.epoch, pending.seq, pending.offset = epoch, seq, offset
             ends.append(RecordEnd(seq, chain))
         numbered = CommittedBatch(Offset(state.offset + 1), payloads, ends)
-        return numbered, state._replace(seq=seq, chain=chain, offset=offset, leader_offset=offset)
+        return numbered, state._replace(seq=seq, chain=chain, offset=offset, leader_offset=offset), time_us
 
     async def _check_log(self) -> None:
         """After a refusal: raises `LogDamage` if the topic was deleted or recreated."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from replicator.errors import BrokerUnavailable, Busy, Loading, Replaced, ReplicatorError, StoreFull
 from replicator.intervals import NODE_RETRY_MS, REVIEW_MS, STATUS_END_MS
@@ -17,6 +19,7 @@ from replicator.node.expiry import delete_expired
 from replicator.node.follower import Follower
 from replicator.node.health import NodeHealth, NodeState
 from replicator.node.index_source import IndexSource
+from replicator.node.latencies import StageLatencies
 from replicator.node.leader import Leader
 from replicator.node.leader_index import LeaderIndex
 from replicator.node.leader_link import LeaderLink
@@ -25,8 +28,8 @@ from replicator.node.outage_log import OutageLog
 from replicator.node.reads import NodeReads
 from replicator.node.record_source import RecordSource
 from replicator.node.replica import RowListener
-from replicator.node.replica_progress import LastAck, ReplicaProgress, ReplicaReport
-from replicator.node.status import NodeStatus, node_status
+from replicator.node.replica_progress import LastAck, ReplicaLag, ReplicaProgress, ReplicaReport
+from replicator.node.status import LogExtent, NodeStatus, node_status
 from replicator.node.timing import TimingChanges, log_ignored
 from replicator.node.transfer import LeadershipTransfer
 from replicator.position import NodeId, Offset, Token
@@ -35,6 +38,8 @@ from replicator.records.types import Member, Membership, Timing
 from replicator.store.view import Transaction, View
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Node:
@@ -166,10 +171,15 @@ class Node:
 
     async def current_status(self) -> NodeStatus:
         """The status, after asking the log for its end, which must not delay it: the state reports what is wrong."""
-        with contextlib.suppress(ReplicatorError, TimeoutError):
-            async with asyncio.timeout(STATUS_END_MS / 1000):
-                self._health.note_end(await self._context.log.end())
+        end = await _in_time(self._context.log.end())
+        if end is not None:
+            self._health.note_end(end)
         return self.status()
+
+    async def log_extent(self) -> LogExtent:
+        log = self._context.log
+        start, size_bytes = await asyncio.gather(_in_time(log.start()), _in_time(log.size_bytes()))
+        return LogExtent(start, size_bytes)
 
     def begin(self) -> Transaction:
         """As `ClientWrites.begin`. A leader that has failed says so, as it will not take writes again."""
@@ -216,6 +226,21 @@ class Node:
         if state.leader != context.author:
             return ()
         return self._progress.reports(state, context.roles.last_commit_ms, context.timing.sync_ms)
+
+    @property
+    def replica_lags(self) -> dict[NodeId, ReplicaLag]:
+        """Of the same nodes as `replicas`."""
+        state = self._context.replica.state
+        return self._progress.lags(state) if state.leader == self._context.author else {}
+
+    @property
+    def store_bytes(self) -> int:
+        """On disk."""
+        return self._context.replica.machine.size_bytes
+
+    @property
+    def latencies(self) -> StageLatencies:
+        return self._context.latencies
 
     @property
     def row_listener(self) -> RowListener | None:
@@ -274,3 +299,11 @@ class Node:
     def make_eligible(self) -> None:
         """Allow this node to start elections, once it is known that no other process uses its id."""
         self._context.roles.eligible = True
+
+
+async def _in_time(request: Coroutine[Any, Any, T]) -> T | None:
+    """The answer of the log to a request for a status, which must not be delayed by it."""
+    with contextlib.suppress(ReplicatorError, TimeoutError):
+        async with asyncio.timeout(STATUS_END_MS / 1000):
+            return await request
+    return None

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from replicator.errors import LogDamage, UpgradeNeeded
 from replicator.limits import SLICE_CHANGES
 from replicator.log.port import Entry
+from replicator.node.clock import Clock
+from replicator.node.latencies import Histogram
 from replicator.node.offset_waiters import OffsetWaiters
 from replicator.node.term_history import TermHistory
 from replicator.position import Author, Offset
@@ -42,9 +44,11 @@ def _changes(record: Record) -> int:
 
 
 class Replica:
-    def __init__(self, machine: Machine, codec: RecordCodec) -> None:
+    def __init__(self, machine: Machine, codec: RecordCodec, clock: Clock, apply_latency: Histogram) -> None:
         self.machine = machine
         self.codec = codec
+        self._clock = clock
+        self._apply_latency = apply_latency
         self.void_records = 0
         self.terms = TermHistory()
         self.compared = asyncio.Event()  # set once the log is known to hold what the store holds
@@ -134,9 +138,8 @@ class Replica:
 
     def _apply_accepted(self, accepted: Sequence[Accepted], state: LogState) -> None:
         if state is not self.state:
-            self.apply([body for _, record in accepted for body in singles(record.body)], state)
-        if accepted:
-            self._written_us = accepted[-1].record.header.timestamp_us
+            written_us = accepted[-1].record.header.timestamp_us if accepted else self._written_us
+            self.apply([body for _, record in accepted for body in singles(record.body)], state, written_us)
 
     def _note_claims(self, leader: Author | None, accepted: Iterable[Accepted]) -> None:
         for offset, (header, body, _) in accepted:
@@ -144,9 +147,15 @@ class Replica:
                 self.terms.note(leader, offset, header, body)
                 leader = body.leader
 
-    def apply(self, bodies: Sequence[Single], state: LogState) -> None:
-        """Apply the bodies of accepted records in order; `state` is the state after them."""
+    def apply(self, bodies: Sequence[Single], state: LogState, written_us: int) -> None:
+        """Apply the bodies of accepted records in order.
+
+        `state` is the state after them; the last one was written at `written_us`, by its author's clock.
+        """
+        began_ms = self._clock.peek_ms()
         self.machine.apply(bodies, state)
+        self._apply_latency.observe((self._clock.peek_ms() - began_ms) / 1000)
+        self._written_us = written_us
         self._waiters.advance(state.offset)
         self._listeners.advance(state.offset)
         if self.row_listener is not None:
@@ -162,11 +171,11 @@ class Replica:
 
     @property
     def has_read(self) -> bool:
-        """Whether an accepted record was read since this process started."""
+        """Whether an accepted record was applied since this process started."""
         return self._written_us > 0
 
     def age_ms(self, now_us: int) -> float:
-        """How long ago the last record applied was written, by its author's clock; 0 if none was read."""
+        """How long ago the last record applied was written, by its author's clock; 0 if none was."""
         return max(0.0, (now_us - self._written_us) / 1000) if self._written_us else 0.0
 
     @property

@@ -16,6 +16,7 @@ from replicator.intervals import ACK_RETRY_MS
 from replicator.log.port import Acks
 from replicator.node.ack_waiters import AckWaiters
 from replicator.node.clock import Clock
+from replicator.node.commit_times import CommitTimes
 from replicator.node.outage_log import OutageLog
 from replicator.position import BEFORE_LOG, Author, Epoch, NodeId, Offset
 from replicator.protocol.log_state import LogState
@@ -41,6 +42,17 @@ class ReplicaReport:
     is_responsive: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicaLag:
+    """Of a replica behind the last record that this leader has committed, according to its last ack.
+
+    A replica that has not acked in this term is at least as far behind as the term is long.
+    """
+
+    records: int
+    seconds: float  # since the first of them was committed
+
+
 class ReplicaProgress:
     def __init__(self, own: Author, acks: Acks, clock: Clock, request_acks: Callable[[], None]) -> None:
         """`request_acks`: ask the replicas that can be asked for their acks, at once."""
@@ -57,6 +69,9 @@ class ReplicaProgress:
         self._waiters = AckWaiters()
         self._latest: dict[Author, LastAck] = {}  # also of a process that acks its registration before it is committed
         self.streamed_ms: dict[Author, float] = {}  # when the last ack of each process came over its stream
+        self._begin = BEFORE_LOG  # where this term began
+        self._committed = BEFORE_LOG  # the last offset
+        self._commit_times = CommitTimes()
         self._members: dict[Author, float] = {}  # all but this process: since when it has been a member in this term
 
     @contextmanager
@@ -72,6 +87,9 @@ class ReplicaProgress:
             self.streamed_ms.clear()
             self._members.clear()
             self._skip_old = True
+            self._begin = state.offset
+            self._commit_times.clear()
+        self._committed = state.offset
         self.set_members(membership)
         self._unblock()
         try:
@@ -85,6 +103,11 @@ class ReplicaProgress:
         authors = (member.author for member in membership.members if member.author != self._own)
         self._members = {author: before.get(author, now_ms) for author in authors}
         self._latest = self._of_members()
+
+    def note_committed(self, end: Offset, now_ms: float) -> None:
+        """The log is committed up to `end`."""
+        self._committed = end
+        self._commit_times.note(end, now_ms)
 
     @property
     def latest(self) -> dict[NodeId, LastAck]:
@@ -164,6 +187,18 @@ class ReplicaProgress:
             )
             for author, since_ms in heard_ms.items()
         )
+
+    def lags(self, state: LogState) -> dict[NodeId, ReplicaLag]:
+        """Of the same replicas as `reports`."""
+        if (state.timeline, state.epoch) != (self._timeline, self._epoch):
+            return {}
+        now_ms = self._clock.peek_ms()
+        return {author.node: self._lag(author, now_ms) for author in self._members}
+
+    def _lag(self, replica: Author, now_ms: float) -> ReplicaLag:
+        acked = max(self._begin, self.acked(replica))
+        seconds = self._commit_times.waiting_ms(acked, now_ms) / 1000
+        return ReplicaLag(max(0, self._committed - acked), seconds)
 
     def count(self, offset: Offset) -> int:
         """How many replicas have applied up to `offset`."""

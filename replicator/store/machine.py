@@ -81,6 +81,11 @@ class Machine:
                     self._next_expiry_ms = self._read_next_expiry()
                 return
 
+    @property
+    def size_bytes(self) -> int:
+        """On disk."""
+        return (self.folder / "data.mdb").stat().st_size
+
     def expired(self, now_ms: int, limit: int) -> list[bytes]:
         """Store keys of at most `limit` values that have expired, the oldest first."""
         with self._env.begin(db=self._expiry) as txn:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from replicator.address import Address
-from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError
+from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError, SnapshotError
 from replicator.intervals import HTTP_TIMEOUT_S, STOP_TIMEOUT_S
 from replicator.limits import LISTEN_BACKLOG, MAX_BODY_BYTES, MAX_HTTP_CONNECTIONS
 from replicator.node.health import NodeState
@@ -24,7 +24,7 @@ from replicator.node.node import Node
 from replicator.records.types import Member
 from replicator.server.http.keys import read_routes
 from replicator.server.http.members import member_routes
-from replicator.server.http.metrics import CONTENT_TYPE, render
+from replicator.server.http.metrics import CONTENT_TYPE, Observed, render
 from replicator.server.identity import Identity, encode_incarnation
 from replicator.server.listening import cannot_listen
 from replicator.server.protection import HOW_TO_OPEN, is_loopback, is_own_host, is_same_site
@@ -228,8 +228,21 @@ class HttpServer:
     async def _metrics(self, request: web.Request) -> web.Response:
         if self._served is None:
             return _error(503, self.waiting_for)
-        status = await self._served.node.current_status()
-        return web.Response(body=render(status, self._served.stats), headers={"Content-Type": CONTENT_TYPE})
+        node, stats, snapshots = self._served
+        status, log, manifests = await asyncio.gather(
+            node.current_status(), node.log_extent(), asyncio.to_thread(_readable, snapshots)
+        )
+        observed = Observed(
+            status,
+            stats,
+            node.latencies,
+            node.replica_lags,
+            node.membership.version,
+            node.store_bytes,
+            log,
+            manifests,
+        )
+        return web.Response(body=render(observed), headers={"Content-Type": CONTENT_TYPE})
 
     async def _list_snapshots(self, request: web.Request) -> web.Response:
         snapshots = self._ready().snapshots
@@ -253,6 +266,14 @@ class HttpServer:
     def _leader_http(self) -> str | None:
         leader = self._served.node.leading_member if self._served is not None else None
         return str(leader.http) if leader else None
+
+
+def _readable(snapshots: Snapshots) -> list[Manifest] | None:
+    """None if a snapshot cannot be read."""
+    try:
+        return snapshots.listed()
+    except SnapshotError:
+        return None
 
 
 def _member_fields(member: Member) -> dict[str, Any]:

@@ -1,62 +1,261 @@
-"""Prometheus metrics, computed from the node's status for each request."""
+"""Prometheus metrics, computed for each request (docs/metrics.md lists them).
+
+Names end in their unit or `_total`, and times and sizes are in seconds and bytes, as Prometheus recommends.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
+from replicator import __version__
 from replicator.node.health import NodeState
-from replicator.node.status import NodeStatus
+from replicator.node.latencies import LATENCY_BOUNDS_S, Histogram, StageLatencies
+from replicator.node.record_source import SourceName
+from replicator.node.replica_progress import ReplicaLag
+from replicator.node.status import LogExtent, NodeStatus
+from replicator.position import NodeId
+from replicator.records.types import VERSION, Reason
+from replicator.server.build import is_compiled
 from replicator.server.stats import Stats
+from replicator.store.snapshot import Manifest
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
+_BOUNDS = (*map(str, LATENCY_BOUNDS_S), "+Inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the metrics of a node are computed from."""
+
+    status: NodeStatus
+    stats: Stats
+    latencies: StageLatencies = field(default_factory=StageLatencies)
+    replica_lags: Mapping[NodeId, ReplicaLag] = field(default_factory=dict)  # empty on followers
+    record_version: int = VERSION  # of the records that a leader writes now
+    store_bytes: int = 0
+    log: LogExtent = field(default_factory=LogExtent)
+    snapshots: Sequence[Manifest] | None = None  # the highest offset first; None: they cannot be read
+
 
 class NodeCollector(Collector):
-    def __init__(self, status: NodeStatus, stats: Stats) -> None:
-        self._status = status
-        self._stats = stats
+    def __init__(self, observed: Observed) -> None:
+        self._observed = observed
 
     def collect(self) -> Iterator[Metric]:
-        status, stats = self._status, self._stats
+        yield from self._node()
+        yield from self._replication()
+        yield from self._clients()
+        yield from self._latencies()
+        yield from self._storage()
+
+    def _node(self) -> Iterator[Metric]:
+        status = self._observed.status
+        yield InfoMetricFamily(
+            "replicator_build",
+            "Version and build (compiled or interpreted) of this program, its Python, and the newest version of "
+            "records that it reads. Always 1.",
+            {
+                "version": __version__,
+                "build": "compiled" if is_compiled() else "interpreted",
+                "python_version": platform.python_version(),
+                "record_version": str(VERSION),
+            },
+        )
         yield InfoMetricFamily(
             "replicator_node",
-            "this node",
+            "Id of this node, its role, and the timeline of the log that it follows. Always 1.",
             {"id": status.id, "role": status.role, "timeline": status.timeline},
         )
-        gauges = {
-            "leader": ("1 if this node is the leader", float(status.role.leads)),
-            "serving": ("1 if this node answers reads", float(status.state is NodeState.SERVING)),
-            "epoch": ("term of the current leader", status.epoch),
-            "seq": ("number of the last accepted record", status.seq),
-            "applied_offset": ("offset of the last record applied", status.applied_offset),
-            "lag_records": ("records in the log that are not applied yet", status.end_offset - status.applied_offset),
-            "lag_milliseconds": ("age of the last record applied, while records are pending", status.lag_ms),
-            "entries": ("entries in the store", status.entries),
-            "inflight_writes": ("writes in flight", status.inflight),
-            "lease_left_milliseconds": ("remaining time of the leader's lease", status.lease_left_ms),
-        }
-        for name, (help_text, value) in gauges.items():
-            yield GaugeMetricFamily(f"replicator_{name}", help_text, value)
-        writes = CounterMetricFamily("replicator_writes", "completed writes by outcome", labels=["outcome"])
-        writes.add_metric(["ok"], stats.writes_ok)
-        writes.add_metric(["rejected"], stats.writes_rejected)
-        writes.add_metric(["unknown"], stats.writes_unknown)
-        yield writes
-        claims = CounterMetricFamily("replicator_claims", "accepted claims by reason", labels=["reason"])
-        for reason, count in status.claims.items():
-            claims.add_metric([reason], count)
-        yield claims
-        yield CounterMetricFamily("replicator_commands", "commands received from Redis clients", stats.commands)
-        yield CounterMetricFamily("replicator_connections", "connections of Redis clients", stats.connections)
-        yield CounterMetricFamily("replicator_void_records", "records skipped as void", status.void_records)
+        yield _gauge("leader", "Whether this node is the leader (1) or not (0).", status.role.leads)
+        yield _gauge("serving", "Whether this node answers reads (1) or not (0).", status.state is NodeState.SERVING)
+        yield _gauge(
+            "lease_remaining_seconds",
+            "Time until the lease of this leader expires unless it is renewed. 0 at followers.",
+            status.lease_left_ms / 1000,
+        )
+        yield _gauge("epoch", "Term of the current leader, as this node knows it.", status.epoch)
+        yield _counters(
+            "claims",
+            "Number of accepted claims to leadership that this process has read, by reason.",
+            "reason",
+            status.claims,
+        )
+
+    def _replication(self) -> Iterator[Metric]:
+        status = self._observed.status
+        yield _gauge("seq", "Number of the last accepted record that this node has applied.", status.seq)
+        yield _gauge("applied_offset", "Offset of the last record that this node has applied.", status.applied_offset)
+        yield _gauge(
+            "lag_records",
+            "Number of records at the end of the log that this node has not applied. At a leader, they wait for acks.",
+            status.end_offset - status.applied_offset,
+        )
+        yield _gauge(
+            "lag_seconds",
+            "Age of the last record that this node has applied, by the clock of its author. 0 if it is the last one "
+            "in the log.",
+            status.lag_ms / 1000,
+        )
+        records = GaugeMetricFamily(
+            "replicator_replica_lag_records",
+            "Number of committed records that a replica has not acked. Reported by the leader. For a replica that has "
+            "not acked in this term, those of this term.",
+            labels=["replica"],
+        )
+        seconds = GaugeMetricFamily(
+            "replicator_replica_lag_seconds",
+            "Time since the first record that a replica has not acked was committed, to 0.1 s. 0 if there is none. "
+            "Reported by the leader.",
+            labels=["replica"],
+        )
+        for node, lag in self._observed.replica_lags.items():
+            records.add_metric([node], lag.records)
+            seconds.add_metric([node], lag.seconds)
+        yield records
+        yield seconds
+        yield _gauges(
+            "record_source",
+            "Whether this follower receives records from Kafka or from the leader (1). All are 0 at the leader.",
+            "source",
+            {source: float(status.source is source) for source in SourceName},
+        )
+        yield _gauge(
+            "record_version",
+            "Version of the records that a leader of this cluster writes.",
+            self._observed.record_version,
+        )
+        yield _counter("void_records", "Number of records that this process has skipped as void.", status.void_records)
+
+    def _clients(self) -> Iterator[Metric]:
+        status, stats = self._observed.status, self._observed.stats
+        yield _counter("connections", "Number of connections accepted from Redis clients.", stats.connections)
+        yield _counter(
+            "refused_connections",
+            "Number of connections of Redis clients that were refused, at max_clients or by the protected mode.",
+            stats.refused_connections,
+        )
+        yield _counter("commands", "Number of commands received from Redis clients.", stats.commands)
+        yield _gauge(
+            "inflight_writes",
+            "Number of writes of clients, and of records of the leader itself, that have no outcome yet.",
+            status.inflight,
+        )
+        outcomes = {"ok": stats.writes_ok, "rejected": stats.writes_rejected, "unknown": stats.writes_unknown}
+        yield _counters("writes", "Number of writes of Redis clients, by outcome.", "outcome", outcomes)
+        yield _counters(
+            "rejected_writes",
+            "Number of writes of Redis clients that were rejected and have no effect, by the code of the error.",
+            "code",
+            stats.rejections,
+        )
+
+    def _latencies(self) -> Iterator[Metric]:
+        stats, stages = self._observed.stats, self._observed.latencies
+        yield _histogram(
+            "command_duration_seconds",
+            "Time from when a read or a write of a Redis client begins to run until its reply is sent. A write is "
+            "answered once it is confirmed, a read once its level is met. Rejected writes that never began are not in "
+            "it.",
+            "kind",
+            {"read": stats.reads, "write": stats.writes},
+        )
+        yield _histogram(
+            "stage_duration_seconds",
+            "Time that groups of writes take in a stage. append: until Kafka has confirmed them; ack: from then until "
+            "the required replicas have acked them; apply: the transaction in the store, also at followers.",
+            "stage",
+            {"append": stages.append, "ack": stages.ack, "apply": stages.apply},
+        )
+
+    def _storage(self) -> Iterator[Metric]:
+        status, log, snapshots = self._observed.status, self._observed.log, self._observed.snapshots
+        yield _gauge("store_entries", "Number of entries in the store: the fields of all tables.", status.entries)
+        yield _gauge("store_size_bytes", "Size of the store on disk.", self._observed.store_bytes)
+        if log.start is not None:
+            yield _gauge(
+                "log_start_offset",
+                "Offset of the first record in the log that was not deleted. Absent if Kafka does not answer.",
+                log.start,
+            )
+        if log.size_bytes is not None:
+            yield _gauge(
+                "log_size_bytes",
+                "Size of the log on the broker that leads it, which is that of one copy. Absent if Kafka does not "
+                "report it: the user needs the right Describe on the Kafka cluster.",
+                log.size_bytes,
+            )
+        yield _gauge("log_end_offset", "Offset of the last record in the log that this node knows.", status.end_offset)
+        if snapshots is not None:
+            yield _gauge("snapshots", "Number of snapshots in the folder of this node.", len(snapshots))
+        if snapshots:
+            newest = snapshots[0]
+            yield _gauge(
+                "snapshot_timestamp_seconds",
+                "Unix time at which the newest snapshot was taken: its age is time() minus this. Absent without one.",
+                newest.taken_at_ms / 1000,
+            )
+            yield _gauge("snapshot_size_bytes", "Size of the newest snapshot. Absent without one.", newest.bytes)
+            yield _gauge(
+                "snapshot_offset",
+                "Offset up to which the newest snapshot has the log. Absent without one.",
+                newest.offset,
+            )
 
 
-def render(status: NodeStatus, stats: Stats) -> bytes:
+def _gauge(name: str, help_text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"replicator_{name}", help_text, value)
+
+
+def _gauges(name: str, help_text: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(f"replicator_{name}", help_text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _counter(name: str, help_text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"replicator_{name}", help_text, value)
+
+
+def _counters(name: str, help_text: str, label: str, values: Mapping[str, int] | Mapping[Reason, int]) -> Metric:
+    family = CounterMetricFamily(f"replicator_{name}", help_text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _histogram(name: str, help_text: str, label: str, histograms: Mapping[str, Histogram]) -> Metric:
+    family = HistogramMetricFamily(f"replicator_{name}", help_text, labels=[label])
+    for key, histogram in histograms.items():
+        family.add_metric([key], _buckets(histogram), histogram.sum_s)
+    return family
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """By upper bound, how many events there are up to it."""
+    total, buckets = 0, []
+    for bound, count in zip(_BOUNDS, histogram.counts, strict=True):
+        total += count
+        buckets.append((bound, float(total)))
+    return buckets
+
+
+def render(observed: Observed) -> bytes:
     """The Prometheus text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(NodeCollector(status, stats))
+    registry.register(NodeCollector(observed))
+    ProcessCollector(registry=registry)
     return generate_latest(registry)

@@ -64,7 +64,7 @@ class Connection(asyncio.Protocol):
         self.subscriptions = Subscriptions(server.events, self.push)
         self.record_sink: RecordSink | None = None
         self._transport: asyncio.Transport
-        self._replies = Replies(server.stats, self._on_replies)
+        self._replies = Replies(server.stats, self._on_replies, server.turns.clock)
         self._dispatcher = Dispatcher(self, self._replies, self._enter)
         self._requests = Requests(authenticated=not server.password, on_take=self._dispatcher.forget_view)
         self._waiting: WaitState = None
@@ -148,9 +148,13 @@ class Connection(asyncio.Protocol):
         """Run the commands that have been received, until the connection has to wait."""
         next_request, dispatcher, turns = self._requests.next, self._dispatcher, self.server.turns
         read_again, run, clock, until_s = dispatcher.read_again, dispatcher.run, turns.clock, turns.until_s
+        began_s = None
         try:
             while not self._blocked:
-                if clock() >= until_s:
+                now_s = clock()
+                if began_s is None:
+                    self._replies.began_s = began_s = now_s
+                if now_s >= until_s:
                     self._enter(OthersTurn())
                     break
                 args = next_request()
@@ -168,10 +172,24 @@ class Connection(asyncio.Protocol):
             self.reply(Error(f"ERR Protocol error: {error}"))
             self.close_after_replies()
         dispatcher.forget_view()  # other code runs until the next command
+        if dispatcher.reads:
+            self._observe_reads()
         self._replies.flush()
         if not (self._reading or self._blocked):
             self._reading = True
             self._transport.resume_reading()
+
+    def _observe_reads(self) -> None:
+        """Those that have been answered since they began: all, but for one that the connection waits for.
+
+        The replies of those that began together are sent together.
+        """
+        waiting, dispatcher = self._waiting, self._dispatcher
+        left = int(isinstance(waiting, ViewAt) or (isinstance(waiting, Work) and waiting.is_read))
+        answered, dispatcher.reads = dispatcher.reads - left, left
+        if answered:
+            server = self.server
+            server.stats.reads.observe(server.turns.clock() - self._replies.began_s, answered)
 
     def _on_replies(self) -> None:
         waiting = self._waiting
@@ -213,8 +231,8 @@ class Connection(asyncio.Protocol):
         self._enter(OwnWrites(args))
         return True
 
-    def wait_for(self, work: Coroutine[Any, Any, None]) -> None:
-        self._enter(Work(asyncio.get_running_loop().create_task(work)))
+    def wait_for(self, work: Coroutine[Any, Any, None], *, is_read: bool = False) -> None:
+        self._enter(Work(asyncio.get_running_loop().create_task(work), is_read))
 
     def close_after_replies(self) -> None:
         self._enter(Closing())
@@ -256,6 +274,8 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             if not isinstance(error, asyncio.CancelledError):  # which ends tasks when the loop ends
                 raise
+        if self._dispatcher.reads:
+            self._observe_reads()
         self._run_commands()
 
 

@@ -79,7 +79,7 @@ class ConnectionContext(Protocol):
         """Whether writes of this connection are unacknowledged. If so, the command runs again once none is."""
         ...
 
-    def wait_for(self, work: Coroutine[Any, Any, None]) -> None:
+    def wait_for(self, work: Coroutine[Any, Any, None], *, is_read: bool = False) -> None:
         """Run the next command once `work`, which sends the reply, has ended. No own writes may be unacknowledged."""
         ...
 

@@ -46,6 +46,7 @@ class Dispatcher:
         self._wait_for_view = wait_for_view
         self._backend = connection.server.backend
         self._stats = connection.server.stats
+        self.reads = 0  # that have begun and are not in the statistics of latencies yet
         self._last_view: Keyspace | None = None
         """Of the last command, if it was a read, and no other code has run since. A request that arrived after the view
         was asked for must not use it, as what was committed in between may be missing."""
@@ -85,6 +86,8 @@ class Dispatcher:
         except ReplicatorError as error:
             if command is None or command.kind is not CommandKind.CONTROL:
                 multi.abort()
+            if command is not None and command.kind is CommandKind.WRITE:
+                self._stats.count_failure(error)
             connection.reply(error_reply(error))
 
     # Reads
@@ -109,12 +112,14 @@ class Dispatcher:
         if isinstance(reply, TooLong):
             return False
         connection = self._connection
+        self.reads += 1
         self._stats.commands += 1
         connection.last_command = command.name
         self._replies.send(encode(reply, connection.protocol))
         return True
 
     def read_at(self, level: Level | None, command: Command, args: Args) -> None:
+        self.reads += 1
         view = self._backend.reads.view(level)
         if isinstance(view, asyncio.Future):
             self._wait_for_view(ViewAt(view, level, command, args))
@@ -146,7 +151,8 @@ class Dispatcher:
     def _read_later(self, level: Level | None, command: Command, args: Args) -> None:
         read = read_in_slices if command.long else read_when_possible
         connection = self._connection
-        connection.wait_for(read(connection, level, lambda keyspace: command.handler(keyspace, args)))
+        answering = read(connection, level, lambda keyspace: command.handler(keyspace, args))
+        connection.wait_for(answering, is_read=True)
 
     # Writes and MULTI
 
@@ -175,10 +181,19 @@ class Dispatcher:
         if connection.wait_for_own_writes(args):
             return
         if id is None and (multi.dirty_cas or not multi.writes):
-            connection.wait_for(execute_reads(connection))
+            self.reads += 1
+            connection.wait_for(execute_reads(connection), is_read=True)
             return
         queued, watched, dirty = multi.queued, multi.watched, multi.dirty_cas
         multi.discard()
+        try:
+            self._execute_writes(queued, watched, dirty, id)
+        except ReplicatorError as error:
+            self._stats.count_failure(error)
+            raise
+
+    def _execute_writes(self, queued: Queued, watched: Iterable[bytes], dirty: bool, id: bytes | None) -> None:
+        connection = self._connection
         transaction = self._backend.begin()
         keyspace = WritableKeyspace(transaction, self._backend.now_ms())
         if id is None:

@@ -16,14 +16,17 @@ from replicator.position import BEFORE_LOG, Offset
 from replicator.server.redis.resp import encode, error_reply
 from replicator.server.stats import Stats
 
+NO_WRITE = -1.0
+
 
 class PendingReply:
     """One place in the order. It is the `done` of its write: called with the outcome, it becomes ready."""
 
-    __slots__ = ("data", "ready", "replies", "size")
+    __slots__ = ("began_s", "data", "ready", "replies", "size")
 
     def __init__(self, replies: Replies, data: bytes, ready: bool) -> None:
         self.replies = replies
+        self.began_s = NO_WRITE if ready else replies.began_s
         self.data = data  # encoded; replaced if the write fails
         self.ready = ready
         self.size = len(data)  # counted in `pending_bytes`
@@ -43,8 +46,10 @@ class PendingReply:
 class Replies:
     """`on_advance` is called after pending replies have become ready."""
 
-    def __init__(self, stats: Stats, on_advance: Callable[[], None]) -> None:
+    def __init__(self, stats: Stats, on_advance: Callable[[], None], clock: Callable[[], float]) -> None:
         self.stats = stats
+        self.began_s = 0.0  # by the clock, when the commands began that run now
+        self._clock = clock
         self.transport: asyncio.Transport  # once there is one
         self.last_offset = BEFORE_LOG  # of the last write that was acknowledged
         self.pending: deque[PendingReply] = deque()  # in order; the first is not ready, or `_advance` is scheduled
@@ -94,8 +99,11 @@ class Replies:
     def _advance(self) -> None:
         self._scheduled = False
         pending, ready = self.pending, self._ready
+        now_s, observe = self._clock(), self.stats.writes.observe
         while pending and pending[0].ready:
             reply = pending.popleft()
             self.pending_bytes -= reply.size
             ready.append(reply.data)
+            if reply.began_s != NO_WRITE:
+                observe(now_s - reply.began_s)
         self._on_advance()

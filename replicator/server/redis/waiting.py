@@ -42,6 +42,7 @@ class Work(NamedTuple):
     """A command that takes time, and sends its reply itself."""
 
     task: asyncio.Task[None]
+    is_read: bool
 
 
 class OthersTurn(NamedTuple):
