@@ -66,6 +66,17 @@ async def test_tools_of_kafka_show_what_a_record_is(kafka: str, kafka_cluster: s
     assert await asyncio.to_thread(keys) == [b"barrier", None]
 
 
+async def test_a_caller_that_gives_up_interrupts_no_request_for_the_extent_of_the_log(log: KafkaLog) -> None:
+    await log.extent()
+    before = log._lister._connection, log._sizer._connection
+    asking = asyncio.ensure_future(log.extent())
+    await asyncio.sleep(0.001)  # the request begins
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await log.extent()
+    assert (log._lister._connection, log._sizer._connection) == before
+
+
 async def test_a_trimmed_log_reports_its_start(kafka: str, kafka_cluster: str, log: KafkaLog) -> None:
     await log.append([b"a"])
     await log.append([b"b"])

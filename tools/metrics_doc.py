@@ -11,9 +11,10 @@ from pathlib import Path
 
 from prometheus_client.core import Metric
 
+from replicator.log.port import LogExtent
 from replicator.node.health import NodeState
 from replicator.node.replica_progress import ReplicaLag
-from replicator.node.status import LogExtent, NodeStatus
+from replicator.node.status import NodeStatus
 from replicator.position import NodeId, Offset
 from replicator.protocol.roles import Role
 from replicator.records.types import Reason

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from replicator.errors import LogDamage, LogTrimmed
 from replicator.limits import MAX_MESSAGE_BYTES
-from replicator.log.port import AppendRefused, Entry
+from replicator.log.port import AppendRefused, Entry, LogExtent
 from replicator.position import Offset
 
 
@@ -67,8 +67,8 @@ class MemoryLog:
     async def end(self) -> Offset:
         return self._next
 
-    async def size_bytes(self) -> int:
-        return sum(len(entry.payload) for entry in self.entries)
+    async def extent(self) -> LogExtent:
+        return LogExtent(await self.start(), sum(len(entry.payload) for entry in self.entries))
 
     async def close(self) -> None:
         pass

@@ -18,6 +18,11 @@ class Entry(NamedTuple):
     payload: bytes
 
 
+class LogExtent(NamedTuple):
+    start: Offset  # of the first entry that was not deleted
+    size_bytes: int | None  # of one copy; None: this client may not know
+
+
 class AppendRefused(Definite):
     """The log refused the append: none of it is in the log, or ever will be."""
 
@@ -88,8 +93,8 @@ class Log(Protocol):
         """
         ...
 
-    async def size_bytes(self) -> int:
-        """What one copy of the log takes. Raises `BrokerUnavailable`, also if this client may not know."""
+    async def extent(self) -> LogExtent:
+        """For monitoring: slower than the calls above. Raises `BrokerUnavailable`."""
         ...
 
     async def close(self) -> None: ...

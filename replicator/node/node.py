@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from replicator.errors import BrokerUnavailable, Busy, Loading, Replaced, ReplicatorError, StoreFull
 from replicator.intervals import NODE_RETRY_MS, REVIEW_MS, STATUS_END_MS
-from replicator.log.port import Acks
+from replicator.log.port import Acks, LogExtent
 from replicator.node.background import run_with_background
 from replicator.node.backlog import CommittedBatch, RecordSink, ReplicationBacklog, StreamRequest
 from replicator.node.client_writes import ClientWrites, leading_member
@@ -29,7 +29,7 @@ from replicator.node.reads import NodeReads
 from replicator.node.record_source import RecordSource
 from replicator.node.replica import RowListener
 from replicator.node.replica_progress import LastAck, ReplicaLag, ReplicaProgress, ReplicaReport
-from replicator.node.status import LogExtent, NodeStatus, node_status
+from replicator.node.status import NodeStatus, node_status
 from replicator.node.timing import TimingChanges, log_ignored
 from replicator.node.transfer import LeadershipTransfer
 from replicator.position import NodeId, Offset, Token
@@ -176,10 +176,9 @@ class Node:
             self._health.note_end(end)
         return self.status()
 
-    async def log_extent(self) -> LogExtent:
-        log = self._context.log
-        start, size_bytes = await asyncio.gather(_in_time(log.start()), _in_time(log.size_bytes()))
-        return LogExtent(start, size_bytes)
+    async def log_extent(self) -> LogExtent | None:
+        """What Kafka reports about the log, if it answers in time."""
+        return await _in_time(self._context.log.extent())
 
     def begin(self) -> Transaction:
         """As `ClientWrites.begin`. A leader that has failed says so, as it will not take writes again."""

@@ -10,7 +10,7 @@ from replicator.node.health import NodeHealth, NodeState
 from replicator.node.record_source import SourceName
 from replicator.node.term_history import Term
 from replicator.node.timing import ignored_settings
-from replicator.position import NodeId, Offset
+from replicator.position import NodeId
 from replicator.protocol.roles import Role
 from replicator.records.types import Reason
 
@@ -45,14 +45,6 @@ class NodeStatus:
     elected: Term | None  # how this term began, if this process has read it
     term_ms: float | None  # how long ago that was
     claims: dict[Reason, int]  # accepted ones that this process has read
-
-
-@dataclass(frozen=True, slots=True)
-class LogExtent:
-    """What Kafka reports about the log; None where it does not answer in time, or refuses to."""
-
-    start: Offset | None = None  # of the first record that was not deleted
-    size_bytes: int | None = None  # of one copy
 
 
 def node_status(context: NodeContext, health: NodeHealth, source: SourceName | None) -> NodeStatus:

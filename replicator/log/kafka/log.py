@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, Self
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogTrimmed
 from replicator.log.kafka.admin import TopicLookup
@@ -25,7 +25,7 @@ from replicator.log.kafka.requests import EARLIEST, LATEST
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.log.kafka.topic import wal_topic
 from replicator.log.kafka.topic_monitor import TopicMonitor
-from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry
+from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry, LogExtent
 from replicator.position import Offset
 from replicator.records.kind import kind_of
 
@@ -48,6 +48,9 @@ REFUSALS = frozenset(
 )
 
 
+T = TypeVar("T")
+
+
 class KnownEnd(NamedTuple):
     epoch: int  # of a leader of the partition
     end: Offset  # that leader has all entries below it
@@ -63,8 +66,9 @@ class KafkaLog:
         self._monitor = monitor
         self._appender = PartitionClient(self._lookup, options.append_timeout_ms)
         self._lister = PartitionClient(self._lookup, options.offsets_timeout_ms)
-        self._sizer = PartitionClient(self._lookup, options.offsets_timeout_ms)  # may be answered late
+        self._sizer = PartitionClient(self._lookup, options.offsets_timeout_ms)  # slow, so not on the connection above
         self._shared_end = SharedRequest(self._request_end)
+        self._shared_extent = SharedRequest(self._request_extent)
         self._known = KnownEnd(NO_EPOCH, Offset(0))
 
     @classmethod
@@ -139,20 +143,27 @@ class KafkaLog:
         self._monitor.check()
         return await self._shared_end()
 
-    async def size_bytes(self) -> int:
-        """Also raises `LogDamage`."""
+    async def extent(self) -> LogExtent:
+        """Also raises `LogDamage`. A caller that gives up interrupts no request, which would close the connection."""
         self._monitor.check()
-        try:
-            return await self._sizer.size_bytes()
-        except (RequestFailed, RequestLost) as error:
-            raise BrokerUnavailable(str(error)) from error
+        return await self._shared_extent()
 
     async def close(self) -> None:
         await self._shared_end.close()
+        await self._shared_extent.close()
         self._appender.close()
         self._lister.close()
         self._sizer.close()
         await asyncio.gather(self._monitor.close(), self._lookup.close())
+
+    async def _request_extent(self) -> LogExtent:
+        start = await list_offset_with_retry(self._sizer, EARLIEST, self._options.offsets_timeout_ms)
+        try:
+            return LogExtent(start, await self._sizer.size_bytes())
+        except RequestFailed:
+            return LogExtent(start, None)
+        except RequestLost as error:
+            raise BrokerUnavailable(str(error)) from error
 
     async def _request_end(self) -> Offset:
         epoch, known = self._known
@@ -226,15 +237,15 @@ class KafkaReader:
             )
 
 
-class SharedRequest:
+class SharedRequest(Generic[T]):
     """Merges concurrent calls: one request is in flight, and each caller gets the answer of one sent after its call."""
 
-    def __init__(self, request: Callable[[], Awaitable[Offset]]) -> None:
+    def __init__(self, request: Callable[[], Awaitable[T]]) -> None:
         self._request = request
-        self._sent: asyncio.Task[Offset] | None = None
-        self._unsent: asyncio.Task[Offset] | None = None
+        self._sent: asyncio.Task[T] | None = None
+        self._unsent: asyncio.Task[T] | None = None
 
-    async def __call__(self) -> Offset:
+    async def __call__(self) -> T:
         if self._unsent is None:
             self._unsent = asyncio.create_task(self._run(self._sent))
             self._unsent.add_done_callback(_retrieve)
@@ -246,14 +257,14 @@ class SharedRequest:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, previous: asyncio.Task[Offset] | None) -> Offset:
+    async def _run(self, previous: asyncio.Task[T] | None) -> T:
         if previous is not None:
             await asyncio.wait([previous])
         self._sent, self._unsent = self._unsent, None
         return await self._request()
 
 
-def _retrieve(request: asyncio.Task[Offset]) -> None:
+def _retrieve(request: asyncio.Task[Any]) -> None:
     """All callers may have been cancelled."""
     if not request.cancelled():
         request.exception()

@@ -20,11 +20,12 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from replicator import __version__
+from replicator.log.port import LogExtent
 from replicator.node.health import NodeState
 from replicator.node.latencies import LATENCY_BOUNDS_S, Histogram, StageLatencies
 from replicator.node.record_source import SourceName
 from replicator.node.replica_progress import ReplicaLag
-from replicator.node.status import LogExtent, NodeStatus
+from replicator.node.status import NodeStatus
 from replicator.position import NodeId
 from replicator.records.types import VERSION, Reason
 from replicator.server.build import is_compiled
@@ -46,7 +47,7 @@ class Observed:
     replica_lags: Mapping[NodeId, ReplicaLag] = field(default_factory=dict)  # empty on followers
     record_version: int = VERSION  # of the records that a leader writes now
     store_bytes: int = 0
-    log: LogExtent = field(default_factory=LogExtent)
+    log: LogExtent | None = None  # None: Kafka does not answer
     snapshots: Sequence[Manifest] | None = None  # the highest offset first; None: they cannot be read
 
 
@@ -184,13 +185,13 @@ class NodeCollector(Collector):
         status, log, snapshots = self._observed.status, self._observed.log, self._observed.snapshots
         yield _gauge("store_entries", "Number of entries in the store: the fields of all tables.", status.entries)
         yield _gauge("store_size_bytes", "Size of the store on disk.", self._observed.store_bytes)
-        if log.start is not None:
+        if log is not None:
             yield _gauge(
                 "log_start_offset",
                 "Offset of the first record in the log that was not deleted. Absent if Kafka does not answer.",
                 log.start,
             )
-        if log.size_bytes is not None:
+        if log is not None and log.size_bytes is not None:
             yield _gauge(
                 "log_size_bytes",
                 "Size of the log on the broker that leads it, which is that of one copy. Absent if Kafka does not "
