@@ -347,7 +347,7 @@ async def test_states_and_replies(steps: Steps) -> None:
 
 async def test_a_reply_that_is_ready_waits_for_those_before_it() -> None:
     transport = FakeTransport()
-    replies = Replies(Stats(), lambda: replies.flush(), lambda: 0.0)
+    replies = Replies(Stats(), lambda now_s: replies.flush(), lambda: 0.0)
     replies.transport = cast(asyncio.Transport, transport)
     first, second = replies.add_pending(b"1"), replies.add_pending(b"2")
     replies.add(b"3")

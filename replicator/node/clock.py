@@ -27,8 +27,7 @@ class SystemClock:
     def elapsed_ms(self) -> float:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e6
 
-    def peek_ms(self) -> float:
-        return self.elapsed_ms()
+    peek_ms = elapsed_ms
 
     def wall_us(self) -> int:
         return time.time_ns() // 1000

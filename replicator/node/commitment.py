@@ -79,9 +79,15 @@ class Commitment:
         late = takewhile(lambda group: group.committed_ms < committed_ms, self._groups)
         return max((group.state.offset for group in late), default=BEFORE_LOG)
 
-    def add(self, group: Sequence[PendingWrite], state: LogState, written_us: int) -> None:
-        """The group is committed; `state` is the state after it, and `written_us` the time in its records."""
-        self._groups.append(Group(group, state, self._context.clock.elapsed_ms(), written_us))
+    def add(self, group: Sequence[PendingWrite], state: LogState, sent_ms: float, written_us: int) -> None:
+        """The group, which was sent at `sent_ms`, is committed.
+
+        `state` is the state after it, and `written_us` the time in its records.
+        """
+        now_ms = self._context.clock.elapsed_ms()
+        self._groups.append(Group(group, state, now_ms, written_us))
+        self._progress.note_committed(state.offset, now_ms)
+        self._context.latencies.append.observe((now_ms - sent_ms) / 1000)
         before = self.membership
         for pending in group:  # in the order of the log: what a removal waits for depends on the timing before it
             if type(pending.body) is Membership:

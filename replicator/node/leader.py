@@ -120,13 +120,12 @@ class Leader:
                 outcome = await self._append(numbered.payloads)
                 if isinstance(outcome, Committed):
                     context.roles.append_committed(outcome.sent_ms)
-                    self._observe_append(outcome.sent_ms, state.offset)
                     self._state = state
                     context.commit_point.set_known(state.offset)
                     self._backlog.add(numbered)
                     if any(type(it.body) is not Heartbeat for it in group):
                         self._heartbeats.note_use(outcome.sent_ms)
-                    self._commitment.add(group, state, written_us)
+                    self._commitment.add(group, state, outcome.sent_ms, written_us)
                 elif isinstance(outcome, Refused):
                     context.roles.append_failed(outcome.error)
                     writes.refuse(group, Busy(f"the log refused the write: {outcome.error}"))
@@ -145,11 +144,6 @@ class Leader:
         if isinstance(outcome, Refused):
             commit_point.set_known(self._state.offset)
         return outcome
-
-    def _observe_append(self, sent_ms: float, end: Offset) -> None:
-        now_ms = self._context.clock.peek_ms()
-        self._context.latencies.append.observe((now_ms - sent_ms) / 1000)
-        self._progress.note_committed(end, now_ms)
 
     @property
     def _is_drained(self) -> bool:

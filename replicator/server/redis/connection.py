@@ -144,16 +144,17 @@ class Connection(asyncio.Protocol):
             or replies.pending_bytes > MAX_PENDING_BYTES
         )
 
-    def _run_commands(self) -> None:
-        """Run the commands that have been received, until the connection has to wait."""
+    def _run_commands(self, now_s: float | None = None) -> None:
+        """Run the commands that have been received, until the connection has to wait. `now_s`: by the clock."""
         next_request, dispatcher, turns = self._requests.next, self._dispatcher, self.server.turns
         read_again, run, clock, until_s = dispatcher.read_again, dispatcher.run, turns.clock, turns.until_s
-        began_s = None
+        began = False
         try:
             while not self._blocked:
-                now_s = clock()
-                if began_s is None:
-                    self._replies.began_s = began_s = now_s
+                if began or now_s is None:
+                    now_s = clock()
+                if not began:
+                    began, self._replies.began_s = True, now_s
                 if now_s >= until_s:
                     self._enter(OthersTurn())
                     break
@@ -191,12 +192,12 @@ class Connection(asyncio.Protocol):
         if answered:
             server.stats.reads.observe(server.turns.clock() - self._replies.began_s, answered)
 
-    def _on_replies(self) -> None:
+    def _on_replies(self, now_s: float) -> None:
         waiting = self._waiting
         if waiting is not None and not self._replies.pending and isinstance(waiting, OwnWrites | Closing):
             self._resume(waiting)
         else:
-            self._run_commands()
+            self._run_commands(now_s)
 
     def reply(self, reply: Reply) -> None:
         self._replies.add(encode(reply, self.protocol))

@@ -44,9 +44,9 @@ class PendingReply:
 
 
 class Replies:
-    """`on_advance` is called after pending replies have become ready."""
+    """`on_advance` is called after pending replies have become ready, with the time by the clock."""
 
-    def __init__(self, stats: Stats, on_advance: Callable[[], None], clock: Callable[[], float]) -> None:
+    def __init__(self, stats: Stats, on_advance: Callable[[float], None], clock: Callable[[], float]) -> None:
         self.stats = stats
         self.began_s = 0.0  # by the clock, when the commands began that run now
         self._clock = clock
@@ -99,11 +99,18 @@ class Replies:
     def _advance(self) -> None:
         self._scheduled = False
         pending, ready = self.pending, self._ready
-        now_s, observe = self._clock(), self.stats.writes.observe
+        now_s, began_s, writes = self._clock(), NO_WRITE, 0  # writes that began together are observed together
         while pending and pending[0].ready:
             reply = pending.popleft()
             self.pending_bytes -= reply.size
             ready.append(reply.data)
-            if reply.began_s != NO_WRITE:
-                observe(now_s - reply.began_s)
-        self._on_advance()
+            if reply.began_s == NO_WRITE:
+                continue
+            if reply.began_s != began_s:
+                if writes:
+                    self.stats.writes.observe(now_s - began_s, writes)
+                began_s, writes = reply.began_s, 0
+            writes += 1
+        if writes:
+            self.stats.writes.observe(now_s - began_s, writes)
+        self._on_advance(now_s)
