@@ -12,8 +12,9 @@ import aiohttp
 import pytest
 
 from replicator.address import Address
-from replicator.errors import BadRequest, ConfigError, LogDamage
+from replicator.errors import BadRequest, BrokerUnavailable, ConfigError, LogDamage
 from replicator.log.memory import MemoryLog
+from replicator.log.port import LogExtent
 from replicator.node.health import NodeState
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol.lease import Lease
@@ -176,6 +177,28 @@ async def test_the_sizes_of_store_log_and_newest_snapshot(servers: HttpServers) 
     assert float(lines["replicator_snapshot_timestamp_seconds"]) == taken["taken_at_ms"] / 1000
     (Path(taken["folder"]) / taken["name"] / "manifest.json").write_text("{")
     assert "replicator_snapshot" not in await client.text("/metrics")
+
+
+async def test_the_status_has_the_sizes_of_store_and_log(servers: HttpServers) -> None:
+    client, running = await single_leader(servers)
+    await running.write(b"k", b"v" * 10_000)
+    status = (await client.ask("GET", "/status"))[1]
+    assert status["node"]["store_bytes"] == (running.machine.folder / "data.mdb").stat().st_size
+    assert status["log_bytes"] == (await servers.cluster.log.extent()).size_bytes
+
+
+async def test_the_status_is_answered_without_the_size_of_the_log_if_kafka_does_not_report_it(
+    servers: HttpServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, running = await single_leader(servers)
+
+    async def extent() -> LogExtent:
+        raise BrokerUnavailable("no broker answers")
+
+    monkeypatch.setattr(running.node._context.log, "extent", extent)
+    status = (await client.ask("GET", "/status"))[1]
+    assert status["log_bytes"] is None and status["node"]["state"] == "serving"
+    assert "replicator_log_start_offset" not in await client.text("/metrics")
 
 
 async def test_a_node_that_has_failed_is_neither_healthy_nor_ready(servers: HttpServers) -> None:

@@ -63,6 +63,7 @@ def test_status_has_the_documented_fields(cluster: Cluster) -> None:
         "lag_ms",
         "digest",
         "entries",
+        "store_bytes",
     }
     assert all(fields <= node.keys() for node in status["nodes"])
     assert [node["id"] for node in status["nodes"]] == ["n1", "n2", "n3"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from replicator.address import Address
-from replicator.cli.output import print_whole
+from replicator.cli.output import print_whole, size
 from replicator.cli.status import _watch, describe_policy, describe_timing, draw
 from replicator.errors import ConfigError
 from replicator.local.admin_client import ClusterAdmin, NodeAdmin, NodeUnreachable
@@ -257,6 +257,42 @@ def test_a_summary_has_the_source_of_records_and_their_version() -> None:
     summary = summarise(Replies(*(parse_status({**it, "record_version": 3}) for it in (first, second)))).as_json()
     assert summary["record_version"] == 3
     assert [node["source"] for node in summary["nodes"]] == [None, "leader"]
+
+
+def test_sizes_are_bytes_for_programs_and_in_units_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    replies = parse_status({**reply("n1", store_bytes=16_384), "log_bytes": 5_242_880}), parse_status(reply("n2"))
+    summary = summarise(Replies(*replies))
+    as_json = summary.as_json()
+    assert as_json["log_bytes"] == 5_242_880  # n2 was not told
+    assert [node["store_bytes"] for node in as_json["nodes"]] == [16_384, None]
+    print_whole(*draw(summary))
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "c: log end -1, 5.0 MiB"
+    assert "size of the stores: n1 16.0 KiB" in shown
+
+
+def test_sizes_that_nobody_reports_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = summarise(Replies(parse_status(reply("n1"))))
+    print_whole(*draw(summary))
+    shown = capsys.readouterr().out
+    assert shown.startswith("c: log end -1\n") and "size" not in shown
+    assert summary.as_json()["log_bytes"] is None
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1_048_575, "1.0 MiB"),
+        (1_048_576, "1.0 MiB"),
+        (1_610_612_736, "1.5 GiB"),
+        (1 << 51, "2048.0 TiB"),
+    ],
+)
+def test_sizes_in_units(size_bytes: int, text: str) -> None:
+    assert size(size_bytes) == text
 
 
 def test_a_table_in_a_pipe_is_whole_and_has_no_padding(capsys: pytest.CaptureFixture[str]) -> None:

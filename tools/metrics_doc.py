@@ -46,6 +46,7 @@ def example() -> Observed:
         end_offset=1,
         digest="",
         entries=1,
+        store_bytes=1,
         kafka_answers=True,
         outage_ms=None,
         lag_ms=0.0,

@@ -54,6 +54,16 @@ def count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
+def size(size_bytes: int) -> str:
+    """Such as 1.5 MiB."""
+    value, unit = float(size_bytes), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1023.95:  # more is rounded to 1024.0
+            break
+        value, unit = value / 1024, larger
+    return f"{size_bytes} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
 def progress_bars(*columns: Any) -> Progress:
     """Progress bars on stderr, if it is a terminal; they disappear at the end."""
     return Progress(

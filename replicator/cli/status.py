@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from replicator.address import Address
 from replicator.cli import options
-from replicator.cli.output import console, plain_table, print_json, print_json_line, print_whole
+from replicator.cli.output import console, plain_table, print_json, print_json_line, print_whole, size
 from replicator.local.admin_client import ClusterAdmin, find_cluster
 from replicator.local.folder import ClusterFolder
 from replicator.local.status import FAILED, LEADING_ROLES, REPLACED, SERVING, UNREACHABLE
@@ -86,18 +86,28 @@ def draw(summary: ClusterSummary) -> list[RenderableType]:
         digest = (node.digest or "")[:8]
         source = SOURCES.get(node.source or "", "")
         table.add_row(node.id, role, node.mode, escape(node.resp), state, source, applied, lag, entries, digest)
-    title = escape(f"{summary.cluster}: log end {summary.end_offset}")
+    log_size = "" if summary.log_bytes is None else f", {size(summary.log_bytes)}"
+    title = escape(f"{summary.cluster}: log end {summary.end_offset}{log_size}")
     sync = [node.id for node in summary.nodes if node.mode == Mode.SYNC]
     policy = [escape(describe_policy(summary.policy, sync, summary.leader))] if summary.policy else []
     return [
         title,
         table,
+        *_describe_stores(summary),
         *_describe_outage(summary),
         _describe_term(summary),
         *policy,
         *_troubles(summary),
         *_ignored_settings(summary),
     ]
+
+
+def _describe_stores(summary: ClusterSummary) -> Iterator[str]:
+    """Their sizes, in a line: one more column would not fit into 80 characters."""
+    nodes = sorted(summary.nodes, key=lambda it: it.id)
+    sizes = [f"{node.id} {size(node.store_bytes)}" for node in nodes if node.store_bytes is not None]
+    if sizes:
+        yield escape(f"size of the stores: {', '.join(sizes)}")
 
 
 def _troubles(summary: ClusterSummary) -> Iterator[str]:

@@ -51,6 +51,7 @@ class NodeInfo:
     end_offset: int = BEFORE_LOG  # of the last record in the log that the node knows of
     digest: str | None = None
     entries: int | None = None
+    store_bytes: int | None = None  # on disk
     lag_ms: float | None = None
     lease_left_ms: float = 0.0
     is_quiet: bool = False  # an idle leader, which renews its lease only when a read needs it
@@ -93,6 +94,7 @@ class StatusReply:
     cluster: str
     node: NodeInfo
     incarnation: str = ""  # of the process that replied
+    log_bytes: int | None = None  # of one copy of the log; None: Kafka does not report it
     members: tuple[MemberInfo, ...] = ()
     policy: Policy | None = None
     timing: Timing | None = None  # None: the log has no record of it yet
@@ -127,6 +129,7 @@ def parse_status(reply: Any) -> StatusReply:
         cluster=reply["cluster"],
         node=NodeInfo(**{**known_fields(NodeInfo, node), "elected": parse_term(elected)}),
         incarnation=reply.get("incarnation", ""),
+        log_bytes=reply.get("log_bytes"),
         members=tuple(map(parse_member, reply["members"])),
         policy=parse_policy(reply.get("policy")),
         timing=parse_timing(reply.get("timing")),

@@ -31,6 +31,7 @@ class NodeSummary:
     lag_ms: float | None
     digest: str | None
     entries: int | None
+    store_bytes: int | None  # on disk
     ignored_timing: Mapping[str, int]  # settings of its config that the timing of the cluster overrides
 
 
@@ -49,6 +50,7 @@ class ClusterSummary:
     elected: TermInfo | None  # how the term began, if any node has read its claim
     term_ms: float | None  # how long ago that was
     end_offset: int
+    log_bytes: int | None  # of one copy of the log; None if Kafka reports it to no node
     record_version: int | None  # of the records that are written now
     kafka_down_ms: float | None  # since the last record, if no node that answers reaches Kafka
     policy: Policy | None
@@ -94,6 +96,7 @@ def summarise(admin: ClusterAdmin) -> ClusterSummary:
         elected=term.elected if term else None,
         term_ms=term.term_ms if term else None,
         end_offset=end_offset,
+        log_bytes=max((it.reply.log_bytes for it in statuses if it.reply.log_bytes is not None), default=None),
         record_version=newest.record_version,
         kafka_down_ms=_kafka_down_ms(nodes),
         policy=newest.policy,
@@ -137,6 +140,7 @@ def _summarise_node(status: MemberStatus, end_offset: int) -> NodeSummary:
         lag_ms=node.lag_ms,
         digest=node.digest,
         entries=node.entries,
+        store_bytes=node.store_bytes,
         ignored_timing=node.ignored_timing,
     )
 

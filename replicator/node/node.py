@@ -233,11 +233,6 @@ class Node:
         return self._progress.lags(state) if state.leader == self._context.author else {}
 
     @property
-    def store_bytes(self) -> int:
-        """On disk."""
-        return self._context.replica.machine.size_bytes
-
-    @property
     def latencies(self) -> StageLatencies:
         return self._context.latencies
 

@@ -32,6 +32,7 @@ class NodeStatus:
     end_offset: int  # of the last record in the log that this node knows of
     digest: str
     entries: int
+    store_bytes: int  # on disk
     kafka_answers: bool  # False: this node waits for Kafka
     outage_ms: float | None  # while Kafka does not answer: how long ago the last record was written, if one was read
     lag_ms: float  # age of the last record applied; 0 if it is the last one in the log
@@ -67,6 +68,7 @@ def node_status(context: NodeContext, health: NodeHealth, source: SourceName | N
         end_offset=max(health.end_offset, log_state.offset),
         digest=f"{meta.digest:032x}",
         entries=meta.entries,
+        store_bytes=replica.machine.size_bytes,
         kafka_answers=health.kafka_answers,
         outage_ms=None if health.kafka_answers else _last_record_ms(context, now_us),
         lag_ms=replica.age_ms(now_us) if log_state.offset < health.end_offset else 0.0,

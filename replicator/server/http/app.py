@@ -209,7 +209,7 @@ class HttpServer:
             }
             return web.json_response({**identity, "node": fields, "members": []})
         node = self._served.node
-        status = await node.current_status()
+        status, log = await asyncio.gather(node.current_status(), node.log_extent())
         membership = node.membership
         members = [_member_fields(member) for member in membership.members]
         acked_offsets = {id: last.ack.offset for id, last in node.last_acks.items()}
@@ -217,6 +217,7 @@ class HttpServer:
             {
                 **identity,
                 "node": asdict(status),
+                "log_bytes": log and log.size_bytes,
                 "members": members,
                 "policy": asdict(membership.policy),
                 "record_version": membership.version,
@@ -238,7 +239,6 @@ class HttpServer:
             node.latencies,
             node.replica_lags,
             node.membership.version,
-            node.store_bytes,
             log,
             manifests,
         )

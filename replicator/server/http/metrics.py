@@ -46,7 +46,6 @@ class Observed:
     latencies: StageLatencies = field(default_factory=StageLatencies)
     replica_lags: Mapping[NodeId, ReplicaLag] = field(default_factory=dict)  # empty on followers
     record_version: int = VERSION  # of the records that a leader writes now
-    store_bytes: int = 0
     log: LogExtent | None = None  # None: Kafka does not answer
     snapshots: Sequence[Manifest] | None = None  # the highest offset first; None: they cannot be read
 
@@ -184,7 +183,7 @@ class NodeCollector(Collector):
     def _storage(self) -> Iterator[Metric]:
         status, log, snapshots = self._observed.status, self._observed.log, self._observed.snapshots
         yield _gauge("store_entries", "Number of entries in the store: the fields of all tables.", status.entries)
-        yield _gauge("store_size_bytes", "Size of the store on disk.", self._observed.store_bytes)
+        yield _gauge("store_size_bytes", "Size of the store on disk.", status.store_bytes)
         if log is not None:
             yield _gauge(
                 "log_start_offset",
