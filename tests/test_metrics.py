@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,7 +51,7 @@ def parsed(text: str) -> Samples:
 
 def metrics(running: RunningNode) -> Samples:
     node = running.node
-    observed = Observed(node.status(), Stats(), node.latencies, node.replica_lags)
+    observed = Observed(node.status(), Stats(), "c", node.latencies, node.replica_lags)
     return parsed(render(observed).decode())
 
 
@@ -60,6 +62,19 @@ def metrics(running: RunningNode) -> Samples:
 def test_promtool_has_no_complaint() -> None:
     check = subprocess.run(["promtool", "check", "metrics"], input=render(example()), capture_output=True, check=False)
     assert (check.returncode, check.stdout + check.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool (Debian: package prometheus)")
+def test_promtool_accepts_the_expressions_of_the_page(tmp_path: Path) -> None:
+    expressions = re.findall(
+        r"^\| `([^`]+)` \|[^|]*\|$", PAGE.read_text().partition("## What to watch")[2], re.MULTILINE
+    )
+    assert len(expressions) > 10
+    rules = tmp_path / "rules.yml"
+    recorded = [{"record": f"watch:{number}", "expr": text} for number, text in enumerate(expressions)]
+    rules.write_text(json.dumps({"groups": [{"name": "page", "rules": recorded}]}))  # which is YAML, too
+    check = subprocess.run(["promtool", "check", "rules", str(rules)], capture_output=True, text=True, check=False)
+    assert check.returncode == 0, check.stdout + check.stderr
 
 
 def test_units_are_base_units() -> None:
@@ -90,6 +105,12 @@ def test_the_build_and_the_version_of_records() -> None:
     [build] = re.findall(r"^replicator_build_info\{(.*)\} 1.0$", text, re.MULTILINE)
     assert re.search(r'build="(compiled|interpreted)"', build) and f'record_version="{VERSION}"' in build
     assert parsed(text)["replicator_record_version"] == VERSION
+
+
+def test_a_node_that_waits_for_kafka_says_so() -> None:
+    observed = example()
+    waiting = replace(observed, status=replace(observed.status, kafka_answers=False))
+    assert [parsed(render(it).decode())["replicator_kafka_up"] for it in (observed, waiting)] == [1, 0]
 
 
 # Histograms
@@ -141,6 +162,20 @@ async def test_a_write_lasts_until_it_is_acknowledged() -> None:
     await stage.step("refused")
     assert totals(stage.server.stats.writes) == (2, 1.0)
     assert totals(stage.server.stats.reads) == (0, 0)
+
+
+async def test_writes_that_are_answered_together_last_since_each_of_them_began() -> None:
+    stage, clock = timed_stage()
+    await stage.step(b"SET a 1; SET b 2; PING")
+    clock.now_s += 0.5
+    await stage.step(b"SET c 3; PING")
+    clock.now_s += 0.25
+    for done in stage.backend.unacked:
+        done(None, Offset(1))
+    await stage.step(b"PING")
+    stats = stage.server.stats
+    assert totals(stats.writes) == (3, 1.75)
+    assert [count for count in stats.writes.counts if count] == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,8 @@ def example() -> Observed:
         outage_ms=None,
         lag_ms=0.0,
         lease_left_ms=600.0,
+        is_quiet=False,
+        holds_leadership=True,
         void_records=0,
         inflight=0,
         refusal="",
@@ -77,6 +79,7 @@ def example() -> Observed:
     return Observed(
         status,
         Stats(),
+        cluster="",
         replica_lags={NodeId("n2"): ReplicaLag(records=0, seconds=0.0)},
         log=LogExtent(start=Offset(0), size_bytes=1),
         snapshots=[snapshot],

@@ -180,7 +180,7 @@ class PartitionClient:
         """Of the log on the disk of the leader. Kafka wants the right `Describe` on its cluster for that."""
         size: LogSize = await self._request(lambda epoch: DescribeLogDirs(self._topic), "describe the log")
         if size.code:  # the broker may well lead the partition: its connection stays
-            raise RequestFailed(f"describe {self._lookup.topic}", size.code)
+            raise RequestFailed("describe the log", self._lookup.topic, size.code, operation="Describe")
         return size.size_bytes
 
     def reconnect(self) -> None:

@@ -236,6 +236,7 @@ class HttpServer:
         observed = Observed(
             status,
             stats,
+            self._identity.cluster,
             node.latencies,
             node.replica_lags,
             node.membership.version,

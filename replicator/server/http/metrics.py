@@ -43,6 +43,7 @@ class Observed:
 
     status: NodeStatus
     stats: Stats
+    cluster: str = ""
     latencies: StageLatencies = field(default_factory=StageLatencies)
     replica_lags: Mapping[NodeId, ReplicaLag] = field(default_factory=dict)  # empty on followers
     record_version: int = VERSION  # of the records that a leader writes now
@@ -76,11 +77,16 @@ class NodeCollector(Collector):
         )
         yield InfoMetricFamily(
             "replicator_node",
-            "Id of this node, its role, and the timeline of the log that it follows. Always 1.",
-            {"id": status.id, "role": status.role, "timeline": status.timeline},
+            "Cluster and id of this node, its role, and the timeline of the log that it follows. Always 1.",
+            {"cluster": self._observed.cluster, "id": status.id, "role": status.role, "timeline": status.timeline},
         )
         yield _gauge("leader", "Whether this node is the leader (1) or not (0).", status.role.leads)
         yield _gauge("serving", "Whether this node answers reads (1) or not (0).", status.state is NodeState.SERVING)
+        yield _gauge(
+            "kafka_up",
+            "Whether Kafka answers this node, as far as it knows (1), or the node waits for Kafka (0).",
+            status.kafka_answers,
+        )
         yield _gauge(
             "lease_remaining_seconds",
             "Time until the lease of this leader expires unless it is renewed. 0 at followers.",
@@ -106,7 +112,7 @@ class NodeCollector(Collector):
         yield _gauge(
             "lag_seconds",
             "Age of the last record that this node has applied, by the clock of its author. 0 if it is the last one "
-            "in the log.",
+            "in the log that this node knows of: see replicator_kafka_up.",
             status.lag_ms / 1000,
         )
         records = GaugeMetricFamily(
