@@ -85,7 +85,7 @@ OPERATIONS = (
     Operation(
         "GET",
         "/leader",
-        "For load balancers of writes: whether this node is the leader and holds its lease.",
+        "For load balancers of writes: whether this node is the leader, and holds its lease or is idle.",
         {200: (Shape.ROLE, "It is."), 503: (Shape.ROLE, "It is not, or it is starting (then with `error` only).")},
     ),
     Operation(
