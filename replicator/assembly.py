@@ -19,13 +19,15 @@ from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, Replica
 from replicator.intervals import NODE_RETRY_MS
 from replicator.log.kafka.acks import KafkaAcks
 from replicator.log.kafka.admin import ensure_topics
+from replicator.log.kafka.applied import KafkaAppliedOffsets
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import security_of
+from replicator.node.applied_reporter import AppliedReporter
 from replicator.node.background import run_with_background
 from replicator.node.clock import SystemClock
 from replicator.node.context import open_context
 from replicator.node.node import Node
-from replicator.position import Author, NodeId
+from replicator.position import Author, NodeId, Offset
 from replicator.protocol import timing
 from replicator.protocol.timing import Timeouts
 from replicator.records.types import Member, Mode, Timing
@@ -122,7 +124,11 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
             http_address=config.advertised_http,
         )
         registering = register(node, identity, member, settings.password)
-        running = asyncio.create_task(run_with_background(node.run(), registering))
+        offsets = KafkaAppliedOffsets(config.kafka.bootstrap, settings.cluster, identity.author.node, security=security)
+        reporter = AppliedReporter(
+            lambda: Offset(machine.state.offset + 1) if node.is_registered else None, offsets, context.clock
+        )
+        running = asyncio.create_task(run_with_background(node.run(), registering, reporter.run()))
         parts.push_async_callback(_cancel, running)
         await server.start()
         parts.push_async_callback(server.close)  # before the node: its commands in progress still need it
@@ -141,16 +147,21 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 async def _open_log(config: NodeConfig) -> KafkaLog:
     """The log. Its topics are created only if there is no store yet: a store must find the topic it was built from."""
     kafka, cluster, security = config.kafka, config.node.cluster, security_of(config.kafka)
+    node = NodeId(config.node.id)
     store = config.node.dir / STORE
     if not has_followed_a_log(store):
         await _in_daemon_thread(
             lambda: ensure_topics(
-                kafka.bootstrap, cluster, replication_factor=kafka.replication_factor or None, security=security
+                kafka.bootstrap,
+                cluster,
+                node=node,
+                replication_factor=kafka.replication_factor or None,
+                security=security,
             )
         )
-        return await KafkaLog.open(kafka.bootstrap, cluster, security=security)
+        return await KafkaLog.open(kafka.bootstrap, cluster, node=node, security=security)
     try:
-        return await KafkaLog.open(kafka.bootstrap, cluster, security=security)
+        return await KafkaLog.open(kafka.bootstrap, cluster, node=node, security=security)
     except ConfigError as error:
         raise LogDamage(
             f"{store} follows a log that is not at {kafka.bootstrap} any more ({error}). Check --bootstrap and "

@@ -52,6 +52,7 @@ class FakeBroker:
         self.hangs = False  # accepts connections, and answers nothing
         self.topic_exists = True
         self.metadata_requests = 0
+        self.client_ids: set[str] = set()
         self.peers: Sequence[FakeBroker] = ()
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -85,7 +86,7 @@ class FakeBroker:
                 [size] = struct.unpack(">i", await reader.readexactly(4))
                 request = BytesIO(await reader.readexactly(size))
                 key, version, correlation, name_size = struct.unpack(">hhih", request.read(10))
-                request.read(name_size)
+                self.client_ids.add(request.read(name_size).decode())
                 if self.hangs:
                     continue
                 answer = struct.pack(">i", correlation) + (await self._answer(key, version, request)).encode()

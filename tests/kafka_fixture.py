@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 
 from replicator.local.kafka import LocalBroker
 from replicator.local.kafka.cluster import KafkaCluster
-from replicator.log.kafka.admin import delete_topics, ensure_topics
+from replicator.log.kafka.admin import KafkaAdmin, delete_topics, ensure_topics
+from replicator.log.kafka.topic import consumer_group, wal_topic
+from replicator.position import NodeId, Offset
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +57,12 @@ def local_broker(tmp_path: Path) -> Iterator[LocalBroker]:
     broker.start()
     yield broker
     broker.stop()
+
+
+def committed_offset(bootstrap: str, cluster: str, node: NodeId) -> Offset | None:
+    """As `kafka-consumer-groups` shows it. Blocks."""
+    admin, asked = KafkaAdmin(bootstrap, None), TopicPartition(wal_topic(cluster), 0)
+    request = ConsumerGroupTopicPartitions(consumer_group(cluster, node), [asked])
+    [future] = admin.client.list_consumer_group_offsets([request]).values()
+    [found] = admin.result(future).topic_partitions
+    return Offset(found.offset) if found.offset >= 0 else None

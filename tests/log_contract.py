@@ -1,15 +1,16 @@
-"""The contract of every adapter of `log.port`. A test module subclasses these with fixtures `log` and `open_acks`."""
+"""The contract of every adapter of `log.port`. A test module subclasses these with fixtures `log`,
+`open_acks`, and `open_applied` with `committed`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import pytest
 
-from replicator.log.port import Acks, AppendRefused, Entry, Log, Reader
-from replicator.position import Offset
+from replicator.log.port import Acks, AppendRefused, AppliedOffsets, Entry, Log, Reader
+from replicator.position import NodeId, Offset
 
 
 async def read(reader: Reader, count: int) -> list[Entry]:
@@ -150,3 +151,20 @@ class AcksContract:
         await channel.send(b"new")
         async with asyncio.timeout(20):
             assert list(await channel.receive()) == [b"new"]
+
+
+class AppliedOffsetsContract:
+    """`committed` returns what a node has committed; None: nothing."""
+
+    async def test_the_last_commit_of_each_node_counts(
+        self,
+        open_applied: Callable[[NodeId], AppliedOffsets],
+        committed: Callable[[NodeId], Awaitable[Offset | None]],
+    ) -> None:
+        first, second, third = (NodeId(f"n{number}") for number in (1, 2, 3))
+        applied = {node: open_applied(node) for node in (first, second)}
+        await applied[first].commit(Offset(7))
+        await applied[second].commit(Offset(5))
+        await applied[first].commit(Offset(9))
+        await open_applied(second).commit(Offset(3))  # a node whose store was lost applies the log again
+        assert [await committed(node) for node in (first, second, third)] == [9, 3, None]

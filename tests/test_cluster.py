@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 import redis
 
+from replicator.intervals import COMMIT_MS
 from replicator.local.kafka import LocalBroker
 from replicator.log.kafka.admin import delete_topics, ensure_topics
+from replicator.position import NodeId
 from replicator.records.types import Timing
-from tests.process_cluster import WAIT_S, Cluster, Writer, wait_for
+from tests.kafka_fixture import committed_offset
+from tests.process_cluster import WAIT_S, Cluster, Writer, stopped, wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
@@ -117,8 +120,29 @@ def test_a_replica_starts_from_a_snapshot_and_reads_on_after_its_offset(cluster:
     assert {node["id"] for node in cluster.caught_up()} == {"n1", "n2", "n3", "n4"}
     assert json.loads(cluster.run("snapshot", "list", "--json"))[0]["name"] == manifest["name"]
     assert "is in this cluster already" in cluster.run("replica", "add", "n4", code=1)
+    wait_for(lambda: committed_offset(cluster.bootstrap, cluster.name, NodeId("n4")) is not None)
     cluster.run("replica", "remove", "n4")
+    assert committed_offset(cluster.bootstrap, cluster.name, NodeId("n4")) is None
     assert {node["id"] for node in cluster.caught_up()} == {"n1", "n2", "n3"}
+
+
+def test_kafkas_tools_show_the_lag_of_each_node(cluster: Cluster) -> None:
+    ids = ["n1", "n2", "n3"]
+    leader = cluster.leader(ids)
+    follower = next(id for id in ids if id != leader)
+
+    def lag(id: str) -> int:
+        committed = committed_offset(cluster.bootstrap, cluster.name, NodeId(id))
+        return int(cluster.status()["end_offset"]) + 1 - (committed or 0)
+
+    idle = COMMIT_MS // Timing().heartbeat_ms + 10  # heartbeats since the last commit
+    wait_for(lambda: all(lag(id) <= idle for id in ids))
+    with stopped(cluster.pid(follower)):
+        client = cluster.client(leader)
+        for number in range(2 * idle):
+            client.set("lag", number)
+        assert lag(follower) >= 2 * idle
+    wait_for(lambda: lag(follower) <= idle)
 
 
 def test_the_last_sync_member_cannot_be_removed_while_writes_wait_for_it(cluster: Cluster) -> None:

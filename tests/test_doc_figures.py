@@ -11,7 +11,14 @@ import pytest
 from replicator import limits
 from replicator.client import Client
 from replicator.config import load
-from replicator.intervals import AUTH_TIMEOUT_S, BARRIER_PAUSE_MS, CHECKPOINT_MS, HTTP_TIMEOUT_S, TRUNCATED_MS
+from replicator.intervals import (
+    AUTH_TIMEOUT_S,
+    BARRIER_PAUSE_MS,
+    CHECKPOINT_MS,
+    COMMIT_MS,
+    HTTP_TIMEOUT_S,
+    TRUNCATED_MS,
+)
 from replicator.local.kafka.jars import KAFKA_VERSION
 from replicator.protocol.pace import Pace
 from replicator.protocol.timing import MAX_DRIFT, Timeouts
@@ -66,6 +73,8 @@ FIGURES = [
     ("docs/modes.md", "`follower_lease_ms` ({})", duration(TIMING.follower_lease_ms)),
     ("docs/modes.md", "at most one every {}", duration(BARRIER_PAUSE_MS)),
     ("docs/operations.md", "at most `lease_ms` ({})", duration(TIMING.lease_ms)),
+    ("docs/operations.md", "It does so every {} if", duration(COMMIT_MS)),
+    ("docs/operations.md", "may show up to {} records, the heartbeats", str(COMMIT_MS // TIMING.heartbeat_ms)),
     ("docs/operations.md", "at most `read_ms` ({})", duration(TIMEOUTS.read_ms)),
     ("docs/operations.md", "heartbeat each `heartbeat_ms` ({})", duration(TIMING.heartbeat_ms)),
     ("docs/operations.md", "needed its lease for {}, and", duration(PACE.quiet_after_ms)),

@@ -133,7 +133,7 @@ def frame(number: int, response: Any) -> bytes:
 
 @pytest.fixture
 async def connection() -> BrokerConnection:
-    return BrokerConnection(cast(AIOKafkaConnection, Opened()), cast(asyncio.Transport, FakeTransport()))
+    return BrokerConnection(cast(AIOKafkaConnection, Opened()), cast(asyncio.Transport, FakeTransport()), b"id")
 
 
 async def ask(connection: BrokerConnection, *requests: PartitionRequest) -> list[asyncio.Task[Any]]:

@@ -14,14 +14,24 @@ from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogTrimmed
 from replicator.local.kafka import LocalBroker
 from replicator.log.kafka.acks import KafkaAcks
-from replicator.log.kafka.admin import KafkaAdmin, _create, delete_topics, ensure_topics, topic_id, trim
+from replicator.log.kafka.admin import (
+    KafkaAdmin,
+    _create,
+    delete_consumer_groups,
+    delete_topics,
+    ensure_topics,
+    topic_id,
+    trim,
+)
+from replicator.log.kafka.applied import KafkaAppliedOffsets
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.options import KafkaOptions
 from replicator.log.kafka.topic import acks_topic, wal_topic
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.position import NodeId, Offset
 from replicator.records.codec import BARRIER
-from tests.log_contract import AcksContract, LogContract, read
+from tests.kafka_fixture import committed_offset
+from tests.log_contract import AcksContract, AppliedOffsetsContract, LogContract, read
 from tests.memory_cluster import until
 
 pytestmark = pytest.mark.kafka
@@ -50,6 +60,32 @@ class TestKafkaAcks(AcksContract):
         yield open_channel
         for channel in channels:
             await channel.close()
+
+
+class TestKafkaAppliedOffsets(AppliedOffsetsContract):
+    @pytest.fixture
+    def open_applied(self, kafka: str, kafka_cluster: str) -> Callable[[NodeId], KafkaAppliedOffsets]:
+        return lambda node: KafkaAppliedOffsets(kafka, kafka_cluster, node)
+
+    @pytest.fixture
+    def committed(self, kafka: str, kafka_cluster: str) -> Callable[[NodeId], Awaitable[Offset | None]]:
+        async def read_committed(node: NodeId) -> Offset | None:
+            return await asyncio.to_thread(committed_offset, kafka, kafka_cluster, node)
+
+        return read_committed
+
+    async def test_groups_of_stopped_nodes_can_be_deleted(self, kafka: str, kafka_cluster: str) -> None:
+        n1, n2 = NodeId("n1"), NodeId("n2")
+        await KafkaAppliedOffsets(kafka, kafka_cluster, n1).commit(Offset(7))
+        for _ in range(2):
+            await asyncio.to_thread(delete_consumer_groups, kafka, kafka_cluster, [n1, n2])
+            assert await asyncio.to_thread(committed_offset, kafka, kafka_cluster, n1) is None
+
+    async def test_a_commit_without_a_topic_or_a_broker_is_unavailable(self, kafka: str) -> None:
+        with pytest.raises(BrokerUnavailable, match=r"commit to the consumer group nowhere\.n1"):
+            await KafkaAppliedOffsets(kafka, "nowhere", NodeId("n1")).commit(Offset(1))
+        with pytest.raises(BrokerUnavailable, match="does not answer"):
+            await KafkaAppliedOffsets("127.0.0.1:9", "nowhere", NodeId("n1")).commit(Offset(1))
 
 
 async def test_tools_of_kafka_show_what_a_record_is(kafka: str, kafka_cluster: str, log: KafkaLog) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from replicator.errors import LogTrimmed
-from replicator.log.memory import MemoryAcks, MemoryAckTopic, MemoryLog
-from replicator.position import Offset
-from tests.log_contract import AcksContract, LogContract, read
+from replicator.log.memory import MemoryAcks, MemoryAckTopic, MemoryAppliedOffsets, MemoryLog
+from replicator.position import NodeId, Offset
+from tests.log_contract import AcksContract, AppliedOffsetsContract, LogContract, read
 
 
 @pytest.fixture
@@ -30,6 +30,23 @@ class TestMemoryAcks(AcksContract):
             return topic.open()
 
         return open_channel
+
+
+class TestMemoryAppliedOffsets(AppliedOffsetsContract):
+    @pytest.fixture
+    def stored(self) -> dict[NodeId, Offset]:
+        return {}
+
+    @pytest.fixture
+    def open_applied(self, stored: dict[NodeId, Offset]) -> Callable[[NodeId], MemoryAppliedOffsets]:
+        return lambda node: MemoryAppliedOffsets(node, stored)
+
+    @pytest.fixture
+    def committed(self, stored: dict[NodeId, Offset]) -> Callable[[NodeId], Awaitable[Offset | None]]:
+        async def read_committed(node: NodeId) -> Offset | None:
+            return stored.get(node)
+
+        return read_committed
 
 
 async def test_gaps_are_skipped(log: MemoryLog) -> None:

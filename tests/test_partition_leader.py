@@ -13,13 +13,14 @@ import pytest
 
 from replicator.errors import BrokerUnavailable
 from replicator.intervals import LEADER_LOOKUP_MS
+from replicator.log.kafka.client_id import client_id
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.options import KafkaOptions
 from replicator.log.kafka.partition_leader import LeaderLookup
 from replicator.log.kafka.security import PLAINTEXT
 from replicator.log.kafka.topic_monitor import TopicMonitor
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused
-from replicator.position import Offset
+from replicator.position import NodeId, Offset
 from tests.fake_kafka import NOT_ENOUGH_REPLICAS, FakeBroker, bootstrap, elect, fake_brokers
 from tests.log_contract import read
 from tests.memory_cluster import until
@@ -33,7 +34,7 @@ async def same_id(topic: str) -> str:
 
 
 def lookup_at(brokers: Sequence[FakeBroker]) -> LeaderLookup:
-    return LeaderLookup(bootstrap(brokers), "c.wal", PLAINTEXT)
+    return LeaderLookup(bootstrap(brokers), "c.wal", PLAINTEXT, client_id=client_id("c", NodeId("n1"), "log"))
 
 
 @asynccontextmanager
@@ -52,6 +53,12 @@ async def open_log(
 async def brokers() -> AsyncIterator[list[FakeBroker]]:
     async with fake_brokers(3) as brokers:
         yield brokers
+
+
+async def test_every_request_says_which_node_sends_it_and_what_for(brokers: list[FakeBroker]) -> None:
+    async with open_log(brokers) as log:
+        assert await log.append([b"a"]) == 0
+    assert [broker.client_ids for broker in brokers] == [{"replicator/c/n1/log"}] * 3
 
 
 async def test_a_reader_follows_the_appends_to_the_new_leader(brokers: list[FakeBroker]) -> None:

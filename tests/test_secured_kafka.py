@@ -9,13 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from replicator.errors import BrokerUnavailable
-from replicator.log.kafka.admin import ensure_topics, topic_id
+from replicator.log.kafka.admin import KafkaAdmin, ensure_topics, topic_id
+from replicator.log.kafka.applied import KafkaAppliedOffsets
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.kafka.topic import wal_topic
-from replicator.position import Offset
+from replicator.log.port import CommitRefused
+from replicator.position import NodeId, Offset
 from tests.log_contract import read
 from tests.process_cluster import Cluster
 from tests.secured_kafka import start_secured_kafka
@@ -23,13 +32,17 @@ from tests.secured_kafka import start_secured_kafka
 pytestmark = pytest.mark.kafka
 
 USER, PASSWORD = "alice", "correct horse"
+RESTRICTED_USER = "bob"  # of the same password
 LARGE = b"x" * 300_000  # several TLS records
 
 
+USERS = f'user_{USER}="{PASSWORD}" user_{RESTRICTED_USER}="{PASSWORD}"'
 LISTENER = f"""\
 sasl.enabled.mechanisms=PLAIN
 listener.name.secured.plain.sasl.jaas.config=\
-org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}";
+org.apache.kafka.common.security.plain.PlainLoginModule required {USERS};
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS;User:{USER}
 """
 
 
@@ -65,6 +78,28 @@ async def test_a_client_that_is_not_let_in_is_told_why(
     with pytest.raises(BrokerUnavailable) as raised:
         await KafkaLog.open(bootstrap, "secured", security=replace(security, **wrong))  # type: ignore[arg-type]
     assert bootstrap in str(raised.value) and "horse" not in str(raised.value)
+
+
+async def test_a_login_that_may_not_commit_is_told_what_to_allow(secured: tuple[str, KafkaSecurity]) -> None:
+    bootstrap, security = secured
+    await asyncio.to_thread(ensure_topics, bootstrap, "refused", security=security)
+    restricted = replace(security, username=RESTRICTED_USER)
+    applied = KafkaAppliedOffsets(bootstrap, "refused", NodeId("n1"), security=restricted)
+    with pytest.raises(CommitRefused, match=r"READ on the group refused\.n1 and on the topic refused\.wal"):
+        await applied.commit(Offset(1))
+    admin = KafkaAdmin(bootstrap, security)
+    await asyncio.to_thread(allow_to_read, admin, ResourceType.GROUP, "refused.")
+    with pytest.raises(CommitRefused):
+        await applied.commit(Offset(1))
+    await asyncio.to_thread(allow_to_read, admin, ResourceType.TOPIC, "refused.")
+    await applied.commit(Offset(1))
+
+
+def allow_to_read(admin: KafkaAdmin, kind: ResourceType, prefix: str) -> None:
+    user, permission = f"User:{RESTRICTED_USER}", AclPermissionType.ALLOW
+    rule = AclBinding(kind, prefix, ResourcePatternType.PREFIXED, user, "*", AclOperation.READ, permission)
+    [future] = admin.client.create_acls([rule]).values()
+    admin.result(future)
 
 
 def test_all_commands_take_the_login_from_the_environment(secured: tuple[str, KafkaSecurity], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from replicator.errors import LogDamage, LogTrimmed
 from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.log.port import AppendRefused, Entry, LogExtent
-from replicator.position import Offset
+from replicator.position import NodeId, Offset
 
 
 class MemoryLog:
@@ -153,3 +153,14 @@ class MemoryAcks:
 
     async def close(self) -> None:
         self._topic.leave(self)
+
+
+class MemoryAppliedOffsets:
+    """Of one node. The nodes share `committed`."""
+
+    def __init__(self, node: NodeId, committed: dict[NodeId, Offset]) -> None:
+        self._node = node
+        self._committed = committed
+
+    async def commit(self, next_offset: Offset) -> None:
+        self._committed[self._node] = next_offset

@@ -1,7 +1,8 @@
 """The interface between a node and its log.
 
 `Log` is an append-only sequence of values with offsets. `Acks` is a broadcast of small values that may be lost.
-Adapters: `log.kafka`, and `log.memory` for tests and the simulator. Both pass the tests in `tests/log_contract.py`.
+`AppliedOffsets` is for monitoring only. Adapters: `log.kafka`, and `log.memory` for tests and the simulator. Both pass
+the tests in `tests/log_contract.py`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ class AppendRefused(Definite):
 
 class AppendOutcomeUnknown(ReplicatorError):
     """No answer, or one that leaves the outcome open: the append may be in the log, or may still get there."""
+
+
+class CommitRefused(ReplicatorError):
+    """This node may not commit; it says what to allow."""
 
 
 class Reader(Protocol):
@@ -116,3 +121,11 @@ class Acks(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class AppliedOffsets(Protocol):
+    """How far this node has applied the log, for tools that monitor the lag. No node reads it."""
+
+    async def commit(self, next_offset: Offset) -> None:
+        """All entries below `next_offset` are applied. Raises `BrokerUnavailable`, `CommitRefused`."""
+        ...

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,10 +18,11 @@ from replicator.errors import BrokerUnavailable, ConfigError
 from replicator.intervals import ADMIN_TIMEOUT_S, TOPIC_POLL_S, TOPIC_TIMEOUT_S
 from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.log.kafka.authorization import DENIED, needs
+from replicator.log.kafka.client_id import DEFAULT_CLIENT_ID, client_id
 from replicator.log.kafka.requests import PARTITION
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
-from replicator.log.kafka.topic import acks_topic, wal_topic
-from replicator.position import Offset
+from replicator.log.kafka.topic import acks_topic, consumer_group, wal_topic
+from replicator.position import NodeId, Offset
 
 T = TypeVar("T")
 
@@ -74,14 +75,15 @@ class _LastError:
 class KafkaAdmin:
     """A connection for administration. librdkafka's log is off; the exceptions include its last error instead."""
 
-    def __init__(self, bootstrap: str, security: KafkaSecurity | None) -> None:
+    def __init__(self, bootstrap: str, security: KafkaSecurity | None, client_id: str = DEFAULT_CLIENT_ID) -> None:
+        """Raises `ConfigError` if a file of `security` cannot be used."""
         self.bootstrap = bootstrap
         self._last_error = _LastError()
         try:
             self.client = AdminClient(
                 {
                     "bootstrap.servers": bootstrap,
-                    "client.id": "replicator-admin",
+                    "client.id": client_id,
                     "log_level": 0,
                     "error_cb": self._last_error.set,  # type: ignore[dict-item]
                     **(security or PLAINTEXT).for_librdkafka(),
@@ -144,8 +146,10 @@ class KafkaAdmin:
 class TopicLookup:
     """Looks up the ids of topics without blocking the event loop."""
 
-    def __init__(self, bootstrap: str, security: KafkaSecurity | None = None) -> None:
-        self._admin = KafkaAdmin(bootstrap, security)
+    def __init__(
+        self, bootstrap: str, security: KafkaSecurity | None = None, client_id: str = DEFAULT_CLIENT_ID
+    ) -> None:
+        self._admin = KafkaAdmin(bootstrap, security, client_id)
 
     async def topic_id(self, topic: str) -> str | None:
         """None if there is no such topic. Raises `BrokerUnavailable`."""
@@ -171,16 +175,22 @@ def topic_id(bootstrap: str, topic: str, *, security: KafkaSecurity | None = Non
 
 
 def ensure_topics(
-    bootstrap: str, cluster: str, *, replication_factor: int | None = None, security: KafkaSecurity | None = None
+    bootstrap: str,
+    cluster: str,
+    *,
+    node: NodeId | None = None,
+    replication_factor: int | None = None,
+    security: KafkaSecurity | None = None,
 ) -> TopicIds:
     """Create the topics of the cluster that do not exist, and wait until the brokers know them.
 
     By default as many copies as the brokers are configured to make, and at least 3, or as there are brokers that are
     up. Existing topics need no permission to create any, and their settings are not changed: see `check_topic`.
+    `node`: which creates them, if any.
 
     Raises `BrokerUnavailable`, and `ConfigError` if Kafka refuses.
     """
-    admin = KafkaAdmin(bootstrap, security)
+    admin = KafkaAdmin(bootstrap, security, client_id(cluster, node, "admin"))
     wal, acks = wal_topic(cluster), acks_topic(cluster)
     log = admin.describe_or_none(wal)
     known = len(log.partitions[PARTITION].replicas) if log is not None else None
@@ -234,6 +244,22 @@ def delete_topics(bootstrap: str, cluster: str, *, security: KafkaSecurity | Non
             if error.args[0].code() not in MISSING:
                 why = _reason(error, "Delete", topic)
                 raise ConfigError(f"Kafka refuses to delete topic {topic}: {why}") from error
+
+
+def delete_consumer_groups(
+    bootstrap: str, cluster: str, nodes: Iterable[NodeId], *, security: KafkaSecurity | None = None
+) -> None:
+    """Delete what these nodes, which must not run, have committed. Raises `BrokerUnavailable`, `ConfigError`."""
+    groups = [consumer_group(cluster, node) for node in nodes]
+    if not groups:
+        return
+    admin = KafkaAdmin(bootstrap, security)
+    for group, future in admin.client.delete_consumer_groups(groups, request_timeout=ADMIN_TIMEOUT_S).items():
+        try:
+            admin.result(future)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+                raise ConfigError(f"Kafka refuses to delete consumer group {group}: {error.args[0].str()}") from error
 
 
 def trim(bootstrap: str, cluster: str, below_offset: Offset, *, security: KafkaSecurity | None = None) -> Offset:

@@ -17,10 +17,8 @@ from aiokafka.protocol.admin import ApiVersionRequest
 
 from replicator.log.kafka.requests import REQUESTS, PartitionRequest
 
-CLIENT_ID = b"replicator"
-
 _SIZE = Struct(">i")
-_HEADER = Struct(f">ihhih{len(CLIENT_ID)}s")  # size, API key, API version, correlation id, length of the client id, it
+_HEADER = Struct(">ihhih")  # size, API key, API version, correlation id, length of the client id, which follows
 _CORRELATION_ID = Struct(">i")
 _ANSWER_AT = _SIZE.size + _CORRELATION_ID.size
 
@@ -36,10 +34,11 @@ class Connection(Protocol):
 
 
 class BrokerConnection(asyncio.Protocol):
-    def __init__(self, opened: AIOKafkaConnection, transport: asyncio.Transport) -> None:
+    def __init__(self, opened: AIOKafkaConnection, transport: asyncio.Transport, client_id: bytes) -> None:
         """Use `open`."""
         self._opened = opened
         self._transport = transport
+        self._client_id = client_id
         self._loop = asyncio.get_running_loop()
         self._received = bytearray()
         self._expected = _SIZE.size  # as many bytes must have been received for the next step
@@ -48,8 +47,8 @@ class BrokerConnection(asyncio.Protocol):
         transport.set_protocol(self)
 
     @classmethod
-    async def open(cls, connection: AIOKafkaConnection) -> BrokerConnection:
-        """`connection`: not connected yet. Raises `KafkaError`, `OSError`, `TimeoutError`."""
+    async def open(cls, connection: AIOKafkaConnection, client_id: str) -> BrokerConnection:
+        """`connection`: not connected yet, with that client id. Raises `KafkaError`, `OSError`, `TimeoutError`."""
         _, writer = await connection.connect()
         try:
             response = await connection.send(ApiVersionRequest())
@@ -57,7 +56,7 @@ class BrokerConnection(asyncio.Protocol):
         except BaseException:
             connection.close()
             raise
-        return cls(connection, writer.transport)
+        return cls(connection, writer.transport, client_id.encode())
 
     def connected(self) -> bool:
         return not self._transport.is_closing()
@@ -67,12 +66,12 @@ class BrokerConnection(asyncio.Protocol):
             raise KafkaConnectionError("the connection is closed")
         self._correlation_id = id = (self._correlation_id + 1) & 0x7FFFFFFF
         body = request.encode()
-        header = _HEADER.pack(
-            _HEADER.size - _SIZE.size + len(body), request.API_KEY, request.API_VERSION, id, len(CLIENT_ID), CLIENT_ID
-        )
+        client_id = self._client_id
+        size = _HEADER.size - _SIZE.size + len(client_id) + len(body)
+        header = _HEADER.pack(size, request.API_KEY, request.API_VERSION, id, len(client_id))
         answer: asyncio.Future[Any] = self._loop.create_future()
         self._unanswered.append((id, request, answer))
-        self._transport.writelines((header, body))
+        self._transport.writelines((header, client_id, body))
         return await answer
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogTrimmed
 from replicator.log.kafka.admin import TopicLookup
+from replicator.log.kafka.client_id import client_id
 from replicator.log.kafka.cursor import Cursor, OffsetOutOfRange
 from replicator.log.kafka.offsets import list_offset_with_retry
 from replicator.log.kafka.options import DEFAULTS, KafkaOptions
@@ -26,7 +27,7 @@ from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.log.kafka.topic import wal_topic
 from replicator.log.kafka.topic_monitor import TopicMonitor
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry, LogExtent
-from replicator.position import Offset
+from replicator.position import NodeId, Offset
 from replicator.records.kind import kind_of
 
 # Error codes that Kafka returns only before it has appended anything (ReplicaManager.appendRecords and its callees), so
@@ -73,14 +74,23 @@ class KafkaLog:
 
     @classmethod
     async def open(
-        cls, bootstrap: str, cluster: str, *, security: KafkaSecurity | None = None, options: KafkaOptions = DEFAULTS
+        cls,
+        bootstrap: str,
+        cluster: str,
+        *,
+        node: NodeId | None = None,
+        security: KafkaSecurity | None = None,
+        options: KafkaOptions = DEFAULTS,
     ) -> Self:
-        """Raises `BrokerUnavailable`, and `ConfigError` if the topic does not exist."""
-        topic, ids = wal_topic(cluster), TopicLookup(bootstrap, security or PLAINTEXT)
+        """`node`: for which it is opened, if any.
+
+        Raises `BrokerUnavailable`, and `ConfigError` if the topic does not exist.
+        """
+        topic, ids = wal_topic(cluster), TopicLookup(bootstrap, security, client_id(cluster, node, "admin"))
         identity = await ids.topic_id(topic)
         if identity is None:
             raise ConfigError(f"there is no topic {topic} at {bootstrap}: check the cluster name, or create it first")
-        lookup = LeaderLookup(bootstrap, topic, security or PLAINTEXT)
+        lookup = LeaderLookup(bootstrap, topic, security or PLAINTEXT, client_id=client_id(cluster, node, "log"))
         log = cls(lookup, TopicMonitor(topic, identity, ids.topic_id, options.identity_check_ms), options)
         try:
             await log.end()

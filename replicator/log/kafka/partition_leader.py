@@ -20,7 +20,8 @@ from replicator.address import Address
 from replicator.errors import BrokerUnavailable
 from replicator.intervals import LEADER_LOOKUP_MS, LEADER_WAIT_MS
 from replicator.log.kafka.authorization import TOPIC_AUTHORIZATION_FAILED, needs
-from replicator.log.kafka.broker_connection import CLIENT_ID, BrokerConnection, Connection
+from replicator.log.kafka.broker_connection import BrokerConnection, Connection
+from replicator.log.kafka.client_id import DEFAULT_CLIENT_ID
 from replicator.log.kafka.failure_text import describe_failure
 from replicator.log.kafka.metadata import TopicMetadataRequest
 from replicator.log.kafka.requests import PARTITION
@@ -60,12 +61,14 @@ class LeaderLookup:
         topic: str,
         security: KafkaSecurity,
         *,
+        client_id: str = DEFAULT_CLIENT_ID,
         recreate: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Raises `ConfigError` if a file of `security` cannot be used."""
         self.topic = topic
         self.bootstrap = bootstrap
         self.epoch = NO_EPOCH  # the highest known one: a connection of a lower epoch is to a former leader
+        self._client_id = client_id
         self._settings = security.for_aiokafka()
         self._recreate = recreate
         self._named = frozenset(Address(host, port) for host, port, _ in collect_hosts(bootstrap))
@@ -89,7 +92,7 @@ class LeaderLookup:
 
     async def connect_to_partition(self, address: Address, timeout_ms: int) -> Connection:
         """For `PartitionRequest` only. Raises `KafkaError`, `OSError`, `TimeoutError`."""
-        return await BrokerConnection.open(self._connection_to(address, timeout_ms))
+        return await BrokerConnection.open(self._connection_to(address, timeout_ms), self._client_id)
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call it whenever `epoch` has changed."""
@@ -110,7 +113,7 @@ class LeaderLookup:
 
     def _connection_to(self, address: Address, timeout_ms: int) -> AIOKafkaConnection:
         return AIOKafkaConnection(
-            address.host, address.port, client_id=CLIENT_ID.decode(), request_timeout_ms=timeout_ms, **self._settings
+            address.host, address.port, client_id=self._client_id, request_timeout_ms=timeout_ms, **self._settings
         )
 
     async def _watch(self, interval_ms: int) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from replicator.log.kafka.client_id import DEFAULT_CLIENT_ID
+
 
 class BrokerProbe:
     """Keeps its connection from one request to the next."""
@@ -15,6 +17,7 @@ class BrokerProbe:
         self._admin = AdminClient(
             {
                 "bootstrap.servers": bootstrap,
+                "client.id": DEFAULT_CLIENT_ID,
                 "log_level": 0,  # a refused connection is an expected result, and must not be printed
                 "error_cb": lambda _error: None,  # type: ignore[dict-item]
                 "reconnect.backoff.max.ms": 200,

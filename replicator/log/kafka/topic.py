@@ -1,6 +1,8 @@
-"""Names of the topics of a cluster."""
+"""Names of the topics and the consumer groups of a cluster."""
 
 from __future__ import annotations
+
+from replicator.position import NodeId
 
 
 def wal_topic(cluster: str) -> str:
@@ -9,3 +11,8 @@ def wal_topic(cluster: str) -> str:
 
 def acks_topic(cluster: str) -> str:
     return f"{cluster}.acks"
+
+
+def consumer_group(cluster: str, node: NodeId) -> str:
+    """Contains how far that node has applied the log."""
+    return f"{cluster}.{node}"
