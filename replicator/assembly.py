@@ -12,6 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TypeVar
 
 from replicator.config import NodeConfig, check_known
@@ -25,7 +26,7 @@ from replicator.log.kafka.security import security_of
 from replicator.node.applied_reporter import AppliedReporter
 from replicator.node.background import run_with_background
 from replicator.node.clock import SystemClock
-from replicator.node.context import open_context
+from replicator.node.context import NodeContext, open_context
 from replicator.node.node import Node
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol import timing
@@ -72,7 +73,7 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
     async with AsyncExitStack() as parts:
         draw = random.SystemRandom()
         identity = Identity(settings.cluster, Author(NodeId(settings.id), draw.getrandbits(63)))
-        settings.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _create_folder(settings.dir)
         hosts = (settings.http.host, config.advertised_http.host)
         admin = HttpServer(identity, settings.password, protected=config.is_protected, hosts=hosts)
         await admin.start(settings.http)
@@ -124,11 +125,8 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
             http_address=config.advertised_http,
         )
         registering = register(node, identity, member, settings.password)
-        offsets = KafkaAppliedOffsets(config.kafka.bootstrap, settings.cluster, identity.author.node, security=security)
-        reporter = AppliedReporter(
-            lambda: Offset(machine.state.offset + 1) if node.is_registered else None, offsets, context.clock
-        )
-        running = asyncio.create_task(run_with_background(node.run(), registering, reporter.run()))
+        reporting = _reporter(config, node, context).run()
+        running = asyncio.create_task(run_with_background(node.run(), registering, reporting))
         parts.push_async_callback(_cancel, running)
         await server.start()
         parts.push_async_callback(server.close)  # before the node: its commands in progress still need it
@@ -136,6 +134,26 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
         admin.attach_node(node, server.stats, _snapshots(config, machine))
         logger.info("%s: Redis protocol at %s, HTTP at %s", context.author, settings.resp, settings.http)
         await asyncio.shield(running)
+
+
+def _create_folder(folder: Path) -> None:
+    """Raises `ConfigError`."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be used as the folder of a node ({error.strerror}): choose another --dir"
+        ) from error
+
+
+def _reporter(config: NodeConfig, node: Node, context: NodeContext) -> AppliedReporter:
+    settings, security = config.node, security_of(config.kafka)
+    offsets = KafkaAppliedOffsets(config.kafka.bootstrap, settings.cluster, NodeId(settings.id), security=security)
+
+    def next_offset() -> Offset | None:
+        return Offset(context.replica.state.offset + 1) if node.is_registered else None
+
+    return AppliedReporter(next_offset, offsets, context.clock)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -101,7 +101,7 @@ def test_a_broker_of_three_says_where_the_proxies_in_front_of_it_are() -> None:
 
 
 def test_an_invalid_heap_size_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is not a size"):
+    with pytest.raises(ConfigError, match="invalid heap size"):
         LocalBroker(tmp_path, heap="lots")
 
 

@@ -227,7 +227,7 @@ def test_a_second_process_for_a_node_is_refused(cluster: Cluster) -> None:
 
 
 def test_failing_commands_report_the_reason(cluster: Cluster, tmp_path: Path) -> None:
-    assert "there is no node n9" in cluster.run("node", "start", "n9", code=1)
+    assert "n9 is not a node of this cluster (n1, n2, n3)" in cluster.run("node", "start", "n9", code=1)
     leader = cluster.leader(["n1", "n2", "n3"])
     assert "is the leader" in cluster.run("replica", "remove", leader, code=1)
     other = Cluster(tmp_path, cluster.bootstrap)

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
+import signal
+import subprocess
+import sys
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-from replicator.cli import snapshot, status
-from replicator.cli.main import app
-from replicator.cli.output import count
+from replicator.cli import node, output, replica, snapshot, status
+from replicator.cli.main import app, main
+from replicator.cli.output import ConsoleProgress, count
 from replicator.errors import ConfigError
 from replicator.local.admin_client import ClusterAdmin, NodeUnreachable
+from replicator.local.cluster import LocalCluster
+from replicator.local.folder import NodeEntry
+from replicator.local.operations import policy_of
 from replicator.local.status import MemberStatus, parse_status
+from replicator.records.types import Mode, WriteMode
 from replicator.testing.simulation import SimulationPlan
 
 RUN = ("node", "run", "--id", "n1", "--cluster", "c", "--bootstrap", "kafka:9092", "--dir")
@@ -110,3 +120,182 @@ def test_a_snapshot_that_no_node_can_take(
 @pytest.mark.parametrize(("number", "text"), [(0, "0 entries"), (1, "1 entry"), (2, "2 entries")])
 def test_counts(number: int, text: str) -> None:
     assert count(number, "entry", "entries") == text
+
+
+BRACKETS = "[bold]x[/] :key:"  # what Rich could take for markup and an emoji
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> StringIO:
+    """What a terminal of 80 columns is sent, by both consoles."""
+    sent = StringIO()
+    for name in ("console", "errors"):
+        monkeypatch.setattr(getattr(output, name), "_file", sent)
+    return sent
+
+
+def test_values_with_brackets_are_printed_as_they_are(terminal: StringIO) -> None:
+    table = output.plain_table("value")
+    table.add_row(BRACKETS)
+    output.print_whole(BRACKETS, table)
+    output.print_line(BRACKETS)
+    output.print_error("Error:", "bold red", BRACKETS)
+    ConsoleProgress().done(BRACKETS)
+    output.console.print(table)
+    output.console.print(BRACKETS)
+    lines = [line.strip() for line in terminal.getvalue().splitlines()]
+    assert lines.count(BRACKETS) == 6 and lines.count(f"Error: {BRACKETS}") == 1
+
+
+def test_the_state_of_a_broker_names_a_folder_with_brackets(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["broker", "status", "--dir", str(tmp_path / BRACKETS)])
+    assert str(tmp_path / BRACKETS) in result.output and result.exit_code == 3
+
+
+def test_a_bar_shows_count_rate_and_the_remaining_time() -> None:
+    now_s = 0.0
+    bars = output.progress_bars()
+    bars.get_time = lambda: now_s
+    task, unknown = bars.add_task(BRACKETS, total=100), bars.add_task("unknown", total=None)
+    for _ in range(2):
+        now_s += 1
+        bars.advance(task, 20)
+        bars.advance(unknown, 20)
+    console = Console(file=StringIO(), width=200, emoji=False)
+    console.print(bars.make_tasks_table(bars.tasks))
+    known, other = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert all(text in known for text in (BRACKETS, "40/100", "20/s", "ETA 00:03"))
+    assert "ETA" not in other and "/" not in other
+
+
+def replicator(*args: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "replicator", *args], stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+
+
+TOO_LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("status", "--dir", "FILE"),
+        ("node", "run", "--id", "n1", "--cluster", "c", "--bootstrap", "127.0.0.1:9", "--dir", "FILE/sub"),
+        ("node", "run", "--id", "n1", "--cluster", "c", "--bootstrap", "127.0.0.1:9", "--dir", TOO_LONG),
+        ("cluster", "up", "--dir", TOO_LONG, "--bootstrap", "127.0.0.1:9"),
+        ("broker", "status", "--dir", "FILE"),
+        ("broker", "stop", "--dir", TOO_LONG),
+        ("broker", "start", "--dir", "/proc/x"),
+        ("doctor", "--bootstrap", "127.0.0.1:9", "--cluster", "c", "--config", "FILE"),
+    ],
+    ids=" ".join,
+)
+def test_a_path_that_cannot_be_used_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: tuple[str, ...]
+) -> None:
+    file = tmp_path / "[bold]"
+    file.write_text("x")
+    monkeypatch.setattr(sys, "argv", ["replicator", *(arg.replace("FILE", str(file)) for arg in args)])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    assert exited.value.code == 1
+    [message] = capsys.readouterr().err.splitlines()
+    name = TOO_LONG if TOO_LONG in args else "/proc/x" if "/proc/x" in args else str(file)
+    assert message.startswith("Error: ") and name in message
+
+
+def test_a_file_of_results_is_checked_before_the_work(tmp_path: Path) -> None:
+    for command in (("bench",), ("bench", "modes")):
+        for file in (tmp_path, tmp_path / "missing" / "file"):
+            result = CliRunner().invoke(app, [*command, "--out", str(file)], env={"COLUMNS": "300"})
+            assert result.exit_code == 2 and "cannot be written" in result.output
+
+
+@pytest.mark.parametrize("args", [("broker", "status", "--json"), ("broker", "status"), ("--help",), ("--version",)])
+def test_a_reader_that_has_left_costs_no_message(tmp_path: Path, args: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    dir = ("--dir", str(tmp_path)) if args[0] == "broker" else ()
+    ended = replicator(*args, *dir, stdout=writing)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_a_name_that_is_not_text_is_printed(tmp_path: Path) -> None:
+    ended = replicator("broker", "status", "--dir", os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    assert ended.returncode == 3 and "\\udcff/data" in ended.stdout
+
+
+def test_ctrl_c_ends_watching(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("replicator.cli.status.time.sleep", interrupt)
+    monkeypatch.setattr(status, "find_cluster", lambda dir, connect, password: ClusterOfOne(2))
+    result = CliRunner().invoke(app, ["status", "--watch"])
+    assert result.exit_code == 0 and "n1" in result.output and "Aborted" not in result.output
+
+
+@pytest.mark.parametrize("text", ["bogus", "quorum", "quorum:", "quorum:x", "named:", "", "all:1"])
+def test_an_invalid_policy_is_refused_with_what_was_expected(text: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        policy_of(text, WriteMode.SYNC)
+    assert str(raised.value) == f"invalid policy {text!r}: expected all, quorum:K or named:ID,…"
+
+
+class Done(LocalCluster):
+    """Does nothing, successfully."""
+
+    def start_node(self, id: str) -> bool:
+        self._progress.done("a line for people")
+        return True
+
+    def stop_node(self, id: str) -> bool:
+        return False
+
+    def remove_replica(self, id: str) -> bool:
+        return True
+
+    def add_replica(
+        self, id: str, *, from_snapshot: bool = False, snapshot_name: str | None = None, mode: Mode = Mode.ASYNC
+    ) -> NodeEntry:
+        return NodeEntry(id, 7004, 8004, 3)
+
+
+@pytest.mark.parametrize(
+    ("command", "printed"),
+    [
+        ("node start n1", {"node": "n1", "started": True}),
+        ("node stop n1", {"node": "n1", "stopped": False}),
+        ("replica add n4", {"node": "n4", "mode": "async", "resp": "127.0.0.1:7004", "http": "127.0.0.1:8004"}),
+        ("replica remove n1", {"node": "n1", "stopped": True}),
+        ("replica set-mode n1 sync", {"node": "n1", "mode": "sync"}),
+        ("replica promote n1", {"node": "n1", "epoch": 7}),
+        ("broker stop --dir DIR", {"stopped": False}),
+    ],
+)
+def test_results_as_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, printed: object) -> None:
+    for module in (node, replica):
+        monkeypatch.setattr(module, "LocalCluster", Done)
+    monkeypatch.setattr(replica, "find_cluster", lambda dir, connect, password: ClusterOfOne(0))
+    monkeypatch.setattr(replica, "set_member_mode", lambda admin, id, mode: None)
+    monkeypatch.setattr(replica, "promote_replica", lambda admin, id, *, force: 7)
+    args = [str(tmp_path / "none") if arg == "DIR" else arg for arg in command.split()]
+    assert json.loads(CliRunner().invoke(app, [*args, "--json"]).stdout) == printed
+    assert "{" not in CliRunner().invoke(app, args).stdout
+
+
+def test_ctrl_c_during_the_import_of_the_modules_prints_no_traceback() -> None:
+    code = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, *rest):
+        if name == "replicator.cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from replicator.__main__ import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")

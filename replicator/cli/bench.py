@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import json as json_format
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from replicator.bench.benchmark import BenchmarkReport, run_benchmark
 from replicator.cli import bench_followers, bench_modes, options
-from replicator.cli.output import ConsoleProgress, console, verdict
+from replicator.cli.output import ConsoleProgress, console, errors, print_json, print_line, verdict
 
 app = typer.Typer()
 app.command("modes")(bench_modes.modes)
@@ -28,6 +29,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 3,
     out: Annotated[Path, typer.Option(help="File for the JSON.")] = Path("bench.json"),
     bootstrap: options.Bootstrap = None,
+    json: options.Json = False,
 ) -> None:
     """Measure reads, writes, replay and memory, next to raw Kafka, raw LMDB and Redis in the same run.
 
@@ -37,15 +39,19 @@ def bench(
     """
     if context.invoked_subcommand is not None:
         return
-    with ConsoleProgress() as progress:
+    options.check_writable("--out", out)
+    with ConsoleProgress(errors if json else console) as progress:
         report = run_benchmark(
             requests, writes, rounds, bootstrap=bootstrap, password=options.environment_password(), progress=progress
         )
-    out.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+    out.write_text(json_format.dumps(report.as_json(), indent=2) + "\n")
+    if json:
+        print_json(report.as_json())
+        return
     for table in (_draw_raw(report), _draw_figures(report), _draw_cpu(report), _draw_floors(report)):
         console.print(table)
-    console.print(_describe_memory(report))
-    console.print(f"written to {out}")
+    print_line(_describe_memory(report))
+    print_line(f"written to {out}")
 
 
 def _draw_raw(report: BenchmarkReport) -> Table:
@@ -86,8 +92,8 @@ def _draw_floors(report: BenchmarkReport) -> Table:
     return table
 
 
-def _describe_memory(report: BenchmarkReport) -> str:
+def _describe_memory(report: BenchmarkReport) -> Text:
     memory = report.memory
     megabytes = ", ".join(f"{sample >> 20}" for sample in memory.bytes)
-    verdict = "[green]flat[/]" if memory.flat else "[red]not flat[/]"
-    return f"memory of the leader over {memory.writes:,} writes, MiB: {megabytes} ({verdict})"
+    flat = ("flat", "green") if memory.flat else ("not flat", "red")
+    return Text.assemble(f"memory of the leader over {memory.writes:,} writes, MiB: {megabytes} (", flat, ")")

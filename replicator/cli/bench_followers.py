@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from replicator.bench.followers import FollowersReport, measure_followers
 from replicator.cli import options
@@ -40,8 +41,10 @@ def draw_followers(report: FollowersReport) -> Table:
     table = Table(
         "followers",
         title=f"{report.machine}, {report.rounds} rounds",
-        caption=f"Kafka: {report.broker_ratio:.2f} of the time with few, at most {report.at_most:g} expected: "
-        f"{verdict(report.met)}",
+        caption=Text.assemble(
+            f"Kafka: {report.broker_ratio:.2f} of the time with few, at most {report.at_most:g} expected: ",
+            verdict(report.met),
+        ),
     )
     for heading in ("writes per second", "p50 ms", *(f"{process}: CPU us" for process in processes)):
         table.add_column(heading, justify="right")

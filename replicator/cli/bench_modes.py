@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from replicator.bench.closed_loop import WARM_UP_SHARE
 from replicator.bench.mode_rows import ExpectationResult, ModeRow
@@ -33,6 +33,8 @@ def modes(
 
     Example: replicator bench modes --seconds 2 --rounds 1
     """
+    if out is not None:
+        options.check_writable("--out", out)
     with ConsoleProgress(errors) as progress:
         password = options.environment_password()
         report = measure_modes(seconds, rounds, bootstrap=bootstrap, password=password, progress=progress)
@@ -44,7 +46,7 @@ def modes(
     console.print(draw_rows(report.rows, f"{report.clients} clients, {report.machine}"))
     console.print(draw_worth(report.rows))
     console.print(draw_expectations(report.expectations))
-    console.print(_describe_conditions(report), highlight=False)
+    console.print(_describe_conditions(report))
 
 
 def draw_rows(rows: Sequence[ModeRow], title: str) -> Table:
@@ -56,13 +58,13 @@ def draw_rows(rows: Sequence[ModeRow], title: str) -> Table:
     for row in rows:
         if row.group != group:
             table.add_section()
-            table.add_row(f"[bold]{row.group}[/]")
+            table.add_row(Text(row.group, "bold"))
             group = row.group
         rates = (_rate(rate) for rate in (row.per_s, row.lowest_per_s, row.highest_per_s))
         times = (_ms(value) for value in (row.p50_ms, row.p99_ms, row.single_p50_ms))
         table.add_row(row.name, *rates, *times, _rate(row.pipelined_per_s))
         if row.trouble:
-            table.add_row(f"[red]{escape(row.trouble)}[/]")
+            table.add_row(Text(row.trouble, "red"))
     return table
 
 

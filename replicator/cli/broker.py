@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from replicator.cli import options
-from replicator.cli.output import console, print_json, print_whole
+from replicator.cli.output import errors, print_json, print_result, print_whole
 from replicator.local.kafka import BrokerState, LocalBroker
 from replicator.local.kafka.paths import default_broker_dir
 
@@ -29,23 +29,26 @@ def start(
     ] = None,
     heap: Annotated[str, typer.Option(help="Java's heap size.")] = "512m",
     kafka_home: Annotated[Path | None, typer.Option(help="An unpacked Kafka distribution.")] = None,
+    json: options.Json = False,
 ) -> None:
     """Start the broker, and return when it answers. It keeps its data when it is stopped.
 
     Example: replicator broker start --port 9092
     """
-    with console.status("starting Kafka"):
-        bootstrap = LocalBroker(dir, port, heap, home=kafka_home).start()
-    console.print(f"Kafka answers at [bold]{bootstrap}[/]")
+    broker = LocalBroker(dir, port, heap, home=kafka_home)
+    with errors.status("starting Kafka"):
+        bootstrap = broker.start()
+    print_result(f"Kafka answers at {bootstrap}", asdict(broker.status()), json=json)
 
 
 @app.command()
-def stop(dir: BrokerDir = default_broker_dir()) -> None:  # noqa: B008
+def stop(dir: BrokerDir = default_broker_dir(), json: options.Json = False) -> None:  # noqa: B008
     """Stop the broker.
 
     Example: replicator broker stop
     """
-    console.print("stopped" if LocalBroker(dir).stop() else "it was not running")
+    stopped = LocalBroker(dir).stop()
+    print_result("stopped" if stopped else "it was not running", {"stopped": stopped}, json=json)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from replicator.chaos.broker_failover import BrokerEvent
 from replicator.chaos.failover import EventKind
@@ -98,7 +99,7 @@ def _parse_kinds(kinds: type[Kind], text: str) -> list[Kind]:
     try:
         return [*dict.fromkeys(kinds(name.strip()) for name in text.split(","))]
     except ValueError:
-        raise ConfigError(f"--kinds {text}: choose from {','.join(kinds)}, separated by commas") from None
+        raise ConfigError(f"invalid --kinds {text!r}: expected one or more of {','.join(kinds)}") from None
 
 
 @contextmanager
@@ -122,13 +123,13 @@ def _draw(found: Sequence[FailoverFigures]) -> Table:
         table.add_column(name, justify="right")
     for it in found:
         pauses = (f"{it.pause_ms(percent):,.0f}" for percent in (50, 95, 99, 100))
-        failed = _must_be_0(it.failed_twice) if it.kind is EventKind.HANDOVER else f"{it.failed_twice:,}"
+        failed = _must_be_0(it.failed_twice) if it.kind is EventKind.HANDOVER else Text(f"{it.failed_twice:,}")
         faults = (_must_be_0(it.lost), failed, _must_be_0(it.stale_reads))
         table.add_row(it.kind, str(len(it.pauses_ms)), *pauses, f"{it.acknowledged:,}", *faults)
     if present := sum(it.rejected_there for it in found):
-        table.caption = f"[red]{present:,} writes were rejected, but are present[/]"
+        table.caption = Text(f"{present:,} writes were rejected, but are present", "red")
     return table
 
 
-def _must_be_0(number: int) -> str:
-    return f"[red]{number:,}[/]" if number else "[green]0[/]"
+def _must_be_0(number: int) -> Text:
+    return Text(f"{number:,}", "red" if number else "green")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from replicator.cli import options
-from replicator.cli.output import ConsoleProgress, console, print_json, print_whole
+from replicator.cli.output import ConsoleProgress, console, errors, print_json, print_line, print_whole
 from replicator.cli.status import describe_policy, describe_timing, draw
 from replicator.local.admin_client import find_cluster
 from replicator.local.cluster import DEFAULT_BASE_PORT, DEFAULT_NAME, LocalCluster
@@ -16,7 +16,10 @@ from replicator.local.operations import change_timing, changed_policy, set_polic
 from replicator.local.summary import summarise
 from replicator.records.types import Mode, Policy, Timing, WriteMode
 
-app = typer.Typer(help="Start and stop a whole cluster on this machine.", no_args_is_help=True)
+app = typer.Typer(
+    help="Start and stop a cluster on this machine; show and change the policy and the timing of any cluster.",
+    no_args_is_help=True,
+)
 
 
 @app.command()
@@ -41,6 +44,7 @@ def up(
         str | None,
         typer.Option(help=f"The cluster's name, by default {DEFAULT_NAME}; its log is the topic NAME.wal."),
     ] = None,
+    json: options.Json = False,
 ) -> None:
     """Start a cluster in the background, and return when all nodes serve.
 
@@ -49,16 +53,21 @@ def up(
 
     Example: replicator cluster up --nodes 3 --dir ./demo
     """
-    with ConsoleProgress() as progress:
+    with ConsoleProgress(errors if json else console) as progress:
         cluster = LocalCluster(dir, options.environment_password(), progress)
         cluster.up(nodes, bootstrap=bootstrap, base_port=base_port, name=name)
-    print_whole(*draw(summarise(cluster.admin)))
+    summary = summarise(cluster.admin)
+    if json:
+        print_json(summary.as_json())
+    else:
+        print_whole(*draw(summary))
 
 
 @app.command()
 def policy(
     wait_for: Annotated[
-        str | None, typer.Argument(metavar="[all|quorum:K|named:A,B]", help="The members whose acks a write waits for.")
+        str | None,
+        typer.Argument(metavar="[all|quorum:K|named:ID,…]", help="The members whose acks a write waits for."),
     ] = None,
     write: Annotated[
         WriteMode | None,
@@ -85,7 +94,7 @@ def policy(
         print_json(asdict(current))
     else:
         sync = [member.node for member in status.members if member.mode == Mode.SYNC]
-        console.print(describe_policy(current, sync, status.node.id), markup=False, highlight=False, soft_wrap=True)
+        print_line(describe_policy(current, sync, status.node.id))
 
 
 def _setting(name: str) -> Any:
@@ -131,7 +140,7 @@ def timing(
     if json:
         print_json(current and asdict(current))
     else:
-        console.print(describe_timing(current))
+        print_line(describe_timing(current))
 
 
 @app.command()

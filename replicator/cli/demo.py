@@ -13,10 +13,11 @@ from typing import Annotated, Any
 
 import redis
 import typer
-from rich.progress import MofNCompleteColumn, TextColumn
+from rich.progress import TextColumn
+from rich.text import Text
 
 from replicator.cli import options
-from replicator.cli.output import ConsoleProgress, console, print_whole, progress_bars
+from replicator.cli.output import ConsoleProgress, console, print_line, print_whole, progress_bars
 from replicator.cli.snapshot import describe_snapshot
 from replicator.cli.status import draw
 from replicator.errors import ConfigError, ReplicatorError
@@ -81,10 +82,10 @@ def _run(cluster: LocalCluster, progress: ConsoleProgress, airports: Airports, n
         updated = _write(admin, leader, "update", list(visits.items()))
 
         console.rule("a snapshot, and a new replica that starts from it")
-        console.print(describe_snapshot(take_snapshot(admin, None, progress)))
+        print_line(describe_snapshot(take_snapshot(admin, None, progress)))
         _write(admin, leader, "more updates", _visits(airports, "2"))
         entry = cluster.add_replica(new, from_snapshot=True)
-        console.print(f"{new} serves at {entry.resp}")
+        print_line(f"{new} serves at {entry.resp}")
 
         console.rule("kill -9 of a follower, which is started again")
         kill(cluster.folder.running_process("n2"))
@@ -119,8 +120,11 @@ def _check(cluster: LocalCluster, expected: Airports) -> None:
     print_whole(*draw(summary))
     fields = sum(map(len, expected.values()))
     console.print(
-        f"[bold green]All {len(ports)} replicas are equal[/]: digest {digests.pop()} on each, and each one returns "
-        f"the {fields} fields of {len(expected)} airports as written."
+        Text.assemble(
+            (f"All {len(ports)} replicas are equal", "bold green"),
+            f": digest {digests.pop()} on each, and each one returns the {fields} fields of {len(expected)} airports "
+            "as written.",
+        )
     )
 
 
@@ -128,7 +132,7 @@ def _compare(id: str, port: int, password: str, expected: Airports) -> None:
     """Read every field of every airport from one node. Raises `ReplicatorError` at the first that differs."""
     with (
         redis.Redis(port=port, password=password or None, decode_responses=True) as client,
-        progress_bars(MofNCompleteColumn()) as bars,
+        progress_bars() as bars,
     ):
         task = bars.add_task(f"read all from {id}", total=len(expected))
         if client.dbsize() != len(expected):
@@ -146,18 +150,17 @@ def _compare(id: str, port: int, password: str, expected: Airports) -> None:
 def _write(admin: ClusterAdmin, leader: Any, title: str, rows: list[tuple[str, dict[str, str]]]) -> float:
     """Write hashes in pipelines, and show rate and lag; returns hashes per second."""
     began = time.monotonic()
-    with progress_bars(MofNCompleteColumn(), TextColumn("{task.fields[rate]}")) as bars:
-        task = bars.add_task(title, total=len(rows), rate="")
-        for count, batch in enumerate(_batches(rows)):
+    with progress_bars(TextColumn("{task.fields[lag]}")) as bars:
+        task = bars.add_task(title, total=len(rows), lag="")
+        for number, batch in enumerate(_batches(rows)):
             with leader.pipeline(transaction=False) as pipe:
                 for code, fields in batch:
                     pipe.hset(f"airport:{code}", mapping=fields)
                 pipe.execute()
-            rate = f"{(count + 1) * PIPELINE / (time.monotonic() - began):,.0f}/s"
-            if count % 10 == 0:
+            bars.update(task, advance=len(batch))
+            if number % 10 == 0:
                 lag = max((node.lag_records or 0 for node in summarise(admin).nodes), default=0)
-                rate += f", lag {lag} records"
-            bars.update(task, advance=len(batch), rate=rate)
+                bars.update(task, lag=f"lag {lag} records")
     per_s = len(rows) / (time.monotonic() - began)
     console.print(f"{title}: {len(rows)} hashes, {per_s:,.0f} per second")
     return per_s

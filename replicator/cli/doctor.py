@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from replicator.cli import options
 from replicator.cli.output import console, print_json, print_whole
@@ -49,9 +49,9 @@ def doctor(
     if json:
         print_json([asdict(result) for result in results])
     else:
-        shown = Table("", "setting", "is", "should be", "why", title=escape(f"{cluster} at {bootstrap}"))
+        shown = Table("", "setting", "is", "should be", "why", title=f"{cluster} at {bootstrap}")
         for result in results:
-            mark = "[green]✓[/]" if result.ok else "[red]✗[/]"
+            mark = Text("✓", "green") if result.ok else Text("✗", "red")
             shown.add_row(mark, result.name, result.value, result.expected, result.why)
         if console.is_terminal:
             console.print(shown)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from replicator import __version__
 from replicator.cli import bench, broker, chaos, cluster, demo, doctor, node, replica, simulate, snapshot, status
-from replicator.cli.output import errors
+from replicator.cli.output import print_error
 from replicator.config import misspelt
 from replicator.errors import ReplicatorError
 from replicator.protocol import timing
@@ -49,17 +49,20 @@ def replicator(
 ) -> None:
     """A replicated key-value store on a Kafka log. Any Redis client works with it."""
     for variable, meant in misspelt(os.environ, timing.SETTINGS):
-        errors.print(
-            f"[bold yellow]Warning:[/] {escape(variable)} is not a setting, and ignored: did you mean {meant}?",
-            highlight=False,
-            soft_wrap=True,
-        )
+        print_error("Warning:", "bold yellow", f"{variable} is not a setting, and ignored: did you mean {meant}?")
 
 
 def main() -> None:
     """Print expected errors as one sentence, with exit code 1."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # paths may have bytes that the terminal's encoding has not
     try:
         app()
     except ReplicatorError as error:
-        errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        print_error("Error:", "bold red", str(error))
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print_error("Error:", "bold red", f"{error.filename} cannot be used ({error.strerror}): choose another path")
         sys.exit(1)

@@ -14,7 +14,7 @@ import uvloop
 
 from replicator.assembly import run_node
 from replicator.cli import options
-from replicator.cli.output import ConsoleProgress, console
+from replicator.cli.output import ConsoleProgress, console, errors, print_result
 from replicator.config import load
 from replicator.local.cluster import LocalCluster
 from replicator.protocol import timing
@@ -74,23 +74,30 @@ def run(
 
 @app.command()
 def start(
-    id: Annotated[str, typer.Argument(help="A node of this cluster.")], dir: options.Dir = options.DEFAULT_DIR
+    id: Annotated[str, typer.Argument(help="A node of this cluster.")],
+    dir: options.Dir = options.DEFAULT_DIR,
+    json: options.Json = False,
 ) -> None:
     """Start a node of this cluster in the background, and return when it has caught up.
 
     Example: replicator node start n2
     """
-    with ConsoleProgress() as progress:
+    with ConsoleProgress(errors if json else console) as progress:
         started = LocalCluster(dir, options.environment_password(), progress).start_node(id)
-    console.print(f"{id} serves" if started else f"{id} was already running")
+    text = f"{id} serves" if started else f"{id} was already running"
+    print_result(text, {"node": id, "started": started}, json=json)
 
 
 @app.command()
 def stop(
-    id: Annotated[str, typer.Argument(help="A node of this cluster.")], dir: options.Dir = options.DEFAULT_DIR
+    id: Annotated[str, typer.Argument(help="A node of this cluster.")],
+    dir: options.Dir = options.DEFAULT_DIR,
+    json: options.Json = False,
 ) -> None:
     """Stop a node of this cluster; it stays a member.
 
     Example: replicator node stop n2
     """
-    console.print(f"stopped {id}" if LocalCluster(dir).stop_node(id) else f"{id} was not running")
+    stopped = LocalCluster(dir).stop_node(id)
+    text = f"stopped {id}" if stopped else f"{id} was not running"
+    print_result(text, {"node": id, "stopped": stopped}, json=json)

@@ -65,3 +65,11 @@ Password = Annotated[
 
 def environment_password() -> str:
     return os.environ.get("REPLICATOR_NODE_PASSWORD", "")
+
+
+def check_writable(option: str, file: Path) -> None:
+    """Before work that takes long. Raises `BadParameter`."""
+    target = file if file.exists() else file.absolute().parent
+    if file.is_dir() or not target.exists() or not os.access(target, os.W_OK):
+        why = f"{file} cannot be written: name a file in a folder that exists and is writable"
+        raise typer.BadParameter(why, param_hint=option)

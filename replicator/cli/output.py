@@ -8,20 +8,56 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column, Table
+from rich.text import Text
 
-console = Console()
-errors = Console(stderr=True)
-_wide = Console(width=10_000)
+
+def _console(**settings: Any) -> Console:
+    """Prints values as they are, with brackets and colons. What is to be styled is a `Text`."""
+    return Console(markup=False, emoji=False, highlight=False, **settings)
+
+
+console = _console()
+errors = _console(stderr=True)
+_wide = _console(width=10_000)
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, default=str))
+    print(json.dumps(value, indent=2, default=str), flush=True)
 
 
 def print_json_line(value: Any) -> None:
     print(json.dumps(value, default=str), flush=True)
+
+
+def print_line(text: str | Text) -> None:
+    """Print it unbroken, so that it can be copied."""
+    console.print(text, soft_wrap=True)
+
+
+def print_result(text: str, value: Any, *, json: bool) -> None:
+    """What a command has done: for people, or for programs."""
+    if json:
+        print_json(value)
+    else:
+        print_line(text)
+
+
+def print_error(label: str, style: str, text: str) -> None:
+    """On stderr, such as: "Error: …"."""
+    errors.print(Text.assemble((label, style), " ", text), soft_wrap=True)
 
 
 def print_whole(*parts: RenderableType) -> None:
@@ -39,9 +75,9 @@ def print_whole(*parts: RenderableType) -> None:
     console.file.flush()
 
 
-def verdict(met: bool | None) -> str:
-    """Of a bound, as markup. None: not measured."""
-    return {None: "not measured", True: "[green]met[/]", False: "[red]missed[/]"}[met]
+def verdict(met: bool | None) -> Text:
+    """Of a bound. None: not measured."""
+    return {None: Text("not measured"), True: Text("met", "green"), False: Text("missed", "red")}[met]
 
 
 def plain_table(*columns: str) -> Table:
@@ -64,12 +100,39 @@ def size(size_bytes: int) -> str:
     return f"{size_bytes} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
-def progress_bars(*columns: Any) -> Progress:
+class _KnownTotal(ProgressColumn):
+    """Shows a column only for tasks whose end is known."""
+
+    def __init__(self, column: ProgressColumn) -> None:
+        super().__init__()
+        self._column = column
+
+    def render(self, task: Task) -> RenderableType:
+        return "" if task.total is None else self._column.render(task)
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
+
+
+class _RemainingColumn(ProgressColumn):
+    """Estimated from the rate so far."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        remaining = TimeRemainingColumn(compact=True).render(task)
+        return Text.assemble("ETA ", remaining)
+
+
+def progress_bars(*columns: ProgressColumn) -> Progress:
     """Progress bars on stderr, if it is a terminal; they disappear at the end."""
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
+        *map(_KnownTotal, (MofNCompleteColumn(), _RateColumn(), _RemainingColumn())),
         *columns,
         TimeElapsedColumn(),
         console=errors,
@@ -103,16 +166,15 @@ class ConsoleProgress:
 
     def done(self, text: str) -> None:
         self._clear()
-        self._results.print(text, highlight=False)
+        self._results.print(text, soft_wrap=True)
 
     def _show(self, name: str, text: str, completed: int, total: int | None) -> None:
         if self._bars is None:
-            self._bars = progress_bars(TextColumn("{task.fields[count]}"))
+            self._bars = progress_bars()
             self._bars.start()
         if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(text, total=total, count="")
-        count = "" if total is None else f"{completed}/{total}"
-        self._bars.update(self._tasks[name], description=text, completed=completed, total=total, count=count)
+            self._tasks[name] = self._bars.add_task(text, total=total)
+        self._bars.update(self._tasks[name], description=text, completed=completed, total=total)
 
     def _clear(self) -> None:
         if self._bars is not None:

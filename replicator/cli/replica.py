@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from replicator.cli import options
-from replicator.cli.output import ConsoleProgress, console
+from replicator.cli.output import ConsoleProgress, console, errors, print_result
 from replicator.local.admin_client import find_cluster
 from replicator.local.cluster import LocalCluster
 from replicator.local.operations import promote as promote_replica
@@ -44,15 +44,17 @@ def add(
         RequestedMode,
         typer.Option(help="sync: writes wait for it, if the policy says so; snapshotter: serves no clients."),
     ] = RequestedMode.ASYNC,
+    json: options.Json = False,
 ) -> None:
     """Start a new replica on this machine, and return when it has caught up and is a member.
 
     Example: replicator replica add n4 --from-snapshot
     """
-    with ConsoleProgress() as progress:
+    with ConsoleProgress(errors if json else console) as progress:
         cluster = LocalCluster(dir, options.environment_password(), progress)
         entry = cluster.add_replica(id, from_snapshot=from_snapshot, snapshot_name=name, mode=Mode(mode))
-    console.print(f"{id} serves at {entry.resp}")
+    added = {"node": id, "mode": mode, "resp": str(entry.resp), "http": str(entry.http)}
+    print_result(f"{id} serves at {entry.resp}", added, json=json)
 
 
 @app.command()
@@ -61,6 +63,7 @@ def remove(
     dir: options.Dir = options.DEFAULT_DIR,
     connect: options.Connect = None,
     password: options.Password = "",
+    json: options.Json = False,
 ) -> None:
     """Remove a replica from the members, stop it, and delete its store.
 
@@ -72,8 +75,10 @@ def remove(
         remove_foreign_member(find_cluster(dir, connect, password), id)
         stopped = False
     else:
-        stopped = LocalCluster(dir, password).remove_replica(id)
-    console.print(f"removed {id}" if stopped else f"removed {id} from the members. {STOP_IT}", soft_wrap=True)
+        with ConsoleProgress(errors if json else console) as progress:
+            stopped = LocalCluster(dir, password, progress).remove_replica(id)
+    text = f"removed {id}" if stopped else f"removed {id} from the members. {STOP_IT}"
+    print_result(text, {"node": id, "stopped": stopped}, json=json)
 
 
 @app.command()
@@ -86,13 +91,14 @@ def promote(
         typer.Option("--force", help="Without the old leader, if it is gone for good. Waits for the end of its lease."),
     ] = False,
     password: options.Password = "",
+    json: options.Json = False,
 ) -> None:
     """Transfer leadership to another node. No write is lost; clients' writes pause for some milliseconds.
 
     Example: replicator replica promote n2
     """
     epoch = promote_replica(find_cluster(dir, connect, password), id, force=force)
-    console.print(f"{id} is leader of epoch {epoch}")
+    print_result(f"{id} is leader of epoch {epoch}", {"node": id, "epoch": epoch}, json=json)
 
 
 @app.command("set-mode")
@@ -102,6 +108,7 @@ def set_mode(
     dir: options.Dir = options.DEFAULT_DIR,
     connect: options.Connect = None,
     password: options.Password = "",
+    json: options.Json = False,
 ) -> None:
     """Make a member async, sync or a snapshotter.
 
@@ -110,4 +117,4 @@ def set_mode(
     Example: replicator replica set-mode n2 sync
     """
     set_member_mode(find_cluster(dir, connect, password), id, Mode(mode))
-    console.print(f"{id} is {mode}")
+    print_result(f"{id} is {mode}", {"node": id, "mode": mode}, json=json)

@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from replicator.cli import options
-from replicator.cli.output import ConsoleProgress, count, plain_table, print_json, print_whole
+from replicator.cli.output import ConsoleProgress, count, plain_table, print_json, print_line, print_whole
 from replicator.local.admin_client import StoredSnapshot, find_cluster
 from replicator.local.operations import take_snapshot
 
@@ -35,7 +34,7 @@ def take(
     if json:
         print_json(taken.as_json())
     else:
-        print_whole(escape(describe_snapshot(taken)))
+        print_line(describe_snapshot(taken))
 
 
 def describe_snapshot(taken: StoredSnapshot) -> str:

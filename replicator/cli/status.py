@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
+from rich.text import Text
 
 from replicator.address import Address
 from replicator.cli import options
@@ -48,7 +49,9 @@ def status(
     """
     admin = find_cluster(dir, connect, password)
     if watch:
-        _watch(admin, json=json)
+        with contextlib.suppress(KeyboardInterrupt):
+            _watch(admin, json=json)
+        return
     summary = summarise(admin)
     if json:
         print_json(summary.as_json())
@@ -81,15 +84,15 @@ def draw(summary: ClusterSummary) -> list[RenderableType]:
         colour = STATE_COLOURS.get(node.state, "white")
         values = (node.applied_offset, node.lag_records, node.entries)
         applied, lag, entries = ("" if value is None else str(value) for value in values)
-        role = f"[bold]{node.role}[/]" if node.role in LEADING_ROLES else node.role or ""
-        state = f"[{colour}]{node.state}[/]"
+        role = Text(node.role or "", "bold" if node.role in LEADING_ROLES else "")
+        state = Text(node.state, colour)
         digest = (node.digest or "")[:8]
         source = SOURCES.get(node.source or "", "")
-        table.add_row(node.id, role, node.mode, escape(node.resp), state, source, applied, lag, entries, digest)
+        table.add_row(node.id, role, node.mode, node.resp, state, source, applied, lag, entries, digest)
     log_size = "" if summary.log_bytes is None else f", {size(summary.log_bytes)}"
-    title = escape(f"{summary.cluster}: log end {summary.end_offset}{log_size}")
+    title = f"{summary.cluster}: log end {summary.end_offset}{log_size}"
     sync = [node.id for node in summary.nodes if node.mode == Mode.SYNC]
-    policy = [escape(describe_policy(summary.policy, sync, summary.leader))] if summary.policy else []
+    policy = [describe_policy(summary.policy, sync, summary.leader)] if summary.policy else []
     return [
         title,
         table,
@@ -117,10 +120,10 @@ def _troubles(summary: ClusterSummary) -> Iterator[str]:
         if node.trouble:
             nodes.setdefault(node.trouble, []).append(node.id)
     for trouble, ids in nodes.items():
-        yield escape(f"{', '.join(ids)}: {trouble}")
+        yield f"{', '.join(ids)}: {trouble}"
 
 
-def _describe_outage(summary: ClusterSummary) -> Iterator[str]:
+def _describe_outage(summary: ClusterSummary) -> Iterator[Text]:
     if summary.kafka_answers:
         return
     down_ms = summary.kafka_down_ms
@@ -128,12 +131,12 @@ def _describe_outage(summary: ClusterSummary) -> Iterator[str]:
     if down_ms is not None:
         began = datetime.now(UTC) - timedelta(milliseconds=down_ms)
         since = f" since {began:%Y-%m-%d %H:%M:%S} UTC ({_duration(down_ms)})"
-    yield f"[red]Kafka unreachable{since}[/]: writes fail, eventual reads go on"
+    yield Text.assemble((f"Kafka unreachable{since}", "red"), ": writes fail, eventual reads go on")
 
 
 def _kafka_remedy(summary: ClusterSummary, dir: Path, connect: Address | None) -> Iterator[str]:
     if not summary.kafka_answers and connect is None:
-        yield escape(ClusterFolder(dir).kafka_remedy())
+        yield ClusterFolder(dir).kafka_remedy()
 
 
 def _ignored_settings(summary: ClusterSummary) -> Iterator[str]:

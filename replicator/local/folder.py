@@ -67,8 +67,8 @@ class ClusterFile:
         for entry in self.nodes:
             if entry.id == id:
                 return entry
-        known = ", ".join(entry.id for entry in self.nodes)
-        raise ConfigError(f"there is no node {id} in this cluster, only {known}: `replicator replica add {id}` adds it")
+        known = ", ".join(entry.id for entry in self.nodes) or "none"
+        raise ConfigError(f"{id} is not a node of this cluster ({known}): `replicator replica add {id}` adds it")
 
     def with_node(self, id: str) -> ClusterFile:
         """With the node added at the first unused pair of ports."""
@@ -125,7 +125,9 @@ class ClusterFolder:
             fields = json.loads((self.dir / "cluster.json").read_text())
             return ClusterFile(**{**fields, "nodes": tuple(NodeEntry(**entry) for entry in fields["nodes"])})
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"{self.dir}/cluster.json cannot be read: {error}") from error
+            raise ConfigError(
+                f"{self.dir}/cluster.json cannot be read ({error}): restore it, or choose another --dir"
+            ) from error
 
     def kafka_remedy(self) -> str:
         """What to do if the Kafka of this cluster does not answer. Raises `ConfigError`."""

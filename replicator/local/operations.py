@@ -94,7 +94,7 @@ def policy_of(wait_for: str, write: WriteMode) -> Policy:
         return Policy(write, WaitFor.NAMED, named=tuple(map(NodeId, names)))
     if wait_for == WaitFor.ALL:
         return Policy(write, WaitFor.ALL)
-    raise ConfigError(f"{wait_for!r} is not a valid policy: write all, quorum:2 or named:n2,n3")
+    raise ConfigError(f"invalid policy {wait_for!r}: expected all, quorum:K or named:ID,…")
 
 
 def changed_policy(current: Policy, wait_for: str | None, write: WriteMode | None) -> Policy:

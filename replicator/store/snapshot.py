@@ -83,7 +83,7 @@ def read_manifest(snapshot: Path) -> Manifest:
     try:
         return Manifest(**json.loads((snapshot / _MANIFEST).read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise SnapshotError(f"{snapshot} is not a complete snapshot: {error}") from error
+        raise SnapshotError(f"{snapshot} is not a complete snapshot ({error}): delete this folder") from error
 
 
 def restore(snapshot: Path, store: Path, cluster: str) -> Manifest:
@@ -93,7 +93,7 @@ def restore(snapshot: Path, store: Path, cluster: str) -> Manifest:
     """
     manifest = read_manifest(snapshot)
     if manifest.cluster != cluster:
-        raise SnapshotError(f"{snapshot} is of cluster {manifest.cluster}, not {cluster}")
+        raise SnapshotError(f"{snapshot} is of cluster {manifest.cluster}, not {cluster}: choose another one")
     if manifest.format != FORMAT:
         raise SnapshotError(f"{snapshot} has format {manifest.format}, but this program reads format {FORMAT}")
     if _sha256(snapshot / "data.mdb") != manifest.sha256:

@@ -83,7 +83,7 @@ class LocalBroker:
         layout: BrokerLayout | None = None,
     ) -> None:
         if not re.fullmatch(r"[1-9]\d*[kmgKMG]", heap):
-            raise ConfigError(f"heap {heap!r} is not a size: write it as Java does, for instance 512m or 2g")
+            raise ConfigError(f"invalid heap size {heap!r}: expected a number with k, m or g, for example 512m")
         if not Path("/proc/self/stat").exists():
             raise ConfigError("the local broker needs Linux: use --bootstrap HOST:PORT of a running Kafka")
         self.dir = dir.absolute()

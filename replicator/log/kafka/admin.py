@@ -90,7 +90,9 @@ class KafkaAdmin:
                 }
             )
         except KafkaException as error:
-            raise ConfigError(f"Kafka client for {bootstrap}: {error.args[0].str()}") from error
+            raise ConfigError(
+                f"Kafka at {bootstrap} cannot be used with the settings of the section kafka: {error.args[0].str()}"
+            ) from error
 
     def result(self, future: Future[T]) -> T:
         """Wait for the answer. Raises `BrokerUnavailable`, and `KafkaException` if a broker refuses the request."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,16 +28,17 @@ class KafkaSecurity:
 
     def __post_init__(self) -> None:
         if self.security_protocol not in PROTOCOLS:
-            raise ConfigError(f"security_protocol {self.security_protocol!r}: choose one of {', '.join(PROTOCOLS)}")
+            raise ConfigError(_invalid("security_protocol", self.security_protocol, PROTOCOLS))
         if self.sasl and self.sasl_mechanism not in MECHANISMS:
-            raise ConfigError(f"sasl_mechanism {self.sasl_mechanism!r}: choose one of {', '.join(MECHANISMS)}")
+            raise ConfigError(_invalid("sasl_mechanism", self.sasl_mechanism, MECHANISMS))
         if self.sasl and not (self.username and self.password):
-            raise ConfigError(f"{self.security_protocol} needs a username and a password")
+            raise ConfigError(f"{self.security_protocol} needs a login: set kafka.username and kafka.password")
         if self.keyfile and not self.certfile:
-            raise ConfigError("keyfile without certfile: set both, or neither")
+            raise ConfigError("kafka.keyfile is set without kafka.certfile: set both, or neither")
         if not self.tls and (self.cafile or self.certfile):
             raise ConfigError(
-                f"{self.security_protocol} does not use TLS: remove cafile and certfile, or choose SSL or SASL_SSL"
+                f"{self.security_protocol} does not use TLS: remove kafka.cafile and kafka.certfile, or set "
+                "kafka.security_protocol to SSL or SASL_SSL"
             )
 
     @property
@@ -79,9 +81,14 @@ class KafkaSecurity:
                 context.load_cert_chain(self.certfile, self.keyfile)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(
-                f"TLS files {self.cafile}, {self.certfile}, {self.keyfile} cannot be used: {error}"
+                f"TLS cannot be used with kafka.cafile {self.cafile}, kafka.certfile {self.certfile} and kafka.keyfile "
+                f"{self.keyfile}: {error}"
             ) from error
         return context
+
+
+def _invalid(setting: str, value: str, expected: Sequence[str]) -> str:
+    return f"invalid kafka.{setting} {value!r}: expected one of {', '.join(expected)}"
 
 
 PLAINTEXT = KafkaSecurity()

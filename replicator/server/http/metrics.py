@@ -89,7 +89,7 @@ class NodeCollector(Collector):
         )
         yield _gauge(
             "lease_remaining_seconds",
-            "Time until the lease of this leader expires unless it is renewed. 0 at followers, often at an idle leader.",
+            "Time until the lease of this leader expires unless it is renewed. 0 at followers, and while idle.",
             status.lease_left_ms / 1000,
         )
         yield _gauge("epoch", "Term of the current leader, as this node knows it.", status.epoch)
