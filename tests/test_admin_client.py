@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from replicator.address import Address
 from replicator.local.admin_client import ClusterAdmin, NodeAdmin, NodeRefused, NodeUnreachable, find_cluster
+from replicator.local.resp_connection import CommandFailed, RespConnection
 
 Serve = Callable[[bytes], Address]
 
@@ -102,3 +104,32 @@ def test_a_node_with_a_password(serve: Serve, password: str, message: str) -> No
     with pytest.raises(NodeRefused) as raised:
         NodeAdmin(serve(UNAUTHORIZED), password).take_snapshot()
     assert str(raised.value) == message
+
+
+def bulk(text: bytes) -> bytes:
+    return b"$%d\r\n%s\r\n" % (len(text), text)
+
+
+@pytest.mark.parametrize("http", [b"127.0.0.1:8001", b"[::1]:8001"])
+def test_the_redis_port_of_a_node_names_its_http_address(serve: Serve, tmp_path: Path, http: bytes) -> None:
+    info = bulk(b"# Replicator\r\nnode:n1\r\nhttp:" + http + b"\r\n")
+    admin = find_cluster(tmp_path, serve(info), "")
+    with pytest.raises(NodeUnreachable, match=re.escape(f"{http.decode()} (")):
+        admin.any_node()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"-ERR unknown command\r\n", b"", b"no reply of Redis\r\n", b":1\r\n", bulk(b"http:\r\n"), bulk(b"# Server\r\n")],
+)
+def test_the_redis_port_of_another_program_names_none(serve: Serve, tmp_path: Path, answer: bytes) -> None:
+    with pytest.raises(NodeUnreachable, match="Check --connect"):
+        find_cluster(tmp_path, serve(answer), "")
+
+
+def test_an_error_is_raised_after_all_replies_are_read(serve: Serve) -> None:
+    with RespConnection(serve(b"+OK\r\n-ERR first\r\n-ERR second\r\n")) as connection:
+        with pytest.raises(CommandFailed, match="ERR first"):
+            connection.execute_all([("SET", "k", 1)] * 3)
+        with pytest.raises(ConnectionResetError, match="closed the connection"):
+            connection.execute("PING")

@@ -13,13 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import redis
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
-
+from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
+from replicator.local.resp_connection import CommandFailed, RespConnection
 
 READY_S = 30.0
 STOP_S = 10.0
@@ -104,8 +101,7 @@ def redis_server(folder: Path, *options: str) -> Iterator[int]:
     port = free_port()
     line = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", *options]
     with running(line, folder, signal.SIGTERM) as process:
-        with _client(port) as client:
-            wait_until(lambda: _answers(client), process, folder)
+        wait_until(lambda: _answers(port), process, folder)
         yield port
 
 
@@ -115,20 +111,17 @@ def redis_pair(folder: Path, *options: str) -> Iterator[int]:
     with (
         redis_server(folder / "master", "--repl-diskless-sync-delay", "0", *options) as port,
         redis_server(folder / "replica", "--replicaof", f"127.0.0.1 {port}", *options),
-        _client(port) as client,
+        RespConnection(Address("127.0.0.1", port), timeout_s=2 * READY_S) as connection,
     ):
-        client.set("first", "1")
-        if client.execute_command("WAIT", 1, int(READY_S * 1000)) != 1:
+        connection.execute("SET", "first", "1")
+        if connection.execute("WAIT", 1, int(READY_S * 1000)) != 1:
             raise ReplicatorError(f"the replica of Redis has not caught up after {READY_S:.0f} s")
         yield port
 
 
-def _client(port: int) -> Any:
-    return redis.Redis(port=port, retry=Retry(ConstantBackoff(0), 0))
-
-
-def _answers(client: Any) -> bool:
+def _answers(port: int) -> bool:
     try:
-        return bool(client.ping())
-    except redis.RedisError:
+        with RespConnection(Address("127.0.0.1", port)) as connection:
+            return bool(connection.execute("PING"))
+    except (CommandFailed, OSError):
         return False

@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import redis
-
+from replicator.address import Address
 from replicator.bench.closed_loop import (
     KEY,
     KEYS,
@@ -28,6 +26,7 @@ from replicator.bench.postgres import postgres_pair
 from replicator.errors import ReplicatorError
 from replicator.local.cluster import LocalCluster
 from replicator.local.operations import policy_of, promote, set_mode, set_policy
+from replicator.local.resp_connection import CommandFailed, RespConnection
 from replicator.local.waiting import wait_caught_up
 from replicator.records.types import Mode, Policy, WriteMode
 
@@ -59,14 +58,13 @@ def measure_with(
 
 def fill(port: int) -> None:
     """Set all keys. Raises `ReplicatorError`."""
-    with redis.Redis(port=port) as client, client.pipeline(transaction=False) as pipe:
-        for start in range(0, KEYS, BATCH):
-            for number in range(start, start + BATCH):
-                pipe.set(key_name(number), value_of(number))
-            try:
-                pipe.execute()
-            except redis.RedisError as error:
-                raise ReplicatorError(f"the keys could not be written: {error}") from error
+    try:
+        with RespConnection(Address("127.0.0.1", port)) as connection:
+            for start in range(0, KEYS, BATCH):
+                numbers = range(start, start + BATCH)
+                connection.execute_all(("SET", key_name(number), value_of(number)) for number in numbers)
+    except (CommandFailed, OSError) as error:
+        raise ReplicatorError(f"the keys could not be written: {error}") from error
 
 
 class ClusterSubject:
@@ -100,9 +98,8 @@ class ClusterSubject:
         yield measure_with(self._ports[id], self._seconds, GET, setup=[setup])
 
     def _token(self) -> str:
-        with redis.Redis(port=self._ports["n1"]) as client:
-            token: Any = client.execute_command("REPL.TOKEN")
-            return str(token.decode())
+        with RespConnection(Address("127.0.0.1", self._ports["n1"])) as connection:
+            return str(connection.execute("REPL.TOKEN").decode())
 
     def _configure(self, sync: Sequence[str], wait_for: str, write: WriteMode) -> None:
         """Returns once n1 leads with these settings, and the others have caught up. Raises `ReplicatorError`."""

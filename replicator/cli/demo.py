@@ -9,13 +9,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import redis
 import typer
 from rich.progress import TextColumn
 from rich.text import Text
 
+from replicator.address import Address
 from replicator.cli import options
 from replicator.cli.output import ConsoleProgress, console, print_line, print_whole, progress_bars
 from replicator.cli.snapshot import describe_snapshot
@@ -26,6 +26,7 @@ from replicator.local.cluster import LocalCluster
 from replicator.local.operations import take_snapshot
 from replicator.local.ports import free_base_port
 from replicator.local.process import kill
+from replicator.local.resp_connection import RespConnection
 from replicator.local.summary import summarise
 from replicator.local.waiting import wait_caught_up
 
@@ -74,7 +75,7 @@ def _load_airports() -> Airports:
 def _run(cluster: LocalCluster, progress: ConsoleProgress, airports: Airports, new: str) -> None:
     """`new`: the replica that is added. Raises `ReplicatorError` if the replicas differ."""
     admin = cluster.admin
-    with redis.Redis(port=cluster.resp_ports["n1"], password=cluster.password or None) as leader:
+    with RespConnection(_address(cluster.resp_ports["n1"]), cluster.password) as leader:
         console.rule(f"{len(airports)} airports as hashes")
         loaded = _write(admin, leader, "load", list(airports.items()))
         console.rule("an update of every airport")
@@ -130,33 +131,29 @@ def _check(cluster: LocalCluster, expected: Airports) -> None:
 
 def _compare(id: str, port: int, password: str, expected: Airports) -> None:
     """Read every field of every airport from one node. Raises `ReplicatorError` at the first that differs."""
-    with (
-        redis.Redis(port=port, password=password or None, decode_responses=True) as client,
-        progress_bars() as bars,
-    ):
+    with RespConnection(_address(port), password) as connection, progress_bars() as bars:
         task = bars.add_task(f"read all from {id}", total=len(expected))
-        if client.dbsize() != len(expected):
-            raise ReplicatorError(f"{id} has {client.dbsize()} keys, not {len(expected)}")
+        if (keys := connection.execute("DBSIZE")) != len(expected):
+            raise ReplicatorError(f"{id} has {keys} keys, not {len(expected)}")
         for batch in _batches(list(expected.items())):
-            with client.pipeline(transaction=False) as pipe:
-                for code, _ in batch:
-                    pipe.hgetall(f"airport:{code}")
-                for (code, fields), found in zip(batch, pipe.execute(), strict=True):
-                    if found != fields:
-                        raise ReplicatorError(f"{id} holds {found} for {code}, not {fields}")
+            replies = connection.execute_all(("HGETALL", f"airport:{code}") for code, _ in batch)
+            for (code, fields), reply in zip(batch, replies, strict=True):
+                texts = [it.decode() for it in reply]
+                found = dict(zip(texts[::2], texts[1::2], strict=True))
+                if found != fields:
+                    raise ReplicatorError(f"{id} holds {found} for {code}, not {fields}")
             bars.update(task, advance=len(batch))
 
 
-def _write(admin: ClusterAdmin, leader: Any, title: str, rows: list[tuple[str, dict[str, str]]]) -> float:
+def _write(admin: ClusterAdmin, leader: RespConnection, title: str, rows: list[tuple[str, dict[str, str]]]) -> float:
     """Write hashes in pipelines, and show rate and lag; returns hashes per second."""
     began = time.monotonic()
     with progress_bars(TextColumn("{task.fields[lag]}")) as bars:
         task = bars.add_task(title, total=len(rows), lag="")
         for number, batch in enumerate(_batches(rows)):
-            with leader.pipeline(transaction=False) as pipe:
-                for code, fields in batch:
-                    pipe.hset(f"airport:{code}", mapping=fields)
-                pipe.execute()
+            leader.execute_all(
+                ("HSET", f"airport:{code}", *itertools.chain.from_iterable(fields.items())) for code, fields in batch
+            )
             bars.update(task, advance=len(batch))
             if number % 10 == 0:
                 lag = max((node.lag_records or 0 for node in summarise(admin).nodes), default=0)
@@ -164,6 +161,10 @@ def _write(admin: ClusterAdmin, leader: Any, title: str, rows: list[tuple[str, d
     per_s = len(rows) / (time.monotonic() - began)
     console.print(f"{title}: {len(rows)} hashes, {per_s:,.0f} per second")
     return per_s
+
+
+def _address(port: int) -> Address:
+    return Address("127.0.0.1", port)
 
 
 def _batches(rows: list[tuple[str, dict[str, str]]]) -> Iterator[list[tuple[str, dict[str, str]]]]:

@@ -110,7 +110,7 @@ def _describe_stores(summary: ClusterSummary) -> Iterator[str]:
     nodes = sorted(summary.nodes, key=lambda it: it.id)
     sizes = [f"{node.id} {size(node.store_bytes)}" for node in nodes if node.store_bytes is not None]
     if sizes:
-        yield escape(f"size of the stores: {', '.join(sizes)}")
+        yield f"size of the stores: {', '.join(sizes)}"
 
 
 def _troubles(summary: ClusterSummary) -> Iterator[str]:

