@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.address import Address
-from replicator.errors import BadRequest, Diverged, LogDamage, SnapshotError, StoreError, StoreFull
+from replicator.errors import BadRequest, ConfigError, Diverged, LogDamage, SnapshotError, StoreError, StoreFull
+from replicator.local.process import identify
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.log_state import LogState
 from replicator.records.types import Change, Checkpoint, Member, Membership, Mode, Write
@@ -274,3 +276,10 @@ def test_an_empty_store_makes_no_snapshot(tmp_path: Path, machine: Machine) -> N
     with pytest.raises(SnapshotError, match="still empty"):
         snapshot.take(machine, tmp_path / "snapshots")
     assert list((tmp_path / "snapshots").iterdir()) == []
+
+
+def test_a_system_that_is_not_linux_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(boot, "_BOOT_ID", tmp_path / "missing")
+    for start in (lambda: open_machine(tmp_path, "test", "log"), lambda: identify(os.getpid())):
+        with pytest.raises(ConfigError, match="nodes run on Linux only"):
+            start()

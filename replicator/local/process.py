@@ -1,4 +1,7 @@
-"""Processes on this machine, identified so that a reused pid is not mistaken for them. Linux only: reads /proc."""
+"""Processes on this machine, identified so that a reused pid is not mistaken for them. Linux only: reads /proc.
+
+psutil reports the start of a process as a time of the wall clock, which another process may read differently later.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,15 @@ class ProcessIdentity:
 
 
 def identify(pid: int) -> ProcessIdentity | None:
-    """None if there is no such process, or only a zombie."""
+    """None if there is no such process, or only a zombie. Raises `ConfigError` if this system is not Linux."""
+    boot = boot_id()
     try:
         state, *others = _stat(pid)
     except (FileNotFoundError, ProcessLookupError):
         return None
     if state in "ZX":
         return None
-    return ProcessIdentity(pid, f"{boot_id()}/{others[18]}")
+    return ProcessIdentity(pid, f"{boot}/{others[18]}")
 
 
 def cpu_s(pid: int) -> float:

@@ -12,16 +12,23 @@ import fcntl
 import os
 from pathlib import Path
 
-from replicator.errors import StoreError
+from replicator.errors import ConfigError, StoreError
 from replicator.store.durable import sync
 
 MARK = "open-in-boot"
 _LOCK = "owner.lock"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def boot_id() -> str:
-    """The id of this boot of the operating system (Linux: random(4))."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    """The id of this boot of the operating system (random(4)). Raises `ConfigError` if it is not Linux."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"nodes run on Linux only ({_BOOT_ID} is missing): use a container or a virtual machine. Commands with "
+            "--connect and the Python client do not need Linux"
+        ) from None
 
 
 def lock(folder: Path) -> int:
