@@ -245,7 +245,10 @@ def test_a_snapshot_has_an_offset_and_can_be_restored(tmp_path: Path, machine: M
     machine.apply([write(b"later", None, b"s1")], state_at(42))
     later = snapshot.take(machine, tmp_path / "snapshots")
     assert snapshot.listed(tmp_path / "snapshots") == [later, manifest]
-    snapshot.restore(tmp_path / "snapshots" / manifest.name, tmp_path / "new", "test")
+    checked: list[tuple[int, int]] = []
+    source = tmp_path / "snapshots" / manifest.name
+    snapshot.restore(source, tmp_path / "new", "test", lambda *progress: checked.append(progress))
+    assert checked[-1] == (manifest.bytes, manifest.bytes)
     restored = open_machine(tmp_path / "new", "test", "topic")
     try:
         assert restored.state == state_at(41)

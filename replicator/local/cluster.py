@@ -244,7 +244,11 @@ class LocalCluster:
         return entry
 
     def _restore(self, source: Path, cluster: ClusterFile, id: str) -> None:
-        manifest = snapshot.restore(source, self.folder.node_dir(id) / "store", cluster.name)
+        def show(checked: int, total: int) -> None:
+            self._progress.bar("checksum", "checked, MiB", checked >> 20, total >> 20)
+
+        self._progress.step(f"restoring snapshot {source.name}")
+        manifest = snapshot.restore(source, self.folder.node_dir(id) / "store", cluster.name, show)
         self._progress.done(f"restored snapshot {manifest.name}: {id} reads the log from offset {manifest.offset + 1}")
 
     def _undo_add(self, id: str, *, was_member: bool) -> None:

@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +22,15 @@ from replicator.store.environment import replace_with
 from replicator.store.machine import Machine, read_meta
 from replicator.store.meta import FORMAT
 
+OnChecked = Callable[[int, int], None]
+"""Called with the number of bytes that were read for the checksum, and how many there are."""
+
 _MANIFEST = "manifest.json"
+_CHUNK_BYTES = 1 << 20
+
+
+def _ignore(checked: int, total: int) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +95,10 @@ def read_manifest(snapshot: Path) -> Manifest:
         raise SnapshotError(f"{snapshot} is not a complete snapshot ({error}): delete this folder") from error
 
 
-def restore(snapshot: Path, store: Path, cluster: str) -> Manifest:
+def restore(snapshot: Path, store: Path, cluster: str, on_checked: OnChecked = _ignore) -> Manifest:
     """Check a snapshot against its manifest, and replace a store that is not open with a copy of it.
+
+    `on_checked` is called while the snapshot is read for its checksum.
 
     Raises `SnapshotError`; the store is then unchanged.
     """
@@ -96,7 +107,7 @@ def restore(snapshot: Path, store: Path, cluster: str) -> Manifest:
         raise SnapshotError(f"{snapshot} is of cluster {manifest.cluster}, not {cluster}: choose another one")
     if manifest.format != FORMAT:
         raise SnapshotError(f"{snapshot} has format {manifest.format}, but this program reads format {FORMAT}")
-    if _sha256(snapshot / "data.mdb") != manifest.sha256:
+    if _sha256(snapshot / "data.mdb", on_checked) != manifest.sha256:
         raise SnapshotError(f"{snapshot}/data.mdb does not match its manifest (sha256): take a new snapshot")
     replace_with(store, snapshot)
     return manifest
@@ -120,11 +131,16 @@ def _describe(copy: Path) -> Manifest:
         digest=digest,
         entries=meta.entries,
         bytes=(copy / "data.mdb").stat().st_size,
-        sha256=_sha256(copy / "data.mdb"),
+        sha256=_sha256(copy / "data.mdb", _ignore),
         taken_at_ms=time.time_ns() // 1_000_000,
     )
 
 
-def _sha256(file: Path) -> str:
+def _sha256(file: Path, on_checked: OnChecked) -> str:
+    total, checked, digest = file.stat().st_size, 0, hashlib.sha256()
     with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            checked += len(chunk)
+            on_checked(checked, total)
+    return digest.hexdigest()
