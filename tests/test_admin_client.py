@@ -83,12 +83,13 @@ def test_an_address_at_which_no_node_answers(nobody: Address, tmp_path: Path) ->
     [
         (b"SSH-2.0-OpenSSH_9.6\r\n", "the program at {} is not a replicator node"),
         (b"HTTP/1.0 200 OK\r\n\r\n<html>", "the program at {} is not a replicator node"),
+        (b"HTTP/1.0 404 Not Found\r\n\r\n<html>", "the program at {} is not a replicator node (HTTP 404)"),
         (b"", "no node answers at {} (the connection was closed without a reply): check that the node is running"),
     ],
 )
 def test_another_program(serve: Serve, answer: bytes, message: str) -> None:
     http = serve(answer)
-    with pytest.raises(NodeUnreachable) as raised:
+    with pytest.raises((NodeUnreachable, NodeRefused)) as raised:
         NodeAdmin(http).status()
     assert str(raised.value) == message.format(http)
 

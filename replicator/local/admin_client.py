@@ -119,7 +119,7 @@ class NodeAdmin:
             if self.password:
                 return "the password is wrong: correct REPLICATOR_NODE_PASSWORD"
             return "a password is needed: set REPLICATOR_NODE_PASSWORD"
-        return _error_text(error)
+        return _error_text(error) or f"the program at {self.http} is not a replicator node (HTTP {error.code})"
 
 
 def _snapshot(reply: dict[str, Any]) -> StoredSnapshot:
@@ -133,11 +133,12 @@ def _reason(error: OSError) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _error_text(error: urllib.error.HTTPError) -> str:
+def _error_text(error: urllib.error.HTTPError) -> str | None:
+    """None if it does not have the form of a node's errors."""
     try:
         return str(json.load(error)["error"])
     except (ValueError, KeyError, TypeError):
-        return f"HTTP {error.code}"
+        return None
 
 
 def _summary(error: ReplicatorError) -> str:
