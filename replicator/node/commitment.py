@@ -116,9 +116,9 @@ class Commitment:
         self._release_confirmed(confirmed)
 
     def _observe_acks(self, groups: Sequence[Group]) -> None:
-        now_ms, ack_latency = self._context.clock.peek_ms(), self._context.latencies.ack
+        now_s, ack_latency = self._context.clock.peek_s(), self._context.latencies.ack
         for group in groups:
-            ack_latency.observe((now_ms - group.committed_ms) / 1000)
+            ack_latency.observe(now_s - group.committed_ms / 1000)
 
     def _release_confirmed(self, confirmed: Offset) -> None:
         """Resume reads of suspended keys: all replicas have applied the writes so far, also of earlier leaders.

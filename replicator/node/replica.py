@@ -152,9 +152,9 @@ class Replica:
 
         `state` is the state after them; the last one was written at `written_us`, by its author's clock.
         """
-        began_ms = self._clock.peek_ms()
+        began_s = self._clock.peek_s()
         self.machine.apply(bodies, state)
-        self._apply_latency.observe((self._clock.peek_ms() - began_ms) / 1000)
+        self._apply_latency.observe(self._clock.peek_s() - began_s)
         self._written_us = written_us
         self._waiters.advance(state.offset)
         self._listeners.advance(state.offset)

@@ -192,7 +192,7 @@ class ReplicaProgress:
         """Of the same replicas as `reports`."""
         if (state.timeline, state.epoch) != (self._timeline, self._epoch):
             return {}
-        now_ms = self._clock.peek_ms()
+        now_ms = self._clock.peek_s() * 1000
         return {author.node: self._lag(author, now_ms) for author in self._members}
 
     def _lag(self, replica: Author, now_ms: float) -> ReplicaLag:

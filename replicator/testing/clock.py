@@ -31,8 +31,8 @@ class SimClock:
     def elapsed_ms(self) -> float:
         return self._begin_ms + self._read_s() * 1000 * self.rate
 
-    def peek_ms(self) -> float:
-        return self._begin_ms + self._loop.time() * 1000 * self.rate
+    def peek_s(self) -> float:
+        return self._begin_ms / 1000 + self._loop.time() * self.rate
 
     def wall_us(self) -> int:
         return self._wall_us(self._read_s(), self._steps[-1][1])
