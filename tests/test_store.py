@@ -192,6 +192,27 @@ def test_a_store_that_a_crash_of_the_system_has_damaged_is_not_read(tmp_path: Pa
     machine.close()
 
 
+@pytest.mark.parametrize("undamaged_bytes", [0, 8192], ids=["head", "pages"])
+def test_a_damaged_store_is_refused_with_a_remedy(tmp_path: Path, undamaged_bytes: int) -> None:
+    machine = open_machine(tmp_path, "test", "topic")
+    machine.apply([write(row, None, b"s" * 500) for row in ROWS], state_at(0))
+    machine.close()
+    with (tmp_path / "data.mdb").open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(undamaged_bytes)
+        file.write(b"\xff" * (size - undamaged_bytes))
+    remedy = f"stop this node, move {tmp_path} away, and start it again"
+    with pytest.raises(StoreError, match=remedy):
+        has_followed_a_log(tmp_path)
+    with pytest.raises(StoreError, match=remedy):
+        open_machine(tmp_path, "test", "topic")
+    for name in ("data.mdb", "lock.mdb"):
+        (tmp_path / name).unlink()
+    machine = open_machine(tmp_path, "test", "topic")  # the lock was released
+    assert machine.state == LogState()
+    machine.close()
+
+
 def test_the_mark_is_on_the_disk_before_the_store_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     genuine = environment.open_environment

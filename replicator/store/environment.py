@@ -49,7 +49,7 @@ def open_environment(folder: Path, map_bytes: int = FIRST_MAP_BYTES) -> Any:
 
 
 def read_meta(env: Any) -> Meta | None:
-    """None if the store is empty. Raises `StoreError`."""
+    """None if the store is empty. Raises `lmdb.Error`, `StoreError`."""
     with env.begin(db=env.open_db(b"meta")) as txn:
         encoded = txn.get(_META)
     return None if encoded is None else decode_meta(encoded)
@@ -97,10 +97,13 @@ def replace_with(folder: Path, copy: Path) -> None:
 
 
 def store_error(folder: Path, error: Exception) -> StoreError:
-    """The `StoreError` or `StoreFull` for an error of LMDB."""
+    """The `StoreError` or `StoreFull` for an error of LMDB, which may have found damaged pages."""
     if any(os.strerror(number) in str(error) for number in _FULL):
         return StoreFull(
             f"{folder} cannot be written, because its disk is full or failing ({error}): free some space. "
             "No record was skipped"
         )
-    return StoreError(f"the store in {folder} failed: {error}")
+    return StoreError(
+        f"the store in {folder} cannot be used ({error}). If it is damaged, stop this node, move {folder} away, and "
+        "start it again: the node rebuilds its store from the log, or from a snapshot (docs/runbook.md)"
+    )

@@ -167,13 +167,15 @@ def open_machine(folder: Path, cluster: str, topic_id: str, *, map_bytes: int = 
         meta = environment.read_meta(env) or Meta(cluster, topic_id)
         _check_identity(folder, meta, cluster, topic_id)
         return Machine(folder, lock, env, meta, environment.read_suspended(env), environment.read_timing(env))
-    except BaseException:
+    except BaseException as error:
         if env is not None:
             env.sync(True)
             env.close()
             if not was_marked:
                 boot.mark_closed(folder)
         os.close(lock)
+        if isinstance(error, lmdb.Error):
+            raise environment.store_error(folder, error) from error
         raise
 
 
@@ -191,6 +193,8 @@ def read_meta(folder: Path) -> Meta | None:
     env = environment.open_environment(folder)
     try:
         return environment.read_meta(env)
+    except lmdb.Error as error:
+        raise environment.store_error(folder, error) from error
     finally:
         env.close()
 
