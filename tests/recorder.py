@@ -28,7 +28,7 @@ BOUND_MS = 500
 THINK_S = 0.03
 WRITE_TIMEOUT_S = 1.5
 READ_TIMEOUTS_S = (0.3, 2.5)  # shorter and longer than a node is stopped
-WAIT_S = 40
+WAIT_S = 60
 
 
 @dataclass(slots=True)
@@ -69,9 +69,15 @@ class Recorder:
 
     async def wait_for_more(self, writes: int, reads: int) -> None:
         """Wait until that many more writes, and that many more reads at each level, have succeeded."""
-        before = self.answered()
+        before, first = self.answered(), len(self.history.operations)
         more = {kind: count + (writes if kind == "write" else reads) for kind, count in before.items()}
-        await until(lambda: all(count >= more[kind] for kind, count in self.answered().items()))
+        try:
+            await until(lambda: all(count >= more[kind] for kind, count in self.answered().items()))
+        except TimeoutError:
+            reasons = Counter((it.node, it.why) for it in self.history.operations[first:] if it.why)
+            answers = {kind: count - before[kind] for kind, count in self.answered().items()}
+            why = f"answered within {WAIT_S} s: {answers}; refusals: {reasons.most_common(20)}"
+            raise AssertionError(why) from None
 
     def __str__(self) -> str:
         counts = self.counts()

@@ -39,8 +39,11 @@ def is_free(port: int) -> bool:
 
 
 def free_base_port(count: int) -> int:
-    """A base port for `count` nodes: their ports for Redis clients and for HTTP are free. Raises `ConfigError`."""
-    for base in _BASE_PORTS:
+    """A base port for `count` nodes: their ports for Redis clients and for HTTP are free. Raises `ConfigError`.
+
+    It is drawn, because another program may look for one now, too.
+    """
+    for base in random.sample(_BASE_PORTS, len(_BASE_PORTS)):
         if all(is_free(base + index) and is_free(base + HTTP_ABOVE_RESP + index) for index in range(count)):
             return base
     raise ConfigError(f"no free ports between {_BASE_PORTS[0]} and {_BASE_PORTS[-1]}")
