@@ -64,7 +64,11 @@ authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS
 """
 OPERATIONS = {"Read": AclOperation.READ, "Write": AclOperation.WRITE, "Create": AclOperation.CREATE}
-OPERATIONS |= {"Delete": AclOperation.DELETE, "DescribeConfigs": AclOperation.DESCRIBE_CONFIGS}
+OPERATIONS |= {
+    "Describe": AclOperation.DESCRIBE,
+    "Delete": AclOperation.DELETE,
+    "DescribeConfigs": AclOperation.DESCRIBE_CONFIGS,
+}
 ALLOWED = AclPermissionType.ALLOW
 IMPATIENT = KafkaOptions(reader_timeout_ms=1)
 
@@ -400,6 +404,13 @@ def test_an_operator_may_run_doctor_and_purge(authorized: Authorized) -> None:
     assert NOT_READABLE not in values.values()
     values = {it.name: it.value for it in check_topic(bootstrap, name, security=authorized.security("shop"))}
     assert values["cleanup.policy"] == values["auto.create.topics.enable"] == NOT_READABLE
+    deleting = [it for it in acls(name) if it.operation is AclOperation.DELETE]
+    for binding in deleting:
+        authorized.forbid(binding)
+    check_topic(bootstrap, name, security=security)
+    with pytest.raises(ConfigError, match=rf"needs the ACL operation Delete on topic {name}\.wal"):
+        delete_topics(bootstrap, name, security=security)
+    authorized.allow(deleting)
     delete_topics(bootstrap, name, security=security)
     assert topic_id(authorized.kafka.plain, f"{name}.wal") is None
     with pytest.raises(ConfigError, match=r"needs the ACL operation Describe on topic other\.wal"):
