@@ -147,6 +147,10 @@ def _status(member: Schema) -> Schema:
         {
             **identity,
             "node": schema_of(NodeStatus),
+            "log_bytes": {
+                "type": ["integer", "null"],
+                "description": "Size of the log in Kafka, in bytes. null: Kafka does not report it.",
+            },
             "members": members,
             "policy": schema_of(Policy),
             "record_version": {"type": "integer", "description": "Version of the records that the leader writes."},

@@ -30,6 +30,7 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+STDERR = 2  # its file descriptor
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -56,7 +57,7 @@ def run(
 
     Example: replicator node run --id n1 --cluster shop --bootstrap kafka:9092 --dir /var/lib/replicator
     """
-    faulthandler.enable()  # a store whose file is truncated ends the process with SIGBUS: say so
+    faulthandler.enable(STDERR)  # a store whose file is truncated ends the process with SIGBUS: say so
     logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format=LOG_FORMAT)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
     node = {
