@@ -16,7 +16,7 @@ from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry, Log
 from replicator.node.backlog import CommittedBatch, StreamRequest
 from replicator.node.clock import Clock, SystemClock
 from replicator.node.context import open_context
-from replicator.node.leader_link import CommittedOffset, LinkFailed, ReceivedRecords, RecordStream
+from replicator.node.leader_link import CommittedOffset, LinkFailed, ReceivedRecords, RecordStream, Signal
 from replicator.node.node import Node
 from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.protocol.pace import ALWAYS_STEADY
@@ -180,15 +180,15 @@ class MemorySink:
     def send(self, batch: CommittedBatch) -> None:
         if not self.stalled:
             entries = [Entry(Offset(batch.base + at), payload) for at, payload in enumerate(batch.payloads)]
-            self._stream.deliver(ReceivedRecords(entries, ack_requested=False))
+            self._stream.deliver(ReceivedRecords(entries, None))
 
     def request_ack(self) -> None:
-        self._stream.deliver(ReceivedRecords((), ack_requested=True))
+        self._stream.deliver(ReceivedRecords((), Signal.GETACK))
 
     def send_heartbeat(self) -> None:
         self.heartbeats += 1
         if not self.stalled:
-            self._stream.deliver(ReceivedRecords((), ack_requested=True, heartbeat=True))
+            self._stream.deliver(ReceivedRecords((), Signal.HEARTBEAT))
 
     def close(self) -> None:
         self.closed = True

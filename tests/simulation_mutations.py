@@ -105,9 +105,9 @@ def leaders_read_without_a_lease() -> AbstractContextManager[object]:
     return patch.object(LeaderReads, "view", view)
 
 
-def quiet_leaders_read_without_a_lease() -> AbstractContextManager[object]:
+def idle_leaders_read_without_a_lease() -> AbstractContextManager[object]:
     def lease_left_ms(self: RoleState) -> float:
-        return genuine(self) or (float(self.timing.current.lease_ms) if self.is_quiet else 0.0)
+        return genuine(self) or (float(self.timing.current.lease_ms) if self.is_idle else 0.0)
 
     genuine = RoleState.lease_left_ms
     return patch.object(RoleState, "lease_left_ms", lease_left_ms)

@@ -50,7 +50,7 @@ def test_status_has_the_documented_fields(cluster: Cluster) -> None:
     status = cluster.status()
     assert status.keys() == {
         "cluster", "timeline", "topic", "topic_id", "epoch", "leader", "elected", "lease_left_ms", "end_offset",
-        "policy", "timing", "nodes", "record_version", "kafka_down_ms", "log_bytes", "leader_is_quiet",
+        "policy", "timing", "nodes", "record_version", "kafka_down_ms", "log_bytes", "leader_is_idle",
     }  # fmt: skip
     fields = {
         "id",

@@ -117,7 +117,7 @@ def acls(cluster: str = CLUSTER) -> list[AclBinding]:
         for given in [parsed(words, "--allow-principal", "--operation", "--topic", "--group")]
         for kind, name in [
             *((ResourceType.TOPIC, topic.replace(f"{CLUSTER}.", f"{cluster}.")) for topic in given.topic),
-            *((ResourceType.GROUP, group) for group in given.group),
+            *((ResourceType.GROUP, group.replace(f"{CLUSTER}.", f"{cluster}.")) for group in given.group),
             *([(ResourceType.BROKER, "kafka-cluster")] if given.cluster else []),
         ]
         for operation in given.operation

@@ -119,6 +119,7 @@ class Shell:
     def comparable(self, output: str) -> list[str]:
         """Its lines, with the folder and the name that the page shows, and without other numbers than ids of nodes."""
         output = output.replace(str(self.home), SHOWN_HOME).replace(self.name, "replicator")
+        output = re.sub(r"\b[\d.]+ (?:[KM]i)?B\b", "# B", output)
         output = re.sub(r"\b[0-9a-f]{8}\b|(?<!\bn)\d+", "#", output)  # the ids of nodes stay
         output = re.sub(r"\bserving .*", "serving", output)  # source and lag may be others by now
         output = re.sub(r", (?:lease left # ms|idle)$", "", output, flags=re.MULTILINE)  # idle after some time

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -76,7 +76,8 @@ class TestKafkaAppliedOffsets(AppliedOffsetsContract):
 
     async def test_groups_of_stopped_nodes_can_be_deleted(self, kafka: str, kafka_cluster: str) -> None:
         n1, n2 = NodeId("n1"), NodeId("n2")
-        await KafkaAppliedOffsets(kafka, kafka_cluster, n1).commit(Offset(7))
+        with closing(KafkaAppliedOffsets(kafka, kafka_cluster, n1)) as applied:
+            await applied.commit(Offset(7))
         for _ in range(2):
             await asyncio.to_thread(delete_consumer_groups, kafka, kafka_cluster, [n1, n2])
             assert await asyncio.to_thread(committed_offset, kafka, kafka_cluster, n1) is None

@@ -11,7 +11,7 @@ import pytest
 
 from replicator.log.port import Entry
 from replicator.node.ack_sender import AckSender
-from replicator.node.leader_link import ReceivedRecords
+from replicator.node.leader_link import ReceivedRecords, Signal
 from replicator.node.record_source import SourceName
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.acceptance import judge_sent
@@ -83,7 +83,7 @@ async def test_a_follower_reads_the_log_once_the_leader_sends_nothing(cluster: M
         current=Timing(heartbeat_ms=20, lease_ms=50, election_ms=60, follower_lease_ms=50, sync_ms=50)
     )
     stream.sink.stalled = True
-    stream.deliver(ReceivedRecords((), ack_requested=True))  # which is not a record
+    stream.deliver(ReceivedRecords((), Signal.GETACK))  # which is not a record
     await cluster.n1.write(b"a", b"1")
     await cluster.caught_up()
     assert cluster.n2.machine.state.chain == cluster.n1.machine.state.chain
@@ -99,7 +99,7 @@ async def test_a_record_that_does_not_follow_is_not_applied(cluster: ModesCluste
         stream = await stream_of(cluster.n2)
         opened = len(cluster.n2.link.opened)
         offset = Offset(cluster.n2.machine.state.offset + 1)
-        stream.deliver(ReceivedRecords([Entry(offset, payload)], ack_requested=False))
+        stream.deliver(ReceivedRecords([Entry(offset, payload)], None))
         await until(lambda opened=opened: len(cluster.n2.link.opened) > opened)  # type: ignore[misc]
     await cluster.n1.write(b"a", b"1")
     await cluster.caught_up()

@@ -14,7 +14,7 @@ import pytest
 from replicator.address import Address
 from replicator.log.port import Entry
 from replicator.node.backlog import StreamRequest
-from replicator.node.leader_link import LinkFailed, RecordStream
+from replicator.node.leader_link import LinkFailed, RecordStream, Signal
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.records.codec import AckCodec, RecordCodec
 from replicator.records.types import Ack, Write, singles
@@ -101,9 +101,9 @@ async def test_a_heartbeat_is_not_a_record_and_requests_an_ack(
     stream = await follow(pair, streams)
     pair.run(_call(pair.node(0).node._backlog.send_heartbeats))
     async with asyncio.timeout(10):
-        while not (received := await stream.next()).heartbeat:
+        while (received := await stream.next()).signal is not Signal.HEARTBEAT:
             pass
-    assert received.ack_requested and not received.entries
+    assert not received.entries
 
 
 async def test_an_ack_is_asked_for_and_counted(pair: ServerThread, client: Any, streams: list[RecordStream]) -> None:
@@ -112,7 +112,7 @@ async def test_an_ack_is_asked_for_and_counted(pair: ServerThread, client: Any, 
     await rows(stream, 1)
     waiting = asyncio.create_task(asyncio.to_thread(client.wait, 5, 2_000))
     async with asyncio.timeout(10):
-        while not (await stream.next()).ack_requested:
+        while (await stream.next()).signal is None:
             pass
     state, member = pair.node(0).machine.state, pair.node(1).member
     future = Offset(state.offset + 1_000)  # n2 itself has not acked that
@@ -268,10 +268,10 @@ async def test_an_ack_request_keeps_its_place(pair: ServerThread, client: Any, s
     before = list[bytes]()
     async with asyncio.timeout(10):
         while True:
-            entries, ack_requested, _ = await stream.next()
+            entries, signal = await stream.next()
             for entry in entries:
                 before += rows_of(entry)
-            if ack_requested:
+            if signal is not None:
                 break
     assert before == [b"e"]
 

@@ -93,6 +93,7 @@ async def test_a_login_that_may_not_commit_is_told_what_to_allow(secured: tuple[
         await applied.commit(Offset(1))
     await asyncio.to_thread(allow_to_read, admin, ResourceType.TOPIC, "refused.")
     await applied.commit(Offset(1))
+    applied.close()
 
 
 def allow_to_read(admin: KafkaAdmin, kind: ResourceType, prefix: str) -> None:

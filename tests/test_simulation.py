@@ -79,7 +79,7 @@ BROKEN_RULES = [
     BrokenRule(mutations.unknown_outcomes_count_as_rejections, "rejected but in the log"),
     BrokenRule(mutations.writes_are_answered_before_they_are_committed, "acknowledged but lost"),
     BrokenRule(mutations.leaders_read_without_a_lease, "not linearizable"),
-    BrokenRule(mutations.quiet_leaders_read_without_a_lease, "hold a lease", events=("pause",), near=36, idle=True),
+    BrokenRule(mutations.idle_leaders_read_without_a_lease, "hold a lease", events=("pause",), near=36, idle=True),
     BrokenRule(mutations.repeated_records_count_again, "accepted other records|failed"),
     BrokenRule(mutations.stores_forget_a_change, "has digest"),
     BrokenRule(mutations.timings_change_whatever_leases_are_held, "hold a lease", events=("change timing",)),

@@ -51,7 +51,7 @@ def example() -> Observed:
         outage_ms=None,
         lag_ms=0.0,
         lease_left_ms=600.0,
-        is_quiet=False,
+        is_idle=False,
         holds_leadership=True,
         void_records=0,
         inflight=0,

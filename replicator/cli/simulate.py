@@ -22,7 +22,7 @@ def simulate(
         typer.Option("--loss/--no-loss", help="Whether Kafka loses acknowledged records; by default the seed decides."),
     ] = None,
     idle: Annotated[
-        bool, typer.Option("--idle", help="Clients pause for long, and leaders are quiet meanwhile.")
+        bool, typer.Option("--idle", help="Clients pause for long, and leaders are idle meanwhile.")
     ] = False,
     events: Annotated[
         str | None,

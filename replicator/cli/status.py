@@ -195,7 +195,7 @@ def _describe_term(summary: ClusterSummary) -> str:
         duration = _duration(term_ms)
         reason = f"{elected.reason}: {elected.why}"
         text = f"epoch {summary.epoch}: {summary.leader} has been leader for {duration} ({reason})"
-    if summary.leader_is_quiet:
+    if summary.leader_is_idle:
         text += ", idle"
     elif summary.lease_left_ms is not None:
         text += f", lease left {summary.lease_left_ms} ms"

@@ -54,7 +54,8 @@ class NodeInfo:
     store_bytes: int | None = None  # on disk
     lag_ms: float | None = None
     lease_left_ms: float = 0.0
-    is_quiet: bool = False  # an idle leader, which renews its lease only when a read needs it
+    is_idle: bool = False  # a leader that renews its lease only for a read
+    holds_leadership: bool = False  # it holds its lease, or is idle
     ignored_timing: Mapping[str, int] = field(default_factory=dict)  # settings of its config that the cluster overrides
     refusal: str = ""  # why the leader takes no writes now; empty if it does
     elected: TermInfo | None = None  # how the current term began, if the node has read its claim

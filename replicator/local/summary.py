@@ -46,7 +46,7 @@ class ClusterSummary:
     epoch: int
     leader: str | None
     lease_left_ms: int | None  # None if the leader does not answer
-    leader_is_quiet: bool  # it is idle, and renews its lease only when a read needs it
+    leader_is_idle: bool  # it renews its lease only for a read
     elected: TermInfo | None  # how the term began, if any node has read its claim
     term_ms: float | None  # how long ago that was
     end_offset: int
@@ -92,7 +92,7 @@ def summarise(admin: ClusterAdmin) -> ClusterSummary:
         epoch=node.epoch,
         leader=node.leader,
         lease_left_ms=_lease_left_ms(nodes, node.epoch),
-        leader_is_quiet=any(it.is_quiet and it.epoch == node.epoch for it in nodes),
+        leader_is_idle=any(it.is_idle and it.epoch == node.epoch for it in nodes),
         elected=term.elected if term else None,
         term_ms=term.term_ms if term else None,
         end_offset=end_offset,

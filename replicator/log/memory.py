@@ -164,3 +164,6 @@ class MemoryAppliedOffsets:
 
     async def commit(self, next_offset: Offset) -> None:
         self._committed[self._node] = next_offset
+
+    def close(self) -> None:
+        pass

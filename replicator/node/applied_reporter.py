@@ -28,12 +28,15 @@ class AppliedReporter:
         self._committed: Offset | None = None
 
     async def run(self) -> None:
-        """Run until cancelled."""
-        while True:
-            next_offset, pause_ms = self._next_offset(), COMMIT_MS
-            if next_offset not in (None, self._committed):
-                pause_ms = await self._commit(next_offset)
-            await self._clock.sleep(pause_ms)
+        """Run until cancelled. Closes the port."""
+        try:
+            while True:
+                next_offset, pause_ms = self._next_offset(), COMMIT_MS
+                if next_offset not in (None, self._committed):
+                    pause_ms = await self._commit(next_offset)
+                await self._clock.sleep(pause_ms)
+        finally:
+            self._offsets.close()
 
     async def _commit(self, next_offset: Offset) -> int:
         """Returns the pause until the next attempt, in ms."""

@@ -59,7 +59,8 @@ class Election:
         position = rank(membership, state.leader.node, own)
         if position is None:
             return inf
-        return candidacy_ms(context.timing, position, self._jitter) + context.pace.extra_candidacy_ms(membership, own)
+        extra_ms = context.pace.extra_candidacy_ms(membership, context.author, context.timing)
+        return candidacy_ms(context.timing, position, self._jitter) + extra_ms
 
     async def _log_end(self) -> Offset | None:
         """The end of the log; None unless a broker answers within one heartbeat interval.

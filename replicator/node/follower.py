@@ -13,6 +13,7 @@ from replicator.node.background import run_with_background
 from replicator.node.context import NodeContext
 from replicator.node.election import Election
 from replicator.node.health import NodeHealth
+from replicator.node.leader_link import Signal
 from replicator.node.outage_log import OutageLog
 from replicator.node.record_source import FromKafka, FromLeader, RecordSource
 from replicator.node.replica import Accepted, Applied
@@ -37,7 +38,7 @@ class Follower:
 
     async def run(self) -> None:
         """Run until this node is leader. Raises what `Reader.next` and `Replica.read` do, and `Replaced`."""
-        self._context.roles.last_heard_ms = self._context.clock.elapsed_ms()
+        self._context.roles.last_contact_ms = self._context.clock.elapsed_ms()
         try:
             await run_with_background(
                 self._read_log(),
@@ -56,10 +57,10 @@ class Follower:
             match await self._source.next():
                 case FromKafka(entries):
                     await self._apply(entries, context.replica.read)
-                case FromLeader(entries, ack_requested, heartbeat):
+                case FromLeader(entries, signal):
                     problem = await self._apply(entries, context.replica.apply_sent)
-                    self._acks.after_read(ack_requested=ack_requested)
-                    if heartbeat:
+                    self._acks.after_read(ack_requested=signal is not None)
+                    if signal is Signal.HEARTBEAT:
                         self._note_leader()
                     if problem is not None:
                         self._source.end_stream(problem)
@@ -114,7 +115,7 @@ class Follower:
 
     def _note_leader(self) -> None:
         """A record or a heartbeat of the leader was received."""
-        self._context.roles.last_heard_ms = self._context.clock.elapsed_ms()
+        self._context.roles.last_contact_ms = self._context.clock.elapsed_ms()
         self._election.restart_timer()
 
     def _check_registration(self, header: Header, membership: Membership) -> None:

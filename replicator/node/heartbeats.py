@@ -1,20 +1,20 @@
-"""Heartbeats of an idle leader: in the log, and over the streams while it is quiet (`protocol.pace`)."""
+"""Heartbeats of a leader without writes: in the log, and over the streams while it is idle (`protocol.pace`)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from math import inf
 
+from replicator.errors import BrokerUnavailable
 from replicator.intervals import TIMING_POLL_MS
 from replicator.node.appending import Appender, AppendState
 from replicator.node.backlog import ReplicationBacklog
 from replicator.node.context import NodeContext
 from replicator.node.replica_progress import ReplicaProgress
-from replicator.protocol.pace import followers_answer, stream_interval_ms
+from replicator.position import Offset
+from replicator.protocol.pace import stream_interval_ms
 from replicator.records.types import Heartbeat
-
-ACK_SHARE = 1 / 4
-"""The part of the interval between two heartbeats for which an idle leader waits for acks before it is quiet."""
 
 
 class Heartbeats:
@@ -25,20 +25,15 @@ class Heartbeats:
         self._appender = appender
         self._backlog = backlog
         self._progress = progress
-        self._used_ms = appender.sent_ms  # when something last needed the lease
+        self._used_ms = appender.sent_ms  # when something last used the lease, as far as is known
+        self._asked_ms = inf  # when all followers were last asked for an ack; inf: not since the leader was in use
 
     def note_use(self, at_ms: float) -> None:
-        """Something other than a heartbeat was appended."""
+        """Something other than a heartbeat was appended, or an append was refused."""
         self._used_ms = at_ms
 
     async def run(self) -> None:
-        """Run until cancelled."""
-        try:
-            await self._run()
-        finally:
-            self._context.roles.is_quiet = False
-
-    async def _run(self) -> None:
+        """Run until cancelled. Raises `LogDamage`."""
         context, appender, roles = self._context, self._appender, self._context.roles
         while True:
             heartbeat_ms = context.timing.heartbeat_ms
@@ -47,48 +42,81 @@ class Heartbeats:
             if now_ms < due_ms:
                 await context.clock.sleep(min(due_ms - now_ms, TIMING_POLL_MS))
             elif appender.state is AppendState.IN_FLIGHT:
-                roles.is_quiet = False
+                roles.is_idle = False
                 await context.clock.sleep(min(heartbeat_ms, TIMING_POLL_MS))
-            elif now_ms - self._used_ms >= context.pace.quiet_after_ms:
-                await self._append_unless_quiet()
-            else:
-                roles.is_quiet = False
+            elif self._is_in_use(now_ms):
+                self._asked_ms = inf
                 self._append(now_ms)
+            else:
+                await self._append_unless_idle(now_ms)
+
+    def _is_in_use(self, now_ms: float) -> bool:
+        roles = self._context.roles
+        if roles.lease_used:
+            roles.lease_used = False
+            self._used_ms = now_ms
+        return now_ms - self._used_ms < self._context.pace.idle_after_ms or roles.delays_writes()
 
     def _append(self, now_ms: float) -> None:
         self._context.enqueue_own(Heartbeat())
         self._appender.sent_ms = now_ms
 
-    async def _append_unless_quiet(self) -> None:
-        context, appender, roles = self._context, self._appender, self._context.roles
-        sent_ms = appender.sent_ms
+    async def _append_unless_idle(self, now_ms: float) -> None:
+        sent_ms = self._appender.sent_ms
+        answered = self._followers_answer(self._asked_ms)
+        self._asked_ms = now_ms
         self._backlog.request_acks()
-        await context.clock.sleep(stream_interval_ms(context.timing) * ACK_SHARE)
-        roles.is_quiet = self._followers_answer()
-        if roles.is_quiet:
-            await self._stay_quiet(sent_ms)
-        if appender.sent_ms == sent_ms:
-            self._append(context.clock.elapsed_ms())
+        if answered:
+            self._context.roles.is_idle = True
+            await self._send_over_streams(now_ms)
+            now_ms = self._context.clock.elapsed_ms()
+        if self._appender.sent_ms == sent_ms:
+            self._append(now_ms)
 
-    def _followers_answer(self) -> bool:
-        context, streams = self._context, self._backlog.followers()
-        acked_ms = {author: at_ms for author, at_ms in self._progress.streamed_ms.items() if author in streams}
-        membership = context.replica.machine.meta.membership
-        return followers_answer(membership, context.author, acked_ms, context.clock.elapsed_ms(), context.timing)
+    async def _send_over_streams(self, now_ms: float) -> None:
+        """Until something is appended, or a heartbeat in the log is due.
 
-    async def _stay_quiet(self, sent_ms: float) -> None:
-        """Until anything is appended after `sent_ms`, or a heartbeat is due.
-
-        It is due after the interval, for a read, or because a follower does not ack.
+        It is due after the interval, for a read, or because a follower or Kafka does not answer.
         """
         context, appender, needed = self._context, self._appender, self._context.roles.lease_needed
-        due_ms = sent_ms + context.pace.log_interval_ms(context.timing)
+        sent_ms, before_ms = appender.sent_ms, self._asked_ms
         needed.clear()
-        while appender.sent_ms == sent_ms and context.clock.elapsed_ms() < due_ms and self._followers_answer():
+        while now_ms < sent_ms + context.pace.log_interval_ms(context.timing):
             self._backlog.send_heartbeats()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(stream_interval_ms(context.timing) / 1000):
-                    await needed.wait()
+            interval_ms = min(stream_interval_ms(context.timing), TIMING_POLL_MS)
+            kafka_answers = await self._kafka_answers(interval_ms)
             if needed.is_set():
-                self._used_ms = context.clock.elapsed_ms()
+                context.roles.lease_used = True
                 return
+            if not kafka_answers or appender.sent_ms != sent_ms or not self._followers_answer(before_ms):
+                return
+            before_ms = self._asked_ms = now_ms
+            now_ms = context.clock.elapsed_ms()
+
+    async def _kafka_answers(self, interval_ms: float) -> bool:
+        """Wait for the interval, or for a read. Returns whether Kafka has reported that the log has not grown.
+
+        A broker that was deposed as leader of the partition may report it: this is no proof, but it shows an outage.
+        """
+        context = self._context
+        asking = asyncio.ensure_future(context.log.end())
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(interval_ms / 1000):
+                    await context.roles.lease_needed.wait()
+            if not asking.done():
+                return False
+            return asking.result() == Offset(context.replica.state.offset + 1)
+        except BrokerUnavailable:
+            return False
+        finally:
+            asking.cancel()
+
+    def _followers_answer(self, since_ms: float) -> bool:
+        """Whether all other members have acked over their streams since then.
+
+        The applied membership is the committed one: this leader has appended nothing else for some time.
+        """
+        context, streams, progress = self._context, self._backlog.followers(), self._progress
+        authors = {member.author for member in context.replica.machine.meta.membership.members} - {context.author}
+        return authors <= streams and all(progress.streamed_ms(author) >= since_ms for author in authors)

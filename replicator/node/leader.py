@@ -128,6 +128,7 @@ class Leader:
                     self._commitment.add(group, state, outcome.sent_ms, written_us)
                 elif isinstance(outcome, Refused):
                     context.roles.append_failed(outcome.error)
+                    self._heartbeats.note_use(self._appender.sent_ms)
                     writes.refuse(group, Busy(f"the log refused the write: {outcome.error}"))
                     await self._check_log()
                 else:

@@ -41,6 +41,7 @@ class LeaderIndex:
     async def _answer_of_term(self, timeline: bytes, epoch: Epoch) -> CommittedOffset | None:
         """None if this node may have lost leadership since the offset was known: another leader may have written."""
         context, term = self._context, self._context.replica.state.epoch
+        context.roles.lease_used = True
         committed = context.commit_point.get()
         while context.replica.state.epoch == term:
             left_ms = context.roles.lease_left_ms()

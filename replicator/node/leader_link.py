@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import NamedTuple, Protocol
 
 from replicator.errors import ReplicatorError
@@ -25,10 +26,16 @@ class CommittedOffset(NamedTuple):
     leader: Author
 
 
+class Signal(Enum):
+    """Each requests an ack, as soon as what was sent before is applied."""
+
+    GETACK = b"GETACK"
+    HEARTBEAT = b"HEARTBEAT"  # and shows that the leader is alive, though it may append nothing for a while
+
+
 class ReceivedRecords(NamedTuple):
     entries: Sequence[Entry]  # may be empty
-    ack_requested: bool  # by the leader, as soon as they are applied
-    heartbeat: bool = False  # the leader is alive, though it may append nothing for a while
+    signal: Signal | None  # after them
 
 
 class RecordStream(Protocol):

@@ -51,7 +51,9 @@ class LeaderReads:
             return store
         if level is not None and level.token is not None:
             return self._waiting.session_view(level.token, store)
-        if self._context.roles.lease_left_ms() <= 0:
+        roles = self._context.roles
+        roles.lease_used = True
+        if roles.lease_left_ms() <= 0:
             return self._waiting.start(self._with_lease(self._current))
         if self._context.writes.overlay or self._context.replica.machine.suspended:
             return self._without_expired(self._current)

@@ -32,7 +32,7 @@ from replicator.node.backlog import StreamRequest
 from replicator.node.checked_reader import CheckedReader
 from replicator.node.client_writes import leading_member
 from replicator.node.context import NodeContext
-from replicator.node.leader_link import LeaderLink, LinkFailed, RecordStream
+from replicator.node.leader_link import LeaderLink, LinkFailed, RecordStream, Signal
 from replicator.position import Author
 from replicator.protocol.timing import stream_timeout_ms
 from replicator.records.types import Member
@@ -53,8 +53,7 @@ class FromKafka:
 @dataclass(frozen=True, slots=True)
 class FromLeader:
     entries: Sequence[Entry]  # may be empty
-    ack_requested: bool
-    heartbeat: bool = False  # of the leader
+    signal: Signal | None  # after them
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class Leader:
     stream: RecordStream
     leader: Author
     received_ms: float  # when the last records came
-    heard_ms: float  # when the last records or heartbeat came
+    contact_ms: float  # when the last records or heartbeat came
     name = SourceName.LEADER
 
 
@@ -110,19 +109,19 @@ class RecordSource:
                     self.close()
                 case Opened(stream, leader):
                     now_ms = self._context.clock.elapsed_ms()
-                    self.source = Leader(stream, leader, received_ms=now_ms, heard_ms=now_ms)
+                    self.source = Leader(stream, leader, received_ms=now_ms, contact_ms=now_ms)
                     logger.info("receiving records from %s", leader)
-                    return FromLeader((), ack_requested=True)  # of what was read from Kafka
+                    return FromLeader((), Signal.GETACK)  # for what was read from Kafka
                 case Leader() as leader:
                     if (received := await self._receive(leader)) is not None:
                         return received
 
     async def _receive(self, leader: Leader) -> FromLeader | None:
         clock, timeout_ms = self._context.clock, stream_timeout_ms(self._context.timing)
-        left_ms = leader.heard_ms + timeout_ms - clock.elapsed_ms()
+        left_ms = leader.contact_ms + timeout_ms - clock.elapsed_ms()
         try:
             async with asyncio.timeout(max(STREAM_GRACE_MS, left_ms) / 1000):
-                entries, ack_requested, heartbeat = await leader.stream.next()
+                entries, signal = await leader.stream.next()
         except LinkFailed as error:
             self.end_stream(str(error))
             return None
@@ -131,11 +130,11 @@ class RecordSource:
             return None
         now_ms = clock.elapsed_ms()
         if entries:
-            self.source = replace(leader, received_ms=now_ms, heard_ms=now_ms)
+            self.source = replace(leader, received_ms=now_ms, contact_ms=now_ms)
             self._brought_records = True
-        elif heartbeat:
-            self.source = replace(leader, heard_ms=now_ms)
-        return FromLeader(entries, ack_requested, heartbeat)
+        elif signal is Signal.HEARTBEAT:
+            self.source = replace(leader, contact_ms=now_ms)
+        return FromLeader(entries, signal)
 
     def stop_streaming(self) -> None:
         """The leader learns at once that there is no stream, `next` when it receives from it."""

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 
 from replicator.errors import BrokerUnavailable, Busy, Unblocked
 from replicator.intervals import ACK_RETRY_MS
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 class LastAck:
     ack: Ack
     at_ms: float  # when it was received, on this node's clock
+    streamed_ms: float  # when one last came over a stream; -inf: none did
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,6 @@ class ReplicaProgress:
         self._request_acks = request_acks
         self._waiters = AckWaiters()
         self._latest: dict[Author, LastAck] = {}  # also of a process that acks its registration before it is committed
-        self.streamed_ms: dict[Author, float] = {}  # when the last ack of each process came over its stream
         self._begin = BEFORE_LOG  # where this term began
         self._committed = BEFORE_LOG  # the last offset
         self._commit_times = CommitTimes()
@@ -84,7 +85,6 @@ class ReplicaProgress:
         if (state.timeline, state.epoch) != (self._timeline, self._epoch):
             self._timeline, self._epoch = state.timeline, state.epoch
             self._latest.clear()
-            self.streamed_ms.clear()
             self._members.clear()
             self._skip_old = True
             self._begin = state.offset
@@ -148,9 +148,8 @@ class ReplicaProgress:
         last = self._latest.get(ack.author)
         latest = ack if last is None or last.ack.offset <= ack.offset else last.ack
         now_ms = self._clock.elapsed_ms()
-        self._latest[ack.author] = LastAck(latest, now_ms)
-        if sender is not None:
-            self.streamed_ms[sender] = now_ms
+        before_ms = -inf if last is None else last.streamed_ms
+        self._latest[ack.author] = LastAck(latest, now_ms, before_ms if sender is None else now_ms)
         self._waiters.advance([last.ack.offset for last in self._of_members().values()])
         waiting, self._next = self._next, []
         for future in waiting:
@@ -161,6 +160,11 @@ class ReplicaProgress:
     def acked(self, replica: Author) -> Offset:
         last = self._latest.get(replica)
         return BEFORE_LOG if last is None else last.ack.offset
+
+    def streamed_ms(self, replica: Author) -> float:
+        """When its last ack came over its stream; -inf: none did."""
+        last = self._latest.get(replica)
+        return -inf if last is None else last.streamed_ms
 
     def is_responsive(self, replica: Author, timeout_ms: float) -> bool:
         """Whether its last ack is not older; without one, the time counts from when it became a member."""

@@ -55,9 +55,10 @@ class RoleState:
         self.check_until = BEFORE_LOG  # in CHECKING: the end of this node's last append
         self._check_sent_ms: float | None = None  # in CHECKING: when it was sent, if its answer was unexpected
         self.term_start_seq = Seq(0)  # while it leads: records up to here were written by earlier leaders
-        self.last_heard_ms = clock.elapsed_ms()  # when an accepted record or a heartbeat was last received
-        self.lease_needed = asyncio.Event()  # set by reads that wait for the lease, cleared by a leader that is quiet
-        self.is_quiet = False  # whether this leader renews its lease only when it is needed (`protocol.pace`)
+        self.last_contact_ms = clock.elapsed_ms()  # when an accepted record or a heartbeat was last received
+        self.lease_needed = asyncio.Event()  # set by reads that wait for the lease, cleared by an idle leader
+        self.lease_used = False  # set by reads that rest on it
+        self.is_idle = False  # while it leads: it renews its lease only for a read (`protocol.pace`)
         self.stepped_down_ms = -inf  # when it was last leader
         self.append_failure = ""  # why its last append failed; empty once a record was read or committed after it
 
@@ -71,7 +72,7 @@ class RoleState:
 
     def holds_leadership(self) -> bool:
         """Whether this leader holds its lease, or renews it as soon as a read needs it."""
-        return self.lease_left_ms() > 0 or self.is_quiet
+        return self.lease_left_ms() > 0 or self.is_idle
 
     @property
     def last_commit_ms(self) -> float:
@@ -80,7 +81,7 @@ class RoleState:
 
     def leader_silent_ms(self) -> float:
         """Time since the last record or heartbeat of the leader was received; 0 if this node leads."""
-        return 0.0 if self.role.leads else self._clock.elapsed_ms() - self.last_heard_ms
+        return 0.0 if self.role.leads else self._clock.elapsed_ms() - self.last_contact_ms
 
     def delays_writes(self) -> bool:
         """Whether this node, if it is leader, has to wait before it appends or confirms clients' writes."""
@@ -121,10 +122,12 @@ class RoleState:
         """A record of this leader that was sent at `sent_ms` is committed. The role stays the same."""
         self.lease = self.lease.renewed(sent_ms)
         self.append_failure = ""
+        self.is_idle = False
 
     def append_failed(self, error: Exception) -> None:
         """An append or a claim was refused, or its outcome is unknown. The role stays the same."""
         self.append_failure = str(error)
+        self.is_idle = False
 
     def append_unknown(self) -> None:
         self._advance(Event.APPEND_OUTCOME_UNKNOWN)
@@ -192,6 +195,7 @@ class RoleState:
     def _advance(self, event: Event, *, epoch: Epoch = NO_EPOCH, successor: Author | None = None) -> None:
         before, self.role = self.role, advance(self.role, event)
         if before.leads and not self.role.leads:
+            self.is_idle = False
             self.stepped_down_ms = self._clock.elapsed_ms()
         if self.transfer is not None and self.role not in (Role.DRAINING, Role.TRANSFERRING, Role.STEPPING_DOWN):
             self._fail_transfer("the node lost leadership meanwhile. See `replicator status`")

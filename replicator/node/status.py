@@ -24,7 +24,7 @@ class NodeStatus:
     trouble: str  # why the node does not serve; empty if it does
     epoch: int
     leader: NodeId | None
-    leader_silent_ms: float  # since this node received the leader's last record; 0 if it leads itself
+    leader_silent_ms: float  # since its last record or heartbeat was received here; 0 if this node leads
     timeline: str
     topic_id: str
     seq: int
@@ -37,7 +37,7 @@ class NodeStatus:
     outage_ms: float | None  # while Kafka does not answer: how long ago the last record was written, if one was read
     lag_ms: float  # age of the last record applied; 0 if it is the last one in the log
     lease_left_ms: float
-    is_quiet: bool  # an idle leader, which renews its lease only when a read needs it
+    is_idle: bool  # a leader that renews its lease only for a read
     holds_leadership: bool  # as `RoleState.holds_leadership`
     void_records: int
     inflight: int
@@ -73,7 +73,7 @@ def node_status(context: NodeContext, health: NodeHealth, source: SourceName | N
         outage_ms=None if health.kafka_answers else _last_record_ms(context, now_us),
         lag_ms=replica.age_ms(now_us) if log_state.offset < health.end_offset else 0.0,
         lease_left_ms=roles.lease_left_ms(),
-        is_quiet=roles.is_quiet,
+        is_idle=roles.is_idle,
         holds_leadership=roles.holds_leadership(),
         void_records=replica.void_records,
         inflight=len(context.writes),

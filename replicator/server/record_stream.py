@@ -12,21 +12,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from enum import Enum
 from typing import Any
 
 from replicator.limits import RECEIVED_BYTES, SLICE_BYTES, SLICE_ENTRIES
 from replicator.log.port import Entry
-from replicator.node.leader_link import LinkFailed, ReceivedRecords
+from replicator.node.leader_link import LinkFailed, ReceivedRecords, Signal
 from replicator.position import Offset
 from replicator.server.leader_connection import LeaderConnection
-
-
-class Signal(Enum):
-    """A message without records."""
-
-    GETACK = b"GETACK"
-    HEARTBEAT = b"HEARTBEAT"
 
 
 class RedisRecordStream:
@@ -62,7 +54,7 @@ class RedisRecordStream:
         if not self._reading and self._bytes <= RECEIVED_BYTES // 2 and self._connection.closed is None:
             self._reading = True
             self._connection.transport.resume_reading()
-        return ReceivedRecords(entries, ack_requested=signal is not None, heartbeat=signal is Signal.HEARTBEAT)
+        return ReceivedRecords(entries, signal)
 
     def ack(self, payload: bytes) -> None:
         if self._connection.closed is None:

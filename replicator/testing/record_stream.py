@@ -13,10 +13,9 @@ from typing import Any
 
 from replicator.log.port import Entry
 from replicator.node.backlog import CommittedBatch
-from replicator.node.leader_link import LinkFailed, ReceivedRecords
+from replicator.node.leader_link import LinkFailed, ReceivedRecords, Signal
 from replicator.node.node import Node
 from replicator.position import Offset
-from replicator.server.record_stream import Signal
 from replicator.testing.link import Link
 from replicator.testing.loop import Process
 
@@ -75,9 +74,9 @@ class SimRecordStream:
         while self._messages:
             batch = self._messages.popleft()
             if isinstance(batch, Signal):
-                return ReceivedRecords(entries, ack_requested=True, heartbeat=batch is Signal.HEARTBEAT)
+                return ReceivedRecords(entries, batch)
             entries += [Entry(Offset(batch.base + at), payload) for at, payload in enumerate(batch.payloads)]
-        return ReceivedRecords(entries, ack_requested=False)
+        return ReceivedRecords(entries, None)
 
     def ack(self, payload: bytes) -> None:
         self._to_leader.send(self._at_leader, self._node.record_ack, self.sink, payload)

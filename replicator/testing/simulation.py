@@ -47,7 +47,7 @@ from replicator.testing.nemesis import FAULT_EVENTS, Nemesis
 from replicator.testing.observer import Observer, Sample
 from replicator.testing.operator import Operator
 from replicator.testing.recovery import refused_for_good
-from replicator.testing.timings import IDLE_THINK_MS, QUICKLY_QUIET, draw_timing
+from replicator.testing.timings import IDLE_THINK_MS, QUICKLY_IDLE, draw_timing
 
 SET_UP_S = 3.0  # virtual
 SETTLE_S = 30.0  # virtual: after the last fault, until there is one leader and all nodes have caught up
@@ -66,7 +66,7 @@ class SimulationPlan:
     timing: Timing | None = None  # of all nodes' configs; None: drawn, usually a different one for each node
     writes: WriteMode | None = None  # the write mode for most of the time; None: drawn
     loss: bool | None = None  # whether Kafka loses acknowledged records; None: drawn
-    idle: bool = False  # whether clients pause for long, and leaders are quiet then
+    idle: bool = False  # whether clients pause for long, and leaders are idle then
     events: tuple[str, ...] = ()  # only these of `nemesis.EVENTS`; by default some of `FAULT_EVENTS` are drawn
 
     @property
@@ -125,7 +125,7 @@ class _Simulation:
         self.kafka = Kafka(self.loop, rng, faults, self.trace)
         names = [f"n{i + 1}" for i in range(plan.nodes)]
         peers: dict[str, SimNode] = {}
-        pace = QUICKLY_QUIET if plan.idle else ALWAYS_STEADY
+        pace = QUICKLY_IDLE if plan.idle else ALWAYS_STEADY
         for priority, name in enumerate(names):
             timing = plan.timing or draw_timing(rng)
             peers[name] = SimNode(name, priority, folder / name, self.kafka, timing, peers, pace)

@@ -10,7 +10,7 @@ from replicator.protocol.timing import longest_lease_ms, old_lease_ms
 from replicator.records.types import Timing
 
 LONG_LEASES = Timing(heartbeat_ms=200, lease_ms=1500, election_ms=1700, follower_lease_ms=1500)
-QUICKLY_QUIET = Pace(quiet_after_ms=200, quiet_heartbeat_ms=2_000)
+QUICKLY_IDLE = Pace(idle_after_ms=200, idle_heartbeat_ms=2_000)
 IDLE_THINK_MS = 2_000.0
 _LEASES_MS = (200, 300, 600)
 

@@ -1,25 +1,34 @@
-"""The port `AppliedOffsets` on Apache Kafka: commits to a consumer group without members."""
+"""The port `AppliedOffsets` on Apache Kafka: commits to a consumer group without members.
+
+It uses the codecs of aiokafka, because the admin client of librdkafka aborts the process if a request about a consumer
+group times out (https://github.com/confluentinc/librdkafka/issues/4605).
+"""
 
 from __future__ import annotations
 
 import asyncio
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from aiokafka.conn import AIOKafkaConnection, collect_hosts
+from aiokafka.errors import KafkaError, for_code
+from aiokafka.protocol.commit import OffsetCommitRequest
+from aiokafka.protocol.coordination import FindCoordinatorRequest
 
 from replicator.errors import BrokerUnavailable
-from replicator.intervals import ADMIN_TIMEOUT_S, COMMIT_RETRY_S
-from replicator.log.kafka.admin import KafkaAdmin
+from replicator.intervals import ADMIN_TIMEOUT_S, COMMIT_RETRY_S, LEADER_LOOKUP_MS
 from replicator.log.kafka.client_id import client_id
+from replicator.log.kafka.failure_text import describe_failure
 from replicator.log.kafka.requests import PARTITION
-from replicator.log.kafka.security import KafkaSecurity
+from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.log.kafka.topic import consumer_group, wal_topic
 from replicator.log.port import CommitRefused
 from replicator.position import NodeId, Offset
 
-STARTING = frozenset(
-    {KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR}
-)
-FORBIDDEN = frozenset({KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED})
+TIMEOUT_MS = int(ADMIN_TIMEOUT_S * 1000)
+GROUP = 0  # the kind of coordinator, in Kafka's protocol
+TOPIC_AUTHORIZATION_FAILED, GROUP_AUTHORIZATION_FAILED = 29, 30
+COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR = 14, 15, 16
+FORBIDDEN = frozenset({TOPIC_AUTHORIZATION_FAILED, GROUP_AUTHORIZATION_FAILED})
+STARTING = frozenset({COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR})
 
 
 class KafkaAppliedOffsets:
@@ -27,41 +36,85 @@ class KafkaAppliedOffsets:
 
     def __init__(self, bootstrap: str, cluster: str, node: NodeId, *, security: KafkaSecurity | None = None) -> None:
         """Raises `ConfigError` if a file of `security` cannot be used."""
-        self._admin = KafkaAdmin(bootstrap, security, client_id(cluster, node, "offsets"))
+        self._bootstrap = bootstrap
+        self._client_id = client_id(cluster, node, "offsets")
+        self._settings = (security or PLAINTEXT).for_aiokafka()
         self._group = consumer_group(cluster, node)
         self._topic = wal_topic(cluster)
+        self._coordinator: AIOKafkaConnection | None = None
 
     async def commit(self, next_offset: Offset) -> None:
         """Retried while a coordinator starts, as it does at the first commit of all to a new Kafka."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + ADMIN_TIMEOUT_S
-        while error := await self._error_of_commit(next_offset):
-            if error.code() in FORBIDDEN:
+        while code := await self._commit(next_offset):
+            self.close()
+            if code in FORBIDDEN:
                 raise CommitRefused(
                     f"Kafka does not let this node commit to the consumer group {self._group}, so Kafka's tools do not "
                     f"show its lag: allow its login READ on the group {self._group} and on the topic {self._topic}"
                 )
-            if error.code() not in STARTING or loop.time() >= deadline:
-                raise self._unavailable(error)
+            if code not in STARTING or loop.time() >= deadline:
+                raise BrokerUnavailable(f"commit to the consumer group {self._group}: {for_code(code).__name__}")
             await asyncio.sleep(COMMIT_RETRY_S)
 
-    async def _error_of_commit(self, next_offset: Offset) -> KafkaError | None:
-        position = TopicPartition(self._topic, PARTITION, next_offset)
-        request = ConsumerGroupTopicPartitions(self._group, [position])
-        try:
-            [future] = self._admin.client.alter_consumer_group_offsets(
-                [request], request_timeout=ADMIN_TIMEOUT_S
-            ).values()
-            [committed] = (await asyncio.wrap_future(future)).topic_partitions
-        except KafkaException as error:
-            error.__traceback__ = None  # as in `KafkaAdmin.translated`
-            failure: KafkaError = error.args[0]
-            return failure
-        refusal: KafkaError | None = committed.error
-        return refusal
+    def close(self) -> None:
+        if self._coordinator is not None:
+            self._coordinator.close()
+            self._coordinator = None
 
-    def _unavailable(self, error: KafkaError) -> BrokerUnavailable:
-        translated = self._admin.translated(KafkaException(error))
-        if isinstance(translated, BrokerUnavailable):
-            return translated
-        return BrokerUnavailable(f"commit to the consumer group {self._group}: {error.str()}")
+    async def _commit(self, next_offset: Offset) -> int:
+        """The error code of Kafka, 0 without one."""
+        request = OffsetCommitRequest(
+            self._group,
+            OffsetCommitRequest.DEFAULT_GENERATION_ID,
+            "",
+            OffsetCommitRequest.DEFAULT_RETENTION_TIME,
+            [(self._topic, [(PARTITION, next_offset, "")])],
+        )
+        try:
+            async with asyncio.timeout(ADMIN_TIMEOUT_S):
+                if self._coordinator is None and (code := await self._find_coordinator()):
+                    return code
+                assert self._coordinator is not None
+                answer = await self._coordinator.send(request)
+        except (KafkaError, OSError, TimeoutError) as error:
+            self.close()
+            why = describe_failure(error, TIMEOUT_MS)
+            raise BrokerUnavailable(f"Kafka at {self._bootstrap} does not answer: {why}") from error
+        except BaseException:
+            self.close()  # the answer to this request would be taken for that to the next one
+            raise
+        [(_, [(_, code)])] = answer.topics
+        return int(code)
+
+    async def _find_coordinator(self) -> int:
+        """Connect to it. Returns the error code of Kafka, 0 without one."""
+        broker = await self._connect_to_any()
+        try:
+            found = await broker.send(FindCoordinatorRequest(self._group, GROUP))
+        finally:
+            broker.close()
+        if not found.error_code:
+            self._coordinator = self._connection_to(found.host, found.port)
+            await self._coordinator.connect()
+        return int(found.error_code)
+
+    async def _connect_to_any(self) -> AIOKafkaConnection:
+        failure: Exception = TimeoutError()
+        for host, port, _ in collect_hosts(self._bootstrap):
+            connection = self._connection_to(host, port)
+            try:
+                async with asyncio.timeout(LEADER_LOOKUP_MS / 1000):
+                    await connection.connect()
+            except (KafkaError, OSError, TimeoutError) as error:
+                connection.close()
+                failure = error
+            else:
+                return connection
+        raise failure
+
+    def _connection_to(self, host: str, port: int) -> AIOKafkaConnection:
+        return AIOKafkaConnection(
+            host, port, client_id=self._client_id, request_timeout_ms=TIMEOUT_MS, **self._settings
+        )
