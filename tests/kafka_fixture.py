@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
 from replicator.local.kafka import LocalBroker
 from replicator.local.kafka.cluster import KafkaCluster
-from replicator.log.kafka.admin import KafkaAdmin, delete_topics, ensure_topics
+from replicator.log.kafka.admin import delete_topics, ensure_topics
 from replicator.log.kafka.topic import consumer_group, wal_topic
 from replicator.position import NodeId, Offset
 
@@ -61,8 +61,9 @@ def local_broker(tmp_path: Path) -> Iterator[LocalBroker]:
 
 def committed_offset(bootstrap: str, cluster: str, node: NodeId) -> Offset | None:
     """As `kafka-consumer-groups` shows it. Blocks."""
-    admin, asked = KafkaAdmin(bootstrap, None), TopicPartition(wal_topic(cluster), 0)
-    request = ConsumerGroupTopicPartitions(consumer_group(cluster, node), [asked])
-    [future] = admin.client.list_consumer_group_offsets([request]).values()
-    [found] = admin.result(future).topic_partitions
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": consumer_group(cluster, node)})
+    try:
+        [found] = consumer.committed([TopicPartition(wal_topic(cluster), 0)], timeout=10)
+    finally:
+        consumer.close()
     return Offset(found.offset) if found.offset >= 0 else None

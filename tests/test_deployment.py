@@ -432,7 +432,7 @@ def test_a_reader_of_the_log_needs_its_topic_and_its_group(authorized: Authorize
     try:
         assert consumer.get_watermark_offsets(topic, timeout=10) == (0, 0)
         consumer.commit(offsets=[topic], asynchronous=False)
-        [group] = [it for it in acls(name) if it.restype is ResourceType.GROUP]
+        [group] = [it for it in acls(name) if it.restype is ResourceType.GROUP and it.principal == "User:audit"]
         authorized.forbid(group)
         with pytest.raises(KafkaException, match="GROUP_AUTHORIZATION_FAILED"):
             consumer.commit(offsets=[topic], asynchronous=False)

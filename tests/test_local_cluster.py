@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -116,28 +116,6 @@ class FakeCluster(LocalCluster):
 @pytest.fixture
 def dir(tmp_path: Path) -> Path:
     return tmp_path / "cluster"
-
-
-class ConsumerGroups:
-    """Of the nodes, in place of Kafka."""
-
-    def __init__(self) -> None:
-        self.deleted: list[str] = []
-        self.error: Exception | None = None
-
-    def delete(
-        self, bootstrap: str, cluster: str, nodes: Iterable[str], *, security: KafkaSecurity | None = None
-    ) -> None:
-        if self.error is not None:
-            raise self.error
-        self.deleted += [f"{cluster}.{node} at {bootstrap}" for node in nodes]
-
-
-@pytest.fixture(autouse=True)
-def groups(monkeypatch: pytest.MonkeyPatch) -> ConsumerGroups:
-    groups = ConsumerGroups()
-    monkeypatch.setattr(local_cluster, "delete_consumer_groups", groups.delete)
-    return groups
 
 
 def test_a_new_cluster_has_three_nodes_and_an_existing_one_keeps_its_number(dir: Path, tmp_path: Path) -> None:
@@ -346,9 +324,7 @@ def test_a_lock_does_not_create_a_folder(dir: Path) -> None:
     assert not dir.exists()
 
 
-def test_topics_are_deleted_with_the_login_of_the_environment(
-    dir: Path, monkeypatch: pytest.MonkeyPatch, groups: ConsumerGroups
-) -> None:
+def test_topics_are_deleted_with_the_login_of_the_environment(dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[KafkaSecurity] = []
     monkeypatch.setattr(local_cluster, "delete_topics", lambda bootstrap, cluster, *, security: used.append(security))
     cluster = FakeCluster(dir)
@@ -357,7 +333,6 @@ def test_topics_are_deleted_with_the_login_of_the_environment(
         monkeypatch.setenv(f"REPLICATOR_KAFKA_{name}", value)
     cluster.down(purge=True)
     assert used == [KafkaSecurity("SASL_SSL", username="alice", password="p")]
-    assert groups.deleted == ["c.n1 at kafka:9092"]
     assert not dir.exists()
 
 
@@ -390,7 +365,7 @@ class LeaderOf(NodeAdmin):
 
 
 def test_a_member_that_was_not_started_from_the_folder_is_removed_from_the_members(
-    dir: Path, monkeypatch: pytest.MonkeyPatch, groups: ConsumerGroups
+    dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster, admin = FakeCluster(dir), Members("n1", "n2", "n3", "n5")
     cluster.start()
@@ -403,18 +378,3 @@ def test_a_member_that_was_not_started_from_the_folder_is_removed_from_the_membe
         cluster.remove_replica("n1")
     assert cluster.remove_replica("n3")
     assert [entry.id for entry in cluster.folder.load().nodes] == ["n1", "n2"]
-    assert groups.deleted == ["c.n3 at kafka:9092"]
-
-
-def test_a_consumer_group_that_is_not_deleted_is_reported(
-    dir: Path, monkeypatch: pytest.MonkeyPatch, groups: ConsumerGroups
-) -> None:
-    cluster = FakeCluster(dir)
-    cluster.start(2)
-    monkeypatch.setattr(FakeCluster, "admin", Members("n1", "n2"))
-    groups.error = ConfigError("Kafka refuses to delete consumer group c.n2: not authorized")
-    assert cluster.remove_replica("n2")
-    assert cluster.reported.results == [
-        "Kafka refuses to delete consumer group c.n2: not authorized. Kafka deletes it after offsets.retention.minutes "
-        "(7 days by default)"
-    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -17,7 +17,6 @@ from replicator.log.kafka.acks import KafkaAcks
 from replicator.log.kafka.admin import (
     KafkaAdmin,
     _create,
-    delete_consumer_groups,
     delete_topics,
     ensure_topics,
     topic_id,
@@ -73,14 +72,6 @@ class TestKafkaAppliedOffsets(AppliedOffsetsContract):
             return await asyncio.to_thread(committed_offset, kafka, kafka_cluster, node)
 
         return read_committed
-
-    async def test_groups_of_stopped_nodes_can_be_deleted(self, kafka: str, kafka_cluster: str) -> None:
-        n1, n2 = NodeId("n1"), NodeId("n2")
-        with closing(KafkaAppliedOffsets(kafka, kafka_cluster, n1)) as applied:
-            await applied.commit(Offset(7))
-        for _ in range(2):
-            await asyncio.to_thread(delete_consumer_groups, kafka, kafka_cluster, [n1, n2])
-            assert await asyncio.to_thread(committed_offset, kafka, kafka_cluster, n1) is None
 
     async def test_a_commit_without_a_topic_or_a_broker_is_unavailable(self, kafka: str) -> None:
         with pytest.raises(BrokerUnavailable, match=r"commit to the consumer group nowhere\.n1"):

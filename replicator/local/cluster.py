@@ -20,9 +20,8 @@ from replicator.local.operations import remove_foreign_member, remove_member, se
 from replicator.local.ports import check_free, free_base_port
 from replicator.local.progress import NO_PROGRESS, ProgressReporter
 from replicator.local.waiting import NodeFailed, NotReadyInTime, wait_ready
-from replicator.log.kafka.admin import KafkaAdmin, delete_consumer_groups, delete_topics
+from replicator.log.kafka.admin import KafkaAdmin, delete_topics
 from replicator.log.kafka.security import KafkaSecurity, security_of
-from replicator.position import NodeId
 from replicator.records.types import Mode
 from replicator.store import snapshot
 
@@ -170,7 +169,6 @@ class LocalCluster:
                     delete_topics(cluster.bootstrap, cluster.name, security=self._security(cluster.bootstrap))
                 except (BrokerUnavailable, ConfigError) as error:
                     raise ConfigError(f"the nodes are stopped, but nothing was deleted: {error}") from error
-                self._delete_consumer_groups(cluster, [entry.id for entry in cluster.nodes])
             if cluster.own_broker and folder.broker.stop():
                 self._progress.done("stopped Kafka")
             if purge:
@@ -290,22 +288,12 @@ class LocalCluster:
         A member that was not started from this folder is only removed from the members: False.
         """
         with self.folder.lock():
-            cluster = self.folder.load()
-            if not cluster.has_node(id):
+            if not self.folder.load().has_node(id):
                 remove_foreign_member(self.admin, id)
                 return False
             remove_member(self.admin, id)
             self._forget(id)
-            self._delete_consumer_groups(cluster, [id])
             return True
-
-    def _delete_consumer_groups(self, cluster: ClusterFile, ids: Sequence[str]) -> None:
-        """Of nodes that are stopped. Kafka deletes them by itself after some time, so a failure is only reported."""
-        security = self._security(cluster.bootstrap)
-        try:
-            delete_consumer_groups(cluster.bootstrap, cluster.name, map(NodeId, ids), security=security)
-        except (BrokerUnavailable, ConfigError) as error:
-            self._progress.done(f"{error}. Kafka deletes it after offsets.retention.minutes (7 days by default)")
 
 
 def _is_resolvable(address: str) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from replicator.log.kafka.authorization import DENIED, needs
 from replicator.log.kafka.client_id import DEFAULT_CLIENT_ID, client_id
 from replicator.log.kafka.requests import PARTITION
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
-from replicator.log.kafka.topic import acks_topic, consumer_group, wal_topic
+from replicator.log.kafka.topic import acks_topic, wal_topic
 from replicator.position import NodeId, Offset
 
 T = TypeVar("T")
@@ -246,22 +246,6 @@ def delete_topics(bootstrap: str, cluster: str, *, security: KafkaSecurity | Non
             if error.args[0].code() not in MISSING:
                 why = _reason(error, "Delete", topic)
                 raise ConfigError(f"Kafka refuses to delete topic {topic}: {why}") from error
-
-
-def delete_consumer_groups(
-    bootstrap: str, cluster: str, nodes: Iterable[NodeId], *, security: KafkaSecurity | None = None
-) -> None:
-    """Delete what these nodes, which must not run, have committed. Raises `BrokerUnavailable`, `ConfigError`."""
-    groups = [consumer_group(cluster, node) for node in nodes]
-    if not groups:
-        return
-    admin = KafkaAdmin(bootstrap, security)
-    for group, future in admin.client.delete_consumer_groups(groups, request_timeout=ADMIN_TIMEOUT_S).items():
-        try:
-            admin.result(future)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
-                raise ConfigError(f"Kafka refuses to delete consumer group {group}: {error.args[0].str()}") from error
 
 
 def trim(bootstrap: str, cluster: str, below_offset: Offset, *, security: KafkaSecurity | None = None) -> Offset:
