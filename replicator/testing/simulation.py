@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import random
 import shutil
@@ -107,9 +108,12 @@ def run(plan: SimulationPlan, on_trace: Callable[[str], None] = lambda line: Non
     """Run one simulation and check it. `on_trace` is called with one line for each event."""
     home = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="replicator-sim-", dir=home if home.is_dir() else None))
+    gc.collect()
+    gc.disable()  # the finalizers of an earlier run would schedule callbacks in the loop of this one
     try:
         return _Simulation(plan, folder, on_trace).play()
     finally:
+        gc.enable()
         shutil.rmtree(folder)
 
 
