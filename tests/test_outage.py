@@ -6,6 +6,7 @@ import asyncio
 import logging
 from asyncio import Future
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -19,6 +20,7 @@ from replicator.position import Offset
 from replicator.protocol.roles import Role
 from replicator.protocol.timing import Timeouts
 from tests.memory_cluster import MemoryCluster, until
+from tests.modes_cluster import ALL, ASYNC, STEADY, SYNC, ModesCluster
 
 NO_KAFKA = "Kafka at k:9092 is unavailable: connection refused"
 
@@ -77,6 +79,29 @@ async def test_a_status_says_since_when_kafka_does_not_answer(
     assert warnings == ["the disk is full", NO_KAFKA]
     assert [it.message for it in caplog.records if it.message.startswith("resumed after")]
     assert node.status().outage_ms is None
+
+
+async def test_a_leader_without_kafka_does_not_blame_its_replicas(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = ModesCluster(tmp_path, replace(STEADY, lease_ms=100, sync_ms=200))
+    await cluster.set_up(ALL, ASYNC, SYNC)
+
+    async def refuse(payloads: object = ()) -> Offset:
+        raise AppendRefused(NO_KAFKA)
+
+    async def end() -> Offset:
+        raise BrokerUnavailable(NO_KAFKA)
+
+    cluster.log.append, cluster.log.end = refuse, end  # type: ignore[method-assign]
+    with caplog.at_level(logging.INFO, "replicator.node.leader"):
+        await until(lambda: "Kafka takes no records from this node" in cluster.n1.node.status().refusal)
+    assert NO_KAFKA in cluster.n1.node.status().refusal and "set-mode" not in cluster.n1.node.status().refusal
+    assert not cluster.n1.node.status().kafka_answers
+    assert [it for it in caplog.messages if NO_KAFKA in it and it.startswith("appending")] == [
+        f"appending to Kafka fails: {NO_KAFKA}"
+    ]
+    await cluster.stop()
 
 
 async def test_a_repeated_failure_is_logged_at_its_begin_at_its_end_and_rarely_between(

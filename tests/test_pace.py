@@ -154,6 +154,8 @@ async def test_a_leader_without_kafka_does_not_stay_idle(cluster: ModesCluster) 
     await idle(cluster)
     log.end, log.append = end, append  # type: ignore[method-assign]
     await until(lambda: not cluster.n1.node.holds_leadership)
+    status = cluster.n1.node.status()
+    assert not status.kafka_answers and status.outage_ms is not None
     streams = cluster.n2.link.opened
     sent = sum(stream.sink.heartbeats for stream in streams)
     with pytest.raises(Busy):
@@ -162,6 +164,7 @@ async def test_a_leader_without_kafka_does_not_stay_idle(cluster: ModesCluster) 
     assert sum(stream.sink.heartbeats for stream in streams) == sent
     log.end, log.append = genuine  # type: ignore[method-assign]
     await idle(cluster)
+    assert cluster.n1.node.status().kafka_answers
 
 
 def test_there_are_no_elections_while_the_leader_is_idle(tmp_path: Path) -> None:

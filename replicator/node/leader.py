@@ -31,6 +31,7 @@ from replicator.node.context import NodeContext
 from replicator.node.grouping import in_records
 from replicator.node.heartbeats import Heartbeats
 from replicator.node.membership import MembershipChanges
+from replicator.node.outage_log import OutageLog
 from replicator.node.replica_progress import ReplicaProgress
 from replicator.node.timing import TimingChanges
 from replicator.node.writes import PendingWrite
@@ -62,6 +63,7 @@ class Leader:
         self._timing = timing
         self._state = context.replica.state  # of the log, up to the last committed record
         self._appender = Appender(context.log, context.clock)
+        self._outage = OutageLog(logger, "appending to Kafka")
         self._heartbeats = Heartbeats(context, self._appender, backlog, progress)
         self._commitment = Commitment(context, progress)
         self._announcement = Announcement(context, self._commitment)
@@ -120,6 +122,7 @@ class Leader:
                 outcome = await self._append(numbered.payloads)
                 if isinstance(outcome, Committed):
                     context.roles.append_committed(outcome.sent_ms)
+                    self._outage.ended()
                     self._state = state
                     context.commit_point.set_known(state.offset)
                     self._backlog.add(numbered)
@@ -221,7 +224,8 @@ class Leader:
         try:
             await self._context.log.end()
         except BrokerUnavailable as error:
-            logger.warning("%s", error)
+            self._context.roles.log_unavailable = True
+            self._outage.failed(error)
         await self._context.clock.sleep(REFUSED_PAUSE_MS)
 
     async def _transfer(self) -> bool:

@@ -60,6 +60,7 @@ class RoleState:
         self.lease_used = False  # set by reads that rest on it
         self.is_idle = False  # while it leads: it renews its lease only for a read (`protocol.pace`)
         self.stepped_down_ms = -inf  # when it was last leader
+        self.log_unavailable = False  # while it leads: Kafka did not answer after its last append was refused
         self.append_failure = ""  # why its last append failed; empty once a record was read or committed after it
 
     # Derived state
@@ -122,6 +123,7 @@ class RoleState:
         """A record of this leader that was sent at `sent_ms` is committed. The role stays the same."""
         self.lease = self.lease.renewed(sent_ms)
         self.append_failure = ""
+        self.log_unavailable = False
         self.is_idle = False
 
     def append_failed(self, error: Exception) -> None:
@@ -195,7 +197,7 @@ class RoleState:
     def _advance(self, event: Event, *, epoch: Epoch = NO_EPOCH, successor: Author | None = None) -> None:
         before, self.role = self.role, advance(self.role, event)
         if before.leads and not self.role.leads:
-            self.is_idle = False
+            self.is_idle = self.log_unavailable = False
             self.stepped_down_ms = self._clock.elapsed_ms()
         if self.transfer is not None and self.role not in (Role.DRAINING, Role.TRANSFERRING, Role.STEPPING_DOWN):
             self._fail_transfer("the node lost leadership meanwhile. See `replicator status`")

@@ -50,6 +50,7 @@ class NodeStatus:
 
 def node_status(context: NodeContext, health: NodeHealth, source: SourceName | None) -> NodeStatus:
     roles, replica = context.roles, context.replica
+    kafka_answers = health.kafka_answers and not roles.log_unavailable
     meta, terms, now_us = replica.machine.meta, replica.terms, context.clock.wall_us()
     log_state = meta.state
     return NodeStatus(
@@ -69,8 +70,8 @@ def node_status(context: NodeContext, health: NodeHealth, source: SourceName | N
         digest=f"{meta.digest:032x}",
         entries=meta.entries,
         store_bytes=replica.machine.size_bytes,
-        kafka_answers=health.kafka_answers,
-        outage_ms=None if health.kafka_answers else _last_record_ms(context, now_us),
+        kafka_answers=kafka_answers,
+        outage_ms=None if kafka_answers else _last_record_ms(context, now_us),
         lag_ms=replica.age_ms(now_us) if log_state.offset < health.end_offset else 0.0,
         lease_left_ms=roles.lease_left_ms(),
         is_idle=roles.is_idle,
