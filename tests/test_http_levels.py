@@ -11,7 +11,7 @@ import pytest
 from replicator.position import NodeId
 from replicator.protocol.timing import Timeouts
 from replicator.records.types import Membership, Mode, Policy, WaitFor, WriteMode
-from replicator.server.keyspace import STRING
+from replicator.store.rows import STRING
 from replicator.store.values import encode_value
 from tests.memory_cluster import RunningNode, until
 from tests.modes_cluster import ALL, ASYNC, SYNC, ModesCluster

@@ -1,10 +1,7 @@
-"""Redis keys as rows of the table `kv`.
+"""Reads and writes Redis keys, as rows of the table `kv` (`store.rows`).
 
-    header   field ""        string: tag s, the bytes       hash: tag h, number of fields (8 bytes, big-endian)
-    field    field "f"+name  hash: tag f, the bytes
-
-Only the header has the expiry. A row exists until it is deleted, although it has expired: views decide whether a read
-waits for that (`node.leader_reads`), and a write deletes the expired rows that it meets.
+A row exists until it is deleted, although it has expired: views decide whether a read waits for that
+(`node.leader_reads`), and a write deletes the expired rows that it meets.
 """
 
 from __future__ import annotations
@@ -15,11 +12,10 @@ from itertools import islice
 from replicator.errors import BadRequest, WrongType
 from replicator.limits import MAX_CHANGES, MAX_VALUE_BYTES
 from replicator.store.keys import decode_key, encode_key, row_range, table_range
+from replicator.store.rows import FIELD, HASH, KEYSPACE_TABLE, STRING
 from replicator.store.values import Value, decode_value, encode_value
 from replicator.store.view import Entries, Transaction
 
-KEYSPACE_TABLE = "kv"
-STRING, HASH, FIELD = b"s", b"h", b"f"
 _PLAIN_STRING = STRING[0]  # without expiry
 _HASHES = HASH + HASH.upper()
 _SHORT = 256  # bytes of a row that always fit in a key

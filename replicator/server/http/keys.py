@@ -21,7 +21,8 @@ from replicator.limits import MAX_JSON_FIELDS
 from replicator.node.node import Node
 from replicator.position import BEFORE_LOG
 from replicator.protocol.levels import Level, encode_token, parse_level
-from replicator.server.keyspace import HASH, STRING, TYPES, Keyspace
+from replicator.server.keyspace import TYPES, Keyspace
+from replicator.store.rows import HASH, STRING
 from replicator.store.view import View
 
 

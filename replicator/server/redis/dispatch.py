@@ -11,7 +11,7 @@ from replicator.errors import BadRequest, Definite, ReplicatorError
 from replicator.limits import MAX_EXEC_MS, MAX_STEPS_IN_EXEC, MAX_WRITE_ITEMS, STEPS_AT_ONCE
 from replicator.position import BEFORE_LOG
 from replicator.protocol.levels import Level
-from replicator.server.keyspace import KEYSPACE_TABLE, Keyspace, WritableKeyspace
+from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.server.redis.awaited_reads import execute_reads, read_in_slices, read_when_possible
 from replicator.server.redis.command import Args, Command, CommandKind
 from replicator.server.redis.commands import BY_SPELLING, look_up
@@ -32,6 +32,7 @@ from replicator.server.redis.subscriptions import WHILE_SUBSCRIBED, refusal
 from replicator.server.redis.transaction import Queued
 from replicator.server.redis.turns import Budget, CpuLimit, ReplyTooLarge
 from replicator.server.redis.waiting import ViewAt
+from replicator.store.rows import KEYSPACE_TABLE
 from replicator.store.view import KeyBlocked, RowIsExpiring, Transaction, TransactionTooLarge, View
 
 

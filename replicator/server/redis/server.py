@@ -15,7 +15,6 @@ from replicator.node.leader_link import LinkFailed
 from replicator.node.replica_progress import ReplicaReport
 from replicator.position import NodeId
 from replicator.server.backend import Backend
-from replicator.server.keyspace import KEYSPACE_TABLE
 from replicator.server.listening import cannot_listen
 from replicator.server.protection import HOW_TO_OPEN, is_loopback
 from replicator.server.redis.connection import Connection
@@ -26,6 +25,7 @@ from replicator.server.redis.transaction import Watches
 from replicator.server.redis.turns import Turns
 from replicator.server.replica_reports import ReplicaReports
 from replicator.server.stats import Stats
+from replicator.store.rows import KEYSPACE_TABLE
 
 logger = logging.getLogger(__name__)
 

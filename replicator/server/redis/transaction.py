@@ -5,8 +5,8 @@ from __future__ import annotations
 from replicator.errors import BadRequest
 from replicator.limits import MAX_QUEUED_BYTES, MAX_WRITE_ITEMS
 from replicator.server.backend import Backend
-from replicator.server.keyspace import KEYSPACE_TABLE
 from replicator.server.redis.command import Args, Command, CommandKind
+from replicator.store.rows import KEYSPACE_TABLE
 
 Queued = list[tuple[Command, Args]]
 

@@ -13,10 +13,10 @@ from replicator.protocol.acceptance import judge, skip
 from replicator.protocol.log_state import LogState
 from replicator.records.codec import NotARecord, RecordCodec
 from replicator.records.types import Membership, Record, Timing, Write, singles
-from replicator.server.keyspace import KEYSPACE_TABLE
 from replicator.server.redis.dedup import DEDUP_TABLE
 from replicator.store.digest import DIGEST_MASK, entry_digest
 from replicator.store.keys import encode_key
+from replicator.store.rows import KEYSPACE_TABLE
 from replicator.testing.history import mark_of, without_expiry
 
 

@@ -14,12 +14,13 @@ import hiredis
 
 from replicator.position import BEFORE_LOG, Offset
 from replicator.records.types import Change
-from replicator.server.keyspace import KEYSPACE_TABLE, WritableKeyspace
+from replicator.server.keyspace import WritableKeyspace
 from replicator.server.redis.command import Args
 from replicator.server.redis.commands.registry import keys_of, look_up
 from replicator.server.redis.resp import Reply, encode
 from replicator.server.redis.turns import Budget
 from replicator.store.keys import encode_key, table_range
+from replicator.store.rows import KEYSPACE_TABLE
 from replicator.store.values import decode_value, expiry_of
 from replicator.store.view import Entries, Transaction
 from replicator.testing.checks.canonical import Canonical, Place, end_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from replicator.position import Offset
-from replicator.server.keyspace import KEYSPACE_TABLE
+from replicator.store.rows import KEYSPACE_TABLE
 from replicator.store.values import expiry_of
 from replicator.testing.checks.canonical import Canonical
 from replicator.testing.checks.execution import Executions

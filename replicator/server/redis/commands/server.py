@@ -10,7 +10,6 @@ from replicator.errors import BadRequest, ReplicatorError
 from replicator.limits import FLUSH_BYTES, FLUSH_ENTRIES
 from replicator.node.health import NodeState
 from replicator.position import BEFORE_LOG, Offset
-from replicator.server.keyspace import KEYSPACE_TABLE
 from replicator.server.redis.command import Args, Command
 from replicator.server.redis.commands.registry import (
     COMMANDS,
@@ -28,6 +27,7 @@ from replicator.server.redis.patterns import globs
 from replicator.server.redis.resp import OK, Encoded, Reply, Simple, Verbatim
 from replicator.server.redis.topology import leader_address, observe, online_replicas, shown_offset
 from replicator.store.keys import decode_key, table_range
+from replicator.store.rows import KEYSPACE_TABLE
 from replicator.store.view import Transaction
 
 NOT_POSITIVE = "value is out of range, must be positive"
