@@ -23,6 +23,16 @@ LEADER_LOOKUP_MS = 1_000  # for the answers of the brokers that are asked for th
 LEADER_WAIT_MS = 100  # for the answers of other brokers after the first one that names a leader
 LEADER_CHECK_MS = 2_000  # between two lookups without a failure: a former leader may answer without an error
 
+# The change stream
+
+TRANSACTION_TIMEOUT_S = 20.0  # of a publisher that has stopped, before Kafka aborts what it had begun
+PUBLISHER_SESSION_MS = 6_000  # without a heartbeat, after which another node publishes: the least that Kafka allows
+PROGRESS_S = 10.0  # between two commits of the progress while there are no changes to publish
+STREAM_POLL_S = 1.0  # of the state of a change stream that is disabled, or that another node publishes
+STREAM_LOOKUP_S = 3.0  # between two checks whether there is a change stream
+PUBLISHER_REPORT_S = 1.0
+PUBLISHER_RETRY_S = 1.0  # before a publisher that has failed is started again
+
 # The node
 
 NODE_RETRY_MS = 500  # after Kafka did not answer, or the disk was full

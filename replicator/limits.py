@@ -152,6 +152,12 @@ MAX_STREAM_BYTES = 16 << 20
 RECEIVED_BYTES = 4 << 20
 """Records that a follower has received and not applied. Bounds memory; it stops reading from the connection."""
 
+TRANSACTION_CHANGES = 5_000
+"""Changes in one Kafka transaction of the change stream; a record is never divided. Bounds the latency."""
+
+TRANSACTION_ENTRIES = 1_000
+"""Entries of the log that the publisher of the change stream reads at once. Bounds memory, with FETCH_BYTES."""
+
 EXPIRED_ROWS_AT_ONCE = 200
 """Expired rows that the leader deletes at once, a record each. Bounds the time that the event loop spends on it."""
 

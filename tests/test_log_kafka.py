@@ -16,7 +16,7 @@ from replicator.local.kafka import LocalBroker
 from replicator.log.kafka.acks import KafkaAcks
 from replicator.log.kafka.admin import (
     KafkaAdmin,
-    _create,
+    create_topic,
     delete_topics,
     ensure_topics,
     topic_id,
@@ -184,9 +184,9 @@ def test_too_few_brokers_for_the_default_are_waited_for(kafka: str) -> None:
     with pytest.raises(
         BrokerUnavailable, match=r"needs 9 brokers, .*Start the others, or set kafka\.replication_factor"
     ):
-        _create(admin, topic, may_wait=True)
+        create_topic(admin, topic, may_wait=True)
     with pytest.raises(ConfigError, match="Kafka refuses"):
-        _create(admin, topic, may_wait=False)
+        create_topic(admin, topic, may_wait=False)
 
 
 async def test_the_topic_of_the_acks_is_not_created_without_the_log(kafka: str) -> None:

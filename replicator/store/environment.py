@@ -6,9 +6,11 @@ derived from the values) and `meta` (`meta.Meta`, the suspended keys, and the ti
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,16 @@ def open_environment(folder: Path, map_bytes: int = FIRST_MAP_BYTES) -> Any:
         size = max(map_bytes, 2 * file.stat().st_size if file.exists() else 0)
         # with writemap, a full disk would raise SIGBUS instead of an error
         return lmdb.open(str(folder), map_size=size, max_dbs=3, sync=False, metasync=False, readahead=False)
+    except lmdb.Error as error:
+        raise store_error(folder, error) from error
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[Any]:
+    """A store that no process changes, such as a snapshot. Creates no file. Raises `StoreError`."""
+    try:
+        with lmdb.open(str(folder), max_dbs=3, readonly=True, lock=False, create=False) as env:
+            yield env
     except lmdb.Error as error:
         raise store_error(folder, error) from error
 

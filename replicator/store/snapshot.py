@@ -12,11 +12,13 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from replicator.errors import SnapshotError
+from replicator.errors import SnapshotError, StoreError
+from replicator.protocol.log_state import LogState
+from replicator.store import environment
 from replicator.store.durable import sync
 from replicator.store.environment import replace_with
 from replicator.store.machine import Machine, read_meta
@@ -93,6 +95,27 @@ def read_manifest(snapshot: Path) -> Manifest:
         return Manifest(**json.loads((snapshot / _MANIFEST).read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise SnapshotError(f"{snapshot} is not a complete snapshot ({error}): delete this folder") from error
+
+
+def read_state(snapshot: Path) -> LogState:
+    """The state of the log at the offset of a snapshot. Raises `SnapshotError`."""
+    read_manifest(snapshot)
+    try:
+        with environment.read_only(snapshot) as env:
+            meta = environment.read_meta(env)
+    except StoreError as error:
+        raise SnapshotError(f"{snapshot} cannot be read ({error}): take another one") from error
+    if meta is None:
+        raise SnapshotError(f"{snapshot} is empty: take another one")
+    return meta.state
+
+
+def entries(snapshot: Path, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """Store keys and values of a snapshot, in the order of the keys, after that key. Raises `StoreError`."""
+    with environment.read_only(snapshot) as env, env.begin(db=env.open_db(b"entries", create=False)) as txn:
+        cursor = txn.cursor()
+        if cursor.set_range(after):
+            yield from ((key, value) for key, value in cursor if key != after)
 
 
 def restore(snapshot: Path, store: Path, cluster: str, on_checked: OnChecked = _ignore) -> Manifest:

@@ -21,7 +21,7 @@ from replicator.log.kafka.authorization import DENIED, needs
 from replicator.log.kafka.client_id import DEFAULT_CLIENT_ID, client_id
 from replicator.log.kafka.requests import PARTITION
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
-from replicator.log.kafka.topic import acks_topic, wal_topic
+from replicator.log.kafka.topic import acks_topic, changes_topic, stream_topic, wal_topic
 from replicator.position import NodeId, Offset
 
 T = TypeVar("T")
@@ -200,10 +200,10 @@ def ensure_topics(
     durable = {"min.insync.replicas": "2" if replicas >= 3 else "1"}
     may_wait = replication_factor is None
     if log is None:
-        _create(admin, NewTopic(wal, 1, replicas, config={**WAL_SETTINGS, **durable}), may_wait=may_wait)
+        create_topic(admin, NewTopic(wal, 1, replicas, config={**WAL_SETTINGS, **durable}), may_wait=may_wait)
     if admin.describe_or_none(acks) is None:
-        _create(admin, NewTopic(acks, 1, replicas, config=dict(ACKS_SETTINGS)), may_wait=may_wait)
-    return TopicIds(wal=_wait_for_leader(admin, wal), acks=_wait_for_leader(admin, acks))
+        create_topic(admin, NewTopic(acks, 1, replicas, config=dict(ACKS_SETTINGS)), may_wait=may_wait)
+    return TopicIds(wal=wait_for_leader(admin, wal), acks=wait_for_leader(admin, acks))
 
 
 def _default_replication_factor(admin: KafkaAdmin) -> int:
@@ -239,13 +239,18 @@ async def recreate_acks_topic(admin: KafkaAdmin, cluster: str) -> None:
 def delete_topics(bootstrap: str, cluster: str, *, security: KafkaSecurity | None = None) -> None:
     """Delete the topics of the cluster, and all its data. Raises `BrokerUnavailable`, `ConfigError`."""
     admin = KafkaAdmin(bootstrap, security)
-    for topic in (wal_topic(cluster), acks_topic(cluster)):
-        try:
-            admin.result(admin.client.delete_topics([topic], request_timeout=ADMIN_TIMEOUT_S)[topic])
-        except KafkaException as error:
-            if error.args[0].code() not in MISSING:
-                why = _reason(error, "Delete", topic)
-                raise ConfigError(f"Kafka refuses to delete topic {topic}: {why}") from error
+    for topic in (stream_topic(cluster), changes_topic(cluster), wal_topic(cluster), acks_topic(cluster)):
+        delete_topic(admin, topic)
+
+
+def delete_topic(admin: KafkaAdmin, topic: str) -> None:
+    """If it exists. Raises `BrokerUnavailable`, `ConfigError`."""
+    try:
+        admin.result(admin.client.delete_topics([topic], request_timeout=ADMIN_TIMEOUT_S)[topic])
+    except KafkaException as error:
+        if error.args[0].code() not in MISSING:
+            why = _reason(error, "Delete", topic)
+            raise ConfigError(f"Kafka refuses to delete topic {topic}: {why}") from error
 
 
 def trim(bootstrap: str, cluster: str, below_offset: Offset, *, security: KafkaSecurity | None = None) -> Offset:
@@ -263,8 +268,11 @@ def trim(bootstrap: str, cluster: str, below_offset: Offset, *, security: KafkaS
         raise ConfigError(f"{target.topic} cannot be trimmed below {below_offset}: {why}") from error
 
 
-def _create(admin: KafkaAdmin, topic: NewTopic, *, may_wait: bool) -> None:
-    """`may_wait`: too few brokers are unavailable ones, which may still start; else it is an error."""
+def create_topic(admin: KafkaAdmin, topic: NewTopic, *, may_wait: bool) -> None:
+    """If it does not exist. `may_wait`: too few brokers are unavailable ones, which may still start; else an error.
+
+    Raises `BrokerUnavailable`, `ConfigError`.
+    """
     try:
         admin.result(admin.client.create_topics([topic], request_timeout=ADMIN_TIMEOUT_S)[topic.topic])
     except KafkaException as error:
@@ -283,17 +291,21 @@ def _reason(error: KafkaException, operation: str, topic: str) -> str:
     return needs(operation, topic) if error.args[0].code() in DENIED else str(error.args[0].str())
 
 
-def _wait_for_leader(admin: KafkaAdmin, topic: str) -> str:
-    """Wait until the one partition of the topic has a leader. Returns the id of the topic."""
+def wait_for_leader(admin: KafkaAdmin, topic: str, partitions: int = 1) -> str:
+    """Wait until all partitions of the topic have a leader. Returns the id of the topic.
+
+    Raises `BrokerUnavailable`, and `ConfigError` if it has another number of partitions.
+    """
     deadline = time.monotonic() + TOPIC_TIMEOUT_S
     while time.monotonic() < deadline:
         description = admin.describe_or_none(topic)
-        if description is not None and len(description.partitions) > 1:
+        found = description.partitions if description is not None else []
+        if len(found) > partitions:
             raise ConfigError(
-                f"topic {topic} has {len(description.partitions)} partitions, but must have one: "
-                "choose another cluster name, or delete the topic"
+                f"topic {topic} has {len(found)} partitions, but must have {partitions}: choose another cluster name, "
+                "or delete the topic"
             )
-        if description is not None and description.partitions and description.partitions[0].leader is not None:
+        if len(found) == partitions and all(partition.leader is not None for partition in found):
             return str(description.topic_id)
         time.sleep(TOPIC_POLL_S)
     raise BrokerUnavailable(f"topic {topic} was created, but has no leader after {TOPIC_TIMEOUT_S:.0f} s: check Kafka")

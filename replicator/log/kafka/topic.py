@@ -13,6 +13,16 @@ def acks_topic(cluster: str) -> str:
     return f"{cluster}.acks"
 
 
+def changes_topic(cluster: str) -> str:
+    """The change stream (`replicator.stream`), and also the name of its producer and of the group of its publishers."""
+    return f"{cluster}.changes"
+
+
+def stream_topic(cluster: str) -> str:
+    """The settings of the change stream, and how far it is published."""
+    return f"{cluster}.changes.state"
+
+
 def consumer_group(cluster: str, node: NodeId) -> str:
     """Contains how far that node has applied the log."""
     return f"{cluster}.{node}"

@@ -1,0 +1,242 @@
+"""Publishes the change stream: reads the log, and writes its accepted changes to the topic `<cluster>.changes`.
+
+Each node of a cluster runs one publisher, in a process of its own. They form a consumer group on the log, which has one
+partition, so Kafka assigns it to one of them, and to another when that one stops or does not respond. What is published
+and how far is written in one Kafka transaction, by a producer whose id belongs to the cluster: a publisher that takes
+over fences the one before, and resumes where the last transaction ended. So each change is published exactly once, also
+if a process was paused and does not know that another has taken over.
+
+It blocks, and ends with an error at the first failure: then its process is started again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from replicator.errors import LogTrimmed
+from replicator.intervals import (
+    PROGRESS_S,
+    PUBLISHER_REPORT_S,
+    PUBLISHER_SESSION_MS,
+    STREAM_POLL_S,
+)
+from replicator.limits import FETCH_BYTES, TRANSACTION_CHANGES, TRANSACTION_ENTRIES
+from replicator.log.kafka.topic import changes_topic, wal_topic
+from replicator.log.port import Entry
+from replicator.position import NodeId, Offset
+from replicator.protocol.log_state import LogState
+from replicator.store import snapshot
+from replicator.stream.publication import Publication, StreamMessage
+from replicator.stream.reports import PublisherReport, PublisherState
+from replicator.stream.settings import Progress, StreamState
+from replicator.stream.state_topic import KafkaAccess, StreamWriter, read_state
+from replicator.stream.topics import check_topics
+
+_POLL_S = 0.05
+
+Report = Callable[[PublisherReport], None]
+
+
+class Publisher:
+    def __init__(self, kafka: KafkaAccess, node: NodeId, snapshots: Path, report: Report) -> None:
+        """`snapshots`: the folder of this node's. `report` is called about every second."""
+        self._kafka = kafka
+        self._node = node
+        self._snapshots = snapshots
+        self._report = report
+        self._log = wal_topic(kafka.cluster)
+        self._term: PublishingTerm | None = None  # while the log is assigned to this publisher
+        self._is_enabled = False
+
+    def run(self) -> None:
+        """Run until the process ends. Raises `ReplicatorError`."""
+        while True:
+            state = read_state(self._kafka)
+            self._is_enabled = state is not None and self._may_publish(state)
+            if self._is_enabled:
+                self._share_log()
+            else:
+                waits = state is not None and state.settings.enabled
+                self._report(PublisherReport(PublisherState.STANDBY if waits else PublisherState.DISABLED))
+                time.sleep(STREAM_POLL_S)
+
+    def _may_publish(self, state: StreamState) -> bool:
+        settings, progress = state
+        has_snapshot = settings.backfill is None or settings.backfill.node == self._node
+        return settings.enabled and (has_snapshot or not progress.backfilling)
+
+    def _share_log(self) -> None:
+        """Be a member of the group of publishers, until the stream is disabled."""
+        consumer = Consumer(
+            {
+                **self._kafka.settings("publisher"),
+                "group.id": changes_topic(self._kafka.cluster),
+                "group.instance.id": self._node,  # so a process that is started again takes over from itself at once
+                "session.timeout.ms": PUBLISHER_SESSION_MS,
+                "partition.assignment.strategy": "cooperative-sticky",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+                "fetch.queue.backoff.ms": 5,
+                "fetch.wait.max.ms": 100,
+                "queued.max.messages.kbytes": 4 * FETCH_BYTES >> 10,
+            }
+        )
+        try:
+            consumer.subscribe([self._log], on_assign=self._begin, on_revoke=self._end, on_lost=self._end)
+            while self._is_enabled:
+                self._step(consumer)
+        except KafkaException as error:
+            raise self._kafka.unavailable(error.args[0]) from None
+        finally:
+            self._term = None
+            consumer.close()
+
+    def _begin(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """The log is assigned to this publisher. Raises `ReplicatorError`."""
+        if not partitions:
+            return
+        writer = StreamWriter(self._kafka)
+        writer.open()
+        state = read_state(self._kafka)  # after the last transaction of the publisher before
+        if state is None or not self._may_publish(state):
+            self._is_enabled = False
+            return
+        count = check_topics(self._kafka, state.settings)
+        publication = Publication(self._kafka.cluster, state.settings, count)
+        term = self._term = PublishingTerm(writer, publication, state, self._report)
+        first, _ = consumer.get_watermark_offsets(TopicPartition(self._log, 0), timeout=10)
+        start = first_to_read(term.log_state, Offset(first))
+        consumer.incremental_assign([TopicPartition(self._log, 0, start)])
+
+    def _end(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if partitions:
+            self._term = None
+
+    def _step(self, consumer: Consumer) -> None:
+        term = self._term
+        if term is None:
+            consumer.poll(PUBLISHER_REPORT_S)
+            if self._term is None:
+                self._report(PublisherReport(PublisherState.STANDBY))
+        elif term.is_backfilling:
+            consumer.pause(consumer.assignment())
+            term.backfill(self._snapshots)
+            consumer.poll(0)
+            if not term.is_backfilling:
+                consumer.resume(consumer.assignment())
+        else:
+            term.publish(self._read(consumer))
+        if term is not None:
+            _, end = consumer.get_watermark_offsets(TopicPartition(self._log, 0), cached=True)
+            term.report(Offset(end))
+
+    def _read(self, consumer: Consumer) -> list[Entry]:
+        """The next entries, or none after a while. Raises `BrokerUnavailable`, `LogTrimmed`."""
+        message = consumer.poll(_POLL_S)
+        if message is None:
+            return []
+        return [self._entry(it) for it in (message, *consumer.consume(TRANSACTION_ENTRIES - 1, 0))]
+
+    def _entry(self, message: Message) -> Entry:
+        error, offset = message.error(), message.offset()
+        if error is None and offset is not None:
+            return Entry(Offset(offset), message.value() or b"")
+        assert error is not None
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            raise LogTrimmed(f"{self._log} has no entry at the offset to publish next: {error.str()}")
+        raise self._kafka.unavailable(error)
+
+
+def first_to_read(state: LogState, first: Offset) -> Offset:
+    """Where to read on, if the log begins at `first`: also the last accepted record again, to compare it.
+
+    Raises `LogTrimmed`.
+    """
+    if state.offset + 1 < first:
+        raise LogTrimmed(
+            f"the log begins at offset {first}, but is published up to {state.offset} only: the changes between were "
+            "deleted. `replicator stream reset` and `replicator stream enable --from snapshot` start anew"
+        )
+    return max(state.leader_offset, first)
+
+
+class PublishingTerm:
+    """The time for which the log is assigned to this publisher."""
+
+    def __init__(self, writer: StreamWriter, publication: Publication, state: StreamState, report: Report) -> None:
+        """`writer` is open, and `state` was read after that."""
+        self._writer = writer
+        self._publication = publication
+        self._settings, self._progress = state
+        self._report = report
+        self._read_up_to = self._progress.state  # further than the progress while there is nothing to publish
+        self._last_us = 0  # when the last record that was read was written
+        self._committed_s = self._reported_s = time.monotonic()
+        self._reported_changes = self._progress.changes
+
+    @property
+    def log_state(self) -> LogState:
+        """Up to the last entry that was read."""
+        return self._read_up_to
+
+    @property
+    def is_backfilling(self) -> bool:
+        return self._progress.backfilling
+
+    def backfill(self, snapshots: Path) -> None:
+        """Publish the next entries of the snapshot. Raises `ReplicatorError`."""
+        backfill, progress = self._settings.backfill, self._progress
+        assert backfill is not None
+        folder = snapshots / backfill.snapshot
+        taken_us = snapshot.read_manifest(folder).taken_at_ms * 1000
+        entries = list(islice(snapshot.entries(folder, progress.last_key), TRANSACTION_CHANGES))
+        if entries:
+            messages, count = self._publication.content(progress.state, progress.changes, taken_us, entries, _now_ms())
+            self._commit(messages, progress._replace(changes=progress.changes + count, last_key=entries[-1][0]))
+        else:
+            self._commit((), progress._replace(backfilling=False, last_key=b""))
+
+    def publish(self, entries: Sequence[Entry]) -> None:
+        """Publish the entries that follow. Raises `ReplicatorError`."""
+        while entries:
+            published = self._publication.read(self._read_up_to, entries, _now_ms(), TRANSACTION_CHANGES)
+            entries = entries[published.read :]
+            self._read_up_to = published.state
+            self._last_us = published.last_us or self._last_us
+            if published.messages:
+                changes = self._progress.changes + published.changes
+                self._commit(published.messages, Progress(published.state, changes))
+        if self._read_up_to != self._progress.state and time.monotonic() - self._committed_s >= PROGRESS_S:
+            self._commit((), self._progress._replace(state=self._read_up_to))
+
+    def report(self, end: Offset) -> None:
+        """`end`: of the log, as far as it is known."""
+        now_s = time.monotonic()
+        if now_s - self._reported_s < PUBLISHER_REPORT_S:
+            return
+        changes, lag = self._progress.changes, max(0, end - self._read_up_to.offset - 1)
+        self._report(
+            PublisherReport(
+                PublisherState.BACKFILLING if self.is_backfilling else PublisherState.PUBLISHING,
+                self._read_up_to.offset,
+                changes,
+                round((changes - self._reported_changes) / (now_s - self._reported_s), 1),
+                lag,
+                max(0.0, _now_ms() - self._last_us / 1000) if lag and self._last_us else 0.0,
+            )
+        )
+        self._reported_s, self._reported_changes = now_s, changes
+
+    def _commit(self, messages: Sequence[StreamMessage], progress: Progress) -> None:
+        self._writer.commit(messages, progress)
+        self._progress = progress
+        self._committed_s = time.monotonic()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

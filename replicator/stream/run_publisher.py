@@ -1,0 +1,67 @@
+"""The process of a publisher: `python -m replicator.stream.run_publisher`.
+
+It reads its settings (`PublisherSettings`, JSON) from the first line of stdin, writes reports to stdout, and ends when
+stdin is closed, so it does not outlive its node.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from replicator.errors import ReplicatorError
+from replicator.log.kafka.security import KafkaSecurity
+from replicator.position import NodeId
+from replicator.stream.publisher import Publisher
+from replicator.stream.reports import PublisherReport, PublisherState
+from replicator.stream.state_topic import KafkaAccess
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherSettings:
+    bootstrap: str
+    cluster: str
+    node: NodeId
+    snapshots: Path
+    security: KafkaSecurity
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self), default=str).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, line: bytes) -> PublisherSettings:
+        fields = json.loads(line)
+        return cls(security=KafkaSecurity(**fields.pop("security")), snapshots=Path(fields.pop("snapshots")), **fields)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = PublisherSettings.decode(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
+    kafka = KafkaAccess(settings.bootstrap, settings.cluster, settings.node, settings.security)
+    try:
+        Publisher(kafka, settings.node, settings.snapshots, _report).run()
+    except ReplicatorError as error:
+        _report(PublisherReport(PublisherState.FAILED, trouble=str(error)))
+        os._exit(1)  # at once: what was begun is aborted by the next publisher
+
+
+def _report(report: PublisherReport) -> None:
+    sys.stdout.buffer.write(report.encode())
+    sys.stdout.buffer.flush()
+
+
+def _end_with(node: BinaryIO) -> None:
+    """End this process once its node has ended."""
+    node.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What the topic `<cluster>.changes.state` contains: the settings of the change stream, and how far it is published.
+
+It has one partition and is compacted; each of the two has a key, and is an object in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from replicator.position import Author, Epoch, NodeId, Offset, Seq
+from replicator.protocol.log_state import LogState
+from replicator.stream.envelope import AvroFormat, EnvelopeFormat, JsonFormat, StreamFormat
+
+SETTINGS_KEY, PROGRESS_KEY = b"settings", b"progress"
+_SCHEMA_PREFIX = b"\x00"
+"""Of messages in the wire format of Confluent's schema registry; the id of the schema follows, in 4 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """A schema registry, and the ids that it gave to the schemas of this stream."""
+
+    url: str
+    key_id: int
+    value_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """The snapshot whose content precedes the changes, and the node that has it."""
+
+    node: NodeId
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    topic_id: str  # of the topic of changes
+    log_id: str  # of the topic of the log
+    format: StreamFormat
+    enabled: bool = True
+    compacted: bool = False
+    registry: Registry | None = None
+    backfill: Backfill | None = None
+
+    def envelope_format(self) -> EnvelopeFormat:
+        if self.format is StreamFormat.JSON:
+            return JsonFormat()
+        if self.registry is None:
+            return AvroFormat()
+        return AvroFormat(_prefix(self.registry.key_id), _prefix(self.registry.value_id))
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> StreamSettings:
+        """Raises `ValueError`, `TypeError` or `KeyError`."""
+        fields: dict[str, Any] = json.loads(value)
+        registry, backfill = fields.pop("registry"), fields.pop("backfill")
+        return cls(
+            format=StreamFormat(fields.pop("format")),
+            registry=registry and Registry(**registry),
+            backfill=backfill and Backfill(**backfill),
+            **fields,
+        )
+
+
+class Progress(NamedTuple):
+    """How far the stream is published. It changes in the Kafka transaction of what is published."""
+
+    state: LogState  # of the log up to the last record published
+    changes: int = 0  # published so far
+    backfilling: bool = False  # whether the content of the snapshot is still being published
+    last_key: bytes = b""  # the last store key of the snapshot that is published
+
+    def encode(self) -> bytes:
+        state = self.state
+        return json.dumps(
+            {
+                "timeline": state.timeline.hex(),
+                "epoch": state.epoch,
+                "leader": state.leader,
+                "seq": state.seq,
+                "chain": state.chain.hex(),
+                "offset": state.offset,
+                "leader_offset": state.leader_offset,
+                "changes": self.changes,
+                "backfilling": self.backfilling,
+                "last_key": self.last_key.hex(),
+            }
+        ).encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> Progress:
+        """Raises `ValueError`, `TypeError` or `KeyError`."""
+        fields: dict[str, Any] = json.loads(value)
+        leader = fields["leader"]
+        state = LogState(
+            timeline=bytes.fromhex(fields["timeline"]),
+            epoch=Epoch(fields["epoch"]),
+            leader=leader and Author(NodeId(leader[0]), leader[1]),
+            seq=Seq(fields["seq"]),
+            chain=bytes.fromhex(fields["chain"]),
+            offset=Offset(fields["offset"]),
+            leader_offset=Offset(fields["leader_offset"]),
+        )
+        return cls(state, fields["changes"], fields["backfilling"], bytes.fromhex(fields["last_key"]))
+
+
+class StreamState(NamedTuple):
+    settings: StreamSettings
+    progress: Progress
+
+
+def _prefix(schema_id: int) -> bytes:
+    return _SCHEMA_PREFIX + schema_id.to_bytes(4, "big")

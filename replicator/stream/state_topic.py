@@ -1,0 +1,184 @@
+"""Reads and writes the state of a change stream, in its topic on Kafka. Everything here blocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from replicator.errors import BrokerUnavailable, ConfigError, LogDamage
+from replicator.intervals import ADMIN_TIMEOUT_S, TRANSACTION_TIMEOUT_S
+from replicator.limits import MAX_MESSAGE_BYTES
+from replicator.log.kafka.admin import MISSING
+from replicator.log.kafka.client_id import client_id
+from replicator.log.kafka.security import KafkaSecurity
+from replicator.log.kafka.topic import changes_topic, stream_topic
+from replicator.position import NodeId
+from replicator.stream.publication import StreamMessage
+from replicator.stream.settings import PROGRESS_KEY, SETTINGS_KEY, Progress, StreamSettings, StreamState
+
+_POLL_S = 0.5
+
+
+class Fenced(BrokerUnavailable):
+    """Another producer of this stream has begun, or its settings were changed."""
+
+
+class KafkaAccess:
+    """How to reach the Kafka of a cluster, as one node."""
+
+    def __init__(self, bootstrap: str, cluster: str, node: NodeId | None, security: KafkaSecurity) -> None:
+        self.bootstrap = bootstrap
+        self.cluster = cluster
+        self.node = node
+        self.security = security
+
+    def settings(self, purpose: str) -> dict[str, str | int]:
+        """Of a client of librdkafka."""
+        return {
+            "bootstrap.servers": self.bootstrap,
+            "client.id": client_id(self.cluster, self.node, purpose),
+            "log_level": 0,
+            **self.security.for_librdkafka(),
+        }
+
+    def unavailable(self, error: KafkaError) -> BrokerUnavailable:
+        return BrokerUnavailable(f"Kafka at {self.bootstrap} does not answer: {error.str()}")
+
+
+def read_state(kafka: KafkaAccess) -> StreamState | None:
+    """As of the last transaction that ended; None if there is no change stream.
+
+    Raises `BrokerUnavailable`, `LogDamage`.
+    """
+    topic = stream_topic(kafka.cluster)
+    consumer = Consumer(
+        {
+            **kafka.settings("stream-state"),
+            "group.id": topic,  # required, and not used
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 50,
+        }
+    )
+    found: dict[bytes, bytes] = {}
+    try:
+        partitions = consumer.list_topics(topic, ADMIN_TIMEOUT_S).topics[topic].partitions
+        if not partitions:
+            return None
+        consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+        deadline = time.monotonic() + ADMIN_TIMEOUT_S
+        while time.monotonic() < deadline:
+            for message in consumer.consume(1000, _POLL_S if not found else 0.05):
+                error = message.error()
+                if error is None:
+                    found[message.key() or b""] = message.value() or b""
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    return _decoded(topic, found)
+                elif error.code() in MISSING:
+                    return None
+        raise BrokerUnavailable(f"Kafka at {kafka.bootstrap} does not answer: topic {topic} cannot be read")
+    except KafkaException as error:
+        raise kafka.unavailable(error.args[0]) from None
+    finally:
+        consumer.close()
+
+
+def _decoded(topic: str, found: dict[bytes, bytes]) -> StreamState | None:
+    if SETTINGS_KEY not in found:
+        return None
+    try:
+        return StreamState(StreamSettings.decode(found[SETTINGS_KEY]), Progress.decode(found[PROGRESS_KEY]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise LogDamage(
+            f"topic {topic} has another content than replicator writes ({error!r}): `replicator stream reset`"
+        ) from error
+
+
+class StreamWriter:
+    """The transactional producer of a change stream. Opening it fences the one before, wherever it runs."""
+
+    def __init__(self, kafka: KafkaAccess) -> None:
+        self._kafka = kafka
+        self._changes, self._state = changes_topic(kafka.cluster), stream_topic(kafka.cluster)
+        self._producer = Producer(
+            {
+                **kafka.settings("stream"),
+                "transactional.id": self._changes,
+                "transaction.timeout.ms": int(TRANSACTION_TIMEOUT_S * 1000),
+                "message.max.bytes": MAX_MESSAGE_BYTES,
+                "compression.type": "lz4",
+                "linger.ms": 0,
+            }
+        )
+
+    def open(self) -> None:
+        """End the transaction of the producer before, and fence it. Raises `BrokerUnavailable`, `ConfigError`."""
+        self._call(lambda: self._producer.init_transactions(TRANSACTION_TIMEOUT_S))
+
+    def commit(
+        self,
+        messages: Iterable[StreamMessage] = (),
+        progress: Progress | None = None,
+        settings: StreamSettings | None = None,
+    ) -> None:
+        """All or nothing. Raises `Fenced`, `BrokerUnavailable`, `ConfigError`; the writer cannot be used afterwards."""
+        producer = self._producer
+        self._call(producer.begin_transaction)
+        for key, value, partition in messages:
+            self._produce(self._changes, key, value, partition)
+        if settings is not None:
+            self._produce(self._state, SETTINGS_KEY, settings.encode(), 0)
+        if progress is not None:
+            self._produce(self._state, PROGRESS_KEY, progress.encode(), 0)
+        self._call(lambda: producer.commit_transaction(TRANSACTION_TIMEOUT_S))
+
+    def _produce(self, topic: str, key: bytes, value: bytes | None, partition: int) -> None:
+        while True:
+            try:
+                self._producer.produce(topic, value, key, partition)
+            except BufferError:
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                raise self._translated(error.args[0]) from None
+            else:
+                return
+
+    def _call(self, step: Callable[[], None]) -> None:
+        """Repeated while librdkafka says that it may be. Raises as `commit`."""
+        deadline = time.monotonic() + TRANSACTION_TIMEOUT_S
+        while True:
+            try:
+                step()
+            except KafkaException as error:
+                reason: KafkaError = error.args[0]
+                if reason.retriable() and time.monotonic() < deadline:
+                    continue
+                raise self._translated(reason) from None
+            else:
+                return
+
+    def _translated(self, error: KafkaError) -> Exception:
+        if error.code() in _FENCED:
+            return Fenced("another publisher of this change stream has begun, or its settings were changed")
+        if error.code() in MISSING:
+            return LogDamage(
+                f"topic {self._changes} or {self._state} was deleted: `replicator stream reset`, then enable it again"
+            )
+        if error.code() in _DENIED:
+            return ConfigError(
+                f"this Kafka user may not publish ({error.str()}): it needs the ACL operations Write and Describe on "
+                f"the transactional id {self._changes}, and Write on the topics {self._changes} and {self._state}"
+            )
+        return self._kafka.unavailable(error)
+
+
+_FENCED = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED})
+_DENIED = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    }
+)
