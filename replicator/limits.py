@@ -158,6 +158,12 @@ TRANSACTION_CHANGES = 5_000
 TRANSACTION_ENTRIES = 1_000
 """Entries of the log that the publisher of the change stream reads at once. Bounds memory, with FETCH_BYTES."""
 
+RECENT_BYTES = 16 << 20
+"""Records whose changes a node keeps for XREAD, the latest ones. Bounds memory; the log and its topics have all."""
+
+RECENT_RECORDS = 100_000
+"""The same in records. Bounds the memory that small records take besides their bytes."""
+
 EXPIRED_ROWS_AT_ONCE = 200
 """Expired rows that the leader deletes at once, a record each. Bounds the time that the event loop spends on it."""
 

@@ -11,6 +11,7 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from replicator.errors import NoReplicas
+from replicator.log.port import Entry
 from replicator.node.context import NodeContext
 from replicator.node.replica_progress import ReplicaProgress
 from replicator.node.timing import follow
@@ -26,6 +27,7 @@ class Group(NamedTuple):
     state: LogState  # after the group
     committed_ms: float
     written_us: int  # by the wall clock
+    changing: Sequence[Entry]  # those of its records that change rows
 
 
 class Commitment:
@@ -82,13 +84,20 @@ class Commitment:
         late = takewhile(lambda group: group.committed_ms < committed_ms, self._groups)
         return max((group.state.offset for group in late), default=BEFORE_LOG)
 
-    def add(self, group: Sequence[PendingWrite], state: LogState, sent_ms: float, written_us: int) -> None:
+    def add(
+        self,
+        group: Sequence[PendingWrite],
+        state: LogState,
+        sent_ms: float,
+        written_us: int,
+        changing: Sequence[Entry],
+    ) -> None:
         """The group, which was sent at `sent_ms`, is committed.
 
-        `state` is the state after it, and `written_us` the time in its records.
+        `state` is the state after it, `written_us` the time in its records; `changing` are those that change rows.
         """
         now_ms = self._context.clock.elapsed_ms()
-        self._groups.append(Group(group, state, now_ms, written_us))
+        self._groups.append(Group(group, state, now_ms, written_us, changing))
         self._progress.note_committed(state.offset, now_ms)
         self._context.latencies.append.observe((now_ms - sent_ms) / 1000)
         before = self.membership
@@ -111,8 +120,12 @@ class Commitment:
             if self.requirement.needed:
                 self._observe_acks(ready)
             applied = [pending for group in ready for pending in group.writes]
-            _, state, _, written_us = ready[-1]
-            self._context.replica.apply([pending.body for pending in applied], state, written_us)
+            replica, last = self._context.replica, ready[-1]
+            replica.apply([pending.body for pending in applied], last.state, last.written_us)
+            for group in ready:
+                replica.recent.add(group.changing)
+                if replica.change_listener is not None:
+                    replica.change_listener(group.written_us, [pending.body for pending in group.writes])
             for pending in applied:
                 writes.apply(pending.epoch, pending.seq, pending.offset)
         writes.confirm(confirmed)

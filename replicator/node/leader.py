@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from replicator.errors import BrokerUnavailable, Busy, NoReplicas, StoreFull
 from replicator.intervals import CHECKPOINT_MS, REFUSED_PAUSE_MS, REVIEW_MS
 from replicator.limits import GROUP_BYTES, GROUP_RECORDS
+from replicator.log.port import Entry
 from replicator.node.announcement import Announcement
 from replicator.node.appending import (
     Appender,
@@ -40,7 +41,7 @@ from replicator.protocol.log_state import LogState
 from replicator.protocol.roles import Role
 from replicator.records.chain import link
 from replicator.records.fast import HeaderWriter
-from replicator.records.types import Checkpoint, Heartbeat, Membership, Mode, Reason, WriteMode
+from replicator.records.types import Checkpoint, Heartbeat, Membership, Mode, Reason, Write, WriteMode
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class Leader:
             await writes.arrived.wait()
             writes.arrived.clear()
             while group := self._next_group():
-                numbered, state, written_us = self._number(group)
+                numbered, state, written_us, changing = self._number(group)
                 outcome = await self._append(numbered.payloads)
                 if isinstance(outcome, Committed):
                     context.roles.append_committed(outcome.sent_ms)
@@ -128,7 +129,7 @@ class Leader:
                     self._backlog.add(numbered)
                     if any(type(it.body) is not Heartbeat for it in group):
                         self._heartbeats.note_use(outcome.sent_ms)
-                    self._commitment.add(group, state, outcome.sent_ms, written_us)
+                    self._commitment.add(group, state, outcome.sent_ms, written_us, changing)
                 elif isinstance(outcome, Refused):
                     context.roles.append_failed(outcome.error)
                     self._heartbeats.note_use(self._appender.sent_ms)
@@ -197,15 +198,16 @@ class Leader:
         self._checkpoint_ms = now_ms
         return False
 
-    def _number(self, group: list[PendingWrite]) -> tuple[CommittedBatch, LogState, int]:
+    def _number(self, group: list[PendingWrite]) -> tuple[CommittedBatch, LogState, int, list[Entry]]:
         """Assign epoch, seq and offset to each write.
 
-        Returns the encoded records, the state after them, and the time in their headers (us).
+        Returns the encoded records, the state after them, the time in their headers (us), and those that change rows.
         """
         state = self._state
         epoch, seq, chain, offset = state.epoch, state.seq, state.chain, state.offset
         payloads: list[bytes] = []
         ends: list[RecordEnd] = []
+        changing: list[Entry] = []
         time_us = self._context.clock.wall_us()
         for version, encoded, writes in in_records(group, self._commitment.membership.version):
             offset = Offset(offset + 1)
@@ -216,8 +218,11 @@ class Leader:
                 seq = Seq(seq + 1)
                 pending.epoch, pending.seq, pending.offset = epoch, seq, offset
             ends.append(RecordEnd(seq, chain))
+            if type(writes[0].body) is Write:
+                changing.append(Entry(offset, payloads[-1]))
         numbered = CommittedBatch(Offset(state.offset + 1), payloads, ends)
-        return numbered, state._replace(seq=seq, chain=chain, offset=offset, leader_offset=offset), time_us
+        after = state._replace(seq=seq, chain=chain, offset=offset, leader_offset=offset)
+        return numbered, after, time_us, changing
 
     async def _check_log(self) -> None:
         """After a refusal: raises `LogDamage` if the topic was deleted or recreated."""

@@ -27,7 +27,7 @@ from replicator.node.membership import MembershipChanges
 from replicator.node.outage_log import OutageLog
 from replicator.node.reads import NodeReads
 from replicator.node.record_source import RecordSource
-from replicator.node.replica import RowListener
+from replicator.node.replica import ChangeListener, RowListener
 from replicator.node.replica_progress import LastAck, ReplicaLag, ReplicaProgress, ReplicaReport
 from replicator.node.status import NodeStatus, node_status
 from replicator.node.timing import TimingChanges, log_ignored
@@ -67,6 +67,7 @@ class Node:
         self.end_stream = self._backlog.end_stream
         self.wait_acked = self._progress.wait
         self.committed_offset = leader_index.committed_offset
+        self.recent = context.replica.recent
 
     # Lifecycle
 
@@ -243,6 +244,14 @@ class Node:
     @row_listener.setter
     def row_listener(self, listener: RowListener | None) -> None:
         self._context.replica.row_listener = listener
+
+    @property
+    def change_listener(self) -> ChangeListener | None:
+        return self._context.replica.change_listener
+
+    @change_listener.setter
+    def change_listener(self, listener: ChangeListener | None) -> None:
+        self._context.replica.change_listener = listener
 
     def now_ms(self) -> int:
         """The wall clock of this node."""

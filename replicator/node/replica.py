@@ -13,6 +13,7 @@ from replicator.log.port import Entry
 from replicator.node.clock import Clock
 from replicator.node.latencies import Histogram
 from replicator.node.offset_waiters import OffsetWaiters
+from replicator.node.recent_records import RecentRecords
 from replicator.node.term_history import TermHistory
 from replicator.position import Author, Offset
 from replicator.protocol.acceptance import judge, judge_sent, skip
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 RowListener = Callable[[str, bytes], None]
 """Called with the table and row of each change, both when it is submitted here and when it is applied."""
+
+ChangeListener = Callable[[int, Sequence[Single]], None]
+"""Called with bodies that were applied, in order, and the time in their headers (us)."""
 
 
 class Accepted(NamedTuple):
@@ -53,6 +57,8 @@ class Replica:
         self.terms = TermHistory()
         self.compared = asyncio.Event()  # set once the log is known to hold what the store holds
         self.row_listener: RowListener | None = None
+        self.change_listener: ChangeListener | None = None
+        self.recent = RecentRecords(machine.state.offset, lambda payload: codec.decode(payload, self.state.timeline))
         self.awaits = asyncio.Event()  # set when a task begins to wait in `applied`
         self._waiters = OffsetWaiters()  # for offsets that are in the log
         self._listeners = OffsetWaiters()  # for whatever comes next
@@ -70,9 +76,11 @@ class Replica:
         """
         state = self.state
         accepted: list[Accepted] = []
+        changing: list[Entry] = []  # those of the accepted records that change rows
         void_records, why_void = 0, ""
         changes, read = 0, 0
-        for offset, payload in entries:
+        for entry in entries:
+            offset, payload = entry
             if changes >= SLICE_CHANGES:
                 break
             read += 1
@@ -96,12 +104,14 @@ class Replica:
             state, void = judge(state, offset, record)
             if void is None:
                 accepted.append(Accepted(offset, record))
-                changes += _changes(record)
+                if changed := _changes(record):
+                    changes += changed
+                    changing.append(entry)
             else:
                 void_records += 1
                 why_void = f"offset {offset}: {type(record.body).__name__} by {record.header.author}, {void}"
         before = self.state
-        self._apply_accepted(accepted, state)
+        self._apply_accepted(accepted, changing, state)
         self.void_records += void_records
         if why_void:
             logger.warning("%d records are void, the last at %s", void_records, why_void)
@@ -113,9 +123,11 @@ class Replica:
         """Apply records that the leader has sent, as many as may be applied at once. Raises what `apply` does."""
         state = self.state
         accepted: list[Accepted] = []
+        changing: list[Entry] = []  # as in `read`
         problem = None
         changes, read = 0, 0
-        for offset, payload in entries:
+        for entry in entries:
+            offset, payload = entry
             if changes >= SLICE_CHANGES:
                 break
             try:
@@ -132,14 +144,20 @@ class Replica:
                 break
             state = after
             accepted.append(Accepted(offset, record))
-            changes += _changes(record)
-        self._apply_accepted(accepted, state)
+            if changed := _changes(record):
+                changes += changed
+                changing.append(entry)
+        self._apply_accepted(accepted, changing, state)
         return Applied(accepted, entries[read:], problem)
 
-    def _apply_accepted(self, accepted: Sequence[Accepted], state: LogState) -> None:
+    def _apply_accepted(self, accepted: Sequence[Accepted], changing: Sequence[Entry], state: LogState) -> None:
         if state is not self.state:
             written_us = accepted[-1].record.header.timestamp_us if accepted else self._written_us
             self.apply([body for _, record in accepted for body in singles(record.body)], state, written_us)
+            self.recent.add(changing)
+            if self.change_listener is not None:
+                for _, record in accepted:
+                    self.change_listener(record.header.timestamp_us, singles(record.body))
 
     def _note_claims(self, leader: Author | None, accepted: Iterable[Accepted]) -> None:
         for offset, (header, body, _) in accepted:

@@ -7,7 +7,8 @@ from typing import Protocol
 from replicator.node.backlog import CommittedBatch, RecordSink, StreamRequest
 from replicator.node.leader_link import CommittedOffset
 from replicator.node.reads import NodeReads
-from replicator.node.replica import RowListener
+from replicator.node.recent_records import RecentRecords
+from replicator.node.replica import ChangeListener, RowListener
 from replicator.node.replica_progress import ReplicaReport
 from replicator.node.status import NodeStatus
 from replicator.node.writes import Done
@@ -19,6 +20,11 @@ from replicator.store.view import Transaction, View
 class Backend(Protocol):
     row_listener: RowListener | None
     """Called with table and row, both when a write is submitted here and when a record is applied."""
+
+    change_listener: ChangeListener | None
+    """Called with bodies that were applied, in order, and the time in their headers (us)."""
+
+    recent: RecentRecords
 
     reads: NodeReads
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from replicator.records.types import Change
+from replicator.position import Seq
+from replicator.records.types import Change, Record, Write, singles
 from replicator.store.values import NO_EXPIRY_TAG, decode_value
 
 KEYSPACE_TABLE = "kv"
@@ -38,6 +39,28 @@ class RowChange(NamedTuple):
     field: bytes | None  # the name of the hash field; None: the row itself
     before: Image | None
     after: Image | None
+
+
+class RecordChange(NamedTuple):
+    """A change in an accepted record."""
+
+    seq: Seq  # of its transaction
+    order: int  # of the change in the transaction, from 1
+    changes: int  # of the transaction
+    place: int  # of the change in the record, from 0: it tells the changes of a record apart, and rises
+    change: RowChange
+
+
+def record_changes(record: Record) -> Iterator[RecordChange]:
+    """The changes of an accepted record that concern rows of `kv`, in order."""
+    before = 0  # entries of the record that earlier transactions change
+    for seq, write in enumerate(singles(record.body), record.header.seq):
+        if type(write) is not Write:
+            continue
+        found = list(row_changes(write.changes))
+        for order, change in enumerate(found, 1):
+            yield RecordChange(Seq(seq), order, len(found), before + change.place, change)
+        before += len(write.changes)
 
 
 def row_changes(changes: Sequence[Change]) -> Iterator[RowChange]:

@@ -9,8 +9,8 @@ from typing import NamedTuple, Self
 
 from replicator.errors import BadRequest
 from replicator.position import Epoch, Offset, Seq
-from replicator.records.types import Record, Write, singles
-from replicator.store.rows import KEYSPACE_TABLE, Image, row_changes
+from replicator.records.types import Record
+from replicator.store.rows import KEYSPACE_TABLE, Image, record_changes
 
 _POSITION = re.compile(r"([0-9]{1,19})(?:-([0-9]{1,9}))?")
 
@@ -91,16 +91,9 @@ def changes_of(cluster: str, offset: Offset, record: Record) -> Iterator[Change]
     """The changes of an accepted record, in order."""
     header = record.header
     timeline = header.timeline.hex()
-    before = 0  # entries of the record that earlier transactions change
-    for seq, write in enumerate(singles(record.body), header.seq):
-        if type(write) is not Write:
-            continue
-        found = list(row_changes(write.changes))
-        for order, (place, row, field, old, new) in enumerate(found, 1):
-            source = Source(cluster, timeline, header.epoch, offset, Seq(seq), before + place, header.timestamp_us)
-            block = TransactionBlock(order, len(found))
-            yield Change(_op(old, new), KEYSPACE_TABLE, row, field, old, new, source, block)
-        before += len(write.changes)
+    for seq, order, changes, place, (_, row, field, old, new) in record_changes(record):
+        source = Source(cluster, timeline, header.epoch, offset, seq, place, header.timestamp_us)
+        yield Change(_op(old, new), KEYSPACE_TABLE, row, field, old, new, source, TransactionBlock(order, changes))
 
 
 def _op(before: Image | None, after: Image | None) -> Op:

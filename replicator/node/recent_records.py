@@ -1,0 +1,98 @@
+"""The latest applied records that change rows, for clients that follow the changes (XREAD).
+
+They are kept as they are in the log, and decoded when they are read: adding them must cost a write next to nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from replicator.limits import RECENT_BYTES, RECENT_RECORDS
+from replicator.log.port import Entry
+from replicator.node.offset_waiters import OffsetWaiters
+from replicator.position import Offset
+from replicator.records.types import Header, Record
+from replicator.store.rows import RecordChange, record_changes
+
+_DROPPED_AT_ONCE = 16  # the sixteenth part: to drop them one by one would move all others each time
+
+
+class RecentRecord(NamedTuple):
+    offset: Offset
+    size: int  # bytes in the log
+    header: Header
+    changes: Sequence[RecordChange]  # none if it changes no rows of `kv`
+
+
+class RecentRecords:
+    def __init__(
+        self,
+        since: Offset,
+        decode: Callable[[bytes], Record],
+        *,
+        max_bytes: int = RECENT_BYTES,
+        max_records: int = RECENT_RECORDS,
+    ) -> None:
+        self.since = since
+        """All applied records after this offset that change rows are here."""
+        self._decode = decode
+        self._max_bytes, self._max_records = max_bytes, max_records
+        self._offsets: list[Offset] = []  # ascending
+        self._payloads: list[bytes] = []  # of the same records; not pairs, which the garbage collector would traverse
+        self._bytes = 0  # of `_payloads`
+        self._waiters = OffsetWaiters()
+        self._decoded: RecentRecord | None = None  # the last one that was read: others often read the same
+
+    @property
+    def end(self) -> Offset:
+        """The offset of the last applied record that changes rows; that of the store when the node started if none."""
+        return self._offsets[-1] if self._offsets else self.since
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """The next records that were applied."""
+        if not entries:
+            return
+        for offset, payload in entries:
+            self._offsets.append(offset)
+            self._payloads.append(payload)
+            self._bytes += len(payload)
+        if self._bytes > self._max_bytes or len(self._offsets) > self._max_records:
+            self._drop_oldest()
+        self._waiters.advance(self._offsets[-1])
+
+    def after(self, offset: Offset) -> RecentRecord | None:
+        """The first record after `offset`, which must not be before `since`; None if there is none yet."""
+        at = bisect_right(self._offsets, offset)
+        return self._read(at) if at < len(self._offsets) else None
+
+    def before(self, offset: Offset) -> RecentRecord | None:
+        """The last record before `offset`; None if it is not here any more."""
+        at = bisect_left(self._offsets, offset)
+        return self._read(at - 1) if at else None
+
+    async def wait(self, offset: Offset) -> None:
+        """Until a record at or after `offset`, which is after `end`, is applied."""
+        await self._waiters.wait(offset)
+
+    def _read(self, at: int) -> RecentRecord:
+        offset, found = self._offsets[at], self._decoded
+        if found is None or found.offset != offset:
+            payload = self._payloads[at]
+            record = self._decode(payload)
+            found = RecentRecord(offset, len(payload), record.header, tuple(record_changes(record)))
+            self._decoded = found
+        return found
+
+    def _drop_oldest(self) -> None:
+        """So many that there is room for some time. The newest one stays, whatever its size."""
+        offsets, payloads, count, size = self._offsets, self._payloads, 0, self._bytes
+        max_bytes = self._max_bytes - self._max_bytes // _DROPPED_AT_ONCE
+        max_records = self._max_records - self._max_records // _DROPPED_AT_ONCE
+        while count < len(offsets) - 1 and (size > max_bytes or len(offsets) - count > max_records):
+            size -= len(payloads[count])
+            count += 1
+        if count:
+            self.since, self._bytes = offsets[count - 1], size
+            del offsets[:count], payloads[:count]
