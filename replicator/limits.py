@@ -122,8 +122,11 @@ MAX_READY_BYTES = 1 << 20
 MAX_UNPARSED_BYTES = 256 << 10
 """Requests that a connection reads ahead while it waits. Bounds memory, and the time to parse them at once."""
 
-MAX_UNREAD_BYTES = 1 << 20
-"""Messages to a subscriber that it has not read. Bounds memory; the node closes the connection."""
+MAX_UNREAD_BYTES = 8 << 20
+"""Messages to a subscriber that it has not read: the soft limit of Redis. The node closes the connection."""
+
+MAX_EVENT_PATTERNS = 100
+"""Patterns of keyspace notifications at a node, however many clients subscribe to each. Bounds the time of a change."""
 
 MAX_CURSORS = 100_000
 """SCAN cursors that a node remembers, the latest ones. Bounds memory."""

@@ -25,7 +25,7 @@ from replicator.server.redis.dispatch import Dispatcher
 from replicator.server.redis.replies import Replies
 from replicator.server.redis.requests import ProtocolBroken, Requests, SecurityAttack
 from replicator.server.redis.resp import Error, Reply, encode, error_reply
-from replicator.server.redis.subscriptions import Events, Subscriptions
+from replicator.server.redis.subscriptions import Events, KeyspaceEvents, Subscriptions
 from replicator.server.redis.transaction import MultiState, Watches
 from replicator.server.redis.waiting import Closed, Closing, OthersTurn, OwnWrites, ViewAt, WaitState, Work
 
@@ -37,6 +37,7 @@ class Listener(ServerContext, Protocol):
 
     watches: Watches
     events: Events
+    keyspace_events: KeyspaceEvents
 
     def admit(self, connection: Connection) -> Error | None:
         """Register a new connection. The error says why it is refused."""
@@ -61,7 +62,7 @@ class Connection(asyncio.Protocol):
         self.last_command = b""
         self.level: Level | None = None
         self.multi = MultiState(server.watches)
-        self.subscriptions = Subscriptions(server.events, self.push)
+        self.subscriptions = Subscriptions(server.events, server.keyspace_events, self)
         self.record_sink: RecordSink | None = None
         self._transport: asyncio.Transport
         self._replies = Replies(server.stats, self._on_replies, server.turns.clock)

@@ -18,8 +18,9 @@ from replicator.server.backend import Backend
 from replicator.server.listening import cannot_listen
 from replicator.server.protection import HOW_TO_OPEN, is_loopback
 from replicator.server.redis.connection import Connection
+from replicator.server.redis.keyspace_events import SENT_EVENTS
 from replicator.server.redis.resp import Error
-from replicator.server.redis.subscriptions import Events
+from replicator.server.redis.subscriptions import Events, KeyspaceEvents
 from replicator.server.redis.topology import Topology, observe
 from replicator.server.redis.transaction import Watches
 from replicator.server.redis.turns import Turns
@@ -58,6 +59,7 @@ class RedisServer:
         self.stats = Stats()
         self.watches = Watches(backend)
         self.events = Events(cluster, self.topology)
+        self.keyspace_events = KeyspaceEvents(backend)
         self.turns = Turns()
         self.long_reads = asyncio.Semaphore(MAX_LONG_READS)
         self._reports = ReplicaReports(password)
@@ -164,4 +166,5 @@ class RedisServer:
             b"timeout": b"%d" % self.timeout_s,
             b"protected-mode": b"yes" if self.protected else b"no",
             b"tcp-keepalive": b"%d" % KEEPALIVE_S,
+            b"notify-keyspace-events": SENT_EVENTS,
         }

@@ -1,4 +1,4 @@
-"""Subscriptions to events (`subscriptions`)."""
+"""Subscriptions to failover events and keyspace notifications (`subscriptions`)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _confirm(connection: ConnectionContext, name: bytes, topics: list[bytes], ch
     word = name.lower()
     refuse_in_multi(connection, f"{word.decode().upper()} cannot be part of a transaction")
     for topic in topics:
-        change(topic)
+        change(topic)  # raises if there are too many patterns: the topics before it stay
         connection.reply(Push([word, topic, connection.subscriptions.count]))
     if not topics:
         connection.reply(Push([word, None, connection.subscriptions.count]))

@@ -23,6 +23,7 @@ from replicator.server.redis.commands.registry import (
 )
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.info import sections
+from replicator.server.redis.keyspace_events import check_wanted
 from replicator.server.redis.patterns import globs
 from replicator.server.redis.resp import OK, Encoded, Reply, Simple, Verbatim
 from replicator.server.redis.topology import leader_address, observe, online_replicas, shown_offset
@@ -178,8 +179,21 @@ def config(connection: ConnectionContext, args: Args) -> Reply:
         connection.server.stats.reset()
         return OK
     if word == b"set":
-        raise BadRequest("CONFIG SET cannot change settings: pass them to `replicator node run`")
+        return _config_set(args)
     raise BadRequest(f"unknown subcommand '{args[1][:128].decode(errors='replace')}'. Try CONFIG HELP.")
+
+
+def _config_set(args: Args) -> Reply:
+    """Only of `notify-keyspace-events`, which many clients set: all events are sent in any case."""
+    if len(args) < 4:
+        raise wrong_arity(b"config|set")
+    if len(args) % 2:
+        raise BadRequest(SYNTAX)
+    for name, value in zip(args[2::2], args[3::2], strict=True):
+        if name.lower() != b"notify-keyspace-events":
+            raise BadRequest("CONFIG SET cannot change settings: pass them to `replicator node run`")
+        check_wanted(value)
+    return OK
 
 
 @connection("command", -1)
