@@ -19,6 +19,7 @@
     │   ├── Busy                 -BUSY …           the node cannot accept the request now; try again
     │   ├── Fenced               -FENCED …         another leader was elected; the record is void
     │   ├── Stale                -STALE …          this node cannot meet the read level in time
+    │   ├── ChangesTrimmed       -TRIMMED …        this node does not keep the changes any more that were asked for
     │   ├── Unblocked            -UNBLOCKED …      leadership was lost while a command was blocked
     │   └── Loading              -LOADING …        the node is not ready to serve
     └── Indefinite               the request may or may not take effect
@@ -109,6 +110,10 @@ class Fenced(Definite):
 
 class Stale(Definite):
     code = "STALE"
+
+
+class ChangesTrimmed(Definite):
+    code = "TRIMMED"
 
 
 class Unblocked(Definite):

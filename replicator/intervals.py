@@ -78,5 +78,6 @@ STATE_POLL_S = 0.02  # until the node serves and can register
 REGISTRATION_RETRY_S = 0.2
 REGISTRATION_TIMEOUT_S = 5.0
 REPORTS_TIMEOUT_MS = 300  # for the leader to report the state of its replicas to another node
+XREAD_CHECK_S = 5.0  # of a blocked XREAD, between two checks that the store can still be read
 TOPOLOGY_POLL_S = 0.05  # while clients subscribe to events of Redis Sentinel
 STOP_TIMEOUT_S = 0.7  # for replies to clients of either server when the node stops

@@ -128,6 +128,12 @@ MAX_UNREAD_BYTES = 8 << 20
 MAX_EVENT_PATTERNS = 100
 """Patterns of keyspace notifications at a node, however many clients subscribe to each. Bounds the time of a change."""
 
+MAX_XREAD_COUNT = 1_000
+"""Changes in one reply of XREAD or XRANGE, also without COUNT or if it is larger. Bounds the time that it takes."""
+
+MAX_XREAD_BYTES = 256 << 10
+"""Records that one XREAD or XRANGE decodes, or one larger record. Bounds the time that it takes."""
+
 MAX_CURSORS = 100_000
 """SCAN cursors that a node remembers, the latest ones. Bounds memory."""
 

@@ -1,6 +1,7 @@
 """The commands, one module for each family. The table is complete, as importing this package imports every family."""
 
 from replicator.server.redis.commands import (  # noqa: F401
+    changes,
     connection,
     expiry,
     hashes,
