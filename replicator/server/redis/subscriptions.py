@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from replicator.records.types import Single, Write
 from replicator.server.backend import Backend
 from replicator.server.redis.keyspace_events import KEYEVENT, KEYSPACE, TOPIC_PREFIX, events_of
 from replicator.server.redis.patterns import glob
-from replicator.server.redis.resp import Encoded, Error, Push, Reply, encode
+from replicator.server.redis.resp import Encoded, Error, Push, Reply
 from replicator.server.redis.topology import Topology, events
 
 WHILE_SUBSCRIBED = frozenset((b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe", b"ping", b"quit", b"reset"))
@@ -124,7 +125,7 @@ class KeyspaceEvents:
 
 
 class _Batch:
-    """The messages of one batch of changes."""
+    """The messages of one batch of changes. They are encoded here: `resp.encode` would take most of the time."""
 
     def __init__(
         self,
@@ -136,15 +137,24 @@ class _Batch:
         self._patterns = patterns
         self._compiled = compiled.items()
         self._matching: dict[bytes, list[bytes]] = {}  # patterns by channel: events have few names
-        self._messages: dict[Subscriptions, list[bytes]] = {}
+        self._messages: defaultdict[Subscriptions, list[bytes]] = defaultdict(list)  # encoded
 
     def add(self, channel: bytes, message: bytes) -> None:
         listeners = self._channels.get(channel)
         if listeners:
-            self._add(listeners, Push([b"message", channel, message]))
+            rest = b"$7\r\nmessage\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(message), message)
+            self._add(listeners, b"*3\r\n" + rest, b">3\r\n" + rest)
         if self._compiled:
             for pattern in self._patterns_of(channel):
-                self._add(self._patterns[pattern], Push([b"pmessage", pattern, channel, message]))
+                rest = b"$8\r\npmessage\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+                    len(pattern),
+                    pattern,
+                    len(channel),
+                    channel,
+                    len(message),
+                    message,
+                )
+                self._add(self._patterns[pattern], b"*4\r\n" + rest, b">4\r\n" + rest)
 
     def send(self) -> None:
         for listener, messages in self._messages.items():
@@ -156,14 +166,10 @@ class _Batch:
             found = self._matching[channel] = [it for it, compiled in self._compiled if compiled.match(channel)]
         return found
 
-    def _add(self, listeners: set[Subscriptions], push: Push) -> None:
-        encoded: dict[int, bytes] = {}  # by protocol: once for all of them
+    def _add(self, listeners: set[Subscriptions], resp2: bytes, resp3: bytes) -> None:
+        messages = self._messages
         for listener in listeners:
-            protocol = listener.protocol
-            message = encoded.get(protocol)
-            if message is None:
-                message = encoded[protocol] = encode(push, protocol)
-            self._messages.setdefault(listener, []).append(message)
+            messages[listener].append(resp2 if listener.protocol == 2 else resp3)
 
 
 def refusal(command: bytes) -> Error:
