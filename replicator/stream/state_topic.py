@@ -70,14 +70,14 @@ def read_state(kafka: KafkaAccess) -> StreamState | None:
         consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
         deadline = time.monotonic() + ADMIN_TIMEOUT_S
         while time.monotonic() < deadline:
-            for message in consumer.consume(1000, _POLL_S if not found else 0.05):
-                error = message.error()
-                if error is None:
-                    found[message.key() or b""] = message.value() or b""
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    return _decoded(topic, found)
-                elif error.code() in MISSING:
-                    return None
+            message = consumer.poll(_POLL_S)
+            error = None if message is None else message.error()
+            if message is not None and error is None:
+                found[message.key() or b""] = message.value() or b""
+            elif error is not None and error.code() == KafkaError._PARTITION_EOF:
+                return _decoded(topic, found)
+            elif error is not None and error.code() in MISSING:
+                return None
         raise BrokerUnavailable(f"Kafka at {kafka.bootstrap} does not answer: topic {topic} cannot be read")
     except KafkaException as error:
         raise kafka.unavailable(error.args[0]) from None
