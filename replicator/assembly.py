@@ -40,6 +40,8 @@ from replicator.server.redis.server import RedisServer
 from replicator.server.registration import register
 from replicator.store import snapshot
 from replicator.store.machine import Machine, has_followed_a_log, open_machine
+from replicator.stream.run_publisher import PublisherSettings
+from replicator.stream.service import ChangeStreamService, NodeSource
 
 logger = logging.getLogger(__name__)
 
@@ -126,12 +128,14 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
         )
         registering = register(node, identity, member, settings.password)
         reporting = _reporter(config, node, context).run()
-        running = asyncio.create_task(run_with_background(node.run(), registering, reporting))
+        snapshots = _snapshots(config, machine)
+        changes = _change_stream(config, context, kafka, snapshots)
+        running = asyncio.create_task(run_with_background(node.run(), registering, reporting, changes.run()))
         parts.push_async_callback(_cancel, running)
         await server.start()
         parts.push_async_callback(server.close)  # before the node: its commands in progress still need it
         parts.push_async_callback(node.before_stop)  # first: followers receive records by the server
-        admin.attach_node(node, server.stats, _snapshots(config, machine))
+        admin.attach_node(node, server.stats, snapshots, changes)
         logger.info("%s: Redis protocol at %s, HTTP at %s", context.author, settings.resp, settings.http)
         await asyncio.shield(running)
 
@@ -154,6 +158,17 @@ def _reporter(config: NodeConfig, node: Node, context: NodeContext) -> AppliedRe
         return Offset(context.replica.state.offset + 1) if node.is_registered else None
 
     return AppliedReporter(next_offset, offsets, context.clock)
+
+
+def _change_stream(
+    config: NodeConfig, context: NodeContext, log: KafkaLog, snapshots: Snapshots
+) -> ChangeStreamService:
+    settings, security = config.node, security_of(config.kafka)
+    publisher = PublisherSettings(
+        config.kafka.bootstrap, settings.cluster, NodeId(settings.id), config.snapshot_dir, security
+    )
+    source = NodeSource(lambda: context.replica.state, log.start, snapshots.take)
+    return ChangeStreamService(publisher, source, log.topic_id)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

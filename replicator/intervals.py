@@ -28,9 +28,10 @@ LEADER_CHECK_MS = 2_000  # between two lookups without a failure: a former leade
 TRANSACTION_TIMEOUT_S = 20.0  # of a publisher that has stopped, before Kafka aborts what it had begun
 PUBLISHER_SESSION_MS = 6_000  # without a heartbeat, after which another node publishes: the least that Kafka allows
 PROGRESS_S = 10.0  # between two commits of the progress while there are no changes to publish
-STREAM_POLL_S = 1.0  # of the state of a change stream that is disabled, or that another node publishes
+STREAM_POLL_S = 2.0  # of the state of a change stream that is disabled, or that another node publishes
 STREAM_LOOKUP_S = 3.0  # between two checks whether there is a change stream
 PUBLISHER_REPORT_S = 1.0
+PUBLISHER_STOP_S = 0.5  # for a publisher to leave its group, when its node stops
 PUBLISHER_RETRY_S = 1.0  # before a publisher that has failed is started again
 
 # The node

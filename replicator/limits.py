@@ -158,6 +158,12 @@ TRANSACTION_CHANGES = 5_000
 TRANSACTION_ENTRIES = 1_000
 """Entries of the log that the publisher of the change stream reads at once. Bounds memory, with FETCH_BYTES."""
 
+MAX_STREAM_PARTITIONS = 1_000
+"""Partitions of the topic of changes. A larger number is rejected as a mistake: each costs Kafka files and memory."""
+
+MAX_RETENTION_MS = 100 * 365 * 24 * 3600 * 1000
+"""Retention of the topic of changes. A longer one is rejected as a mistake."""
+
 EXPIRED_ROWS_AT_ONCE = 200
 """Expired rows that the leader deletes at once, a record each. Bounds the time that the event loop spends on it."""
 

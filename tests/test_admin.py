@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from replicator.address import Address
 from replicator.errors import BadRequest, BrokerUnavailable, ConfigError, LogDamage
 from replicator.log.memory import MemoryLog
 from replicator.log.port import LogExtent
+from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.node.health import NodeState
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol.lease import Lease
@@ -63,6 +64,30 @@ class HttpClient:
             return await answer.text()
 
 
+class MemoryChangeStream:
+    """`ChangeStreamControl` without a stream behind it."""
+
+    def __init__(self) -> None:
+        self.report = PublisherReport(PublisherState.DISABLED)
+        self.settings: dict[str, Any] | None = None
+
+    async def describe(self) -> dict[str, Any]:
+        return {"topic": "c.changes", "settings": self.settings, "progress": None}
+
+    async def enable(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        self.settings = {"enabled": True, **options}
+        return await self.describe()
+
+    async def disable(self) -> dict[str, Any]:
+        if self.settings is None:
+            raise ConfigError("there is no change stream")
+        self.settings["enabled"] = False
+        return await self.describe()
+
+    async def reset(self) -> None:
+        self.settings = None
+
+
 class HttpServers:
     """The HTTP servers of some nodes of a cluster."""
 
@@ -70,6 +95,7 @@ class HttpServers:
         self.folder = folder
         self.host = "127.0.0.1"
         self.cluster = MemoryCluster(folder)
+        self.changes = MemoryChangeStream()
         self._session = aiohttp.ClientSession(headers={"Content-Type": "application/json"})
         self._servers: list[HttpServer] = []
 
@@ -78,7 +104,7 @@ class HttpServers:
         await server.start(Address(self.host, 0))
         self._servers.append(server)
         if running is not None:
-            server.attach_node(running.node, Stats(commands=7), self._snapshots(running))
+            server.attach_node(running.node, Stats(commands=7), self._snapshots(running), self.changes)
         return HttpClient(server, self._session)
 
     def _snapshots(self, running: RunningNode) -> Snapshots:

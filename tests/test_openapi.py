@@ -131,6 +131,7 @@ def body_of(shape: Shape | None) -> Any:
         Shape.POLICY: {"write": "async"},
         Shape.TIMING: {"lease_ms": 600},
         Shape.PROMOTION: {"node": "n9", "force": False},
+        Shape.STREAM_CHANGE: {"enabled": True, "start_from": "latest"},
     }
     if shape is not None:
         validator({"$ref": f"#/components/schemas/{shape}"}).validate(examples[shape])

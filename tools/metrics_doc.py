@@ -12,6 +12,7 @@ from pathlib import Path
 from prometheus_client.core import Metric
 
 from replicator.log.port import LogExtent
+from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.node.health import NodeState
 from replicator.node.replica_progress import ReplicaLag
 from replicator.node.status import NodeStatus
@@ -83,6 +84,7 @@ def example() -> Observed:
         replica_lags={NodeId("n2"): ReplicaLag(records=0, seconds=0.0)},
         log=LogExtent(start=Offset(0), size_bytes=1),
         snapshots=[snapshot],
+        publisher=PublisherReport(PublisherState.PUBLISHING),
     )
 
 

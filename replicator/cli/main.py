@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 
 from replicator import __version__
-from replicator.cli import bench, broker, chaos, cluster, demo, doctor, node, replica, simulate, snapshot, status
+from replicator.cli import (
+    bench,
+    broker,
+    chaos,
+    cluster,
+    demo,
+    doctor,
+    node,
+    replica,
+    simulate,
+    snapshot,
+    status,
+    stream,
+)
 from replicator.cli.output import print_error
 from replicator.config import misspelt
 from replicator.errors import ReplicatorError
@@ -28,6 +41,7 @@ app.add_typer(cluster.app, name="cluster")
 app.add_typer(node.app, name="node")
 app.add_typer(replica.app, name="replica")
 app.add_typer(snapshot.app, name="snapshot")
+app.add_typer(stream.app, name="stream")
 app.add_typer(bench.app, name="bench")
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)

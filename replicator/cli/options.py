@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,18 @@ def parse_bootstrap(text: str) -> str:
         return checked_bootstrap(text)
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+_DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
+_UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def parse_duration(text: str) -> int:
+    """Milliseconds. Raises `BadParameter`."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter(f"invalid time {text!r}: expected a number and a unit (ms, s, m, h or d), such as 12h")
+    return int(match[1]) * _UNITS_MS[match[2]]
 
 
 Dir = Annotated[

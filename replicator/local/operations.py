@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from replicator.config import checked_name
 from replicator.errors import ConfigError, ReplicatorError
-from replicator.local.admin_client import PROMOTE_S, ClusterAdmin, StoredSnapshot
+from replicator.local.admin_client import PROMOTE_S, ChangeStreamInfo, ClusterAdmin, StoredSnapshot
 from replicator.local.progress import ProgressReporter
 from replicator.local.status import MemberStatus
 from replicator.local.waiting import wait_for_membership
@@ -112,6 +112,23 @@ def take_snapshot(admin: ClusterAdmin, id: str | None, progress: ProgressReporte
     chosen = _snapshot_node(admin.statuses(), id)
     progress.step(f"taking a snapshot on {chosen.node.id}")
     return admin.node(chosen.member.http).take_snapshot()
+
+
+def enable_change_stream(
+    admin: ClusterAdmin, options: Mapping[str, object], progress: ProgressReporter
+) -> ChangeStreamInfo:
+    """Create the change stream, or go on with a disabled one. The node that has most of the log is asked.
+
+    To start from a snapshot, that is a snapshotter or a follower, which then publishes its content.
+    Raises `ConfigError`, `ReplicatorError`.
+    """
+    if options.get("start_from") == "snapshot":
+        node = admin.node(_snapshot_node(admin.statuses(), None).member.http)
+        progress.step("taking a snapshot, and creating the change stream")
+    else:
+        node = admin.leader()
+        progress.step("creating the change stream")
+    return node.enable_change_stream(options)
 
 
 def _snapshot_node(statuses: Sequence[MemberStatus], id: str | None) -> MemberStatus:

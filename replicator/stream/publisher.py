@@ -28,11 +28,11 @@ from replicator.intervals import (
 from replicator.limits import FETCH_BYTES, TRANSACTION_CHANGES, TRANSACTION_ENTRIES
 from replicator.log.kafka.topic import changes_topic, wal_topic
 from replicator.log.port import Entry
+from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.position import NodeId, Offset
 from replicator.protocol.log_state import LogState
 from replicator.store import snapshot
 from replicator.stream.publication import Publication, StreamMessage
-from replicator.stream.reports import PublisherReport, PublisherState
 from replicator.stream.settings import Progress, StreamState
 from replicator.stream.state_topic import KafkaAccess, StreamWriter, read_state
 from replicator.stream.topics import check_topics
@@ -56,15 +56,13 @@ class Publisher:
         self._reported_s = 0.0
 
     def run(self) -> None:
-        """Run until the process ends. Raises `ReplicatorError`."""
-        while True:
-            state = read_state(self._kafka)
-            self._is_enabled = state is not None and self._may_publish(state)
+        """Run while there is a change stream. Raises `ReplicatorError`."""
+        while (state := read_state(self._kafka)) is not None:
+            self._is_enabled = self._may_publish(state)
             if self._is_enabled:
                 self._share_log()
             else:
-                waits = state is not None and state.settings.enabled
-                self._reported(PublisherState.STANDBY if waits else PublisherState.DISABLED)
+                self._reported(PublisherState.STANDBY if state.settings.enabled else PublisherState.DISABLED)
                 time.sleep(STREAM_POLL_S)
 
     def _reported(self, state: PublisherState) -> None:
@@ -85,7 +83,6 @@ class Publisher:
             {
                 **self._kafka.settings("publisher"),
                 "group.id": changes_topic(self._kafka.cluster),
-                "group.instance.id": self._node,  # so a process that is started again takes over from itself at once
                 "session.timeout.ms": PUBLISHER_SESSION_MS,
                 "partition.assignment.strategy": "cooperative-sticky",
                 "enable.auto.commit": False,

@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import BinaryIO
 
 from replicator.errors import ReplicatorError
 from replicator.log.kafka.security import KafkaSecurity
+from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.position import NodeId
 from replicator.stream.publisher import Publisher
-from replicator.stream.reports import PublisherReport, PublisherState
 from replicator.stream.state_topic import KafkaAccess
 
 
@@ -43,6 +45,7 @@ class PublisherSettings:
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = PublisherSettings.decode(sys.stdin.buffer.readline())
+    signal.signal(signal.SIGTERM, _exit)
     threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
     kafka = KafkaAccess(settings.bootstrap, settings.cluster, settings.node, settings.security)
     try:
@@ -50,6 +53,11 @@ def main() -> None:
     except ReplicatorError as error:
         _report(PublisherReport(PublisherState.FAILED, trouble=str(error)))
         os._exit(1)  # at once: what was begun is aborted by the next publisher
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    """Leave the group of publishers, so that another takes over at once."""
+    sys.exit(0)
 
 
 def _report(report: PublisherReport) -> None:

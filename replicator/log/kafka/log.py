@@ -104,6 +104,10 @@ class KafkaLog:
     def identity(self) -> str:
         return self._monitor.identity
 
+    async def topic_id(self, topic: str) -> str | None:
+        """Of any topic of this Kafka; None if there is no such topic. Raises `BrokerUnavailable`."""
+        return await self._monitor.topic_id(topic)
+
     async def append(self, payloads: Sequence[bytes]) -> Offset:
         """Sends one record batch, once, with acks=all."""
         batch = encode_batch(payloads, self._options.max_batch_bytes, map(kind_of, payloads))

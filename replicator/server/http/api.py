@@ -27,6 +27,8 @@ class Shape(StrEnum):
     POLICY = "PolicyChange"
     TIMING = "TimingChange"
     PROMOTION = "Promotion"
+    STREAM = "ChangeStream"
+    STREAM_CHANGE = "ChangeStreamChange"
     ACCEPTED = "Accepted"
     ERROR = "Error"
     REDIRECT = "NotLeader"
@@ -160,6 +162,25 @@ OPERATIONS = (
         "Transfer leadership to another node. With `force`, that node takes it: send it there.",
         _AT_LEADER,
         Shape.PROMOTION,
+    ),
+    Operation(
+        "GET",
+        "/stream",
+        "The change stream of the cluster: its settings, and how far it is published.",
+        {200: (Shape.STREAM, ""), 503: _STARTING},
+    ),
+    Operation(
+        "PUT",
+        "/stream",
+        "Create or enable the change stream, or stop publishing.",
+        {200: (Shape.STREAM, "It is done."), 400: _INVALID, 503: _STARTING},
+        Shape.STREAM_CHANGE,
+    ),
+    Operation(
+        "DELETE",
+        "/stream",
+        "Delete the published changes, and the state of the change stream.",
+        {200: (Shape.STREAM, "It is done."), 400: _INVALID, 503: _STARTING},
     ),
 )
 """In the order of the documentation."""

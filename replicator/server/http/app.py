@@ -19,9 +19,11 @@ from replicator.address import Address
 from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError, SnapshotError
 from replicator.intervals import HTTP_TIMEOUT_S, STOP_TIMEOUT_S
 from replicator.limits import LISTEN_BACKLOG, MAX_BODY_BYTES, MAX_HTTP_CONNECTIONS
+from replicator.node.change_stream import ChangeStreamControl
 from replicator.node.health import NodeState
 from replicator.node.node import Node
 from replicator.records.types import Member
+from replicator.server.http.change_stream import stream_routes
 from replicator.server.http.keys import read_routes
 from replicator.server.http.members import member_routes
 from replicator.server.http.metrics import CONTENT_TYPE, Observed, render
@@ -49,6 +51,7 @@ class ServedNode(NamedTuple):
     node: Node
     stats: Stats
     snapshots: Snapshots
+    changes: ChangeStreamControl
 
 
 class _Refused(asyncio.Protocol):
@@ -96,6 +99,7 @@ class HttpServer:
                 web.post("/snapshots", self._take_snapshot),
                 *member_routes(self._ready_node),
                 *read_routes(self._ready_node),
+                *stream_routes(lambda: self._ready().changes),
             ]
         )
         self._runner = web.AppRunner(
@@ -115,9 +119,9 @@ class HttpServer:
             await self._runner.cleanup()
             raise cannot_listen(address, error, option="--http") from error
 
-    def attach_node(self, node: Node, stats: Stats, snapshots: Snapshots) -> None:
+    def attach_node(self, node: Node, stats: Stats, snapshots: Snapshots, changes: ChangeStreamControl) -> None:
         """Serve the requests about this node from now on."""
-        self._served = ServedNode(node, stats, snapshots)
+        self._served = ServedNode(node, stats, snapshots, changes)
 
     def _accept(self) -> asyncio.BaseProtocol:
         server = self._runner.server
@@ -223,13 +227,14 @@ class HttpServer:
                 "record_version": membership.version,
                 "timing": node.logged_timing and asdict(node.logged_timing),
                 "acked_offsets": acked_offsets,
+                "publisher": asdict(self._served.changes.report),
             }
         )
 
     async def _metrics(self, request: web.Request) -> web.Response:
         if self._served is None:
             return _error(503, self.waiting_for)
-        node, stats, snapshots = self._served
+        node, stats, snapshots, changes = self._served
         status, log, manifests = await asyncio.gather(
             node.current_status(), node.log_extent(), asyncio.to_thread(_readable, snapshots)
         )
@@ -242,6 +247,7 @@ class HttpServer:
             node.membership.version,
             log,
             manifests,
+            changes.report,
         )
         return web.Response(body=render(observed), headers={"Content-Type": CONTENT_TYPE})
 

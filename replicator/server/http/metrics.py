@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from replicator import __version__
 from replicator.log.port import LogExtent
+from replicator.node.change_stream import NO_PUBLISHER, PublisherReport, PublisherState
 from replicator.node.health import NodeState
 from replicator.node.latencies import LATENCY_BOUNDS_S, Histogram, StageLatencies
 from replicator.node.record_source import SourceName
@@ -49,6 +50,7 @@ class Observed:
     record_version: int = VERSION  # of the records that a leader writes now
     log: LogExtent | None = None  # None: Kafka does not answer
     snapshots: Sequence[Manifest] | None = None  # the highest offset first; None: they cannot be read
+    publisher: PublisherReport = NO_PUBLISHER
 
 
 class NodeCollector(Collector):
@@ -61,6 +63,7 @@ class NodeCollector(Collector):
         yield from self._clients()
         yield from self._latencies()
         yield from self._storage()
+        yield from self._change_stream()
 
     def _node(self) -> Iterator[Metric]:
         status = self._observed.status
@@ -219,6 +222,33 @@ class NodeCollector(Collector):
                 "Offset up to which the newest snapshot has the log. Absent without one.",
                 newest.offset,
             )
+
+    def _change_stream(self) -> Iterator[Metric]:
+        publisher = self._observed.publisher
+        yield _gauges(
+            "change_stream",
+            "What the publisher of the change stream at this node does (1). One node of a cluster publishes.",
+            "state",
+            {state: float(publisher.state is state) for state in PublisherState},
+        )
+        if not publisher.publishes:
+            return
+        yield _gauge(
+            "change_stream_changes",
+            "Number of changes that were published since the change stream was created. Absent unless this node "
+            "publishes.",
+            publisher.changes,
+        )
+        yield _gauge(
+            "change_stream_lag_records",
+            "Number of records at the end of the log that are not published yet. Absent unless this node publishes.",
+            publisher.lag_records,
+        )
+        yield _gauge(
+            "change_stream_lag_seconds",
+            "Age of the last record that was published, if there are later ones. Absent unless this node publishes.",
+            publisher.lag_ms / 1000,
+        )
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:

@@ -1,0 +1,176 @@
+"""The change stream at a node: runs the process of its publisher, and changes the settings of the stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from replicator.errors import BrokerUnavailable, ConfigError, Loading
+from replicator.intervals import PUBLISHER_RETRY_S, PUBLISHER_STOP_S, STREAM_LOOKUP_S
+from replicator.log.kafka.topic import changes_topic, stream_topic
+from replicator.node.change_stream import NO_PUBLISHER, PublisherReport, PublisherState
+from replicator.node.outage_log import OutageLog
+from replicator.position import Offset
+from replicator.protocol.log_state import LogState
+from replicator.store import snapshot
+from replicator.store.snapshot import Manifest
+from replicator.stream import management
+from replicator.stream.management import StartFrom, StreamOptions, StreamStart
+from replicator.stream.run_publisher import PublisherSettings
+from replicator.stream.settings import Backfill, Progress, StreamState
+from replicator.stream.state_topic import KafkaAccess, read_state
+
+logger = logging.getLogger(__name__)
+
+
+class NodeSource:
+    """What a new stream may start from: the log and the snapshots of this node."""
+
+    def __init__(
+        self,
+        state: Callable[[], LogState],
+        start: Callable[[], Awaitable[Offset]],
+        take_snapshot: Callable[[], Awaitable[Manifest]],
+    ) -> None:
+        """`state`: of the log, as applied. `start`: of the log."""
+        self.state = state
+        self.start = start
+        self.take_snapshot = take_snapshot
+
+
+class ChangeStreamService:
+    """Implements `node.change_stream.ChangeStreamControl`."""
+
+    def __init__(
+        self,
+        settings: PublisherSettings,
+        source: NodeSource,
+        topic_id: Callable[[str], Awaitable[str | None]],
+    ) -> None:
+        """`topic_id` raises `BrokerUnavailable`."""
+        self.report = NO_PUBLISHER  # of this node's publisher
+        self._settings = settings
+        self._kafka = KafkaAccess(settings.bootstrap, settings.cluster, settings.node, settings.security)
+        self._source = source
+        self._topic_id = topic_id
+        self._changed = asyncio.Event()  # the stream was enabled by this node
+        self._changing = asyncio.Lock()
+        self._outage = OutageLog(logger, "publishing the change stream")
+
+    async def run(self) -> None:
+        """Run a publisher while there is a change stream, until cancelled."""
+        while True:
+            if await self._exists():
+                await self._run_publisher()
+                await asyncio.sleep(PUBLISHER_RETRY_S)
+            else:
+                self.report = NO_PUBLISHER
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(STREAM_LOOKUP_S):
+                        await self._changed.wait()
+                self._changed.clear()
+
+    async def describe(self) -> dict[str, Any]:
+        return self._fields(await asyncio.to_thread(read_state, self._kafka))
+
+    async def enable(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        parsed = StreamOptions.parse(options)
+        async with self._changing:
+            if await asyncio.to_thread(read_state, self._kafka) is not None:
+                parsed.check_none_given()
+                state = await asyncio.to_thread(management.set_enabled, self._kafka, True)
+            else:
+                start = await self._start(parsed.start_from or StartFrom.EARLIEST)
+                state = await asyncio.to_thread(management.create, self._kafka, parsed, start)
+        self._changed.set()
+        return self._fields(state)
+
+    async def disable(self) -> dict[str, Any]:
+        async with self._changing:
+            return self._fields(await asyncio.to_thread(management.set_enabled, self._kafka, False))
+
+    async def reset(self) -> None:
+        async with self._changing:
+            await asyncio.to_thread(management.reset, self._kafka)
+
+    async def _start(self, start_from: StartFrom) -> StreamStart:
+        if start_from is StartFrom.SNAPSHOT:
+            taken = await self._source.take_snapshot()
+            state = await asyncio.to_thread(snapshot.read_state, self._settings.snapshots / taken.name)
+            backfill = Backfill(self._settings.node, taken.name)
+            return StreamStart(Progress(state, backfilling=True), backfill)
+        state = self._source.state()
+        if not state.timeline:
+            raise Loading("the log is empty: there has been no leader yet. Try again")
+        if start_from is StartFrom.LATEST:
+            return StreamStart(Progress(state))
+        first = await self._source.start()
+        if first > 0:
+            raise ConfigError(
+                f"the log begins at offset {first}, because it was trimmed: its earlier changes cannot be published. "
+                "Start from a snapshot, or from the latest change"
+            )
+        return StreamStart(Progress(LogState()))
+
+    def _fields(self, state: StreamState | None) -> dict[str, Any]:
+        topic = changes_topic(self._settings.cluster)
+        if state is None:
+            return {"topic": topic, "settings": None, "progress": None}
+        progress = state.progress
+        return {
+            "topic": topic,
+            "settings": asdict(state.settings),
+            "progress": {
+                "offset": progress.state.offset,
+                "seq": progress.state.seq,
+                "changes": progress.changes,
+                "backfilling": progress.backfilling,
+            },
+        }
+
+    async def _exists(self) -> bool:
+        try:
+            found = await self._topic_id(stream_topic(self._settings.cluster))
+        except BrokerUnavailable:
+            return False  # nodes report that Kafka is away; a publisher could do nothing
+        return found is not None
+
+    async def _run_publisher(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "replicator.stream.run_publisher", stdin=PIPE, stdout=PIPE
+        )
+        try:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(self._settings.encode())
+            async for line in process.stdout:
+                self._note(PublisherReport.decode(line))
+            await process.wait()
+        finally:
+            await _stop(process)
+
+    def _note(self, report: PublisherReport) -> None:
+        if report.state is PublisherState.FAILED:
+            self._outage.failed(ConfigError(report.trouble))
+        elif report.publishes:
+            self._outage.ended()
+        if report.publishes and not self.report.publishes:
+            logger.info("publishing the change stream from offset %d on", report.offset + 1)
+        self.report = report
+
+
+async def _stop(process: Process) -> None:
+    """Let it leave the group of publishers; it has no more than a moment for that."""
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(PUBLISHER_STOP_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
