@@ -60,9 +60,9 @@ class Commitment:
             why = f"no ack from {', '.join(it.node for it in late)} to what was written {timeout_ms} ms ago"
         else:
             return None
-        if self._context.roles.log_unavailable:
-            cause = self._context.roles.append_failure
-            return NoReplicas(f"{why}: Kafka takes no records from this node, so nothing was written. {cause}")
+        failure = self._context.roles.append_failure
+        if failure is not None and not failure.log_answers:
+            return NoReplicas(f"{why}: Kafka takes no records from this node, so nothing was written. {failure.cause}")
         return NoReplicas(
             f"{why}, and each write requires one: nothing was written. Writes resume when it is back and has caught "
             "up, or make it async with `replicator replica set-mode`"

@@ -224,7 +224,7 @@ class Leader:
         try:
             await self._context.log.end()
         except BrokerUnavailable as error:
-            self._context.roles.log_unavailable = True
+            self._context.roles.log_unreachable()
             self._outage.failed(error)
         await self._context.clock.sleep(REFUSED_PAUSE_MS)
 
