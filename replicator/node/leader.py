@@ -224,8 +224,10 @@ class Leader:
         try:
             await self._context.log.end()
         except BrokerUnavailable as error:
-            self._context.roles.log_unreachable()
+            self._context.roles.log_asked(answers=False)
             self._outage.failed(error)
+        else:
+            self._context.roles.log_asked(answers=True)
         await self._context.clock.sleep(REFUSED_PAUSE_MS)
 
     async def _transfer(self) -> bool:

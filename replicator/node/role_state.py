@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 
 from replicator.errors import Busy, Definite, NotLeader
@@ -44,7 +44,7 @@ class AppendFailure:
     """Of the last append or claim: it was refused, or its outcome is unknown."""
 
     cause: str
-    log_answers: bool  # False: after a refusal, Kafka did not answer a request for the end of the log either
+    log_answers: bool  # False: nor did Kafka answer a request for the end of the log, which follows a refusal
 
 
 class RoleState:
@@ -142,10 +142,10 @@ class RoleState:
         self.append_failure = AppendFailure(str(error), log_answers=not self.log_unavailable)
         self.is_idle = False
 
-    def log_unreachable(self) -> None:
-        """Kafka did not answer after it had refused an append. The role stays the same."""
+    def log_asked(self, *, answers: bool) -> None:
+        """The log was asked for its end after it had refused an append. The role stays the same."""
         if self.append_failure is not None:
-            self.append_failure = replace(self.append_failure, log_answers=False)
+            self.append_failure = AppendFailure(self.append_failure.cause, log_answers=answers)
 
     def idle_began(self) -> None:
         """From now on, this leader renews its lease only for a read (`protocol.pace`). The role stays the same."""
