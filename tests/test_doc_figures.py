@@ -15,8 +15,8 @@ from replicator.intervals import (
     AUTH_TIMEOUT_S,
     BARRIER_PAUSE_MS,
     CHECKPOINT_MS,
-    COMMIT_MS,
     HTTP_TIMEOUT_S,
+    OFFSET_COMMIT_MS,
     TRUNCATED_MS,
 )
 from replicator.local.kafka.jars import KAFKA_VERSION
@@ -73,8 +73,8 @@ FIGURES = [
     ("docs/modes.md", "`follower_lease_ms` ({})", duration(TIMING.follower_lease_ms)),
     ("docs/modes.md", "at most one every {}", duration(BARRIER_PAUSE_MS)),
     ("docs/operations.md", "at most `lease_ms` ({})", duration(TIMING.lease_ms)),
-    ("docs/operations.md", "It does so every {} if", duration(COMMIT_MS)),
-    ("docs/operations.md", "may show up to {} records, the heartbeats", str(COMMIT_MS // TIMING.heartbeat_ms)),
+    ("docs/operations.md", "It does so every {} if", duration(OFFSET_COMMIT_MS)),
+    ("docs/operations.md", "may show up to {} records, the heartbeats", str(OFFSET_COMMIT_MS // TIMING.heartbeat_ms)),
     ("docs/operations.md", "at most `read_ms` ({})", duration(TIMEOUTS.read_ms)),
     ("docs/operations.md", "heartbeat each `heartbeat_ms` ({})", duration(TIMING.heartbeat_ms)),
     ("docs/operations.md", "used its lease for {}, and", duration(PACE.idle_after_ms)),
