@@ -31,7 +31,6 @@ class SetWallClock(SystemClock):
     """Its wall clock stands still until the test sets it."""
 
     def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
-        super().__init__()
         self.now_ms = now_ms
 
     def wall_us(self) -> int:
