@@ -61,7 +61,7 @@ class Follower:
                     problem = await self._apply(entries, context.replica.apply_sent)
                     self._acks.after_read(ack_requested=signal is not None)
                     if signal is Signal.HEARTBEAT:
-                        self._note_leader()
+                        self._note_contact()
                     if problem is not None:
                         self._source.end_stream(problem)
             resolution.check(context)
@@ -94,7 +94,7 @@ class Follower:
         context = self._context
         roles, writes = context.roles, context.writes
         if accepted:
-            self._note_leader()
+            self._note_contact()
         for offset, record in accepted:
             header, body, _ = record
             if type(body) is Claim:
@@ -113,7 +113,7 @@ class Follower:
                 for seq in range(header.seq, record.last_seq + 1):
                     end(header.epoch, Seq(seq), offset)
 
-    def _note_leader(self) -> None:
+    def _note_contact(self) -> None:
         """A record or a heartbeat of the leader was received."""
         self._context.roles.last_contact_ms = self._context.clock.elapsed_ms()
         self._election.restart_timer()

@@ -64,8 +64,8 @@ class RoleState:
         self._check_sent_ms: float | None = None  # in CHECKING: when it was sent, if its answer was unexpected
         self.term_start_seq = Seq(0)  # while it leads: records up to here were written by earlier leaders
         self.last_contact_ms = clock.elapsed_ms()  # when an accepted record or a heartbeat was last received
-        self.lease_needed = asyncio.Event()  # set by reads that wait for the lease, cleared by an idle leader
-        self.lease_used = False  # set by reads that rest on it
+        self.lease_needed = asyncio.Event()  # set by reads that wait for the lease; `Heartbeats` clears it
+        self.lease_used = False  # set by reads that rely on the lease; `Heartbeats` clears it
         self.is_idle = False  # while it leads: it renews its lease only for a read (`protocol.pace`)
         self.stepped_down_ms = -inf  # when it was last leader
         self.append_failure: AppendFailure | None = None  # None once a record was read or committed after it

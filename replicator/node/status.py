@@ -92,7 +92,7 @@ def _last_record_ms(context: NodeContext, now_us: int) -> float | None:
     The age of one that was read is by its author's clock.
     """
     ages_ms = [context.clock.elapsed_ms() - context.roles.last_commit_ms]
-    if context.replica.has_read:
+    if context.replica.has_applied:
         ages_ms.append(context.replica.age_ms(now_us))
     age_ms = min(ages_ms)
     return age_ms if isfinite(age_ms) else None
