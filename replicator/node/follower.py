@@ -13,7 +13,7 @@ from replicator.node.background import run_with_background
 from replicator.node.context import NodeContext
 from replicator.node.election import Election
 from replicator.node.health import NodeHealth
-from replicator.node.leader_link import Signal
+from replicator.node.leader_link import StreamSignal
 from replicator.node.outage_log import OutageLog
 from replicator.node.record_source import FromKafka, FromLeader, RecordSource
 from replicator.node.replica import Accepted, Applied
@@ -60,7 +60,7 @@ class Follower:
                 case FromLeader(entries, signal):
                     problem = await self._apply(entries, context.replica.apply_sent)
                     self._acks.after_read(ack_requested=signal is not None)
-                    if signal is Signal.HEARTBEAT:
+                    if signal is StreamSignal.HEARTBEAT:
                         self._note_contact()
                     if problem is not None:
                         self._source.end_stream(problem)
