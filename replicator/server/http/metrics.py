@@ -173,8 +173,8 @@ class NodeCollector(Collector):
         yield _histogram(
             "command_duration_seconds",
             "Time from when a read or a write of a Redis client begins to run until its reply is sent. A write is "
-            "answered once it is confirmed, a read once its level is met. Rejected writes that never began are not in "
-            "it.",
+            "answered once it is confirmed, a read once its level is met. Writes that were rejected at once are not "
+            "counted.",
             "kind",
             {"read": stats.reads, "write": stats.writes},
         )
@@ -200,7 +200,7 @@ class NodeCollector(Collector):
             yield _gauge(
                 "log_size_bytes",
                 "Size of the log on the broker that leads it, which is that of one copy. Absent if Kafka does not "
-                "report it: the user needs the right Describe on the Kafka cluster.",
+                "report it: this needs the ACL operation Describe on the Kafka cluster.",
                 extent.size_bytes,
             )
         yield _gauge("log_end_offset", "Offset of the last record in the log that this node knows.", status.end_offset)
