@@ -38,7 +38,7 @@ class NodeStatus:
     lag_ms: float  # age of the last record applied; 0 if it is the last one in the log
     lease_left_ms: float
     is_idle: bool  # a leader that renews its lease only for a read
-    holds_leadership: bool  # as `RoleState.holds_leadership`
+    holds_leadership: bool  # a leader that holds its lease, or renews it as soon as a read needs it
     void_records: int
     inflight: int
     refusal: str  # why this leader takes no writes now; empty if it does
