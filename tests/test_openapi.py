@@ -87,7 +87,7 @@ async def test_answers_of_a_starting_node_are_as_described(servers: HttpServers)
     for path in (*PLAIN, "/metrics"):
         await ask(client, "GET", path)
     for operation in OPERATIONS:
-        if operation.changes or operation.parameters:
+        if operation.is_change or operation.parameters:
             path = operation.path.replace("{node}", "n9").replace("{key}", "k")
             status, _ = await ask(client, operation.method, path, operation.path, json=body_of(operation.body))
             assert status == 503

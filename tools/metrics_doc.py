@@ -19,7 +19,7 @@ from replicator.node.status import NodeStatus
 from replicator.position import NodeId, Offset
 from replicator.protocol.roles import Role
 from replicator.records.types import Reason
-from replicator.server.http.metrics import NodeCollector, Observed
+from replicator.server.http.metrics import MetricsInput, NodeCollector
 from replicator.server.stats import Stats
 from replicator.store.snapshot import Manifest
 
@@ -28,7 +28,7 @@ _PART = re.compile(r"(<!-- generated: metrics -->\n).*?(<!-- end -->)", re.DOTAL
 _BUCKET_LABEL = "le"
 
 
-def example() -> Observed:
+def example() -> MetricsInput:
     """Of a node that has all metrics."""
     n1 = NodeId("n1")
     status = NodeStatus(
@@ -77,12 +77,12 @@ def example() -> Observed:
         sha256="",
         taken_at_ms=1,
     )
-    return Observed(
+    return MetricsInput(
         status,
         Stats(),
         cluster="",
         replica_lags={NodeId("n2"): ReplicaLag(records=0, seconds=0.0)},
-        log=LogExtent(start=Offset(0), size_bytes=1),
+        log_extent=LogExtent(start=Offset(0), size_bytes=1),
         snapshots=[snapshot],
         publisher=PublisherReport(PublisherState.PUBLISHING),
     )

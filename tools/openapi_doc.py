@@ -236,7 +236,7 @@ def _described(operation: Operation) -> dict[str, Any]:
 
 
 def operations_table() -> str:
-    lines = ["| request | | body | answers |", "| --- | --- | --- | --- |"]
+    lines = ["| request | meaning | body | answers |", "| --- | --- | --- | --- |"]
     for it in OPERATIONS:
         codes = ", ".join(str(code) for code in sorted({**it.answers, **common_answers(it)}))
         body = "" if it.body is None else ", ".join(f"`{name}`" for name in _body_fields(it.body))

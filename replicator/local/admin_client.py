@@ -13,8 +13,6 @@ from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from pathlib import Path
 from typing import Any
 
-import hiredis
-
 from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.folder import ClusterFolder
@@ -292,10 +290,11 @@ def find_cluster(dir: Path, connect: Address | None, password: str) -> ClusterAd
 
 
 def _http_address(address: Address, password: str) -> Address | None:
-    """The HTTP address that a node reports to Redis clients."""
+    """The HTTP address that a node reports to Redis clients; None if there is no node at `address`."""
     try:
         with RespConnection(address, password, TIMEOUT_S) as connection:
-            info = connection.execute("INFO", "replicator").decode()
-        return next(Address.parse(line[5:]) for line in info.splitlines() if line.startswith("http:"))
-    except (OSError, CommandFailed, ConfigError, hiredis.ProtocolError, AttributeError, ValueError, StopIteration):
-        return None  # it is not a node
+            info = connection.execute("INFO", "replicator")
+        fields = dict(line.partition(":")[::2] for line in info.decode(errors="replace").splitlines())
+        return Address.parse(fields["http"])
+    except (OSError, CommandFailed, AttributeError, KeyError, ConfigError):
+        return None

@@ -29,7 +29,8 @@ def promote(admin: ClusterAdmin, id: str, *, force: bool = False) -> int:
     deadline = time.monotonic() + PROMOTE_S
     while True:
         node = admin.member(id).status().node
-        if node.leads and (node.lease_left_ms > 0 or node.holds_leadership):
+        # A node of an older version does not report `holds_leadership`.
+        if node.leads and (node.holds_leadership or node.lease_left_ms > 0):
             return node.epoch
         if time.monotonic() > deadline:
             raise ReplicatorError(f"{id} is not the leader after {PROMOTE_S:.0f} s: see `replicator status`")

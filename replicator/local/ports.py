@@ -41,7 +41,7 @@ def is_free(port: int) -> bool:
 def free_base_port(count: int) -> int:
     """A base port for `count` nodes: their ports for Redis clients and for HTTP are free. Raises `ConfigError`.
 
-    It is drawn, because another program may look for one now, too.
+    It is random, so that programs which look for ports at the same time rarely choose the same ones.
     """
     for base in random.sample(_BASE_PORTS, len(_BASE_PORTS)):
         if all(is_free(base + index) and is_free(base + HTTP_ABOVE_RESP + index) for index in range(count)):

@@ -25,7 +25,7 @@ class Group(NamedTuple):
     writes: Sequence[PendingWrite]
     state: LogState  # after the group
     committed_ms: float
-    written_us: int  # by the wall clock
+    written_us: int  # as in the headers of its records
 
 
 class Commitment:
@@ -60,9 +60,9 @@ class Commitment:
             why = f"no ack from {', '.join(it.node for it in late)} to what was written {timeout_ms} ms ago"
         else:
             return None
-        if self._context.roles.log_unavailable:
-            cause = self._context.roles.append_failure
-            return NoReplicas(f"{why}: Kafka takes no records from this node, so nothing was written. {cause}")
+        failure = self._context.roles.append_failure
+        if failure is not None and not failure.log_answers:
+            return NoReplicas(f"{why}: Kafka takes no records from this node, so nothing was written. {failure.cause}")
         return NoReplicas(
             f"{why}, and each write requires one: nothing was written. Writes resume when it is back and has caught "
             "up, or make it async with `replicator replica set-mode`"
@@ -83,10 +83,7 @@ class Commitment:
         return max((group.state.offset for group in late), default=BEFORE_LOG)
 
     def add(self, group: Sequence[PendingWrite], state: LogState, sent_ms: float, written_us: int) -> None:
-        """The group, which was sent at `sent_ms`, is committed.
-
-        `state` is the state after it, and `written_us` the time in its records.
-        """
+        """The group is committed. `sent_ms`: when it was sent; `state`, `written_us`: as in `Group`."""
         now_ms = self._context.clock.elapsed_ms()
         self._groups.append(Group(group, state, now_ms, written_us))
         self._progress.note_committed(state.offset, now_ms)
@@ -111,8 +108,8 @@ class Commitment:
             if self.requirement.needed:
                 self._observe_acks(ready)
             applied = [pending for group in ready for pending in group.writes]
-            _, state, _, written_us = ready[-1]
-            self._context.replica.apply([pending.body for pending in applied], state, written_us)
+            last = ready[-1]
+            self._context.replica.apply([pending.body for pending in applied], last.state, last.written_us)
             for pending in applied:
                 writes.apply(pending.epoch, pending.seq, pending.offset)
         writes.confirm(confirmed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from replicator.errors import BrokerUnavailable, Busy, NoReplicas, StoreFull
 from replicator.intervals import CHECKPOINT_MS, REFUSED_PAUSE_MS, REVIEW_MS
@@ -43,6 +44,12 @@ from replicator.records.fast import HeaderWriter
 from replicator.records.types import Checkpoint, Heartbeat, Membership, Mode, Reason, WriteMode
 
 logger = logging.getLogger(__name__)
+
+
+class NumberedGroup(NamedTuple):
+    batch: CommittedBatch  # not sent yet
+    state: LogState  # after the group
+    written_us: int  # in the headers of its records, by the wall clock
 
 
 class Leader:
@@ -118,14 +125,14 @@ class Leader:
             await writes.arrived.wait()
             writes.arrived.clear()
             while group := self._next_group():
-                numbered, state, written_us = self._number(group)
-                outcome = await self._append(numbered.payloads)
+                batch, state, written_us = self._number(group)
+                outcome = await self._append(batch.payloads)
                 if isinstance(outcome, Committed):
                     context.roles.append_committed(outcome.sent_ms)
                     self._outage.ended()
                     self._state = state
                     context.commit_point.set_known(state.offset)
-                    self._backlog.add(numbered)
+                    self._backlog.add(batch)
                     if any(type(it.body) is not Heartbeat for it in group):
                         self._heartbeats.note_use(outcome.sent_ms)
                     self._commitment.add(group, state, outcome.sent_ms, written_us)
@@ -197,11 +204,8 @@ class Leader:
         self._checkpoint_ms = now_ms
         return False
 
-    def _number(self, group: list[PendingWrite]) -> tuple[CommittedBatch, LogState, int]:
-        """Assign epoch, seq and offset to each write.
-
-        Returns the encoded records, the state after them, and the time in their headers (us).
-        """
+    def _number(self, group: list[PendingWrite]) -> NumberedGroup:
+        """Assign epoch, seq and offset to each write."""
         state = self._state
         epoch, seq, chain, offset = state.epoch, state.seq, state.chain, state.offset
         payloads: list[bytes] = []
@@ -216,16 +220,19 @@ class Leader:
                 seq = Seq(seq + 1)
                 pending.epoch, pending.seq, pending.offset = epoch, seq, offset
             ends.append(RecordEnd(seq, chain))
-        numbered = CommittedBatch(Offset(state.offset + 1), payloads, ends)
-        return numbered, state._replace(seq=seq, chain=chain, offset=offset, leader_offset=offset), time_us
+        batch = CommittedBatch(Offset(state.offset + 1), payloads, ends)
+        after = state._replace(seq=seq, chain=chain, offset=offset, leader_offset=offset)
+        return NumberedGroup(batch, after, time_us)
 
     async def _check_log(self) -> None:
         """After a refusal: raises `LogDamage` if the topic was deleted or recreated."""
         try:
             await self._context.log.end()
         except BrokerUnavailable as error:
-            self._context.roles.log_unavailable = True
+            self._context.roles.log_asked(answers=False)
             self._outage.failed(error)
+        else:
+            self._context.roles.log_asked(answers=True)
         await self._context.clock.sleep(REFUSED_PAUSE_MS)
 
     async def _transfer(self) -> bool:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 def read_timed_out(context: NodeContext) -> Stale:
     failure = context.roles.append_failure
-    cause = f"Kafka takes no records from it: {failure}. " if failure else ""
+    cause = f"Kafka takes no records from it: {failure.cause}. " if failure else ""
     return Stale(
         f"a read of this level cannot be answered here within {context.timeouts.read_ms} ms: this node is at offset "
         f"{context.replica.state.offset}. {cause}Try again, ask another node, or use a weaker level"

@@ -170,7 +170,7 @@ class Replica:
                 self.row_listener(change.table, change.row)
 
     @property
-    def has_read(self) -> bool:
+    def has_applied(self) -> bool:
         """Whether an accepted record was applied since this process started."""
         return self._written_us > 0
 

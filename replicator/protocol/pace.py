@@ -10,10 +10,11 @@ A heartbeat over a stream renews no lease, because it proves nothing about the l
 leader usually holds no lease. A read that needs one ends the idle pace, and waits for the heartbeat that is appended
 then. Safety rests on the log, as before.
 
-The idle pace also ends as soon as Kafka does not answer a question for the end of the log before the next heartbeat is
-due, or a member has acked neither of the last two. So a member that receives no more heartbeats can read one in the log
-1.5 `heartbeat_ms` after the last one, and elections begin later than 2.2 (`timing`). A process that is not a member has
-no stream: it waits longer before it starts an election (`extra_candidacy_ms`).
+The idle pace also ends as soon as Kafka does not answer a request for the end of the log before the next heartbeat over
+the streams is due, or a member has acked neither of the last two. So a member that receives no more heartbeats can read
+one in the log 1.5 `heartbeat_ms` after the last one. No election begins earlier than 2.2 `heartbeat_ms` after it
+(`timing`). A process that is not a member has no stream: it waits longer before it starts an election
+(`extra_candidacy_ms`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from replicator.position import Author
 from replicator.records.types import Membership, Timing
 
 NON_MEMBER_INTERVALS = 2
-"""Of an idle leader's heartbeats in the log: one may be late, and clocks differ in rate."""
+"""For how many intervals of an idle leader's heartbeats in the log a process that is not a member waits longer: one of
+them may be late, and clocks differ in rate."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from replicator.errors import BrokerUnavailable, ConfigError, LogDamage
 from replicator.intervals import ADMIN_TIMEOUT_S, TRANSACTION_TIMEOUT_S
 from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.log.kafka.admin import MISSING
-from replicator.log.kafka.client_id import client_id
+from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.kafka.topic import changes_topic, stream_topic
 from replicator.position import NodeId
@@ -38,7 +38,7 @@ class KafkaAccess:
         """Of a client of librdkafka."""
         return {
             "bootstrap.servers": self.bootstrap,
-            "client.id": client_id(self.cluster, self.node, purpose),
+            "client.id": client_id_of(self.cluster, self.node, purpose),
             "log_level": 0,
             **self.security.for_librdkafka(),
         }

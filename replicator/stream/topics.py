@@ -7,7 +7,7 @@ from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 from replicator.errors import ConfigError, LogDamage
 from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.log.kafka.admin import KafkaAdmin, create_topic, delete_topic, wait_for_leader
-from replicator.log.kafka.client_id import client_id
+from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.topic import changes_topic, stream_topic, wal_topic
 from replicator.stream.settings import StreamSettings
 from replicator.stream.state_topic import KafkaAccess
@@ -18,7 +18,7 @@ _STATE = {"cleanup.policy": "compact", "segment.bytes": str(1 << 20), "min.clean
 
 def admin_of(kafka: KafkaAccess) -> KafkaAdmin:
     """Raises `ConfigError`."""
-    return KafkaAdmin(kafka.bootstrap, kafka.security, client_id(kafka.cluster, kafka.node, "stream-admin"))
+    return KafkaAdmin(kafka.bootstrap, kafka.security, client_id_of(kafka.cluster, kafka.node, "stream-admin"))
 
 
 def create_topics(kafka: KafkaAccess, *, partitions: int, compacted: bool, retention_ms: int | None) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from replicator.errors import BrokerUnavailable, ReplicatorError
-from replicator.log.kafka.authorization import TOPIC_AUTHORIZATION_FAILED, needs
+from replicator.log.kafka.authorization import TOPIC_AUTHORIZATION_FAILED, missing_acl
 from replicator.log.kafka.broker_connection import Connection
 from replicator.log.kafka.failure_text import describe_failure
 from replicator.log.kafka.partition_leader import NO_EPOCH, LeaderLookup, PartitionLeader
@@ -64,7 +64,7 @@ class RequestFailed(ReplicatorError):
 
 def describe_code(code: int, topic: str, operation: str) -> str:
     if code == TOPIC_AUTHORIZATION_FAILED:
-        return needs(operation, topic)
+        return missing_acl(operation, f"topic {topic}")
     error = for_code(code)
     name = _LEADER_EPOCHS.get(code) or f"{error.__name__} ({error.description or 'no description'})"
     return f"Kafka error {code} {name}"
@@ -177,7 +177,7 @@ class PartitionClient:
         return listed.offset
 
     async def size_bytes(self) -> int:
-        """Of the log on the disk of the leader. Kafka wants the right `Describe` on its cluster for that."""
+        """Of the log on the disk of the leader. Needs the ACL operation Describe on the Kafka cluster."""
         size: LogSize = await self._request(lambda epoch: DescribeLogDirs(self._topic), "describe the log")
         if size.code:  # the broker may well lead the partition: its connection stays
             raise RequestFailed("describe the log", self._lookup.topic, size.code, operation="Describe")
@@ -249,7 +249,7 @@ class PartitionClient:
         try:
             listed: ListedOffset = await connection.send(ListOffsets(self._topic, EARLIEST, epoch=leader.epoch))
             if listed.code == TOPIC_AUTHORIZATION_FAILED:
-                raise BrokerUnavailable(needs("Describe", self._lookup.topic))
+                raise BrokerUnavailable(missing_acl("Describe", f"topic {self._lookup.topic}"))
             if listed.code:
                 raise BrokerUnavailable(
                     f"broker {leader.node} at {leader.address} does not lead {self._lookup.topic} in epoch "

@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError, for_code
 from replicator.address import Address
 from replicator.errors import BrokerUnavailable
 from replicator.intervals import LEADER_LOOKUP_MS, LEADER_WAIT_MS
-from replicator.log.kafka.authorization import TOPIC_AUTHORIZATION_FAILED, needs
+from replicator.log.kafka.authorization import TOPIC_AUTHORIZATION_FAILED, missing_acl
 from replicator.log.kafka.broker_connection import BrokerConnection, Connection
 from replicator.log.kafka.client_id import DEFAULT_CLIENT_ID
 from replicator.log.kafka.failure_text import describe_failure
@@ -203,7 +203,7 @@ def _answer(topic: str, response: Any) -> MetadataAnswer:
             brokers, None, f"topic {topic} does not exist, or this login may not use it", missing=True
         )
     if topic_code == TOPIC_AUTHORIZATION_FAILED:
-        return MetadataAnswer(brokers, None, needs("Describe", topic), denied=True)
+        return MetadataAnswer(brokers, None, missing_acl("Describe", f"topic {topic}"), denied=True)
     if topic_code:
         return MetadataAnswer(brokers, None, f"topic {topic}: {for_code(topic_code).__name__}")
     for _, partition, node, epoch, *_ in partitions:

@@ -1,4 +1,4 @@
-"""The HTTP API of a node: `api` says what each route does; those of `keys` and `members` are there.
+"""The HTTP API of a node. `api` describes the routes; their handlers are here, in `keys` and in `members`.
 
 If the node has a password, requests that change something or read a key need `Authorization: Bearer <password>`; else
 only clients on its own machine may send them (`server.protection`). Changes need `Content-Type: application/json`.
@@ -23,10 +23,11 @@ from replicator.node.change_stream import ChangeStreamControl
 from replicator.node.health import NodeState
 from replicator.node.node import Node
 from replicator.records.types import Member
+from replicator.server.http.api import is_change, is_protected
 from replicator.server.http.change_stream import stream_routes
 from replicator.server.http.keys import read_routes
 from replicator.server.http.members import member_routes
-from replicator.server.http.metrics import CONTENT_TYPE, Observed, render
+from replicator.server.http.metrics import CONTENT_TYPE, MetricsInput, render
 from replicator.server.identity import Identity, encode_incarnation
 from replicator.server.listening import cannot_listen
 from replicator.server.protection import HOW_TO_OPEN, is_loopback, is_own_host, is_same_site
@@ -151,8 +152,7 @@ class HttpServer:
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         """Of a request that changes something or reads a key."""
-        changes = request.method not in ("GET", "HEAD")
-        if not changes and not request.path.startswith("/keys/"):
+        if not is_protected(request.method, request.path):
             return None
         host = request.headers.get("Host", "")
         if not is_same_site(request.headers.get("Origin"), host):
@@ -169,7 +169,7 @@ class HttpServer:
                 f"the header Host is {host[:200]!r}, which is not a name of this node: use an IP address, or set the "
                 "name as REPLICATOR_NODE_ADVERTISE",
             )
-        if changes and request.content_type != "application/json":
+        if is_change(request.method) and request.content_type != "application/json":
             return _error(415, "a request that changes something needs the header Content-Type: application/json")
         return None
 
@@ -213,7 +213,7 @@ class HttpServer:
             }
             return web.json_response({**identity, "node": fields, "members": []})
         node = self._served.node
-        status, log = await asyncio.gather(node.current_status(), node.log_extent())
+        status, extent = await asyncio.gather(node.current_status(), node.log_extent())
         membership = node.membership
         members = [_member_fields(member) for member in membership.members]
         acked_offsets = {id: last.ack.offset for id, last in node.last_acks.items()}
@@ -221,7 +221,7 @@ class HttpServer:
             {
                 **identity,
                 "node": asdict(status),
-                "log_bytes": log and log.size_bytes,
+                "log_bytes": None if extent is None else extent.size_bytes,
                 "members": members,
                 "policy": asdict(membership.policy),
                 "record_version": membership.version,
@@ -235,21 +235,21 @@ class HttpServer:
         if self._served is None:
             return _error(503, self.waiting_for)
         node, stats, snapshots, changes = self._served
-        status, log, manifests = await asyncio.gather(
-            node.current_status(), node.log_extent(), asyncio.to_thread(_readable, snapshots)
+        status, extent, manifests = await asyncio.gather(
+            node.current_status(), node.log_extent(), asyncio.to_thread(_listed_or_none, snapshots)
         )
-        observed = Observed(
+        values = MetricsInput(
             status,
             stats,
             self._identity.cluster,
             node.latencies,
             node.replica_lags,
             node.membership.version,
-            log,
+            extent,
             manifests,
             changes.report,
         )
-        return web.Response(body=render(observed), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=render(values), headers={"Content-Type": CONTENT_TYPE})
 
     async def _list_snapshots(self, request: web.Request) -> web.Response:
         snapshots = self._ready().snapshots
@@ -275,7 +275,7 @@ class HttpServer:
         return str(leader.http) if leader else None
 
 
-def _readable(snapshots: Snapshots) -> list[Manifest] | None:
+def _listed_or_none(snapshots: Snapshots) -> list[Manifest] | None:
     """None if a snapshot cannot be read."""
     try:
         return snapshots.listed()
