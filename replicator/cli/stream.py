@@ -21,7 +21,7 @@ from replicator.cli.output import (
     print_whole,
 )
 from replicator.local.admin_client import ChangeStreamInfo, find_cluster
-from replicator.local.operations import enable_change_stream
+from replicator.local.operations import enable_change_stream, publishing_node
 from replicator.local.status import MemberStatus
 from replicator.stream.envelope import StreamFormat
 from replicator.stream.management import StartFrom
@@ -94,7 +94,7 @@ def disable(
 
     Example: replicator stream disable
     """
-    disabled = find_cluster(dir, connect, password).any_node().disable_change_stream()
+    disabled = publishing_node(find_cluster(dir, connect, password)).disable_change_stream()
     print_result(f"no changes are published to {disabled.topic} until it is enabled again", asdict(disabled), json=json)
 
 
@@ -110,7 +110,7 @@ def reset(
 
     Example: replicator stream reset --yes
     """
-    node = find_cluster(dir, connect, password).any_node()
+    node = publishing_node(find_cluster(dir, connect, password))
     topic = node.change_stream().topic
     if not yes:
         typer.confirm(f"Delete topic {topic} and all changes in it?", abort=True, err=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from replicator.config import checked_name
 from replicator.errors import ConfigError, ReplicatorError
-from replicator.local.admin_client import PROMOTE_S, ChangeStreamInfo, ClusterAdmin, StoredSnapshot
+from replicator.local.admin_client import PROMOTE_S, ChangeStreamInfo, ClusterAdmin, NodeAdmin, StoredSnapshot
 from replicator.local.progress import ProgressReporter
 from replicator.local.status import MemberStatus
 from replicator.local.waiting import wait_for_membership
@@ -130,6 +130,13 @@ def enable_change_stream(
         node = admin.leader()
         progress.step("creating the change stream")
     return node.enable_change_stream(options)
+
+
+def publishing_node(admin: ClusterAdmin) -> NodeAdmin:
+    """The node that publishes the change stream, or any. Raises `NodeUnreachable`."""
+    statuses = admin.statuses()
+    publishers = [it for it in statuses if it.reply.publisher is not None and it.reply.publisher.publishes]
+    return admin.node(publishers[0].member.http) if publishers else admin.any_node()
 
 
 def _snapshot_node(statuses: Sequence[MemberStatus], id: str | None) -> MemberStatus:

@@ -13,9 +13,9 @@ import signal
 import sys
 import threading
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
 
 from replicator.errors import ReplicatorError
 from replicator.log.kafka.security import KafkaSecurity
@@ -44,9 +44,10 @@ class PublisherSettings:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = PublisherSettings.decode(sys.stdin.buffer.readline())
+    node = FileIO(sys.stdin.fileno(), closefd=False)  # the buffer of stdin would be locked when Python ends
+    settings = PublisherSettings.decode(node.readline())
     signal.signal(signal.SIGTERM, _exit)
-    threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(node,), daemon=True).start()
     kafka = KafkaAccess(settings.bootstrap, settings.cluster, settings.node, settings.security)
     try:
         Publisher(kafka, settings.node, settings.snapshots, _report).run()
@@ -65,7 +66,7 @@ def _report(report: PublisherReport) -> None:
     sys.stdout.buffer.flush()
 
 
-def _end_with(node: BinaryIO) -> None:
+def _end_with(node: FileIO) -> None:
     """End this process once its node has ended."""
     node.read()
     os._exit(0)

@@ -61,6 +61,7 @@ class ChangeStreamService:
         self._topic_id = topic_id
         self._changed = asyncio.Event()  # the stream was enabled by this node
         self._changing = asyncio.Lock()
+        self._process: Process | None = None  # of the publisher
         self._outage = OutageLog(logger, "publishing the change stream")
 
     async def run(self) -> None:
@@ -93,11 +94,14 @@ class ChangeStreamService:
 
     async def disable(self) -> dict[str, Any]:
         async with self._changing:
-            return self._fields(await asyncio.to_thread(management.set_enabled, self._kafka, False))
+            state = await asyncio.to_thread(management.set_enabled, self._kafka, False)
+        self._end_publisher()
+        return self._fields(state)
 
     async def reset(self) -> None:
         async with self._changing:
             await asyncio.to_thread(management.reset, self._kafka)
+        self._end_publisher()
 
     async def _start(self, start_from: StartFrom) -> StreamStart:
         if start_from is StartFrom.SNAPSHOT:
@@ -142,7 +146,7 @@ class ChangeStreamService:
         return found is not None
 
     async def _run_publisher(self) -> None:
-        process = await asyncio.create_subprocess_exec(
+        process = self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "replicator.stream.run_publisher", stdin=PIPE, stdout=PIPE
         )
         try:
@@ -153,6 +157,11 @@ class ChangeStreamService:
             await process.wait()
         finally:
             await _stop(process)
+
+    def _end_publisher(self) -> None:
+        """It was fenced, but does not know it before it publishes again: the next process finds the new settings."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
 
     def _note(self, report: PublisherReport) -> None:
         if report.state is PublisherState.FAILED:

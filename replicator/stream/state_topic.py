@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
@@ -20,6 +22,10 @@ from replicator.stream.settings import PROGRESS_KEY, SETTINGS_KEY, Progress, Str
 
 _POLL_S = 0.5
 
+_SILENT = logging.getLogger(f"{__name__}.librdkafka")
+_SILENT.propagate = False
+_SILENT.addHandler(logging.NullHandler())
+
 
 class Fenced(BrokerUnavailable):
     """Another producer of this stream has begun, or its settings were changed."""
@@ -34,12 +40,12 @@ class KafkaAccess:
         self.node = node
         self.security = security
 
-    def settings(self, purpose: str) -> dict[str, str | int]:
+    def settings(self, purpose: str) -> dict[str, Any]:
         """Of a client of librdkafka."""
         return {
             "bootstrap.servers": self.bootstrap,
             "client.id": client_id_of(self.cluster, self.node, purpose),
-            "log_level": 0,
+            "logger": _SILENT,  # what librdkafka logs, fatal errors included, is raised as an exception, too
             **self.security.for_librdkafka(),
         }
 
