@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from io import BytesIO
+from typing import Any
 
 import fastavro
 import pytest
@@ -158,6 +159,20 @@ def test_json_and_avro_have_the_same_fields(change: Change, with_field: bool) ->
     defaults = {"field": None, "field_base64": False}
     assert {**defaults, **key_fields} == read_avro("change_key.v1.avsc", in_avro.encode_key(key))
     assert ("field" in key_fields) is with_field
+
+
+@given(change=any_change, with_field=st.booleans())
+def test_the_bytes_are_those_of_fastavro(change: Change, with_field: bool) -> None:
+    key = key_of(change, with_field=with_field)
+    key_fields = json.loads(JsonFormat().encode_key(key))
+    assert AvroFormat().encode_key(key) == write_avro("change_key.v1.avsc", key_fields)
+    assert AvroFormat().encode(change) == write_avro("change.v1.avsc", to_fields(change))
+
+
+def write_avro(schema: str, fields: Any) -> bytes:
+    out = BytesIO()
+    fastavro.schemaless_writer(out, load_schema(schema), fields)
+    return out.getvalue()
 
 
 def read_avro(schema: str, encoded: bytes) -> object:
