@@ -154,7 +154,9 @@ class ChangeStreamService:
             process.stdin.write(self._settings.encode())
             async for line in process.stdout:
                 self._note(PublisherReport.decode(line))
-            await process.wait()
+            status = await process.wait()
+            if status and self.report.state is not PublisherState.FAILED:
+                self._note(PublisherReport(PublisherState.FAILED, trouble=f"its process ended with status {status}"))
         finally:
             await _stop(process)
 
