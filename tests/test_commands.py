@@ -141,10 +141,11 @@ def test_values_with_brackets_are_printed_as_they_are(terminal: StringIO) -> Non
     output.print_line(BRACKETS)
     output.print_error("Error:", "bold red", BRACKETS)
     ConsoleProgress().done(BRACKETS)
+    ConsoleProgress().notice(BRACKETS)
     output.console.print(table)
     output.console.print(BRACKETS)
     lines = [line.strip() for line in terminal.getvalue().splitlines()]
-    assert lines.count(BRACKETS) == 6 and lines.count(f"Error: {BRACKETS}") == 1
+    assert lines.count(BRACKETS) == 7 and lines.count(f"Error: {BRACKETS}") == 1
 
 
 def test_the_state_of_a_broker_names_a_folder_with_brackets(tmp_path: Path) -> None:
