@@ -223,6 +223,15 @@ def test_a_reader_that_has_left_costs_no_message(tmp_path: Path, args: tuple[str
     assert (ended.returncode, ended.stderr) == (1, "")
 
 
+@pytest.mark.parametrize("args", [("broker", "status", "--json"), ("broker", "status"), ("--help",), ("--version",)])
+def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path: Path, args: tuple[str, ...]) -> None:
+    dir = ("--dir", str(tmp_path)) if args[0] == "broker" else ()
+    with open("/dev/full", "wb") as full:
+        ended = replicator(*args, *dir, stdout=full.fileno())
+    message = "Error: the output cannot be written (No space left on device)\n"
+    assert (ended.returncode, ended.stderr) == (1, message)
+
+
 def test_a_name_that_is_not_text_is_printed(tmp_path: Path) -> None:
     ended = replicator("broker", "status", "--dir", os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     assert ended.returncode == 3 and "\\udcff/data" in ended.stdout
