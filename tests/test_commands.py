@@ -33,9 +33,15 @@ RUN = ("node", "run", "--id", "n1", "--cluster", "c", "--bootstrap", "kafka:9092
 
 
 def test_an_unknown_log_level_is_refused_with_the_choices(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, [*RUN, str(tmp_path), "--log-level", "loud"])
+    result = CliRunner().invoke(app, [*RUN, str(tmp_path), "--log-level", "loud"], env={"COLUMNS": "200"})
     assert result.exit_code == 2
-    assert "'loud' is not one of" in result.output
+    assert "'loud' is none of debug, info, warning, error" in result.output
+
+
+def test_an_unknown_mode_is_refused_with_the_modes() -> None:
+    result = CliRunner().invoke(app, ["replica", "set-mode", "sync", "n2"], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert "Invalid value for 'MODE': 'n2' is none of async, sync, snapshotter" in result.output
 
 
 def test_an_unknown_timing_is_refused_with_the_known_ones(tmp_path: Path) -> None:

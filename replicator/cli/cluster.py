@@ -71,7 +71,11 @@ def policy(
     ] = None,
     write: Annotated[
         WriteMode | None,
-        typer.Option(help="When a write is answered; suspend and invalidate make reads at followers linearizable."),
+        typer.Option(
+            parser=options.choice(WriteMode),
+            metavar=options.choices(WriteMode),
+            help="When a write is answered; suspend and invalidate make reads at followers linearizable.",
+        ),
     ] = None,
     dir: options.Dir = options.DEFAULT_DIR,
     connect: options.Connect = None,
