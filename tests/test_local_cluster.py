@@ -220,6 +220,16 @@ def test_other_options_than_those_of_the_cluster_are_refused(dir: Path) -> None:
     cluster.up(2, bootstrap="kafka:9092", base_port=base_port, name="c")  # the same options
 
 
+def test_fewer_nodes_than_the_cluster_has_are_refused(dir: Path) -> None:
+    cluster = FakeCluster(dir)
+    cluster.start(3)
+    cluster.stop_node("n3")
+    with pytest.raises(ConfigError) as refused:
+        cluster.start(2)
+    assert "it has 3 nodes (n1, n2, n3), not 2 (`replicator replica remove ID` removes one)" in str(refused.value)
+    assert cluster.folder.started == []
+
+
 def test_the_address_of_kafka_can_be_corrected_while_no_node_runs(dir: Path) -> None:
     cluster = FakeCluster(dir)
     cluster.start(1)
