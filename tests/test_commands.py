@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from importlib.metadata import version
@@ -17,7 +18,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from replicator.cli import node, output, replica, snapshot, status
+from replicator.cli import demo, node, output, replica, snapshot, status
 from replicator.cli.main import app, main
 from replicator.cli.output import ConsoleProgress, count
 from replicator.errors import ConfigError
@@ -25,6 +26,7 @@ from replicator.local.admin_client import ClusterAdmin, NodeUnreachable
 from replicator.local.cluster import LocalCluster
 from replicator.local.folder import NodeEntry
 from replicator.local.operations import policy_of
+from replicator.local.ports import free_base_port
 from replicator.local.status import MemberStatus, parse_status
 from replicator.records.types import Mode, WriteMode
 from replicator.testing.simulation import SimulationPlan
@@ -300,6 +302,20 @@ def test_results_as_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, comman
     args = [str(tmp_path / "none") if arg == "DIR" else arg for arg in command.split()]
     assert json.loads(CliRunner().invoke(app, [*args, "--json"]).stdout) == printed
     assert "{" not in CliRunner().invoke(app, args).stdout
+
+
+def test_the_ports_of_the_demo_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Planned(LocalCluster):
+        def up(self, nodes: int | None, **options: object) -> None:
+            raise ConfigError(f"{nodes} nodes from {options['base_port']}")
+
+    monkeypatch.setattr(demo, "LocalCluster", Planned)
+    monkeypatch.setattr(demo, "_load_airports", dict)
+    base_port = free_base_port(4)
+    command = ["demo", "--keep", str(tmp_path / "kept"), "--base-port", str(base_port)]
+    assert str(CliRunner().invoke(app, command).exception) == f"3 nodes from {base_port}"
+    with socket.create_server(("127.0.0.1", base_port + 1003)):  # HTTP of the replica that is added
+        assert f"port {base_port + 1003} is not available" in str(CliRunner().invoke(app, command).exception)
 
 
 def test_ctrl_c_during_the_import_of_the_modules_prints_no_traceback() -> None:
