@@ -390,6 +390,20 @@ def test_a_lock_does_not_create_a_folder(dir: Path) -> None:
     assert not dir.exists()
 
 
+def test_a_cluster_can_be_deleted_twice(dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_cluster, "delete_topics", lambda bootstrap, cluster, *, security: None)
+    cluster = FakeCluster(dir)
+    cluster.start(1)
+    cluster.down(purge=True)
+    cluster.down(purge=True)
+    assert cluster.reported.results[1:] == [f"deleted {dir}", f"there is no folder {dir}: nothing to delete"]
+    with pytest.raises(ConfigError, match="there is no cluster"):
+        cluster.down(purge=False)
+    dir.mkdir()  # whatever it is, it is not a cluster
+    with pytest.raises(ConfigError, match="there is no cluster"):
+        cluster.down(purge=True)
+
+
 def test_topics_are_deleted_with_the_login_of_the_environment(dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[KafkaSecurity] = []
     monkeypatch.setattr(local_cluster, "delete_topics", lambda bootstrap, cluster, *, security: used.append(security))

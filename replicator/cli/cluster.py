@@ -152,7 +152,7 @@ def down(
     dir: options.Dir = options.DEFAULT_DIR,
     purge: Annotated[bool, typer.Option("--purge", help="Also delete all data: the topics and the folder.")] = False,
 ) -> None:
-    """Stop all nodes, and the Kafka that was started with them.
+    """Stop all nodes, and the Kafka that was started with them. With --purge, it is no error if the folder is gone.
 
     Example: replicator cluster down --purge
     """

@@ -164,8 +164,14 @@ class LocalCluster:
             )
 
     def down(self, *, purge: bool) -> None:
-        """Stop all nodes, and the Kafka that was started with them. `purge`: delete topics and folder, too."""
+        """Stop all nodes, and the Kafka that was started with them.
+
+        `purge`: delete topics and folder, too; it is no error if they are gone already.
+        """
         folder = self.folder
+        if purge and not folder.exists() and not folder.dir.exists():
+            self._progress.done(f"there is no folder {folder.dir}: nothing to delete")
+            return
         with folder.lock():
             cluster = folder.load()
             for entry in reversed(cluster.nodes):
