@@ -12,8 +12,8 @@ COMPILED := build/compiled
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: $(READY) ## load 28,000 airports, kill and add replicas, compare all of them
-	$(BIN)/replicator demo
+demo: $(READY) ## load 28,000 airports, kill and add replicas, compare all of them; BASE_PORT=7001 chooses ports
+	$(BIN)/replicator demo$(if $(BASE_PORT), --base-port $(BASE_PORT))
 
 test: lint ## everything on one real broker of Apache Kafka
 	$(BIN)/python -m pytest -m "not kafka" --no-header -q

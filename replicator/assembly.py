@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from replicator.config import NodeConfig, check_known
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, ReplicatorError
-from replicator.intervals import NODE_RETRY_MS
+from replicator.intervals import KAFKA_ANSWER_S, NODE_RETRY_MS
 from replicator.log.kafka.acks import KafkaAcks
 from replicator.log.kafka.admin import ensure_topics
 from replicator.log.kafka.applied import KafkaAppliedOffsets
@@ -81,12 +81,14 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
         await admin.start(settings.http)
         parts.push_async_callback(admin.close)
 
-        kafka = await _when_kafka_answers(admin, lambda: _open_log(config))
+        kafka = await when_kafka_answers(admin, config.kafka.bootstrap, lambda: _open_log(config))
         parts.push_async_callback(kafka.close)
         security = security_of(config.kafka)
         open_acks = KafkaAcks.open
-        acks = await _when_kafka_answers(
-            admin, lambda: open_acks(config.kafka.bootstrap, settings.cluster, NodeId(settings.id), security=security)
+        acks = await when_kafka_answers(
+            admin,
+            config.kafka.bootstrap,
+            lambda: open_acks(config.kafka.bootstrap, settings.cluster, NodeId(settings.id), security=security),
         )
         parts.push_async_callback(acks.close)
         machine = open_machine(settings.dir / STORE, settings.cluster, kafka.identity)
@@ -221,17 +223,32 @@ async def _in_daemon_thread(work: Callable[[], object]) -> None:
     await asyncio.wrap_future(ended)
 
 
-async def _when_kafka_answers(admin: HttpServer, work: Callable[[], Awaitable[T]]) -> T:
+async def when_kafka_answers(admin: HttpServer, bootstrap: str, work: Callable[[], Awaitable[T]]) -> T:
+    """The result of `work`, tried until Kafka answers. `admin` reports a wait even before the first failure."""
     logged = ""
-    while True:
-        try:
-            return await work()
-        except BrokerUnavailable as error:
-            admin.waiting_for, admin.kafka_answers = str(error), False
-            if logged != str(error):
-                logger.warning("%s", error)
-                logged = str(error)
-            await asyncio.sleep(NODE_RETRY_MS / 1000)
+    timer = asyncio.get_running_loop().call_later(
+        KAFKA_ANSWER_S, _report_waiting, admin, f"Kafka at {bootstrap} has not answered yet"
+    )
+    try:
+        while True:
+            try:
+                result = await work()
+            except BrokerUnavailable as error:
+                timer.cancel()
+                _report_waiting(admin, str(error))
+                if logged != str(error):
+                    logger.warning("%s", error)
+                    logged = str(error)
+                await asyncio.sleep(NODE_RETRY_MS / 1000)
+            else:
+                admin.kafka_answers = True
+                return result
+    finally:
+        timer.cancel()
+
+
+def _report_waiting(admin: HttpServer, why: str) -> None:
+    admin.waiting_for, admin.kafka_answers = why, False
 
 
 def _snapshots(config: NodeConfig, machine: Machine) -> Snapshots:

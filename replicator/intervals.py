@@ -12,6 +12,7 @@ OFFSETS_TIMEOUT_MS = 2_000
 READER_TIMEOUT_MS = 5_000  # of failed fetches in a row, before a reader reports that Kafka is unavailable
 FETCH_WAIT_MS = 500  # for which the broker holds a fetch open while there are no new records
 ADMIN_TIMEOUT_S = 4.0
+KAFKA_ANSWER_S = 1.0  # after which the status of a node that starts says that Kafka does not answer
 TOPIC_TIMEOUT_S = 20.0  # until a new topic has a leader
 TOPIC_POLL_S = 0.05
 OFFSET_COMMIT_RETRY_S = 0.1  # of the applied offset, while its coordinator starts

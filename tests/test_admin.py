@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from replicator.node.health import NodeState
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol.lease import Lease
 from replicator.records.types import Member, Mode, Timing
+from replicator.server import registration
 from replicator.server.http.app import HttpServer, Snapshots
 from replicator.server.identity import Identity
 from replicator.server.registration import register
@@ -114,6 +116,9 @@ class HttpServers:
             return await asyncio.to_thread(snapshot.take, running.machine, folder)
 
         return Snapshots(str(folder), take, lambda: snapshot.listed(folder))
+
+    async def close_server(self, index: int) -> None:
+        await self._servers.pop(index).close()
 
     async def close(self) -> None:
         await self._session.close()
@@ -360,6 +365,29 @@ async def test_a_second_process_exits_while_the_first_one_answers(servers: HttpS
         await register(second.node, own, member, "")
     known = leader.node.membership.get(NodeId("n2"))
     assert known is not None and (known.http, known.incarnation) == (first.http, 7)
+
+
+async def test_a_leader_that_does_not_answer_is_logged_once(
+    servers: HttpServers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registration, "REGISTRATION_RETRY_S", 0.001)
+    leader = await leader_n1(servers)
+    await servers.close_server(0)
+    second, own, member = await start_n2(servers)
+    asked, ask = 0, second.node.ask_to_register
+
+    def counted() -> int:
+        nonlocal asked
+        asked += 1
+        return ask()
+
+    monkeypatch.setattr(second.node, "ask_to_register", counted)
+    with caplog.at_level(logging.INFO, registration.logger.name):
+        registering = asyncio.create_task(register(second.node, own, member, ""))
+        await until(lambda: asked >= 5)
+        registering.cancel()
+    [message] = [it.getMessage() for it in caplog.records if it.name == registration.logger.name]
+    assert message.startswith(f"asking the leader to register this node fails: {leader.member.node} does not answer at")
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from replicator.address import Address
 from replicator.config import checked_bootstrap
 from replicator.errors import ConfigError
+
+E = TypeVar("E", bound=StrEnum)
 
 DEFAULT_DIR = Path("replicator-data")
 
@@ -42,6 +46,22 @@ def parse_duration(text: str) -> int:
     if match is None:
         raise typer.BadParameter(f"invalid time {text!r}: expected a number and a unit (ms, s, m, h or d), such as 12h")
     return int(match[1]) * _UNITS_MS[match[2]]
+
+
+def choice(kind: type[E]) -> Callable[[str], E]:
+    """A parser for one of these values: the error that typer itself would print depends on its version."""
+
+    def parse(text: str) -> E:
+        if text not in list(kind):
+            raise typer.BadParameter(f"{text!r} is none of {', '.join(kind)}")
+        return kind(text)
+
+    return parse
+
+
+def choices(kind: type[StrEnum]) -> str:
+    """As the value of an option is shown."""
+    return "|".join(kind)
 
 
 Dir = Annotated[

@@ -62,10 +62,11 @@ class Commitment:
             return None
         failure = self._context.roles.append_failure
         if failure is not None and not failure.log_answers:
-            return NoReplicas(f"{why}: Kafka takes no records from this node, so nothing was written. {failure.cause}")
+            return NoReplicas(why, f": Kafka takes no records from this node, so nothing was written. {failure.cause}")
         return NoReplicas(
-            f"{why}, and each write requires one: nothing was written. Writes resume when it is back and has caught "
-            "up, or make it async with `replicator replica set-mode`"
+            why,
+            ", and each write requires one: nothing was written. Writes resume when it is back and has caught up, or "
+            "make it async with `replicator replica set-mode`",
         )
 
     def _late(self) -> Sequence[Author]:

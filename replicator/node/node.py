@@ -202,6 +202,10 @@ class Node:
         """The current state of the store. Raises as `NodeHealth.store`."""
         return self._health.store()
 
+    def count_expiring(self) -> int:
+        """The number of values in the store that have an expiry, of all tables."""
+        return self._context.replica.machine.count_expiring()
+
     @property
     def serves_clients(self) -> bool:
         return self._health.serves_clients

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from aiokafka.conn import AIOKafkaConnection, collect_hosts
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import KafkaError
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 
@@ -17,7 +17,7 @@ from replicator.errors import BrokerUnavailable
 from replicator.intervals import ADMIN_TIMEOUT_S, LEADER_LOOKUP_MS, OFFSET_COMMIT_RETRY_S
 from replicator.log.kafka.authorization import DENIED, missing_acl
 from replicator.log.kafka.client_id import client_id_of
-from replicator.log.kafka.failure_text import describe_failure
+from replicator.log.kafka.failure_text import describe_code, describe_failure
 from replicator.log.kafka.requests import PARTITION
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.log.kafka.topic import consumer_group, wal_topic
@@ -54,7 +54,7 @@ class KafkaAppliedOffsets:
                     + missing_acl("Read", f"group {self._group}", f"topic {self._topic}")
                 )
             if code not in RETRIED or loop.time() >= deadline:
-                raise BrokerUnavailable(f"commit to the consumer group {self._group}: {for_code(code).__name__}")
+                raise BrokerUnavailable(f"commit to the consumer group {self._group}: {describe_code(code)}")
             await asyncio.sleep(OFFSET_COMMIT_RETRY_S)
 
     def close(self) -> None:

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import KafkaError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from replicator.errors import BrokerUnavailable, ReplicatorError
 from replicator.log.kafka.authorization import TOPIC_AUTHORIZATION_FAILED, missing_acl
 from replicator.log.kafka.broker_connection import Connection
-from replicator.log.kafka.failure_text import describe_failure
+from replicator.log.kafka.failure_text import describe_code, describe_failure
 from replicator.log.kafka.partition_leader import NO_EPOCH, LeaderLookup, PartitionLeader
 from replicator.log.kafka.requests import (
     EARLIEST,
@@ -45,10 +45,6 @@ ACKS_LEADER = 1
 OFFSET_OUT_OF_RANGE = 1
 
 
-# aiokafka does not know these
-_LEADER_EPOCHS = {74: "FENCED_LEADER_EPOCH", 75: "UNKNOWN_LEADER_EPOCH", 78: "OFFSET_NOT_AVAILABLE"}
-
-
 class RequestLost(ReplicatorError):
     """The request was sent, at least in part, and got no answer: it may have taken effect."""
 
@@ -58,16 +54,10 @@ class RequestFailed(ReplicatorError):
 
     def __init__(self, what: str, topic: str, code: int, *, operation: str) -> None:
         """`operation`: that of the ACL which allows the request."""
-        super().__init__(f"{what} on {topic}: {describe_code(code, topic, operation)}")
+        denied = code == TOPIC_AUTHORIZATION_FAILED
+        why = missing_acl(operation, f"topic {topic}") if denied else describe_code(code)
+        super().__init__(f"{what} on {topic}: {why}")
         self.code = code
-
-
-def describe_code(code: int, topic: str, operation: str) -> str:
-    if code == TOPIC_AUTHORIZATION_FAILED:
-        return missing_acl(operation, f"topic {topic}")
-    error = for_code(code)
-    name = _LEADER_EPOCHS.get(code) or f"{error.__name__} ({error.description or 'no description'})"
-    return f"Kafka error {code} {name}"
 
 
 class CorruptBatch(ReplicatorError):
@@ -253,7 +243,7 @@ class PartitionClient:
             if listed.code:
                 raise BrokerUnavailable(
                     f"broker {leader.node} at {leader.address} does not lead {self._lookup.topic} in epoch "
-                    f"{leader.epoch} any more: Kafka error {listed.code}"
+                    f"{leader.epoch} any more: {describe_code(listed.code)}"
                 )
             if leader.epoch != self._lookup.epoch:
                 raise BrokerUnavailable(f"broker {leader.node} at {leader.address} is a former leader: try again")
