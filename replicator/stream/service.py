@@ -7,7 +7,7 @@ import contextlib
 import logging
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,6 +27,8 @@ from replicator.stream.settings import Backfill, Progress, StreamState
 from replicator.stream.state_topic import KafkaAccess, read_state
 
 logger = logging.getLogger(__name__)
+
+PUBLISHER = (sys.executable, "-m", "replicator.stream.run_publisher")
 
 
 class NodeSource:
@@ -52,13 +54,15 @@ class ChangeStreamService:
         settings: PublisherSettings,
         source: NodeSource,
         topic_id: Callable[[str], Awaitable[str | None]],
+        command: Sequence[str] = PUBLISHER,
     ) -> None:
-        """`topic_id` raises `BrokerUnavailable`."""
+        """`topic_id` raises `BrokerUnavailable`. `command`: of the publisher's process."""
         self.report = NO_PUBLISHER  # of this node's publisher
         self._settings = settings
         self._kafka = KafkaAccess(settings.bootstrap, settings.cluster, settings.node, settings.security)
         self._source = source
         self._topic_id = topic_id
+        self._command = command
         self._changed = asyncio.Event()  # the stream was enabled by this node
         self._changing = asyncio.Lock()
         self._process: Process | None = None  # of the publisher
@@ -146,9 +150,7 @@ class ChangeStreamService:
         return found is not None
 
     async def _run_publisher(self) -> None:
-        process = self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "replicator.stream.run_publisher", stdin=PIPE, stdout=PIPE
-        )
+        process = self._process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE)
         try:
             assert process.stdin is not None and process.stdout is not None
             process.stdin.write(self._settings.encode())
@@ -177,11 +179,13 @@ class ChangeStreamService:
 
 async def _stop(process: Process) -> None:
     """Let it leave the group of publishers; it has no more than a moment for that."""
-    if process.returncode is not None:
-        return
-    process.terminate()
-    try:
-        async with asyncio.timeout(PUBLISHER_STOP_S):
+    assert process.stdin is not None
+    process.stdin.close()
+    if process.returncode is None:
+        process.terminate()
+        try:
+            async with asyncio.timeout(PUBLISHER_STOP_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
             await process.wait()
-    except TimeoutError:
-        process.kill()
