@@ -84,8 +84,14 @@ async def test_no_process_runs_without_a_stream() -> None:
     topics.exists = False
     async with running(program(PUBLISHING, then=STAYS), topics) as service:
         assert service.report.state is PublisherState.DISABLED
+
+
+async def test_no_process_is_started_while_kafka_does_not_answer() -> None:
+    topics = Topics()
+    async with running(program(PUBLISHING, then="sys.exit(0)"), topics) as service:
+        await until(reports(service, PUBLISHING))
         topics.answers = False
-        assert not await service._exists()
+        await until(lambda: service.report.trouble == "no answer")
 
 
 async def test_a_failure_is_reported_and_the_process_started_again(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_status_has_the_documented_fields(cluster: Cluster) -> None:
         "digest",
         "entries",
         "store_bytes",
+        "publisher",
     }
     assert all(fields <= node.keys() for node in status["nodes"])
     assert [node["id"] for node in status["nodes"]] == ["n1", "n2", "n3"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def published(
     entries: list[Entry], settings: StreamSettings = SETTINGS, partitions: int = 1, limit: int = ALL, at_once: int = 1
 ) -> tuple[list[StreamMessage], LogState]:
     """By a publisher that reads so many entries at once, and publishes so many changes in a transaction."""
-    publication = Publication("test", settings, partitions)
+    publication = Publication("test", replace(settings, partitions=partitions))
     state, messages = LogState(), list[StreamMessage]()
     while entries:
         part, entries = entries[:at_once], entries[at_once:]
@@ -90,7 +91,7 @@ def test_each_restart_goes_on_where_the_progress_is(cluster: MemoryCluster) -> N
         before, state = published(cluster.log.entries[:place])
         state = Progress.decode(Progress(state).encode()).state
         first = max(0, state.leader_offset)
-        found = Publication("test", SETTINGS, 1).read(state, cluster.log.entries[first:], 0, ALL)
+        found = Publication("test", SETTINGS).read(state, cluster.log.entries[first:], 0, ALL)
         assert before + list(found.messages) == whole
         assert found.state == end
 
@@ -99,7 +100,7 @@ def test_another_entry_in_place_of_the_last_one_is_damage(cluster: MemoryCluster
     _, state = published(cluster.log.entries)
     entry = cluster.log.entries[int(state.leader_offset) - 1]
     with pytest.raises(LogDamage, match="another record"):
-        Publication("test", SETTINGS, 1).read(state, [entry._replace(offset=state.leader_offset)], 0, ALL)
+        Publication("test", SETTINGS).read(state, [entry._replace(offset=state.leader_offset)], 0, ALL)
 
 
 def test_a_deleted_row_leaves_a_tombstone(cluster: MemoryCluster) -> None:
@@ -125,7 +126,7 @@ def test_changes_of_a_row_share_a_partition(cluster: MemoryCluster, compacted: b
 def test_the_content_of_a_snapshot(cluster: MemoryCluster) -> None:
     machine = cluster.nodes["n1"].machine
     entries = [(key, value) for key, value in machine.view.scan(b"", b"\xff")]
-    publication = Publication("test", SETTINGS, 1)
+    publication = Publication("test", SETTINGS)
     first, count = publication.content(machine.state, 0, 17, entries[:3], 0)
     rest, more = publication.content(machine.state, count, 17, entries[3:], 0)
     changes = [FORMAT.decode(it.value or b"") for it in (*first, *rest)]

@@ -55,8 +55,9 @@ def test_an_incompatible_schema_is_refused(registry: str) -> None:
 
 
 def test_a_registry_that_does_not_answer() -> None:
-    with pytest.raises(ConfigError, match=r"http://127\.0\.0\.1:1 does not answer"):
-        register_schemas("http://127.0.0.1:1", "shop.changes")
+    """The login is not shown."""
+    with pytest.raises(ConfigError, match=r"http://127\.0\.0\.1:1/v1 does not answer"):
+        register_schemas("http://user:secret@127.0.0.1:1/v1", "shop.changes")
 
 
 def send(registry: str, method: str, path: str, body: Any) -> None:

@@ -146,6 +146,9 @@ def _summary(found: ChangeStreamInfo) -> str:
         return "there is no change stream: `replicator stream enable` creates one"
     kept = "the last change of each row and field" if settings["compacted"] else "changes"
     state = "enabled" if settings["enabled"] else "disabled"
+    if progress["backfilling"]:
+        backfill = settings["backfill"]
+        state += f", {backfill['node']} still publishes snapshot {backfill['snapshot']}"
     return (
         f"{found.topic}: {state}, {kept} in {settings['format']}, {progress['changes']} published, "
         f"up to offset {progress['offset']} of the log"

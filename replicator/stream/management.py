@@ -104,9 +104,10 @@ def create(kafka: KafkaAccess, options: StreamOptions, start: StreamStart) -> St
     """Create the topics of the stream, and enable it. Raises `BrokerUnavailable`, `ConfigError`."""
     form = options.format or StreamFormat.JSON
     registry = register_schemas(options.registry, changes_topic(kafka.cluster)) if options.registry else None
+    partitions = options.partitions or 1
     topic_id, log_id = create_topics(
         kafka,
-        partitions=options.partitions or 1,
+        partitions=partitions,
         compacted=bool(options.compacted),
         retention_ms=options.retention_ms,
     )
@@ -114,6 +115,7 @@ def create(kafka: KafkaAccess, options: StreamOptions, start: StreamStart) -> St
         topic_id,
         log_id,
         form,
+        partitions,
         compacted=bool(options.compacted),
         registry=registry,
         backfill=start.backfill,
@@ -140,5 +142,5 @@ def set_enabled(kafka: KafkaAccess, enabled: bool) -> StreamState:
 def reset(kafka: KafkaAccess) -> None:
     """Delete the topic of changes and the state of the stream. Raises `BrokerUnavailable`, `ConfigError`."""
     if read_state(kafka) is not None:
-        StreamWriter(kafka).open()
+        set_enabled(kafka, False)  # so that no publisher writes to the topics while they are deleted
     delete_topics(kafka)

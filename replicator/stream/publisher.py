@@ -26,7 +26,7 @@ from replicator.intervals import (
     STREAM_POLL_S,
 )
 from replicator.limits import FETCH_BYTES, TRANSACTION_CHANGES, TRANSACTION_ENTRIES
-from replicator.log.kafka.topic import changes_topic, wal_topic
+from replicator.log.kafka.topic import publishers_group, wal_topic
 from replicator.log.port import Entry
 from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.position import NodeId, Offset
@@ -82,7 +82,7 @@ class Publisher:
         consumer = Consumer(
             {
                 **self._kafka.settings("publisher"),
-                "group.id": changes_topic(self._kafka.cluster),
+                "group.id": publishers_group(self._kafka.cluster),
                 "session.timeout.ms": PUBLISHER_SESSION_MS,
                 "partition.assignment.strategy": "cooperative-sticky",
                 "enable.auto.commit": False,
@@ -112,8 +112,8 @@ class Publisher:
         if state is None or not self._may_publish(state):
             self._is_enabled = False
             return
-        count = check_topics(self._kafka, state.settings)
-        publication = Publication(self._kafka.cluster, state.settings, count)
+        check_topics(self._kafka, state.settings)
+        publication = Publication(self._kafka.cluster, state.settings)
         term = self._term = PublishingTerm(writer, publication, state, self._report)
         first, _ = consumer.get_watermark_offsets(TopicPartition(self._log, 0), timeout=10)
         start = first_to_read(term.log_state, Offset(first))

@@ -6,6 +6,7 @@ stdin is closed, so it does not outlive its node.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -50,6 +51,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     node = FileIO(sys.stdin.fileno(), closefd=False)  # the buffer of stdin would be locked when Python ends
     settings = PublisherSettings.decode(node.readline())
+    os.set_blocking(sys.stdout.fileno(), False)
     signal.signal(signal.SIGTERM, _exit)
     threading.Thread(target=_end_with, args=(node,), daemon=True).start()
     kafka = KafkaAccess(settings.bootstrap, settings.cluster, settings.node, settings.security)
@@ -66,8 +68,8 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 
 def _report(report: PublisherReport) -> None:
-    sys.stdout.buffer.write(report.encode())
-    sys.stdout.buffer.flush()
+    with contextlib.suppress(BlockingIOError):  # the node is paused, and the pipe is full
+        os.write(sys.stdout.fileno(), report.encode())  # at once, or not at all: a report is shorter than PIPE_BUF
 
 
 def _end_with(node: FileIO) -> None:

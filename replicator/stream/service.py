@@ -71,18 +71,24 @@ class ChangeStreamService:
     async def run(self) -> None:
         """Run a publisher while there is a change stream, until cancelled."""
         while True:
-            if await self._exists():
+            try:
+                exists = await self._topic_id(stream_topic(self._settings.cluster)) is not None
+            except BrokerUnavailable as error:
+                if self.report.state is not PublisherState.DISABLED:
+                    self._note(PublisherReport(PublisherState.FAILED, trouble=str(error)))
+                exists = False
+            else:
+                if not exists:
+                    self.report = NO_PUBLISHER
+            if exists:
                 await self._run_publisher()
                 await asyncio.sleep(PUBLISHER_RETRY_S)
             else:
-                self.report = NO_PUBLISHER
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(STREAM_LOOKUP_S):
-                        await self._changed.wait()
-                self._changed.clear()
+                await self._wait_for_change()
 
     async def describe(self) -> dict[str, Any]:
-        return self._fields(await asyncio.to_thread(read_state, self._kafka))
+        async with self._changing:  # also one at a time: each needs a connection to Kafka
+            return self._fields(await asyncio.to_thread(read_state, self._kafka))
 
     async def enable(self, options: Mapping[str, Any]) -> dict[str, Any]:
         parsed = StreamOptions.parse(options)
@@ -142,12 +148,12 @@ class ChangeStreamService:
             },
         }
 
-    async def _exists(self) -> bool:
-        try:
-            found = await self._topic_id(stream_topic(self._settings.cluster))
-        except BrokerUnavailable:
-            return False  # nodes report that Kafka is away; a publisher could do nothing
-        return found is not None
+    async def _wait_for_change(self) -> None:
+        """Until this node has enabled the stream, or another may have."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STREAM_LOOKUP_S):
+                await self._changed.wait()
+        self._changed.clear()
 
     async def _run_publisher(self) -> None:
         process = self._process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE)

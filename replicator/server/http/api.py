@@ -40,7 +40,7 @@ def is_change(method: str) -> bool:
 
 def is_protected(method: str, path: str) -> bool:
     """Whether a request needs the password, or, without one, a client on the node's own machine."""
-    return is_change(method) or path.startswith("/keys/")
+    return is_change(method) or path == "/stream" or path.startswith("/keys/")
 
 
 @dataclass(frozen=True, slots=True)
