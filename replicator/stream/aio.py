@@ -194,7 +194,6 @@ class _Reader:
         self._kafka = kafka
         self._topic = opened.topic
         self._partitions = [TopicPartition(opened.topic, number) for number in opened.partitions]
-        self._ends = list(opened.ends)
         self._failure: ReplicatorError | None = None  # after which there is nothing to read any more
         self._outage = OutageDetector(READER_TIMEOUT_MS / 1000)
         self._consumer: Any = AIOKafkaConsumer(
@@ -226,8 +225,7 @@ class _Reader:
         await self._consumer.stop()
 
     def lag(self) -> int:
-        ends = (self._consumer.last_stable_offset(partition) for partition in self._partitions)
-        return self.ahead.lag([max(end or 0, known) for end, known in zip(ends, self._ends, strict=True)])
+        return self.ahead.lag(self._consumer.last_stable_offset(partition) or 0 for partition in self._partitions)
 
     async def wait(self) -> bool:
         """Until there are changes; False at the end."""

@@ -124,7 +124,7 @@ class PostgresCheckpoints:
                 "SELECT position FROM replicator_checkpoints WHERE consumer = %s", (consumer,)
             )
             row = await cursor.fetchone()
-        return None if row is None else StreamPosition.decode(row[0])
+        return None if row is None else _decoded(row[0])
 
     async def save(self, consumer: str, position: StreamPosition, *, reset: bool = False) -> None:
         """Raises `BadRequest`, `ConfigError`, and the errors of psycopg."""
@@ -142,7 +142,7 @@ class PostgresCheckpoints:
                     "SELECT position FROM replicator_checkpoints WHERE consumer = %s FOR UPDATE", (consumer,)
                 )
                 row = await cursor.fetchone()
-                check_advances(consumer, None if row is None else StreamPosition.decode(row[0]), position)
+                check_advances(consumer, None if row is None else _decoded(row[0]), position)
             await self._connection.execute(
                 "UPDATE replicator_checkpoints SET position = %s WHERE consumer = %s", (position.encode(), consumer)
             )

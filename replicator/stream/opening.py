@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogTrimmed, ReplicatorError
 from replicator.intervals import ADMIN_TIMEOUT_S
+from replicator.limits import FETCH_BYTES
 from replicator.log.kafka.topic import changes_topic
 from replicator.stream.change import Position
 from replicator.stream.envelope import NotAChange
@@ -23,6 +24,7 @@ from replicator.stream.state_topic import KafkaAccess, read_state
 from replicator.stream.topics import check_topics
 
 _POLL_S = 0.1
+_FROM_EARLIEST = "start from the earliest change (`StreamEnd.EARLIEST`, or `--from earliest`)"
 _LOOKUP_WAIT_MS = 10  # for which the broker holds a fetch open while there is nothing more to read
 
 
@@ -68,6 +70,7 @@ def consumer_settings(kafka: KafkaAccess, purpose: str) -> dict[str, str | int |
         "auto.offset.reset": "error",
         "enable.partition.eof": True,
         "fetch.queue.backoff.ms": 5,
+        "queued.max.messages.kbytes": 4 * FETCH_BYTES >> 10,
     }
 
 
@@ -82,9 +85,7 @@ def read_error(kafka: KafkaAccess, error: KafkaError) -> ReplicatorError:
 
 def trimmed_error(topic: str, partition: int) -> LogTrimmed:
     """Of a reader that the deletion of old changes has overtaken."""
-    return LogTrimmed(
-        f"the next changes in partition {partition} of {topic} were deleted: start from `earliest`, or from a snapshot"
-    )
+    return LogTrimmed(f"the next changes in partition {partition} of {topic} were deleted: {_FROM_EARLIEST}")
 
 
 Bounds = Sequence[tuple[int, int]]
@@ -123,17 +124,17 @@ class _Lookup:
 
     def _checked(self, start: StreamPosition, bounds: Bounds) -> tuple[int, ...]:
         if start.topic_id != self._settings.topic_id or len(start.next_offsets) != len(bounds):
-            raise LogDamage("the position is of another change stream: it was reset since. Start from `earliest`")
+            raise LogDamage(f"the position is of another change stream, as it was reset since: {_FROM_EARLIEST}")
         for number, (offset, (first, end)) in enumerate(zip(start.next_offsets, bounds, strict=True)):
             if offset < first:
                 raise LogTrimmed(
                     f"the changes from offset {offset} of partition {number} on were deleted, the earliest one is at "
-                    f"offset {first}: start from `earliest`, or from a snapshot"
+                    f"offset {first}: {_FROM_EARLIEST}"
                 )
             if offset > end:
                 raise LogDamage(
-                    f"offset {offset} of partition {number} is after the end, {end}: the topic of changes was "
-                    "truncated. Start from `earliest`"
+                    f"offset {offset} of partition {number} is after the end, {end}, as the topic of changes was "
+                    f"truncated: {_FROM_EARLIEST}"
                 )
         return start.next_offsets
 
@@ -158,9 +159,7 @@ class _Lookup:
         if any(it is None or position < it[1] for it in kept):
             firsts = [it[1] for it in kept if it is not None]
             earliest = f"the earliest one is {max(firsts)}" if firsts else "none is left"
-            raise LogTrimmed(
-                f"changes from {position} on were deleted, {earliest}: start from `earliest`, or from a snapshot"
-            )
+            raise LogTrimmed(f"changes from {position} on were deleted, {earliest}: {_FROM_EARLIEST}")
 
     def _bisected(self, partition: TopicPartition, first: int, end: int, position: Position) -> int:
         """The first message in [first, end) at or after the position; positions rise with the offsets."""

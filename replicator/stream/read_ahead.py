@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from replicator.errors import ConfigError, LogDamage
@@ -26,7 +27,8 @@ class ReadAhead:
         self._topic = opened.topic
         self._settings = opened.settings
         self._format = opened.settings.envelope_format()
-        self._ends = None if follow else opened.ends
+        self._follow = follow
+        self._ends = opened.ends
         self._ready: deque[_Fetched] = deque()
         self._fetched = list(opened.start.next_offsets)
         self._may_begin_inside = not opened.is_exact  # of a transaction, whose first changes were deleted
@@ -43,14 +45,14 @@ class ReadAhead:
     def has_ended(self) -> bool:
         """Everything up to the end was taken, and there is an end."""
         return (
-            self._ends is not None
+            not self._follow
             and not self._ready
             and all(offset >= end for offset, end in zip(self._fetched, self._ends, strict=True))
         )
 
     def add(self, partition: int, offset: int, value: bytes | None) -> None:
         """The next message of a partition; a tombstone has no value."""
-        if self._ends is not None and offset >= self._ends[partition]:
+        if not self._follow and offset >= self._ends[partition]:
             self.passed(partition, offset)
             return
         if value is not None:
@@ -64,7 +66,7 @@ class ReadAhead:
 
     def passed(self, partition: int, offset: int) -> None:
         """There are no more messages before this offset: those that were read, and markers of transactions."""
-        if self._ends is not None:
+        if not self._follow:
             offset = min(offset, self._ends[partition])
         self._fetched[partition] = max(self._fetched[partition], offset)
         if not self._ready:
@@ -123,6 +125,9 @@ class ReadAhead:
         if self._settings.compacted:
             raise ConfigError(f"{self._topic} is compacted, so it does not keep whole transactions: read the changes")
 
-    def lag(self, ends: list[int]) -> int:
-        """Messages up to the ends that were not taken."""
-        return sum(max(0, end - offset) for end, offset in zip(ends, self._next, strict=True))
+    def lag(self, ends: Iterable[int]) -> int:
+        """Messages that were not taken, up to the ends of the partitions as far as they are known."""
+        if not self._follow:
+            ends = self._ends
+        known = (max(it) for it in zip(ends, self._ends, strict=True))
+        return sum(max(0, end - offset) for end, offset in zip(known, self._next, strict=True))

@@ -50,7 +50,8 @@ class BlockingChangeStream:
         opened = open_stream(kafka, start)
         self._ahead = ReadAhead(opened, follow=follow)
         self._topic = opened.topic
-        self._outage: KafkaError | None = None  # that was not reported yet
+        self._outage: BrokerUnavailable | None = None  # that was not reported yet
+        self._has_warned = False  # since Kafka has answered last
         self._failure: ReplicatorError | None = None  # after which there is nothing to read any more
         self._consumer = Consumer(
             {
@@ -94,8 +95,7 @@ class BlockingChangeStream:
     def read(self, limit: int, timeout_s: float | None = None) -> list[Change]:
         """At least one change and at most `limit`; none after the time-out, or at the end.
 
-        Raises `BrokerUnavailable` (once for each time that Kafka does not answer; call it again), `LogTrimmed`,
-        `LogDamage`, `ConfigError`.
+        Raises `BrokerUnavailable` (call it again), `LogTrimmed`, `LogDamage`, `ConfigError`.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._ahead and not self._ahead.has_ended:
@@ -107,13 +107,8 @@ class BlockingChangeStream:
 
     def lag(self) -> int:
         """Messages that were not returned yet, as far as it is known."""
-        partitions = range(len(self.position.next_offsets))
-        return self._ahead.lag(
-            [
-                self._consumer.get_watermark_offsets(TopicPartition(self._topic, number), cached=True)[1]
-                for number in partitions
-            ]
-        )
+        partitions = (TopicPartition(self._topic, number) for number in range(len(self.position.next_offsets)))
+        return self._ahead.lag(self._consumer.get_watermark_offsets(it, cached=True)[1] for it in partitions)
 
     def close(self) -> None:
         self._consumer.close()
@@ -138,7 +133,9 @@ class BlockingChangeStream:
         try:
             self._fetch(_POLL_S)
         except BrokerUnavailable as error:
-            logger.warning("%s: waiting", error)
+            if not self._has_warned:
+                logger.warning("%s: waiting", error)
+            self._has_warned = True
 
     def _fetch(self, timeout_s: float) -> None:
         """What there is, or what comes within the time. Raises as `read`."""
@@ -148,9 +145,10 @@ class BlockingChangeStream:
         messages = [] if first is None else [first, *self._consumer.consume(READ_CHANGES - 1, 0)]
         for message in messages:
             self._add(message)
+            self._has_warned = False
         outage, self._outage = self._outage, None
         if outage is not None and not messages:
-            raise self._kafka.unavailable(outage)
+            raise outage
 
     def _add(self, message: Message) -> None:
         error, partition, offset = message.error(), message.partition(), message.offset()
@@ -170,11 +168,13 @@ class BlockingChangeStream:
             return
         failure = read_error(self._kafka, error)
         if isinstance(failure, BrokerUnavailable):
-            self._outage = error
+            self._outage = failure
         else:
             self._failure = failure
 
     def _on_error(self, error: KafkaError) -> None:
         """Of the client as a whole. The failure of a single broker is not one."""
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self._outage = error
+            self._outage = BrokerUnavailable(
+                f"Kafka at {self._kafka.bootstrap} does not answer: {self._topic} cannot be read"
+            )
