@@ -21,6 +21,6 @@ def postgres() -> Iterator[str]:
     try:
         with postgres_server() as server:
             place = f"host=127.0.0.1 port={server.port} user=bench password={server.password} dbname=postgres"
-            yield f"{place} options='-c synchronous_commit=local'"
+            yield f"{place} client_encoding=utf8 options='-c synchronous_commit=local'"
     except ConfigError as error:
         pytest.skip(str(error))
