@@ -164,6 +164,9 @@ MAX_STREAM_PARTITIONS = 1_000
 MAX_RETENTION_MS = 100 * 365 * 24 * 3600 * 1000
 """Retention of the topic of changes. A longer one is rejected as a mistake."""
 
+READ_CHANGES = 500
+"""Changes that a consumer of the change stream takes at once. Bounds memory, and what it repeats after a crash."""
+
 EXPIRED_ROWS_AT_ONCE = 200
 """Expired rows that the leader deletes at once, a record each. Bounds the time that the event loop spends on it."""
 

@@ -250,7 +250,8 @@ def test_only_one_writer_commits(kafka: str, kafka_cluster: str) -> None:
     state = read_state(access)
     assert state is not None
     assert state.progress.changes == 2
-    assert check_topics(access, state.settings) == 2
+    check_topics(access, state.settings)
+    assert state.settings.partitions == 2
     management.reset(access)
     with pytest.raises(LogDamage, match="was deleted"):
         check_topics(access, state.settings)

@@ -212,3 +212,10 @@ def test_keys_of_a_compacted_topic_tell_the_fields_of_a_row_apart() -> None:
     form = JsonFormat()
     assert len({form.encode_key(key_of(it, with_field=False)) for it in created}) == 1
     assert len({form.encode_key(key_of(it, with_field=True)) for it in created}) == 3
+
+
+def test_the_error_does_not_repeat_the_message() -> None:
+    for form, value in ((JsonFormat(), b"\x00\x02" + b"\xd8" * 5000), (AvroFormat(), b"\x02" * 5000)):
+        with pytest.raises(NotAChange) as refused:
+            form.decode(value)
+        assert len(str(refused.value)) < 200

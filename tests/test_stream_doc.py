@@ -46,7 +46,7 @@ def test_the_tables_have_the_fields_of_the_schema() -> None:
     parts = {"after": schema["before"][1], "source": schema["source"], "transaction": schema["transaction"][1]}
     fields = {f"{part}.{field['name']}" for part, record in parts.items() for field in record["fields"]}
     rows = re.findall(r"^\| `([a-z_0-9.]+)` \|", PAGE, re.MULTILINE)
-    assert sorted(row for row in rows if "." in row) == sorted(fields)
+    assert sorted(row for row in rows if row.split(".")[0] in parts and "." in row) == sorted(fields)
     assert {"op", "ts_ms"} <= set(rows)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from replicator.cli import options
+from replicator.cli import options, stream_tail
 from replicator.cli.output import (
     ConsoleProgress,
     console,
@@ -27,6 +27,7 @@ from replicator.stream.envelope import StreamFormat
 from replicator.stream.management import StartFrom
 
 app = typer.Typer(help="The change stream: what changed, in a Kafka topic for other systems.", no_args_is_help=True)
+app.command("tail")(stream_tail.tail)
 
 
 @app.command()

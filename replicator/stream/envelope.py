@@ -93,7 +93,7 @@ class JsonFormat:
         try:
             return _from_fields(json.loads(value))
         except (ValueError, KeyError, TypeError) as error:
-            raise NotAChange(f"not a change in JSON: {error!r}") from error
+            raise NotAChange(f"not a change in JSON: {type(error).__name__}: {error}") from error
 
 
 class AvroFormat:
@@ -142,7 +142,7 @@ class AvroFormat:
                 raise ValueError("trailing bytes")
             return _from_fields(fields)
         except (ValueError, KeyError, TypeError, IndexError, EOFError, OverflowError) as error:
-            raise NotAChange(f"not a change in Avro: {error!r}") from error
+            raise NotAChange(f"not a change in Avro: {type(error).__name__}: {error}") from error
 
 
 def to_fields(change: Change) -> dict[str, Any]:

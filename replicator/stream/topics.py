@@ -42,18 +42,25 @@ def create_topics(kafka: KafkaAccess, *, partitions: int, compacted: bool, reten
     return wait_for_leader(admin, changes, partitions), str(log.topic_id)
 
 
-def check_topics(kafka: KafkaAccess, settings: StreamSettings) -> int:
-    """The number of partitions. Raises `LogDamage` if a topic was deleted or recreated, and `BrokerUnavailable`."""
-    admin, partitions = admin_of(kafka), 0
-    for topic, id in ((wal_topic(kafka.cluster), settings.log_id), (changes_topic(kafka.cluster), settings.topic_id)):
-        description = admin.describe_or_none(topic)
-        if description is None or str(description.topic_id) != id:
-            raise LogDamage(
-                f"topic {topic} was {'deleted' if description is None else 'deleted and recreated'} since the change "
-                "stream was enabled: `replicator stream reset`, then enable it again"
-            )
-        partitions = len(description.partitions)
-    return partitions
+def check_topics(kafka: KafkaAccess, settings: StreamSettings) -> None:
+    """Raises `LogDamage` if the log or the topic of changes was deleted or recreated, and `BrokerUnavailable`."""
+    admin = admin_of(kafka)
+    _check(admin, wal_topic(kafka.cluster), settings.log_id)
+    _check(admin, changes_topic(kafka.cluster), settings.topic_id)
+
+
+def check_changes(kafka: KafkaAccess, settings: StreamSettings) -> None:
+    """As `check_topics`, for a consumer, which need not know the log."""
+    _check(admin_of(kafka), changes_topic(kafka.cluster), settings.topic_id)
+
+
+def _check(admin: KafkaAdmin, topic: str, id: str) -> None:
+    description = admin.describe_or_none(topic)
+    if description is None or str(description.topic_id) != id:
+        raise LogDamage(
+            f"topic {topic} was {'deleted' if description is None else 'deleted and recreated'} since the change "
+            "stream was enabled: `replicator stream reset`, then enable it again"
+        )
 
 
 def delete_topics(kafka: KafkaAccess) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from replicator.intervals import TOPOLOGY_POLL_S
-from replicator.server.redis.patterns import glob
+from replicator.patterns import glob
 from replicator.server.redis.resp import Error, Push, Reply
 from replicator.server.redis.topology import Topology, events
 
