@@ -12,15 +12,15 @@ COMPILED := build/compiled
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: $(READY) ## load 28,000 airports, kill and add replicas, compare all of them
-	$(BIN)/replicator demo
+demo: $(READY) ## load 28,000 airports, kill and add replicas, compare all of them; BASE_PORT=7001 chooses ports
+	$(BIN)/replicator demo$(if $(BASE_PORT), --base-port $(BASE_PORT))
 
 test: lint ## everything on one real broker of Apache Kafka
-	$(BIN)/python -m pytest -m "not kafka" --no-header -q
+	$(BIN)/python -m pytest -m "not kafka and not registry" --no-header -q
 	$(BIN)/python -m pytest -m "kafka and not brokers" --no-header -q
 
-test-all: test ## test, and the failures of a Kafka of three brokers
-	$(BIN)/python -m pytest -m brokers --no-header -q
+test-all: test ## test, the failures of a Kafka of three brokers, and a schema registry
+	$(BIN)/python -m pytest -m "brokers or registry" --no-header -q
 
 compiled: $(READY) ## build a wheel with compiled modules into dist/, and run the fast tests on it (needs a C compiler)
 	rm -rf $(COMPILED) dist && mkdir -p $(COMPILED) dist
@@ -28,7 +28,7 @@ compiled: $(READY) ## build a wheel with compiled modules into dist/, and run th
 	cd $(COMPILED) && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(CURDIR)/$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(CURDIR)/dist .
 	rm -rf $(COMPILED)/replicator $(COMPILED)/*.so
 	$(BIN)/python -m zipfile -e dist/*.whl $(COMPILED)
-	cd $(COMPILED) && EXPECTED_BUILD=compiled PYTHONPATH=. $(CURDIR)/$(BIN)/python -m pytest -m "not kafka" --no-header -q
+	cd $(COMPILED) && EXPECTED_BUILD=compiled PYTHONPATH=. $(CURDIR)/$(BIN)/python -m pytest -m "not kafka and not registry" --no-header -q
 
 lint: $(READY) ## style, types, layers
 	$(BIN)/ruff check .

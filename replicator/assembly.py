@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from replicator.config import NodeConfig, check_known
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, ReplicatorError
-from replicator.intervals import NODE_RETRY_MS
+from replicator.intervals import KAFKA_ANSWER_S, NODE_RETRY_MS
 from replicator.log.kafka.acks import KafkaAcks
 from replicator.log.kafka.admin import ensure_topics
 from replicator.log.kafka.applied import KafkaAppliedOffsets
@@ -40,6 +40,8 @@ from replicator.server.redis.server import RedisServer
 from replicator.server.registration import register
 from replicator.store import snapshot
 from replicator.store.machine import Machine, has_followed_a_log, open_machine
+from replicator.stream.run_publisher import PublisherSettings
+from replicator.stream.service import ChangeStreamService, NodeSource
 
 logger = logging.getLogger(__name__)
 
@@ -79,12 +81,14 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
         await admin.start(settings.http)
         parts.push_async_callback(admin.close)
 
-        kafka = await _when_kafka_answers(admin, lambda: _open_log(config))
+        kafka = await when_kafka_answers(admin, config.kafka.bootstrap, lambda: _open_log(config))
         parts.push_async_callback(kafka.close)
         security = security_of(config.kafka)
         open_acks = KafkaAcks.open
-        acks = await _when_kafka_answers(
-            admin, lambda: open_acks(config.kafka.bootstrap, settings.cluster, NodeId(settings.id), security=security)
+        acks = await when_kafka_answers(
+            admin,
+            config.kafka.bootstrap,
+            lambda: open_acks(config.kafka.bootstrap, settings.cluster, NodeId(settings.id), security=security),
         )
         parts.push_async_callback(acks.close)
         machine = open_machine(settings.dir / STORE, settings.cluster, kafka.identity)
@@ -126,12 +130,14 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
         )
         registering = register(node, identity, member, settings.password)
         reporting = _reporter(config, node, context).run()
-        running = asyncio.create_task(run_with_background(node.run(), registering, reporting))
+        snapshots = _snapshots(config, machine)
+        changes = _change_stream(config, context, kafka, snapshots)
+        running = asyncio.create_task(run_with_background(node.run(), registering, reporting, changes.run()))
         parts.push_async_callback(_cancel, running)
         await server.start()
         parts.push_async_callback(server.close)  # before the node: its commands in progress still need it
         parts.push_async_callback(node.before_stop)  # first: followers receive records by the server
-        admin.attach_node(node, server.stats, _snapshots(config, machine))
+        admin.attach_node(node, server.stats, snapshots, changes)
         logger.info("%s: Redis protocol at %s, HTTP at %s", context.author, settings.resp, settings.http)
         await asyncio.shield(running)
 
@@ -154,6 +160,17 @@ def _reporter(config: NodeConfig, node: Node, context: NodeContext) -> AppliedRe
         return Offset(context.replica.state.offset + 1) if node.is_registered else None
 
     return AppliedReporter(next_offset, offsets, context.clock)
+
+
+def _change_stream(
+    config: NodeConfig, context: NodeContext, log: KafkaLog, snapshots: Snapshots
+) -> ChangeStreamService:
+    settings, security = config.node, security_of(config.kafka)
+    publisher = PublisherSettings(
+        config.kafka.bootstrap, settings.cluster, NodeId(settings.id), config.snapshot_dir, security
+    )
+    source = NodeSource(lambda: context.replica.state, log.start, snapshots.take)
+    return ChangeStreamService(publisher, source, log.topic_id)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
@@ -206,17 +223,32 @@ async def _in_daemon_thread(work: Callable[[], object]) -> None:
     await asyncio.wrap_future(ended)
 
 
-async def _when_kafka_answers(admin: HttpServer, work: Callable[[], Awaitable[T]]) -> T:
+async def when_kafka_answers(admin: HttpServer, bootstrap: str, work: Callable[[], Awaitable[T]]) -> T:
+    """The result of `work`, tried until Kafka answers. `admin` reports a wait even before the first failure."""
     logged = ""
-    while True:
-        try:
-            return await work()
-        except BrokerUnavailable as error:
-            admin.waiting_for, admin.kafka_answers = str(error), False
-            if logged != str(error):
-                logger.warning("%s", error)
-                logged = str(error)
-            await asyncio.sleep(NODE_RETRY_MS / 1000)
+    timer = asyncio.get_running_loop().call_later(
+        KAFKA_ANSWER_S, _report_waiting, admin, f"Kafka at {bootstrap} has not answered yet"
+    )
+    try:
+        while True:
+            try:
+                result = await work()
+            except BrokerUnavailable as error:
+                timer.cancel()
+                _report_waiting(admin, str(error))
+                if logged != str(error):
+                    logger.warning("%s", error)
+                    logged = str(error)
+                await asyncio.sleep(NODE_RETRY_MS / 1000)
+            else:
+                admin.kafka_answers = True
+                return result
+    finally:
+        timer.cancel()
+
+
+def _report_waiting(admin: HttpServer, why: str) -> None:
+    admin.waiting_for, admin.kafka_answers = why, False
 
 
 def _snapshots(config: NodeConfig, machine: Machine) -> Snapshots:

@@ -99,6 +99,11 @@ class NotLeader(Definite):
 class NoReplicas(Definite):
     code = "NOREPLICAS"
 
+    def __init__(self, missing: str, consequence: str = "") -> None:
+        """`missing`: which acks; it is the first part of the text."""
+        super().__init__(missing + consequence)
+        self.missing = missing
+
 
 class Busy(Definite):
     code = "BUSY"

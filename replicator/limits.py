@@ -167,6 +167,15 @@ TRANSACTION_CHANGES = 5_000
 TRANSACTION_ENTRIES = 1_000
 """Entries of the log that the publisher of the change stream reads at once. Bounds memory, with FETCH_BYTES."""
 
+MAX_STREAM_PARTITIONS = 1_000
+"""Partitions of the topic of changes. A larger number is rejected as a mistake: each costs Kafka files and memory."""
+
+MAX_RETENTION_MS = 100 * 365 * 24 * 3600 * 1000
+"""Retention of the topic of changes. A longer one is rejected as a mistake."""
+
+READ_CHANGES = 500
+"""Changes that a consumer of the change stream takes at once. Bounds memory, and what it repeats after a crash."""
+
 RECENT_BYTES = 16 << 20
 """Records whose changes a node keeps for XREAD, the latest ones. Bounds memory; the log and its topics have all."""
 

@@ -3,16 +3,20 @@ from __future__ import annotations
 from tests.client_fixture import connect
 from tests.kafka_fixture import brokers, kafka, kafka_cluster, local_broker
 from tests.mutation_table import pytest_terminal_summary
+from tests.postgres_fixture import postgres
 from tests.redis_fixture import client, pair, serve, server
+from tests.stream_fixture import change_stream
 
 __all__ = [
     "brokers",
+    "change_stream",
     "client",
     "connect",
     "kafka",
     "kafka_cluster",
     "local_broker",
     "pair",
+    "postgres",
     "pytest_terminal_summary",
     "serve",
     "server",

@@ -36,13 +36,16 @@ class MemoryEntries:
                 self.stored[key] = change.new
         return Write(tuple(transaction.changes.values()))
 
+    def run(self, *commands: str, now_ms: int = NOW_MS) -> Write:
+        """What the commands write, as one transaction."""
+        transaction = Transaction(self)
+        for line in commands:
+            args = line.encode().split()
+            look_up(args).handler(WritableKeyspace(transaction, now_ms), args)
+        return self.apply(transaction)
+
 
 def writes(*commands: str, now_ms: int = NOW_MS) -> list[Write]:
     """What each command writes to an empty store on which those before it have run."""
-    entries, written = MemoryEntries(), []
-    for line in commands:
-        transaction = Transaction(entries)
-        args = line.encode().split()
-        look_up(args).handler(WritableKeyspace(transaction, now_ms), args)
-        written.append(entries.apply(transaction))
-    return written
+    entries = MemoryEntries()
+    return [entries.run(line, now_ms=now_ms) for line in commands]

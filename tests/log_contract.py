@@ -1,5 +1,7 @@
-"""The contract of every adapter of `log.port`. A test module subclasses these with fixtures `log`,
-`open_acks`, and `open_applied` with `committed`."""
+"""The contract of every adapter of `log.port`.
+
+A test module subclasses these with the fixtures `log`, `open_acks`, and `open_applied` with `committed`.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry, Log
 from replicator.node.backlog import CommittedBatch, StreamRequest
 from replicator.node.clock import Clock, SystemClock
 from replicator.node.context import open_context
-from replicator.node.leader_link import CommittedOffset, LinkFailed, ReceivedRecords, RecordStream, Signal
+from replicator.node.leader_link import CommittedOffset, LinkFailed, ReceivedRecords, RecordStream, StreamSignal
 from replicator.node.node import Node
 from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.protocol.pace import ALWAYS_STEADY
@@ -31,7 +31,6 @@ class SetWallClock(SystemClock):
     """Its wall clock stands still until the test sets it."""
 
     def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
-        super().__init__()
         self.now_ms = now_ms
 
     def wall_us(self) -> int:
@@ -183,12 +182,12 @@ class MemorySink:
             self._stream.deliver(ReceivedRecords(entries, None))
 
     def request_ack(self) -> None:
-        self._stream.deliver(ReceivedRecords((), Signal.GETACK))
+        self._stream.deliver(ReceivedRecords((), StreamSignal.GETACK))
 
     def send_heartbeat(self) -> None:
         self.heartbeats += 1
         if not self.stalled:
-            self._stream.deliver(ReceivedRecords((), Signal.HEARTBEAT))
+            self._stream.deliver(ReceivedRecords((), StreamSignal.HEARTBEAT))
 
     def close(self) -> None:
         self.closed = True

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from replicator.address import Address
 from replicator.errors import BadRequest, BrokerUnavailable, ConfigError, LogDamage
 from replicator.log.memory import MemoryLog
 from replicator.log.port import LogExtent
+from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.node.health import NodeState
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol.lease import Lease
 from replicator.records.types import Member, Mode, Timing
+from replicator.server import registration
 from replicator.server.http.app import HttpServer, Snapshots
 from replicator.server.identity import Identity
 from replicator.server.registration import register
@@ -63,6 +66,30 @@ class HttpClient:
             return await answer.text()
 
 
+class MemoryChangeStream:
+    """`ChangeStreamControl` without a stream behind it."""
+
+    def __init__(self) -> None:
+        self.report = PublisherReport(PublisherState.DISABLED)
+        self.settings: dict[str, Any] | None = None
+
+    async def describe(self) -> dict[str, Any]:
+        return {"topic": "c.changes", "settings": self.settings, "progress": None}
+
+    async def enable(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        self.settings = {"enabled": True, **options}
+        return await self.describe()
+
+    async def disable(self) -> dict[str, Any]:
+        if self.settings is None:
+            raise ConfigError("there is no change stream")
+        self.settings["enabled"] = False
+        return await self.describe()
+
+    async def reset(self) -> None:
+        self.settings = None
+
+
 class HttpServers:
     """The HTTP servers of some nodes of a cluster."""
 
@@ -70,6 +97,7 @@ class HttpServers:
         self.folder = folder
         self.host = "127.0.0.1"
         self.cluster = MemoryCluster(folder)
+        self.changes = MemoryChangeStream()
         self._session = aiohttp.ClientSession(headers={"Content-Type": "application/json"})
         self._servers: list[HttpServer] = []
 
@@ -78,7 +106,7 @@ class HttpServers:
         await server.start(Address(self.host, 0))
         self._servers.append(server)
         if running is not None:
-            server.attach_node(running.node, Stats(commands=7), self._snapshots(running))
+            server.attach_node(running.node, Stats(commands=7), self._snapshots(running), self.changes)
         return HttpClient(server, self._session)
 
     def _snapshots(self, running: RunningNode) -> Snapshots:
@@ -88,6 +116,9 @@ class HttpServers:
             return await asyncio.to_thread(snapshot.take, running.machine, folder)
 
         return Snapshots(str(folder), take, lambda: snapshot.listed(folder))
+
+    async def close_server(self, index: int) -> None:
+        await self._servers.pop(index).close()
 
     async def close(self) -> None:
         await self._session.close()
@@ -334,6 +365,29 @@ async def test_a_second_process_exits_while_the_first_one_answers(servers: HttpS
         await register(second.node, own, member, "")
     known = leader.node.membership.get(NodeId("n2"))
     assert known is not None and (known.http, known.incarnation) == (first.http, 7)
+
+
+async def test_a_leader_that_does_not_answer_is_logged_once(
+    servers: HttpServers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registration, "REGISTRATION_RETRY_S", 0.001)
+    leader = await leader_n1(servers)
+    await servers.close_server(0)
+    second, own, member = await start_n2(servers)
+    asked, ask = 0, second.node.ask_to_register
+
+    def counted() -> int:
+        nonlocal asked
+        asked += 1
+        return ask()
+
+    monkeypatch.setattr(second.node, "ask_to_register", counted)
+    with caplog.at_level(logging.INFO, registration.logger.name):
+        registering = asyncio.create_task(register(second.node, own, member, ""))
+        await until(lambda: asked >= 5)
+        registering.cancel()
+    [message] = [it.getMessage() for it in caplog.records if it.name == registration.logger.name]
+    assert message.startswith(f"asking the leader to register this node fails: {leader.member.node} does not answer at")
 
 
 @pytest.mark.parametrize(

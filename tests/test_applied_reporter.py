@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from replicator.errors import BrokerUnavailable
-from replicator.intervals import COMMIT_MS, REFUSED_COMMIT_MS
+from replicator.intervals import OFFSET_COMMIT_MS, REFUSED_OFFSET_COMMIT_MS
 from replicator.log.memory import MemoryAppliedOffsets
-from replicator.log.port import CommitRefused
+from replicator.log.port import OffsetCommitRefused
 from replicator.node.applied_reporter import AppliedReporter
 from replicator.node.clock import SystemClock
 from replicator.position import NodeId, Offset
@@ -80,7 +80,7 @@ async def reporting() -> AsyncIterator[Reporting]:
 
 
 async def test_an_offset_is_committed_once_an_interval_if_it_has_changed(reporting: Reporting) -> None:
-    assert await reporting.interval() == COMMIT_MS
+    assert await reporting.interval() == OFFSET_COMMIT_MS
     assert (reporting.offsets.stored, reporting.offsets.commits) == ({N1: 4}, 1)
     await reporting.interval()
     assert reporting.offsets.commits == 1
@@ -104,7 +104,7 @@ async def test_an_outage_is_logged_once_and_ends_by_itself(
     reporting.offsets.error = BrokerUnavailable("no answer")
     with caplog.at_level(logging.INFO):
         for _ in range(3):
-            assert await reporting.interval() == COMMIT_MS
+            assert await reporting.interval() == OFFSET_COMMIT_MS
         reporting.offsets.error = None
         await reporting.interval()
     assert reporting.offsets.stored == {N1: 4}
@@ -115,10 +115,10 @@ async def test_an_outage_is_logged_once_and_ends_by_itself(
 
 
 async def test_a_refusal_is_one_warning(reporting: Reporting, caplog: pytest.LogCaptureFixture) -> None:
-    reporting.offsets.error = CommitRefused("allow READ on the group")
+    reporting.offsets.error = OffsetCommitRefused("allow READ on the group")
     for _ in range(3):
-        assert await reporting.interval() == REFUSED_COMMIT_MS
+        assert await reporting.interval() == REFUSED_OFFSET_COMMIT_MS
     reporting.offsets.error = None
-    assert await reporting.interval() == COMMIT_MS
+    assert await reporting.interval() == OFFSET_COMMIT_MS
     assert reporting.offsets.stored == {N1: 4}
     assert [(it.levelname, it.message) for it in caplog.records] == [("WARNING", "allow READ on the group")]

@@ -40,3 +40,9 @@ def test_rows_show_values_limits_defaults_and_variables() -> None:
         row.startswith("| <code>--write async&#124;sync&#124;suspend&#124;invalidate</code> | When ") for row in rows
     )
     assert any(row.startswith("| `--loss / --no-loss` | ") for row in rows)
+
+
+def test_several_examples_are_lines_for_the_shell() -> None:
+    rows = reference().splitlines()
+    first = rows.index("    replicator stream tail --follow")
+    assert rows[first + 1].startswith("    replicator stream tail --from 10m ")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from replicator.intervals import COMMIT_MS
+from replicator.intervals import OFFSET_COMMIT_MS
 from replicator.local.kafka import LocalBroker
 from replicator.log.kafka.admin import delete_topics, ensure_topics
 from replicator.position import NodeId
@@ -67,6 +67,7 @@ def test_status_has_the_documented_fields(cluster: Cluster) -> None:
         "digest",
         "entries",
         "store_bytes",
+        "publisher",
     }
     assert all(fields <= node.keys() for node in status["nodes"])
     assert [node["id"] for node in status["nodes"]] == ["n1", "n2", "n3"]
@@ -134,7 +135,7 @@ def test_kafkas_tools_show_the_lag_of_each_node(cluster: Cluster) -> None:
         committed = committed_offset(cluster.bootstrap, cluster.name, NodeId(id))
         return int(cluster.status()["end_offset"]) + 1 - (committed or 0)
 
-    idle = COMMIT_MS // Timing().heartbeat_ms + 10  # heartbeats since the last commit
+    idle = OFFSET_COMMIT_MS // Timing().heartbeat_ms + 10  # heartbeats since the last commit
     wait_for(lambda: all(lag(id) <= idle for id in ids))
     with stopped(cluster.pid(follower)):
         client = cluster.client(leader)

@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from importlib.metadata import version
@@ -17,7 +18,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from replicator.cli import node, output, replica, snapshot, status
+from replicator.cli import demo, node, output, replica, snapshot, status
 from replicator.cli.main import app, main
 from replicator.cli.output import ConsoleProgress, count
 from replicator.errors import ConfigError
@@ -25,6 +26,7 @@ from replicator.local.admin_client import ClusterAdmin, NodeUnreachable
 from replicator.local.cluster import LocalCluster
 from replicator.local.folder import NodeEntry
 from replicator.local.operations import policy_of
+from replicator.local.ports import free_base_port
 from replicator.local.status import MemberStatus, parse_status
 from replicator.records.types import Mode, WriteMode
 from replicator.testing.simulation import SimulationPlan
@@ -33,9 +35,15 @@ RUN = ("node", "run", "--id", "n1", "--cluster", "c", "--bootstrap", "kafka:9092
 
 
 def test_an_unknown_log_level_is_refused_with_the_choices(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, [*RUN, str(tmp_path), "--log-level", "loud"])
+    result = CliRunner().invoke(app, [*RUN, str(tmp_path), "--log-level", "loud"], env={"COLUMNS": "200"})
     assert result.exit_code == 2
-    assert "'loud' is not one of" in result.output
+    assert "'loud' is none of debug, info, warning, error" in result.output
+
+
+def test_an_unknown_mode_is_refused_with_the_modes() -> None:
+    result = CliRunner().invoke(app, ["replica", "set-mode", "sync", "n2"], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert "Invalid value for 'MODE': 'n2' is none of async, sync, snapshotter" in result.output
 
 
 def test_an_unknown_timing_is_refused_with_the_known_ones(tmp_path: Path) -> None:
@@ -141,10 +149,11 @@ def test_values_with_brackets_are_printed_as_they_are(terminal: StringIO) -> Non
     output.print_line(BRACKETS)
     output.print_error("Error:", "bold red", BRACKETS)
     ConsoleProgress().done(BRACKETS)
+    ConsoleProgress().notice(BRACKETS)
     output.console.print(table)
     output.console.print(BRACKETS)
     lines = [line.strip() for line in terminal.getvalue().splitlines()]
-    assert lines.count(BRACKETS) == 6 and lines.count(f"Error: {BRACKETS}") == 1
+    assert lines.count(BRACKETS) == 7 and lines.count(f"Error: {BRACKETS}") == 1
 
 
 def test_the_state_of_a_broker_names_a_folder_with_brackets(tmp_path: Path) -> None:
@@ -222,6 +231,15 @@ def test_a_reader_that_has_left_costs_no_message(tmp_path: Path, args: tuple[str
     assert (ended.returncode, ended.stderr) == (1, "")
 
 
+@pytest.mark.parametrize("args", [("broker", "status", "--json"), ("broker", "status"), ("--help",), ("--version",)])
+def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path: Path, args: tuple[str, ...]) -> None:
+    dir = ("--dir", str(tmp_path)) if args[0] == "broker" else ()
+    with open("/dev/full", "wb") as full:
+        ended = replicator(*args, *dir, stdout=full.fileno())
+    message = "Error: the output cannot be written (No space left on device)\n"
+    assert (ended.returncode, ended.stderr) == (1, message)
+
+
 def test_a_name_that_is_not_text_is_printed(tmp_path: Path) -> None:
     ended = replicator("broker", "status", "--dir", os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     assert ended.returncode == 3 and "\\udcff/data" in ended.stdout
@@ -284,6 +302,20 @@ def test_results_as_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, comman
     args = [str(tmp_path / "none") if arg == "DIR" else arg for arg in command.split()]
     assert json.loads(CliRunner().invoke(app, [*args, "--json"]).stdout) == printed
     assert "{" not in CliRunner().invoke(app, args).stdout
+
+
+def test_the_ports_of_the_demo_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Planned(LocalCluster):
+        def up(self, nodes: int | None, **options: object) -> None:
+            raise ConfigError(f"{nodes} nodes from {options['base_port']}")
+
+    monkeypatch.setattr(demo, "LocalCluster", Planned)
+    monkeypatch.setattr(demo, "_load_airports", dict)
+    base_port = free_base_port(4)
+    command = ["demo", "--keep", str(tmp_path / "kept"), "--base-port", str(base_port)]
+    assert str(CliRunner().invoke(app, command).exception) == f"3 nodes from {base_port}"
+    with socket.create_server(("127.0.0.1", base_port + 1003)):  # HTTP of the replica that is added
+        assert f"port {base_port + 1003} is not available" in str(CliRunner().invoke(app, command).exception)
 
 
 def test_ctrl_c_during_the_import_of_the_modules_prints_no_traceback() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import redis
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AclBinding,
     AclBindingFilter,
@@ -47,8 +47,16 @@ from replicator.log.kafka.options import KafkaOptions
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.position import NodeId, Offset
+from replicator.protocol.log_state import LogState
+from replicator.stream import BlockingChangeStream
+from replicator.stream.management import StreamOptions, StreamStart, create, reset
+from replicator.stream.run_publisher import PublisherSettings
+from replicator.stream.service import PUBLISHER
+from replicator.stream.settings import Progress
+from replicator.stream.state_topic import KafkaAccess
 from tests.process_cluster import wait_for
 from tests.secured_kafka import SecuredKafka, start_secured_kafka
+from tests.stream_fixture import MadeUpLog
 
 PAGE = Path(__file__).parents[1] / "docs" / "deployment.md"
 CLUSTER = "shop"
@@ -114,10 +122,17 @@ def acls(cluster: str = CLUSTER) -> list[AclBinding]:
             kind, name, ResourcePatternType.LITERAL, given.allow_principal[0], "*", OPERATIONS[operation], ALLOWED
         )
         for words in commands("kafka-acls.sh")
-        for given in [parsed(words, "--allow-principal", "--operation", "--topic", "--group")]
+        for given in [parsed(words, "--allow-principal", "--operation", "--topic", "--group", "--transactional-id")]
         for kind, name in [
-            *((ResourceType.TOPIC, topic.replace(f"{CLUSTER}.", f"{cluster}.")) for topic in given.topic),
-            *((ResourceType.GROUP, group.replace(f"{CLUSTER}.", f"{cluster}.")) for group in given.group),
+            *(
+                (kind, name.replace(f"{CLUSTER}.", f"{cluster}."))
+                for kind, names in (
+                    (ResourceType.TOPIC, given.topic),
+                    (ResourceType.GROUP, given.group),
+                    (ResourceType.TRANSACTIONAL_ID, given.transactional_id),
+                )
+                for name in names
+            ),
             *([(ResourceType.BROKER, "kafka-cluster")] if given.cluster else []),
         ]
         for operation in given.operation
@@ -439,6 +454,33 @@ def test_a_reader_of_the_log_needs_its_topic_and_its_group(authorized: Authorize
     finally:
         consumer.close()
         authorized.allow(acls(name))
+
+
+@pytest.mark.kafka
+def test_the_change_stream_with_the_acls_of_the_page(authorized: Authorized) -> None:
+    """Published by the user of the nodes, and read by one that may read it only."""
+    name, bootstrap = authorized.cluster(), authorized.kafka.secured
+    ensure_topics(authorized.kafka.plain, name)
+    kafka = KafkaAccess(bootstrap, name, NodeId("n1"), authorized.security("shop"))
+    create(kafka, StreamOptions(), StreamStart(Progress(LogState())))
+    log = MadeUpLog()
+    producer = Producer({"bootstrap.servers": authorized.kafka.plain})
+    for entry in (log.claim(), log.write("SET k v")):
+        producer.produce(f"{name}.wal", entry.payload)
+    producer.flush()
+    settings = PublisherSettings(bootstrap, name, NodeId("n1"), Path("none"), authorized.security("shop"))
+    publishing = subprocess.Popen(PUBLISHER, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert publishing.stdin is not None
+    try:
+        publishing.stdin.write(settings.encode())
+        publishing.stdin.flush()
+        with BlockingChangeStream(bootstrap, name, security=authorized.security("audit")) as changes:
+            [change] = changes.read(10, timeout_s=60)
+        assert (change.row, change.op) == (b"k", "c")
+    finally:
+        publishing.terminate()
+        publishing.wait()
+    reset(kafka)
 
 
 @pytest.mark.kafka

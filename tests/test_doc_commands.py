@@ -15,12 +15,12 @@ from replicator.cli.main import app
 from tests.doc_pages import DOCS, PAGES, blocks, commands, inline_code
 
 ROOT_COMMAND: Any = typer.main.get_command(app)
-_SEPARATORS = {"|", "||", "&&", ";", "&", "do", "then", "until", "while", "if", "!"}
+_SEPARATORS = {"|", ">", "||", "&&", ";", "&", "do", "then", "until", "while", "if", "!"}
 
 
 def invocations(line: str) -> list[list[str]]:
     """The arguments of each `replicator` in a line for the shell."""
-    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;")
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;>")
     lexer.whitespace_split = True
     found: list[list[str]] = []
     words: list[str] = []
@@ -68,6 +68,7 @@ def test_what_is_parsed() -> None:
         ["doctor"],
         ["demo"],
     ]
+    assert invocations("replicator status --json > status.json") == [["status", "--json"]]
     assert invocations("redis-cli -p 7001 get replicator") == []
     for wrong in (["status", "--jsn"], ["replica", "promote"], ["cluster", "policy", "--write", "fast"], ["statsu"]):
         with pytest.raises(Exception, match=r"(?i)no such|missing|invalid|'fast' is not"):

@@ -15,12 +15,12 @@ from replicator.intervals import (
     AUTH_TIMEOUT_S,
     BARRIER_PAUSE_MS,
     CHECKPOINT_MS,
-    COMMIT_MS,
     HTTP_TIMEOUT_S,
+    OFFSET_COMMIT_MS,
     TRUNCATED_MS,
 )
 from replicator.local.kafka.jars import KAFKA_VERSION
-from replicator.protocol.pace import Pace
+from replicator.protocol.pace import NON_MEMBER_INTERVALS, Pace
 from replicator.protocol.timing import MAX_DRIFT, Timeouts
 from replicator.records.types import VERSION, Timing
 from replicator.store.keys import encode_key
@@ -70,7 +70,14 @@ FIGURES = [
     ("docs/redis.md", "for {}, and the last", duration(limits.ONCE_AGE_MS)),
     ("docs/redis.md", "and the last {}", f"{limits.ONCE_IDS:,}"),
     ("docs/benchmarks.md", "(`replicator cluster timing --election-ms`, {})", duration(TIMING.election_ms)),
+    ("docs/leadership.md", "not a member waits {} longer", duration(NON_MEMBER_INTERVALS * PACE.idle_heartbeat_ms)),
+    ("docs/configuration.md", "an idle one every {}.", duration(PACE.idle_heartbeat_ms)),
     ("docs/http-api.md", "that of Redis + {}", str(NODE.http.port - NODE.resp.port)),
+    ("docs/http-api.md", "bodies of {},", bytes_text(limits.MAX_BODY_BYTES)),
+    ("docs/http-api.md", "KiB, {} connections,", str(limits.MAX_HTTP_CONNECTIONS)),
+    ("docs/http-api.md", "connections, {} for a request", f"{HTTP_TIMEOUT_S:g} s"),
+    ("docs/deployment.md", "open files | {} for Kafka", str(limits.RESERVED_DESCRIPTORS)),
+    ("docs/deployment.md", "at least `max_clients` + {};", str(limits.RESERVED_DESCRIPTORS)),
     ("docs/client.md", "good for {}", duration(limits.ONCE_AGE_MS)),
     ("docs/client.md", "the last {} ids", f"{limits.ONCE_IDS:,}"),
     ("docs/client.md", "`timeout_s=` ({})", f"{CLIENT_TIMEOUT_S:g}"),
@@ -79,8 +86,8 @@ FIGURES = [
     ("docs/modes.md", "`follower_lease_ms` ({})", duration(TIMING.follower_lease_ms)),
     ("docs/modes.md", "at most one every {}", duration(BARRIER_PAUSE_MS)),
     ("docs/operations.md", "at most `lease_ms` ({})", duration(TIMING.lease_ms)),
-    ("docs/operations.md", "It does so every {} if", duration(COMMIT_MS)),
-    ("docs/operations.md", "may show up to {} records, the heartbeats", str(COMMIT_MS // TIMING.heartbeat_ms)),
+    ("docs/operations.md", "It does so every {} if", duration(OFFSET_COMMIT_MS)),
+    ("docs/operations.md", "may show up to {} records, the heartbeats", str(OFFSET_COMMIT_MS // TIMING.heartbeat_ms)),
     ("docs/operations.md", "at most `read_ms` ({})", duration(TIMEOUTS.read_ms)),
     ("docs/operations.md", "heartbeat each `heartbeat_ms` ({})", duration(TIMING.heartbeat_ms)),
     ("docs/operations.md", "used its lease for {}, and", duration(PACE.idle_after_ms)),

@@ -24,7 +24,7 @@ from tests.doc_pages import DOCS, INDENTED, PAGES, ROOT, Block, blocks, commands
 
 NODES = 4
 SHOWN_PORT, SHOWN_HOME = 7001, "/home/ada/replicator"
-CLUSTER_PAGES = ["concepts.md", "modes.md", "operations.md"]
+CLUSTER_PAGES = ["concepts.md", "modes.md", "operations.md", "stream.md"]
 """They have no `cluster up` of their own: a cluster of three nodes runs already."""
 RUN = [ROOT / "README.md", DOCS / "index.md", DOCS / "quick-start.md", *(DOCS / name for name in CLUSTER_PAGES)]
 
@@ -32,6 +32,7 @@ NOT_RUN = {
     r"make demo": "installs packages and a Kafka of its own; its steps are those of quick-start.md and test_cluster.py",
     r"python3 -m venv .*": "installs packages: the tests run in such an environment",
     r"kcat .*": "kcat need not be installed",
+    r".*\| jq .*": "jq need not be installed",
     r".*1f…:4711.*": "the token is an example",
     r"replicator broker status --dir replicator-data/broker": "the cluster of the test uses a Kafka of all tests",
     r"replicator doctor --bootstrap kafka:9093 .*": "the Kafka is an example (test_secured_kafka.py)",
@@ -44,20 +45,22 @@ NOT_RUN_PAGES = {
     "client.md": "Python only, run by test_client_doc.py",
     "compatibility.md": "has no commands in blocks",
     "configuration.md": "has no commands in blocks",
-    "deployment.md": "needs several machines",
+    "deployment.md": "run by test_deployment.py",
     "faq.md": "has no commands",
-    "http-api.md": "requests, tested by test_http_clients.py and test_admin.py",
+    "http-api.md": "run by test_openapi.py",
     "leadership.md": "has no commands",
     "log.md": "the consumer is run by test_log_doc.py",
     "metrics.md": "has no commands",
     "native-core.md": "has no commands",
     "redis.md": "the clients of test_sentinel_failover.py; REPL.ONCE in test_once.py",
+    "stream.md": "run by test_change_stream.py",
     "runbook.md": "rehearsed by tests of its own",
 }
 EXIT_CODES = {
     ("quick-start.md", "redis-cli -p 7002 set greeting hi"): 1,  # at a follower
     ("quick-start.md", "replicator status"): 1,  # the killed node does not serve
 }
+SHOWN_IN_FULL = ("quick-start.md", "replicator status")
 ELECTION_MS = 4_000
 OWN_KAFKA = {"stopped Kafka"}  # printed only if Kafka was started by `cluster up`
 
@@ -143,11 +146,11 @@ def reason_not_to_run(command: str) -> str | None:
 
 def play(shell: Shell, page: Path) -> list[str]:
     """Runs the commands of a page in their order, and returns them."""
-    played, printed = [], ""
+    played, printed, last = [], "", ""
     for block in blocks(page):
         lines = commands(block)
         if lines:
-            printed = ""
+            printed, last = "", lines[-1]
         for line in lines:
             if reason_not_to_run(line) is None:
                 if line.startswith("replicator cluster up") and not shell.is_up:
@@ -159,6 +162,8 @@ def play(shell: Shell, page: Path) -> list[str]:
             expected = [it for it in shell.comparable(block.text) if it not in OWN_KAFKA]
             missing = [it for it in expected if it not in shell.comparable(printed)]
             assert missing == [], f"{page.name} shows what is not printed:\n{printed}"
+            if (page.name, last) == SHOWN_IN_FULL:
+                assert expected == shell.comparable(printed), f"{page.name} does not show all of:\n{printed}"
     return played
 
 

@@ -18,7 +18,7 @@ from replicator.node.health import NodeState
 from replicator.node.term_history import TermHistory
 from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.records.types import VERSION, Claim, Header, Reason
-from replicator.server.http.metrics import Observed, render
+from replicator.server.http.metrics import MetricsInput, render
 from replicator.server.stats import Stats
 from tests.memory_cluster import FaultyLog, MemoryCluster, until
 from tests.redis_fixture import STEADY
@@ -107,7 +107,7 @@ def test_each_reason_has_a_description(reason: Reason, why: str) -> None:
 async def test_claims_are_counted_by_reason_in_the_metrics(cluster: MemoryCluster) -> None:
     leader = await cluster.start("n1")
     await cluster.leader()
-    lines = render(Observed(leader.node.status(), Stats())).decode().splitlines()
+    lines = render(MetricsInput(leader.node.status(), Stats())).decode().splitlines()
     assert 'replicator_claims_total{reason="first"} 1.0' in lines
     assert 'replicator_claims_total{reason="election"} 0.0' in lines
     assert "replicator_epoch 1.0" in lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from io import BytesIO
+from typing import Any
 
 import fastavro
 import pytest
@@ -160,6 +161,20 @@ def test_json_and_avro_have_the_same_fields(change: Change, with_field: bool) ->
     assert ("field" in key_fields) is with_field
 
 
+@given(change=any_change, with_field=st.booleans())
+def test_the_bytes_are_those_of_fastavro(change: Change, with_field: bool) -> None:
+    key = key_of(change, with_field=with_field)
+    key_fields = json.loads(JsonFormat().encode_key(key))
+    assert AvroFormat().encode_key(key) == write_avro("change_key.v1.avsc", key_fields)
+    assert AvroFormat().encode(change) == write_avro("change.v1.avsc", to_fields(change))
+
+
+def write_avro(schema: str, fields: Any) -> bytes:
+    out = BytesIO()
+    fastavro.schemaless_writer(out, load_schema(schema), fields)
+    return out.getvalue()
+
+
 def read_avro(schema: str, encoded: bytes) -> object:
     stream = BytesIO(encoded)
     fields = fastavro.schemaless_reader(stream, load_schema(schema), None)
@@ -197,3 +212,10 @@ def test_keys_of_a_compacted_topic_tell_the_fields_of_a_row_apart() -> None:
     form = JsonFormat()
     assert len({form.encode_key(key_of(it, with_field=False)) for it in created}) == 1
     assert len({form.encode_key(key_of(it, with_field=True)) for it in created}) == 3
+
+
+def test_the_error_does_not_repeat_the_message() -> None:
+    for form, value in ((JsonFormat(), b"\x00\x02" + b"\xd8" * 5000), (AvroFormat(), b"\x02" * 5000)):
+        with pytest.raises(NotAChange) as refused:
+            form.decode(value)
+        assert len(str(refused.value)) < 200

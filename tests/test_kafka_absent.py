@@ -16,6 +16,9 @@ from replicator.bench.peers import free_port
 from replicator.errors import BrokerUnavailable
 from replicator.log.kafka import admin
 from replicator.log.kafka.admin import TopicLookup, ensure_topics
+from replicator.position import Author, NodeId
+from replicator.server.http.app import HttpServer
+from replicator.server.identity import Identity
 from tests.memory_cluster import until
 
 
@@ -60,6 +63,20 @@ async def test_a_process_that_stops_does_not_wait_for_a_blocked_thread() -> None
         await waiting
     assert thread.is_alive()
     release.set()
+
+
+async def test_a_node_reports_that_it_waits_before_the_first_request_has_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(assembly, "KAFKA_ANSWER_S", 0)
+    server = HttpServer(Identity("c", Author(NodeId("n1"), 1)), "")
+    answer = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(assembly.when_kafka_answers(server, "kafka:9092", lambda: answer))
+    assert server.kafka_answers
+    await until(lambda: not server.kafka_answers)
+    assert server.waiting_for == "Kafka at kafka:9092 has not answered yet"
+    answer.set_result(1)
+    assert await waiting == 1 and server.kafka_answers
 
 
 async def test_errors_of_the_thread_are_raised() -> None:

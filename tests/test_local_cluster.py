@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ import pytest
 from replicator.address import Address
 from replicator.errors import BrokerUnavailable, ConfigError, ReplicatorError
 from replicator.local import cluster as local_cluster
+from replicator.local import waiting
 from replicator.local.admin_client import ClusterAdmin, NodeAdmin
 from replicator.local.cluster import LocalCluster
 from replicator.local.folder import ClusterFile, ClusterFolder, NodeEntry
@@ -73,10 +74,11 @@ class FolderWithoutProcesses(ClusterFolder):
 
 
 class Recorded:
-    """The results that an operation reports."""
+    """The results and notices that an operation reports."""
 
     def __init__(self) -> None:
         self.results: list[str] = []
+        self.notices: list[str] = []
 
     def step(self, text: str) -> None:
         pass
@@ -86,6 +88,9 @@ class Recorded:
 
     def done(self, text: str) -> None:
         self.results.append(text)
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
 
 
 class FakeCluster(LocalCluster):
@@ -215,6 +220,16 @@ def test_other_options_than_those_of_the_cluster_are_refused(dir: Path) -> None:
     cluster.up(2, bootstrap="kafka:9092", base_port=base_port, name="c")  # the same options
 
 
+def test_fewer_nodes_than_the_cluster_has_are_refused(dir: Path) -> None:
+    cluster = FakeCluster(dir)
+    cluster.start(3)
+    cluster.stop_node("n3")
+    with pytest.raises(ConfigError) as refused:
+        cluster.start(2)
+    assert "it has 3 nodes (n1, n2, n3), not 2 (`replicator replica remove ID` removes one)" in str(refused.value)
+    assert cluster.folder.started == []
+
+
 def test_the_address_of_kafka_can_be_corrected_while_no_node_runs(dir: Path) -> None:
     cluster = FakeCluster(dir)
     cluster.start(1)
@@ -253,6 +268,57 @@ def test_a_node_that_has_failed_must_be_stopped_before_it_is_started_again(dir: 
     for start in (cluster.start, lambda: cluster.start_node("n1")):
         with pytest.raises(ReplicatorError, match=r"n1 is failed: install .* stop it first: `replicator node stop n1`"):
             start()
+
+
+class NodeWithoutKafka(FakeNode):
+    """Waits for Kafka, which never answers."""
+
+    state = "waiting"
+
+    def status(self, timeout_s: float = 0) -> StatusReply:
+        reply = super().status()
+        why = "Kafka at kafka:9092 does not answer"
+        return replace(reply, node=replace(reply.node, kafka_answers=False, trouble=why))
+
+
+class VirtualTime:
+    """Instead of the module `time`."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def test_a_node_that_waits_for_kafka_is_reported_once(dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = FakeCluster(dir)
+    cluster.start(1)
+    cluster.nodes.kind = NodeWithoutKafka
+    time = VirtualTime()
+    monkeypatch.setattr(waiting, "time", time)
+    noticed_s = []
+    monkeypatch.setattr(cluster.reported, "notice", lambda text: noticed_s.append((text, round(time.now_s, 1))))
+    with pytest.raises(ReplicatorError, match=r"n1 is not ready after 600 s: Kafka at kafka:9092 does not answer"):
+        cluster.start_node("n1")
+    assert noticed_s == [("waiting for Kafka at kafka:9092, for up to 600 s", 2.0)]
+
+
+def test_who_waits_for_the_kafka_of_the_cluster_learns_how_to_start_it(
+    dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = FakeCluster(dir)
+    cluster.start(1)
+    cluster.folder.save(replace(cluster.folder.load(), own_broker=True))
+    cluster.nodes.kind = NodeWithoutKafka
+    monkeypatch.setattr(waiting, "time", VirtualTime())
+    with pytest.raises(ReplicatorError, match="is not ready"):
+        cluster.start_node("n1")
+    [notice] = cluster.reported.notices
+    assert notice.endswith(f": `replicator cluster up --dir {dir}` starts the cluster's own Kafka again")
 
 
 def test_a_replica_that_fails_leaves_nothing_behind(dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,6 +388,20 @@ def test_a_lock_does_not_create_a_folder(dir: Path) -> None:
     with pytest.raises(ConfigError, match="there is no cluster"):
         FakeCluster(dir).stop_node("n1")
     assert not dir.exists()
+
+
+def test_a_cluster_can_be_deleted_twice(dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_cluster, "delete_topics", lambda bootstrap, cluster, *, security: None)
+    cluster = FakeCluster(dir)
+    cluster.start(1)
+    cluster.down(purge=True)
+    cluster.down(purge=True)
+    assert cluster.reported.results[1:] == [f"deleted {dir}", f"there is no folder {dir}: nothing to delete"]
+    with pytest.raises(ConfigError, match="there is no cluster"):
+        cluster.down(purge=False)
+    dir.mkdir()  # whatever it is, it is not a cluster
+    with pytest.raises(ConfigError, match="there is no cluster"):
+        cluster.down(purge=True)
 
 
 def test_topics_are_deleted_with_the_login_of_the_environment(dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

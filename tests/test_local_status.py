@@ -341,3 +341,18 @@ def test_watching_into_a_pipe_prints_each_status_at_once(monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt):
         _watch(Replies(parse_status(reply("n1"))), json=False)
     assert [text.count("c: log end") for text in seen] == [1, 2]
+
+
+def test_the_publisher_of_the_change_stream_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    publishing = {"state": "publishing", "offset": 7, "changes_per_s": 12.4, "lag_records": 1}
+    failed = {"state": "failed", "trouble": "topic c.changes was deleted"}
+    idle = {"state": "standby", "of a later version": 1}
+    for publisher, line in [
+        (publishing, "change stream: n1 is publishing, 1 record behind, 12 changes/s"),
+        (failed, "change stream: n1 cannot publish: topic c.changes was deleted"),
+    ]:
+        replies = {**reply("n1"), "publisher": publisher}, {**reply("n2"), "publisher": idle}
+        print_whole(*draw(summarise(Replies(*map(parse_status, replies)))))
+        assert [it for it in capsys.readouterr().out.splitlines() if "change stream" in it] == [line]
+    print_whole(*draw(summarise(Replies(parse_status(reply("n1"))))))
+    assert "change stream" not in capsys.readouterr().out

@@ -19,7 +19,7 @@ from replicator.node.commit_times import PRECISION, SPACING_MS, CommitTimes
 from replicator.node.latencies import LATENCY_BOUNDS_S, Histogram
 from replicator.position import NodeId, Offset
 from replicator.records.types import VERSION, Mode, Policy
-from replicator.server.http.metrics import Observed, render
+from replicator.server.http.metrics import MetricsInput, render
 from replicator.server.redis.turns import Turns
 from replicator.server.stats import Stats
 from replicator.store.view import Transaction
@@ -51,7 +51,7 @@ def parsed(text: str) -> Samples:
 
 def metrics(running: RunningNode) -> Samples:
     node = running.node
-    observed = Observed(node.status(), Stats(), "c", node.latencies, node.replica_lags)
+    observed = MetricsInput(node.status(), Stats(), "c", node.latencies, node.replica_lags)
     return parsed(render(observed).decode())
 
 
@@ -121,7 +121,7 @@ def test_a_bound_belongs_to_the_bucket_below_it() -> None:
     for latency_s in (LATENCY_BOUNDS_S[0], 0.0006, 0.0006, 99.0):
         stats.reads.observe(latency_s)
     stats.reads.observe(0.002, 5)
-    samples = parsed(render(Observed(example().status, stats)).decode())
+    samples = parsed(render(MetricsInput(example().status, stats)).decode())
     name = "replicator_command_duration_seconds"
     buckets = {
         bound: samples[f"{name}_bucket{{kind=read}}{{le={bound}}}"]
@@ -330,7 +330,7 @@ async def test_the_outcomes_of_writes() -> None:
     await stage.step("acked")
     await stage.step("refused")
     stage.backend.unacked.pop()(Unknown(7, "was sent"), Offset(7))
-    samples = parsed(render(Observed(example().status, stage.server.stats)).decode())
+    samples = parsed(render(MetricsInput(example().status, stage.server.stats)).decode())
     assert [samples[f"replicator_writes_total{{outcome={it}}}"] for it in ("ok", "rejected", "unknown")] == [1, 1, 1]
     assert samples["replicator_rejected_writes_total{code=NOREPLICAS}"] == 1
     assert samples["replicator_rejected_writes_total{code=READONLY}"] == 0

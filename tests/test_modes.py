@@ -11,13 +11,13 @@ from unittest.mock import AsyncMock, patch
 
 import pytest
 
-from replicator.errors import BadRequest, Diverged, Loading, LogDamage, NoReplicas, Unblocked, Unknown
+from replicator.errors import BadRequest, Diverged, Loading, LogDamage, NoReplicas, Stale, Unblocked, Unknown
 from replicator.log.memory import MemoryAckTopic
 from replicator.node import leader as leader_module
 from replicator.node.health import NodeState
 from replicator.node.leader import Leader
-from replicator.position import NodeId, Offset
-from replicator.protocol.levels import EVENTUAL, LINEARIZABLE
+from replicator.position import NodeId, Offset, Token
+from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level, LevelKind
 from replicator.protocol.roles import Role
 from replicator.protocol.timing import Timeouts, old_lease_ms
 from replicator.records.codec import BARRIER, AckCodec
@@ -188,6 +188,34 @@ async def test_an_unresponsive_member_is_never_made_async_automatically(tmp_path
     assert cluster.bodies_of(Membership) == before
     assert cluster.n3.node.membership.policy == ALL
     await cluster.stop()
+
+
+async def test_a_read_that_waits_for_an_unacked_write_says_whose_ack_is_missing(tmp_path: Path) -> None:
+    cluster = ModesCluster(tmp_path, SHORT_SYNC, Timeouts(read_ms=50))
+    await cluster.set_up(ALL, SYNC, SYNC, SYNC)
+    cluster.acks.hold("n2")
+    writing = begin_write(cluster.n1, b"a", b"s1")
+    await until(lambda: stored(cluster.n3, A) == b"s1" and "n2" in refusal(cluster.n1))
+    state = cluster.n3.machine.state
+    session = Level(LevelKind.SESSION, token=Token(state.timeline.hex(), state.offset))
+    for level in (LINEARIZABLE, Level(LevelKind.BOUNDED, max_age_ms=100), session):
+        with pytest.raises(Stale, match=r"Writes wait for replicas: no ack from n2 for 300 ms\. Try again"):
+            await read(cluster.n1, A, level)
+    await cluster.stop()
+    await writing
+
+
+async def test_a_read_that_waits_for_a_write_says_so_before_its_acks_are_late(tmp_path: Path) -> None:
+    cluster = ModesCluster(tmp_path, timeouts=Timeouts(read_ms=50))
+    await cluster.set_up(SUSPEND, SYNC, SYNC, SYNC)
+    cluster.acks.hold("n2")
+    writing = begin_write(cluster.n1, b"a", b"s1")
+    await until(lambda: A in cluster.n3.machine.suspended)
+    for running in (cluster.n1, cluster.n3):
+        with pytest.raises(Stale, match="A write to a key of the read is in flight"):
+            await read(running, A)
+    await cluster.stop()
+    await writing
 
 
 async def test_an_unacked_write_in_the_log_has_an_unknown_outcome_and_takes_effect_later(

@@ -87,7 +87,7 @@ async def test_answers_of_a_starting_node_are_as_described(servers: HttpServers)
     for path in (*PLAIN, "/metrics"):
         await ask(client, "GET", path)
     for operation in OPERATIONS:
-        if operation.changes or operation.parameters:
+        if operation.is_change or operation.parameters:
             path = operation.path.replace("{node}", "n9").replace("{key}", "k")
             status, _ = await ask(client, operation.method, path, operation.path, json=body_of(operation.body))
             assert status == 503
@@ -131,6 +131,7 @@ def body_of(shape: Shape | None) -> Any:
         Shape.POLICY: {"write": "async"},
         Shape.TIMING: {"lease_ms": 600},
         Shape.PROMOTION: {"node": "n9", "force": False},
+        Shape.STREAM_CHANGE: {"enabled": True, "start_from": "latest"},
     }
     if shape is not None:
         validator({"$ref": f"#/components/schemas/{shape}"}).validate(examples[shape])

@@ -104,6 +104,22 @@ async def test_a_leader_without_kafka_does_not_blame_its_replicas(
     await cluster.stop()
 
 
+async def test_a_kafka_that_answers_again_but_takes_no_records_is_not_unreachable(cluster: MemoryCluster) -> None:
+    async def refuse(payloads: Sequence[bytes]) -> Offset:
+        raise AppendRefused("not enough in-sync replicas")
+
+    async def end() -> Offset:
+        raise BrokerUnavailable(NO_KAFKA)
+
+    await cluster.start("n1")
+    node = (await cluster.leader()).node
+    with patch.object(cluster.log, "append", refuse):
+        with patch.object(cluster.log, "end", end):
+            await until(lambda: not node.status().kafka_answers)
+        await until(lambda: node.status().kafka_answers)
+        assert node._context.roles.append_failure is not None
+
+
 async def test_a_repeated_failure_is_logged_at_its_begin_at_its_end_and_rarely_between(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

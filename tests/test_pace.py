@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from itertools import product
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from replicator.protocol.levels import LINEARIZABLE
 from replicator.protocol.pace import ALWAYS_STEADY, Pace, stream_interval_ms
 from replicator.protocol.timing import MAX_DRIFT, candidacy_ms, check, stream_timeout_ms
 from replicator.records.types import Member, Membership, Mode, Policy, Timing, WriteMode
-from replicator.testing.cluster import SimNode
+from replicator.testing.cluster import Running, SimNode
 from replicator.testing.faults import NO_FAULTS
 from replicator.testing.kafka import Kafka
 from replicator.testing.loop import SimLoop
@@ -55,12 +56,22 @@ def test_a_process_that_is_not_a_member_reads_two_heartbeats_before_it_starts_an
     pace, author = Pace(), Author(NodeId("n2"), 1)
     member = Member(NodeId("n2"), ASYNC, Address("n2", 1), Address("n2", 2), 0, author.incarnation)
     former = Author(NodeId("n2"), 2)  # another process of the member
-    assert pace.extra_candidacy_ms(Membership((member,)), author, timing) == 0
-    assert pace.extra_candidacy_ms(Membership(), author, timing) == 0  # the log is empty
-    assert ALWAYS_STEADY.extra_candidacy_ms(Membership((member,)), former, timing) == 0
-    waits_ms = candidacy_ms(timing, 0, 0) + pace.extra_candidacy_ms(Membership((member,)), former, timing)
+    assert pace.extra_candidacy_ms(Membership((member,)), author, timing, inf) == 0
+    assert pace.extra_candidacy_ms(Membership(), author, timing, inf) == 0  # the log is empty
+    assert ALWAYS_STEADY.extra_candidacy_ms(Membership((member,)), former, timing, inf) == 0
+    waits_ms = candidacy_ms(timing, 0, 0) + pace.extra_candidacy_ms(Membership((member,)), former, timing, inf)
     late_ms = pace.log_interval_ms(timing) + stream_interval_ms(timing)  # it may wait for an interval over the streams
     assert waits_ms > late_ms * (1 + MAX_DRIFT)
+
+
+@pytest.mark.parametrize("timing", allowed_timings(), ids=str)
+def test_a_process_that_is_not_a_member_does_not_wait_longer_for_a_leader_that_was_in_use(timing: Timing) -> None:
+    """The next heartbeat was due before the leader could be idle, even if it was late by an interval."""
+    pace, author = Pace(), Author(NodeId("n2"), 1)
+    membership = Membership((Member(NodeId("n1"), ASYNC, Address("n1", 1), Address("n1", 2), 0, 1),))
+    longest_ms = pace.idle_after_ms - 2 * timing.heartbeat_ms
+    assert pace.extra_candidacy_ms(membership, author, timing, longest_ms) > 0
+    assert pace.extra_candidacy_ms(membership, author, timing, longest_ms - 1) == 0
 
 
 @pytest.fixture
@@ -192,3 +203,39 @@ def test_there_are_no_elections_while_the_leader_is_idle(tmp_path: Path) -> None
 
     loop.run(main(), 200_000)
     assert 10 <= ends[1] - ends[0] <= 13
+
+
+@pytest.mark.parametrize(("killed_after_s", "least_s", "most_s"), [(0.1, 0, 2), (20, 5, 12)], ids=["in use", "idle"])
+def test_a_first_leader_is_replaced_by_a_node_that_has_not_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after_s: float, least_s: float, most_s: float
+) -> None:
+    """It waits longer only if the leader may have been idle, and starts no election while it is."""
+
+    async def register(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(SimNode, "_register", register)
+    rng = random.Random(1)
+    loop = SimLoop(rng)  # type: ignore[abstract]  # it has no sockets, signals, threads or subprocesses
+    kafka = Kafka(loop, rng, NO_FAULTS, lambda line: None)
+    peers: dict[str, SimNode] = {}
+    for priority, name in enumerate(("n1", "n2", "n3")):
+        peers[name] = SimNode(name, priority, tmp_path / name, kafka, Timing(), peers, Pace(3_000, 5_000))
+
+    def lives() -> list[Running]:
+        return [it for node in peers.values() for it in node.lives]
+
+    async def main() -> None:
+        for node in peers.values():
+            node.start()
+        await until(lambda: all(it.machine.state.epoch == 1 for it in lives()))
+        await asyncio.sleep(killed_after_s)
+        assert all(it.machine.state.epoch == 1 for it in lives())
+        await peers["n1"].kill(system=False)
+        killed_s = loop.time()
+        await until(lambda: any(it.node.leads for it in lives()))
+        assert least_s < loop.time() - killed_s < most_s
+        for it in lives():
+            await peers[it.author.node].kill(system=False)
+
+    loop.run(main(), 200_000)

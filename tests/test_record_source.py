@@ -11,7 +11,7 @@ import pytest
 
 from replicator.log.port import Entry
 from replicator.node.ack_sender import AckSender
-from replicator.node.leader_link import ReceivedRecords, Signal
+from replicator.node.leader_link import ReceivedRecords, StreamSignal
 from replicator.node.record_source import SourceName
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.acceptance import judge_sent
@@ -83,7 +83,7 @@ async def test_a_follower_reads_the_log_once_the_leader_sends_nothing(cluster: M
         current=Timing(heartbeat_ms=20, lease_ms=50, election_ms=60, follower_lease_ms=50, sync_ms=50)
     )
     stream.sink.stalled = True
-    stream.deliver(ReceivedRecords((), Signal.GETACK))  # which is not a record
+    stream.deliver(ReceivedRecords((), StreamSignal.GETACK))  # which is not a record
     await cluster.n1.write(b"a", b"1")
     await cluster.caught_up()
     assert cluster.n2.machine.state.chain == cluster.n1.machine.state.chain

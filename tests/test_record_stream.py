@@ -14,7 +14,7 @@ import pytest
 from replicator.address import Address
 from replicator.log.port import Entry
 from replicator.node.backlog import StreamRequest
-from replicator.node.leader_link import LinkFailed, RecordStream, Signal
+from replicator.node.leader_link import LinkFailed, RecordStream, StreamSignal
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.records.codec import AckCodec, RecordCodec
 from replicator.records.types import Ack, Write, singles
@@ -101,7 +101,7 @@ async def test_a_heartbeat_is_not_a_record_and_requests_an_ack(
     stream = await follow(pair, streams)
     pair.run(_call(pair.node(0).node._backlog.send_heartbeats))
     async with asyncio.timeout(10):
-        while (received := await stream.next()).signal is not Signal.HEARTBEAT:
+        while (received := await stream.next()).signal is not StreamSignal.HEARTBEAT:
             pass
     assert not received.entries
 

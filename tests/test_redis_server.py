@@ -123,6 +123,23 @@ def test_a_failed_command_leaves_no_half_of_itself_in_a_transaction(client: Any)
     assert client.mget("a", "b", "s") == [b"1", b"2", b"1"]
 
 
+def test_the_keyspace_in_info_counts_the_keys_that_expire(client: Any) -> None:
+    def expires() -> int:
+        return int(client.info("keyspace")["db0"]["expires"])
+
+    client.set("forever", "1")
+    assert expires() == 0
+    client.set("a", "1", ex=100)
+    client.hset("h", mapping={"x": "1", "y": "2"})
+    client.expire("h", 100)
+    client.execute_command("REPL.ONCE", "an-id", "SET", "once", "1", "EX", "100")  # its id expires, too
+    assert expires() == 3
+    client.persist("h")
+    client.expire("a", 200)
+    client.delete("once")
+    assert expires() == 1
+
+
 def test_expired_keys_are_gone_and_their_fields_with_them(client: Any, server: ServerThread) -> None:
     client.hset("h", mapping={"a": "1", "b": "2"})
     client.pexpire("h", 30)

@@ -23,7 +23,7 @@ from replicator.log.kafka.applied import KafkaAppliedOffsets
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.kafka.topic import wal_topic
-from replicator.log.port import CommitRefused
+from replicator.log.port import OffsetCommitRefused
 from replicator.position import NodeId, Offset
 from tests.log_contract import read
 from tests.process_cluster import Cluster
@@ -85,11 +85,11 @@ async def test_a_login_that_may_not_commit_is_told_what_to_allow(secured: tuple[
     await asyncio.to_thread(ensure_topics, bootstrap, "refused", security=security)
     restricted = replace(security, username=RESTRICTED_USER)
     applied = KafkaAppliedOffsets(bootstrap, "refused", NodeId("n1"), security=restricted)
-    with pytest.raises(CommitRefused, match=r"READ on the group refused\.n1 and on the topic refused\.wal"):
+    with pytest.raises(OffsetCommitRefused, match=r"Read on group refused\.n1 and on topic refused\.wal"):
         await applied.commit(Offset(1))
     admin = KafkaAdmin(bootstrap, security)
     await asyncio.to_thread(allow_to_read, admin, ResourceType.GROUP, "refused.")
-    with pytest.raises(CommitRefused):
+    with pytest.raises(OffsetCommitRefused):
         await applied.commit(Offset(1))
     await asyncio.to_thread(allow_to_read, admin, ResourceType.TOPIC, "refused.")
     await applied.commit(Offset(1))

@@ -12,13 +12,14 @@ from pathlib import Path
 from prometheus_client.core import Metric
 
 from replicator.log.port import LogExtent
+from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.node.health import NodeState
 from replicator.node.replica_progress import ReplicaLag
 from replicator.node.status import NodeStatus
 from replicator.position import NodeId, Offset
 from replicator.protocol.roles import Role
 from replicator.records.types import Reason
-from replicator.server.http.metrics import NodeCollector, Observed
+from replicator.server.http.metrics import MetricsInput, NodeCollector
 from replicator.server.stats import Stats
 from replicator.store.snapshot import Manifest
 
@@ -27,7 +28,7 @@ _PART = re.compile(r"(<!-- generated: metrics -->\n).*?(<!-- end -->)", re.DOTAL
 _BUCKET_LABEL = "le"
 
 
-def example() -> Observed:
+def example() -> MetricsInput:
     """Of a node that has all metrics."""
     n1 = NodeId("n1")
     status = NodeStatus(
@@ -76,13 +77,14 @@ def example() -> Observed:
         sha256="",
         taken_at_ms=1,
     )
-    return Observed(
+    return MetricsInput(
         status,
         Stats(),
         cluster="",
         replica_lags={NodeId("n2"): ReplicaLag(records=0, seconds=0.0)},
-        log=LogExtent(start=Offset(0), size_bytes=1),
+        log_extent=LogExtent(start=Offset(0), size_bytes=1),
         snapshots=[snapshot],
+        publisher=PublisherReport(PublisherState.PUBLISHING),
     )
 
 

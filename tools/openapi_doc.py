@@ -16,6 +16,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from replicator import __version__
 from replicator.address import Address
+from replicator.node.change_stream import PublisherReport
 from replicator.node.health import NodeState
 from replicator.node.status import NodeStatus
 from replicator.protocol.roles import Role
@@ -23,6 +24,7 @@ from replicator.records.types import Member, Policy, Timing, WaitFor, WriteMode
 from replicator.server.http.api import OPERATIONS, Operation, Shape, common_answers
 from replicator.server.http.members import SETTABLE_MODES
 from replicator.store.snapshot import Manifest
+from replicator.stream.settings import StreamSettings
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, OPENAPI = DOCS / "http-api.md", DOCS / "openapi.json"
@@ -104,10 +106,41 @@ def shapes() -> dict[Shape, Schema]:
         ),
         Shape.TIMING: {**an_object({}, _timing()), "minProperties": 1},
         Shape.PROMOTION: an_object({"node": NODE_ID}, {"force": {"type": "boolean", "default": False}}),
+        Shape.STREAM: _stream(),
+        Shape.STREAM_CHANGE: an_object(
+            {"enabled": {"type": "boolean"}},
+            {
+                "start_from": {"enum": ["earliest", "latest", "snapshot"], "default": "earliest"},
+                "format": {"enum": ["json", "avro"], "default": "json"},
+                "partitions": {"type": "integer", "minimum": 1, "default": 1},
+                "compacted": {"type": "boolean", "default": False},
+                "retention_ms": {"type": "integer", "minimum": 1, "description": "Default: that of the brokers."},
+                "registry": {"type": "string", "description": "URL of a schema registry, for Avro."},
+            },
+        ),
         Shape.ACCEPTED: an_object({"accepted": TEXT}),
         Shape.ERROR: an_object({"error": TEXT}),
         Shape.REDIRECT: an_object({"error": TEXT, "leader": {"anyOf": [HOST_PORT, {"type": "null"}]}}),
     }
+
+
+def _stream() -> Schema:
+    nullable = {"type": "null"}
+    progress = an_object(
+        {
+            "offset": {"type": "integer", "description": "Of the last entry of the log that is published."},
+            "seq": {"type": "integer"},
+            "changes": {"type": "integer"},
+            "backfilling": {"type": "boolean"},
+        }
+    )
+    return an_object(
+        {
+            "topic": TEXT,
+            "settings": {"anyOf": [schema_of(StreamSettings), nullable]},
+            "progress": {"anyOf": [progress, nullable]},
+        }
+    )
 
 
 def _timing() -> Mapping[str, Schema]:
@@ -155,6 +188,7 @@ def _status(member: Schema) -> Schema:
             "policy": schema_of(Policy),
             "record_version": {"type": "integer", "description": "Version of the records that the leader writes."},
             "timing": {"anyOf": [an_object(_timing()), {"type": "null"}]},
+            "publisher": schema_of(PublisherReport),
             "acked_offsets": {"type": "object", "additionalProperties": {"type": "integer"}},
         }
     )
@@ -202,7 +236,7 @@ def _described(operation: Operation) -> dict[str, Any]:
 
 
 def operations_table() -> str:
-    lines = ["| request | | body | answers |", "| --- | --- | --- | --- |"]
+    lines = ["| request | meaning | body | answers |", "| --- | --- | --- | --- |"]
     for it in OPERATIONS:
         codes = ", ".join(str(code) for code in sorted({**it.answers, **common_answers(it)}))
         body = "" if it.body is None else ", ".join(f"`{name}`" for name in _body_fields(it.body))

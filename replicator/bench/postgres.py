@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
@@ -160,22 +160,32 @@ def _check_reachable(folder: Path, account: SystemAccount) -> None:
 
 
 @contextmanager
-def postgres_pair() -> Iterator[PostgresServer]:
-    """The primary of a pair; the standby has caught up. Raises `ConfigError` if it is not installed."""
+def postgres_server() -> Iterator[PostgresServer]:
+    """Without a standby: commits wait for none with `synchronous_commit = local`.
+
+    Raises `ConfigError` if it is not installed, `ReplicatorError`.
+    """
     programs, account = find_programs(), _account()
     with tempfile.TemporaryDirectory(prefix="replicator-bench-postgres-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         _check_reachable(folder, account)
         account.own(folder)
-        password = secrets.token_hex(16)
-        primary, standby = (PostgresServer(programs, folder, account, free_port(), password) for _ in range(2))
-        primary.write("password", password)
-        primary.run("initdb", "-D", "primary", "-U", "bench", "-A", "scram-sha-256", "--pwfile", "password", "-N")
-        with primary.running("primary") as process:
-            wait_until(primary.answers, process, folder)
-            primary.query(*FILL)
-            primary.run("pg_basebackup", "-D", "standby", "-R", "-c", "fast")
-            with standby.running("standby") as process:
-                is_sync = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync' AND state = 'streaming'"
-                wait_until(lambda: primary.query(is_sync) == "1", process, folder)
-                yield primary
+        server = PostgresServer(programs, folder, account, free_port(), secrets.token_hex(16))
+        server.write("password", server.password)
+        server.run("initdb", "-D", "primary", "-U", "bench", "-A", "scram-sha-256", "--pwfile", "password", "-N")
+        with server.running("primary") as process:
+            wait_until(server.answers, process, folder)
+            yield server
+
+
+@contextmanager
+def postgres_pair() -> Iterator[PostgresServer]:
+    """The primary of a pair; the standby has caught up. Raises as `postgres_server`."""
+    with postgres_server() as primary:
+        standby = replace(primary, port=free_port())
+        primary.query(*FILL)
+        primary.run("pg_basebackup", "-D", "standby", "-R", "-c", "fast")
+        with standby.running("standby") as process:
+            is_sync = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync' AND state = 'streaming'"
+            wait_until(lambda: primary.query(is_sync) == "1", process, primary.folder)
+            yield primary

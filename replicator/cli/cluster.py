@@ -48,8 +48,8 @@ def up(
 ) -> None:
     """Start a cluster in the background, and return when all nodes serve.
 
-    If the cluster exists, start its nodes that are not running; --nodes adds nodes. Other options must then be left out
-    or be the same. --bootstrap may change while no node runs.
+    If the cluster exists, start its nodes that are not running; --nodes adds nodes, and removes none. Other options
+    must then be left out or be the same. --bootstrap may change while no node runs.
 
     Example: replicator cluster up --nodes 3 --dir ./demo
     """
@@ -71,7 +71,11 @@ def policy(
     ] = None,
     write: Annotated[
         WriteMode | None,
-        typer.Option(help="When a write is answered; suspend and invalidate make reads at followers linearizable."),
+        typer.Option(
+            parser=options.choice(WriteMode),
+            metavar=options.choices(WriteMode),
+            help="When a write is answered; suspend and invalidate make reads at followers linearizable.",
+        ),
     ] = None,
     dir: options.Dir = options.DEFAULT_DIR,
     connect: options.Connect = None,
@@ -148,7 +152,7 @@ def down(
     dir: options.Dir = options.DEFAULT_DIR,
     purge: Annotated[bool, typer.Option("--purge", help="Also delete all data: the topics and the folder.")] = False,
 ) -> None:
-    """Stop all nodes, and the Kafka that was started with them.
+    """Stop all nodes, and the Kafka that was started with them. With --purge, it is no error if the folder is gone.
 
     Example: replicator cluster down --purge
     """

@@ -24,7 +24,7 @@ from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.admin_client import ClusterAdmin
 from replicator.local.cluster import LocalCluster
 from replicator.local.operations import take_snapshot
-from replicator.local.ports import free_base_port
+from replicator.local.ports import check_base_port, free_base_port
 from replicator.local.process import kill
 from replicator.local.resp_connection import RespConnection
 from replicator.local.summary import summarise
@@ -40,6 +40,12 @@ Airports = dict[str, dict[str, str]]
 def demo(
     nodes: Annotated[int, typer.Option(min=2, max=5, help="Number of nodes at the start.")] = 3,
     bootstrap: options.Bootstrap = None,
+    base_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=60000, help="n1's port for Redis clients, by default a free one; its HTTP port is 1000 higher."
+        ),
+    ] = None,
     keep: Annotated[Path | None, typer.Option(help="Use this folder, and keep the cluster running.")] = None,
 ) -> None:
     """Load 28,000 airports, change them, add a replica from a snapshot, kill another, and compare all replicas.
@@ -47,12 +53,15 @@ def demo(
     Example: replicator demo
     """
     airports = _load_airports()
+    if base_port is None:
+        base_port = free_base_port(nodes + 1)
+    else:
+        check_base_port(base_port, nodes + 1)
     dir = keep or Path(tempfile.mkdtemp(prefix="replicator-demo-"))
     with ConsoleProgress() as progress:
         cluster = LocalCluster(dir, options.environment_password(), progress)
         try:
             console.rule(f"a cluster of {nodes} nodes")
-            base_port = free_base_port(nodes + 1)
             cluster.up(nodes, bootstrap=bootstrap, base_port=base_port, name=f"demo-{os.getpid()}")
             print_whole(*draw(summarise(cluster.admin)))
             _run(cluster, progress, airports, f"n{nodes + 1}")

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from replicator import __version__
-from replicator.cli import bench, broker, chaos, cluster, demo, doctor, node, replica, simulate, snapshot, status
+from replicator.cli import (
+    bench,
+    broker,
+    chaos,
+    cluster,
+    demo,
+    doctor,
+    node,
+    replica,
+    simulate,
+    snapshot,
+    status,
+    stream,
+)
 from replicator.cli.output import print_error
 from replicator.config import misspelt
 from replicator.errors import ReplicatorError
 from replicator.protocol import timing
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Errors of a write. The errors of files that the program opens itself say which file it is."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +45,7 @@ app.add_typer(cluster.app, name="cluster")
 app.add_typer(node.app, name="node")
 app.add_typer(replica.app, name="replica")
 app.add_typer(snapshot.app, name="snapshot")
+app.add_typer(stream.app, name="stream")
 app.add_typer(bench.app, name="bench")
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
@@ -58,11 +76,31 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # paths may have bytes that the terminal's encoding has not
     try:
         app()
+    except SystemExit:
+        _flush_output()
+        raise
     except ReplicatorError as error:
         print_error("Error:", "bold red", str(error))
         sys.exit(1)
     except OSError as error:
         if error.filename is None:
+            if error.errno in FULL:
+                _end_without_output(error)
             raise
         print_error("Error:", "bold red", f"{error.filename} cannot be used ({error.strerror}): choose another path")
         sys.exit(1)
+
+
+def _flush_output() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _end_without_output(error)
+
+
+def _end_without_output(error: OSError) -> NoReturn:
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())  # for what is in the buffer still
+    if error.errno != errno.EPIPE:  # else the reader has left, and needs no message
+        print_error("Error:", "bold red", f"the output cannot be written ({error.strerror})")
+    sys.exit(1)

@@ -48,7 +48,14 @@ def run(
     priority: Annotated[int | None, typer.Option(help="Nodes with a lower number are preferred as leader.")] = None,
     snapshots: Annotated[Path | None, typer.Option(help="The folder for snapshots.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with sections node, kafka and timing.")] = None,
-    log_level: Annotated[LogLevel, typer.Option(help="The least severe messages that are logged.")] = LogLevel.INFO,
+    log_level: Annotated[
+        LogLevel,
+        typer.Option(
+            parser=options.choice(LogLevel),
+            metavar=options.choices(LogLevel),
+            help="The least severe messages that are logged.",
+        ),
+    ] = LogLevel.INFO,
 ) -> None:
     """Run a node in the foreground until SIGTERM, for instance in a container.
 

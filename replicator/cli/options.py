@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from replicator.address import Address
-from replicator.config import checked_bootstrap
+from replicator.config import checked_bootstrap, checked_name, load_kafka
 from replicator.errors import ConfigError
+from replicator.local.folder import ClusterFolder
+from replicator.log.kafka.security import KafkaSecurity, security_of
+
+E = TypeVar("E", bound=StrEnum)
 
 DEFAULT_DIR = Path("replicator-data")
 
@@ -29,6 +37,34 @@ def parse_bootstrap(text: str) -> str:
         return checked_bootstrap(text)
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+_DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
+_UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def parse_duration(text: str) -> int:
+    """Milliseconds. Raises `BadParameter`."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter(f"invalid time {text!r}: expected a number and a unit (ms, s, m, h or d), such as 12h")
+    return int(match[1]) * _UNITS_MS[match[2]]
+
+
+def choice(kind: type[E]) -> Callable[[str], E]:
+    """A parser for one of these values: the error that typer itself would print depends on its version."""
+
+    def parse(text: str) -> E:
+        if text not in list(kind):
+            raise typer.BadParameter(f"{text!r} is none of {', '.join(kind)}")
+        return kind(text)
+
+    return parse
+
+
+def choices(kind: type[StrEnum]) -> str:
+    """As the value of an option is shown."""
+    return "|".join(kind)
 
 
 Dir = Annotated[
@@ -73,3 +109,31 @@ def check_writable(option: str, file: Path) -> None:
     if file.is_dir() or not target.exists() or not os.access(target, os.W_OK):
         why = f"{file} cannot be written: name a file in a folder that exists and is writable"
         raise typer.BadParameter(why, param_hint=option)
+
+
+KafkaBootstrap = Annotated[
+    str | None,
+    typer.Option("--bootstrap", metavar="HOST:PORT", parser=parse_bootstrap, help="Kafka, without a cluster folder."),
+]
+KafkaCluster = Annotated[str | None, typer.Option("--cluster", help="The cluster's name, without a cluster folder.")]
+KafkaConfig = Annotated[
+    Path | None, typer.Option("--config", help="A TOML file whose section kafka has the TLS and SASL settings.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaOfCluster:
+    bootstrap: str
+    cluster: str
+    security: KafkaSecurity
+
+
+def find_kafka(dir: Path, bootstrap: str | None, cluster: str | None, config: Path | None) -> KafkaOfCluster:
+    """The Kafka that the options name, or that of the folder. Raises `ConfigError`."""
+    if bootstrap is not None and cluster is None:
+        raise ConfigError("give both --bootstrap and --cluster, or the folder of a cluster with --dir")
+    if cluster is None:
+        file = ClusterFolder(dir).load()
+        bootstrap, cluster = file.bootstrap, file.name
+    kafka = load_kafka(config, os.environ, bootstrap)
+    return KafkaOfCluster(kafka.bootstrap, checked_name("--cluster", cluster), security_of(kafka))

@@ -142,7 +142,7 @@ def progress_bars(*columns: ProgressColumn) -> Progress:
 
 
 class ConsoleProgress:
-    """Draws what operations report (`local.progress`): bars on stderr, results on `results`."""
+    """Draws what operations report (`local.progress`): bars and notices on stderr, results on `results`."""
 
     def __init__(self, results: Console = console) -> None:
         self._results = results
@@ -167,6 +167,9 @@ class ConsoleProgress:
     def done(self, text: str) -> None:
         self._clear()
         self._results.print(text, soft_wrap=True)
+
+    def notice(self, text: str) -> None:
+        errors.print(text, soft_wrap=True)
 
     def _show(self, name: str, text: str, completed: int, total: int | None) -> None:
         if self._bars is None:

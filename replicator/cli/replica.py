@@ -42,7 +42,11 @@ def add(
     name: Annotated[str | None, typer.Option("--snapshot", help="Its name; by default the newest.")] = None,
     mode: Annotated[
         RequestedMode,
-        typer.Option(help="sync: writes wait for it, if the policy says so; snapshotter: serves no clients."),
+        typer.Option(
+            parser=options.choice(RequestedMode),
+            metavar=options.choices(RequestedMode),
+            help="sync: writes wait for it, if the policy says so; snapshotter: serves no clients.",
+        ),
     ] = RequestedMode.ASYNC,
     json: options.Json = False,
 ) -> None:
@@ -104,7 +108,12 @@ def promote(
 @app.command("set-mode")
 def set_mode(
     id: Annotated[str, typer.Argument(help="A member of the cluster.")],
-    mode: Annotated[RequestedMode, typer.Argument(help="Its new mode.")],
+    mode: Annotated[
+        RequestedMode,
+        typer.Argument(
+            parser=options.choice(RequestedMode), metavar="MODE", help="Its new mode: async, sync or snapshotter."
+        ),
+    ],
     dir: options.Dir = options.DEFAULT_DIR,
     connect: options.Connect = None,
     password: options.Password = "",

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from replicator.cli import options
 from replicator.records.types import WriteMode
 from replicator.testing.nemesis import EVENTS
 from replicator.testing.simulation import SimulationPlan, run
@@ -16,7 +17,14 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Seed of the history.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="How long faults occur, in callbacks of the event loop.")] = 4000,
     nodes: Annotated[int, typer.Option(min=1, max=9, help="Number of nodes.")] = 3,
-    writes: Annotated[WriteMode | None, typer.Option(help="The write mode; by default the seed decides.")] = None,
+    writes: Annotated[
+        WriteMode | None,
+        typer.Option(
+            parser=options.choice(WriteMode),
+            metavar=options.choices(WriteMode),
+            help="The write mode; by default the seed decides.",
+        ),
+    ] = None,
     loss: Annotated[
         bool | None,
         typer.Option("--loss/--no-loss", help="Whether Kafka loses acknowledged records; by default the seed decides."),

@@ -17,11 +17,12 @@ from rich.text import Text
 
 from replicator.address import Address
 from replicator.cli import options
-from replicator.cli.output import console, plain_table, print_json, print_json_line, print_whole, size
+from replicator.cli.output import console, count, plain_table, print_json, print_json_line, print_whole, size
 from replicator.local.admin_client import ClusterAdmin, find_cluster
 from replicator.local.folder import ClusterFolder
 from replicator.local.status import FAILED, LEADING_ROLES, REPLACED, SERVING, UNREACHABLE
 from replicator.local.summary import ClusterSummary, awaits_others, summarise
+from replicator.node.change_stream import PublisherState
 from replicator.records.types import Mode, Policy, Timing, WaitFor, WriteMode
 
 STATE_COLOURS = {
@@ -97,6 +98,7 @@ def draw(summary: ClusterSummary) -> list[RenderableType]:
         title,
         table,
         *_describe_stores(summary),
+        *_describe_change_stream(summary),
         *_describe_outage(summary),
         _describe_term(summary),
         *policy,
@@ -111,6 +113,18 @@ def _describe_stores(summary: ClusterSummary) -> Iterator[str]:
     sizes = [f"{node.id} {size(node.store_bytes)}" for node in nodes if node.store_bytes is not None]
     if sizes:
         yield f"size of the stores: {', '.join(sizes)}"
+
+
+def _describe_change_stream(summary: ClusterSummary) -> Iterator[str]:
+    """Unless there is none, or it is disabled."""
+    for node in summary.nodes:
+        publisher = node.publisher
+        if publisher is not None and publisher.publishes:
+            lag = count(publisher.lag_records, "record", "records")
+            rate = f"{publisher.changes_per_s:.0f} changes/s"
+            yield f"change stream: {node.id} is {publisher.state}, {lag} behind, {rate}"
+        elif publisher is not None and publisher.state == PublisherState.FAILED:
+            yield f"change stream: {node.id} cannot publish: {publisher.trouble}"
 
 
 def _troubles(summary: ClusterSummary) -> Iterator[str]:

@@ -13,8 +13,6 @@ from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from pathlib import Path
 from typing import Any
 
-import hiredis
-
 from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.folder import ClusterFolder
@@ -27,6 +25,7 @@ TIMEOUT_S = 3.0
 STATUS_S = 2.0  # of all nodes: less than the others, as one that hangs must not hide what the rest report
 SNAPSHOT_S = 600.0
 PROMOTE_S = 15.0
+CHANGE_STREAM_S = 60.0  # creates or deletes topics, and may have to wait for a publisher's transaction
 
 START_NODES = "Start them with `replicator cluster up`"
 CHECK_CONNECT = "Check --connect, and that the node is running"
@@ -53,6 +52,15 @@ class StoredSnapshot:
 
     def as_json(self) -> dict[str, Any]:
         return {"folder": self.folder, **asdict(self.manifest)}
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeStreamInfo:
+    """As the node reports it; no settings and no progress if there is no change stream."""
+
+    topic: str
+    settings: Mapping[str, Any] | None
+    progress: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,18 @@ class NodeAdmin:
         reply = self._request("GET", "/snapshots")
         return [_snapshot({"folder": reply["folder"], **it}) for it in reply["snapshots"]]
 
+    def change_stream(self) -> ChangeStreamInfo:
+        return _change_stream(self._request("GET", "/stream"))
+
+    def enable_change_stream(self, options: Mapping[str, Any]) -> ChangeStreamInfo:
+        return _change_stream(self._request("PUT", "/stream", {"enabled": True, **options}, SNAPSHOT_S))
+
+    def disable_change_stream(self) -> ChangeStreamInfo:
+        return _change_stream(self._request("PUT", "/stream", {"enabled": False}, CHANGE_STREAM_S))
+
+    def reset_change_stream(self) -> None:
+        self._request("DELETE", "/stream", timeout_s=CHANGE_STREAM_S)
+
     def _request(self, method: str, path: str, body: Any = None, timeout_s: float = TIMEOUT_S) -> Any:
         headers = {"Content-Type": "application/json"}
         if self.password:
@@ -124,6 +144,10 @@ class NodeAdmin:
 
 def _snapshot(reply: dict[str, Any]) -> StoredSnapshot:
     return StoredSnapshot(reply["folder"], Manifest(**known_fields(Manifest, reply)))
+
+
+def _change_stream(reply: dict[str, Any]) -> ChangeStreamInfo:
+    return ChangeStreamInfo(reply["topic"], reply["settings"], reply["progress"])
 
 
 def _reason(error: OSError) -> str:
@@ -266,10 +290,11 @@ def find_cluster(dir: Path, connect: Address | None, password: str) -> ClusterAd
 
 
 def _http_address(address: Address, password: str) -> Address | None:
-    """The HTTP address that a node reports to Redis clients."""
+    """The HTTP address that a node reports to Redis clients; None if there is no node at `address`."""
     try:
         with RespConnection(address, password, TIMEOUT_S) as connection:
-            info = connection.execute("INFO", "replicator").decode()
-        return next(Address.parse(line[5:]) for line in info.splitlines() if line.startswith("http:"))
-    except (OSError, CommandFailed, ConfigError, hiredis.ProtocolError, AttributeError, ValueError, StopIteration):
-        return None  # it is not a node
+            info = connection.execute("INFO", "replicator")
+        fields = dict(line.partition(":")[::2] for line in info.decode(errors="replace").splitlines())
+        return Address.parse(fields["http"])
+    except (OSError, CommandFailed, AttributeError, KeyError, ConfigError):
+        return None

@@ -56,8 +56,8 @@ class LocalCluster:
         """Start the nodes n1, n2, … that are not running, and return when they serve.
 
         `nodes` None: the nodes that the cluster has, or 3 if it has none. `bootstrap` None: its Kafka; a new cluster
-        starts one in the folder. `base_port` and `name` are for a new cluster. An existing cluster refuses other values
-        than it has, but a Kafka at another address is accepted while no node runs.
+        starts one in the folder. `base_port` and `name` are for a new cluster. An existing cluster refuses fewer nodes
+        and other values than it has, but a Kafka at another address is accepted while no node runs.
         """
         folder = self.folder
         with folder.lock(create=True):
@@ -83,7 +83,7 @@ class LocalCluster:
         if folder.exists():
             self.check_password()
             cluster = folder.load()
-            self._check_same(cluster, bootstrap, base_port, name)
+            self._check_same(cluster, nodes, bootstrap, base_port, name)
         else:
             name = checked_name("cluster name", DEFAULT_NAME if name is None else name)
             cluster = ClusterFile(name, "", False, base_port or DEFAULT_BASE_PORT)
@@ -99,11 +99,18 @@ class LocalCluster:
                 check_free(entry.http_port)
         return cluster
 
-    def _check_same(self, cluster: ClusterFile, bootstrap: str | None, base_port: int | None, name: str | None) -> None:
+    def _check_same(
+        self, cluster: ClusterFile, nodes: int | None, bootstrap: str | None, base_port: int | None, name: str | None
+    ) -> None:
         """Raises `ConfigError` if the cluster has other values, which cannot be changed now."""
         different = []
         if name not in (None, cluster.name):
             different.append(f"its name is {cluster.name}, not {name}")
+        if nodes is not None and nodes < len(cluster.nodes):
+            ids = ", ".join(entry.id for entry in cluster.nodes)
+            different.append(
+                f"it has {len(cluster.nodes)} nodes ({ids}), not {nodes} (`replicator replica remove ID` removes one)"
+            )
         if base_port not in (None, cluster.base_port):
             different.append(f"its base port is {cluster.base_port}, not {base_port}")
         if cluster.bootstrap and bootstrap not in (None, cluster.bootstrap):
@@ -157,8 +164,14 @@ class LocalCluster:
             )
 
     def down(self, *, purge: bool) -> None:
-        """Stop all nodes, and the Kafka that was started with them. `purge`: delete topics and folder, too."""
+        """Stop all nodes, and the Kafka that was started with them.
+
+        `purge`: delete topics and folder, too; it is no error if they are gone already.
+        """
         folder = self.folder
+        if purge and not folder.exists() and not folder.dir.exists():
+            self._progress.done(f"there is no folder {folder.dir}: nothing to delete")
+            return
         with folder.lock():
             cluster = folder.load()
             for entry in reversed(cluster.nodes):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from replicator.config import checked_name
 from replicator.errors import ConfigError, ReplicatorError
-from replicator.local.admin_client import PROMOTE_S, ClusterAdmin, StoredSnapshot
+from replicator.local.admin_client import PROMOTE_S, ChangeStreamInfo, ClusterAdmin, NodeAdmin, StoredSnapshot
 from replicator.local.progress import ProgressReporter
 from replicator.local.status import MemberStatus
 from replicator.local.waiting import wait_for_membership
@@ -29,7 +29,8 @@ def promote(admin: ClusterAdmin, id: str, *, force: bool = False) -> int:
     deadline = time.monotonic() + PROMOTE_S
     while True:
         node = admin.member(id).status().node
-        if node.leads and (node.lease_left_ms > 0 or node.holds_leadership):
+        # A node of an older version does not report `holds_leadership`.
+        if node.leads and (node.holds_leadership or node.lease_left_ms > 0):
             return node.epoch
         if time.monotonic() > deadline:
             raise ReplicatorError(f"{id} is not the leader after {PROMOTE_S:.0f} s: see `replicator status`")
@@ -112,6 +113,30 @@ def take_snapshot(admin: ClusterAdmin, id: str | None, progress: ProgressReporte
     chosen = _snapshot_node(admin.statuses(), id)
     progress.step(f"taking a snapshot on {chosen.node.id}")
     return admin.node(chosen.member.http).take_snapshot()
+
+
+def enable_change_stream(
+    admin: ClusterAdmin, options: Mapping[str, object], progress: ProgressReporter
+) -> ChangeStreamInfo:
+    """Create the change stream, or go on with a disabled one. The node that has most of the log is asked.
+
+    To start from a snapshot, that is a snapshotter or a follower, which then publishes its content.
+    Raises `ConfigError`, `ReplicatorError`.
+    """
+    if options.get("start_from") == "snapshot":
+        node = admin.node(_snapshot_node(admin.statuses(), None).member.http)
+        progress.step("taking a snapshot, and creating the change stream")
+    else:
+        node = admin.leader()
+        progress.step("creating the change stream")
+    return node.enable_change_stream(options)
+
+
+def publishing_node(admin: ClusterAdmin) -> NodeAdmin:
+    """The node that publishes the change stream, or any. Raises `NodeUnreachable`."""
+    statuses = admin.statuses()
+    publishers = [it for it in statuses if it.reply.publisher is not None and it.reply.publisher.publishes]
+    return admin.node(publishers[0].member.http) if publishers else admin.any_node()
 
 
 def _snapshot_node(statuses: Sequence[MemberStatus], id: str | None) -> MemberStatus:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Iterator
 from itertools import islice
 
 from replicator.errors import ConfigError
@@ -41,12 +42,24 @@ def is_free(port: int) -> bool:
 def free_base_port(count: int) -> int:
     """A base port for `count` nodes: their ports for Redis clients and for HTTP are free. Raises `ConfigError`.
 
-    It is drawn, because another program may look for one now, too.
+    It is random, so that programs which look for ports at the same time rarely choose the same ones.
     """
     for base in random.sample(_BASE_PORTS, len(_BASE_PORTS)):
-        if all(is_free(base + index) and is_free(base + HTTP_ABOVE_RESP + index) for index in range(count)):
+        if all(map(is_free, _ports(base, count))):
             return base
     raise ConfigError(f"no free ports between {_BASE_PORTS[0]} and {_BASE_PORTS[-1]}")
+
+
+def check_base_port(base: int, count: int) -> None:
+    """Raises `ConfigError` if a port of one of `count` nodes is not free."""
+    for port in _ports(base, count):
+        check_free(port)
+
+
+def _ports(base: int, count: int) -> Iterator[int]:
+    for index in range(count):
+        yield base + index
+        yield base + HTTP_ABOVE_RESP + index
 
 
 def random_free_port() -> int:

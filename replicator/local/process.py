@@ -1,6 +1,6 @@
 """Processes on this machine, identified so that a reused pid is not mistaken for them. Linux only: reads /proc.
 
-psutil reports the start of a process as a time of the wall clock, which another process may read differently later.
+psutil is no alternative: it reports when a process started by the wall clock, which may be set in the meantime.
 """
 
 from __future__ import annotations

@@ -15,6 +15,9 @@ class ProgressReporter(Protocol):
     def done(self, text: str) -> None:
         """A result that the user keeps: "stopped n1"."""
 
+    def notice(self, text: str) -> None:
+        """Why the step takes long: not a result, but the user keeps it."""
+
 
 class NoProgress:
     """For callers that show no progress."""
@@ -26,6 +29,9 @@ class NoProgress:
         pass
 
     def done(self, text: str) -> None:
+        pass
+
+    def notice(self, text: str) -> None:
         pass
 
 

@@ -18,11 +18,11 @@ Words = Sequence[str | bytes | int]
 
 
 class CommandFailed(ReplicatorError):
-    """The server answered with an error."""
+    """The server answered with an error, or not in the Redis protocol."""
 
 
 class RespConnection:
-    """Every request is sent once, and raises `CommandFailed` or `OSError`. Afterwards, close it."""
+    """Each request is sent once, and raises `CommandFailed` or `OSError`. After `OSError`, close the connection."""
 
     def __init__(self, address: Address, password: str = "", timeout_s: float = 60.0) -> None:
         """Connects, and authenticates if there is a password. Raises `CommandFailed`, `OSError`."""
@@ -62,9 +62,12 @@ class RespConnection:
         self.close()
 
     def _receive(self) -> Any:
-        while (reply := self._replies.gets()) is False:
-            data = self._socket.recv(READ_BYTES)
-            if not data:
-                raise ConnectionResetError("the server closed the connection")
-            self._replies.feed(data)
+        try:
+            while (reply := self._replies.gets()) is False:
+                data = self._socket.recv(READ_BYTES)
+                if not data:
+                    raise ConnectionResetError("the server closed the connection")
+                self._replies.feed(data)
+        except hiredis.ProtocolError as error:
+            raise CommandFailed(f"the server does not speak the Redis protocol: {error}") from error
         return reply

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from replicator.address import Address
+from replicator.node.change_stream import PublisherState
 from replicator.position import BEFORE_LOG
 from replicator.protocol.roles import Role
 from replicator.records.types import Policy, Timing, WaitFor, WriteMode
@@ -91,6 +92,23 @@ class MemberInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class PublisherInfo:
+    """What the publisher of the change stream at a node does."""
+
+    state: str
+    offset: int = BEFORE_LOG  # of the last entry of the log that is published
+    changes: int = 0  # published so far
+    changes_per_s: float = 0.0
+    lag_records: int = 0
+    lag_ms: float = 0.0
+    trouble: str = ""
+
+    @property
+    def publishes(self) -> bool:
+        return self.state in (PublisherState.BACKFILLING, PublisherState.PUBLISHING)
+
+
+@dataclass(frozen=True, slots=True)
 class StatusReply:
     cluster: str
     node: NodeInfo
@@ -100,6 +118,7 @@ class StatusReply:
     policy: Policy | None = None
     timing: Timing | None = None  # None: the log has no record of it yet
     record_version: int | None = None  # of the records that are written now
+    publisher: PublisherInfo | None = None  # of the change stream; None: a node of an older version
 
     @property
     def is_registered(self) -> bool:
@@ -135,6 +154,7 @@ def parse_status(reply: Any) -> StatusReply:
         policy=parse_policy(reply.get("policy")),
         timing=parse_timing(reply.get("timing")),
         record_version=reply.get("record_version"),
+        publisher=PublisherInfo(**known_fields(PublisherInfo, reply["publisher"])) if "publisher" in reply else None,
     )
 
 

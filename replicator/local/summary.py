@@ -8,7 +8,7 @@ from typing import Any
 
 from replicator.address import UNKNOWN
 from replicator.local.admin_client import ClusterAdmin
-from replicator.local.status import SERVING, UNREACHABLE, MemberStatus, NodeInfo, TermInfo
+from replicator.local.status import SERVING, UNREACHABLE, MemberStatus, NodeInfo, PublisherInfo, TermInfo
 from replicator.log.kafka.topic import wal_topic
 from replicator.position import Author, NodeId
 from replicator.protocol.ack_policy import required
@@ -32,6 +32,7 @@ class NodeSummary:
     digest: str | None
     entries: int | None
     store_bytes: int | None  # on disk
+    publisher: PublisherInfo | None  # of the change stream
     ignored_timing: Mapping[str, int]  # settings of its config that the timing of the cluster overrides
 
 
@@ -141,6 +142,7 @@ def _summarise_node(status: MemberStatus, end_offset: int) -> NodeSummary:
         digest=node.digest,
         entries=node.entries,
         store_bytes=node.store_bytes,
+        publisher=status.reply.publisher,
         ignored_timing=node.ignored_timing,
     )
 

@@ -15,6 +15,7 @@ from replicator.local.summary import ClusterSummary, summarise
 POLL_S = 0.1
 CAUGHT_UP_POLL_S = 0.05
 MEMBERSHIP_S = 20
+NOTICE_S = 2
 
 
 class NodeFailed(ReplicatorError):
@@ -36,12 +37,14 @@ def wait_ready(
     timeout_s: float,
     progress: ProgressReporter,
 ) -> None:
-    """Until each node serves, is registered, has applied the log, and knows a leader.
+    """Until each node serves, is registered, has applied the log, and knows a leader. Reports once if Kafka is missing.
 
     Raises `NodeFailed`, `NotReadyInTime`, or `ReplicatorError` if a node exits.
     """
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
+    deadline, notice_due = began + timeout_s, began + NOTICE_S
     cluster = folder.load().name
+    noticed = False
     waiting = {entry.id: entry for entry in entries}
     progress.step("waiting for the nodes")
     while waiting:
@@ -58,10 +61,19 @@ def wait_ready(
             folder.running_process(entry.id)
             if node.state in (FAILED, REPLACED):
                 raise NodeFailed(node)
+            if not node.kafka_answers and not noticed and time.monotonic() >= notice_due:
+                progress.notice(_waiting_for_kafka(folder, timeout_s))
+                noticed = True
             if time.monotonic() > deadline:
                 why = node.trouble or node.state
                 raise NotReadyInTime(f"{entry.id} is not ready after {timeout_s:.0f} s: {why}")
         time.sleep(POLL_S)
+
+
+def _waiting_for_kafka(folder: ClusterFolder, timeout_s: float) -> str:
+    cluster = folder.load()
+    text = f"waiting for Kafka at {cluster.bootstrap}, for up to {timeout_s:.0f} s"
+    return f"{text}: {folder.kafka_remedy()}" if cluster.own_broker else text
 
 
 def wait_for_membership(admin: ClusterAdmin, condition: Callable[[StatusReply], bool], otherwise: str) -> None:

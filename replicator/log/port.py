@@ -21,7 +21,7 @@ class Entry(NamedTuple):
 
 class LogExtent(NamedTuple):
     start: Offset  # of the first entry that was not deleted
-    size_bytes: int | None  # of one copy; None: this client may not know
+    size_bytes: int | None  # of one copy; None: this client is not authorized to read it
 
 
 class AppendRefused(Definite):
@@ -32,8 +32,8 @@ class AppendOutcomeUnknown(ReplicatorError):
     """No answer, or one that leaves the outcome open: the append may be in the log, or may still get there."""
 
 
-class CommitRefused(ReplicatorError):
-    """This node may not commit; it says what to allow."""
+class OffsetCommitRefused(ReplicatorError):
+    """This node is not authorized to commit offsets. The message names the permission."""
 
 
 class Reader(Protocol):
@@ -127,7 +127,7 @@ class AppliedOffsets(Protocol):
     """How far this node has applied the log, for tools that monitor the lag. No node reads it."""
 
     async def commit(self, next_offset: Offset) -> None:
-        """All entries below `next_offset` are applied. Raises `BrokerUnavailable`, `CommitRefused`."""
+        """All entries below `next_offset` are applied. Raises `BrokerUnavailable`, `OffsetCommitRefused`."""
         ...
 
     def close(self) -> None: ...

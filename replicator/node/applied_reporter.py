@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 
 from replicator.errors import BrokerUnavailable
-from replicator.intervals import COMMIT_MS, REFUSED_COMMIT_MS
-from replicator.log.port import AppliedOffsets, CommitRefused
+from replicator.intervals import OFFSET_COMMIT_MS, REFUSED_OFFSET_COMMIT_MS
+from replicator.log.port import AppliedOffsets, OffsetCommitRefused
 from replicator.node.clock import Clock
 from replicator.node.outage_log import OutageLog
 from replicator.position import Offset
@@ -31,7 +31,7 @@ class AppliedReporter:
         """Run until cancelled. Closes the port."""
         try:
             while True:
-                next_offset, pause_ms = self._next_offset(), COMMIT_MS
+                next_offset, pause_ms = self._next_offset(), OFFSET_COMMIT_MS
                 if next_offset not in (None, self._committed):
                     pause_ms = await self._commit(next_offset)
                 await self._clock.sleep(pause_ms)
@@ -44,13 +44,13 @@ class AppliedReporter:
             await self._offsets.commit(next_offset)
         except BrokerUnavailable as error:
             self._outage.failed(error)
-            return COMMIT_MS
-        except CommitRefused as error:
+            return OFFSET_COMMIT_MS
+        except OffsetCommitRefused as error:
             if not self._refused:
                 logger.warning("%s", error)
             self._refused = True
-            return REFUSED_COMMIT_MS
+            return REFUSED_OFFSET_COMMIT_MS
         self._outage.ended()
         self._refused = False
         self._committed = next_offset
-        return COMMIT_MS
+        return OFFSET_COMMIT_MS

@@ -28,7 +28,7 @@ def check_leads(context: NodeContext) -> None:
 def _not_leader(context: NodeContext) -> NotLeader | Busy:
     if context.replica.state.leader == context.author:
         failure = context.roles.append_failure
-        cause = f" (Kafka: {failure})" if failure else ""
+        cause = f" (Kafka: {failure.cause})" if failure else ""
         return Busy(f"the leader is resolving the outcome of its last append{cause}. Try again")
     leader = leading_member(context)
     if leader is None or leader.node == context.author.node:  # this node, before it was restarted

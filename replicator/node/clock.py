@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -26,8 +25,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    def __init__(self) -> None:
-        self.peek_s: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    peek_s = staticmethod(partial(time.clock_gettime, time.CLOCK_BOOTTIME))
 
     def elapsed_ms(self) -> float:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e6

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from replicator.position import Offset
 
 SPACING_MS = 100  # between the newest ones
-PRECISION = 0.02  # of how long ago older ones were
-MAX_NEW = 300  # that are added before older ones are dropped
+PRECISION = 0.02  # of older ones, as a share of how long ago they were
+MAX_NEW = 300  # as many are added before older ones are dropped
 
 
 class CommitTime(NamedTuple):
@@ -18,7 +18,7 @@ class CommitTime(NamedTuple):
 
 
 class CommitTimes:
-    """Some hundred of them, however long the term is: their number grows with its logarithm."""
+    """Some hundred of them, even in a long term: their number grows with the logarithm of its duration."""
 
     def __init__(self) -> None:
         self._times: list[CommitTime] = []
@@ -39,7 +39,10 @@ class CommitTimes:
             self._drop_some(now_ms)
 
     def waiting_ms(self, offset: Offset, now_ms: float) -> float:
-        """How long ago the first record after `offset` was committed; 0 if there is none, or it is newer than that."""
+        """How long ago the first record after `offset` was committed; 0 if none is known to be.
+
+        To `SPACING_MS`, or to `PRECISION` of the result if that is coarser; never too long.
+        """
         at = bisect_right(self._times, offset, key=lambda time: time.offset)
         return 0.0 if at == len(self._times) else max(0.0, now_ms - self._times[at].at_ms)
 

@@ -26,7 +26,7 @@ class Group(NamedTuple):
     writes: Sequence[PendingWrite]
     state: LogState  # after the group
     committed_ms: float
-    written_us: int  # by the wall clock
+    written_us: int  # as in the headers of its records
     changing: Sequence[Entry]  # those of its records that change rows
 
 
@@ -62,12 +62,13 @@ class Commitment:
             why = f"no ack from {', '.join(it.node for it in late)} to what was written {timeout_ms} ms ago"
         else:
             return None
-        if self._context.roles.log_unavailable:
-            cause = self._context.roles.append_failure
-            return NoReplicas(f"{why}: Kafka takes no records from this node, so nothing was written. {cause}")
+        failure = self._context.roles.append_failure
+        if failure is not None and not failure.log_answers:
+            return NoReplicas(why, f": Kafka takes no records from this node, so nothing was written. {failure.cause}")
         return NoReplicas(
-            f"{why}, and each write requires one: nothing was written. Writes resume when it is back and has caught "
-            "up, or make it async with `replicator replica set-mode`"
+            why,
+            ", and each write requires one: nothing was written. Writes resume when it is back and has caught up, or "
+            "make it async with `replicator replica set-mode`",
         )
 
     def _late(self) -> Sequence[Author]:
@@ -92,10 +93,7 @@ class Commitment:
         written_us: int,
         changing: Sequence[Entry],
     ) -> None:
-        """The group, which was sent at `sent_ms`, is committed.
-
-        `state` is the state after it, `written_us` the time in its records; `changing` are those that change rows.
-        """
+        """The group is committed. `sent_ms`: when it was sent; `state`, `written_us`, `changing`: as in `Group`."""
         now_ms = self._context.clock.elapsed_ms()
         self._groups.append(Group(group, state, now_ms, written_us, changing))
         self._progress.note_committed(state.offset, now_ms)

@@ -59,7 +59,8 @@ class Election:
         position = rank(membership, state.leader.node, own)
         if position is None:
             return inf
-        extra_ms = context.pace.extra_candidacy_ms(membership, context.author, context.timing)
+        unused_ms = context.replica.leader_unused_ms
+        extra_ms = context.pace.extra_candidacy_ms(membership, context.author, context.timing, unused_ms)
         return candidacy_ms(context.timing, position, self._jitter) + extra_ms
 
     async def _log_end(self) -> Offset | None:

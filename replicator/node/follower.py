@@ -13,7 +13,7 @@ from replicator.node.background import run_with_background
 from replicator.node.context import NodeContext
 from replicator.node.election import Election
 from replicator.node.health import NodeHealth
-from replicator.node.leader_link import Signal
+from replicator.node.leader_link import StreamSignal
 from replicator.node.outage_log import OutageLog
 from replicator.node.record_source import FromKafka, FromLeader, RecordSource
 from replicator.node.replica import Accepted, Applied
@@ -60,8 +60,8 @@ class Follower:
                 case FromLeader(entries, signal):
                     problem = await self._apply(entries, context.replica.apply_sent)
                     self._acks.after_read(ack_requested=signal is not None)
-                    if signal is Signal.HEARTBEAT:
-                        self._note_leader()
+                    if signal is StreamSignal.HEARTBEAT:
+                        self._note_contact()
                     if problem is not None:
                         self._source.end_stream(problem)
             resolution.check(context)
@@ -94,7 +94,7 @@ class Follower:
         context = self._context
         roles, writes = context.roles, context.writes
         if accepted:
-            self._note_leader()
+            self._note_contact()
         for offset, record in accepted:
             header, body, _ = record
             if type(body) is Claim:
@@ -113,7 +113,7 @@ class Follower:
                 for seq in range(header.seq, record.last_seq + 1):
                     end(header.epoch, Seq(seq), offset)
 
-    def _note_leader(self) -> None:
+    def _note_contact(self) -> None:
         """A record or a heartbeat of the leader was received."""
         self._context.roles.last_contact_ms = self._context.clock.elapsed_ms()
         self._election.restart_timer()

@@ -42,7 +42,7 @@ class Heartbeats:
             if now_ms < due_ms:
                 await context.clock.sleep(min(due_ms - now_ms, TIMING_POLL_MS))
             elif appender.state is AppendState.IN_FLIGHT:
-                roles.is_idle = False
+                roles.idle_ended()
                 await context.clock.sleep(min(heartbeat_ms, TIMING_POLL_MS))
             elif self._is_in_use(now_ms):
                 self._asked_ms = inf
@@ -67,7 +67,7 @@ class Heartbeats:
         self._asked_ms = now_ms
         self._backlog.request_acks()
         if answered:
-            self._context.roles.is_idle = True
+            self._context.roles.idle_began()
             await self._send_over_streams(now_ms)
             now_ms = self._context.clock.elapsed_ms()
         if self._appender.sent_ms == sent_ms:

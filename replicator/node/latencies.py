@@ -27,7 +27,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """Of all events."""
+        """Number of all events."""
         return sum(self.counts)
 
 
@@ -35,6 +35,6 @@ class Histogram:
 class StageLatencies:
     """Of the stages of a write. Writes that go through a stage together count once."""
 
-    append: Histogram = field(default_factory=Histogram)  # sent to the log until the log confirms it
-    ack: Histogram = field(default_factory=Histogram)  # committed until the replicas have acked that must
-    apply: Histogram = field(default_factory=Histogram)  # the transaction of the store, at followers, too
+    append: Histogram = field(default_factory=Histogram)  # from sent to committed
+    ack: Histogram = field(default_factory=Histogram)  # from committed until the required replicas have acked
+    apply: Histogram = field(default_factory=Histogram)  # the transaction of the store, also at followers

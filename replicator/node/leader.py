@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from replicator.errors import BrokerUnavailable, Busy, NoReplicas, StoreFull
 from replicator.intervals import CHECKPOINT_MS, REFUSED_PAUSE_MS, REVIEW_MS
@@ -44,6 +45,13 @@ from replicator.records.fast import HeaderWriter
 from replicator.records.types import Checkpoint, Heartbeat, Membership, Mode, Reason, Write, WriteMode
 
 logger = logging.getLogger(__name__)
+
+
+class NumberedGroup(NamedTuple):
+    batch: CommittedBatch  # not sent yet
+    state: LogState  # after the group
+    written_us: int  # in the headers of its records, by the wall clock
+    changing: Sequence[Entry]  # those of its records that change rows
 
 
 class Leader:
@@ -119,14 +127,14 @@ class Leader:
             await writes.arrived.wait()
             writes.arrived.clear()
             while group := self._next_group():
-                numbered, state, written_us, changing = self._number(group)
-                outcome = await self._append(numbered.payloads)
+                batch, state, written_us, changing = self._number(group)
+                outcome = await self._append(batch.payloads)
                 if isinstance(outcome, Committed):
                     context.roles.append_committed(outcome.sent_ms)
                     self._outage.ended()
                     self._state = state
                     context.commit_point.set_known(state.offset)
-                    self._backlog.add(numbered)
+                    self._backlog.add(batch)
                     if any(type(it.body) is not Heartbeat for it in group):
                         self._heartbeats.note_use(outcome.sent_ms)
                     self._commitment.add(group, state, outcome.sent_ms, written_us, changing)
@@ -198,11 +206,8 @@ class Leader:
         self._checkpoint_ms = now_ms
         return False
 
-    def _number(self, group: list[PendingWrite]) -> tuple[CommittedBatch, LogState, int, list[Entry]]:
-        """Assign epoch, seq and offset to each write.
-
-        Returns the encoded records, the state after them, the time in their headers (us), and those that change rows.
-        """
+    def _number(self, group: list[PendingWrite]) -> NumberedGroup:
+        """Assign epoch, seq and offset to each write."""
         state = self._state
         epoch, seq, chain, offset = state.epoch, state.seq, state.chain, state.offset
         payloads: list[bytes] = []
@@ -220,17 +225,19 @@ class Leader:
             ends.append(RecordEnd(seq, chain))
             if type(writes[0].body) is Write:
                 changing.append(Entry(offset, payloads[-1]))
-        numbered = CommittedBatch(Offset(state.offset + 1), payloads, ends)
+        batch = CommittedBatch(Offset(state.offset + 1), payloads, ends)
         after = state._replace(seq=seq, chain=chain, offset=offset, leader_offset=offset)
-        return numbered, after, time_us, changing
+        return NumberedGroup(batch, after, time_us, changing)
 
     async def _check_log(self) -> None:
         """After a refusal: raises `LogDamage` if the topic was deleted or recreated."""
         try:
             await self._context.log.end()
         except BrokerUnavailable as error:
-            self._context.roles.log_unavailable = True
+            self._context.roles.log_asked(answers=False)
             self._outage.failed(error)
+        else:
+            self._context.roles.log_asked(answers=True)
         await self._context.clock.sleep(REFUSED_PAUSE_MS)
 
     async def _transfer(self) -> bool:

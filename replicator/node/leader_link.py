@@ -26,16 +26,19 @@ class CommittedOffset(NamedTuple):
     leader: Author
 
 
-class Signal(Enum):
-    """Each requests an ack, as soon as what was sent before is applied."""
+class StreamSignal(Enum):
+    """A message of the leader that is not a record. Each requests an ack once all records before it are applied.
+
+    The values are those of the messages between nodes (`server.record_stream`).
+    """
 
     GETACK = b"GETACK"
-    HEARTBEAT = b"HEARTBEAT"  # and shows that the leader is alive, though it may append nothing for a while
+    HEARTBEAT = b"HEARTBEAT"  # the leader is alive, though it may append nothing for a while
 
 
 class ReceivedRecords(NamedTuple):
     entries: Sequence[Entry]  # may be empty
-    signal: Signal | None  # after them
+    signal: StreamSignal | None  # after them
 
 
 class RecordStream(Protocol):

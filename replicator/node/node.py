@@ -172,14 +172,14 @@ class Node:
 
     async def current_status(self) -> NodeStatus:
         """The status, after asking the log for its end, which must not delay it: the state reports what is wrong."""
-        end = await _in_time(self._context.log.end())
+        end = await _answer_in_time(self._context.log.end())
         if end is not None:
             self._health.note_end(end)
         return self.status()
 
     async def log_extent(self) -> LogExtent | None:
-        """What Kafka reports about the log, if it answers in time."""
-        return await _in_time(self._context.log.extent())
+        """What Kafka reports about the log; None if it does not answer within `STATUS_END_MS`."""
+        return await _answer_in_time(self._context.log.extent())
 
     def begin(self) -> Transaction:
         """As `ClientWrites.begin`. A leader that has failed says so, as it will not take writes again."""
@@ -202,6 +202,10 @@ class Node:
     def store(self) -> View:
         """The current state of the store. Raises as `NodeHealth.store`."""
         return self._health.store()
+
+    def count_expiring(self) -> int:
+        """The number of values in the store that have an expiry, of all tables."""
+        return self._context.replica.machine.count_expiring()
 
     @property
     def serves_clients(self) -> bool:
@@ -304,8 +308,8 @@ class Node:
         self._context.roles.eligible = True
 
 
-async def _in_time(request: Coroutine[Any, Any, T]) -> T | None:
-    """The answer of the log to a request for a status, which must not be delayed by it."""
+async def _answer_in_time(request: Coroutine[Any, Any, T]) -> T | None:
+    """The answer of the log; None after `STATUS_END_MS`, or after an error: a status must not be delayed by it."""
     with contextlib.suppress(ReplicatorError, TimeoutError):
         async with asyncio.timeout(STATUS_END_MS / 1000):
             return await request

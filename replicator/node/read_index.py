@@ -21,13 +21,24 @@ from replicator.store.view import View
 T = TypeVar("T")
 
 
-def read_timed_out(context: NodeContext) -> Stale:
-    failure = context.roles.append_failure
-    cause = f"Kafka takes no records from it: {failure}. " if failure else ""
+def read_timed_out(context: NodeContext, *, key_blocked: bool = False) -> Stale:
+    """`key_blocked`: the read was waiting for a write to a key that it reads."""
     return Stale(
         f"a read of this level cannot be answered here within {context.timeouts.read_ms} ms: this node is at offset "
-        f"{context.replica.state.offset}. {cause}Try again, ask another node, or use a weaker level"
+        f"{context.replica.state.offset}. {_cause(context, key_blocked)}Try again, ask another node, or use a weaker "
+        "level"
     )
+
+
+def _cause(context: NodeContext, key_blocked: bool) -> str:
+    """A sentence, as far as the cause is known."""
+    if failure := context.roles.append_failure:
+        return f"Kafka takes no records from it: {failure.cause}. "
+    if refusal := context.writes.refusal:
+        return f"Writes wait for replicas: {refusal.missing}. "
+    if key_blocked:
+        return "A write to a key of the read is in flight, and not acknowledged by all replicas that it requires. "
+    return ""
 
 
 class _Round:

@@ -61,34 +61,36 @@ class NodeReads:
         """
         left_ms = float(self._context.timeouts.read_ms)
         next_view: Awaitable[View] = self._asked(level)
+        key_blocked = False
         while True:
             began_ms = self._context.clock.elapsed_ms()
-            view = await self._in_time(next_view, left_ms)
+            view = await self._in_time(next_view, left_ms, key_blocked)
             left_ms -= self._context.clock.elapsed_ms() - began_ms
             try:
                 with view.snapshot() as snapshot:
                     return await answer(snapshot)
             except SnapshotEnded:
-                next_view = self._asked(level)
+                next_view, key_blocked = self._asked(level), False
             except KeyBlocked as blocked:
-                next_view = blocked.unblocked()
+                next_view, key_blocked = blocked.unblocked(), True
 
     async def _asked(self, level: Level | None) -> View:
         found = self.view(level)
         return await asyncio.shield(found) if isinstance(found, Future) else found
 
-    async def _in_time(self, view: Awaitable[View], left_ms: float) -> View:
+    async def _in_time(self, view: Awaitable[View], left_ms: float, key_blocked: bool) -> View:
         try:
             async with asyncio.timeout(left_ms / 1000):
                 return await view
         except TimeoutError:
-            raise read_timed_out(self._context) from None
+            raise read_timed_out(self._context, key_blocked=key_blocked) from None
 
     async def read(self, level: Level | None, answer: Callable[[View], T]) -> T:
         """The result of `answer` for a view that meets the level. `answer` may be called more than once.
 
         Raises `Stale` if that takes too long, and what `view` and `answer` raise.
         """
+        key_blocked = False
         try:
             async with asyncio.timeout(self._context.timeouts.read_ms / 1000):
                 view = await self._asked(level)
@@ -96,6 +98,7 @@ class NodeReads:
                     try:
                         return answer(view)
                     except KeyBlocked as blocked:
+                        key_blocked = True
                         view = await blocked.unblocked()
         except TimeoutError:
-            raise read_timed_out(self._context) from None
+            raise read_timed_out(self._context, key_blocked=key_blocked) from None

@@ -32,7 +32,7 @@ from replicator.node.backlog import StreamRequest
 from replicator.node.checked_reader import CheckedReader
 from replicator.node.client_writes import leading_member
 from replicator.node.context import NodeContext
-from replicator.node.leader_link import LeaderLink, LinkFailed, RecordStream, Signal
+from replicator.node.leader_link import LeaderLink, LinkFailed, RecordStream, StreamSignal
 from replicator.position import Author
 from replicator.protocol.timing import stream_timeout_ms
 from replicator.records.types import Member
@@ -53,7 +53,7 @@ class FromKafka:
 @dataclass(frozen=True, slots=True)
 class FromLeader:
     entries: Sequence[Entry]  # may be empty
-    signal: Signal | None  # after them
+    signal: StreamSignal | None  # after them
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class RecordSource:
                     now_ms = self._context.clock.elapsed_ms()
                     self.source = Leader(stream, leader, received_ms=now_ms, contact_ms=now_ms)
                     logger.info("receiving records from %s", leader)
-                    return FromLeader((), Signal.GETACK)  # for what was read from Kafka
+                    return FromLeader((), StreamSignal.GETACK)  # for what was read from Kafka
                 case Leader() as leader:
                     if (received := await self._receive(leader)) is not None:
                         return received
@@ -132,7 +132,7 @@ class RecordSource:
         if entries:
             self.source = replace(leader, received_ms=now_ms, contact_ms=now_ms)
             self._brought_records = True
-        elif signal is Signal.HEARTBEAT:
+        elif signal is StreamSignal.HEARTBEAT:
             self.source = replace(leader, contact_ms=now_ms)
         return FromLeader(entries, signal)
 

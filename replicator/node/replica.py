@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from typing import NamedTuple
 
 from replicator.errors import LogDamage, UpgradeNeeded
@@ -20,7 +21,7 @@ from replicator.protocol.acceptance import judge, judge_sent, skip
 from replicator.protocol.log_state import LogState
 from replicator.protocol.verification import verify
 from replicator.records.codec import BARRIER, NotARecord, RecordCodec
-from replicator.records.types import Change, Claim, Record, Single, Write, singles
+from replicator.records.types import Change, Claim, Heartbeat, Record, Single, Write, singles
 from replicator.store.machine import Machine
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Replica:
         self._waiters = OffsetWaiters()  # for offsets that are in the log
         self._listeners = OffsetWaiters()  # for whatever comes next
         self._written_us = 0
+        self._used_us: int | None = None  # when the leader wrote its last record but heartbeats; None: not known
 
     @property
     def state(self) -> LogState:
@@ -152,12 +154,30 @@ class Replica:
 
     def _apply_accepted(self, accepted: Sequence[Accepted], changing: Sequence[Entry], state: LogState) -> None:
         if state is not self.state:
+            self._note_use(accepted)
             written_us = accepted[-1].record.header.timestamp_us if accepted else self._written_us
             self.apply([body for _, record in accepted for body in singles(record.body)], state, written_us)
             self.recent.add(changing)
             if self.change_listener is not None:
                 for _, record in accepted:
                     self.change_listener(record.header.timestamp_us, singles(record.body))
+
+    def _note_use(self, accepted: Sequence[Accepted]) -> None:
+        for _, (header, body, _) in reversed(accepted):
+            if type(body) is not Heartbeat:
+                by_leader = type(body) is not Claim or body.leader == header.author  # others have other clocks
+                self._used_us = header.timestamp_us if by_leader else None
+                return
+
+    @property
+    def leader_unused_ms(self) -> float:
+        """For how long the leader had written nothing but heartbeats when it wrote the last record, by its clock.
+
+        inf if that is not known, for example because this process has read no other record of it.
+        """
+        if self._used_us is None or self._written_us < self._used_us:
+            return inf
+        return (self._written_us - self._used_us) / 1000
 
     def _note_claims(self, leader: Author | None, accepted: Iterable[Accepted]) -> None:
         for offset, (header, body, _) in accepted:
@@ -188,7 +208,7 @@ class Replica:
                 self.row_listener(change.table, change.row)
 
     @property
-    def has_read(self) -> bool:
+    def has_applied(self) -> bool:
         """Whether an accepted record was applied since this process started."""
         return self._written_us > 0
 

@@ -46,7 +46,7 @@ class ReplicaReport:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLag:
-    """Of a replica behind the last record that this leader has committed, according to its last ack.
+    """How far a replica is behind the last record that this leader has committed, according to its last ack.
 
     A replica that has not acked in this term is at least as far behind as the term is long.
     """
@@ -71,7 +71,7 @@ class ReplicaProgress:
         self._waiters = AckWaiters()
         self._latest: dict[Author, LastAck] = {}  # also of a process that acks its registration before it is committed
         self._begin = BEFORE_LOG  # where this term began
-        self._committed = BEFORE_LOG  # the last offset
+        self._committed = BEFORE_LOG  # the last committed offset
         self._commit_times = CommitTimes()
         self._members: dict[Author, float] = {}  # all but this process: since when it has been a member in this term
 

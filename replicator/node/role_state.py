@@ -39,6 +39,14 @@ class Transfer:
             self.done.set_exception(error)
 
 
+@dataclass(frozen=True, slots=True)
+class AppendFailure:
+    """Of the last append or claim: it was refused, or its outcome is unknown."""
+
+    cause: str
+    log_answers: bool  # False: nor did Kafka answer a request for the end of the log, which follows a refusal
+
+
 class RoleState:
     def __init__(self, author: Author, writes: Writes, clock: Clock, timing: TimingState, *, eligible: bool) -> None:
         self._author = author
@@ -56,12 +64,11 @@ class RoleState:
         self._check_sent_ms: float | None = None  # in CHECKING: when it was sent, if its answer was unexpected
         self.term_start_seq = Seq(0)  # while it leads: records up to here were written by earlier leaders
         self.last_contact_ms = clock.elapsed_ms()  # when an accepted record or a heartbeat was last received
-        self.lease_needed = asyncio.Event()  # set by reads that wait for the lease, cleared by an idle leader
-        self.lease_used = False  # set by reads that rest on it
+        self.lease_needed = asyncio.Event()  # set by reads that wait for the lease; `Heartbeats` clears it
+        self.lease_used = False  # set by reads that rely on the lease; `Heartbeats` clears it
         self.is_idle = False  # while it leads: it renews its lease only for a read (`protocol.pace`)
         self.stepped_down_ms = -inf  # when it was last leader
-        self.log_unavailable = False  # while it leads: Kafka did not answer after its last append was refused
-        self.append_failure = ""  # why its last append failed; empty once a record was read or committed after it
+        self.append_failure: AppendFailure | None = None  # None once a record was read or committed after it
 
     # Derived state
 
@@ -74,6 +81,11 @@ class RoleState:
     def holds_leadership(self) -> bool:
         """Whether this leader holds its lease, or renews it as soon as a read needs it."""
         return self.lease_left_ms() > 0 or self.is_idle
+
+    @property
+    def log_unavailable(self) -> bool:
+        """Whether this node leads, but Kafka neither takes its records nor answers."""
+        return self.role.leads and self.append_failure is not None and not self.append_failure.log_answers
 
     @property
     def last_commit_ms(self) -> float:
@@ -97,7 +109,7 @@ class RoleState:
 
     def record_read(self, author: Author) -> None:
         """An accepted record that is not a claim was read from the log."""
-        self.append_failure = ""
+        self.append_failure = None
         if self.role is Role.CANDIDATE:
             self._advance(Event.CLAIM_OUTDATED, successor=author)
         elif self.role is Role.STEPPING_DOWN and self.transfer is not None and author == self.transfer.successor:
@@ -105,7 +117,7 @@ class RoleState:
 
     def claim_accepted(self, header: Header, claim: Claim, seq: Seq) -> None:
         """`seq`: the position of the store, at this claim or after it."""
-        self.append_failure = ""
+        self.append_failure = None
         sent_ms = self._claims_sent_ms.pop(claim.epoch, None)
         if claim.leader == self._author:
             if header.author != self._author:
@@ -122,13 +134,25 @@ class RoleState:
     def append_committed(self, sent_ms: float) -> None:
         """A record of this leader that was sent at `sent_ms` is committed. The role stays the same."""
         self.lease = self.lease.renewed(sent_ms)
-        self.append_failure = ""
-        self.log_unavailable = False
+        self.append_failure = None
         self.is_idle = False
 
     def append_failed(self, error: Exception) -> None:
         """An append or a claim was refused, or its outcome is unknown. The role stays the same."""
-        self.append_failure = str(error)
+        self.append_failure = AppendFailure(str(error), log_answers=not self.log_unavailable)
+        self.is_idle = False
+
+    def log_asked(self, *, answers: bool) -> None:
+        """The log was asked for its end after it had refused an append. The role stays the same."""
+        if self.append_failure is not None:
+            self.append_failure = AppendFailure(self.append_failure.cause, log_answers=answers)
+
+    def idle_began(self) -> None:
+        """From now on, this leader renews its lease only for a read (`protocol.pace`). The role stays the same."""
+        self.is_idle = True
+
+    def idle_ended(self) -> None:
+        """Before the outcome of an append is known. The role stays the same."""
         self.is_idle = False
 
     def append_unknown(self) -> None:
@@ -197,7 +221,7 @@ class RoleState:
     def _advance(self, event: Event, *, epoch: Epoch = NO_EPOCH, successor: Author | None = None) -> None:
         before, self.role = self.role, advance(self.role, event)
         if before.leads and not self.role.leads:
-            self.is_idle = self.log_unavailable = False
+            self.is_idle = False
             self.stepped_down_ms = self._clock.elapsed_ms()
         if self.transfer is not None and self.role not in (Role.DRAINING, Role.TRANSFERRING, Role.STEPPING_DOWN):
             self._fail_transfer("the node lost leadership meanwhile. See `replicator status`")

@@ -38,7 +38,7 @@ class NodeStatus:
     lag_ms: float  # age of the last record applied; 0 if it is the last one in the log
     lease_left_ms: float
     is_idle: bool  # a leader that renews its lease only for a read
-    holds_leadership: bool  # as `RoleState.holds_leadership`
+    holds_leadership: bool  # a leader that holds its lease, or renews it as soon as a read needs it
     void_records: int
     inflight: int
     refusal: str  # why this leader takes no writes now; empty if it does
@@ -92,7 +92,7 @@ def _last_record_ms(context: NodeContext, now_us: int) -> float | None:
     The age of one that was read is by its author's clock.
     """
     ages_ms = [context.clock.elapsed_ms() - context.roles.last_commit_ms]
-    if context.replica.has_read:
+    if context.replica.has_applied:
         ages_ms.append(context.replica.age_ms(now_us))
     age_ms = min(ages_ms)
     return age_ms if isfinite(age_ms) else None

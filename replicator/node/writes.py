@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from itertools import chain, islice
 
-from replicator.errors import Busy, Definite, Fenced, ReplicatorError, Unknown
+from replicator.errors import Busy, Definite, Fenced, NoReplicas, ReplicatorError, Unknown
 from replicator.limits import GROUP_CHANGES
 from replicator.position import BEFORE_LOG, Epoch, Offset, Seq
 from replicator.records.types import Change, Single
@@ -91,7 +91,7 @@ class Writes:
         self.overlay = Overlay(base)
         self.bytes = 0  # of all encoded bodies that are queued or sent
         self.arrived = asyncio.Event()  # set when the leader has something to do
-        self.refusal: Definite | None = None  # why the leader queues no client's write now
+        self.refusal: NoReplicas | None = None  # why the leader queues no client's write now
         self._own: deque[PendingWrite] = deque()  # queued records of the leader itself
         self._queued: deque[PendingWrite] = deque()
         self._sent: deque[PendingWrite] = deque()

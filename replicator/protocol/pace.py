@@ -10,10 +10,12 @@ A heartbeat over a stream renews no lease, because it proves nothing about the l
 leader usually holds no lease. A read that needs one ends the idle pace, and waits for the heartbeat that is appended
 then. Safety rests on the log, as before.
 
-The idle pace also ends as soon as Kafka does not answer a question for the end of the log before the next heartbeat is
-due, or a member has acked neither of the last two. So a member that receives no more heartbeats can read one in the log
-1.5 `heartbeat_ms` after the last one, and elections begin later than 2.2 (`timing`). A process that is not a member has
-no stream: it waits longer before it starts an election (`extra_candidacy_ms`).
+The idle pace also ends as soon as Kafka does not answer a request for the end of the log before the next heartbeat over
+the streams is due, or a member has acked neither of the last two. So a member that receives no more heartbeats can read
+one in the log 1.5 `heartbeat_ms` after the last one. No election begins earlier than 2.2 `heartbeat_ms` after it
+(`timing`). A process that is not a member has no stream: it waits longer before it starts an election
+(`extra_candidacy_ms`), unless the records show that the leader was not idle when it wrote the last one. So a cluster
+whose first leader dies before others have registered does not wait.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from replicator.position import Author
 from replicator.records.types import Membership, Timing
 
 NON_MEMBER_INTERVALS = 2
-"""Of an idle leader's heartbeats in the log: one may be late, and clocks differ in rate."""
+"""For how many intervals of an idle leader's heartbeats in the log a process that is not a member waits longer: one of
+them may be late, and clocks differ in rate."""
+STEADY_INTERVALS = 2
+"""Of heartbeats: a leader is not idle before its next one, and it may be late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +42,15 @@ class Pace:
         """Between two heartbeats in the log, at the idle pace."""
         return max(self.idle_heartbeat_ms, timing.heartbeat_ms)
 
-    def extra_candidacy_ms(self, membership: Membership, author: Author, timing: Timing) -> float:
-        """How much longer than a member a process that is not one waits before it starts an election."""
+    def extra_candidacy_ms(self, membership: Membership, author: Author, timing: Timing, unused_ms: float) -> float:
+        """How much longer than a member a process that is not one waits before it starts an election.
+
+        `unused_ms`: for how long the leader had written nothing but heartbeats when it wrote the last record; inf if
+        that is not known.
+        """
         if self.idle_after_ms == inf or not membership.members or membership.includes(author):
+            return 0
+        if unused_ms < self.idle_after_ms - STEADY_INTERVALS * timing.heartbeat_ms:
             return 0
         return NON_MEMBER_INTERVALS * self.log_interval_ms(timing)
 

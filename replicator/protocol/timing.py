@@ -140,12 +140,12 @@ def check(timing: Timing) -> None:
     if timing.sync_ms < 2 * timing.heartbeat_ms:
         raise ConfigError(
             f"sync_ms ({timing.sync_ms}) must be at least twice heartbeat_ms ({timing.heartbeat_ms}), "
-            "or a single late heartbeat makes idle replicas unresponsive"
+            "or, while there are no writes, a single late heartbeat makes replicas unresponsive"
         )
     if timing.lease_ms < 2 * timing.heartbeat_ms:
         raise ConfigError(
             f"lease_ms ({timing.lease_ms}) must be at least twice heartbeat_ms ({timing.heartbeat_ms}), "
-            "or a single late heartbeat costs an idle leader its lease"
+            "or, while there are no writes, a single late heartbeat costs the leader its lease"
         )
     _check_election(timing, "lease_ms", "a new leader may write while the old one still answers reads")
     _check_election(

@@ -41,6 +41,11 @@ def _length(count: int) -> bytes:
     return _LENGTHS[count] if count < 2048 else encode_long(count)
 
 
+def encode_bytes(data: bytes) -> bytes:
+    """Encode Avro bytes, or a string in UTF-8."""
+    return _length(len(data)) + data
+
+
 @lru_cache(maxsize=64)
 def _author_prefix(version: int, timeline: bytes, epoch: Epoch, author: Author) -> bytes:
     node = author.node.encode()

@@ -32,6 +32,10 @@ class Backend(Protocol):
         """The current state of the store. Raises `Loading`, or what stopped the node (`LogDamage`, `Diverged`, …)."""
         ...
 
+    def count_expiring(self) -> int:
+        """The number of values in the store that have an expiry, of all tables."""
+        ...
+
     def token(self, written: Offset) -> Token:
         """Covers everything that a client can have read here and has written up to that offset. Raises as `store`."""
         ...

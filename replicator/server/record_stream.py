@@ -16,7 +16,7 @@ from typing import Any
 
 from replicator.limits import RECEIVED_BYTES, SLICE_BYTES, SLICE_ENTRIES
 from replicator.log.port import Entry
-from replicator.node.leader_link import LinkFailed, ReceivedRecords, Signal
+from replicator.node.leader_link import LinkFailed, ReceivedRecords, StreamSignal
 from replicator.position import Offset
 from replicator.server.leader_connection import LeaderConnection
 
@@ -27,7 +27,7 @@ class RedisRecordStream:
     def __init__(self, connection: LeaderConnection) -> None:
         self._connection = connection
         connection.receiver = self
-        self._messages: deque[Entry | Signal] = deque()
+        self._messages: deque[Entry | StreamSignal] = deque()
         self._bytes = 0  # of the records in `_messages`
         self._waiting: asyncio.Future[None] | None = None
         self._reading = True
@@ -45,7 +45,7 @@ class RedisRecordStream:
         size, signal = 0, None
         while messages and signal is None and len(entries) < SLICE_ENTRIES and size < SLICE_BYTES:
             message = messages.popleft()
-            if isinstance(message, Signal):
+            if isinstance(message, StreamSignal):
                 signal = message
             else:
                 entries.append(message)
@@ -71,7 +71,7 @@ class RedisRecordStream:
                 self._messages += [Entry(Offset(base + at), payload) for at, payload in enumerate(payloads)]
                 self._bytes += sum(map(len, payloads))
             case b"GETACK" | b"HEARTBEAT":
-                self._messages.append(Signal(message))
+                self._messages.append(StreamSignal(message))
             case _:
                 self._connection.close(LinkFailed(f"the leader sent: {message!r:.200}"))
 

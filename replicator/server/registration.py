@@ -14,10 +14,11 @@ from typing import Any
 import aiohttp
 
 from replicator.address import Address
-from replicator.errors import ConfigError
+from replicator.errors import ConfigError, ReplicatorError
 from replicator.intervals import REGISTRATION_RETRY_S, REGISTRATION_TIMEOUT_S, STATE_POLL_S
 from replicator.node.health import NodeState
 from replicator.node.node import Node
+from replicator.node.outage_log import OutageLog
 from replicator.protocol.registration import NOBODY
 from replicator.records.types import Member
 from replicator.server.identity import Identity, encode_incarnation
@@ -34,11 +35,12 @@ async def register(node: Node, identity: Identity, member: Member, password: str
     async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(REGISTRATION_TIMEOUT_S)) as session:
         while node.state is not NodeState.SERVING:  # noqa: ASYNC110 (no single event signals the state)
             await asyncio.sleep(STATE_POLL_S)
+        outage = OutageLog(logger, "asking the leader to register this node")
         while not node.is_registered:
             if node.state is NodeState.SERVING:
                 await _check_for_duplicate(session, node, identity)
                 node.make_eligible()
-                await _request_registration(session, node, member)
+                await _request_registration(session, node, member, outage)
             await asyncio.sleep(REGISTRATION_RETRY_S)
     node.make_eligible()
 
@@ -64,7 +66,7 @@ async def _incarnation_at(session: aiohttp.ClientSession, http: Address) -> Any:
         return None
 
 
-async def _request_registration(session: aiohttp.ClientSession, node: Node, member: Member) -> None:
+async def _request_registration(session: aiohttp.ClientSession, node: Node, member: Member, outage: OutageLog) -> None:
     leader = node.leading_member
     if node.leads or leader is None:
         return
@@ -78,7 +80,8 @@ async def _request_registration(session: aiohttp.ClientSession, node: Node, memb
             "replaces": encode_incarnation(node.ask_to_register()),
         }
         async with session.put(leader.http.url("/members"), json=fields) as answer:
+            outage.ended()
             if answer.status not in (202, 409):
                 logger.warning("%s refused to register this node: %s", leader.node, await answer.text(errors="replace"))
     except (aiohttp.ClientError, TimeoutError, LookupError) as error:  # LookupError: an unknown charset
-        logger.info("the leader %s does not answer at %s: %s", leader.node, leader.http, error)
+        outage.failed(ReplicatorError(f"{leader.node} does not answer at {leader.http}: {error}"))

@@ -100,6 +100,12 @@ class Machine:
         """When the next value expires (ms since 1970); None if no value has an expiry."""
         return self._next_expiry_ms
 
+    def count_expiring(self) -> int:
+        """The number of values that have an expiry. Takes no longer if there are many."""
+        with self._env.begin() as txn:
+            count: int = txn.stat(self._expiry)["entries"]
+            return count
+
     def _read_next_expiry(self) -> int | None:
         with self._env.begin(db=self._expiry) as txn:
             cursor = txn.cursor()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any, TypeVar
 
-from replicator.errors import ConfigError
+from replicator.errors import BadRequest, ConfigError
+from replicator.limits import MAX_RETENTION_MS, MAX_STREAM_PARTITIONS
 from replicator.log.kafka.topic import changes_topic
 from replicator.stream.envelope import StreamFormat
 from replicator.stream.registry import register_schemas
 from replicator.stream.settings import Backfill, Progress, StreamSettings, StreamState
 from replicator.stream.state_topic import KafkaAccess, StreamWriter, read_state
 from replicator.stream.topics import create_topics, delete_topics
+
+E = TypeVar("E", bound=StrEnum)
+T = TypeVar("T")
 
 
 class StartFrom(StrEnum):
@@ -31,16 +37,59 @@ class StreamOptions:
     retention_ms: int | None = None
     registry: str | None = None
 
-    def check(self) -> None:
-        """Raises `ConfigError`."""
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> StreamOptions:
+        """From JSON. Raises `BadRequest`, `ConfigError`."""
+        unknown = fields.keys() - cls.__dataclass_fields__.keys()
+        if unknown:
+            raise BadRequest(f"unknown option {min(unknown)}: expected {', '.join(cls.__dataclass_fields__)}")
+        options = cls(
+            _choice("start_from", fields.get("start_from"), StartFrom),
+            _choice("format", fields.get("format"), StreamFormat),
+            _number("partitions", fields.get("partitions"), MAX_STREAM_PARTITIONS),
+            _of_type("compacted", fields.get("compacted"), bool, "true or false"),
+            _number("retention_ms", fields.get("retention_ms"), MAX_RETENTION_MS),
+            _of_type("registry", fields.get("registry"), str, "a URL"),
+        )
+        options._check()
+        return options
+
+    def _check(self) -> None:
         if self.registry and self.format is not StreamFormat.AVRO:
             raise ConfigError("a schema registry is for Avro: set the format to avro")
         if self.retention_ms is not None and self.compacted:
             raise ConfigError("a compacted topic keeps the last change of each key: leave out the retention")
 
-    @property
-    def are_given(self) -> bool:
-        return self != StreamOptions()
+    def check_none_given(self) -> None:
+        """Raises `ConfigError`: the stream exists, and its options do not change."""
+        given = [name for name in self.__dataclass_fields__ if getattr(self, name) is not None]
+        if given:
+            raise ConfigError(
+                f"the change stream exists, and keeps the options that it was created with: leave out {given[0]} to "
+                "enable it again, or delete it by `replicator stream reset`"
+            )
+
+
+def _choice(name: str, value: Any, choices: type[E]) -> E | None:
+    if value is None:
+        return None
+    try:
+        return choices(value)
+    except ValueError:
+        raise BadRequest(f"invalid {name} {value!r}: expected {', '.join(choices)}") from None
+
+
+def _of_type(name: str, value: Any, kind: type[T], expected: str) -> T | None:
+    if value is not None and type(value) is not kind:
+        raise BadRequest(f"invalid {name} {value!r}: expected {expected}")
+    return value
+
+
+def _number(name: str, value: Any, largest: int) -> int | None:
+    number = _of_type(name, value, int, f"a number from 1 to {largest}")
+    if number is not None and not 1 <= number <= largest:
+        raise BadRequest(f"invalid {name} {number}: expected a number from 1 to {largest}")
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +104,10 @@ def create(kafka: KafkaAccess, options: StreamOptions, start: StreamStart) -> St
     """Create the topics of the stream, and enable it. Raises `BrokerUnavailable`, `ConfigError`."""
     form = options.format or StreamFormat.JSON
     registry = register_schemas(options.registry, changes_topic(kafka.cluster)) if options.registry else None
+    partitions = options.partitions or 1
     topic_id, log_id = create_topics(
         kafka,
-        partitions=options.partitions or 1,
+        partitions=partitions,
         compacted=bool(options.compacted),
         retention_ms=options.retention_ms,
     )
@@ -65,6 +115,7 @@ def create(kafka: KafkaAccess, options: StreamOptions, start: StreamStart) -> St
         topic_id,
         log_id,
         form,
+        partitions,
         compacted=bool(options.compacted),
         registry=registry,
         backfill=start.backfill,
@@ -91,5 +142,5 @@ def set_enabled(kafka: KafkaAccess, enabled: bool) -> StreamState:
 def reset(kafka: KafkaAccess) -> None:
     """Delete the topic of changes and the state of the stream. Raises `BrokerUnavailable`, `ConfigError`."""
     if read_state(kafka) is not None:
-        StreamWriter(kafka).open()
+        set_enabled(kafka, False)  # so that no publisher writes to the topics while they are deleted
     delete_topics(kafka)

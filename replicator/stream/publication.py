@@ -35,11 +35,11 @@ class Published(NamedTuple):
 class Publication:
     """Makes the messages of one stream."""
 
-    def __init__(self, cluster: str, settings: StreamSettings, partitions: int) -> None:
+    def __init__(self, cluster: str, settings: StreamSettings) -> None:
         self._cluster = cluster
         self._format = settings.envelope_format()
         self._with_field = settings.compacted
-        self._partitions = partitions
+        self._partitions = settings.partitions
         self._codec = RecordCodec()
 
     def read(self, state: LogState, entries: Sequence[Entry], now_ms: int, limit: int) -> Published:

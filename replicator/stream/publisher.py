@@ -26,13 +26,13 @@ from replicator.intervals import (
     STREAM_POLL_S,
 )
 from replicator.limits import FETCH_BYTES, TRANSACTION_CHANGES, TRANSACTION_ENTRIES
-from replicator.log.kafka.topic import changes_topic, wal_topic
+from replicator.log.kafka.topic import publishers_group, wal_topic
 from replicator.log.port import Entry
+from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.position import NodeId, Offset
 from replicator.protocol.log_state import LogState
 from replicator.store import snapshot
 from replicator.stream.publication import Publication, StreamMessage
-from replicator.stream.reports import PublisherReport, PublisherState
 from replicator.stream.settings import Progress, StreamState
 from replicator.stream.state_topic import KafkaAccess, StreamWriter, read_state
 from replicator.stream.topics import check_topics
@@ -52,18 +52,25 @@ class Publisher:
         self._log = wal_topic(kafka.cluster)
         self._term: PublishingTerm | None = None  # while the log is assigned to this publisher
         self._is_enabled = False
+        self._idle: PublisherState | None = None  # as last reported
+        self._reported_s = 0.0
 
     def run(self) -> None:
-        """Run until the process ends. Raises `ReplicatorError`."""
-        while True:
-            state = read_state(self._kafka)
-            self._is_enabled = state is not None and self._may_publish(state)
+        """Run while there is a change stream. Raises `ReplicatorError`."""
+        while (state := read_state(self._kafka)) is not None:
+            self._is_enabled = self._may_publish(state)
             if self._is_enabled:
                 self._share_log()
             else:
-                waits = state is not None and state.settings.enabled
-                self._report(PublisherReport(PublisherState.STANDBY if waits else PublisherState.DISABLED))
+                self._reported(PublisherState.STANDBY if state.settings.enabled else PublisherState.DISABLED)
                 time.sleep(STREAM_POLL_S)
+
+    def _reported(self, state: PublisherState) -> None:
+        """Report that this publisher does nothing, if that is not known or was reported some time ago."""
+        now_s = time.monotonic()
+        if state is not self._idle or now_s - self._reported_s >= PUBLISHER_REPORT_S:
+            self._idle, self._reported_s = state, now_s
+            self._report(PublisherReport(state))
 
     def _may_publish(self, state: StreamState) -> bool:
         settings, progress = state
@@ -75,8 +82,7 @@ class Publisher:
         consumer = Consumer(
             {
                 **self._kafka.settings("publisher"),
-                "group.id": changes_topic(self._kafka.cluster),
-                "group.instance.id": self._node,  # so a process that is started again takes over from itself at once
+                "group.id": publishers_group(self._kafka.cluster),
                 "session.timeout.ms": PUBLISHER_SESSION_MS,
                 "partition.assignment.strategy": "cooperative-sticky",
                 "enable.auto.commit": False,
@@ -106,38 +112,38 @@ class Publisher:
         if state is None or not self._may_publish(state):
             self._is_enabled = False
             return
-        count = check_topics(self._kafka, state.settings)
-        publication = Publication(self._kafka.cluster, state.settings, count)
+        check_topics(self._kafka, state.settings)
+        publication = Publication(self._kafka.cluster, state.settings)
         term = self._term = PublishingTerm(writer, publication, state, self._report)
         first, _ = consumer.get_watermark_offsets(TopicPartition(self._log, 0), timeout=10)
         start = first_to_read(term.log_state, Offset(first))
         consumer.incremental_assign([TopicPartition(self._log, 0, start)])
+        if term.is_backfilling:
+            consumer.pause(consumer.assignment())
 
     def _end(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if partitions:
             self._term = None
 
     def _step(self, consumer: Consumer) -> None:
+        entries = self._read(consumer)  # which may begin or end the term
         term = self._term
         if term is None:
-            consumer.poll(PUBLISHER_REPORT_S)
-            if self._term is None:
-                self._report(PublisherReport(PublisherState.STANDBY))
-        elif term.is_backfilling:
-            consumer.pause(consumer.assignment())
+            self._reported(PublisherState.STANDBY)
+            return
+        if term.is_backfilling:
             term.backfill(self._snapshots)
-            consumer.poll(0)
             if not term.is_backfilling:
                 consumer.resume(consumer.assignment())
         else:
-            term.publish(self._read(consumer))
-        if term is not None:
-            _, end = consumer.get_watermark_offsets(TopicPartition(self._log, 0), cached=True)
-            term.report(Offset(end))
+            term.publish(entries)
+        _, end = consumer.get_watermark_offsets(TopicPartition(self._log, 0), cached=True)
+        term.report(Offset(end))
 
     def _read(self, consumer: Consumer) -> list[Entry]:
         """The next entries, or none after a while. Raises `BrokerUnavailable`, `LogTrimmed`."""
-        message = consumer.poll(_POLL_S)
+        backfilling = self._term is not None and self._term.is_backfilling
+        message = consumer.poll(0 if backfilling else _POLL_S)
         if message is None:
             return []
         return [self._entry(it) for it in (message, *consumer.consume(TRANSACTION_ENTRIES - 1, 0))]

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from replicator.errors import ConfigError
 from replicator.records.codec import load_schema
 from replicator.stream.settings import Registry
+
+
+def without_login(url: str) -> str:
+    """The URL as it may be shown."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def register_schemas(url: str, topic: str) -> Registry:
@@ -24,16 +31,18 @@ def register_schemas(url: str, topic: str) -> Registry:
             "pip install 'replicator[registry]' on the nodes"
         ) from error
 
+    shown = without_login(url)
+
     def register(subject: str, schema: str) -> Any:
         try:
             return client.register_schema(subject, Schema(json.dumps(load_schema(schema)), "AVRO"))
         except SchemaRegistryError as error:
             raise ConfigError(
-                f"the schema registry at {url} refuses the schema of subject {subject}: {error.error_message}. Delete "
-                "the subject, or change its compatibility there"
+                f"the schema registry at {shown} refuses the schema of subject {subject}: {error.error_message}. "
+                "Delete the subject, or change its compatibility there"
             ) from error
         except Exception as error:
-            raise ConfigError(f"the schema registry at {url} does not answer: {error}") from error
+            raise ConfigError(f"the schema registry at {shown} does not answer: {error}") from error
 
     client = SchemaRegistryClient({"url": url, "timeout": 5, "max.retries": 0})
-    return Registry(url, register(f"{topic}-key", "change_key.v1.avsc"), register(f"{topic}-value", "change.v1.avsc"))
+    return Registry(shown, register(f"{topic}-key", "change_key.v1.avsc"), register(f"{topic}-value", "change.v1.avsc"))

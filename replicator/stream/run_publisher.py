@@ -6,21 +6,27 @@ stdin is closed, so it does not outlive its node.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from types import FrameType
 
 from replicator.errors import ReplicatorError
 from replicator.log.kafka.security import KafkaSecurity
+from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.position import NodeId
 from replicator.stream.publisher import Publisher
-from replicator.stream.reports import PublisherReport, PublisherState
 from replicator.stream.state_topic import KafkaAccess
+
+NICENESS = 10
+"""Of the process: on a busy machine, the node comes first, and the change stream lags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +47,13 @@ class PublisherSettings:
 
 
 def main() -> None:
+    os.nice(NICENESS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = PublisherSettings.decode(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
+    node = FileIO(sys.stdin.fileno(), closefd=False)  # the buffer of stdin would be locked when Python ends
+    settings = PublisherSettings.decode(node.readline())
+    os.set_blocking(sys.stdout.fileno(), False)
+    signal.signal(signal.SIGTERM, _exit)
+    threading.Thread(target=_end_with, args=(node,), daemon=True).start()
     kafka = KafkaAccess(settings.bootstrap, settings.cluster, settings.node, settings.security)
     try:
         Publisher(kafka, settings.node, settings.snapshots, _report).run()
@@ -52,12 +62,17 @@ def main() -> None:
         os._exit(1)  # at once: what was begun is aborted by the next publisher
 
 
+def _exit(number: int, frame: FrameType | None) -> None:
+    """Leave the group of publishers, so that another takes over at once."""
+    sys.exit(0)
+
+
 def _report(report: PublisherReport) -> None:
-    sys.stdout.buffer.write(report.encode())
-    sys.stdout.buffer.flush()
+    with contextlib.suppress(BlockingIOError):  # the node is paused, and the pipe is full
+        os.write(sys.stdout.fileno(), report.encode())  # at once, or not at all: a report is shorter than PIPE_BUF
 
 
-def _end_with(node: BinaryIO) -> None:
+def _end_with(node: FileIO) -> None:
     """End this process once its node has ended."""
     node.read()
     os._exit(0)

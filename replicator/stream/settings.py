@@ -40,6 +40,7 @@ class StreamSettings:
     topic_id: str  # of the topic of changes
     log_id: str  # of the topic of the log
     format: StreamFormat
+    partitions: int = 1  # of the topic of changes. Ones that are added to the topic later are not used
     enabled: bool = True
     compacted: bool = False
     registry: Registry | None = None

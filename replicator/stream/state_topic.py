@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
@@ -11,7 +13,7 @@ from replicator.errors import BrokerUnavailable, ConfigError, LogDamage
 from replicator.intervals import ADMIN_TIMEOUT_S, TRANSACTION_TIMEOUT_S
 from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.log.kafka.admin import MISSING
-from replicator.log.kafka.client_id import client_id
+from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.kafka.topic import changes_topic, stream_topic
 from replicator.position import NodeId
@@ -19,6 +21,10 @@ from replicator.stream.publication import StreamMessage
 from replicator.stream.settings import PROGRESS_KEY, SETTINGS_KEY, Progress, StreamSettings, StreamState
 
 _POLL_S = 0.5
+
+_SILENT = logging.getLogger(f"{__name__}.librdkafka")
+_SILENT.propagate = False
+_SILENT.addHandler(logging.NullHandler())
 
 
 class Fenced(BrokerUnavailable):
@@ -34,12 +40,12 @@ class KafkaAccess:
         self.node = node
         self.security = security
 
-    def settings(self, purpose: str) -> dict[str, str | int]:
+    def settings(self, purpose: str) -> dict[str, Any]:
         """Of a client of librdkafka."""
         return {
             "bootstrap.servers": self.bootstrap,
-            "client.id": client_id(self.cluster, self.node, purpose),
-            "log_level": 0,
+            "client.id": client_id_of(self.cluster, self.node, purpose),
+            "logger": _SILENT,  # what librdkafka logs, fatal errors included, is raised as an exception, too
             **self.security.for_librdkafka(),
         }
 
@@ -70,14 +76,14 @@ def read_state(kafka: KafkaAccess) -> StreamState | None:
         consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
         deadline = time.monotonic() + ADMIN_TIMEOUT_S
         while time.monotonic() < deadline:
-            for message in consumer.consume(1000, _POLL_S if not found else 0.05):
-                error = message.error()
-                if error is None:
-                    found[message.key() or b""] = message.value() or b""
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    return _decoded(topic, found)
-                elif error.code() in MISSING:
-                    return None
+            message = consumer.poll(_POLL_S)
+            error = None if message is None else message.error()
+            if message is not None and error is None:
+                found[message.key() or b""] = message.value() or b""
+            elif error is not None and error.code() == KafkaError._PARTITION_EOF:
+                return _decoded(topic, found)
+            elif error is not None and error.code() in MISSING:
+                return None
         raise BrokerUnavailable(f"Kafka at {kafka.bootstrap} does not answer: topic {topic} cannot be read")
     except KafkaException as error:
         raise kafka.unavailable(error.args[0]) from None

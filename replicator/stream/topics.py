@@ -7,7 +7,7 @@ from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 from replicator.errors import ConfigError, LogDamage
 from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.log.kafka.admin import KafkaAdmin, create_topic, delete_topic, wait_for_leader
-from replicator.log.kafka.client_id import client_id
+from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.topic import changes_topic, stream_topic, wal_topic
 from replicator.stream.settings import StreamSettings
 from replicator.stream.state_topic import KafkaAccess
@@ -18,7 +18,7 @@ _STATE = {"cleanup.policy": "compact", "segment.bytes": str(1 << 20), "min.clean
 
 def admin_of(kafka: KafkaAccess) -> KafkaAdmin:
     """Raises `ConfigError`."""
-    return KafkaAdmin(kafka.bootstrap, kafka.security, client_id(kafka.cluster, kafka.node, "stream-admin"))
+    return KafkaAdmin(kafka.bootstrap, kafka.security, client_id_of(kafka.cluster, kafka.node, "stream-admin"))
 
 
 def create_topics(kafka: KafkaAccess, *, partitions: int, compacted: bool, retention_ms: int | None) -> tuple[str, str]:
@@ -42,18 +42,25 @@ def create_topics(kafka: KafkaAccess, *, partitions: int, compacted: bool, reten
     return wait_for_leader(admin, changes, partitions), str(log.topic_id)
 
 
-def check_topics(kafka: KafkaAccess, settings: StreamSettings) -> int:
-    """The number of partitions. Raises `LogDamage` if a topic was deleted or recreated, and `BrokerUnavailable`."""
-    admin, partitions = admin_of(kafka), 0
-    for topic, id in ((wal_topic(kafka.cluster), settings.log_id), (changes_topic(kafka.cluster), settings.topic_id)):
-        description = admin.describe_or_none(topic)
-        if description is None or str(description.topic_id) != id:
-            raise LogDamage(
-                f"topic {topic} was {'deleted' if description is None else 'deleted and recreated'} since the change "
-                "stream was enabled: `replicator stream reset`, then enable it again"
-            )
-        partitions = len(description.partitions)
-    return partitions
+def check_topics(kafka: KafkaAccess, settings: StreamSettings) -> None:
+    """Raises `LogDamage` if the log or the topic of changes was deleted or recreated, and `BrokerUnavailable`."""
+    admin = admin_of(kafka)
+    _check(admin, wal_topic(kafka.cluster), settings.log_id)
+    _check(admin, changes_topic(kafka.cluster), settings.topic_id)
+
+
+def check_changes(kafka: KafkaAccess, settings: StreamSettings) -> None:
+    """As `check_topics`, for a consumer, which need not know the log."""
+    _check(admin_of(kafka), changes_topic(kafka.cluster), settings.topic_id)
+
+
+def _check(admin: KafkaAdmin, topic: str, id: str) -> None:
+    description = admin.describe_or_none(topic)
+    if description is None or str(description.topic_id) != id:
+        raise LogDamage(
+            f"topic {topic} was {'deleted' if description is None else 'deleted and recreated'} since the change "
+            "stream was enabled: `replicator stream reset`, then enable it again"
+        )
 
 
 def delete_topics(kafka: KafkaAccess) -> None:

@@ -35,7 +35,9 @@ class SimClient:
         rng: random.Random,
         history: History,
         trace: Callable[[str], None],
+        think_ms: float | None = None,
     ) -> None:
+        """`think_ms`: the longest pause between two requests; None: drawn."""
         self._name = name
         self._keys = [b"k%d" % number for number in range(keys)]
         self._nodes = nodes
@@ -43,7 +45,8 @@ class SimClient:
         self._rng = rng
         self._history = history
         self._trace = trace
-        self.think_ms = rng.choice(_THINK_MS)
+        drawn_ms = rng.choice(_THINK_MS)
+        self._think_ms = drawn_ms if think_ms is None else think_ms
         self._connections: dict[str, tuple[Running, SimConnection]] = {}  # by node
         self._names = (f"{name}.{number}" for number in itertools.count())
         self._reads_only = rng.random() < 0.4  # the current values, from any node: they detect forbidden ones
@@ -75,7 +78,7 @@ class SimClient:
         return request
 
     async def _think(self) -> None:
-        await asyncio.sleep(self._rng.random() * self.think_ms / 1000)
+        await asyncio.sleep(self._rng.random() * self._think_ms / 1000)
 
     # Actions
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from replicator.log.port import Entry
 from replicator.node.backlog import CommittedBatch
-from replicator.node.leader_link import LinkFailed, ReceivedRecords, Signal
+from replicator.node.leader_link import LinkFailed, ReceivedRecords, StreamSignal
 from replicator.node.node import Node
 from replicator.position import Offset
 from replicator.testing.link import Link
@@ -57,7 +57,7 @@ class SimRecordStream:
         self._loop = follower.kafka.loop
         self._node = node
         self._process = process
-        self._messages: deque[CommittedBatch | Signal] = deque()
+        self._messages: deque[CommittedBatch | StreamSignal] = deque()
         self._lost = False
         self._waiting: asyncio.Future[None] | None = None
         self.sink = SimRecordSink(self, _Direction(leader, follower), leader)
@@ -73,7 +73,7 @@ class SimRecordStream:
         entries: list[Entry] = []
         while self._messages:
             batch = self._messages.popleft()
-            if isinstance(batch, Signal):
+            if isinstance(batch, StreamSignal):
                 return ReceivedRecords(entries, batch)
             entries += [Entry(Offset(batch.base + at), payload) for at, payload in enumerate(batch.payloads)]
         return ReceivedRecords(entries, None)
@@ -94,7 +94,7 @@ class SimRecordStream:
         self._messages.append(batch)
         self._wake()
 
-    def receive_signal(self, signal: Signal) -> None:
+    def receive_signal(self, signal: StreamSignal) -> None:
         self._messages.append(signal)
         self._wake()
 
@@ -119,10 +119,10 @@ class SimRecordSink:
         self._way.send(self._stream.receive, batch)
 
     def request_ack(self) -> None:
-        self._way.send(self._stream.receive_signal, Signal.GETACK)
+        self._way.send(self._stream.receive_signal, StreamSignal.GETACK)
 
     def send_heartbeat(self) -> None:
-        self._way.send(self._stream.receive_signal, Signal.HEARTBEAT)
+        self._way.send(self._stream.receive_signal, StreamSignal.HEARTBEAT)
 
     def close(self) -> None:
         """Also if its process is killed: its system closes the connection, unless that has crashed, too."""

@@ -147,10 +147,8 @@ class _Simulation:
             self.trace(f"{node.name}: clock runs at {node.clock.rate:.4f}, configured with {node.timing}")
 
     def _new_client(self, name: str) -> SimClient:
-        client = SimClient(name, self._keys, self.nodes, self.loop, self._rng, self.history, self.trace)
-        if self.plan.idle:
-            client.think_ms = IDLE_THINK_MS
-        return client
+        think_ms = IDLE_THINK_MS if self.plan.idle else None
+        return SimClient(name, self._keys, self.nodes, self.loop, self._rng, self.history, self.trace, think_ms)
 
     def trace(self, what: str) -> None:
         line = f"{self.loop.time():12.6f}  {what}"

@@ -7,7 +7,7 @@ from typing import Self
 
 from replicator.errors import BrokerUnavailable
 from replicator.log.kafka.admin import KafkaAdmin, recreate_acks_topic
-from replicator.log.kafka.client_id import client_id
+from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.cursor import Cursor, OffsetOutOfRange
 from replicator.log.kafka.offsets import list_offset_with_retry
 from replicator.log.kafka.options import DEFAULTS, KafkaOptions
@@ -50,12 +50,12 @@ class KafkaAcks:
         options: KafkaOptions = DEFAULTS,
     ) -> Self:
         """A missing topic is created. Raises `BrokerUnavailable`, also if the log does not exist either."""
-        admin = KafkaAdmin(bootstrap, security, client_id(cluster, node, "admin"))
+        admin = KafkaAdmin(bootstrap, security, client_id_of(cluster, node, "admin"))
         lookup = LeaderLookup(
             bootstrap,
             acks_topic(cluster),
             security or PLAINTEXT,
-            client_id=client_id(cluster, node, "acks"),
+            client_id=client_id_of(cluster, node, "acks"),
             recreate=lambda: recreate_acks_topic(admin, cluster),
         )
         client = PartitionClient(lookup, options.append_timeout_ms)

@@ -17,8 +17,8 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from replicator.errors import BrokerUnavailable, ConfigError
 from replicator.intervals import ADMIN_TIMEOUT_S, TOPIC_POLL_S, TOPIC_TIMEOUT_S
 from replicator.limits import MAX_MESSAGE_BYTES
-from replicator.log.kafka.authorization import DENIED, needs
-from replicator.log.kafka.client_id import DEFAULT_CLIENT_ID, client_id
+from replicator.log.kafka.authorization import DENIED, missing_acl
+from replicator.log.kafka.client_id import DEFAULT_CLIENT_ID, client_id_of
 from replicator.log.kafka.requests import PARTITION
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.log.kafka.topic import acks_topic, changes_topic, stream_topic, wal_topic
@@ -188,11 +188,11 @@ def ensure_topics(
 
     By default as many copies as the brokers are configured to make, and at least 3, or as there are brokers that are
     up. Existing topics need no permission to create any, and their settings are not changed: see `check_topic`.
-    `node`: which creates them, if any.
+    `node`: the node that creates them; None: another program.
 
     Raises `BrokerUnavailable`, and `ConfigError` if Kafka refuses.
     """
-    admin = KafkaAdmin(bootstrap, security, client_id(cluster, node, "admin"))
+    admin = KafkaAdmin(bootstrap, security, client_id_of(cluster, node, "admin"))
     wal, acks = wal_topic(cluster), acks_topic(cluster)
     log = admin.describe_or_none(wal)
     known = len(log.partitions[PARTITION].replicas) if log is not None else None
@@ -288,7 +288,9 @@ def create_topic(admin: KafkaAdmin, topic: NewTopic, *, may_wait: bool) -> None:
 
 def _reason(error: KafkaException, operation: str, topic: str) -> str:
     """Why a broker refused a request that needs the ACL operation on the topic."""
-    return needs(operation, topic) if error.args[0].code() in DENIED else str(error.args[0].str())
+    if error.args[0].code() in DENIED:
+        return missing_acl(operation, f"topic {topic}")
+    return str(error.args[0].str())
 
 
 def wait_for_leader(admin: KafkaAdmin, topic: str, partitions: int = 1) -> str:

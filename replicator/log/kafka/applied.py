@@ -9,54 +9,53 @@ from __future__ import annotations
 import asyncio
 
 from aiokafka.conn import AIOKafkaConnection, collect_hosts
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import KafkaError
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 
 from replicator.errors import BrokerUnavailable
-from replicator.intervals import ADMIN_TIMEOUT_S, COMMIT_RETRY_S, LEADER_LOOKUP_MS
-from replicator.log.kafka.client_id import client_id
-from replicator.log.kafka.failure_text import describe_failure
+from replicator.intervals import ADMIN_TIMEOUT_S, LEADER_LOOKUP_MS, OFFSET_COMMIT_RETRY_S
+from replicator.log.kafka.authorization import DENIED, missing_acl
+from replicator.log.kafka.client_id import client_id_of
+from replicator.log.kafka.failure_text import describe_code, describe_failure
 from replicator.log.kafka.requests import PARTITION
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.log.kafka.topic import consumer_group, wal_topic
-from replicator.log.port import CommitRefused
+from replicator.log.port import OffsetCommitRefused
 from replicator.position import NodeId, Offset
 
 TIMEOUT_MS = int(ADMIN_TIMEOUT_S * 1000)
-GROUP = 0  # the kind of coordinator, in Kafka's protocol
-TOPIC_AUTHORIZATION_FAILED, GROUP_AUTHORIZATION_FAILED = 29, 30
+GROUP_COORDINATOR = 0  # of the two kinds of coordinators in Kafka's protocol
 COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR = 14, 15, 16
-FORBIDDEN = frozenset({TOPIC_AUTHORIZATION_FAILED, GROUP_AUTHORIZATION_FAILED})
-STARTING = frozenset({COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR})
+RETRIED = frozenset({COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR})
 
 
 class KafkaAppliedOffsets:
-    """`AppliedOffsets` in the group `<cluster>.<node>`. Nobody joins it: so Kafka accepts commits from any client."""
+    """`AppliedOffsets` in the group `<cluster>.<node>`. It has no members, so Kafka accepts commits from any client."""
 
     def __init__(self, bootstrap: str, cluster: str, node: NodeId, *, security: KafkaSecurity | None = None) -> None:
         """Raises `ConfigError` if a file of `security` cannot be used."""
         self._bootstrap = bootstrap
-        self._client_id = client_id(cluster, node, "offsets")
+        self._client_id = client_id_of(cluster, node, "offsets")
         self._settings = (security or PLAINTEXT).for_aiokafka()
         self._group = consumer_group(cluster, node)
         self._topic = wal_topic(cluster)
         self._coordinator: AIOKafkaConnection | None = None
 
     async def commit(self, next_offset: Offset) -> None:
-        """Retried while a coordinator starts, as it does at the first commit of all to a new Kafka."""
+        """Retried while the coordinator starts, as after the first commit to a new Kafka."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + ADMIN_TIMEOUT_S
         while code := await self._commit(next_offset):
             self.close()
-            if code in FORBIDDEN:
-                raise CommitRefused(
-                    f"Kafka does not let this node commit to the consumer group {self._group}, so Kafka's tools do not "
-                    f"show its lag: allow its login READ on the group {self._group} and on the topic {self._topic}"
+            if code in DENIED:
+                raise OffsetCommitRefused(
+                    "the applied offset cannot be committed, so Kafka's tools do not show the lag of this node: "
+                    + missing_acl("Read", f"group {self._group}", f"topic {self._topic}")
                 )
-            if code not in STARTING or loop.time() >= deadline:
-                raise BrokerUnavailable(f"commit to the consumer group {self._group}: {for_code(code).__name__}")
-            await asyncio.sleep(COMMIT_RETRY_S)
+            if code not in RETRIED or loop.time() >= deadline:
+                raise BrokerUnavailable(f"commit to the consumer group {self._group}: {describe_code(code)}")
+            await asyncio.sleep(OFFSET_COMMIT_RETRY_S)
 
     def close(self) -> None:
         if self._coordinator is not None:
@@ -92,7 +91,7 @@ class KafkaAppliedOffsets:
         """Connect to it. Returns the error code of Kafka, 0 without one."""
         broker = await self._connect_to_any()
         try:
-            found = await broker.send(FindCoordinatorRequest(self._group, GROUP))
+            found = await broker.send(FindCoordinatorRequest(self._group, GROUP_COORDINATOR))
         finally:
             broker.close()
         if not found.error_code:

@@ -7,6 +7,6 @@ from replicator.position import NodeId
 DEFAULT_CLIENT_ID = "replicator"
 
 
-def client_id(cluster: str, node: NodeId | None, purpose: str) -> str:
-    """Such as: replicator/shop/n1/log. `node` None: another program than a node."""
+def client_id_of(cluster: str, node: NodeId | None, purpose: str) -> str:
+    """Such as: replicator/shop/n1/log. `node` None: the program is not a node."""
     return "/".join(part for part in (DEFAULT_CLIENT_ID, cluster, node, purpose) if part)

@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogTrimmed
 from replicator.log.kafka.admin import TopicLookup
-from replicator.log.kafka.client_id import client_id
+from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.cursor import Cursor, OffsetOutOfRange
 from replicator.log.kafka.offsets import list_offset_with_retry
 from replicator.log.kafka.options import DEFAULTS, KafkaOptions
@@ -82,15 +82,15 @@ class KafkaLog:
         security: KafkaSecurity | None = None,
         options: KafkaOptions = DEFAULTS,
     ) -> Self:
-        """`node`: for which it is opened, if any.
+        """`node`: the node that opens it; None: another program.
 
         Raises `BrokerUnavailable`, and `ConfigError` if the topic does not exist.
         """
-        topic, ids = wal_topic(cluster), TopicLookup(bootstrap, security, client_id(cluster, node, "admin"))
+        topic, ids = wal_topic(cluster), TopicLookup(bootstrap, security, client_id_of(cluster, node, "admin"))
         identity = await ids.topic_id(topic)
         if identity is None:
             raise ConfigError(f"there is no topic {topic} at {bootstrap}: check the cluster name, or create it first")
-        lookup = LeaderLookup(bootstrap, topic, security or PLAINTEXT, client_id=client_id(cluster, node, "log"))
+        lookup = LeaderLookup(bootstrap, topic, security or PLAINTEXT, client_id=client_id_of(cluster, node, "log"))
         log = cls(lookup, TopicMonitor(topic, identity, ids.topic_id, options.identity_check_ms), options)
         try:
             await log.end()
@@ -103,6 +103,10 @@ class KafkaLog:
     @property
     def identity(self) -> str:
         return self._monitor.identity
+
+    async def topic_id(self, topic: str) -> str | None:
+        """Of any topic of this Kafka; None if there is no such topic. Raises `BrokerUnavailable`."""
+        return await self._monitor.topic_id(topic)
 
     async def append(self, payloads: Sequence[bytes]) -> Offset:
         """Sends one record batch, once, with acks=all."""

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import KafkaError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from replicator.errors import BrokerUnavailable, ReplicatorError
-from replicator.log.kafka.authorization import TOPIC_AUTHORIZATION_FAILED, needs
+from replicator.log.kafka.authorization import TOPIC_AUTHORIZATION_FAILED, missing_acl
 from replicator.log.kafka.broker_connection import Connection
-from replicator.log.kafka.failure_text import describe_failure
+from replicator.log.kafka.failure_text import describe_code, describe_failure
 from replicator.log.kafka.partition_leader import NO_EPOCH, LeaderLookup, PartitionLeader
 from replicator.log.kafka.requests import (
     EARLIEST,
@@ -45,10 +45,6 @@ ACKS_LEADER = 1
 OFFSET_OUT_OF_RANGE = 1
 
 
-# aiokafka does not know these
-_LEADER_EPOCHS = {74: "FENCED_LEADER_EPOCH", 75: "UNKNOWN_LEADER_EPOCH", 78: "OFFSET_NOT_AVAILABLE"}
-
-
 class RequestLost(ReplicatorError):
     """The request was sent, at least in part, and got no answer: it may have taken effect."""
 
@@ -58,16 +54,10 @@ class RequestFailed(ReplicatorError):
 
     def __init__(self, what: str, topic: str, code: int, *, operation: str) -> None:
         """`operation`: that of the ACL which allows the request."""
-        super().__init__(f"{what} on {topic}: {describe_code(code, topic, operation)}")
+        denied = code == TOPIC_AUTHORIZATION_FAILED
+        why = missing_acl(operation, f"topic {topic}") if denied else describe_code(code)
+        super().__init__(f"{what} on {topic}: {why}")
         self.code = code
-
-
-def describe_code(code: int, topic: str, operation: str) -> str:
-    if code == TOPIC_AUTHORIZATION_FAILED:
-        return needs(operation, topic)
-    error = for_code(code)
-    name = _LEADER_EPOCHS.get(code) or f"{error.__name__} ({error.description or 'no description'})"
-    return f"Kafka error {code} {name}"
 
 
 class CorruptBatch(ReplicatorError):
@@ -177,7 +167,7 @@ class PartitionClient:
         return listed.offset
 
     async def size_bytes(self) -> int:
-        """Of the log on the disk of the leader. Kafka wants the right `Describe` on its cluster for that."""
+        """Of the log on the disk of the leader. Needs the ACL operation Describe on the Kafka cluster."""
         size: LogSize = await self._request(lambda epoch: DescribeLogDirs(self._topic), "describe the log")
         if size.code:  # the broker may well lead the partition: its connection stays
             raise RequestFailed("describe the log", self._lookup.topic, size.code, operation="Describe")
@@ -249,11 +239,11 @@ class PartitionClient:
         try:
             listed: ListedOffset = await connection.send(ListOffsets(self._topic, EARLIEST, epoch=leader.epoch))
             if listed.code == TOPIC_AUTHORIZATION_FAILED:
-                raise BrokerUnavailable(needs("Describe", self._lookup.topic))
+                raise BrokerUnavailable(missing_acl("Describe", f"topic {self._lookup.topic}"))
             if listed.code:
                 raise BrokerUnavailable(
                     f"broker {leader.node} at {leader.address} does not lead {self._lookup.topic} in epoch "
-                    f"{leader.epoch} any more: Kafka error {listed.code}"
+                    f"{leader.epoch} any more: {describe_code(listed.code)}"
                 )
             if leader.epoch != self._lookup.epoch:
                 raise BrokerUnavailable(f"broker {leader.node} at {leader.address} is a former leader: try again")

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aiokafka.conn import AIOKafkaConnection, collect_hosts
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import KafkaError
 
 from replicator.address import Address
 from replicator.errors import BrokerUnavailable
 from replicator.intervals import LEADER_LOOKUP_MS, LEADER_WAIT_MS
-from replicator.log.kafka.authorization import TOPIC_AUTHORIZATION_FAILED, needs
+from replicator.log.kafka.authorization import TOPIC_AUTHORIZATION_FAILED, missing_acl
 from replicator.log.kafka.broker_connection import BrokerConnection, Connection
 from replicator.log.kafka.client_id import DEFAULT_CLIENT_ID
-from replicator.log.kafka.failure_text import describe_failure
+from replicator.log.kafka.failure_text import describe_code, describe_failure
 from replicator.log.kafka.metadata import TopicMetadataRequest
 from replicator.log.kafka.requests import PARTITION
 from replicator.log.kafka.security import KafkaSecurity
@@ -203,9 +203,9 @@ def _answer(topic: str, response: Any) -> MetadataAnswer:
             brokers, None, f"topic {topic} does not exist, or this login may not use it", missing=True
         )
     if topic_code == TOPIC_AUTHORIZATION_FAILED:
-        return MetadataAnswer(brokers, None, needs("Describe", topic), denied=True)
+        return MetadataAnswer(brokers, None, missing_acl("Describe", f"topic {topic}"), denied=True)
     if topic_code:
-        return MetadataAnswer(brokers, None, f"topic {topic}: {for_code(topic_code).__name__}")
+        return MetadataAnswer(brokers, None, f"topic {topic}: {describe_code(topic_code)}")
     for _, partition, node, epoch, *_ in partitions:
         if partition == PARTITION and node in addresses:
             return MetadataAnswer(brokers, PartitionLeader(epoch, node, addresses[node]), "")

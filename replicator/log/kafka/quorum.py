@@ -11,6 +11,7 @@ from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, I
 from replicator.address import Address
 from replicator.errors import BrokerUnavailable
 from replicator.log.kafka.admin import KafkaAdmin
+from replicator.log.kafka.failure_text import describe_code
 from replicator.log.kafka.partition_leader import LeaderLookup
 from replicator.log.kafka.requests import PARTITION
 from replicator.log.kafka.security import PLAINTEXT
@@ -104,5 +105,5 @@ async def active_controller(bootstrap: str) -> int:
         [(_, [(_, code, leader, *_)], _)] = response.topics
         if not code:
             return int(leader)
-        why = f"Kafka error {code}"
+        why = describe_code(code)
     raise BrokerUnavailable(f"no broker at {bootstrap} knows the active controller: {why}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import NamedTuple
 
+from replicator.log.kafka.authorization import CLUSTER_AUTHORIZATION_FAILED
 from replicator.position import Offset
 
 PARTITION = 0
@@ -20,7 +21,6 @@ LATEST = -1
 EARLIEST = -2
 
 _NO_REPLICA = -1
-_CLUSTER_AUTHORIZATION_FAILED = 31
 _READ_UNCOMMITTED = 0
 
 _LENGTH = Struct(">i")
@@ -41,7 +41,7 @@ _FETCHED = Struct(">hqqqi")  # error code, high watermark, last stable offset, s
 _LISTED = Struct(">hqq")  # error code, timestamp, offset
 _THROTTLE_BYTES = 4
 _ABORTED_TRANSACTION_BYTES = 16
-_LOG_DIR_FAILED = Struct(">h")
+_ERROR_CODE = Struct(">h")
 _LOG_SIZE = Struct(">qq?")  # size, lag of the offset, whether the broker moves the log there
 
 
@@ -170,8 +170,8 @@ class DescribeLogDirs(_Request):
         [folders] = _LENGTH.unpack_from(frame, at + _THROTTLE_BYTES)
         at += _THROTTLE_BYTES + _LENGTH.size
         for _ in range(folders):
-            [code] = _LOG_DIR_FAILED.unpack_from(frame, at)
-            at += _LOG_DIR_FAILED.size
+            [code] = _ERROR_CODE.unpack_from(frame, at)
+            at += _ERROR_CODE.size
             at += 2 + int.from_bytes(frame[at : at + 2], "big")
             [topics] = _LENGTH.unpack_from(frame, at)
             if code:
@@ -180,7 +180,7 @@ class DescribeLogDirs(_Request):
                 size_bytes, _, _ = _LOG_SIZE.unpack_from(frame, self._partition_at(at))
                 return LogSize(0, size_bytes)
             at += _LENGTH.size
-        return LogSize(_CLUSTER_AUTHORIZATION_FAILED, 0)  # version 1 has no other way to say so
+        return LogSize(CLUSTER_AUTHORIZATION_FAILED, 0)  # version 1 has no other way to say so
 
 
 REQUESTS = (Produce, Fetch, ListOffsets)

@@ -14,13 +14,18 @@ def acks_topic(cluster: str) -> str:
 
 
 def changes_topic(cluster: str) -> str:
-    """The change stream (`replicator.stream`), and also the name of its producer and of the group of its publishers."""
+    """The change stream (`replicator.stream`), and also the transactional id of its producer."""
     return f"{cluster}.changes"
 
 
 def stream_topic(cluster: str) -> str:
     """The settings of the change stream, and how far it is published."""
     return f"{cluster}.changes.state"
+
+
+def publishers_group(cluster: str) -> str:
+    """Whose member reads the log for the change stream. No node has a colon in its id, so it is none of the others."""
+    return f"{cluster}.changes:publishers"
 
 
 def consumer_group(cluster: str, node: NodeId) -> str:

@@ -15,10 +15,11 @@ class TopicMonitor:
     def __init__(
         self, topic: str, identity: str, lookup: Callable[[str], Awaitable[str | None]], interval_ms: int
     ) -> None:
+        """`lookup`: the id of a topic, None if it does not exist."""
         self.identity = identity
         self.damage: str | None = None  # once set, never changes again
         self._topic = topic
-        self._lookup = lookup
+        self.topic_id = lookup
         self._interval_ms = interval_ms
         self._task = asyncio.create_task(self._run())
 
@@ -29,7 +30,7 @@ class TopicMonitor:
 
     async def verify(self) -> None:
         """Ask Kafka now. Raises `LogDamage`, `BrokerUnavailable`."""
-        found = await self._lookup(self._topic)
+        found = await self.topic_id(self._topic)
         if found != self.identity and self.damage is None:
             change = "was deleted" if found is None else f"was deleted and recreated (its id is now {found})"
             self.damage = (

@@ -27,38 +27,49 @@ class Shape(StrEnum):
     POLICY = "PolicyChange"
     TIMING = "TimingChange"
     PROMOTION = "Promotion"
+    STREAM = "ChangeStream"
+    STREAM_CHANGE = "ChangeStreamChange"
     ACCEPTED = "Accepted"
     ERROR = "Error"
     REDIRECT = "NotLeader"
+
+
+def is_change(method: str) -> bool:
+    return method not in ("GET", "HEAD")
+
+
+def is_protected(method: str, path: str) -> bool:
+    """Whether a request needs the password, or, without one, a client on the node's own machine."""
+    return is_change(method) or path == "/stream" or path.startswith("/keys/")
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
     name: str
     where: str  # path or query
-    text: str
+    text: str  # a sentence
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
     method: str
     path: str
-    text: str  # one sentence
-    answers: Mapping[int, tuple[Shape, str]]  # and when; without those of `common_answers`
+    text: str  # a sentence
+    answers: Mapping[int, tuple[Shape, str]]  # by HTTP status: the body, and when. `common_answers` has more
     body: Shape | None = None
     parameters: tuple[Parameter, ...] = ()
 
     @property
-    def changes(self) -> bool:
-        return self.method != "GET"
+    def is_change(self) -> bool:
+        return is_change(self.method)
 
     @property
     def is_protected(self) -> bool:
-        """Whether it needs the password, or, without one, a client on the node's own machine."""
-        return self.changes or self.path.startswith("/keys/")
+        return is_protected(self.method, self.path)
 
 
 _STARTING = (Shape.ERROR, "The node is starting, has failed, or waits for Kafka: the error says which.")
+_OTHER_ROLE = (Shape.ROLE, "This node is not. While it is starting, the answer has only `error`.")
 _INVALID = (Shape.ERROR, "The request is invalid: the error names the field, and what is expected.")
 _NODE = Parameter("node", "path", "Id of a member.")
 _ACCEPTED = (Shape.ACCEPTED, "The change is sent to the log. It has taken effect once `/status` shows it.")
@@ -74,25 +85,28 @@ OPERATIONS = (
         "GET",
         "/healthz",
         "Liveness: only a node that has failed for good is not healthy.",
-        {200: (Shape.ALIVE, "It runs."), 500: (Shape.ERROR, "It has failed, and needs an operator: see the error.")},
+        {
+            200: (Shape.ALIVE, "The node is healthy."),
+            500: (Shape.ERROR, "The node has failed, and needs an operator: see the error."),
+        },
     ),
     Operation(
         "GET",
         "/readyz",
         "Readiness: whether this node answers reads.",
-        {200: (Shape.READY, "It does."), 503: _STARTING},
+        {200: (Shape.READY, "This node answers reads."), 503: _STARTING},
     ),
     Operation(
         "GET",
         "/leader",
         "For load balancers of writes: whether this node is the leader, and holds its lease or is idle.",
-        {200: (Shape.ROLE, "It is."), 503: (Shape.ROLE, "It is not, or it is starting (then with `error` only).")},
+        {200: (Shape.ROLE, "This node is the leader."), 503: _OTHER_ROLE},
     ),
     Operation(
         "GET",
         "/replica",
         "For load balancers of reads: whether this node is a follower that answers reads.",
-        {200: (Shape.ROLE, "It is."), 503: (Shape.ROLE, "It is not, or it is starting (then with `error` only).")},
+        {200: (Shape.ROLE, "This node is such a follower."), 503: _OTHER_ROLE},
     ),
     Operation(
         "GET", "/status", "The status of this node, and what it knows of the cluster.", {200: (Shape.STATUS, "")}
@@ -157,9 +171,28 @@ OPERATIONS = (
     Operation(
         "POST",
         "/promote",
-        "Transfer leadership to another node. With `force`, that node takes it: send it there.",
+        "Transfer leadership to another node. With `force`, send it to that node, which claims leadership itself.",
         _AT_LEADER,
         Shape.PROMOTION,
+    ),
+    Operation(
+        "GET",
+        "/stream",
+        "The change stream of the cluster: its settings, and how far it is published.",
+        {200: (Shape.STREAM, ""), 503: _STARTING},
+    ),
+    Operation(
+        "PUT",
+        "/stream",
+        "Create or enable the change stream, or stop publishing.",
+        {200: (Shape.STREAM, "It is done; the answer describes the change stream."), 400: _INVALID, 503: _STARTING},
+        Shape.STREAM_CHANGE,
+    ),
+    Operation(
+        "DELETE",
+        "/stream",
+        "Delete the published changes, and the state of the change stream.",
+        {200: (Shape.STREAM, "It is done; the answer describes the change stream."), 400: _INVALID, 503: _STARTING},
     ),
 )
 """In the order of the documentation."""
@@ -171,6 +204,6 @@ def common_answers(operation: Operation) -> Mapping[int, tuple[Shape, str]]:
     if operation.is_protected:
         answers[401] = (Shape.ERROR, "The password is missing or wrong.")
         answers[403] = (Shape.ERROR, "Without a password, only the node's own machine is served; see the error.")
-    if operation.changes:
+    if operation.is_change:
         answers[415] = (Shape.ERROR, "The header `Content-Type: application/json` is missing.")
     return answers

@@ -1,4 +1,4 @@
-"""The HTTP API of a node: `api` says what each route does; those of `keys` and `members` are there.
+"""The HTTP API of a node. `api` describes the routes; their handlers are here, in `keys` and in `members`.
 
 If the node has a password, requests that change something or read a key need `Authorization: Bearer <password>`; else
 only clients on its own machine may send them (`server.protection`). Changes need `Content-Type: application/json`.
@@ -19,12 +19,15 @@ from replicator.address import Address
 from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError, SnapshotError
 from replicator.intervals import HTTP_TIMEOUT_S, STOP_TIMEOUT_S
 from replicator.limits import LISTEN_BACKLOG, MAX_BODY_BYTES, MAX_HTTP_CONNECTIONS
+from replicator.node.change_stream import ChangeStreamControl
 from replicator.node.health import NodeState
 from replicator.node.node import Node
 from replicator.records.types import Member
+from replicator.server.http.api import is_change, is_protected
+from replicator.server.http.change_stream import stream_routes
 from replicator.server.http.keys import read_routes
 from replicator.server.http.members import member_routes
-from replicator.server.http.metrics import CONTENT_TYPE, Observed, render
+from replicator.server.http.metrics import CONTENT_TYPE, MetricsInput, render
 from replicator.server.identity import Identity, encode_incarnation
 from replicator.server.listening import cannot_listen
 from replicator.server.protection import HOW_TO_OPEN, is_loopback, is_own_host, is_same_site
@@ -49,6 +52,7 @@ class ServedNode(NamedTuple):
     node: Node
     stats: Stats
     snapshots: Snapshots
+    changes: ChangeStreamControl
 
 
 class _Refused(asyncio.Protocol):
@@ -96,6 +100,7 @@ class HttpServer:
                 web.post("/snapshots", self._take_snapshot),
                 *member_routes(self._ready_node),
                 *read_routes(self._ready_node),
+                *stream_routes(lambda: self._ready().changes),
             ]
         )
         self._runner = web.AppRunner(
@@ -115,9 +120,9 @@ class HttpServer:
             await self._runner.cleanup()
             raise cannot_listen(address, error, option="--http") from error
 
-    def attach_node(self, node: Node, stats: Stats, snapshots: Snapshots) -> None:
+    def attach_node(self, node: Node, stats: Stats, snapshots: Snapshots, changes: ChangeStreamControl) -> None:
         """Serve the requests about this node from now on."""
-        self._served = ServedNode(node, stats, snapshots)
+        self._served = ServedNode(node, stats, snapshots, changes)
 
     def _accept(self) -> asyncio.BaseProtocol:
         server = self._runner.server
@@ -147,8 +152,7 @@ class HttpServer:
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         """Of a request that changes something or reads a key."""
-        changes = request.method not in ("GET", "HEAD")
-        if not changes and not request.path.startswith("/keys/"):
+        if not is_protected(request.method, request.path):
             return None
         host = request.headers.get("Host", "")
         if not is_same_site(request.headers.get("Origin"), host):
@@ -165,7 +169,7 @@ class HttpServer:
                 f"the header Host is {host[:200]!r}, which is not a name of this node: use an IP address, or set the "
                 "name as REPLICATOR_NODE_ADVERTISE",
             )
-        if changes and request.content_type != "application/json":
+        if is_change(request.method) and request.content_type != "application/json":
             return _error(415, "a request that changes something needs the header Content-Type: application/json")
         return None
 
@@ -209,7 +213,7 @@ class HttpServer:
             }
             return web.json_response({**identity, "node": fields, "members": []})
         node = self._served.node
-        status, log = await asyncio.gather(node.current_status(), node.log_extent())
+        status, extent = await asyncio.gather(node.current_status(), node.log_extent())
         membership = node.membership
         members = [_member_fields(member) for member in membership.members]
         acked_offsets = {id: last.ack.offset for id, last in node.last_acks.items()}
@@ -217,33 +221,35 @@ class HttpServer:
             {
                 **identity,
                 "node": asdict(status),
-                "log_bytes": log and log.size_bytes,
+                "log_bytes": None if extent is None else extent.size_bytes,
                 "members": members,
                 "policy": asdict(membership.policy),
                 "record_version": membership.version,
                 "timing": node.logged_timing and asdict(node.logged_timing),
                 "acked_offsets": acked_offsets,
+                "publisher": asdict(self._served.changes.report),
             }
         )
 
     async def _metrics(self, request: web.Request) -> web.Response:
         if self._served is None:
             return _error(503, self.waiting_for)
-        node, stats, snapshots = self._served
-        status, log, manifests = await asyncio.gather(
-            node.current_status(), node.log_extent(), asyncio.to_thread(_readable, snapshots)
+        node, stats, snapshots, changes = self._served
+        status, extent, manifests = await asyncio.gather(
+            node.current_status(), node.log_extent(), asyncio.to_thread(_listed_or_none, snapshots)
         )
-        observed = Observed(
+        values = MetricsInput(
             status,
             stats,
             self._identity.cluster,
             node.latencies,
             node.replica_lags,
             node.membership.version,
-            log,
+            extent,
             manifests,
+            changes.report,
         )
-        return web.Response(body=render(observed), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=render(values), headers={"Content-Type": CONTENT_TYPE})
 
     async def _list_snapshots(self, request: web.Request) -> web.Response:
         snapshots = self._ready().snapshots
@@ -269,7 +275,7 @@ class HttpServer:
         return str(leader.http) if leader else None
 
 
-def _readable(snapshots: Snapshots) -> list[Manifest] | None:
+def _listed_or_none(snapshots: Snapshots) -> list[Manifest] | None:
     """None if a snapshot cannot be read."""
     try:
         return snapshots.listed()

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from replicator import __version__
 from replicator.log.port import LogExtent
+from replicator.node.change_stream import NO_PUBLISHER, PublisherReport, PublisherState
 from replicator.node.health import NodeState
 from replicator.node.latencies import LATENCY_BOUNDS_S, Histogram, StageLatencies
 from replicator.node.record_source import SourceName
@@ -38,7 +39,7 @@ _BOUNDS = (*map(str, LATENCY_BOUNDS_S), "+Inf")
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class MetricsInput:
     """What the metrics of a node are computed from."""
 
     status: NodeStatus
@@ -47,13 +48,14 @@ class Observed:
     latencies: StageLatencies = field(default_factory=StageLatencies)
     replica_lags: Mapping[NodeId, ReplicaLag] = field(default_factory=dict)  # empty on followers
     record_version: int = VERSION  # of the records that a leader writes now
-    log: LogExtent | None = None  # None: Kafka does not answer
+    log_extent: LogExtent | None = None  # None: Kafka does not answer
     snapshots: Sequence[Manifest] | None = None  # the highest offset first; None: they cannot be read
+    publisher: PublisherReport = NO_PUBLISHER
 
 
 class NodeCollector(Collector):
-    def __init__(self, observed: Observed) -> None:
-        self._observed = observed
+    def __init__(self, values: MetricsInput) -> None:
+        self._values = values
 
     def collect(self) -> Iterator[Metric]:
         yield from self._node()
@@ -61,9 +63,10 @@ class NodeCollector(Collector):
         yield from self._clients()
         yield from self._latencies()
         yield from self._storage()
+        yield from self._change_stream()
 
     def _node(self) -> Iterator[Metric]:
-        status = self._observed.status
+        status = self._values.status
         yield InfoMetricFamily(
             "replicator_build",
             "Version and build (compiled or interpreted) of this program, its Python, and the newest version of "
@@ -78,7 +81,7 @@ class NodeCollector(Collector):
         yield InfoMetricFamily(
             "replicator_node",
             "Cluster and id of this node, its role, and the timeline of the log that it follows. Always 1.",
-            {"cluster": self._observed.cluster, "id": status.id, "role": status.role, "timeline": status.timeline},
+            {"cluster": self._values.cluster, "id": status.id, "role": status.role, "timeline": status.timeline},
         )
         yield _gauge("leader", "Whether this node is the leader (1) or not (0).", status.role.leads)
         yield _gauge("serving", "Whether this node answers reads (1) or not (0).", status.state is NodeState.SERVING)
@@ -101,7 +104,7 @@ class NodeCollector(Collector):
         )
 
     def _replication(self) -> Iterator[Metric]:
-        status = self._observed.status
+        status = self._values.status
         yield _gauge("seq", "Number of the last accepted record that this node has applied.", status.seq)
         yield _gauge("applied_offset", "Offset of the last record that this node has applied.", status.applied_offset)
         yield _gauge(
@@ -127,7 +130,7 @@ class NodeCollector(Collector):
             "Reported by the leader.",
             labels=["replica"],
         )
-        for node, lag in self._observed.replica_lags.items():
+        for node, lag in self._values.replica_lags.items():
             records.add_metric([node], lag.records)
             seconds.add_metric([node], lag.seconds)
         yield records
@@ -141,12 +144,12 @@ class NodeCollector(Collector):
         yield _gauge(
             "record_version",
             "Version of the records that a leader of this cluster writes.",
-            self._observed.record_version,
+            self._values.record_version,
         )
         yield _counter("void_records", "Number of records that this process has skipped as void.", status.void_records)
 
     def _clients(self) -> Iterator[Metric]:
-        status, stats = self._observed.status, self._observed.stats
+        status, stats = self._values.status, self._values.stats
         yield _counter("connections", "Number of connections accepted from Redis clients.", stats.connections)
         yield _counter(
             "refused_connections",
@@ -169,39 +172,39 @@ class NodeCollector(Collector):
         )
 
     def _latencies(self) -> Iterator[Metric]:
-        stats, stages = self._observed.stats, self._observed.latencies
+        stats, stages = self._values.stats, self._values.latencies
         yield _histogram(
             "command_duration_seconds",
             "Time from when a read or a write of a Redis client begins to run until its reply is sent. A write is "
-            "answered once it is confirmed, a read once its level is met. Rejected writes that never began are not in "
-            "it.",
+            "answered once it is confirmed, a read once its level is met. Writes that were rejected at once are not "
+            "counted.",
             "kind",
             {"read": stats.reads, "write": stats.writes},
         )
         yield _histogram(
             "stage_duration_seconds",
-            "Time that groups of writes take in a stage. append: until Kafka has confirmed them; ack: from then until "
+            "Time that groups of writes take in a stage. append: until they are committed; ack: from then until "
             "the required replicas have acked them; apply: the transaction in the store, also at followers.",
             "stage",
             {"append": stages.append, "ack": stages.ack, "apply": stages.apply},
         )
 
     def _storage(self) -> Iterator[Metric]:
-        status, log, snapshots = self._observed.status, self._observed.log, self._observed.snapshots
+        status, extent, snapshots = self._values.status, self._values.log_extent, self._values.snapshots
         yield _gauge("store_entries", "Number of entries in the store: the fields of all tables.", status.entries)
         yield _gauge("store_size_bytes", "Size of the store on disk.", status.store_bytes)
-        if log is not None:
+        if extent is not None:
             yield _gauge(
                 "log_start_offset",
                 "Offset of the first record in the log that was not deleted. Absent if Kafka does not answer.",
-                log.start,
+                extent.start,
             )
-        if log is not None and log.size_bytes is not None:
+        if extent is not None and extent.size_bytes is not None:
             yield _gauge(
                 "log_size_bytes",
                 "Size of the log on the broker that leads it, which is that of one copy. Absent if Kafka does not "
-                "report it: the user needs the right Describe on the Kafka cluster.",
-                log.size_bytes,
+                "report it: this needs the ACL operation Describe on the Kafka cluster.",
+                extent.size_bytes,
             )
         yield _gauge("log_end_offset", "Offset of the last record in the log that this node knows.", status.end_offset)
         if snapshots is not None:
@@ -216,9 +219,36 @@ class NodeCollector(Collector):
             yield _gauge("snapshot_size_bytes", "Size of the newest snapshot. Absent without one.", newest.bytes)
             yield _gauge(
                 "snapshot_offset",
-                "Offset up to which the newest snapshot has the log. Absent without one.",
+                "Offset of the last record that the newest snapshot contains. Absent without one.",
                 newest.offset,
             )
+
+    def _change_stream(self) -> Iterator[Metric]:
+        publisher = self._values.publisher
+        yield _gauges(
+            "change_stream",
+            "What the publisher of the change stream at this node does (1). One node of a cluster publishes.",
+            "state",
+            {state: float(publisher.state is state) for state in PublisherState},
+        )
+        if not publisher.publishes:
+            return
+        yield _gauge(
+            "change_stream_changes",
+            "Number of changes that were published since the change stream was created. Absent unless this node "
+            "publishes.",
+            publisher.changes,
+        )
+        yield _gauge(
+            "change_stream_lag_records",
+            "Number of records at the end of the log that are not published yet. Absent unless this node publishes.",
+            publisher.lag_records,
+        )
+        yield _gauge(
+            "change_stream_lag_seconds",
+            "Age of the last record that was published, if there are later ones. Absent unless this node publishes.",
+            publisher.lag_ms / 1000,
+        )
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:
@@ -259,9 +289,9 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     return buckets
 
 
-def render(observed: Observed) -> bytes:
+def render(values: MetricsInput) -> bytes:
     """The Prometheus text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(NodeCollector(observed))
+    registry.register(NodeCollector(values))
     ProcessCollector(registry=registry)
     return generate_latest(registry)

@@ -146,7 +146,10 @@ class Connection(asyncio.Protocol):
         )
 
     def _run_commands(self, now_s: float | None = None) -> None:
-        """Run the commands that have been received, until the connection has to wait. `now_s`: by the clock."""
+        """Run the commands that have been received, until the connection has to wait.
+
+        `now_s`: the time by `turns.clock`, if the caller has just read it.
+        """
         next_request, dispatcher, turns = self._requests.next, self._dispatcher, self.server.turns
         read_again, run, clock, until_s = dispatcher.read_again, dispatcher.run, turns.clock, turns.until_s
         began = False
@@ -182,9 +185,9 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _observe_reads(self) -> None:
-        """Those that have been answered since they began: all, but for one that the connection waits for.
+        """Count the latency of all reads that are answered now: all that have begun, but one that is waited for.
 
-        The replies of those that began together are sent together.
+        Reads that began together are answered together.
         """
         waiting, dispatcher, server = self._waiting, self._dispatcher, self.server
         answered, dispatcher.reads = dispatcher.reads, 0

@@ -48,6 +48,10 @@ class ServerContext(Protocol):
         """Number of keys; 0 while the store cannot be read."""
         ...
 
+    def expiring_rows(self) -> int:
+        """Number of keys that have an expiry."""
+        ...
+
     def settings(self) -> dict[bytes, bytes]:
         """For CONFIG GET."""
         ...

@@ -64,7 +64,8 @@ def sections(server: ServerContext) -> Iterator[tuple[bytes, Pairs]]:
         ),
     )
     rows = server.rows()
-    yield b"keyspace", _pairs(db0=f"keys={rows},expires=0,avg_ttl=0") if rows else []
+    expires = server.expiring_rows()
+    yield b"keyspace", _pairs(db0=f"keys={rows},expires={expires},avg_ttl=0") if rows else []
 
 
 def _replication(server: ServerContext) -> Pairs:

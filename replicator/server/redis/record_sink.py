@@ -6,11 +6,12 @@ from functools import lru_cache
 
 from replicator.limits import MAX_STREAM_BYTES
 from replicator.node.backlog import CommittedBatch
+from replicator.node.leader_link import StreamSignal
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import Encoded, Simple
 
-GETACK = Simple(b"GETACK")
-HEARTBEAT = Simple(b"HEARTBEAT")
+GETACK = Simple(StreamSignal.GETACK.value)
+HEARTBEAT = Simple(StreamSignal.HEARTBEAT.value)
 
 
 class RedisRecordSink:

@@ -17,6 +17,7 @@ from replicator.server.redis.resp import encode, error_reply
 from replicator.server.stats import Stats
 
 NO_WRITE = -1.0
+"""In the place of the time when a write began, for a reply that is not one of a write."""
 
 
 class PendingReply:

@@ -18,6 +18,7 @@ from replicator.server.backend import Backend
 from replicator.server.listening import cannot_listen
 from replicator.server.protection import HOW_TO_OPEN, is_loopback
 from replicator.server.redis.connection import Connection
+from replicator.server.redis.dedup import DEDUP_TABLE
 from replicator.server.redis.keyspace_events import SENT_EVENTS
 from replicator.server.redis.resp import Error
 from replicator.server.redis.subscriptions import Events, KeyspaceEvents
@@ -150,6 +151,12 @@ class RedisServer:
     def rows(self) -> int:
         try:
             return self.backend.store().rows(KEYSPACE_TABLE)
+        except ReplicatorError:
+            return 0
+
+    def expiring_rows(self) -> int:
+        try:
+            return self.backend.count_expiring() - self.backend.store().rows(DEDUP_TABLE)  # each id has an expiry
         except ReplicatorError:
             return 0
 

@@ -14,10 +14,10 @@ from typing import Protocol
 from replicator.errors import BadRequest
 from replicator.intervals import TOPOLOGY_POLL_S
 from replicator.limits import MAX_EVENT_PATTERNS
+from replicator.patterns import glob
 from replicator.records.types import Single, Write
 from replicator.server.backend import Backend
 from replicator.server.redis.keyspace_events import KEYEVENT, KEYSPACE, TOPIC_PREFIX, events_of
-from replicator.server.redis.patterns import glob
 from replicator.server.redis.resp import Encoded, Error, Push, Reply
 from replicator.server.redis.topology import Topology, events
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from replicator.patterns import globs
 from replicator.server.redis.command import Args
 from replicator.server.redis.commands.registry import control, refuse_in_multi
 from replicator.server.redis.context import ConnectionContext
-from replicator.server.redis.patterns import globs
 from replicator.server.redis.resp import Push
 
 

@@ -12,10 +12,10 @@ import xxhash
 
 from replicator.errors import BadRequest
 from replicator.limits import MAX_CURSORS, MAX_SCAN_COUNT
+from replicator.patterns import glob
 from replicator.server.keyspace import TYPES, Keyspace
 from replicator.server.redis.command import Args
 from replicator.server.redis.commands.registry import NOT_AN_INTEGER, SYNTAX, integer, long_read
-from replicator.server.redis.patterns import glob
 from replicator.server.redis.resp import Reply
 from replicator.server.redis.turns import Steps
 

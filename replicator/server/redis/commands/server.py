@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from replicator.errors import BadRequest, ReplicatorError
 from replicator.limits import FLUSH_BYTES, FLUSH_ENTRIES
 from replicator.node.health import NodeState
+from replicator.patterns import globs
 from replicator.position import BEFORE_LOG, Offset
 from replicator.server.redis.command import Args, Command
 from replicator.server.redis.commands.registry import (
@@ -24,7 +25,6 @@ from replicator.server.redis.commands.registry import (
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.info import sections
 from replicator.server.redis.keyspace_events import check_wanted
-from replicator.server.redis.patterns import globs
 from replicator.server.redis.resp import OK, Encoded, Reply, Simple, Verbatim
 from replicator.server.redis.topology import leader_address, observe, online_replicas, shown_offset
 from replicator.store.keys import decode_key, table_range

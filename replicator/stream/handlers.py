@@ -1,0 +1,67 @@
+"""Which changes a consumer wants, and its functions that handle them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from replicator.errors import ConfigError
+from replicator.patterns import glob
+from replicator.store.rows import KEYSPACE_TABLE
+from replicator.stream.change import Change
+
+Handler = Callable[[Change], Awaitable[None]]
+
+TABLES = (KEYSPACE_TABLE,)
+"""Of the change stream."""
+
+
+def checked_table(table: str) -> str:
+    """`table`, if the change stream has it. Raises `ConfigError`."""
+    if table not in TABLES:
+        raise ConfigError(f"unknown table {table!r}: the change stream has {', '.join(TABLES)}, the keys of Redis")
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Changes of a table, or of all, whose rows match a pattern."""
+
+    table: str | None
+    rows: re.Pattern[bytes] | None
+
+    @classmethod
+    def parse(cls, table: str | None, rows: str | bytes | None) -> Selection:
+        """`rows`: a glob as in KEYS of Redis. Raises `ConfigError`, `BadRequest`."""
+        pattern = rows.encode(errors="surrogateescape") if isinstance(rows, str) else rows
+        return cls(
+            None if table is None else checked_table(table),
+            None if pattern is None or pattern == b"*" else glob(pattern),
+        )
+
+    def has(self, change: Change) -> bool:
+        if self.table is not None and change.table != self.table:
+            return False
+        return self.rows is None or self.rows.match(change.row) is not None
+
+
+class Handlers:
+    def __init__(self) -> None:
+        self._handlers: list[tuple[Selection, Handler]] = []
+
+    def on_table(self, table: str, *, rows: str | bytes = b"*") -> Callable[[Handler], Handler]:
+        """Raises `ConfigError`, `BadRequest`."""
+        selection = Selection.parse(table, rows)
+
+        def register(handler: Handler) -> Handler:
+            self._handlers.append((selection, handler))
+            return handler
+
+        return register
+
+    async def handle(self, change: Change) -> None:
+        """Await all functions that want the change, in the order in which they were registered."""
+        for selection, handler in self._handlers:
+            if selection.has(change):
+                await handler(change)

@@ -1,0 +1,61 @@
+"""What a change stream should contain, read from the log itself, and whether it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from confluent_kafka import Consumer, TopicPartition
+
+from replicator.log.kafka.topic import wal_topic
+from replicator.log.port import Entry
+from replicator.position import Offset
+from replicator.protocol.acceptance import judge, skip
+from replicator.protocol.log_state import LogState
+from replicator.records.codec import NotARecord, RecordCodec
+from replicator.stream.change import Change, Position, changes_of
+
+
+def changes_in(cluster: str, entries: Iterable[Entry]) -> list[Change]:
+    """The changes of the accepted records of a whole log."""
+    codec, state, found = RecordCodec(), LogState(), list[Change]()
+    for offset, payload in entries:
+        try:
+            record = codec.decode(payload, state.timeline)
+        except NotARecord:
+            state = skip(state, offset)
+            continue
+        state, void = judge(state, offset, record)
+        if void is None:
+            found += changes_of(cluster, offset, record)
+    return found
+
+
+def read_log(bootstrap: str, cluster: str) -> list[Entry]:
+    """All of it, as of now. Blocks."""
+    partition = TopicPartition(wal_topic(cluster), 0, 0)
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "test", "enable.auto.commit": False})
+    try:
+        _, end = consumer.get_watermark_offsets(partition, timeout=10)
+        consumer.assign([partition])
+        entries: list[Entry] = []
+        while not entries or entries[-1].offset < end - 1:
+            for message in consumer.consume(1000, 0.2):
+                assert message.error() is None
+                entries.append(Entry(Offset(message.offset() or 0), message.value() or b""))
+        return entries
+    finally:
+        consumer.close()
+
+
+def check_exactly_once(published: Sequence[Change], expected: Sequence[Change]) -> None:
+    """Each change once, and those of a row in the order of the log."""
+    unstamped = [change._replace(published_ms=0) for change in published]
+    found = {change.position: change for change in unstamped}
+    assert len(found) == len(unstamped), "a change was published twice"
+    wanted = {change.position: change for change in expected}
+    assert found.keys() >= wanted.keys(), f"not published: {sorted(wanted.keys() - found.keys())[:5]}"
+    assert found == wanted
+    last: dict[bytes, Position] = {}
+    for change in unstamped:
+        assert last.get(change.row, Position(Offset(-1), 0)) < change.position, "out of order"
+        last[change.row] = change.position
