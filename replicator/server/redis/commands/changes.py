@@ -320,7 +320,8 @@ def _trimmed(recent: RecentRecords, after: ChangeId) -> Steps[ChangesTrimmed]:
             first = ChangeId(record.offset, record.changes[0].place)
     kept = f"the earliest that it has is {first}" if first else "it has none, and $ reads new ones"
     return ChangesTrimmed(
-        f"this node does not keep the changes after {after}: {kept}. Older ones are in the topic of changes"
+        f"this node does not keep the changes after {after}: {kept}. Older ones are in the topic of changes, "
+        "if there is one (`replicator stream tail`), and in the log"
     )
 
 
