@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from replicator.errors import BadRequest, WrongType
-from replicator.limits import MAX_CHANGES, MAX_VALUE_BYTES
+from replicator.limits import FLUSH_BYTES, FLUSH_ENTRIES, MAX_CHANGES, MAX_VALUE_BYTES
 from replicator.store.keys import decode_key, encode_key, row_range, table_range
 from replicator.store.rows import FIELD, HASH, KEYSPACE_TABLE, STRING
 from replicator.store.values import Value, decode_value, encode_value
@@ -155,6 +155,39 @@ class WritableKeyspace(Keyspace):
             self._clear_fields(row)
         self.transaction.put(KEYSPACE_TABLE, row, b"", None)
         return True
+
+    def remove_some(self, start: bytes | None) -> bytes:
+        """Remove rows from the store key `start` on (None: from the first), as many as fit into one record.
+
+        Of a hash that does not fit, some fields are removed. Returns the store key to go on from.
+        """
+        first, stop = table_range(KEYSPACE_TABLE)
+        size, found = 0, list[bytes]()
+        beyond = stop
+        for key, stored in self._view.scan(start or first, stop):
+            size += len(key) + len(stored)
+            if found and (size > FLUSH_BYTES or len(found) == FLUSH_ENTRIES):
+                beyond = key
+                break
+            found.append(key)
+        if beyond != stop and (row := decode_key(beyond)[1]) == decode_key(found[-1])[1]:
+            beyond = self._keep_rest_of_hash(row, found)
+        for key in found:
+            self.transaction.put(*decode_key(key), None)
+        return beyond
+
+    def _keep_rest_of_hash(self, row: bytes, removed: list[bytes]) -> bytes:
+        """Its header, which is not removed, but counts the fields that are left."""
+        header = _header_key(row)
+        if header in removed:
+            removed.remove(header)
+        fields = sum(decode_key(key)[1] == row for key in removed)
+        value = super().header(row)  # also if the row has expired
+        if fields and value is not None:
+            count = int.from_bytes(value.data, "big") - fields
+            counted = encode_value(HASH, count.to_bytes(8, "big"), value.expires_at_ms)
+            self.transaction.put(KEYSPACE_TABLE, row, b"", counted)
+        return header
 
     def rename(self, source: bytes, target: bytes) -> None:
         """`source` must exist; `target` is replaced."""

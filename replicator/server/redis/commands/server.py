@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 
 from replicator.errors import BadRequest, ReplicatorError
-from replicator.limits import FLUSH_BYTES, FLUSH_ENTRIES
 from replicator.node.health import NodeState
 from replicator.patterns import globs
 from replicator.position import BEFORE_LOG, Offset
+from replicator.server.keyspace import WritableKeyspace
 from replicator.server.redis.command import Args, Command
 from replicator.server.redis.commands.registry import (
     COMMANDS,
@@ -27,8 +27,6 @@ from replicator.server.redis.info import sections
 from replicator.server.redis.keyspace_events import check_wanted
 from replicator.server.redis.resp import OK, Encoded, Reply, Simple, Verbatim
 from replicator.server.redis.topology import leader_address, observe, online_replicas, shown_offset
-from replicator.store.keys import decode_key, table_range
-from replicator.store.rows import KEYSPACE_TABLE
 from replicator.store.view import Transaction
 
 NOT_POSITIVE = "value is out of range, must be positive"
@@ -119,29 +117,14 @@ def flushdb(connection: ConnectionContext, args: Args) -> None:
 
 
 async def _flush(connection: ConnectionContext) -> None:
-    start, stop = table_range(KEYSPACE_TABLE)
+    start: bytes | None = None
     while True:
         transaction = connection.server.backend.begin()
-        start = _delete_some(transaction, start, stop)
+        start = WritableKeyspace(transaction, connection.server.backend.now_ms()).remove_some(start)
         if not transaction.changes:
             connection.reply(OK)
             return
         await _submit(connection, transaction)
-
-
-def _delete_some(transaction: Transaction, start: bytes, stop: bytes) -> bytes:
-    """Delete entries from `start` on, as many as fit into one record. Returns the key to go on from."""
-    size = 0
-    found: list[bytes] = []
-    for key, value in transaction.scan(start, stop):
-        size += len(key) + len(value)
-        if found and (size > FLUSH_BYTES or len(found) == FLUSH_ENTRIES):
-            break
-        found.append(key)
-    for key in found:
-        table, row, field = decode_key(key)
-        transaction.put(table, row, field, None)
-    return found[-1] if found else start
 
 
 async def _submit(connection: ConnectionContext, transaction: Transaction) -> None:
