@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from replicator.intervals import OUTAGE_LOG_S
 
 
+def _loop_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class OutageLog:
-    def __init__(self, logger: logging.Logger, what: str) -> None:
-        """`what` fails, such as: sending acks."""
+    def __init__(self, logger: logging.Logger, what: str, now_s: Callable[[], float] = _loop_s) -> None:
+        """`what` fails, such as: sending acks. `now_s`: by default the clock of the event loop."""
         self._logger = logger
         self._what = what
-        self._began_s: float | None = None  # on the clock of the loop; None: the last attempt has succeeded
+        self._now_s = now_s
+        self._began_s: float | None = None  # None: the last attempt has succeeded
         self._logged_s = 0.0
 
     def failed(self, error: Exception) -> None:
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._now_s()
         if self._began_s is None:
             self._began_s = self._logged_s = now_s
             self._logger.info("%s fails: %s", self._what, error)
@@ -28,6 +34,6 @@ class OutageLog:
     def ended(self) -> None:
         """An attempt has succeeded, also if none had failed."""
         if self._began_s is not None:
-            duration_s = asyncio.get_running_loop().time() - self._began_s
+            duration_s = self._now_s() - self._began_s
             self._began_s = None
             self._logger.info("%s failed for %.0f s, and succeeds again", self._what, duration_s)
