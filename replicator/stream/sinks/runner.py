@@ -1,0 +1,303 @@
+"""Copies the change stream to a sink, from its checkpoint on, until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from replicator.errors import BrokerUnavailable, LogDamage, LogTrimmed
+from replicator.node.outage_log import OutageLog
+from replicator.stream.change import Change
+from replicator.stream.envelope import NotAChange
+from replicator.stream.position import StreamPosition
+from replicator.stream.sinks.port import Sink, SinkFailed, SinkUnavailable
+from replicator.stream.sinks.report import RateMeter, SinkReport, SinkState
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 0.2  # after the first failure; doubled after each further one
+MAX_RETRY_S = 10.0
+IDLE_S = 0.5  # for which one read waits for changes
+PAUSE_POLL_S = 0.2
+_MESSAGE_BYTES = 300  # of a change without its values, about
+
+Result = TypeVar("Result")
+
+
+class ChangeSource(Protocol):
+    """As `BlockingChangeStream`."""
+
+    @property
+    def position(self) -> StreamPosition: ...
+
+    def read(self, limit: int, timeout_s: float | None = None) -> list[Change]: ...
+
+    def lag(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+OpenSource = Callable[[StreamPosition | None], ChangeSource]
+"""From this position on; None: from the earliest change. Raises as `BlockingChangeStream`."""
+
+
+class RunControl(Protocol):
+    """Time, and what the operator wants."""
+
+    def now_s(self) -> float: ...
+
+    def wall_s(self) -> float:
+        """Seconds since 1970."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Return early when the sink is to stop."""
+        ...
+
+    def is_stopping(self) -> bool: ...
+
+    def is_paused(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    changes: int = 5_000
+    bytes: int = 16 << 20
+    wait_s: float = 0.1  # for more changes after the first one
+
+
+class _Stopping(Exception):
+    pass
+
+
+class SinkRunner:
+    def __init__(
+        self,
+        name: str,
+        sink: Sink,
+        open_source: OpenSource,
+        control: RunControl,
+        report: Callable[[SinkReport], None],
+        limits: BatchLimits | None = None,
+    ) -> None:
+        """`report` is called after each batch and each failure, and at least once a second unless the target blocks."""
+        self._name = name
+        self._sink = sink
+        self._open_source = open_source
+        self._control = control
+        self._send_report = report
+        self._limits = limits or BatchLimits()
+        self._report = SinkReport(SinkState.STARTING, None)
+        self._rate = RateMeter()
+        self._target_outage = OutageLog(logger, f"writing to the target of sink {name}", control.now_s)
+        self._kafka_outage = OutageLog(logger, "reading the change stream", control.now_s)
+        self._retry_s = RETRY_S
+        self._damaged_at: StreamPosition | None = None
+
+    def run(self) -> None:
+        """Return after the batch that is being written when it is told to stop.
+
+        Raises `SinkFailed`, `ConfigError`; `LogDamage` and `LogTrimmed` with what to do.
+        """
+        try:
+            try:
+                self._run()
+            except _Stopping:
+                pass
+            finally:
+                self._sink.close()
+        except BaseException as error:
+            self._note(state=SinkState.FAILED, rate=0.0, last_error=str(error) or type(error).__name__)
+            raise
+        self._note(state=SinkState.STOPPED, rate=0.0)
+
+    def _run(self) -> None:
+        self._note()
+        checkpoint = self._until_it_succeeds(self._sink.open)
+        while True:
+            source = self._until_it_succeeds(lambda at=checkpoint: self._opened(at))  # type: ignore[misc]
+            self._note(state=SinkState.RUNNING, position=checkpoint, lag=source.lag())
+            try:
+                checkpoint = self._copy(source, checkpoint)
+            finally:
+                source.close()
+
+    def _opened(self, checkpoint: StreamPosition | None) -> ChangeSource:
+        try:
+            return self._open_source(checkpoint)
+        except (LogDamage, LogTrimmed) as error:
+            raise type(error)(f"{error}: `replicator sink reset {self._name}`") from None
+
+    def _copy(self, source: ChangeSource, checkpoint: StreamPosition | None) -> StreamPosition | None:
+        """Until Kafka fails, or the target has another checkpoint than expected. Returns where to go on."""
+        while True:
+            self._check_control()
+            self._sink.tick()
+            try:
+                changes = self._batch(source)
+                position = source.position
+                lag = source.lag()
+            except BrokerUnavailable as error:
+                self._failed(error)
+                return checkpoint
+            except (LogTrimmed, LogDamage):
+                if self._damaged_at == checkpoint is not None:
+                    raise
+                self._damaged_at = checkpoint  # opening it again says more, such as the earliest position
+                return checkpoint
+            except NotAChange as error:
+                raise SinkFailed(f"the topic of changes has a message of another program: {error}") from error
+            self._kafka_outage.ended()
+            if position != checkpoint:
+                now_at = self._write(changes, checkpoint, position)
+                if now_at != position:
+                    return now_at
+            checkpoint = position
+            self._note_written(changes, position, lag)
+
+    def _check_control(self) -> None:
+        """Raises `_Stopping`."""
+        while self._control.is_paused() and not self._control.is_stopping():
+            if self._report.state is not SinkState.PAUSED:
+                logger.info("sink %s is paused: `replicator sink resume %s`", self._name, self._name)
+            self._note(state=SinkState.PAUSED, rate=0.0)
+            self._sink.tick()
+            self._control.wait(PAUSE_POLL_S)
+        if self._control.is_stopping():
+            raise _Stopping
+
+    def _batch(self, source: ChangeSource) -> list[Change]:
+        """Raises as `ChangeSource.read`."""
+        limits, control = self._limits, self._control
+        found = source.read(limits.changes, IDLE_S)
+        if not found:
+            return found
+        deadline_s, size = control.now_s() + limits.wait_s, size_bytes(found)
+        while (
+            len(found) < limits.changes
+            and size < limits.bytes
+            and (left_s := deadline_s - control.now_s()) > 0
+            and not control.is_stopping()
+        ):
+            more = source.read(limits.changes - len(found), left_s)
+            size += size_bytes(more)
+            found += more
+        return found
+
+    def _write(
+        self, changes: list[Change], before: StreamPosition | None, after: StreamPosition
+    ) -> StreamPosition | None:
+        """The checkpoint then: `after`, unless the target has lost what it had. Raises `SinkFailed`, `_Stopping`."""
+        began_s = self._control.now_s()
+        reopen = False
+        while True:
+            try:
+                if reopen:
+                    self._sink.close()
+                    found = self._sink.open()
+                    if found != before:
+                        self._target_outage.ended()
+                        return found
+                self._sink.write(changes, after)
+            except SinkUnavailable as error:
+                self._failed(error)
+                reopen = True
+            else:
+                self._target_outage.ended()
+                took_s = self._control.now_s() - began_s
+                self._report = replace(
+                    self._report, batches=self._report.batches + 1, write_s=self._report.write_s + took_s
+                )
+                return after
+
+    def _until_it_succeeds(self, step: Callable[[], Result]) -> Result:
+        """Raises `_Stopping`, and what is not worth another attempt."""
+        while True:
+            if self._control.is_stopping():
+                raise _Stopping
+            try:
+                result = step()
+            except (SinkUnavailable, BrokerUnavailable) as error:
+                self._failed(error)
+            else:
+                return result
+
+    def _failed(self, error: SinkUnavailable | BrokerUnavailable) -> None:
+        """Report it, and wait before the next attempt. Raises `_Stopping`."""
+        report, is_target = self._report, isinstance(error, SinkUnavailable)
+        (self._target_outage if is_target else self._kafka_outage).failed(error)
+        self._note(
+            state=SinkState.RETRYING,
+            rate=0.0,
+            last_error=str(error),
+            target_failures=report.target_failures + is_target,
+            kafka_failures=report.kafka_failures + (not is_target),
+        )
+        wait_s = self._retry_s
+        self._retry_s = min(MAX_RETRY_S, 2 * self._retry_s)
+        if isinstance(error, SinkUnavailable):
+            wait_s = max(wait_s, error.retry_after_s)
+        end_s = self._control.now_s() + wait_s
+        while not self._control.is_stopping() and (left_s := end_s - self._control.now_s()) > 0:
+            self._control.wait(min(1.0, left_s))
+            self._note()
+        if self._control.is_stopping():
+            raise _Stopping
+
+    def _note_written(self, changes: list[Change], position: StreamPosition, lag: int) -> None:
+        self._retry_s = RETRY_S
+        written = self._report.written + len(changes)
+        lag_s = self._report.lag_s
+        if changes:
+            lag_s = max(0.0, self._control.wall_s() - changes[-1].source.timestamp_us / 1e6)
+        self._note(
+            state=SinkState.RUNNING,
+            position=position,
+            written=written,
+            rate=self._rate.note(self._control.now_s(), written),
+            lag=lag,
+            lag_s=lag_s if lag else 0.0,
+        )
+
+    def _note(self, **fields: object) -> None:
+        self._report = replace(self._report, **fields)  # type: ignore[arg-type]
+        self._send_report(self._report)
+
+
+def size_bytes(changes: Iterable[Change]) -> int:
+    """About as much as in the topic."""
+    size = 0
+    for change in changes:
+        for image in (change.before, change.after):
+            if image is not None and image.value is not None:
+                size += len(image.value)
+        size += _MESSAGE_BYTES
+    return size
+
+
+class StopFlag:
+    """`RunControl` of a process: real time, and a flag that a signal handler may set."""
+
+    def __init__(self, is_paused: Callable[[], bool]) -> None:
+        self.is_set = False
+        self._is_paused = is_paused
+
+    def now_s(self) -> float:
+        return time.monotonic()
+
+    def wall_s(self) -> float:
+        return time.time()
+
+    def wait(self, seconds: float) -> None:
+        deadline_s = time.monotonic() + seconds
+        while not self.is_set and (left_s := deadline_s - time.monotonic()) > 0:
+            time.sleep(min(0.1, left_s))
+
+    def is_stopping(self) -> bool:
+        return self.is_set
+
+    def is_paused(self) -> bool:
+        return self._is_paused()

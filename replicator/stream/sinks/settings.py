@@ -1,0 +1,181 @@
+"""What a sink is told: its target, and how to write to it. None of this is secret."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from replicator.errors import ConfigError
+from replicator.limits import MAX_NAME_CHARS
+from replicator.store.rows import KEYSPACE_TABLE
+
+_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARS - 1}}}")
+_DSN_PASSWORD = re.compile(r"(?:^|[\s?&])(?:ssl)?password\s*=", re.IGNORECASE)
+
+
+class TargetKind(StrEnum):
+    JSONL = "jsonl"
+    POSTGRES = "postgres"
+    HTTP = "http"
+    PARQUET = "parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    kind: TargetKind
+    place: str  # a path, a DSN or a URL
+
+    def __str__(self) -> str:
+        return self.place if self.kind is TargetKind.HTTP else f"{self.kind}:{self.place}"
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Raises `ConfigError`."""
+        scheme, colon, rest = text.partition(":")
+        if not colon or not rest:
+            raise ConfigError(f"invalid target {text!r}: {_TARGETS}")
+        match scheme:
+            case "jsonl" | "parquet":
+                return cls(TargetKind(scheme), str(Path(rest).expanduser().absolute()))
+            case "postgres" | "postgresql":
+                return cls(TargetKind.POSTGRES, _checked_dsn(f"postgresql:{rest}" if rest.startswith("//") else rest))
+            case "http" | "https":
+                return cls(TargetKind.HTTP, _checked_url(text))
+            case _:
+                raise ConfigError(f"unknown target {scheme}: {_TARGETS}")
+
+
+_TARGETS = "expected jsonl:PATH, parquet:DIR, postgres:DSN, http://… or https://…"
+
+
+@dataclass(frozen=True, slots=True)
+class TableMap:
+    """The keys that match the pattern are rows of the table."""
+
+    pattern: str
+    table: str  # with or without a schema
+    columns: tuple[str, ...] = ()  # for these fields of a hash; without: value and fields
+
+    def matches(self, row: bytes) -> bool:
+        return fnmatch.fnmatchcase(row, self.pattern.encode(errors="surrogateescape"))
+
+
+DEFAULT_MAPS = (TableMap("*", KEYSPACE_TABLE),)
+
+
+def parse_maps(maps: Sequence[str], columns: Sequence[str]) -> tuple[TableMap, ...]:
+    """`maps`: each PATTERN=TABLE. `columns`: each TABLE=FIELD,…, or FIELD,… if there is one table.
+
+    Raises `ConfigError`.
+    """
+    pairs = []
+    for text in maps:
+        pattern, equals, table = text.rpartition("=")
+        if not (equals and pattern and table):
+            raise ConfigError(f"invalid map {text!r}: expected PATTERN=TABLE, such as 'airport:*=airports'")
+        pairs.append((pattern, table))
+    pairs = pairs or [(it.pattern, it.table) for it in DEFAULT_MAPS]
+    tables = {table for _, table in pairs}
+    fields: dict[str, tuple[str, ...]] = {}
+    for text in columns:
+        table, equals, names = text.rpartition("=")
+        if not equals and len(tables) == 1:
+            [table] = tables
+        if table not in tables:
+            raise ConfigError(
+                f"invalid columns {text!r}: expected TABLE=FIELD,… with one of the tables {', '.join(sorted(tables))}"
+            )
+        fields[table] = tuple(dict.fromkeys(name.strip() for name in names.split(",")))
+        if reserved := [name for name in fields[table] if name in ("", "key", "expires_at")]:
+            raise ConfigError(f"invalid columns {text!r}: {reserved[0]!r} cannot be the column of a field")
+    return tuple(TableMap(pattern, table, fields.get(table, ())) for pattern, table in pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class SinkSettings:
+    """All but `dead_letters` may not change while a sink has a checkpoint."""
+
+    name: str
+    cluster: str
+    target: Target
+    maps: tuple[TableMap, ...] = field(default=DEFAULT_MAPS)
+    dead_letters: str | None = None  # the path of a file
+
+    def __post_init__(self) -> None:
+        """Raises `ConfigError`."""
+        if self.target.kind is not TargetKind.POSTGRES and self.maps != DEFAULT_MAPS:
+            raise ConfigError("tables and columns are for PostgreSQL: leave out --map and --columns")
+        if self.target.kind is not TargetKind.HTTP and self.dead_letters:
+            raise ConfigError("only targets on HTTP have dead letters: leave out --dead-letters")
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "target": str(self.target)}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> SinkSettings:
+        """Raises `ConfigError`, `KeyError` or `TypeError`."""
+        maps = tuple(TableMap(it["pattern"], it["table"], tuple(it["columns"])) for it in fields["maps"])
+        target = Target.parse(fields["target"])
+        return cls(fields["name"], fields["cluster"], target, maps, fields["dead_letters"])
+
+
+@dataclass(frozen=True, slots=True)
+class FileLimits:
+    """A file of Parquet is closed when it is as large, or as old."""
+
+    bytes: int = 128 << 20
+    seconds: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """What may be another in each run of a sink. It is in no file."""
+
+    authorization: str = field(default="", repr=False)  # the header of HTTP
+    files: FileLimits = FileLimits()
+
+
+def check_name(name: str) -> str:
+    """Raises `ConfigError`."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"invalid name of a sink {name!r}: expected up to {MAX_NAME_CHARS} letters, digits, '_', '-' and '.', "
+            "without one of the last two at the beginning"
+        )
+    return name
+
+
+def _checked_dsn(dsn: str) -> str:
+    try:
+        is_secret = bool(_DSN_PASSWORD.search(dsn) or (dsn.startswith("postgresql:") and urlsplit(dsn).password))
+    except ValueError as error:
+        raise ConfigError(f"invalid address of PostgreSQL: {error}") from None
+    if is_secret:
+        raise ConfigError("the address of PostgreSQL has a password: leave it out, and set PGPASSWORD or use ~/.pgpass")
+    return dsn
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ConfigError(f"invalid URL {url!r}: {error}") from None
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ConfigError(f"invalid URL {url!r}: write spaces and other characters as %XX")
+    if not parts.hostname:
+        raise ConfigError(f"invalid URL {url!r}: it has no host")
+    if parts.username is not None:
+        raise ConfigError("the URL has a login: leave it out, and set REPLICATOR_SINK_AUTHORIZATION")
+    return url
+
+
+def table_of(maps: Iterable[TableMap], row: bytes) -> TableMap | None:
+    """The first one that matches."""
+    return next((it for it in maps if it.matches(row)), None)
