@@ -5,6 +5,7 @@ from tests.kafka_fixture import brokers, kafka, kafka_cluster, local_broker
 from tests.mutation_table import pytest_terminal_summary
 from tests.postgres_fixture import postgres
 from tests.redis_fixture import client, pair, serve, server
+from tests.sink_database import db
 from tests.stream_fixture import change_stream
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "change_stream",
     "client",
     "connect",
+    "db",
     "kafka",
     "kafka_cluster",
     "local_broker",

@@ -1,0 +1,94 @@
+"""What a batch of changes does to the rows of tables: several changes of one row become one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from replicator.store.rows import Image
+from replicator.stream.change import Change
+
+HEX = "\\x"
+
+
+def to_column_text(data: bytes) -> str:
+    """UTF-8 as it is; anything else as PostgreSQL prints a bytea: `\\x` and hexadecimal digits.
+
+    Text with a NUL, which PostgreSQL has not, and text that begins with `\\x`, are written so, too: each text means one
+    sequence of bytes.
+    """
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return HEX + data.hex()
+    return HEX + data.hex() if "\0" in text or text.startswith(HEX) else text
+
+
+@dataclass(slots=True)
+class RowState:
+    """What is known about a row after the changes so far. What they do not say, stays as it is in the table."""
+
+    exists: bool | None = None  # None: it exists if it did before
+    was_deleted: bool = False  # so nothing stays as it was
+    has_header: bool = False  # whether `expires_at_ms` is known
+    is_string: bool = False
+    value: bytes | None = None  # of a string
+    expires_at_ms: int | None = None
+    fields: dict[bytes, bytes | None] = field(default_factory=dict)  # None: the field was deleted
+
+    def delete(self) -> None:
+        self.exists, self.was_deleted, self.has_header = False, True, False
+        self.is_string, self.value, self.expires_at_ms = False, None, None
+        self.fields.clear()
+
+    def change_field(self, name: bytes, value: bytes | None) -> None:
+        if value is not None:
+            if self.is_string:  # it becomes a hash; its header follows
+                self.is_string, self.value, self.has_header = False, None, False
+            self.exists = True
+        if self.exists is not False:
+            self.fields[name] = value
+
+    def change_header(self, after: Image) -> None:
+        self.exists = self.has_header = True
+        self.expires_at_ms = after.expires_at_ms
+        self.is_string = after.type == "string"
+        self.value = after.value
+        if self.is_string:
+            self.fields.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class TableShape:
+    """What a table has columns for."""
+
+    strings: bool
+    hashes: bool
+    fields: frozenset[bytes] | None = None  # None: for all
+
+
+Rows = dict[str, dict[bytes, RowState]]
+"""By table and key, in the order of their first change."""
+
+
+def fold(changes: Iterable[Change], table_of: Callable[[bytes], str | None], shapes: dict[str, TableShape]) -> Rows:
+    """Rows of types that a table has no columns for do not exist in it, and so do rows without a table."""
+    rows: Rows = {table: {} for table in shapes}
+    for change in changes:
+        table = table_of(change.row)
+        if table is None:
+            continue
+        shape, states = shapes[table], rows[table]
+        name, after = change.field, change.after
+        if name is not None and (not shape.hashes or (shape.fields is not None and name not in shape.fields)):
+            continue
+        state = states.get(change.row)
+        if state is None:
+            state = states[change.row] = RowState()
+        if name is not None:
+            state.change_field(name, None if after is None else after.value)
+        elif after is None or not (shape.strings if after.type == "string" else shape.hashes):
+            state.delete()
+        else:
+            state.change_header(after)
+    return rows
