@@ -21,6 +21,7 @@ from replicator.cli import (
     node,
     replica,
     simulate,
+    sink,
     snapshot,
     status,
     stream,
@@ -44,6 +45,7 @@ app.add_typer(chaos.app, name="chaos")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(node.app, name="node")
 app.add_typer(replica.app, name="replica")
+app.add_typer(sink.app, name="sink")
 app.add_typer(snapshot.app, name="snapshot")
 app.add_typer(stream.app, name="stream")
 app.add_typer(bench.app, name="bench")

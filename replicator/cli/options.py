@@ -23,7 +23,7 @@ E = TypeVar("E", bound=StrEnum)
 DEFAULT_DIR = Path("replicator-data")
 
 
-def _parse_address(text: str) -> Address:
+def parse_address(text: str) -> Address:
     """Raises `BadParameter`."""
     try:
         return Address.parse(text)
@@ -76,7 +76,7 @@ Connect = Annotated[
     typer.Option(
         "--connect",
         metavar="HOST:PORT",
-        parser=_parse_address,
+        parser=parse_address,
         help="HTTP or Redis port of any node of the cluster.",
     ),
 ]

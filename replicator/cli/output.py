@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from types import TracebackType
 from typing import Any
 
@@ -73,6 +74,13 @@ def print_whole(*parts: RenderableType) -> None:
         text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
     console.file.write(text)
     console.file.flush()
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints log messages on stderr, above the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        errors.print(self.format(record), soft_wrap=True)
 
 
 def verdict(met: bool | None) -> Text:
