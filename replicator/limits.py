@@ -182,6 +182,24 @@ RECENT_BYTES = 16 << 20
 RECENT_RECORDS = 100_000
 """The same in records. Bounds the memory that small records take besides their bytes."""
 
+SINK_BATCH_CHANGES = 5_000
+"""Changes that a sink writes at once; `--batch` sets another number. Bounds the time of a transaction of PostgreSQL."""
+
+SINK_BATCH_BYTES = 16 << 20
+"""Total size of such a batch, to which one more fetch may be added. Bounds memory."""
+
+SINK_REQUEST_CHANGES = 500
+"""Changes in one request of a sink that posts them to an HTTP endpoint. Bounds what is sent again after a failure."""
+
+SINK_REQUEST_BYTES = 1 << 20
+"""Total size of the changes in one such request; a larger change is alone. Endpoints limit the size of a request."""
+
+SINK_GROUP_CHANGES = 50_000
+"""Changes in one row group of a file of Parquet. Bounds memory."""
+
+SINK_GROUP_BYTES = 32 << 20
+"""Total size of the changes in one row group. Bounds memory."""
+
 EXPIRED_ROWS_AT_ONCE = 200
 """Expired rows that the leader deletes at once, a record each. Bounds the time that the event loop spends on it."""
 

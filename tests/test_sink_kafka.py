@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,17 @@ def test_a_sink_writes_what_is_published_and_goes_on_later(stream: PublishedStre
     report = stream.run(target)
     assert (report.written, report.lag, report.state) == (200, 0, SinkState.STOPPED)
     assert read_lines(tmp_path / "out.jsonl") == changes
+
+
+def test_a_sink_may_end_when_it_has_written_what_is_published(stream: PublishedStream, tmp_path: Path) -> None:
+    stream.create()
+    settings = SinkSettings("out", stream.kafka.cluster, Target.parse(f"jsonl:{tmp_path}/out.jsonl"))
+    for published in (0, 30):
+        stream.publish(plain_changes(published))
+        run_sink(
+            stream.folder, settings, stream.kafka, replace(OPTIONS, once=True), lambda report: None, StopFlag(bool)
+        )
+    assert read_lines(tmp_path / "out.jsonl") == plain_changes(30)
 
 
 def test_rows_of_several_partitions_in_postgresql(stream: PublishedStream, db: Database) -> None:

@@ -27,6 +27,7 @@ from replicator.cli.output import (
 )
 from replicator.config import load_kafka
 from replicator.errors import ConfigError
+from replicator.limits import SINK_BATCH_CHANGES
 from replicator.local.folder import ClusterFolder
 from replicator.local.sinks import RunOptions, SinkFile, SinkFolder, reset_sink, run_sink
 from replicator.log.kafka.security import security_of
@@ -38,6 +39,32 @@ from replicator.stream.state_topic import KafkaAccess
 app = typer.Typer(help="Copy the change stream to files, PostgreSQL or HTTP endpoints.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The name of the sink, unique in its cluster.")]
+Maps = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="PATTERN=TABLE",
+        help="PostgreSQL: the table of the keys that match; by default all are in kv. May be repeated.",
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--columns",
+        metavar="[TABLE=]FIELD,…",
+        help="PostgreSQL: fields of hashes that are columns; by default all are in one of type jsonb.",
+    ),
+]
+Authorization = Annotated[
+    str,
+    typer.Option(
+        "--authorization",
+        envvar="REPLICATOR_SINK_AUTHORIZATION",
+        show_default=False,
+        show_envvar=True,
+        help="HTTP: the header Authorization; better set in the environment.",
+    ),
+]
 
 
 @app.command()
@@ -50,39 +77,17 @@ def run(
             help="Where the changes go; may be left out if the sink has run before.",
         ),
     ] = None,
-    map: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map",
-            metavar="PATTERN=TABLE",
-            help="PostgreSQL: the table of the keys that match; by default all are in kv. May be repeated.",
-        ),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--columns",
-            metavar="[TABLE=]FIELD,…",
-            help="PostgreSQL: fields of hashes that are columns; by default all are in one of type jsonb.",
-        ),
-    ] = None,
+    map: Maps = None,
+    columns: Columns = None,
     dead_letters: Annotated[
         Path | None, typer.Option(help="HTTP: a file for changes that the endpoint refuses.", show_default=False)
     ] = None,
-    authorization: Annotated[
-        str,
-        typer.Option(
-            "--authorization",
-            envvar="REPLICATOR_SINK_AUTHORIZATION",
-            show_default=False,
-            show_envvar=True,
-            help="HTTP: the header Authorization; better set in the environment.",
-        ),
-    ] = "",
-    batch: Annotated[int, typer.Option(min=1, max=100_000, help="The most changes in one batch.")] = 5_000,
+    authorization: Authorization = "",
+    batch: Annotated[int, typer.Option(min=1, max=100_000, help="The most changes in one batch.")] = SINK_BATCH_CHANGES,
     wait_ms: Annotated[int, typer.Option(min=0, max=60_000, help="How long a batch waits for more changes.")] = 100,
     file_mb: Annotated[int, typer.Option(min=1, max=4096, help="Parquet: the size of a file, in MiB.")] = 128,
     file_seconds: Annotated[int, typer.Option(min=1, max=86_400, help="Parquet: the age of a complete file.")] = 300,
+    once: Annotated[bool, typer.Option("--once", help="End when all that is published is written.")] = False,
     metrics: Annotated[
         Address | None,
         typer.Option(metavar="HOST:PORT", parser=options.parse_address, help="Where to serve metrics for Prometheus."),
@@ -110,7 +115,7 @@ def run(
     stop = StopFlag(lambda: folder.is_paused(name))
     _stop_on_signals(stop)
     to_target = TargetOptions(authorization, FileLimits(file_mb << 20, file_seconds))
-    run_options = RunOptions(BatchLimits(batch, wait_s=wait_ms / 1000), to_target, metrics)
+    run_options = RunOptions(BatchLimits(changes=batch, wait_s=wait_ms / 1000), to_target, metrics, once)
     with ConsoleProgress(console) as progress:
         display = _Display(progress, settings)
         run_sink(folder, settings, kafka, run_options, display.show, stop)

@@ -164,6 +164,7 @@ class RunOptions:
     limits: BatchLimits
     target: TargetOptions
     metrics: Address | None = None
+    once: bool = False  # end when all that is published is written
 
 
 def run_sink(
@@ -200,7 +201,7 @@ def run_sink_on(
         status = _StatusFile(folder, settings, show, has_begun=before is not None and before.has_begun)
         if options.metrics is not None:
             stack.callback(serve_metrics(options.metrics, SinkMetrics(name, lambda: status.latest)))
-        SinkRunner(name, sink, open_source, stop, status.report, options.limits).run()
+        SinkRunner(name, sink, open_source, stop, status.report, options.limits, once=options.once).run()
 
 
 def check_unchanged(file: SinkFile | None, settings: SinkSettings) -> None:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from replicator import __version__
 from replicator.errors import ConfigError
+from replicator.limits import SINK_REQUEST_BYTES, SINK_REQUEST_CHANGES
 from replicator.stream.change import Change
 from replicator.stream.envelope import JsonFormat
 from replicator.stream.position import StreamPosition
@@ -27,8 +28,6 @@ from replicator.stream.sinks.checkpoint_file import CheckpointFile, failed
 from replicator.stream.sinks.port import SinkFailed, SinkUnavailable
 
 TIMEOUT_S = 30.0
-REQUEST_CHANGES = 500
-REQUEST_BYTES = 1 << 20
 MAX_RETRY_AFTER_S = 3600.0
 _MAX_REPLY_BYTES = 64 << 10
 _WHY_CHARS = 300
@@ -193,9 +192,9 @@ class HttpSink:
 
 def _end_of_request(encoded: Sequence[bytes], start: int) -> int:
     end, size = start, 0
-    while end < len(encoded) and end - start < REQUEST_CHANGES:
+    while end < len(encoded) and end - start < SINK_REQUEST_CHANGES:
         size += len(encoded[end])
-        if size > REQUEST_BYTES and end > start:
+        if size > SINK_REQUEST_BYTES and end > start:
             break
         end += 1
     return end

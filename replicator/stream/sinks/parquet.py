@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replicator.errors import ConfigError
+from replicator.limits import SINK_GROUP_BYTES, SINK_GROUP_CHANGES
 from replicator.store.rows import Image
 from replicator.stream.change import Change
 from replicator.stream.position import StreamPosition
@@ -28,8 +29,6 @@ from replicator.stream.sinks.settings import FileLimits
 from replicator.stream.text import to_text
 
 POSITION = b"replicator.position"
-GROUP_CHANGES = 50_000
-GROUP_BYTES = 32 << 20
 _FILE = re.compile(r"changes-([0-9]{10})\.parquet")
 _UNFINISHED = ".unfinished"
 
@@ -104,7 +103,7 @@ class ParquetSink:
         self._pending_bytes += sum(_size(change) for change in changes)
         self._position = position
         with self._discarding():
-            if len(self._changes) >= GROUP_CHANGES or self._pending_bytes >= GROUP_BYTES:
+            if len(self._changes) >= SINK_GROUP_CHANGES or self._pending_bytes >= SINK_GROUP_BYTES:
                 self._write_group()
             written = 0 if self._out is None else self._out.tell()
             if written + self._pending_bytes >= self._limits.bytes:

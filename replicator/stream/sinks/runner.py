@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from replicator.errors import BrokerUnavailable, LogDamage, LogTrimmed
+from replicator.limits import SINK_BATCH_BYTES, SINK_BATCH_CHANGES
 from replicator.node.outage_log import OutageLog
 from replicator.stream.change import Change
 from replicator.stream.envelope import NotAChange
@@ -64,8 +65,8 @@ class RunControl(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    changes: int = 5_000
-    bytes: int = 16 << 20
+    changes: int = SINK_BATCH_CHANGES
+    bytes: int = SINK_BATCH_BYTES
     wait_s: float = 0.1  # for more changes after the first one
 
 
@@ -82,14 +83,20 @@ class SinkRunner:
         control: RunControl,
         report: Callable[[SinkReport], None],
         limits: BatchLimits | None = None,
+        *,
+        once: bool = False,
     ) -> None:
-        """`report` is called after each batch and each failure, and at least once a second unless the target blocks."""
+        """`report` is called after each batch and each failure, and at least once a second unless the target blocks.
+
+        `once`: return when all that is published is written.
+        """
         self._name = name
         self._sink = sink
         self._open_source = open_source
         self._control = control
         self._send_report = report
         self._limits = limits or BatchLimits()
+        self._once = once
         self._report = SinkReport(SinkState.STARTING, None)
         self._rate = RateMeter()
         self._target_outage = OutageLog(logger, f"writing to the target of sink {name}", control.now_s)
@@ -157,6 +164,8 @@ class SinkRunner:
                     return now_at
             checkpoint = position
             self._note_written(changes, position, lag)
+            if self._once and lag == 0:
+                raise _Stopping
 
     def _check_control(self) -> None:
         """Raises `_Stopping`."""

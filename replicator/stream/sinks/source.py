@@ -14,6 +14,9 @@ from replicator.stream.sync import BlockingChangeStream
 CHECK_S = 10.0
 """Between two checks that the topic is the same: Kafka's clients read on in a topic that was created again."""
 
+FIRST_S = 2.0
+"""After which a topic from which nothing has come counts as read to its end."""
+
 
 class CheckedChangeStream:
     def __init__(self, kafka: KafkaAccess, purpose: str, start: StreamPosition | None) -> None:
@@ -23,6 +26,8 @@ class CheckedChangeStream:
             kafka.bootstrap, kafka.cluster, start or StreamEnd.EARLIEST, security=kafka.security, purpose=purpose
         )
         self._check_at_s = time.monotonic() + CHECK_S
+        self._has_read = False
+        self._empty_until_s = time.monotonic() + FIRST_S
         self._is_at_end = False  # the last read has waited for nothing
 
     @property
@@ -34,12 +39,13 @@ class CheckedChangeStream:
         if time.monotonic() >= self._check_at_s:
             self._check()
         found = self._stream.read(limit, timeout_s)
-        self._is_at_end = not found
+        self._has_read |= bool(found)
+        self._is_at_end = not found and (self._has_read or time.monotonic() >= self._empty_until_s)
         return found
 
     def lag(self) -> int:
         """Messages in the topic that are not read. The markers of transactions at its end count until they are."""
-        return 0 if self._is_at_end else self._stream.lag()
+        return 0 if self._is_at_end else max(1, self._stream.lag())
 
     def close(self) -> None:
         self._stream.close()
