@@ -79,7 +79,7 @@ class Recorder:
         return {row: it.expires_at_ms for row, it in found.items() if it is not None and it.expires_at_ms is not None}
 
 
-def random_history(seed: int, transactions: int, keys: int = 12) -> Recorder:
+def random_history(seed: int, transactions: int, keys: int = 8) -> Recorder:
     """Strings and hashes that are created, changed, replaced by each other and deleted."""
     draw, recorder = random.Random(seed), Recorder()
     texts = [b"Rome", b"", "Köln".encode(), b"\xff\x00", b"nul\0", b"\\x41", b'"quoted"', b"tab\tline\n"]
@@ -98,7 +98,7 @@ def random_history(seed: int, transactions: int, keys: int = 12) -> Recorder:
                 [b"PEXPIREAT", key, b"%d" % (NOW_MS + draw.randrange(1, 10**9))],
                 [b"PERSIST", key],
                 *3 * [[b"HSET", b"h" + key, name, value, b"city", value]],
-                [b"HDEL", b"h" + key, name],
+                *3 * [[b"HDEL", b"h" + key, name]],
                 [b"DEL", b"h" + key],
                 [b"SET", b"h" + key, value],
                 [b"PEXPIREAT", b"h" + key, b"%d" % (NOW_MS + draw.randrange(1, 10**9))],

@@ -114,7 +114,7 @@ class TestJsonl:
         sink.write(changes[:2], position(2))
         sink.close()
         with open(path, "ab") as out:
-            out.write(b'{"before":null,"aft')
+            out.write(b'{"before":null,"aft' * 1000)
         assert sink.open() == position(2)
         sink.write(changes[2:], position(3))
         sink.close()

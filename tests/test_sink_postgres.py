@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import pytest
 
 from replicator.bench.peers import free_port
 from replicator.errors import ConfigError
+from replicator.stream.change import Change
 from replicator.stream.sinks.port import SinkFailed, SinkUnavailable
 from replicator.stream.sinks.postgres import PostgresSink
 from replicator.stream.sinks.rows import to_column_text
@@ -27,12 +30,20 @@ class TestContract(SinkContract):
         return db
 
 
+def reversed_in_transactions(changes: list[Change]) -> list[Change]:
+    """Their order in a transaction does not matter, as each entry of the store changes once."""
+    transactions = groupby(changes, lambda change: change.source.offset)
+    return [change for _, found in transactions for change in reversed(list(found))]
+
+
 class TestRows:
+    @pytest.mark.parametrize("order", [list, reversed_in_transactions])
     @pytest.mark.parametrize("batch", [1, 2, 7, 1000])
-    @pytest.mark.parametrize("seed", range(3))
-    def test_the_rows_are_the_state_however_the_changes_are_divided(self, db: Database, seed: int, batch: int) -> None:
-        history = random_history(seed, 150)
-        db.copy(db.sink(), history.changes, batch)
+    def test_the_rows_are_the_state_however_the_changes_are_divided(
+        self, db: Database, batch: int, order: Callable[[list[Change]], list[Change]]
+    ) -> None:
+        history = random_history(batch, 150)
+        db.copy(db.sink(), order(history.changes), batch)
         assert state_of(db.query("SELECT key, value, fields FROM kv")) == history.state()
         expiries = db.query(
             "SELECT key, (extract(epoch FROM expires_at) * 1000)::bigint FROM kv WHERE expires_at > '-infinity'"
@@ -68,6 +79,33 @@ class TestRows:
         recorder.run("HDEL h2 b")
         db.copy(db.sink(), recorder.changes[before:])
         assert db.query("SELECT key, fields FROM kv") == [("h", {"b": "3"})]
+
+    @pytest.mark.parametrize("order", [list, reversed_in_transactions])
+    @pytest.mark.parametrize("batch", [1, 2, 3, 4, 10])
+    def test_a_string_becomes_a_hash_and_a_string_again(
+        self, db: Database, batch: int, order: Callable[[list[Change]], list[Change]]
+    ) -> None:
+        recorder = Recorder()
+        recorder.run("SET a x", "SET b x")
+        recorder.run("PEXPIREAT a 1900000000000")
+        recorder.run("DEL a", "HSET a f 1 g 2")
+        recorder.run("DEL b", "HSET b f 1")
+        recorder.run("SET b y")
+        db.copy(db.sink(), order(recorder.changes), batch)
+        assert db.query("SELECT key, value, fields, expires_at FROM kv ORDER BY 1") == [
+            ("a", None, {"f": "1", "g": "2"}, None),
+            ("b", "y", None, None),
+        ]
+
+    @pytest.mark.parametrize("batch", [1, 10])
+    @pytest.mark.parametrize("columns", [(), ("f,g,h",)])
+    def test_a_field_that_is_deleted(self, db: Database, batch: int, columns: Sequence[str]) -> None:
+        recorder = Recorder()
+        recorder.run("HSET a f 1 g 2 h 3")
+        recorder.run("HDEL a g")
+        db.copy(db.sink(columns=columns), recorder.changes, batch)
+        shown = "f, g, h" if columns else "fields ->> 'f', fields ->> 'g', fields ->> 'h'"
+        assert db.query(f"SELECT key, {shown} FROM kv") == [("a", "1", None, "3")]
 
     def test_tables_by_pattern(self, db: Database) -> None:
         recorder = Recorder()

@@ -106,6 +106,8 @@ class TestRunning:
         other = replace(settings(folder), target=Target.parse("jsonl:/elsewhere"))
         with pytest.raises(ConfigError, match=r"has begun with another target \(jsonl:.*replicator sink reset out"):
             check_unchanged(folder.load("out"), other)
+        with pytest.raises(ConfigError, match="has begun with another target"):
+            run_sink_on(folder, other, FakeStream([]).open, OPTIONS, lambda report: None, StopFlag(bool))
         reset_sink(folder, "out")
         check_unchanged(folder.load("out"), other)
 

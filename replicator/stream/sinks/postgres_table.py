@@ -20,7 +20,8 @@ _MAX_EXPIRY_MS = 253_402_300_799_999  # the last moment that programs with four-
 _BYTEA = "bytea"
 
 # How a row of the batch changes that of the table.
-_DELETE, _REPLACE, _MERGE, _UPDATE = "d", "r", "m", "u"
+_DELETE, _REPLACE, _MERGE = "d", "r", "m"
+_UPDATE = "u"  # fields of it are deleted, if it exists
 
 
 def identifier(table: str) -> sql.Identifier:
@@ -167,10 +168,14 @@ class PostgresTable:
             )
             columns.append((name, old, new))
         if not self._fields and "value" in self._types:
-            columns.append(("value", sql.SQL("b.value"), sql.SQL("b.value")))
+            kept = sql.SQL("CASE WHEN b.op = 'u' THEN t.value ELSE b.value END")  # it may be a string since
+            columns.append(("value", kept, sql.SQL("b.value")))
         if not self._fields and "fields" in self._types:
-            merged = "CASE WHEN NOT b.is_string THEN (coalesce(t.fields, '{}') - b.removed) || b.fields END"
-            columns.append(("fields", sql.SQL(merged), sql.SQL("b.fields")))
+            merged = sql.SQL(
+                "CASE WHEN b.op = 'u' THEN t.fields - b.removed "
+                "WHEN NOT b.is_string THEN (coalesce(t.fields, '{}') - b.removed) || b.fields END"
+            )
+            columns.append(("fields", merged, sql.SQL("b.fields")))
         if "expires_at" in self._types:
             moment = sql.SQL("to_timestamp(b.expires_ms / 1000.0)")
             columns.append(

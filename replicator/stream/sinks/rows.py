@@ -34,7 +34,7 @@ class RowState:
     is_string: bool = False
     value: bytes | None = None  # of a string
     expires_at_ms: int | None = None
-    fields: dict[bytes, bytes | None] = field(default_factory=dict)  # None: the field was deleted
+    fields: dict[bytes, bytes | None] = field(default_factory=dict)  # of a hash; None: the field was deleted
 
     def delete(self) -> None:
         self.exists, self.was_deleted, self.has_header = False, True, False
@@ -46,16 +46,13 @@ class RowState:
             if self.is_string:  # it becomes a hash; its header follows
                 self.is_string, self.value, self.has_header = False, None, False
             self.exists = True
-        if self.exists is not False:
-            self.fields[name] = value
+        self.fields[name] = value
 
     def change_header(self, after: Image) -> None:
         self.exists = self.has_header = True
         self.expires_at_ms = after.expires_at_ms
         self.is_string = after.type == "string"
         self.value = after.value
-        if self.is_string:
-            self.fields.clear()
 
 
 @dataclass(frozen=True, slots=True)
