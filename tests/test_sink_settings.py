@@ -86,6 +86,7 @@ class TestMaps:
         [
             (["airports"], [], "invalid map 'airports': expected PATTERN=TABLE"),
             (["=t"], [], "invalid map"),
+            (["a" * 600 + "=t"], [], "invalid map .*: .*pattern"),
             (["a*="], [], "invalid map"),
             (["a*=t"], ["u=name"], "with one of the tables t"),
             (["a*=t", "b*=u"], ["name"], "with one of the tables t, u"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 from datetime import UTC, datetime
@@ -25,12 +24,9 @@ from replicator.cli.output import (
     print_result,
     print_whole,
 )
-from replicator.config import load_kafka
 from replicator.errors import ConfigError
 from replicator.limits import SINK_BATCH_CHANGES
-from replicator.local.folder import ClusterFolder
 from replicator.local.sinks import RunOptions, SinkFile, SinkFolder, reset_sink, run_sink
-from replicator.log.kafka.security import security_of
 from replicator.stream.sinks.report import SinkReport, SinkState
 from replicator.stream.sinks.runner import BatchLimits, StopFlag
 from replicator.stream.sinks.settings import FileLimits, SinkSettings, Target, TargetOptions, parse_maps
@@ -93,14 +89,9 @@ def run(
         typer.Option(metavar="HOST:PORT", parser=options.parse_address, help="Where to serve metrics for Prometheus."),
     ] = None,
     dir: options.Dir = options.DEFAULT_DIR,
-    bootstrap: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", parser=options.parse_bootstrap, help="Kafka, without a cluster folder."),
-    ] = None,
-    cluster: Annotated[str | None, typer.Option(help="The cluster's name, without a cluster folder.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A TOML file whose section kafka has the TLS and SASL settings.")
-    ] = None,
+    bootstrap: options.KafkaBootstrap = None,
+    cluster: options.KafkaCluster = None,
+    config: options.KafkaConfig = None,
 ) -> None:
     """Copy the change stream to a target, from the sink's checkpoint on, until SIGTERM or Ctrl-C.
 
@@ -108,7 +99,8 @@ def run(
 
     Example: replicator sink run airports postgres:dbname=shop --map 'airport:*=airports' --columns name,city
     """
-    kafka = _kafka(dir, bootstrap, cluster, config)
+    found = options.find_kafka(dir, bootstrap, cluster, config)
+    kafka = KafkaAccess(found.bootstrap, found.cluster, None, found.security)
     folder = SinkFolder(dir)
     settings = settings_of(folder, name, kafka.cluster, target, map or [], columns or [], dead_letters)
     _log_to_console()
@@ -228,16 +220,6 @@ class _Display:
         else:
             self._has_caught_up = True
             self._progress.done(f"caught up after {count(report.written, 'change', 'changes')}")
-
-
-def _kafka(dir: Path, bootstrap: str | None, cluster: str | None, config: Path | None) -> KafkaAccess:
-    """Raises `ConfigError`."""
-    if (bootstrap is None) != (cluster is None):
-        raise ConfigError("give both --bootstrap and --cluster, or the folder of a cluster with --dir")
-    if bootstrap is None or cluster is None:
-        file = ClusterFolder(dir).load()
-        bootstrap, cluster = file.bootstrap, file.name
-    return KafkaAccess(bootstrap, cluster, None, security_of(load_kafka(config, os.environ, bootstrap)))
 
 
 def settings_of(

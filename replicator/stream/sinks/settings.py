@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from replicator.errors import ConfigError
+from replicator.errors import BadRequest, ConfigError
 from replicator.limits import MAX_NAME_CHARS
+from replicator.patterns import glob
 from replicator.store.rows import KEYSPACE_TABLE
 
 _NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARS - 1}}}")
@@ -63,7 +64,13 @@ class TableMap:
     columns: tuple[str, ...] = ()  # for these fields of a hash; without: value and fields
 
     def matches(self, row: bytes) -> bool:
-        return fnmatch.fnmatchcase(row, self.pattern.encode(errors="surrogateescape"))
+        return _compiled(self.pattern).fullmatch(row) is not None
+
+
+@lru_cache
+def _compiled(pattern: str) -> re.Pattern[bytes]:
+    """Raises `BadRequest`."""
+    return glob(pattern.encode(errors="surrogateescape"))
 
 
 DEFAULT_MAPS = (TableMap("*", KEYSPACE_TABLE),)
@@ -79,6 +86,10 @@ def parse_maps(maps: Sequence[str], columns: Sequence[str]) -> tuple[TableMap, .
         pattern, equals, table = text.rpartition("=")
         if not (equals and pattern and table):
             raise ConfigError(f"invalid map {text!r}: expected PATTERN=TABLE, such as 'airport:*=airports'")
+        try:
+            _compiled(pattern)
+        except BadRequest as error:
+            raise ConfigError(f"invalid map {text!r}: {error}") from None
         pairs.append((pattern, table))
     pairs = pairs or [(it.pattern, it.table) for it in DEFAULT_MAPS]
     tables = {table for _, table in pairs}

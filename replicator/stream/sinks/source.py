@@ -26,9 +26,8 @@ class CheckedChangeStream:
             kafka.bootstrap, kafka.cluster, start or StreamEnd.EARLIEST, security=kafka.security, purpose=purpose
         )
         self._check_at_s = time.monotonic() + CHECK_S
-        self._has_read = False
+        self._is_end_known = False
         self._empty_until_s = time.monotonic() + FIRST_S
-        self._is_at_end = False  # the last read has waited for nothing
 
     @property
     def position(self) -> StreamPosition:
@@ -39,13 +38,12 @@ class CheckedChangeStream:
         if time.monotonic() >= self._check_at_s:
             self._check()
         found = self._stream.read(limit, timeout_s)
-        self._has_read |= bool(found)
-        self._is_at_end = not found and (self._has_read or time.monotonic() >= self._empty_until_s)
+        self._is_end_known |= bool(found) or time.monotonic() >= self._empty_until_s
         return found
 
     def lag(self) -> int:
-        """Messages in the topic that are not read. The markers of transactions at its end count until they are."""
-        return 0 if self._is_at_end else max(1, self._stream.lag())
+        """Messages in the topic that are not read. The end is unknown before the first one is."""
+        return self._stream.lag() if self._is_end_known else max(1, self._stream.lag())
 
     def close(self) -> None:
         self._stream.close()
