@@ -54,7 +54,6 @@ NOT_RUN_PAGES = {
     "metrics.md": "has no commands",
     "native-core.md": "has no commands",
     "redis.md": "the clients of test_sentinel_failover.py; REPL.ONCE in test_once.py",
-    "stream.md": "run by test_change_stream.py",
     "runbook.md": "rehearsed by tests of its own",
 }
 EXIT_CODES = {
