@@ -39,7 +39,7 @@ from replicator.stream.topics import check_topics
 
 _POLL_S = 0.05
 FETCH_MIN_BYTES, FETCH_GATHER_MS = 1 << 16, 25
-"""The broker waits for so much, or for so long: each transaction costs it about 1 ms of CPU time, however small it is."""
+"""The broker waits for so much, or for so long: each transaction costs it about 1 ms of CPU time, even a small one."""
 
 Report = Callable[[PublisherReport], None]
 
