@@ -16,8 +16,8 @@ demo: $(READY) ## load 28,000 airports, kill and add replicas, compare all of th
 	$(BIN)/replicator demo$(if $(BASE_PORT), --base-port $(BASE_PORT))
 
 test: lint ## everything on one real broker of Apache Kafka
-	$(BIN)/python -m pytest -m "not kafka and not registry" --no-header -q
-	$(BIN)/python -m pytest -m "kafka and not brokers" --no-header -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not kafka and not registry" --no-header -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "kafka and not brokers" --no-header -q
 
 test-all: test ## test, the failures of a Kafka of three brokers, and a schema registry
 	$(BIN)/python -m pytest -m "brokers or registry" --no-header -q
@@ -28,7 +28,7 @@ compiled: $(READY) ## build a wheel with compiled modules into dist/, and run th
 	cd $(COMPILED) && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(CURDIR)/$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(CURDIR)/dist .
 	rm -rf $(COMPILED)/replicator $(COMPILED)/*.so
 	$(BIN)/python -m zipfile -e dist/*.whl $(COMPILED)
-	cd $(COMPILED) && EXPECTED_BUILD=compiled PYTHONPATH=. $(CURDIR)/$(BIN)/python -m pytest -m "not kafka and not registry" --no-header -q
+	cd $(COMPILED) && EXPECTED_BUILD=compiled PYTHONPATH=. $(CURDIR)/$(BIN)/python -m pytest -n 2 --dist worksteal -m "not kafka and not registry" --no-header -q
 
 lint: $(READY) ## style, types, layers
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ from tests.test_change_stream import NODES, published, publisher_pid
 
 __all__ = ["db"]
 
-pytestmark = [pytest.mark.brokers, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.kafka, pytest.mark.brokers, pytest.mark.timeout(1800)]
 
 CHANGES = int(os.environ.get("REPLICATOR_TEST_CHANGES", "30000"))
 KEYS = 2_000
