@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import fastavro
+import fastavro.schema
 import pytest
 from confluent_kafka.admin import AdminClient
 
@@ -289,17 +293,26 @@ def test_invalid_options(cluster: Cluster) -> None:
     assert "there is no change stream" in cluster.run("stream", "status")
 
 
-def test_kcat_reads_it(stream: Cluster) -> None:
-    try:
-        subprocess.run(["kcat", "-V"], check=True, capture_output=True)
-    except FileNotFoundError:
+@pytest.mark.parametrize("form", ["json", "avro"])
+def test_kcat_and_the_schemas_are_enough_to_read_it(stream: Cluster, form: str) -> None:
+    if shutil.which("kcat") is None:
         pytest.skip("kcat is not installed (Debian: apt-get install kcat)")
     client = leader(stream)
-    stream.run("stream", "enable", "--from", "latest")
-    client.set("city", "Zürich")
+    stream.run("stream", "enable", "--from", "latest", "--format", form)
+    client.set(f"city in {form}", "Zürich")
     published(stream)
-    command = ["kcat", "-C", "-b", stream.bootstrap, "-t", changes_topic(stream.name), "-e", "-q", "-f", "%k %s\n"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
-    key, _, envelope = shown.partition(" ")
-    assert json.loads(key) == {"table": "kv", "row": "city", "row_base64": False}
-    assert json.loads(envelope)["after"]["value"] == "Zürich"
+    topic = ["-b", stream.bootstrap, "-t", changes_topic(stream.name), "-e", "-q", "-c", "1"]
+    key, envelope = (
+        subprocess.run(["kcat", "-C", *topic, "-f", part], capture_output=True, check=True, timeout=30).stdout
+        for part in ("%k", "%s")
+    )
+    if form == "json":
+        found, change = json.loads(key), json.loads(envelope)
+    else:
+        schemas = Path(__file__).parents[1] / "schemas"
+        found, change = (
+            fastavro.schemaless_reader(BytesIO(encoded), fastavro.schema.load_schema(str(schemas / name)), None)
+            for encoded, name in ((key, "change_key.v1.avsc"), (envelope, "change.v1.avsc"))
+        )
+    assert (found["table"], found["row"], found["row_base64"]) == ("kv", f"city in {form}", False)
+    assert (change["op"], change["before"], change["after"]["value"]) == ("c", None, "Zürich")
