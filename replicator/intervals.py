@@ -33,7 +33,10 @@ STREAM_POLL_S = 2.0  # of the state of a change stream that is disabled, or that
 STREAM_LOOKUP_S = 3.0  # between two checks whether there is a change stream
 PUBLISHER_REPORT_S = 1.0
 PUBLISHER_STOP_S = 0.5  # for a publisher to leave its group, when its node stops
-PUBLISHER_RETRY_S = 1.0  # before a publisher that has failed is started again
+PUBLISHER_RETRY_S = 1.0  # before a publisher that has failed is started again; doubled each time until it publishes
+MAX_PUBLISHER_RETRY_S = 30.0
+STREAM_CHECK_S = 5.0  # between two checks that the topics of a change stream were not deleted and created again
+CREATION_S = 10.0  # for which a change stream may have a topic, but no settings
 
 # The node
 

@@ -164,6 +164,12 @@ RECEIVED_BYTES = 4 << 20
 TRANSACTION_CHANGES = 5_000
 """Changes in one Kafka transaction of the change stream; a record is never divided. Bounds the latency."""
 
+PRODUCER_QUEUE_BYTES = 64 << 20
+"""Messages of a publisher that are not sent yet. Bounds memory: then it waits. Larger than any message."""
+
+BACKFILL_BYTES = 8 << 20
+"""Content of a snapshot in one Kafka transaction of the change stream, or one larger entry. Bounds memory."""
+
 TRANSACTION_ENTRIES = 1_000
 """Entries of the log that the publisher of the change stream reads at once. Bounds memory, with FETCH_BYTES."""
 

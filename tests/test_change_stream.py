@@ -26,13 +26,15 @@ from replicator.log.kafka.topic import changes_topic
 from replicator.position import NodeId
 from replicator.protocol.log_state import LogState
 from replicator.stream import management
+from replicator.stream import publisher as publisher_module
 from replicator.stream.change import Change, Op
 from replicator.stream.management import StreamOptions, StreamStart
 from replicator.stream.position import Start, StreamEnd
+from replicator.stream.publisher import Publisher
 from replicator.stream.settings import Progress
 from replicator.stream.state_topic import Fenced, KafkaAccess, StreamWriter, read_state
 from replicator.stream.sync import BlockingChangeStream
-from replicator.stream.topics import check_topics
+from replicator.stream.topics import admin_of, check_topics, create_topics
 from tests.change_log import changes_in, check_exactly_once, read_log
 from tests.process_cluster import Cluster, stopped, wait_for
 
@@ -254,12 +256,46 @@ def test_only_one_writer_commits(kafka: str, kafka_cluster: str) -> None:
     state = read_state(access)
     assert state is not None
     assert state.progress.changes == 2
-    check_topics(access, state.settings)
+    check_topics(admin_of(access), kafka_cluster, state.settings)
     assert state.settings.partitions == 2
     management.reset(access)
     with pytest.raises(LogDamage, match="was deleted"):
-        check_topics(access, state.settings)
+        check_topics(admin_of(access), kafka_cluster, state.settings)
     assert read_state(access) is None
+
+
+def test_two_commands_create_one_stream(kafka: str, kafka_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one begins before the first one has created its topics, and goes on afterwards."""
+    access = KafkaAccess(kafka, kafka_cluster, NodeId("n1"), PLAINTEXT)
+
+    def created_by_another(*_: object, **__: object) -> tuple[str, str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(management, "create_topics", create_topics)
+            first = management.create(access, StreamOptions(), StreamStart(Progress(LogState(), changes=7)))
+        return first.settings.topic_id, first.settings.log_id
+
+    monkeypatch.setattr(management, "create_topics", created_by_another)
+    with pytest.raises(ConfigError, match="another command has created"):
+        management.create(access, StreamOptions(), StreamStart(Progress(LogState())))
+    state = read_state(access)
+    assert state is not None
+    assert state.progress.changes == 7
+    management.reset(access)
+
+
+def test_a_stream_without_settings_is_reported(
+    kafka: str, kafka_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a command leaves it that is killed between the topics and the settings."""
+    access = KafkaAccess(kafka, kafka_cluster, NodeId("n1"), PLAINTEXT)
+    create_topics(access, partitions=1, compacted=False, retention_ms=None)
+    monkeypatch.setattr(publisher_module, "CREATION_S", 0.0)
+    with pytest.raises(ConfigError, match="was not created completely: `replicator stream reset`"):
+        Publisher(access, NodeId("n1"), tmp_path, lambda report: None).run()
+    with pytest.raises(ConfigError, match="`replicator stream reset` deletes it"):
+        management.create(access, StreamOptions(), StreamStart(Progress(LogState())))
+    management.reset(access)
+    Publisher(access, NodeId("n1"), tmp_path, lambda report: None).run()  # returns: there is none
 
 
 def test_a_consumer_reads_on_where_it_was(kafka: str, kafka_cluster: str) -> None:

@@ -108,6 +108,14 @@ async def test_a_process_that_ends_without_a_report_has_failed() -> None:
         assert service.report.trouble == "its process ended with status 1"
 
 
+async def test_a_program_that_cannot_be_started_or_understood_does_not_end_the_node() -> None:
+    nonsense = [sys.executable, "-c", "print('no report')"]
+    for command in (["/no/such/program"], nonsense):
+        async with running(command) as service:
+            await until(lambda service=service: service.report.state is PublisherState.FAILED)  # type: ignore[misc]
+            assert "its process cannot be used" in service.report.trouble
+
+
 async def test_a_process_that_ignores_sigterm_is_killed() -> None:
     ignores = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + PUBLISHING_AGAIN + STAYS
     async with running(program(then=ignores)) as service:
@@ -140,6 +148,10 @@ async def test_where_a_new_stream_starts() -> None:
         ({"compacted": "yes"}, "true or false"),
         ({"retention_ms": 10**18}, "a number from 1 to"),
         ({"registry": "http://r"}, "set the format to avro"),
+        ({"registry": ""}, "invalid registry: expected the URL"),
+        ({"registry": "user:secret@host", "format": "avro"}, "invalid registry: expected the URL"),
+        ({"registry": "http://user:secret@[::1", "format": "avro"}, "invalid registry: expected the URL"),
+        ({"registry": 7, "format": "avro"}, "invalid registry: expected the URL"),
         ({"compacted": True, "retention_ms": 1}, "leave out the retention"),
     ],
 )

@@ -19,6 +19,7 @@ from replicator.store.rows import Image
 from replicator.stream.change import Op
 from replicator.stream.envelope import StreamFormat
 from replicator.stream.publication import Publication, StreamMessage
+from replicator.stream.publisher import bounded
 from replicator.stream.settings import Progress, Registry, StreamSettings
 from tests.change_log import changes_in, check_exactly_once
 from tests.memory_cluster import MemoryCluster, submit, until
@@ -139,6 +140,14 @@ def test_the_content_of_a_snapshot(cluster: MemoryCluster) -> None:
     ]
     assert [it.position for it in changes] == [(machine.state.offset, place) for place in range(count + more)]
     assert {(it.op, it.before, it.transaction, it.source.timestamp_us) for it in changes} == {(Op.READ, None, None, 17)}
+
+
+def test_a_part_of_a_snapshot_is_bounded_by_entries_and_bytes() -> None:
+    entries = [(b"k%d" % number, b"v" * 98) for number in range(9)]
+    assert [*bounded(entries, 4, 10**6)] == entries[:4]
+    assert [*bounded(entries, 9, 250)] == entries[:2]
+    assert [*bounded(entries, 9, 1)] == entries[:1]
+    assert [*bounded([], 9, 1)] == []
 
 
 def test_settings_are_stored_as_json() -> None:

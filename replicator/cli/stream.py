@@ -149,7 +149,7 @@ def _summary(found: ChangeStreamInfo) -> str:
     state = "enabled" if settings["enabled"] else "disabled"
     if progress["backfilling"]:
         backfill = settings["backfill"]
-        state += f", {backfill['node']} still publishes snapshot {backfill['snapshot']}"
+        state += f", {backfill['node']} has to publish the rest of snapshot {backfill['snapshot']}"
     return (
         f"{found.topic}: {state}, {kept} in {settings['format']}, {progress['changes']} published, "
         f"up to offset {progress['offset']} of the log"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from replicator.errors import BadRequest, ConfigError
 from replicator.limits import MAX_RETENTION_MS, MAX_STREAM_PARTITIONS
@@ -13,7 +15,7 @@ from replicator.log.kafka.topic import changes_topic
 from replicator.stream.envelope import StreamFormat
 from replicator.stream.registry import register_schemas
 from replicator.stream.settings import Backfill, Progress, StreamSettings, StreamState
-from replicator.stream.state_topic import KafkaAccess, StreamWriter, read_state
+from replicator.stream.state_topic import Fenced, KafkaAccess, StreamWriter, read_state
 from replicator.stream.topics import create_topics, delete_topics
 
 E = TypeVar("E", bound=StrEnum)
@@ -43,6 +45,7 @@ class StreamOptions:
         unknown = fields.keys() - cls.__dataclass_fields__.keys()
         if unknown:
             raise BadRequest(f"unknown option {min(unknown)}: expected {', '.join(cls.__dataclass_fields__)}")
+        _check_url(fields.get("registry"))
         options = cls(
             _choice("start_from", fields.get("start_from"), StartFrom),
             _choice("format", fields.get("format"), StreamFormat),
@@ -68,6 +71,19 @@ class StreamOptions:
                 f"the change stream exists, and keeps the options that it was created with: leave out {given[0]} to "
                 "enable it again, or delete it by `replicator stream reset`"
             )
+
+
+def _check_url(value: Any) -> None:
+    """The error does not show it, as it may contain a password."""
+    if value is None:
+        return
+    try:
+        parts = urlsplit(value)
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except (ValueError, TypeError, AttributeError):
+        is_valid = False
+    if not is_valid:
+        raise BadRequest("invalid registry: expected the URL of a schema registry, such as http://127.0.0.1:8081")
 
 
 def _choice(name: str, value: Any, choices: type[E]) -> E | None:
@@ -122,6 +138,8 @@ def create(kafka: KafkaAccess, options: StreamOptions, start: StreamStart) -> St
     )
     writer = StreamWriter(kafka)
     writer.open()
+    if read_state(kafka) is not None:  # another command has just created it
+        raise ConfigError("another command has created the change stream: see `replicator stream status`")
     writer.commit(progress=start.progress, settings=settings)
     return StreamState(settings, start.progress)
 
@@ -133,7 +151,8 @@ def set_enabled(kafka: KafkaAccess, enabled: bool) -> StreamState:
     writer = StreamWriter(kafka)
     writer.open()
     state = read_state(kafka)  # again: the publisher may have committed in between
-    assert state is not None
+    if state is None:
+        raise ConfigError("the change stream was reset meanwhile: `replicator stream enable` creates one")
     settings = replace(state.settings, enabled=enabled)
     writer.commit(settings=settings)
     return StreamState(settings, state.progress)
@@ -142,5 +161,6 @@ def set_enabled(kafka: KafkaAccess, enabled: bool) -> StreamState:
 def reset(kafka: KafkaAccess) -> None:
     """Delete the topic of changes and the state of the stream. Raises `BrokerUnavailable`, `ConfigError`."""
     if read_state(kafka) is not None:
-        set_enabled(kafka, False)  # so that no publisher writes to the topics while they are deleted
+        with contextlib.suppress(Fenced):  # another command changes it now
+            set_enabled(kafka, False)  # so that no publisher writes to the topics while they are deleted
     delete_topics(kafka)

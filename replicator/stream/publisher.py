@@ -12,20 +12,22 @@ It blocks, and ends with an error at the first failure: then its process is star
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from replicator.errors import LogTrimmed
+from replicator.errors import ConfigError, LogTrimmed
 from replicator.intervals import (
+    CREATION_S,
     PROGRESS_S,
     PUBLISHER_REPORT_S,
     PUBLISHER_SESSION_MS,
+    STREAM_CHECK_S,
     STREAM_POLL_S,
 )
-from replicator.limits import FETCH_BYTES, TRANSACTION_CHANGES, TRANSACTION_ENTRIES
+from replicator.limits import BACKFILL_BYTES, FETCH_BYTES, TRANSACTION_CHANGES, TRANSACTION_ENTRIES
 from replicator.log.kafka.topic import publishers_group, wal_topic
 from replicator.log.port import Entry
 from replicator.node.change_stream import PublisherReport, PublisherState
@@ -33,9 +35,9 @@ from replicator.position import NodeId, Offset
 from replicator.protocol.log_state import LogState
 from replicator.store import snapshot
 from replicator.stream.publication import Publication, StreamMessage
-from replicator.stream.settings import Progress, StreamState
+from replicator.stream.settings import Progress, StreamSettings, StreamState
 from replicator.stream.state_topic import KafkaAccess, StreamWriter, read_state
-from replicator.stream.topics import check_topics
+from replicator.stream.topics import admin_of, check_topics, exists
 
 _POLL_S = 0.05
 FETCH_MIN_BYTES, FETCH_GATHER_MS = 1 << 16, 25
@@ -52,6 +54,8 @@ class Publisher:
         self._snapshots = snapshots
         self._report = report
         self._log = wal_topic(kafka.cluster)
+        self._admin = admin_of(kafka)
+        self._checked_s = 0.0  # when the topics were checked last
         self._term: PublishingTerm | None = None  # while the log is assigned to this publisher
         self._is_enabled = False
         self._idle: PublisherState | None = None  # as last reported
@@ -59,13 +63,24 @@ class Publisher:
 
     def run(self) -> None:
         """Run while there is a change stream. Raises `ReplicatorError`."""
-        while (state := read_state(self._kafka)) is not None:
+        while (state := self._state()) is not None:
             self._is_enabled = self._may_publish(state)
             if self._is_enabled:
                 self._share_log()
             else:
                 self._reported(PublisherState.STANDBY if state.settings.enabled else PublisherState.DISABLED)
                 time.sleep(STREAM_POLL_S)
+
+    def _state(self) -> StreamState | None:
+        """None: there is no change stream. Raises `ReplicatorError`."""
+        deadline = time.monotonic() + CREATION_S
+        while (state := read_state(self._kafka)) is None and exists(self._admin, self._kafka.cluster):
+            if time.monotonic() >= deadline:
+                raise ConfigError(
+                    "the change stream was not created completely: `replicator stream reset`, then enable it again"
+                )
+            time.sleep(STREAM_POLL_S)
+        return state
 
     def _reported(self, state: PublisherState) -> None:
         """Report that this publisher does nothing, if that is not known or was reported some time ago."""
@@ -115,7 +130,7 @@ class Publisher:
         if state is None or not self._may_publish(state):
             self._is_enabled = False
             return
-        check_topics(self._kafka, state.settings)
+        self._check_topics(state.settings)
         publication = Publication(self._kafka.cluster, state.settings)
         term = self._term = PublishingTerm(writer, publication, state, self._report)
         first, _ = consumer.get_watermark_offsets(TopicPartition(self._log, 0), timeout=10)
@@ -123,6 +138,11 @@ class Publisher:
         consumer.incremental_assign([TopicPartition(self._log, 0, start)])
         if term.is_backfilling:
             consumer.pause(consumer.assignment())
+
+    def _check_topics(self, settings: StreamSettings) -> None:
+        """Raises `LogDamage`, `BrokerUnavailable`."""
+        check_topics(self._admin, self._kafka.cluster, settings)
+        self._checked_s = time.monotonic()
 
     def _end(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if partitions:
@@ -134,6 +154,8 @@ class Publisher:
         if term is None:
             self._reported(PublisherState.STANDBY)
             return
+        if time.monotonic() - self._checked_s >= STREAM_CHECK_S:
+            self._check_topics(term.settings)
         if term.is_backfilling:
             term.backfill(self._snapshots)
             if not term.is_backfilling:
@@ -174,6 +196,16 @@ def first_to_read(state: LogState, first: Offset) -> Offset:
     return max(state.leader_offset, first)
 
 
+def bounded(entries: Iterable[tuple[bytes, bytes]], most: int, most_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+    """The first ones, up to these bounds; at least one if there are any."""
+    size = 0
+    for key, stored in islice(entries, most):
+        size += len(key) + len(stored)
+        if size > most_bytes and size > len(key) + len(stored):
+            return
+        yield key, stored
+
+
 class PublishingTerm:
     """The time for which the log is assigned to this publisher."""
 
@@ -187,6 +219,10 @@ class PublishingTerm:
         self._last_us = 0  # when the last record that was read was written
         self._committed_s = self._reported_s = time.monotonic()
         self._reported_changes = self._progress.changes
+
+    @property
+    def settings(self) -> StreamSettings:
+        return self._settings
 
     @property
     def log_state(self) -> LogState:
@@ -203,7 +239,7 @@ class PublishingTerm:
         assert backfill is not None
         folder = snapshots / backfill.snapshot
         taken_us = snapshot.read_manifest(folder).taken_at_ms * 1000
-        entries = list(islice(snapshot.entries(folder, progress.last_key), TRANSACTION_CHANGES))
+        entries = list(bounded(snapshot.entries(folder, progress.last_key), TRANSACTION_CHANGES, BACKFILL_BYTES))
         if entries:
             messages, count = self._publication.content(progress.state, progress.changes, taken_us, entries, _now_ms())
             self._commit(messages, progress._replace(changes=progress.changes + count, last_key=entries[-1][0]))

@@ -42,7 +42,8 @@ def register_schemas(url: str, topic: str) -> Registry:
                 "Delete the subject, or change its compatibility there"
             ) from error
         except Exception as error:
-            raise ConfigError(f"the schema registry at {shown} does not answer: {error}") from error
+            why = str(error).replace(url, shown)
+            raise ConfigError(f"the schema registry at {shown} does not answer: {why}") from error
 
     client = SchemaRegistryClient({"url": url, "timeout": 5, "max.retries": 0})
     return Registry(shown, register(f"{topic}-key", "change_key.v1.avsc"), register(f"{topic}-value", "change.v1.avsc"))

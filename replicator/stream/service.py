@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from replicator.errors import BrokerUnavailable, ConfigError, Loading
-from replicator.intervals import PUBLISHER_RETRY_S, PUBLISHER_STOP_S, STREAM_LOOKUP_S
+from replicator.intervals import MAX_PUBLISHER_RETRY_S, PUBLISHER_RETRY_S, PUBLISHER_STOP_S, STREAM_LOOKUP_S
 from replicator.log.kafka.topic import changes_topic, stream_topic
 from replicator.node.change_stream import NO_PUBLISHER, PublisherReport, PublisherState
 from replicator.node.outage_log import OutageLog
@@ -66,6 +66,7 @@ class ChangeStreamService:
         self._changed = asyncio.Event()  # the stream was enabled by this node
         self._changing = asyncio.Lock()
         self._process: Process | None = None  # of the publisher
+        self._retry_s = PUBLISHER_RETRY_S
         self._outage = OutageLog(logger, "publishing the change stream")
 
     async def run(self) -> None:
@@ -82,9 +83,7 @@ class ChangeStreamService:
                     self.report = NO_PUBLISHER
             if exists:
                 await self._run_publisher()
-                await asyncio.sleep(PUBLISHER_RETRY_S)
-            else:
-                await self._wait_for_change()
+            await self._wait_for_change(self._retry_s if exists else STREAM_LOOKUP_S)
 
     async def describe(self) -> dict[str, Any]:
         async with self._changing:  # also one at a time: each needs a connection to Kafka
@@ -148,14 +147,22 @@ class ChangeStreamService:
             },
         }
 
-    async def _wait_for_change(self) -> None:
-        """Until this node has enabled the stream, or another may have."""
+    async def _wait_for_change(self, seconds: float) -> None:
+        """So long, or until this node has enabled the stream."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STREAM_LOOKUP_S):
+            async with asyncio.timeout(seconds):
                 await self._changed.wait()
         self._changed.clear()
 
     async def _run_publisher(self) -> None:
+        """A failure affects nothing else: the node goes on without a publisher."""
+        try:
+            await self._run_process()
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            self._note(PublisherReport(PublisherState.FAILED, trouble=f"its process cannot be used: {error!r}"))
+        self._retry_s = min(2 * self._retry_s, MAX_PUBLISHER_RETRY_S)
+
+    async def _run_process(self) -> None:
         process = self._process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE)
         try:
             assert process.stdin is not None and process.stdout is not None
@@ -178,6 +185,7 @@ class ChangeStreamService:
             self._outage.failed(ConfigError(report.trouble))
         elif report.publishes:
             self._outage.ended()
+            self._retry_s = PUBLISHER_RETRY_S
         if report.publishes and not self.report.publishes:
             logger.info("publishing the change stream from offset %d on", report.offset + 1)
         self.report = report

@@ -11,7 +11,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage
 from replicator.intervals import ADMIN_TIMEOUT_S, TRANSACTION_TIMEOUT_S
-from replicator.limits import MAX_MESSAGE_BYTES
+from replicator.limits import MAX_MESSAGE_BYTES, PRODUCER_QUEUE_BYTES
 from replicator.log.kafka.admin import MISSING
 from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.security import KafkaSecurity
@@ -73,7 +73,9 @@ def read_state(kafka: KafkaAccess) -> StreamState | None:
         partitions = consumer.list_topics(topic, ADMIN_TIMEOUT_S).topics[topic].partitions
         if not partitions:
             return None
-        consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+        partition = TopicPartition(topic, 0, OFFSET_BEGINNING)
+        _, end = consumer.get_watermark_offsets(partition, timeout=ADMIN_TIMEOUT_S)  # as after KIP-207
+        consumer.assign([partition])
         deadline = time.monotonic() + ADMIN_TIMEOUT_S
         while time.monotonic() < deadline:
             message = consumer.poll(_POLL_S)
@@ -81,7 +83,8 @@ def read_state(kafka: KafkaAccess) -> StreamState | None:
             if message is not None and error is None:
                 found[message.key() or b""] = message.value() or b""
             elif error is not None and error.code() == KafkaError._PARTITION_EOF:
-                return _decoded(topic, found)
+                if message is not None and (message.offset() or 0) >= end:
+                    return _decoded(topic, found)
             elif error is not None and error.code() in MISSING:
                 return None
         raise BrokerUnavailable(f"Kafka at {kafka.bootstrap} does not answer: topic {topic} cannot be read")
@@ -116,6 +119,7 @@ class StreamWriter:
                 "message.max.bytes": MAX_MESSAGE_BYTES,
                 "compression.type": "lz4",
                 "linger.ms": 0,
+                "queue.buffering.max.kbytes": PRODUCER_QUEUE_BYTES >> 10,
             }
         )
 

@@ -36,17 +36,24 @@ def create_topics(kafka: KafkaAccess, *, partitions: int, compacted: bool, reten
     durable = _COMMON | {"min.insync.replicas": "2" if copies >= 3 else "1"}
     retention = {} if retention_ms is None else {"retention.ms": str(retention_ms)}
     cleanup = {"cleanup.policy": "compact" if compacted else "delete"}
-    create_topic(admin, NewTopic(changes, partitions, copies, config=durable | cleanup | retention), may_wait=False)
-    create_topic(admin, NewTopic(stream_topic(kafka.cluster), 1, copies, config=durable | _STATE), may_wait=False)
+    for topic in (
+        NewTopic(changes, partitions, copies, config=durable | cleanup | retention),
+        NewTopic(stream_topic(kafka.cluster), 1, copies, config=durable | _STATE),
+    ):
+        create_topic(admin, topic, may_wait=False, may_exist=False)  # another command may create them now
     wait_for_leader(admin, stream_topic(kafka.cluster))
     return wait_for_leader(admin, changes, partitions), str(log.topic_id)
 
 
-def check_topics(kafka: KafkaAccess, settings: StreamSettings) -> None:
+def check_topics(admin: KafkaAdmin, cluster: str, settings: StreamSettings) -> None:
     """Raises `LogDamage` if the log or the topic of changes was deleted or recreated, and `BrokerUnavailable`."""
-    admin = admin_of(kafka)
-    _check(admin, wal_topic(kafka.cluster), settings.log_id)
-    _check(admin, changes_topic(kafka.cluster), settings.topic_id)
+    _check(admin, wal_topic(cluster), settings.log_id)
+    _check(admin, changes_topic(cluster), settings.topic_id)
+
+
+def exists(admin: KafkaAdmin, cluster: str) -> bool:
+    """Whether there is a topic for the state of a change stream. Raises `BrokerUnavailable`, `ConfigError`."""
+    return admin.describe_or_none(stream_topic(cluster)) is not None
 
 
 def check_changes(kafka: KafkaAccess, settings: StreamSettings) -> None:

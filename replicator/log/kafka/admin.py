@@ -268,9 +268,10 @@ def trim(bootstrap: str, cluster: str, below_offset: Offset, *, security: KafkaS
         raise ConfigError(f"{target.topic} cannot be trimmed below {below_offset}: {why}") from error
 
 
-def create_topic(admin: KafkaAdmin, topic: NewTopic, *, may_wait: bool) -> None:
-    """If it does not exist. `may_wait`: too few brokers are unavailable ones, which may still start; else an error.
+def create_topic(admin: KafkaAdmin, topic: NewTopic, *, may_wait: bool, may_exist: bool = True) -> None:
+    """If it does not exist; unless `may_exist`, that is an error.
 
+    `may_wait`: too few brokers are unavailable ones, which may still start; else that is an error, too.
     Raises `BrokerUnavailable`, `ConfigError`.
     """
     try:
@@ -281,7 +282,7 @@ def create_topic(admin: KafkaAdmin, topic: NewTopic, *, may_wait: bool) -> None:
                 f"topic {topic.topic} needs {topic.replication_factor} brokers, the default of this Kafka: "
                 f"{error.args[0].str()}. Start the others, or set kafka.replication_factor"
             ) from error
-        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+        if not may_exist or error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             why = _reason(error, "Create", topic.topic)
             raise ConfigError(f"Kafka refuses to create topic {topic.topic}: {why}") from error
 
