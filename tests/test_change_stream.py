@@ -87,8 +87,9 @@ def published(cluster: Cluster, start: Start = StreamEnd.EARLIEST) -> list[Chang
     with BlockingChangeStream(cluster.bootstrap, cluster.name, start) as changes:
 
         def read_all() -> bool:
-            found.extend(changes.read(10_000, 0.5))
-            return bool(found) and max(it.position for it in found) >= last
+            more = changes.read(10_000, 0.5)
+            found.extend(more)
+            return any(it.position >= last for it in more)
 
         wait_for(read_all)
         found += changes.read(10_000, 0.5)
