@@ -21,6 +21,7 @@ import pytest
 import redis
 
 from replicator.local.kafka import LocalBroker
+from replicator.local.process import identify, kill
 from replicator.local.sinks import SinkFolder
 from replicator.stream import BlockingChangeStream
 from replicator.stream.sinks.report import SinkState
@@ -44,7 +45,7 @@ class Load(threading.Thread):
     """Writes through whichever node leads, until so many commands were sent and answered."""
 
     def __init__(self, cluster: Cluster, commands: int) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self._cluster = cluster
         self._left = commands
         self._draw = random.Random(3)
@@ -124,9 +125,9 @@ class Faults:
         self._cluster.run("node", "start", leader)
 
     def broker(self) -> None:
-        pid = self._broker.pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
+        process = identify(self._broker.pid or 0)
+        assert process is not None
+        assert kill(process)  # and wait: it holds the lock of its folder until then
         time.sleep(self._draw.random())
         self._broker.start()
 
