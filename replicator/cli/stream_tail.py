@@ -23,8 +23,8 @@ from replicator.local.folder import ClusterFolder
 from replicator.store.rows import Image
 from replicator.stream.change import Change, Op, Position
 from replicator.stream.container import ChangeFile
-from replicator.stream.envelope import JsonFormat
 from replicator.stream.handlers import Selection
+from replicator.stream.json_envelope import JsonFormat
 from replicator.stream.position import Start, StreamEnd
 from replicator.stream.sync import BlockingChangeStream
 

@@ -22,7 +22,7 @@ from replicator import __version__
 from replicator.errors import ConfigError
 from replicator.limits import SINK_REQUEST_BYTES, SINK_REQUEST_CHANGES
 from replicator.stream.change import Change
-from replicator.stream.envelope import JsonFormat
+from replicator.stream.json_envelope import JsonFormat
 from replicator.stream.position import StreamPosition
 from replicator.stream.sinks.checkpoint_file import CheckpointFile, failed
 from replicator.stream.sinks.port import SinkFailed, SinkUnavailable

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from replicator.errors import ConfigError
 from replicator.stream.change import Change
-from replicator.stream.envelope import JsonFormat
+from replicator.stream.json_envelope import JsonFormat
 from replicator.stream.position import StreamPosition
 from replicator.stream.sinks.checkpoint_file import CheckpointFile, failed
 from replicator.stream.sinks.port import SinkFailed
