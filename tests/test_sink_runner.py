@@ -10,7 +10,6 @@ import pytest
 
 from replicator.errors import ConfigError, LogDamage, LogTrimmed
 from replicator.stream.change import Change
-from replicator.stream.envelope import NotAChange
 from replicator.stream.position import StreamPosition
 from replicator.stream.sinks.port import SinkFailed, SinkUnavailable
 from replicator.stream.sinks.report import RateMeter, SinkReport, SinkState
@@ -111,10 +110,11 @@ class TestCopying:
         assert control.reports[-1].state is SinkState.FAILED
         assert "reset" in str(control.reports[-1].last_error) and sink.closed == 1
 
-    def test_messages_of_other_programs_are_an_error(self) -> None:
-        stream = FakeStream(plain_changes(3), faults=[NotAChange("not a change in JSON")])
-        with pytest.raises(SinkFailed, match="has a message of another program"):
+    def test_a_message_of_another_program_is_an_error_also_if_it_is_the_first_one(self) -> None:
+        stream = FakeStream(plain_changes(3), faults=[LogDamage("the message at offset 0 is not a change")] * 3)
+        with pytest.raises(LogDamage, match="is not a change"):
             run(stream, MemorySink())
+        assert stream.opened_at == [None, None]
 
 
 class TestFailures:

@@ -12,9 +12,8 @@ from replicator.errors import BrokerUnavailable, LogDamage, LogTrimmed
 from replicator.limits import SINK_BATCH_BYTES, SINK_BATCH_CHANGES
 from replicator.node.outage_log import OutageLog
 from replicator.stream.change import Change
-from replicator.stream.envelope import NotAChange
 from replicator.stream.position import StreamPosition
-from replicator.stream.sinks.port import Sink, SinkFailed, SinkUnavailable
+from replicator.stream.sinks.port import Sink, SinkUnavailable
 from replicator.stream.sinks.report import RateMeter, SinkReport, SinkState
 
 logger = logging.getLogger(__name__)
@@ -102,7 +101,7 @@ class SinkRunner:
         self._target_outage = OutageLog(logger, f"writing to the target of sink {name}", control.now_s)
         self._kafka_outage = OutageLog(logger, "reading the change stream", control.now_s)
         self._retry_s = RETRY_S
-        self._damaged_at: StreamPosition | None = None
+        self._is_second_attempt = False  # to read from this checkpoint, after the first one found it damaged or trimmed
 
     def run(self) -> None:
         """Return after the batch that is being written when it is told to stop.
@@ -151,14 +150,13 @@ class SinkRunner:
                 self._failed(error)
                 return checkpoint
             except (LogTrimmed, LogDamage):
-                if self._damaged_at == checkpoint is not None:
+                if self._is_second_attempt:
                     raise
-                self._damaged_at = checkpoint  # opening it again says more, such as the earliest position
+                self._is_second_attempt = True  # opening it again says more, such as the earliest position
                 return checkpoint
-            except NotAChange as error:
-                raise SinkFailed(f"the topic of changes has a message of another program: {error}") from error
             self._kafka_outage.ended()
             if position != checkpoint:
+                self._is_second_attempt = False
                 now_at = self._write(changes, checkpoint, position)
                 if now_at != position:
                     return now_at
