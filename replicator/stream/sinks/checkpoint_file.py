@@ -1,13 +1,13 @@
-"""Small files that are replaced as a whole, and survive a crash of the machine."""
+"""The file with the checkpoint of a sink whose target cannot store it."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from replicator.errors import ConfigError
+from replicator.store.durable import replace_file
 from replicator.stream.position import StreamPosition
 from replicator.stream.sinks.port import SinkFailed
 
@@ -45,26 +45,6 @@ class CheckpointFile:
             self.path.unlink(missing_ok=True)
         except OSError as error:
             raise failed(self.path, error) from error
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Raises `OSError`."""
-    new = path.with_name(path.name + ".new")
-    with open(new, "wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(new, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in the folder durable. Raises `OSError`."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def failed(path: Path | str, error: OSError) -> SinkFailed:
