@@ -47,8 +47,7 @@ class SinkFile:
 
     def as_json(self) -> dict[str, Any]:
         report = asdict(self.report)
-        position = self.report.position
-        report["position"] = None if position is None else asdict(position)
+        report["position"] = self.report.position and self.report.position.as_json()
         return {
             "settings": self.settings.as_json(),
             "report": report,
@@ -62,11 +61,9 @@ class SinkFile:
         """Raises `ConfigError`, `KeyError`, `TypeError` or `ValueError`."""
         report, process = dict(fields["report"]), fields["process"]
         position = report.pop("position")
-        if position is not None:
-            position = StreamPosition(position["topic_id"], tuple(position["next_offsets"]))
         return cls(
             SinkSettings.from_json(fields["settings"]),
-            SinkReport(SinkState(report.pop("state")), position, **report),
+            SinkReport(SinkState(report.pop("state")), position and StreamPosition.from_json(position), **report),
             fields["has_begun"],
             process and ProcessIdentity(**process),
             fields["updated_ms"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from replicator.errors import ConfigError
 from replicator.store.durable import replace_file
@@ -12,18 +12,23 @@ from replicator.stream.position import StreamPosition
 from replicator.stream.sinks.port import SinkFailed
 
 
-class CheckpointFile:
-    """A position, with what belongs to it."""
+class StoredCheckpoint(NamedTuple):
+    position: StreamPosition | None  # None: before the first change
+    length: int | None = None  # bytes of the target at the position, if the target is a file
 
+
+class CheckpointFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def load(self) -> dict[str, Any] | None:
-        """None if there is none. `position` is a `StreamPosition` or None. Raises `SinkFailed`."""
+    def load(self) -> StoredCheckpoint | None:
+        """None if there is none. Raises `SinkFailed`."""
         try:
             fields: dict[str, Any] = json.loads(self.path.read_text())
-            position = fields["position"]
-            return {**fields, "position": None if position is None else StreamPosition.decode(position)}
+            position, length = fields["position"], fields.get("length")
+            return StoredCheckpoint(
+                None if position is None else StreamPosition.decode(position), None if length is None else int(length)
+            )
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -31,11 +36,14 @@ class CheckpointFile:
         except (ValueError, TypeError, KeyError, ConfigError) as error:
             raise SinkFailed(f"{self.path} is not the checkpoint of a sink: restore it, or delete it") from error
 
-    def save(self, position: StreamPosition | None, **others: object) -> None:
+    def save(self, checkpoint: StoredCheckpoint) -> None:
         """Raises `SinkFailed`."""
-        text = json.dumps({"position": None if position is None else position.encode(), **others})
+        position, length = checkpoint
+        fields: dict[str, Any] = {"position": None if position is None else position.encode()}
+        if length is not None:
+            fields["length"] = length
         try:
-            replace_file(self.path, text.encode())
+            replace_file(self.path, json.dumps(fields).encode())
         except OSError as error:
             raise failed(self.path, error) from error
 

@@ -24,7 +24,7 @@ from replicator.limits import SINK_REQUEST_BYTES, SINK_REQUEST_CHANGES
 from replicator.stream.change import Change
 from replicator.stream.json_envelope import JsonFormat
 from replicator.stream.position import StreamPosition
-from replicator.stream.sinks.checkpoint_file import CheckpointFile, failed
+from replicator.stream.sinks.checkpoint_file import CheckpointFile, StoredCheckpoint, failed
 from replicator.stream.sinks.port import SinkFailed, SinkUnavailable
 
 TIMEOUT_S = 30.0
@@ -71,7 +71,7 @@ class HttpSink:
             except OSError as error:
                 raise ConfigError(f"{self._dead_letters} cannot be written ({error.strerror})") from error
         found = self._checkpoint.load()
-        return None if found is None else found["position"]
+        return None if found is None else found.position
 
     def write(self, changes: Sequence[Change], position: StreamPosition) -> None:
         if changes is not self._batch:
@@ -83,7 +83,7 @@ class HttpSink:
             self._deliver(changes[self._sent : self._sent + end - at], encoded[at:end])
             self._sent += end - at
             at = end
-        self._checkpoint.save(position)
+        self._checkpoint.save(StoredCheckpoint(position))
         self._batch, self._sent = (), 0
 
     def tick(self) -> None:
