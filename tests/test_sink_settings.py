@@ -16,7 +16,6 @@ from replicator.stream.sinks.settings import (
     Target,
     TargetKind,
     TargetOptions,
-    check_name,
     parse_maps,
     table_of,
 )
@@ -111,11 +110,6 @@ class TestSettings:
             SinkSettings("s", "shop", target, parse_maps([], ["a"]))
         with pytest.raises(ConfigError, match="leave out --dead-letters"):
             SinkSettings("s", "shop", target, dead_letters="/dead")
-
-    @pytest.mark.parametrize("name", ["", "a/b", "..", "-a", "a b", "x" * 101, "é"])
-    def test_names_that_are_refused(self, name: str) -> None:
-        with pytest.raises(ConfigError, match="invalid name of a sink"):
-            check_name(name)
 
     @pytest.mark.parametrize(
         ("module", "target", "extra"),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from replicator.address import Address
+from replicator.config import checked_name
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.process import ProcessIdentity, identify, is_alive
 from replicator.stream.position import StreamPosition
@@ -27,7 +28,7 @@ from replicator.stream.sinks.build import build_sink
 from replicator.stream.sinks.metrics import SinkMetrics, serve_metrics
 from replicator.stream.sinks.report import SinkReport, SinkState
 from replicator.stream.sinks.runner import BatchLimits, OpenSource, SinkRunner, StopFlag
-from replicator.stream.sinks.settings import SinkSettings, TargetOptions, check_name
+from replicator.stream.sinks.settings import SinkSettings, TargetOptions
 from replicator.stream.sinks.source import CheckedChangeStream
 from replicator.stream.state_topic import KafkaAccess
 
@@ -151,7 +152,7 @@ class SinkFolder:
             os.close(descriptor)
 
     def _path(self, name: str, suffix: str) -> Path:
-        return self.dir / f"{check_name(name)}.{suffix}"
+        return self.dir / f"{checked_name('name of a sink', name)}.{suffix}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from replicator.errors import BadRequest, ConfigError
-from replicator.limits import MAX_NAME_CHARS
 from replicator.patterns import glob
 from replicator.store.rows import KEYSPACE_TABLE
 
-_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARS - 1}}}")
 _DSN_PASSWORD = re.compile(r"(?:^|[\s?&])(?:ssl)?password\s*=", re.IGNORECASE)
 
 
@@ -150,16 +148,6 @@ class TargetOptions:
 
     authorization: str = field(default="", repr=False)  # the header of HTTP
     files: FileLimits = FileLimits()
-
-
-def check_name(name: str) -> str:
-    """Raises `ConfigError`."""
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"invalid name of a sink {name!r}: expected up to {MAX_NAME_CHARS} letters, digits, '_', '-' and '.', "
-            "without one of the last two at the beginning"
-        )
-    return name
 
 
 def _checked_dsn(dsn: str) -> str:
