@@ -236,7 +236,7 @@ class TestParquet:
         sink.open()
         sink.write(plain_changes(2), position(2))
         sink.close()
-        sink.forget()
+        sink.delete_checkpoint()
         assert sink.open() is None
         sink.write(plain_changes(3), position(3))
         sink.close()

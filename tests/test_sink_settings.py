@@ -37,12 +37,12 @@ class TestTargets:
     )
     def test_a_target_is_a_kind_and_a_place(self, text: str, kind: TargetKind, place: str) -> None:
         target = Target.parse(text)
-        assert (target.kind, target.place) == (kind, place)
+        assert (target.kind, target.location) == (kind, place)
         assert Target.parse(str(target)) == target
 
     def test_paths_are_absolute(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.chdir(tmp_path)
-        assert Target.parse("jsonl:a.jsonl").place == str(tmp_path / "a.jsonl")
+        assert Target.parse("jsonl:a.jsonl").location == str(tmp_path / "a.jsonl")
 
     @pytest.mark.parametrize(
         ("text", "message"),

@@ -28,7 +28,7 @@ from replicator.errors import ConfigError
 from replicator.limits import SINK_BATCH_CHANGES
 from replicator.local.sinks import RunOptions, SinkFile, SinkFolder, reset_sink, run_sink
 from replicator.stream.sinks.report import SinkReport, SinkState
-from replicator.stream.sinks.runner import BatchLimits, StopFlag
+from replicator.stream.sinks.runner import BatchLimits, ProcessControl
 from replicator.stream.sinks.settings import FileLimits, SinkSettings, Target, TargetOptions, parse_maps
 from replicator.stream.state_topic import KafkaAccess
 
@@ -104,13 +104,13 @@ def run(
     folder = SinkFolder(dir)
     settings = settings_of(folder, name, kafka.cluster, target, map or [], columns or [], dead_letters)
     _log_to_console()
-    stop = StopFlag(lambda: folder.is_paused(name))
-    _stop_on_signals(stop)
+    control = ProcessControl(lambda: folder.is_paused(name))
+    _stop_on_signals(control)
     to_target = TargetOptions(authorization, FileLimits(file_mb << 20, file_seconds))
     run_options = RunOptions(BatchLimits(changes=batch, wait_s=wait_ms / 1000), to_target, metrics, once)
     with ConsoleProgress(console) as progress:
         display = _Display(progress, settings)
-        run_sink(folder, settings, kafka, run_options, display.show, stop)
+        run_sink(folder, settings, kafka, run_options, display.show, control)
         progress.done(f"stopped after {count(display.written, 'change', 'changes')}")
 
 
@@ -252,11 +252,11 @@ def _log_to_console() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
-def _stop_on_signals(stop: StopFlag) -> None:
+def _stop_on_signals(control: ProcessControl) -> None:
     """The first signal lets the batch finish, the second one ends the process at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        stop.is_set = True
+        control.stop_requested = True
         signal.signal(number, signal.SIG_DFL)
 
     for number in (signal.SIGTERM, signal.SIGINT):

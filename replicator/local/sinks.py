@@ -27,7 +27,7 @@ from replicator.stream.position import StreamPosition
 from replicator.stream.sinks.build import build_sink
 from replicator.stream.sinks.metrics import SinkMetrics, serve_metrics
 from replicator.stream.sinks.report import SinkReport, SinkState
-from replicator.stream.sinks.runner import BatchLimits, OpenSource, SinkRunner, StopFlag
+from replicator.stream.sinks.runner import BatchLimits, OpenSource, RunControl, SinkRunner
 from replicator.stream.sinks.settings import SinkSettings, TargetOptions
 from replicator.stream.sinks.source import CheckedChangeStream
 from replicator.stream.state_topic import KafkaAccess
@@ -171,14 +171,14 @@ def run_sink(
     kafka: KafkaAccess,
     options: RunOptions,
     show: Callable[[SinkReport], None],
-    stop: StopFlag,
+    control: RunControl,
 ) -> None:
-    """Until `stop` is set. Raises as `SinkRunner.run`, and `ConfigError`."""
+    """Until `control` stops it. Raises as `SinkRunner.run`, and `ConfigError`."""
 
     def open_source(start: StreamPosition | None) -> CheckedChangeStream:
         return CheckedChangeStream(kafka, f"sink-{settings.name}", start)
 
-    run_sink_on(folder, settings, open_source, options, show, stop)
+    run_sink_on(folder, settings, open_source, options, show, control)
 
 
 def run_sink_on(
@@ -187,7 +187,7 @@ def run_sink_on(
     open_source: OpenSource,
     options: RunOptions,
     show: Callable[[SinkReport], None],
-    stop: StopFlag,
+    control: RunControl,
 ) -> None:
     """As `run_sink`, from any source of changes."""
     name = settings.name
@@ -199,7 +199,7 @@ def run_sink_on(
         status = _StatusFile(folder, settings, show, has_begun=before is not None and before.has_begun)
         if options.metrics is not None:
             stack.callback(serve_metrics(options.metrics, SinkMetrics(name, lambda: status.latest)))
-        SinkRunner(name, sink, open_source, stop, status.report, options.limits, once=options.once).run()
+        SinkRunner(name, sink, open_source, control, status.report, options.limits, once=options.once).run()
 
 
 def check_unchanged(file: SinkFile | None, settings: SinkSettings) -> None:
@@ -217,10 +217,10 @@ def check_unchanged(file: SinkFile | None, settings: SinkSettings) -> None:
 
 
 def reset_sink(folder: SinkFolder, name: str, *, delete: bool = False) -> SinkFile:
-    """Forget its checkpoint; `delete`: also the sink. Raises `ConfigError`, `SinkUnavailable`, `SinkFailed`."""
+    """Delete its checkpoint; `delete`: also the sink. Raises `ConfigError`, `SinkUnavailable`, `SinkFailed`."""
     file = folder.load(name)
     with folder.lock(name):
-        build_sink(file.settings, folder.dir, TargetOptions()).forget()
+        build_sink(file.settings, folder.dir, TargetOptions()).delete_checkpoint()
         if delete:
             folder.delete(name)
             return file

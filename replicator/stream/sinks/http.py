@@ -89,7 +89,7 @@ class HttpSink:
     def tick(self) -> None:
         pass
 
-    def forget(self) -> None:
+    def delete_checkpoint(self) -> None:
         self._checkpoint.delete()
 
     def close(self) -> None:

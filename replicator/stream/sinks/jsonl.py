@@ -52,7 +52,7 @@ class JsonlSink:
     def tick(self) -> None:
         pass
 
-    def forget(self) -> None:
+    def delete_checkpoint(self) -> None:
         self._checkpoint.delete()
 
     def close(self) -> None:

@@ -116,7 +116,7 @@ class ParquetSink:
             with self._discarding():
                 self._finish()
 
-    def forget(self) -> None:
+    def delete_checkpoint(self) -> None:
         if self.open() is not None:
             self._position, self._began_s = None, 0.0
             with self._discarding():

@@ -1,4 +1,4 @@
-"""Copies the change stream to a sink, from its checkpoint on, until it is told to stop."""
+"""Copies the change stream to a sink, from its checkpoint on, until it is stopped."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OpenSource = Callable[[StreamPosition | None], ChangeSource]
 
 
 class RunControl(Protocol):
-    """Time, and what the operator wants."""
+    """The clock, and whether the operator wants the sink to pause or stop."""
 
     def now_s(self) -> float: ...
 
@@ -104,7 +104,7 @@ class SinkRunner:
         self._is_second_attempt = False  # to read from this checkpoint, after the first one found it damaged or trimmed
 
     def run(self) -> None:
-        """Return after the batch that is being written when it is told to stop.
+        """Return once it is to stop, after the batch that is being written.
 
         Raises `SinkFailed`, `ConfigError`; `LogDamage` and `LogTrimmed` with what to do.
         """
@@ -285,11 +285,11 @@ def size_bytes(changes: Iterable[Change]) -> int:
     return size
 
 
-class StopFlag:
-    """`RunControl` of a process: real time, and a flag that a signal handler may set."""
+class ProcessControl:
+    """`RunControl` of a process: the system clock, and a stop that a signal handler may request."""
 
     def __init__(self, is_paused: Callable[[], bool]) -> None:
-        self.is_set = False
+        self.stop_requested = False
         self._is_paused = is_paused
 
     def now_s(self) -> float:
@@ -300,11 +300,11 @@ class StopFlag:
 
     def wait(self, seconds: float) -> None:
         deadline_s = time.monotonic() + seconds
-        while not self.is_set and (left_s := deadline_s - time.monotonic()) > 0:
+        while not self.stop_requested and (left_s := deadline_s - time.monotonic()) > 0:
             time.sleep(min(0.1, left_s))
 
     def is_stopping(self) -> bool:
-        return self.is_set
+        return self.stop_requested
 
     def is_paused(self) -> bool:
         return self._is_paused()

@@ -1,4 +1,4 @@
-"""What a sink is told: its target, and how to write to it. None of this is secret."""
+"""The settings of a sink: its target, and how to write to it. None of them is secret."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class TargetKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Target:
     kind: TargetKind
-    place: str  # a path, a DSN or a URL
+    location: str  # a path, a DSN or a URL
 
     def __str__(self) -> str:
-        return self.place if self.kind is TargetKind.HTTP else f"{self.kind}:{self.place}"
+        return self.location if self.kind is TargetKind.HTTP else f"{self.kind}:{self.location}"
 
     @classmethod
     def parse(cls, text: str) -> Target:
@@ -108,7 +108,7 @@ def parse_maps(maps: Sequence[str], columns: Sequence[str]) -> tuple[TableMap, .
 
 @dataclass(frozen=True, slots=True)
 class SinkSettings:
-    """All but `dead_letters` may not change while a sink has a checkpoint."""
+    """They are stored. All but `dead_letters` may not change while a sink has a checkpoint."""
 
     name: str
     cluster: str
@@ -136,7 +136,7 @@ class SinkSettings:
 
 @dataclass(frozen=True, slots=True)
 class FileLimits:
-    """A file of Parquet is closed when it is as large, or as old."""
+    """A file of Parquet is complete when it is as large, or as old."""
 
     bytes: int = 128 << 20
     seconds: float = 300.0
@@ -144,7 +144,7 @@ class FileLimits:
 
 @dataclass(frozen=True, slots=True)
 class TargetOptions:
-    """What may be another in each run of a sink. It is in no file."""
+    """Options of one run of a sink, which are not stored."""
 
     authorization: str = field(default="", repr=False)  # the header of HTTP
     files: FileLimits = FileLimits()
