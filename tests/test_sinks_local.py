@@ -16,7 +16,15 @@ from replicator.bench.peers import free_port
 from replicator.cli.main import app
 from replicator.errors import ConfigError
 from replicator.local.process import identify
-from replicator.local.sinks import RunOptions, SinkFile, SinkFolder, check_unchanged, reset_sink, run_sink_on
+from replicator.local.sinks import (
+    RunOptions,
+    SinkFile,
+    SinkFolder,
+    check_unchanged,
+    reset_sink,
+    run_sink_on,
+    settings_for_run,
+)
 from replicator.position import Offset
 from replicator.stream.sinks.metrics import SinkMetrics, serve_metrics
 from replicator.stream.sinks.port import SinkFailed
@@ -238,12 +246,10 @@ class TestCommands:
         assert not (tmp_path / "sinks").exists()
 
     def test_maps_stay_as_they_were(self, folder: SinkFolder) -> None:
-        from replicator.cli.sink import settings_of
-
         target = Target.parse("postgres:dbname=a")
         known = SinkSettings("pg", "shop", target, parse_maps(["a*=t"], ["x"]))
         folder.dir.mkdir()
         folder.save(SinkFile(known, SinkReport(SinkState.STOPPED, None), True))
         for named in (None, "postgres:dbname=a"):
-            assert settings_of(folder, "pg", "shop", named, [], [], None) == known
-        assert settings_of(folder, "pg", "shop", "jsonl:/a", [], [], None).maps == parse_maps([], [])
+            assert settings_for_run(folder, "pg", "shop", named, [], [], None) == known
+        assert settings_for_run(folder, "pg", "shop", "jsonl:/a", [], [], None).maps == parse_maps([], [])

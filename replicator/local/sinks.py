@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from replicator.stream.sinks.build import build_sink
 from replicator.stream.sinks.metrics import SinkMetrics, serve_metrics
 from replicator.stream.sinks.report import SinkReport, SinkState
 from replicator.stream.sinks.runner import BatchLimits, OpenSource, RunControl, SinkRunner
-from replicator.stream.sinks.settings import SinkSettings, TargetOptions
+from replicator.stream.sinks.settings import SinkSettings, Target, TargetOptions, parse_maps
 from replicator.stream.sinks.source import CheckedChangeStream
 from replicator.stream.state_topic import KafkaAccess
 
@@ -163,6 +163,31 @@ class RunOptions:
     target: TargetOptions
     metrics: Address | None = None
     once: bool = False  # end when all that is published is written
+
+
+def settings_for_run(
+    folder: SinkFolder,
+    name: str,
+    cluster: str,
+    target: str | None,
+    maps: Sequence[str],
+    columns: Sequence[str],
+    dead_letters: Path | None,
+) -> SinkSettings:
+    """Those of the command line; what it leaves out is as in the run before, unless the target is another.
+
+    Raises `ConfigError`.
+    """
+    file = folder.load_or_none(name)
+    if file is None and target is None:
+        raise ConfigError(f"there is no sink {name} yet: name its target, such as jsonl:changes.jsonl")
+    letters = str(dead_letters.absolute()) if dead_letters else None
+    before = None if file is None else file.settings
+    if before is not None and (target is None or Target.parse(target) == before.target):
+        table_maps = parse_maps(maps, columns) if maps or columns else before.maps
+        return SinkSettings(name, cluster, before.target, table_maps, letters or before.dead_letters)
+    assert target is not None
+    return SinkSettings(name, cluster, Target.parse(target), parse_maps(maps, columns), letters)
 
 
 def run_sink(
