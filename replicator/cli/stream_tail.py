@@ -117,7 +117,7 @@ def _open(
     kafka = options.find_kafka(dir, bootstrap, cluster, config)
     try:
         return BlockingChangeStream(
-            kafka.bootstrap, kafka.cluster, begin, follow=follow, security=kafka.security, purpose="tail"
+            kafka.bootstrap, kafka.cluster, begin, follow=follow, security=kafka.security, consumer="tail"
         )
     except BrokerUnavailable as error:
         if cluster is not None:

@@ -61,11 +61,11 @@ def open_stream(kafka: KafkaAccess, start: Start) -> OpenedStream:
     )
 
 
-def consumer_settings(kafka: KafkaAccess, purpose: str) -> dict[str, str | int | bool]:
+def consumer_settings(kafka: KafkaAccess, consumer: str) -> dict[str, str | int | bool]:
     """Of a consumer of librdkafka, which reads what is committed, and says where the end is."""
     return {
-        **kafka.settings(purpose),
-        "group.id": f"{changes_topic(kafka.cluster)}.{purpose}",  # required; nothing is committed to it
+        **kafka.settings(consumer),
+        "group.id": f"{changes_topic(kafka.cluster)}.{consumer}",  # required; nothing is committed to it
         "enable.auto.commit": False,
         "auto.offset.reset": "error",
         "enable.partition.eof": True,

@@ -46,9 +46,9 @@ class BlockingChangeStream:
         *,
         follow: bool = True,
         security: KafkaSecurity = PLAINTEXT,
-        purpose: str = "consumer",
+        consumer: str = "consumer",
     ) -> None:
-        """`follow` False: up to the last change that is published now. `purpose`: part of the `client.id`.
+        """`follow` False: up to the last change that is published now. `consumer`: its name, part of the `client.id`.
 
         Raises `ConfigError` (there is no change stream), `LogTrimmed` (the position was deleted), `LogDamage` (it is of
         another stream), `BrokerUnavailable`.
@@ -62,7 +62,7 @@ class BlockingChangeStream:
         self._failure: ReplicatorError | None = None  # after which there is nothing to read any more
         self._consumer = Consumer(
             {
-                **consumer_settings(kafka, purpose),
+                **consumer_settings(kafka, consumer),
                 "fetch.wait.max.ms": _FETCH_WAIT_MS,
                 "error_cb": self._on_error,
             }
