@@ -21,8 +21,9 @@ from replicator.log.kafka.failure_text import describe_failure
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.stream.change import Change
 from replicator.stream.checkpoints import Checkpoints
+from replicator.stream.consumer import denied_error, no_answer_error, trimmed_error
 from replicator.stream.handlers import Handler, Handlers
-from replicator.stream.opening import OpenedStream, open_stream, trimmed_error
+from replicator.stream.opening import OpenedStream, open_stream
 from replicator.stream.outage import OutageDetector
 from replicator.stream.position import Start, StreamEnd, StreamPosition
 from replicator.stream.read_ahead import ReadAhead
@@ -253,7 +254,7 @@ class _Reader:
             self._failure = trimmed_error(self._topic, min(it.partition for it in error.args[0]))
             raise self._failure from None
         except TopicAuthorizationFailedError:
-            self._failure = ConfigError(f"this Kafka user may not read {self._topic}: it needs the ACL operation Read")
+            self._failure = denied_error(self._kafka)
             raise self._failure from None
         for partition, messages in found.items():
             for message in messages:
@@ -262,4 +263,4 @@ class _Reader:
             self.ahead.passed(partition.partition, await self._consumer.position(partition))
         polled_ms = max((self._consumer.last_poll_timestamp(it) or 0) for it in self._partitions)
         if self._outage.is_outage(bool(found), polled_ms, time.monotonic() - begun_s):
-            raise BrokerUnavailable(f"Kafka at {self._kafka.bootstrap} does not answer: {self._topic} cannot be read")
+            raise no_answer_error(self._kafka)
