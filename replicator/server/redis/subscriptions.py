@@ -17,7 +17,7 @@ from replicator.limits import MAX_EVENT_PATTERNS
 from replicator.patterns import glob
 from replicator.records.types import Single, Write
 from replicator.server.backend import Backend
-from replicator.server.redis.keyspace_events import KEYEVENT, KEYSPACE, TOPIC_PREFIX, events_of
+from replicator.server.redis.keyspace_events import KEYEVENT, KEYSPACE, CHANNEL_PREFIX, events_of
 from replicator.server.redis.resp import Encoded, Error, Push, Reply
 from replicator.server.redis.topology import Topology, events
 
@@ -213,7 +213,7 @@ class Subscriptions:
     def subscribe(self, channel: bytes) -> None:
         if channel in self.channels:
             return
-        if channel.startswith(TOPIC_PREFIX):
+        if channel.startswith(CHANNEL_PREFIX):
             self._keyspace.add_channel(channel, self)
         else:
             self._join()
@@ -223,7 +223,7 @@ class Subscriptions:
         """Raises `BadRequest` if there are too many at this node."""
         if pattern in self.patterns:
             return
-        if pattern.startswith(TOPIC_PREFIX):
+        if pattern.startswith(CHANNEL_PREFIX):
             self._keyspace.add_pattern(pattern, self)
         else:
             self._join()
@@ -233,7 +233,7 @@ class Subscriptions:
         if channel not in self.channels:
             return
         del self.channels[channel]
-        if channel.startswith(TOPIC_PREFIX):
+        if channel.startswith(CHANNEL_PREFIX):
             self._keyspace.remove_channel(channel, self)
         else:
             self._leave()
@@ -242,7 +242,7 @@ class Subscriptions:
         if pattern not in self.patterns:
             return
         del self.patterns[pattern]
-        if pattern.startswith(TOPIC_PREFIX):
+        if pattern.startswith(CHANNEL_PREFIX):
             self._keyspace.remove_pattern(pattern, self)
         else:
             self._leave()
