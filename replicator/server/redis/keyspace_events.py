@@ -26,7 +26,7 @@ from replicator.store.rows import KEYSPACE_TABLE, STRING
 from replicator.store.values import LONG_AGO_MS, Value, decode_value
 
 CHANNEL_PREFIX = b"__key"
-"""Of all channels and patterns that receive events: a pattern such as `*` does not."""
+"""Of all channels and patterns that receive keyspace notifications: a pattern such as `*` does not."""
 KEYSPACE = b"__keyspace@0__:"
 KEYEVENT = b"__keyevent@0__:"
 
