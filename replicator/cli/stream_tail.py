@@ -21,8 +21,8 @@ from replicator.errors import BadRequest, BrokerUnavailable
 from replicator.limits import READ_CHANGES
 from replicator.local.folder import ClusterFolder
 from replicator.store.rows import Image
+from replicator.stream.avro_file import ChangeFile
 from replicator.stream.change import Change, Op, Position
-from replicator.stream.container import ChangeFile
 from replicator.stream.handlers import Selection
 from replicator.stream.json_envelope import JsonFormat
 from replicator.stream.position import Start, StreamEnd
