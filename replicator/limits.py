@@ -134,6 +134,12 @@ MAX_XREAD_COUNT = 1_000
 MAX_XREAD_BYTES = 256 << 10
 """Records that one XREAD or XRANGE decodes, or one larger record. Bounds the time that it takes."""
 
+RECENT_BYTES = 16 << 20
+"""Records whose changes a node keeps for XREAD, the latest ones. Bounds memory; the log and its topics have all."""
+
+RECENT_RECORDS = 100_000
+"""The same in records. Bounds the memory that small records take besides their bytes."""
+
 MAX_CURSORS = 100_000
 """SCAN cursors that a node remembers, the latest ones. Bounds memory."""
 
@@ -161,6 +167,11 @@ MAX_STREAM_BYTES = 16 << 20
 RECEIVED_BYTES = 4 << 20
 """Records that a follower has received and not applied. Bounds memory; it stops reading from the connection."""
 
+EXPIRED_ROWS_AT_ONCE = 200
+"""Expired rows that the leader deletes at once, a record each. Bounds the time that the event loop spends on it."""
+
+# The change stream and sinks
+
 TRANSACTION_CHANGES = 5_000
 """Changes in one Kafka transaction of the change stream; a record is never divided. Bounds the latency."""
 
@@ -182,12 +193,6 @@ MAX_RETENTION_MS = 100 * 365 * 24 * 3600 * 1000
 READ_CHANGES = 500
 """Changes that a consumer of the change stream takes at once. Bounds memory, and what it repeats after a crash."""
 
-RECENT_BYTES = 16 << 20
-"""Records whose changes a node keeps for XREAD, the latest ones. Bounds memory; the log and its topics have all."""
-
-RECENT_RECORDS = 100_000
-"""The same in records. Bounds the memory that small records take besides their bytes."""
-
 SINK_BATCH_CHANGES = 5_000
 """Changes that a sink writes at once; `--batch` sets another number. Bounds the time of a transaction of PostgreSQL."""
 
@@ -205,9 +210,6 @@ SINK_GROUP_CHANGES = 50_000
 
 SINK_GROUP_BYTES = 32 << 20
 """Total size of the changes in one row group. Bounds memory."""
-
-EXPIRED_ROWS_AT_ONCE = 200
-"""Expired rows that the leader deletes at once, a record each. Bounds the time that the event loop spends on it."""
 
 # Kafka
 

@@ -17,6 +17,8 @@ from replicator.intervals import (
     CHECKPOINT_MS,
     HTTP_TIMEOUT_S,
     OFFSET_COMMIT_MS,
+    OUTAGE_LOG_S,
+    PUBLISHER_SESSION_MS,
     TRUNCATED_MS,
 )
 from replicator.local.kafka.jars import KAFKA_VERSION
@@ -25,6 +27,8 @@ from replicator.protocol.timing import MAX_DRIFT, Timeouts
 from replicator.records.types import VERSION, Timing
 from replicator.store.keys import encode_key
 from replicator.store.meta import FORMAT
+from replicator.stream.sinks.http import TIMEOUT_S as SINK_REPLY_S
+from replicator.stream.sinks.runner import MAX_RETRY_S, RETRY_S
 from tools.configuration_doc import bytes_text
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +73,16 @@ FIGURES = [
     ("docs/redis.md", "1 to {}", bytes_text(limits.ONCE_ID_BYTES)),
     ("docs/redis.md", "for {}, and the last", duration(limits.ONCE_AGE_MS)),
     ("docs/redis.md", "and the last {}", f"{limits.ONCE_IDS:,}"),
+    ("docs/stream.md", "otherwise {} after its last heartbeat", duration(PUBLISHER_SESSION_MS)),
+    ("docs/stream.md", "some changes (at most {})", str(limits.READ_CHANGES)),
+    ("docs/stream.md", "`max.message.bytes` is {}:", bytes_text(limits.MAX_MESSAGE_BYTES)),
+    ("docs/stream.md", "two values of {},", bytes_text(limits.MAX_VALUE_BYTES)),
+    ("docs/sinks.md", "of at most {} changes and", str(limits.SINK_REQUEST_CHANGES)),
+    ("docs/sinks.md", "changes and {} unless", bytes_text(limits.SINK_REQUEST_BYTES)),
+    ("docs/sinks.md", "no reply within {},", f"{SINK_REPLY_S:g} s"),
+    ("docs/sinks.md", "again after {}, then doubled", f"{RETRY_S:g} s"),
+    ("docs/sinks.md", "doubled up to {},", f"{MAX_RETRY_S:g} s"),
+    ("docs/sinks.md", "when it begins, every {}, and", f"{OUTAGE_LOG_S:g} s"),
     ("docs/benchmarks.md", "(`replicator cluster timing --election-ms`, {})", duration(TIMING.election_ms)),
     ("docs/leadership.md", "not a member waits {} longer", duration(NON_MEMBER_INTERVALS * PACE.idle_heartbeat_ms)),
     ("docs/configuration.md", "an idle one every {}.", duration(PACE.idle_heartbeat_ms)),

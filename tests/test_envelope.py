@@ -17,8 +17,10 @@ from replicator.records.codec import load_schema
 from replicator.records.types import Body, Group, Header, Heartbeat, Record, Write
 from replicator.records.types import Change as Entry
 from replicator.store.rows import Image
+from replicator.stream.avro_envelope import AvroFormat
 from replicator.stream.change import Change, Op, Position, Source, TransactionBlock, changes_of
-from replicator.stream.envelope import AvroFormat, JsonFormat, NotAChange, key_of, needs_tombstone, to_fields
+from replicator.stream.envelope import NotAChange, key_of, needs_tombstone, to_fields
+from replicator.stream.json_envelope import JsonFormat
 from tests.keyspace_fixture import writes
 
 TIMELINE = bytes(range(16))

@@ -277,18 +277,18 @@ def test_only_subscribers_of_failover_events_make_the_server_observe_the_cluster
     server = pair.servers[0]
     channels, patterns = ("__keyevent@0__:set", "__keyspace@0__:a"), (ALL,)
     listener = subscriber(pair, 0, *channels, patterns=patterns)
-    assert server.keyspace_events.listening and not server.events.watching
+    assert server.keyspace_notifications.listening and not server.sentinel_events.watching
     listener.subscribe("+switch-master")
     assert listener.get_message(timeout=10)["type"] == "subscribe"
-    assert server.events.watching
+    assert server.sentinel_events.watching
     listener.unsubscribe("+switch-master")
     assert listener.get_message(timeout=10)["type"] == "unsubscribe"
-    assert not server.events.watching and server.keyspace_events.listening
+    assert not server.sentinel_events.watching and server.keyspace_notifications.listening
     listener.unsubscribe()
     listener.punsubscribe()
     for _ in range(3):
         listener.get_message(timeout=10)
-    assert not server.keyspace_events.listening and server.backend.change_listener is None
+    assert not server.keyspace_notifications.listening and server.backend.change_listener is None
     listener.close()
 
 
@@ -313,10 +313,10 @@ def test_a_topic_counts_once(pair: ServerThread) -> None:
         connection = Raw(pair.port, 2)
         connection.send(kind + b"SUBSCRIBE", b"a", b"a", b"__key", b"__key")
         assert [connection.next()[2] for _ in range(4)] == [1, 1, 2, 2]
-        assert server.events.watching and server.keyspace_events.listening
+        assert server.sentinel_events.watching and server.keyspace_notifications.listening
         connection.send(kind + b"UNSUBSCRIBE", b"a", b"__key")
         assert [connection.next()[2] for _ in range(2)] == [1, 0]
-        assert not server.events.watching and not server.keyspace_events.listening
+        assert not server.sentinel_events.watching and not server.keyspace_notifications.listening
         connection.close()
 
 

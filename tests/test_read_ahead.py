@@ -8,7 +8,8 @@ from replicator.errors import ConfigError, LogDamage
 from replicator.position import Epoch, Offset, Seq
 from replicator.store.rows import KEYSPACE_TABLE, Image
 from replicator.stream import Change, Op, Source, StreamPosition, TransactionBlock
-from replicator.stream.envelope import JsonFormat, StreamFormat
+from replicator.stream.envelope import StreamFormat
+from replicator.stream.json_envelope import JsonFormat
 from replicator.stream.opening import OpenedStream
 from replicator.stream.outage import OutageDetector
 from replicator.stream.read_ahead import ReadAhead

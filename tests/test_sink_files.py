@@ -17,7 +17,7 @@ import pytest
 
 from replicator.errors import ConfigError
 from replicator.stream.change import Change
-from replicator.stream.envelope import JsonFormat
+from replicator.stream.json_envelope import JsonFormat
 from replicator.stream.sinks.jsonl import JsonlSink
 from replicator.stream.sinks.parquet import ParquetSink
 from replicator.stream.sinks.port import SinkFailed
@@ -236,7 +236,7 @@ class TestParquet:
         sink.open()
         sink.write(plain_changes(2), position(2))
         sink.close()
-        sink.forget()
+        sink.delete_checkpoint()
         assert sink.open() is None
         sink.write(plain_changes(3), position(3))
         sink.close()

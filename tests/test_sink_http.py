@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from replicator.stream.envelope import JsonFormat
+from replicator.stream.json_envelope import JsonFormat
 from replicator.stream.sinks import http
 from replicator.stream.sinks.http import HttpSink
 from replicator.stream.sinks.port import SinkFailed, SinkUnavailable

@@ -26,7 +26,7 @@ from replicator.stream.publication import StreamMessage
 from replicator.stream.settings import Progress
 from replicator.stream.sinks import source
 from replicator.stream.sinks.report import SinkReport, SinkState
-from replicator.stream.sinks.runner import BatchLimits, StopFlag
+from replicator.stream.sinks.runner import BatchLimits, ProcessControl
 from replicator.stream.sinks.settings import SinkSettings, Target, TargetOptions
 from replicator.stream.state_topic import KafkaAccess, StreamWriter
 from tests.sink_database import Database
@@ -64,15 +64,15 @@ class PublishedStream:
 
     def run(self, target: str, name: str = "out") -> SinkReport:
         """Until it has caught up."""
-        stop = StopFlag(lambda: False)
+        control = ProcessControl(lambda: False)
         reports = []
 
         def show(report: SinkReport) -> None:
             reports.append(report)
-            stop.is_set |= report.state is SinkState.RUNNING and report.batches > 0 and report.lag == 0
+            control.stop_requested |= report.state is SinkState.RUNNING and report.batches > 0 and report.lag == 0
 
         settings = SinkSettings(name, self.kafka.cluster, Target.parse(target))
-        run_sink(self.folder, settings, self.kafka, OPTIONS, show, stop)
+        run_sink(self.folder, settings, self.kafka, OPTIONS, show, control)
         return reports[-1]
 
 
@@ -98,7 +98,12 @@ def test_a_sink_may_end_when_it_has_written_what_is_published(stream: PublishedS
     for published in (0, 30):
         stream.publish(plain_changes(published))
         run_sink(
-            stream.folder, settings, stream.kafka, replace(OPTIONS, once=True), lambda report: None, StopFlag(bool)
+            stream.folder,
+            settings,
+            stream.kafka,
+            replace(OPTIONS, once=True),
+            lambda report: None,
+            ProcessControl(bool),
         )
     assert read_lines(tmp_path / "out.jsonl") == plain_changes(30)
 
@@ -140,7 +145,7 @@ def test_a_stream_that_is_reset_while_it_is_read(
     monkeypatch.setattr(source, "CHECK_S", 0.0)
     stream.create()
     stream.publish(plain_changes(3))
-    stop, has_reset = StopFlag(lambda: False), False
+    control, has_reset = ProcessControl(lambda: False), False
 
     def show(report: SinkReport) -> None:
         nonlocal has_reset
@@ -153,7 +158,7 @@ def test_a_stream_that_is_reset_while_it_is_read(
 
     settings = SinkSettings("out", stream.kafka.cluster, Target.parse(f"jsonl:{tmp_path}/out.jsonl"))
     with pytest.raises(ReplicatorError, match="`replicator sink reset out`" if is_new else "has no change stream"):
-        run_sink(stream.folder, settings, stream.kafka, OPTIONS, show, stop)
+        run_sink(stream.folder, settings, stream.kafka, OPTIONS, show, control)
     assert len(read_lines(tmp_path / "out.jsonl")) == 3
 
 

@@ -195,7 +195,7 @@ class TestExactlyOnce:
             assert sink.open() is None
             sink.write([], position(number))
             sink.close()
-        db.sink(name="one").forget()
+        db.sink(name="one").delete_checkpoint()
         assert db.query("SELECT sink FROM replicator_sinks") == [("shop/two",)]
 
     def test_a_lost_connection_leaves_nothing_half_written(self, db: Database) -> None:

@@ -10,11 +10,10 @@ import pytest
 
 from replicator.errors import ConfigError, LogDamage, LogTrimmed
 from replicator.stream.change import Change
-from replicator.stream.envelope import NotAChange
 from replicator.stream.position import StreamPosition
 from replicator.stream.sinks.port import SinkFailed, SinkUnavailable
 from replicator.stream.sinks.report import RateMeter, SinkReport, SinkState
-from replicator.stream.sinks.runner import MAX_RETRY_S, RETRY_S, BatchLimits, SinkRunner, StopFlag, size_bytes
+from replicator.stream.sinks.runner import MAX_RETRY_S, RETRY_S, BatchLimits, ProcessControl, SinkRunner, size_bytes
 from tests.sink_fixture import NO_KAFKA, FakeControl, FakeStream, caught_up, plain_changes, position
 
 AWAY = SinkUnavailable("the target does not answer")
@@ -52,7 +51,7 @@ class MemorySink:
     def tick(self) -> None:
         self.ticks += 1
 
-    def forget(self) -> None:
+    def delete_checkpoint(self) -> None:
         self.checkpoint = None
 
     def close(self) -> None:
@@ -111,10 +110,11 @@ class TestCopying:
         assert control.reports[-1].state is SinkState.FAILED
         assert "reset" in str(control.reports[-1].last_error) and sink.closed == 1
 
-    def test_messages_of_other_programs_are_an_error(self) -> None:
-        stream = FakeStream(plain_changes(3), faults=[NotAChange("not a change in JSON")])
-        with pytest.raises(SinkFailed, match="has a message of another program"):
+    def test_a_message_of_another_program_is_an_error_also_if_it_is_the_first_one(self) -> None:
+        stream = FakeStream(plain_changes(3), faults=[LogDamage("the message at offset 0 is not a change")] * 3)
+        with pytest.raises(LogDamage, match="is not a change"):
             run(stream, MemorySink())
+        assert stream.opened_at == [None, None]
 
 
 class TestFailures:
@@ -254,9 +254,9 @@ class TestReports:
             last = rate.note(float(second), 100 + 10 * second)
         assert last == pytest.approx(10.0)
 
-    def test_a_stop_flag_ends_a_wait(self) -> None:
-        flag = StopFlag(lambda: False)
-        flag.is_set = True
-        began_s = flag.now_s()
-        flag.wait(60)
-        assert flag.now_s() - began_s < 30 and flag.is_stopping() and not flag.is_paused()
+    def test_a_stop_ends_a_wait(self) -> None:
+        control = ProcessControl(lambda: False)
+        control.stop_requested = True
+        began_s = control.now_s()
+        control.wait(60)
+        assert control.now_s() - began_s < 30 and control.is_stopping() and not control.is_paused()

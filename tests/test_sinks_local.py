@@ -16,12 +16,20 @@ from replicator.bench.peers import free_port
 from replicator.cli.main import app
 from replicator.errors import ConfigError
 from replicator.local.process import identify
-from replicator.local.sinks import RunOptions, SinkFile, SinkFolder, check_unchanged, reset_sink, run_sink_on
+from replicator.local.sinks import (
+    RunOptions,
+    SinkFile,
+    SinkFolder,
+    check_unchanged,
+    reset_sink,
+    run_sink_on,
+    settings_for_run,
+)
 from replicator.position import Offset
 from replicator.stream.sinks.metrics import SinkMetrics, serve_metrics
 from replicator.stream.sinks.port import SinkFailed
 from replicator.stream.sinks.report import SinkReport, SinkState
-from replicator.stream.sinks.runner import BatchLimits, StopFlag
+from replicator.stream.sinks.runner import BatchLimits, ProcessControl
 from replicator.stream.sinks.settings import SinkSettings, Target, TargetOptions, parse_maps
 from tests.sink_fixture import FakeStream, plain_changes, position
 
@@ -39,13 +47,13 @@ def settings(folder: SinkFolder, name: str = "out") -> SinkSettings:
 
 def run(folder: SinkFolder, stream: FakeStream, name: str = "out", options: RunOptions = OPTIONS) -> list[SinkReport]:
     """Until it has caught up. Returns its reports."""
-    stop, reports = StopFlag(lambda: folder.is_paused(name)), list[SinkReport]()
+    control, reports = ProcessControl(lambda: folder.is_paused(name)), list[SinkReport]()
 
     def show(report: SinkReport) -> None:
         reports.append(report)
-        stop.is_set |= report.batches > 0 and report.lag == 0
+        control.stop_requested |= report.batches > 0 and report.lag == 0
 
-    run_sink_on(folder, settings(folder, name), stream.open, options, show, stop)
+    run_sink_on(folder, settings(folder, name), stream.open, options, show, control)
     return reports
 
 
@@ -107,7 +115,7 @@ class TestRunning:
         with pytest.raises(ConfigError, match=r"has begun with another target \(jsonl:.*replicator sink reset out"):
             check_unchanged(folder.load("out"), other)
         with pytest.raises(ConfigError, match="has begun with another target"):
-            run_sink_on(folder, other, FakeStream([]).open, OPTIONS, lambda report: None, StopFlag(bool))
+            run_sink_on(folder, other, FakeStream([]).open, OPTIONS, lambda report: None, ProcessControl(bool))
         reset_sink(folder, "out")
         check_unchanged(folder.load("out"), other)
 
@@ -124,15 +132,15 @@ class TestRunning:
         run(folder, FakeStream([]))
         folder.set_paused("out", True)
         assert folder.is_paused("out")
-        stop, states = StopFlag(lambda: folder.is_paused("out")), list[SinkState]()
+        control, states = ProcessControl(lambda: folder.is_paused("out")), list[SinkState]()
 
         def show(report: SinkReport) -> None:
             states.append(report.state)
             if report.state is SinkState.PAUSED:
                 folder.set_paused("out", False)
-            stop.is_set |= report.written > 0
+            control.stop_requested |= report.written > 0
 
-        run_sink_on(folder, settings(folder), FakeStream(plain_changes(1)).open, OPTIONS, show, stop)
+        run_sink_on(folder, settings(folder), FakeStream(plain_changes(1)).open, OPTIONS, show, control)
         assert SinkState.PAUSED in states and states[-1] is SinkState.STOPPED
 
     def test_a_failure_is_in_the_file(self, folder: SinkFolder) -> None:
@@ -148,15 +156,15 @@ class TestMetrics:
     def test_metrics_are_served(self, folder: SinkFolder) -> None:
         address, found = Address("127.0.0.1", free_port()), list[str]()
         stream = FakeStream(plain_changes(9))
-        stop = StopFlag(lambda: False)
+        control = ProcessControl(lambda: False)
 
         def show(report: SinkReport) -> None:
             if report.batches == 2:
                 with urllib.request.urlopen(address.url("/metrics"), timeout=10) as reply:
                     found.append(reply.read().decode())
-                stop.is_set = True
+                control.stop_requested = True
 
-        run_sink_on(folder, settings(folder), stream.open, replace(OPTIONS, metrics=address), show, stop)
+        run_sink_on(folder, settings(folder), stream.open, replace(OPTIONS, metrics=address), show, control)
         text = found[0]
         assert 'replicator_sink_changes_total{sink="out"} 8.0' in text
         assert 'replicator_sink_lag_changes{sink="out"} 1.0' in text
@@ -238,12 +246,10 @@ class TestCommands:
         assert not (tmp_path / "sinks").exists()
 
     def test_maps_stay_as_they_were(self, folder: SinkFolder) -> None:
-        from replicator.cli.sink import settings_of
-
         target = Target.parse("postgres:dbname=a")
         known = SinkSettings("pg", "shop", target, parse_maps(["a*=t"], ["x"]))
         folder.dir.mkdir()
         folder.save(SinkFile(known, SinkReport(SinkState.STOPPED, None), True))
         for named in (None, "postgres:dbname=a"):
-            assert settings_of(folder, "pg", "shop", named, [], [], None) == known
-        assert settings_of(folder, "pg", "shop", "jsonl:/a", [], [], None).maps == parse_maps([], [])
+            assert settings_for_run(folder, "pg", "shop", named, [], [], None) == known
+        assert settings_for_run(folder, "pg", "shop", "jsonl:/a", [], [], None).maps == parse_maps([], [])

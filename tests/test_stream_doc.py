@@ -12,7 +12,8 @@ from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.records.codec import load_schema
 from replicator.records.types import Header, Record
 from replicator.stream.change import changes_of
-from replicator.stream.envelope import JsonFormat, key_of, to_fields
+from replicator.stream.envelope import key_of, to_fields
+from replicator.stream.json_envelope import JsonFormat
 from tests.keyspace_fixture import writes
 
 PAGE = (Path(__file__).parents[1] / "docs" / "stream.md").read_text()

@@ -75,7 +75,7 @@ class TestRun:
         handled: list[bytes] = []
 
         async def run(*, crash_at: bytes | None = None) -> None:
-            stream = ChangeStream(published.bootstrap, published.cluster, follow=False, purpose="search")
+            stream = ChangeStream(published.bootstrap, published.cluster, follow=False, consumer="search")
 
             @stream.on_table("kv")
             async def handle(change: Change) -> None:
@@ -109,7 +109,7 @@ class TestRun:
             yield
             events.append(f"commit, saved: {await checkpoints.load('search') is not None}")
 
-        stream = ChangeStream(published.bootstrap, published.cluster, follow=False, purpose="search")
+        stream = ChangeStream(published.bootstrap, published.cluster, follow=False, consumer="search")
 
         @stream.on_table("kv")
         async def handle(change: Change) -> None:
@@ -124,7 +124,7 @@ class TestRun:
         published = change_stream()
         published.publish("SET a 1")
         checkpoints = FileCheckpoints(tmp_path)
-        stream = ChangeStream(published.bootstrap, published.cluster, purpose="search")
+        stream = ChangeStream(published.bootstrap, published.cluster, consumer="search")
 
         @stream.on_table("kv")
         async def handle(change: Change) -> None:

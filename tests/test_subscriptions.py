@@ -163,7 +163,7 @@ def test_a_subscription_is_refused_within_multi(trio: ServerThread) -> None:
 
 
 def test_the_cluster_is_not_observed_without_subscribers(trio: ServerThread) -> None:
-    source = trio.servers[0].events
+    source = trio.servers[0].sentinel_events
     first, second = subscriber(trio, 0, "a", "b"), subscriber(trio, 0, patterns=("c",))
     assert source.watching
     client = trio.client(decode_responses=True)
@@ -185,7 +185,7 @@ def test_a_subscriber_that_does_not_read_is_cut_off(trio: ServerThread) -> None:
         published = 0
 
         async def publish() -> None:
-            server.events.publish(b"news", b"x" * 100_000)
+            server.sentinel_events.publish(b"news", b"x" * 100_000)
 
         while len(server.connections) == 2:
             trio.run(publish())

@@ -59,8 +59,8 @@ class _Round(NamedTuple):
     published_per_s: float
     lags_s: Sequence[float]
     lag_at_per_s: float
-    idle: float
-    publishing: float
+    leader_per_s: float
+    leader_publishing_per_s: float
 
 
 def measure_change_stream(
@@ -78,17 +78,17 @@ def measure_change_stream(
         for number in range(1, rounds + 1):
             of = f"round {number} of {rounds}"
             progress.step(f"{of}: throughput without the change stream")
-            idle = subject.load(seconds)
+            leader_per_s = subject.load(seconds)
             with subject.enabled():
                 progress.step(f"{of}: throughput with the change stream")
-                publishing = subject.load(seconds)
+                leader_publishing_per_s = subject.load(seconds)
                 subject.catch_up()
                 progress.step(f"{of}: lag")
                 lags_s, lag_at_per_s = subject.lags(rate_per_s, seconds)
                 subject.disable()
                 progress.step(f"{of}: publishing {backlog:,} changes")
                 published_per_s = subject.publish(backlog)
-            measured.append(_Round(published_per_s, lags_s, lag_at_per_s, idle, publishing))
+            measured.append(_Round(published_per_s, lags_s, lag_at_per_s, leader_per_s, leader_publishing_per_s))
     lags_s = sorted(lag for it in measured for lag in it.lags_s)
     return ChangeStreamReport(
         machine_name(),
@@ -97,9 +97,9 @@ def measure_change_stream(
         percentile(lags_s, 0.5),
         percentile(lags_s, 0.99),
         median(it.lag_at_per_s for it in measured),
-        median(it.idle for it in measured),
-        median(it.publishing for it in measured),
-        median(1 - it.publishing / it.idle for it in measured),
+        median(it.leader_per_s for it in measured),
+        median(it.leader_publishing_per_s for it in measured),
+        median(1 - it.leader_publishing_per_s / it.leader_per_s for it in measured),
     )
 
 

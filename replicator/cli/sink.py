@@ -24,15 +24,16 @@ from replicator.cli.output import (
     print_result,
     print_whole,
 )
-from replicator.errors import ConfigError
-from replicator.limits import SINK_BATCH_CHANGES
-from replicator.local.sinks import RunOptions, SinkFile, SinkFolder, reset_sink, run_sink
+from replicator.local.sinks import RunOptions, SinkFile, SinkFolder, reset_sink, run_sink, settings_for_run
 from replicator.stream.sinks.report import SinkReport, SinkState
-from replicator.stream.sinks.runner import BatchLimits, StopFlag
-from replicator.stream.sinks.settings import FileLimits, SinkSettings, Target, TargetOptions, parse_maps
+from replicator.stream.sinks.runner import BatchLimits, ProcessControl
+from replicator.stream.sinks.settings import FileLimits, SinkSettings, TargetOptions
 from replicator.stream.state_topic import KafkaAccess
 
 app = typer.Typer(help="Copy the change stream to files, PostgreSQL or HTTP endpoints.", no_args_is_help=True)
+
+_BATCH, _FILE = BatchLimits(), FileLimits()  # the defaults
+_WAIT_MS, _FILE_MB, _FILE_S = int(_BATCH.wait_s * 1000), _FILE.bytes >> 20, int(_FILE.seconds)
 
 Name = Annotated[str, typer.Argument(help="The name of the sink, unique in its cluster.")]
 Maps = Annotated[
@@ -79,10 +80,14 @@ def run(
         Path | None, typer.Option(help="HTTP: a file for changes that the endpoint refuses.", show_default=False)
     ] = None,
     authorization: Authorization = "",
-    batch: Annotated[int, typer.Option(min=1, max=100_000, help="The most changes in one batch.")] = SINK_BATCH_CHANGES,
-    wait_ms: Annotated[int, typer.Option(min=0, max=60_000, help="How long a batch waits for more changes.")] = 100,
-    file_mb: Annotated[int, typer.Option(min=1, max=4096, help="Parquet: the size of a file, in MiB.")] = 128,
-    file_seconds: Annotated[int, typer.Option(min=1, max=86_400, help="Parquet: the age of a complete file.")] = 300,
+    batch: Annotated[int, typer.Option(min=1, max=100_000, help="The most changes in one batch.")] = _BATCH.changes,
+    wait_ms: Annotated[
+        int, typer.Option(min=0, max=60_000, help="How long a batch waits for more changes.")
+    ] = _WAIT_MS,
+    file_mb: Annotated[int, typer.Option(min=1, max=4096, help="Parquet: the size of a file, in MiB.")] = _FILE_MB,
+    file_seconds: Annotated[
+        int, typer.Option(min=1, max=86_400, help="Parquet: the age of a complete file.")
+    ] = _FILE_S,
     once: Annotated[bool, typer.Option("--once", help="End when all that is published is written.")] = False,
     metrics: Annotated[
         Address | None,
@@ -102,15 +107,15 @@ def run(
     found = options.find_kafka(dir, bootstrap, cluster, config)
     kafka = KafkaAccess(found.bootstrap, found.cluster, None, found.security)
     folder = SinkFolder(dir)
-    settings = settings_of(folder, name, kafka.cluster, target, map or [], columns or [], dead_letters)
+    settings = settings_for_run(folder, name, kafka.cluster, target, map or [], columns or [], dead_letters)
     _log_to_console()
-    stop = StopFlag(lambda: folder.is_paused(name))
-    _stop_on_signals(stop)
+    control = ProcessControl(lambda: folder.is_paused(name))
+    _stop_on_signals(control)
     to_target = TargetOptions(authorization, FileLimits(file_mb << 20, file_seconds))
     run_options = RunOptions(BatchLimits(changes=batch, wait_s=wait_ms / 1000), to_target, metrics, once)
     with ConsoleProgress(console) as progress:
         display = _Display(progress, settings)
-        run_sink(folder, settings, kafka, run_options, display.show, stop)
+        run_sink(folder, settings, kafka, run_options, display.show, control)
         progress.done(f"stopped after {count(display.written, 'change', 'changes')}")
 
 
@@ -222,41 +227,17 @@ class _Display:
             self._progress.done(f"caught up after {count(report.written, 'change', 'changes')}")
 
 
-def settings_of(
-    folder: SinkFolder,
-    name: str,
-    cluster: str,
-    target: str | None,
-    map: list[str],
-    columns: list[str],
-    dead_letters: Path | None,
-) -> SinkSettings:
-    """What is not given, is as it was. Raises `ConfigError`."""
-    known = folder.load_or_none(name)
-    if known is None and target is None:
-        raise ConfigError(f"there is no sink {name} yet: name its target, such as jsonl:changes.jsonl")
-    letters = str(dead_letters.absolute()) if dead_letters else None
-    if known is None:
-        assert target is not None
-        return SinkSettings(name, cluster, Target.parse(target), parse_maps(map, columns), letters)
-    before = known.settings
-    wanted = before.target if target is None else Target.parse(target)
-    is_same = wanted == before.target
-    maps = before.maps if is_same and not (map or columns) else parse_maps(map, columns)
-    return SinkSettings(name, cluster, wanted, maps, letters or (before.dead_letters if is_same else None))
-
-
 def _log_to_console() -> None:
     handler = ConsoleHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
-def _stop_on_signals(stop: StopFlag) -> None:
+def _stop_on_signals(control: ProcessControl) -> None:
     """The first signal lets the batch finish, the second one ends the process at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        stop.is_set = True
+        control.stop_requested = True
         signal.signal(number, signal.SIG_DFL)
 
     for number in (signal.SIGTERM, signal.SIGINT):

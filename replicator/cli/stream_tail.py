@@ -21,10 +21,10 @@ from replicator.errors import BadRequest, BrokerUnavailable
 from replicator.limits import READ_CHANGES
 from replicator.local.folder import ClusterFolder
 from replicator.store.rows import Image
+from replicator.stream.avro_file import ChangeFile
 from replicator.stream.change import Change, Op, Position
-from replicator.stream.container import ChangeFile
-from replicator.stream.envelope import JsonFormat
 from replicator.stream.handlers import Selection
+from replicator.stream.json_envelope import JsonFormat
 from replicator.stream.position import Start, StreamEnd
 from replicator.stream.sync import BlockingChangeStream
 
@@ -117,7 +117,7 @@ def _open(
     kafka = options.find_kafka(dir, bootstrap, cluster, config)
     try:
         return BlockingChangeStream(
-            kafka.bootstrap, kafka.cluster, begin, follow=follow, security=kafka.security, purpose="tail"
+            kafka.bootstrap, kafka.cluster, begin, follow=follow, security=kafka.security, consumer="tail"
         )
     except BrokerUnavailable as error:
         if cluster is not None:

@@ -13,21 +13,22 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from replicator.address import Address
+from replicator.config import checked_name
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.process import ProcessIdentity, identify, is_alive
 from replicator.stream.position import StreamPosition
 from replicator.stream.sinks.build import build_sink
 from replicator.stream.sinks.metrics import SinkMetrics, serve_metrics
 from replicator.stream.sinks.report import SinkReport, SinkState
-from replicator.stream.sinks.runner import BatchLimits, OpenSource, SinkRunner, StopFlag
-from replicator.stream.sinks.settings import SinkSettings, TargetOptions, check_name
+from replicator.stream.sinks.runner import BatchLimits, OpenSource, RunControl, SinkRunner
+from replicator.stream.sinks.settings import SinkSettings, Target, TargetOptions, parse_maps
 from replicator.stream.sinks.source import CheckedChangeStream
 from replicator.stream.state_topic import KafkaAccess
 
@@ -47,8 +48,7 @@ class SinkFile:
 
     def as_json(self) -> dict[str, Any]:
         report = asdict(self.report)
-        position = self.report.position
-        report["position"] = None if position is None else asdict(position)
+        report["position"] = self.report.position and self.report.position.as_json()
         return {
             "settings": self.settings.as_json(),
             "report": report,
@@ -62,11 +62,9 @@ class SinkFile:
         """Raises `ConfigError`, `KeyError`, `TypeError` or `ValueError`."""
         report, process = dict(fields["report"]), fields["process"]
         position = report.pop("position")
-        if position is not None:
-            position = StreamPosition(position["topic_id"], tuple(position["next_offsets"]))
         return cls(
             SinkSettings.from_json(fields["settings"]),
-            SinkReport(SinkState(report.pop("state")), position, **report),
+            SinkReport(SinkState(report.pop("state")), position and StreamPosition.from_json(position), **report),
             fields["has_begun"],
             process and ProcessIdentity(**process),
             fields["updated_ms"],
@@ -154,7 +152,7 @@ class SinkFolder:
             os.close(descriptor)
 
     def _path(self, name: str, suffix: str) -> Path:
-        return self.dir / f"{check_name(name)}.{suffix}"
+        return self.dir / f"{checked_name('name of a sink', name)}.{suffix}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,20 +165,45 @@ class RunOptions:
     once: bool = False  # end when all that is published is written
 
 
+def settings_for_run(
+    folder: SinkFolder,
+    name: str,
+    cluster: str,
+    target: str | None,
+    maps: Sequence[str],
+    columns: Sequence[str],
+    dead_letters: Path | None,
+) -> SinkSettings:
+    """Those of the command line; what it leaves out is as in the run before, unless the target is another.
+
+    Raises `ConfigError`.
+    """
+    file = folder.load_or_none(name)
+    if file is None and target is None:
+        raise ConfigError(f"there is no sink {name} yet: name its target, such as jsonl:changes.jsonl")
+    letters = str(dead_letters.absolute()) if dead_letters else None
+    before = None if file is None else file.settings
+    if before is not None and (target is None or Target.parse(target) == before.target):
+        table_maps = parse_maps(maps, columns) if maps or columns else before.maps
+        return SinkSettings(name, cluster, before.target, table_maps, letters or before.dead_letters)
+    assert target is not None
+    return SinkSettings(name, cluster, Target.parse(target), parse_maps(maps, columns), letters)
+
+
 def run_sink(
     folder: SinkFolder,
     settings: SinkSettings,
     kafka: KafkaAccess,
     options: RunOptions,
     show: Callable[[SinkReport], None],
-    stop: StopFlag,
+    control: RunControl,
 ) -> None:
-    """Until `stop` is set. Raises as `SinkRunner.run`, and `ConfigError`."""
+    """Until `control` stops it. Raises as `SinkRunner.run`, and `ConfigError`."""
 
     def open_source(start: StreamPosition | None) -> CheckedChangeStream:
         return CheckedChangeStream(kafka, f"sink-{settings.name}", start)
 
-    run_sink_on(folder, settings, open_source, options, show, stop)
+    run_sink_on(folder, settings, open_source, options, show, control)
 
 
 def run_sink_on(
@@ -189,7 +212,7 @@ def run_sink_on(
     open_source: OpenSource,
     options: RunOptions,
     show: Callable[[SinkReport], None],
-    stop: StopFlag,
+    control: RunControl,
 ) -> None:
     """As `run_sink`, from any source of changes."""
     name = settings.name
@@ -201,7 +224,7 @@ def run_sink_on(
         status = _StatusFile(folder, settings, show, has_begun=before is not None and before.has_begun)
         if options.metrics is not None:
             stack.callback(serve_metrics(options.metrics, SinkMetrics(name, lambda: status.latest)))
-        SinkRunner(name, sink, open_source, stop, status.report, options.limits, once=options.once).run()
+        SinkRunner(name, sink, open_source, control, status.report, options.limits, once=options.once).run()
 
 
 def check_unchanged(file: SinkFile | None, settings: SinkSettings) -> None:
@@ -219,10 +242,10 @@ def check_unchanged(file: SinkFile | None, settings: SinkSettings) -> None:
 
 
 def reset_sink(folder: SinkFolder, name: str, *, delete: bool = False) -> SinkFile:
-    """Forget its checkpoint; `delete`: also the sink. Raises `ConfigError`, `SinkUnavailable`, `SinkFailed`."""
+    """Delete its checkpoint; `delete`: also the sink. Raises `ConfigError`, `SinkUnavailable`, `SinkFailed`."""
     file = folder.load(name)
     with folder.lock(name):
-        build_sink(file.settings, folder.dir, TargetOptions()).forget()
+        build_sink(file.settings, folder.dir, TargetOptions()).delete_checkpoint()
         if delete:
             folder.delete(name)
             return file

@@ -16,7 +16,7 @@ from replicator.position import Offset
 from replicator.records.types import Header, Record
 from replicator.store.rows import RecordChange, record_changes
 
-_DROPPED_AT_ONCE = 16  # the sixteenth part: to drop them one by one would move all others each time
+_DROP_DIVISOR = 16  # a sixteenth is dropped at once: to drop them one by one would move all others each time
 
 
 class RecentRecord(NamedTuple):
@@ -86,10 +86,10 @@ class RecentRecords:
         return found
 
     def _drop_oldest(self) -> None:
-        """So many that there is room for some time. The newest one stays, whatever its size."""
+        """Drop so many that there is room for some time. The newest record stays, whatever its size."""
         offsets, payloads, count, size = self._offsets, self._payloads, 0, self._bytes
-        max_bytes = self._max_bytes - self._max_bytes // _DROPPED_AT_ONCE
-        max_records = self._max_records - self._max_records // _DROPPED_AT_ONCE
+        max_bytes = self._max_bytes - self._max_bytes // _DROP_DIVISOR
+        max_records = self._max_records - self._max_records // _DROP_DIVISOR
         while count < len(offsets) - 1 and (size > max_bytes or len(offsets) - count > max_records):
             size -= len(payloads[count])
             count += 1

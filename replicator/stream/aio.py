@@ -21,8 +21,9 @@ from replicator.log.kafka.failure_text import describe_failure
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.stream.change import Change
 from replicator.stream.checkpoints import Checkpoints
+from replicator.stream.consumer import denied_error, no_answer_error, trimmed_error
 from replicator.stream.handlers import Handler, Handlers
-from replicator.stream.opening import OpenedStream, open_stream, trimmed_error
+from replicator.stream.opening import OpenedStream, open_stream
 from replicator.stream.outage import OutageDetector
 from replicator.stream.position import Start, StreamEnd, StreamPosition
 from replicator.stream.read_ahead import ReadAhead
@@ -50,16 +51,16 @@ class ChangeStream:
         *,
         follow: bool = True,
         security: KafkaSecurity = PLAINTEXT,
-        purpose: str = "consumer",
+        consumer: str = "consumer",
     ) -> None:
         """`follow` False: up to the last change that is published when the stream is opened.
 
-        `purpose`: part of the `client.id`, and the name of the checkpoint of `run`.
+        `consumer`: its name, part of the `client.id`; `run` keeps its checkpoint under it.
         """
         self._kafka = KafkaAccess(bootstrap, cluster, None, security)
         self._start = start
         self._follow = follow
-        self._purpose = purpose
+        self._name = consumer
         self._handlers = Handlers()
         self._reader: _Reader | None = None
         self._is_open = False
@@ -71,7 +72,7 @@ class ChangeStream:
         if self._is_open:
             raise ConfigError("the change stream is open already: open another one for another task")
         opened = await asyncio.to_thread(open_stream, self._kafka, self._start)
-        reader = _Reader(self._kafka, self._purpose, opened, follow=self._follow)
+        reader = _Reader(self._kafka, self._name, opened, follow=self._follow)
         await reader.start()
         self._reader, self._is_open = reader, True
 
@@ -151,13 +152,13 @@ class ChangeStream:
     async def run(self, *, checkpoints: Checkpoints | None = None, within: Within | None = None) -> None:
         """Open the stream, and await the handlers for each change, one after another, until it is cancelled or ends.
 
-        With `checkpoints`, it begins where the consumer `purpose` was, if that is known, and saves the position after
+        With `checkpoints`, it begins at the checkpoint of the consumer, if there is one, and saves the position after
         some changes; after a crash these changes are handled again. `within` is entered for these changes and the
         position together: a transaction of the database makes this exactly once.
 
         Raises what a handler raises, `BadRequest` (the consumer is further already), and as `open` and `__aiter__`.
         """
-        stored = None if checkpoints is None else await checkpoints.load(self._purpose)
+        stored = None if checkpoints is None else await checkpoints.load(self._name)
         if stored is not None:
             self._start = stored
         async with self:
@@ -167,7 +168,7 @@ class ChangeStream:
                     for change in reader.ahead.take(READ_CHANGES):
                         await self._handlers.handle(change)
                     if checkpoints is not None:
-                        await checkpoints.save(self._purpose, self.position)
+                        await checkpoints.save(self._name, self.position)
 
     @property
     def _known(self) -> _Reader:
@@ -188,7 +189,7 @@ class ChangeStream:
 class _Reader:
     """The consumer of an open stream."""
 
-    def __init__(self, kafka: KafkaAccess, purpose: str, opened: OpenedStream, *, follow: bool) -> None:
+    def __init__(self, kafka: KafkaAccess, consumer: str, opened: OpenedStream, *, follow: bool) -> None:
         """Raises `ConfigError`."""
         self.ahead = ReadAhead(opened, follow=follow)
         self._kafka = kafka
@@ -198,7 +199,7 @@ class _Reader:
         self._outage = OutageDetector(READER_TIMEOUT_MS / 1000)
         self._consumer: Any = AIOKafkaConsumer(
             bootstrap_servers=kafka.bootstrap,
-            client_id=client_id_of(kafka.cluster, None, purpose),
+            client_id=client_id_of(kafka.cluster, None, consumer),
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="none",
@@ -253,7 +254,7 @@ class _Reader:
             self._failure = trimmed_error(self._topic, min(it.partition for it in error.args[0]))
             raise self._failure from None
         except TopicAuthorizationFailedError:
-            self._failure = ConfigError(f"this Kafka user may not read {self._topic}: it needs the ACL operation Read")
+            self._failure = denied_error(self._kafka)
             raise self._failure from None
         for partition, messages in found.items():
             for message in messages:
@@ -262,4 +263,4 @@ class _Reader:
             self.ahead.passed(partition.partition, await self._consumer.position(partition))
         polled_ms = max((self._consumer.last_poll_timestamp(it) or 0) for it in self._partitions)
         if self._outage.is_outage(bool(found), polled_ms, time.monotonic() - begun_s):
-            raise BrokerUnavailable(f"Kafka at {self._kafka.bootstrap} does not answer: {self._topic} cannot be read")
+            raise no_answer_error(self._kafka)

@@ -1,4 +1,4 @@
-"""A change as the change stream publishes it, and how the accepted records of the log become changes."""
+"""A change as the change stream publishes it, and the changes of an accepted record of the log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Op(StrEnum):
 
 
 class Position(NamedTuple):
-    """Of a change in the log. Positions are unique, and rise along the stream of each row."""
+    """Of a change in the log. Those of the changes of a timeline are unique, and rise in the topic for each row."""
 
     offset: Offset  # of the record; of an `Op.READ`, that of the snapshot
     place: int  # of the change in the record, from 0; of an `Op.READ`, in the snapshot

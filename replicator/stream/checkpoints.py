@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from replicator.config import checked_name
 from replicator.errors import BadRequest, ConfigError
+from replicator.store.durable import replace_file
 from replicator.stream.position import StreamPosition
 
 if TYPE_CHECKING:
@@ -85,13 +86,7 @@ class FileCheckpoints:
                 fcntl.flock(folder, fcntl.LOCK_EX)  # so that no other process saves between the check and the end
                 if not reset:
                     check_advances(consumer, self.load_blocking(consumer), position)
-                new = file.with_suffix(".new")
-                with open(new, "w") as out:
-                    out.write(position.encode() + "\n")
-                    out.flush()
-                    os.fsync(out.fileno())
-                os.replace(new, file)
-                os.fsync(folder)
+                replace_file(file, f"{position.encode()}\n".encode())
             finally:
                 os.close(folder)
         except OSError as error:

@@ -12,11 +12,20 @@ from datetime import datetime
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogTrimmed, ReplicatorError
+from replicator.errors import ConfigError, LogDamage, LogTrimmed
 from replicator.intervals import ADMIN_TIMEOUT_S
-from replicator.limits import FETCH_BYTES
 from replicator.log.kafka.topic import changes_topic
 from replicator.stream.change import Position
+from replicator.stream.consumer import (
+    FROM_EARLIEST,
+    NOT_IN_A_GROUP,
+    OUT_OF_RANGE,
+    consumer_settings,
+    foreign_error,
+    no_answer_error,
+    read_error,
+    trimmed_error,
+)
 from replicator.stream.envelope import NotAChange
 from replicator.stream.position import Start, StreamEnd, StreamPosition
 from replicator.stream.settings import StreamSettings
@@ -24,7 +33,6 @@ from replicator.stream.state_topic import KafkaAccess, read_state
 from replicator.stream.topics import check_changes
 
 _POLL_S = 0.1
-_FROM_EARLIEST = "start from the earliest change (`StreamEnd.EARLIEST`, or `--from earliest`)"
 _LOOKUP_WAIT_MS = 10  # for which the broker holds a fetch open while there is nothing more to read
 
 
@@ -59,33 +67,6 @@ def open_stream(kafka: KafkaAccess, start: Start) -> OpenedStream:
     return OpenedStream(
         changes_topic(kafka.cluster), state.settings, position, is_exact, tuple(end for _, end in bounds)
     )
-
-
-def consumer_settings(kafka: KafkaAccess, purpose: str) -> dict[str, str | int | bool]:
-    """Of a consumer of librdkafka, which reads what is committed, and says where the end is."""
-    return {
-        **kafka.settings(purpose),
-        "group.id": f"{changes_topic(kafka.cluster)}.{purpose}",  # required; nothing is committed to it
-        "enable.auto.commit": False,
-        "auto.offset.reset": "error",
-        "enable.partition.eof": True,
-        "fetch.queue.backoff.ms": 5,
-        "queued.max.messages.kbytes": 4 * FETCH_BYTES >> 10,
-    }
-
-
-def read_error(kafka: KafkaAccess, error: KafkaError) -> ReplicatorError:
-    if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-        return ConfigError(
-            f"this Kafka user may not read the change stream ({error.str()}): it needs the ACL operations Read and "
-            f"Describe on the topics {changes_topic(kafka.cluster)}*"
-        )
-    return kafka.unavailable(error)
-
-
-def trimmed_error(topic: str, partition: int) -> LogTrimmed:
-    """Of a reader that the deletion of old changes has overtaken."""
-    return LogTrimmed(f"the next changes in partition {partition} of {topic} were deleted: {_FROM_EARLIEST}")
 
 
 Bounds = Sequence[tuple[int, int]]
@@ -124,17 +105,17 @@ class _Lookup:
 
     def _checked(self, start: StreamPosition, bounds: Bounds) -> tuple[int, ...]:
         if start.topic_id != self._settings.topic_id or len(start.next_offsets) != len(bounds):
-            raise LogDamage(f"the position is of another change stream, as it was reset since: {_FROM_EARLIEST}")
+            raise LogDamage(f"the position is of another change stream, as it was reset since: {FROM_EARLIEST}")
         for number, (offset, (first, end)) in enumerate(zip(start.next_offsets, bounds, strict=True)):
             if offset < first:
                 raise LogTrimmed(
                     f"the changes from offset {offset} of partition {number} on were deleted, the earliest one is at "
-                    f"offset {first}: {_FROM_EARLIEST}"
+                    f"offset {first}: {FROM_EARLIEST}"
                 )
             if offset > end:
                 raise LogDamage(
                     f"offset {offset} of partition {number} is after the end, {end}, as the topic of changes was "
-                    f"truncated: {_FROM_EARLIEST}"
+                    f"truncated: {FROM_EARLIEST}"
                 )
         return start.next_offsets
 
@@ -159,7 +140,7 @@ class _Lookup:
         if any(it is None or position < it[1] for it in kept):
             firsts = [it[1] for it in kept if it is not None]
             earliest = f"the earliest one is {max(firsts)}" if firsts else "none is left"
-            raise LogTrimmed(f"changes from {position} on were deleted, {earliest}: {_FROM_EARLIEST}")
+            raise LogTrimmed(f"changes from {position} on were deleted, {earliest}: {FROM_EARLIEST}")
 
     def _bisected(self, partition: TopicPartition, first: int, end: int, position: Position) -> int:
         """The first message in [first, end) at or after the position; positions rise with the offsets."""
@@ -197,17 +178,4 @@ class _Lookup:
             if error.code() in OUT_OF_RANGE:
                 raise trimmed_error(topic, number)
             raise read_error(self._kafka, error)
-        raise BrokerUnavailable(f"Kafka at {self._kafka.bootstrap} does not answer: topic {topic} cannot be read")
-
-
-NOT_IN_A_GROUP = KafkaError.GROUP_AUTHORIZATION_FAILED
-"""librdkafka looks for the coordinator of the group, which is not used: a denial does not keep it from reading."""
-
-OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
-
-
-def foreign_error(topic: str, partition: int, offset: int, why: NotAChange) -> LogDamage:
-    return LogDamage(
-        f"the message at offset {offset} of partition {partition} of {topic} is not a change: another program wrote "
-        f"it ({why}). `replicator stream reset`, then enable the change stream again"
-    )
+        raise no_answer_error(self._kafka)

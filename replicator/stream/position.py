@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from replicator.errors import ConfigError
 from replicator.stream.change import Position
@@ -31,16 +32,23 @@ class StreamPosition:
         return any(mine < theirs for mine, theirs in zip(self.next_offsets, other.next_offsets, strict=True))
 
     def encode(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(self.as_json())
 
     @classmethod
     def decode(cls, text: str) -> StreamPosition:
         """Raises `ConfigError`."""
         try:
-            fields = json.loads(text)
-            return cls(str(fields["topic_id"]), tuple(int(offset) for offset in fields["next_offsets"]))
+            return cls.from_json(json.loads(text))
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"invalid position of a change stream: {error!r}") from error
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> StreamPosition:
+        """Raises `KeyError`, `TypeError` or `ValueError`."""
+        return cls(str(fields["topic_id"]), tuple(int(offset) for offset in fields["next_offsets"]))
 
 
 Start = StreamEnd | StreamPosition | Position | datetime

@@ -33,7 +33,7 @@ class Published(NamedTuple):
 
 
 class Publication:
-    """Makes the messages of one stream."""
+    """Makes the messages of a change stream."""
 
     def __init__(self, cluster: str, settings: StreamSettings) -> None:
         self._cluster = cluster
@@ -75,7 +75,10 @@ class Publication:
     def content(
         self, state: LogState, first: int, taken_us: int, entries: Iterable[tuple[bytes, bytes]], now_ms: int
     ) -> tuple[list[StreamMessage], int]:
-        """The messages of the next entries of a snapshot at `state`, and their number. `first`: were published."""
+        """The messages of the next entries of a snapshot at `state`, and how many changes they are.
+
+        `first`: the number of changes of the snapshot that are published already.
+        """
         messages: list[StreamMessage] = []
         place = first
         for key, stored in entries:

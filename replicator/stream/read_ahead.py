@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from replicator.errors import ConfigError, LogDamage
 from replicator.stream.change import Change
+from replicator.stream.consumer import foreign_error
 from replicator.stream.envelope import NotAChange
-from replicator.stream.opening import OpenedStream, foreign_error
+from replicator.stream.opening import OpenedStream
 from replicator.stream.position import StreamPosition
 
 

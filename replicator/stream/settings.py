@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.log_state import LogState
-from replicator.stream.envelope import AvroFormat, EnvelopeFormat, JsonFormat, StreamFormat
+from replicator.stream.avro_envelope import AvroFormat
+from replicator.stream.envelope import EnvelopeFormat, StreamFormat
+from replicator.stream.json_envelope import JsonFormat
 
 SETTINGS_KEY, PROGRESS_KEY = b"settings", b"progress"
 _SCHEMA_PREFIX = b"\x00"

@@ -14,14 +14,15 @@ from replicator.errors import BrokerUnavailable, ReplicatorError
 from replicator.limits import READ_CHANGES
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.stream.change import Change
-from replicator.stream.opening import (
+from replicator.stream.consumer import (
     NOT_IN_A_GROUP,
     OUT_OF_RANGE,
     consumer_settings,
-    open_stream,
+    no_answer_error,
     read_error,
     trimmed_error,
 )
+from replicator.stream.opening import open_stream
 from replicator.stream.position import Start, StreamEnd, StreamPosition
 from replicator.stream.read_ahead import ReadAhead
 from replicator.stream.state_topic import KafkaAccess
@@ -46,9 +47,9 @@ class BlockingChangeStream:
         *,
         follow: bool = True,
         security: KafkaSecurity = PLAINTEXT,
-        purpose: str = "consumer",
+        consumer: str = "consumer",
     ) -> None:
-        """`follow` False: up to the last change that is published now. `purpose`: part of the `client.id`.
+        """`follow` False: up to the last change that is published now. `consumer`: its name, part of the `client.id`.
 
         Raises `ConfigError` (there is no change stream), `LogTrimmed` (the position was deleted), `LogDamage` (it is of
         another stream), `BrokerUnavailable`.
@@ -62,7 +63,7 @@ class BlockingChangeStream:
         self._failure: ReplicatorError | None = None  # after which there is nothing to read any more
         self._consumer = Consumer(
             {
-                **consumer_settings(kafka, purpose),
+                **consumer_settings(kafka, consumer),
                 "fetch.wait.max.ms": _FETCH_WAIT_MS,
                 "error_cb": self._on_error,
             }
@@ -184,6 +185,4 @@ class BlockingChangeStream:
     def _on_error(self, error: KafkaError) -> None:
         """Of the client as a whole. The failure of a single broker is not one."""
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self._outage = BrokerUnavailable(
-                f"Kafka at {self._kafka.bootstrap} does not answer: {self._topic} cannot be read"
-            )
+            self._outage = no_answer_error(self._kafka)

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from replicator.errors import BadRequest
 from replicator.node.change_stream import ChangeStreamControl
-from replicator.server.http.members import read_json
+from replicator.server.http.body import read_json
 
 
 def stream_routes(control: Callable[[], ChangeStreamControl]) -> list[web.RouteDef]:

@@ -14,7 +14,6 @@ All but a forced promotion are sent to the leader. All answer 202: a change take
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
@@ -25,10 +24,10 @@ from aiohttp import web
 from replicator.address import Address
 from replicator.config import checked_name
 from replicator.errors import BadRequest
-from replicator.intervals import HTTP_TIMEOUT_S
 from replicator.node.node import Node
 from replicator.position import NodeId
 from replicator.records.types import Member, Mode, Policy, WaitFor, WriteMode
+from replicator.server.http.body import read_json
 from replicator.server.identity import decode_incarnation
 
 E = TypeVar("E", bound=StrEnum)
@@ -88,20 +87,6 @@ def member_routes(node: Callable[[], Node]) -> list[web.RouteDef]:
         web.put("/timing", change_timing),
         web.post("/promote", promote),
     ]
-
-
-async def read_json(request: web.Request) -> dict[str, Any]:
-    """Raises `BadRequest`, and `HTTPRequestTimeout` if the body does not arrive in time."""
-    try:
-        async with asyncio.timeout(HTTP_TIMEOUT_S):
-            fields = await request.json()
-    except TimeoutError:
-        raise web.HTTPRequestTimeout from None
-    except ValueError as error:
-        raise BadRequest("the body is not valid JSON") from error
-    if not isinstance(fields, dict):
-        raise BadRequest("the body is not a JSON object")
-    return fields
 
 
 def _accepted(what: str) -> web.Response:

@@ -1,4 +1,4 @@
-"""The ids of changes in XREAD and XRANGE: `<offset of the record>-<place of the change in it>`."""
+"""The ids of changes in XREAD and XRANGE, `<offset of the record>-<index of the change in it>`, and their entries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from replicator.errors import BadRequest
 from replicator.position import Offset
 from replicator.server.redis.resp import encode
-from replicator.store.rows import Image, RecordChange
+from replicator.store.rows import KEYSPACE_TABLE, Image, RecordChange
 
 LAST_PLACE = 2**64 - 1
 """An id with it is after all changes of its record."""
@@ -41,7 +41,7 @@ def encode_entry(offset: Offset, epoch: int, timestamp_us: int, it: RecordChange
     _, row, field, before, after = it.change
     image = after or before
     assert image is not None
-    parts = [b"op", _op(before, after), b"table", b"kv", b"row", row]
+    parts = [b"op", _op(before, after), b"table", KEYSPACE_TABLE.encode(), b"row", row]
     if field is not None:
         parts += b"field", field
     parts += b"type", image.type.encode()

@@ -22,10 +22,12 @@ from replicator.protocol.levels import Level
 from replicator.server.redis.command import Args, Command
 from replicator.server.redis.context import ServerContext
 from replicator.server.redis.dispatch import Dispatcher
+from replicator.server.redis.keyspace_notifications import KeyspaceNotifications
 from replicator.server.redis.replies import Replies
 from replicator.server.redis.requests import ProtocolBroken, Requests, SecurityAttack
 from replicator.server.redis.resp import Error, Reply, encode, error_reply
-from replicator.server.redis.subscriptions import Events, KeyspaceEvents, Subscriptions
+from replicator.server.redis.sentinel_events import SentinelEvents
+from replicator.server.redis.subscriptions import Subscriptions
 from replicator.server.redis.transaction import MultiState, Watches
 from replicator.server.redis.waiting import Closed, Closing, OthersTurn, OwnWrites, ViewAt, WaitState, Work
 
@@ -36,8 +38,8 @@ class Listener(ServerContext, Protocol):
     """The server that accepts connections."""
 
     watches: Watches
-    events: Events
-    keyspace_events: KeyspaceEvents
+    sentinel_events: SentinelEvents
+    keyspace_notifications: KeyspaceNotifications
 
     def admit(self, connection: Connection) -> Error | None:
         """Register a new connection. The error says why it is refused."""
@@ -62,7 +64,7 @@ class Connection(asyncio.Protocol):
         self.last_command = b""
         self.level: Level | None = None
         self.multi = MultiState(server.watches)
-        self.subscriptions = Subscriptions(server.events, server.keyspace_events, self)
+        self.subscriptions = Subscriptions(server.sentinel_events, server.keyspace_notifications, self)
         self.record_sink: RecordSink | None = None
         self._transport: asyncio.Transport
         self._replies = Replies(server.stats, self._on_replies, server.turns.clock)

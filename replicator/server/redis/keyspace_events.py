@@ -25,8 +25,8 @@ from replicator.records.types import Change
 from replicator.store.rows import KEYSPACE_TABLE, STRING
 from replicator.store.values import LONG_AGO_MS, Value, decode_value
 
-TOPIC_PREFIX = b"__key"
-"""Of all channels and patterns that receive events: a pattern such as `*` does not."""
+CHANNEL_PREFIX = b"__key"
+"""Of all channels and patterns that receive keyspace notifications: a pattern such as `*` does not."""
 KEYSPACE = b"__keyspace@0__:"
 KEYEVENT = b"__keyevent@0__:"
 

@@ -20,8 +20,9 @@ from replicator.server.protection import HOW_TO_OPEN, is_loopback
 from replicator.server.redis.connection import Connection
 from replicator.server.redis.dedup import DEDUP_TABLE
 from replicator.server.redis.keyspace_events import SENT_EVENTS
+from replicator.server.redis.keyspace_notifications import KeyspaceNotifications
 from replicator.server.redis.resp import Error
-from replicator.server.redis.subscriptions import Events, KeyspaceEvents
+from replicator.server.redis.sentinel_events import SentinelEvents
 from replicator.server.redis.topology import Topology, observe
 from replicator.server.redis.transaction import Watches
 from replicator.server.redis.turns import Turns
@@ -59,8 +60,8 @@ class RedisServer:
         self.connections: dict[int, Connection] = {}
         self.stats = Stats()
         self.watches = Watches(backend)
-        self.events = Events(cluster, self.topology)
-        self.keyspace_events = KeyspaceEvents(backend)
+        self.sentinel_events = SentinelEvents(cluster, self.topology)
+        self.keyspace_notifications = KeyspaceNotifications(backend)
         self.turns = Turns()
         self.long_reads = asyncio.Semaphore(MAX_LONG_READS)
         self._reports = ReplicaReports(password)

@@ -16,11 +16,11 @@ def build_sink(settings: SinkSettings, folder: Path, options: TargetOptions) -> 
     target = settings.target
     match target.kind:
         case TargetKind.JSONL:
-            return JsonlSink(Path(target.place))
+            return JsonlSink(Path(target.location))
         case TargetKind.HTTP:
             letters = settings.dead_letters
             return HttpSink(
-                target.place,
+                target.location,
                 folder / f"{settings.name}.checkpoint",
                 Path(letters) if letters else None,
                 options.authorization,
@@ -36,4 +36,4 @@ def build_sink(settings: SinkSettings, folder: Path, options: TargetOptions) -> 
                 from replicator.stream.sinks.parquet import ParquetSink
             except ImportError as error:
                 raise ConfigError(f"Parquet needs pyarrow ({error}): `pip install 'replicator[parquet]'`") from None
-            return ParquetSink(Path(target.place), options.files)
+            return ParquetSink(Path(target.location), options.files)

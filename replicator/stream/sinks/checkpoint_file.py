@@ -1,29 +1,34 @@
-"""Small files that are replaced as a whole, and survive a crash of the machine."""
+"""The file with the checkpoint of a sink whose target cannot store it."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from replicator.errors import ConfigError
+from replicator.store.durable import replace_file
 from replicator.stream.position import StreamPosition
 from replicator.stream.sinks.port import SinkFailed
 
 
-class CheckpointFile:
-    """A position, with what belongs to it."""
+class StoredCheckpoint(NamedTuple):
+    position: StreamPosition | None  # None: before the first change
+    length: int | None = None  # bytes of the target at the position, if the target is a file
 
+
+class CheckpointFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def load(self) -> dict[str, Any] | None:
-        """None if there is none. `position` is a `StreamPosition` or None. Raises `SinkFailed`."""
+    def load(self) -> StoredCheckpoint | None:
+        """None if there is none. Raises `SinkFailed`."""
         try:
             fields: dict[str, Any] = json.loads(self.path.read_text())
-            position = fields["position"]
-            return {**fields, "position": None if position is None else StreamPosition.decode(position)}
+            position, length = fields["position"], fields.get("length")
+            return StoredCheckpoint(
+                None if position is None else StreamPosition.decode(position), None if length is None else int(length)
+            )
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -31,11 +36,14 @@ class CheckpointFile:
         except (ValueError, TypeError, KeyError, ConfigError) as error:
             raise SinkFailed(f"{self.path} is not the checkpoint of a sink: restore it, or delete it") from error
 
-    def save(self, position: StreamPosition | None, **others: object) -> None:
+    def save(self, checkpoint: StoredCheckpoint) -> None:
         """Raises `SinkFailed`."""
-        text = json.dumps({"position": None if position is None else position.encode(), **others})
+        position, length = checkpoint
+        fields: dict[str, Any] = {"position": None if position is None else position.encode()}
+        if length is not None:
+            fields["length"] = length
         try:
-            replace_file(self.path, text.encode())
+            replace_file(self.path, json.dumps(fields).encode())
         except OSError as error:
             raise failed(self.path, error) from error
 
@@ -45,26 +53,6 @@ class CheckpointFile:
             self.path.unlink(missing_ok=True)
         except OSError as error:
             raise failed(self.path, error) from error
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Raises `OSError`."""
-    new = path.with_name(path.name + ".new")
-    with open(new, "wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(new, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in the folder durable. Raises `OSError`."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def failed(path: Path | str, error: OSError) -> SinkFailed:

@@ -1,7 +1,7 @@
 """Batches of envelopes as JSON arrays, sent to an HTTP endpoint at least once.
 
 A request that is repeated has the same `Idempotency-Key`, unless the process was killed in between: then the changes
-come again, perhaps in other batches. `source.offset` and `source.index` of each envelope identify a change for ever.
+come again, perhaps in other batches. `source.timeline`, `source.offset` and `source.index` identify a change for good.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from replicator import __version__
 from replicator.errors import ConfigError
 from replicator.limits import SINK_REQUEST_BYTES, SINK_REQUEST_CHANGES
 from replicator.stream.change import Change
-from replicator.stream.envelope import JsonFormat
+from replicator.stream.json_envelope import JsonFormat
 from replicator.stream.position import StreamPosition
-from replicator.stream.sinks.checkpoint_file import CheckpointFile, failed
+from replicator.stream.sinks.checkpoint_file import CheckpointFile, StoredCheckpoint, failed
 from replicator.stream.sinks.port import SinkFailed, SinkUnavailable
 
 TIMEOUT_S = 30.0
 MAX_RETRY_AFTER_S = 3600.0
 _MAX_REPLY_BYTES = 64 << 10
-_WHY_CHARS = 300
+_REASON_CHARS = 300
 
-_LATER = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
-_OF_THE_ENDPOINT = {
+_RETRIED = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+_MISCONFIGURED = {
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.FORBIDDEN,
     HTTPStatus.NOT_FOUND,
     HTTPStatus.METHOD_NOT_ALLOWED,
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
 }
-"""They say that the URL or the login is wrong, whatever the changes are."""
+"""The URL or the login is wrong, whatever the changes are."""
 
 
 class HttpSink:
@@ -71,7 +71,7 @@ class HttpSink:
             except OSError as error:
                 raise ConfigError(f"{self._dead_letters} cannot be written ({error.strerror})") from error
         found = self._checkpoint.load()
-        return None if found is None else found["position"]
+        return None if found is None else found.position
 
     def write(self, changes: Sequence[Change], position: StreamPosition) -> None:
         if changes is not self._batch:
@@ -83,13 +83,13 @@ class HttpSink:
             self._deliver(changes[self._sent : self._sent + end - at], encoded[at:end])
             self._sent += end - at
             at = end
-        self._checkpoint.save(position)
+        self._checkpoint.save(StoredCheckpoint(position))
         self._batch, self._sent = (), 0
 
     def tick(self) -> None:
         pass
 
-    def forget(self) -> None:
+    def delete_checkpoint(self) -> None:
         self._checkpoint.delete()
 
     def close(self) -> None:
@@ -99,22 +99,22 @@ class HttpSink:
 
     def _deliver(self, changes: Sequence[Change], encoded: Sequence[bytes]) -> None:
         """Raises `SinkUnavailable`, `SinkFailed`."""
-        status, why, retry_after = self._post(_key(changes), b"[" + b",\n".join(encoded) + b"]")
+        status, why, retry_after = self._post(_idempotency_key(changes), b"[" + b",\n".join(encoded) + b"]")
         if 200 <= status < 300:
             return
         said = f"{self._url} answers {status}{why and ': '}{why}"
-        if status in _LATER or status >= 500:
-            raise SinkUnavailable(said, self._seconds(retry_after))
+        if status in _RETRIED or status >= 500:
+            raise SinkUnavailable(said, self._retry_after_s(retry_after))
         if status < 400:
             raise SinkFailed(f"{said}: redirections are not followed, use the URL that it names")
-        if status in _OF_THE_ENDPOINT:
+        if status in _MISCONFIGURED:
             raise SinkFailed(f"{said}: correct the URL, or REPLICATOR_SINK_AUTHORIZATION")
-        if len(changes) > 1:  # find the ones that it refuses
+        if len(changes) > 1:  # some of them may be accepted
             middle = len(changes) // 2
             self._deliver(changes[:middle], encoded[:middle])
             self._deliver(changes[middle:], encoded[middle:])
             return
-        self._bury(encoded[0], status, why, said)
+        self._write_dead_letter(encoded[0], status, why, said)
 
     def _post(self, key: str, body: bytes) -> tuple[int, str, str | None]:
         """The status, the beginning of the reply, and the header Retry-After. Raises `SinkUnavailable`."""
@@ -145,7 +145,7 @@ class HttpSink:
         said = reply.read(_MAX_REPLY_BYTES)
         if not reply.isclosed():  # a longer one
             self.close()
-        why = " ".join(said.decode(errors="replace").split())[:_WHY_CHARS]
+        why = " ".join(said.decode(errors="replace").split())[:_REASON_CHARS]
         return reply.status, why, reply.headers.get("Retry-After")
 
     def _connected(self) -> http.client.HTTPConnection:
@@ -157,7 +157,7 @@ class HttpSink:
             )
         return http.client.HTTPConnection(parts.hostname, parts.port, timeout=TIMEOUT_S)
 
-    def _seconds(self, retry_after: str | None) -> float:
+    def _retry_after_s(self, retry_after: str | None) -> float:
         if retry_after is None:
             return 0.0
         try:
@@ -169,7 +169,7 @@ class HttpSink:
                 return 0.0
         return min(MAX_RETRY_AFTER_S, max(0.0, seconds))
 
-    def _bury(self, envelope: bytes, status: int, why: str, said: str) -> None:
+    def _write_dead_letter(self, envelope: bytes, status: int, why: str, said: str) -> None:
         """Raises `SinkFailed`."""
         if self._dead_letters is None:
             raise SinkFailed(f"{said}: --dead-letters PATH keeps the changes that it refuses, and goes on")
@@ -200,7 +200,7 @@ def _end_of_request(encoded: Sequence[bytes], start: int) -> int:
     return end
 
 
-def _key(changes: Sequence[Change]) -> str:
+def _idempotency_key(changes: Sequence[Change]) -> str:
     first, last = changes[0], changes[-1]
     source = first.source
     return f"{source.cluster}/{source.timeline}/{first.position}/{last.position}/{len(changes)}"

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from replicator.errors import ConfigError
 from replicator.stream.change import Change
-from replicator.stream.envelope import JsonFormat
+from replicator.stream.json_envelope import JsonFormat
 from replicator.stream.position import StreamPosition
-from replicator.stream.sinks.checkpoint_file import CheckpointFile, failed
+from replicator.stream.sinks.checkpoint_file import CheckpointFile, StoredCheckpoint, failed
 from replicator.stream.sinks.port import SinkFailed
 
 
@@ -46,13 +46,13 @@ class JsonlSink:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, self._length)
             raise failed(self._path, error) from error
-        self._checkpoint.save(position, length=self._length + len(data))
+        self._checkpoint.save(StoredCheckpoint(position, self._length + len(data)))
         self._length += len(data)
 
     def tick(self) -> None:
         pass
 
-    def forget(self) -> None:
+    def delete_checkpoint(self) -> None:
         self._checkpoint.delete()
 
     def close(self) -> None:
@@ -81,17 +81,18 @@ class JsonlSink:
         if found is None:
             if size > 0:
                 raise ConfigError(f"{self._path} has lines, but no checkpoint: move it, or choose another path")
-            self._checkpoint.save(None, length=0)  # so that lines without a checkpoint are never ours
+            self._checkpoint.save(StoredCheckpoint(None, 0))  # so that lines without a checkpoint are never ours
             return None
-        self._length = int(found["length"])
+        if found.length is None:
+            raise SinkFailed(f"{self._checkpoint.path} has no length of {self._path}: restore it, or delete both")
+        self._length = found.length
         if size < self._length:
             raise SinkFailed(
                 f"{self._path} has {size} bytes, and had {self._length} at the checkpoint: restore it, or delete it "
                 "and reset the sink"
             )
         os.ftruncate(file, self._length)
-        position: StreamPosition | None = found["position"]
-        return position
+        return found.position
 
     def _append(self, file: int, data: memoryview) -> None:
         """Raises `OSError`."""

@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 
 from replicator.errors import ConfigError
 from replicator.limits import SINK_GROUP_BYTES, SINK_GROUP_CHANGES
+from replicator.store.durable import sync
 from replicator.store.rows import Image
 from replicator.stream.change import Change
 from replicator.stream.position import StreamPosition
-from replicator.stream.sinks.checkpoint_file import failed, sync_folder
+from replicator.stream.sinks.checkpoint_file import failed
 from replicator.stream.sinks.port import SinkFailed
 from replicator.stream.sinks.settings import FileLimits
 from replicator.stream.text import to_text
@@ -115,7 +116,7 @@ class ParquetSink:
             with self._discarding():
                 self._finish()
 
-    def forget(self) -> None:
+    def delete_checkpoint(self) -> None:
         if self.open() is not None:
             self._position, self._began_s = None, 0.0
             with self._discarding():
@@ -199,7 +200,7 @@ class ParquetSink:
         self._out.close()
         path = self._path(self._next)
         os.rename(path.with_suffix(_UNFINISHED), path)
-        sync_folder(self._folder)
+        sync(self._folder)
         self._next += 1
         self._out = self._writer = self._began_s = None
 

@@ -47,8 +47,8 @@ class Sink(Protocol):
         """Called about once a second, also while there are no changes: do what is due by time. Raises `SinkFailed`."""
         ...
 
-    def forget(self) -> None:
-        """Instead of `open`: delete the checkpoint; the data stays. Raises as `open`."""
+    def delete_checkpoint(self) -> None:
+        """Instead of `open`. The data stays. Raises as `open`."""
         ...
 
     def close(self) -> None:

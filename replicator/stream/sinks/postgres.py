@@ -41,7 +41,7 @@ class PostgresSink:
         self._settings = settings
         self._name = f"{settings.cluster}/{settings.name}"
         try:
-            given = conninfo_to_dict(settings.target.place)
+            given = conninfo_to_dict(settings.target.location)
         except psycopg.ProgrammingError as error:
             raise ConfigError(f"invalid address of PostgreSQL: {_text(error)}") from None
         self._dsn = make_conninfo(
@@ -88,7 +88,7 @@ class PostgresSink:
     def tick(self) -> None:
         pass
 
-    def forget(self) -> None:
+    def delete_checkpoint(self) -> None:
         self.close()
         connection = self._connection = self._connect()
         with self._translated(), connection.transaction():

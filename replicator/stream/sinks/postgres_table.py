@@ -19,10 +19,6 @@ Parts = sql.Composed
 _MAX_EXPIRY_MS = 253_402_300_799_999  # the last moment that programs with four-digit years can read
 _BYTEA = "bytea"
 
-# How a row of the batch changes that of the table.
-_DELETE, _REPLACE, _MERGE = "d", "r", "m"
-_UPDATE = "u"  # fields of it are deleted, if it exists
-
 
 def identifier(table: str) -> sql.Identifier:
     return sql.Identifier(*table.split("."))
@@ -137,7 +133,7 @@ class PostgresTable:
         return sql.SQL(_BYTEA if self._types.get(column) == _BYTEA else "text")
 
     def _statements(self) -> Iterator[Parts]:
-        """The table becomes what the batch says. Rows that others have added columns to keep these."""
+        """Apply the batch to the table, by the `RowEffect` of each row. Columns of others stay as they are."""
         assigned = self._assigned()
         by_key = sql.SQL(" USING {batch} b WHERE t.key = b.key AND b.op IN ('d', 'r')").format(batch=self._batch)
         yield sql.SQL("DELETE FROM {} t").format(self._name) + by_key
@@ -168,7 +164,7 @@ class PostgresTable:
             )
             columns.append((name, old, new))
         if not self._fields and "value" in self._types:
-            kept = sql.SQL("CASE WHEN b.op = 'u' THEN t.value ELSE b.value END")  # it may be a string since
+            kept = sql.SQL("CASE WHEN b.op = 'u' THEN t.value ELSE b.value END")  # it may have become a string
             columns.append(("value", kept, sql.SQL("b.value")))
         if not self._fields and "fields" in self._types:
             merged = sql.SQL(
@@ -187,7 +183,7 @@ class PostgresTable:
         key_of = _encoder(self._types["key"])
         columns = [(name, _encoder(self._types[it])) for name, it in zip(self._names, self._fields, strict=True)]
         for key, state in rows.items():
-            row: list[object] = [key_of(key), _op(state), state.has_header, _expiry(state)]
+            row: list[object] = [key_of(key), state.effect.value, state.has_header, _expiry(state)]
             fields = state.fields
             for name, encode in columns:
                 value = fields.get(name)
@@ -210,7 +206,16 @@ class PostgresTable:
                 )
                 removed = [to_column_text(it) for it, value in state.fields.items() if value is None]
             value = None if state.value is None else value_of(state.value)
-            yield key_of(key), _op(state), state.has_header, _expiry(state), state.is_string, value, kept, removed
+            yield (
+                key_of(key),
+                state.effect.value,
+                state.has_header,
+                _expiry(state),
+                state.is_string,
+                value,
+                kept,
+                removed,
+            )
 
 
 def _is_one_of(type: str, expected: str) -> bool:
@@ -223,14 +228,6 @@ def _encoder(type: str) -> Any:
 
 def _as_it_is(data: bytes) -> bytes:
     return data
-
-
-def _op(state: RowState) -> str:
-    if state.exists is None:
-        return _UPDATE
-    if not state.exists:
-        return _DELETE
-    return _REPLACE if state.was_deleted else _MERGE
 
 
 def _expiry(state: RowState) -> int | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from replicator.store.rows import Image
 from replicator.stream.change import Change
 
-HEX = "\\x"
+HEX_PREFIX = "\\x"  # of the text form of bytea
 
 
 def to_column_text(data: bytes) -> str:
@@ -20,16 +21,33 @@ def to_column_text(data: bytes) -> str:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        return HEX + data.hex()
-    return HEX + data.hex() if "\0" in text or text.startswith(HEX) else text
+        return HEX_PREFIX + data.hex()
+    return HEX_PREFIX + data.hex() if "\0" in text or text.startswith(HEX_PREFIX) else text
+
+
+class RowEffect(StrEnum):
+    """What changes do to a row of the table. Its values are those of the column `op` of the batch."""
+
+    UPDATE = "u"  # fields of the row are deleted, if it exists
+    MERGE = "m"  # the row exists afterwards, and keeps what the changes do not say
+    DELETE = "d"
+    REPLACE = "r"  # the row exists afterwards, and keeps nothing: it was deleted in between
+
+
+_WRITTEN = {
+    RowEffect.UPDATE: RowEffect.MERGE,
+    RowEffect.MERGE: RowEffect.MERGE,
+    RowEffect.DELETE: RowEffect.REPLACE,
+    RowEffect.REPLACE: RowEffect.REPLACE,
+}
+"""The effect once a further change writes a value or the header; a deletion makes it `DELETE`."""
 
 
 @dataclass(slots=True)
 class RowState:
-    """What is known about a row after the changes so far. What they do not say, stays as it is in the table."""
+    """What is known about a row after the changes so far."""
 
-    exists: bool | None = None  # None: it exists if it did before
-    was_deleted: bool = False  # so nothing stays as it was
+    effect: RowEffect = RowEffect.UPDATE
     has_header: bool = False  # whether `expires_at_ms` is known
     is_string: bool = False
     value: bytes | None = None  # of a string
@@ -37,7 +55,7 @@ class RowState:
     fields: dict[bytes, bytes | None] = field(default_factory=dict)  # of a hash; None: the field was deleted
 
     def delete(self) -> None:
-        self.exists, self.was_deleted, self.has_header = False, True, False
+        self.effect, self.has_header = RowEffect.DELETE, False
         self.is_string, self.value, self.expires_at_ms = False, None, None
         self.fields.clear()
 
@@ -45,11 +63,11 @@ class RowState:
         if value is not None:
             if self.is_string:  # it becomes a hash; its header follows
                 self.is_string, self.value, self.has_header = False, None, False
-            self.exists = True
+            self.effect = _WRITTEN[self.effect]
         self.fields[name] = value
 
     def change_header(self, after: Image) -> None:
-        self.exists = self.has_header = True
+        self.effect, self.has_header = _WRITTEN[self.effect], True
         self.expires_at_ms = after.expires_at_ms
         self.is_string = after.type == "string"
         self.value = after.value
@@ -69,7 +87,7 @@ Rows = dict[str, dict[bytes, RowState]]
 
 
 def fold(changes: Iterable[Change], table_of: Callable[[bytes], str | None], shapes: dict[str, TableShape]) -> Rows:
-    """Rows of types that a table has no columns for do not exist in it, and so do rows without a table."""
+    """Rows that no table is for are left out; a row that its table has no columns for is deleted from it."""
     rows: Rows = {table: {} for table in shapes}
     for change in changes:
         table = table_of(change.row)

@@ -1,4 +1,4 @@
-"""Copies the change stream to a sink, from its checkpoint on, until it is told to stop."""
+"""Copies the change stream to a sink, from its checkpoint on, until it is stopped."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from replicator.errors import BrokerUnavailable, LogDamage, LogTrimmed
 from replicator.limits import SINK_BATCH_BYTES, SINK_BATCH_CHANGES
 from replicator.node.outage_log import OutageLog
 from replicator.stream.change import Change
-from replicator.stream.envelope import NotAChange
 from replicator.stream.position import StreamPosition
-from replicator.stream.sinks.port import Sink, SinkFailed, SinkUnavailable
+from replicator.stream.sinks.port import Sink, SinkUnavailable
 from replicator.stream.sinks.report import RateMeter, SinkReport, SinkState
 
 logger = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ OpenSource = Callable[[StreamPosition | None], ChangeSource]
 
 
 class RunControl(Protocol):
-    """Time, and what the operator wants."""
+    """The clock, and whether the operator wants the sink to pause or stop."""
 
     def now_s(self) -> float: ...
 
@@ -102,10 +101,10 @@ class SinkRunner:
         self._target_outage = OutageLog(logger, f"writing to the target of sink {name}", control.now_s)
         self._kafka_outage = OutageLog(logger, "reading the change stream", control.now_s)
         self._retry_s = RETRY_S
-        self._damaged_at: StreamPosition | None = None
+        self._is_second_attempt = False  # to read from this checkpoint, after the first one found it damaged or trimmed
 
     def run(self) -> None:
-        """Return after the batch that is being written when it is told to stop.
+        """Return once it is to stop, after the batch that is being written.
 
         Raises `SinkFailed`, `ConfigError`; `LogDamage` and `LogTrimmed` with what to do.
         """
@@ -151,14 +150,13 @@ class SinkRunner:
                 self._failed(error)
                 return checkpoint
             except (LogTrimmed, LogDamage):
-                if self._damaged_at == checkpoint is not None:
+                if self._is_second_attempt:
                     raise
-                self._damaged_at = checkpoint  # opening it again says more, such as the earliest position
+                self._is_second_attempt = True  # opening it again says more, such as the earliest position
                 return checkpoint
-            except NotAChange as error:
-                raise SinkFailed(f"the topic of changes has a message of another program: {error}") from error
             self._kafka_outage.ended()
             if position != checkpoint:
+                self._is_second_attempt = False
                 now_at = self._write(changes, checkpoint, position)
                 if now_at != position:
                     return now_at
@@ -287,11 +285,11 @@ def size_bytes(changes: Iterable[Change]) -> int:
     return size
 
 
-class StopFlag:
-    """`RunControl` of a process: real time, and a flag that a signal handler may set."""
+class ProcessControl:
+    """`RunControl` of a process: the system clock, and a stop that a signal handler may request."""
 
     def __init__(self, is_paused: Callable[[], bool]) -> None:
-        self.is_set = False
+        self.stop_requested = False
         self._is_paused = is_paused
 
     def now_s(self) -> float:
@@ -302,11 +300,11 @@ class StopFlag:
 
     def wait(self, seconds: float) -> None:
         deadline_s = time.monotonic() + seconds
-        while not self.is_set and (left_s := deadline_s - time.monotonic()) > 0:
+        while not self.stop_requested and (left_s := deadline_s - time.monotonic()) > 0:
             time.sleep(min(0.1, left_s))
 
     def is_stopping(self) -> bool:
-        return self.is_set
+        return self.stop_requested
 
     def is_paused(self) -> bool:
         return self._is_paused()

@@ -1,4 +1,4 @@
-"""What a sink is told: its target, and how to write to it. None of this is secret."""
+"""The settings of a sink: its target, and how to write to it. None of them is secret."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from replicator.errors import BadRequest, ConfigError
-from replicator.limits import MAX_NAME_CHARS
 from replicator.patterns import glob
 from replicator.store.rows import KEYSPACE_TABLE
 
-_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARS - 1}}}")
 _DSN_PASSWORD = re.compile(r"(?:^|[\s?&])(?:ssl)?password\s*=", re.IGNORECASE)
 
 
@@ -30,10 +28,10 @@ class TargetKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Target:
     kind: TargetKind
-    place: str  # a path, a DSN or a URL
+    location: str  # a path, a DSN or a URL
 
     def __str__(self) -> str:
-        return self.place if self.kind is TargetKind.HTTP else f"{self.kind}:{self.place}"
+        return self.location if self.kind is TargetKind.HTTP else f"{self.kind}:{self.location}"
 
     @classmethod
     def parse(cls, text: str) -> Target:
@@ -110,7 +108,7 @@ def parse_maps(maps: Sequence[str], columns: Sequence[str]) -> tuple[TableMap, .
 
 @dataclass(frozen=True, slots=True)
 class SinkSettings:
-    """All but `dead_letters` may not change while a sink has a checkpoint."""
+    """They are stored. All but `dead_letters` may not change while a sink has a checkpoint."""
 
     name: str
     cluster: str
@@ -138,7 +136,7 @@ class SinkSettings:
 
 @dataclass(frozen=True, slots=True)
 class FileLimits:
-    """A file of Parquet is closed when it is as large, or as old."""
+    """A file of Parquet is complete when it is as large, or as old."""
 
     bytes: int = 128 << 20
     seconds: float = 300.0
@@ -146,20 +144,10 @@ class FileLimits:
 
 @dataclass(frozen=True, slots=True)
 class TargetOptions:
-    """What may be another in each run of a sink. It is in no file."""
+    """Options of one run of a sink, which are not stored."""
 
     authorization: str = field(default="", repr=False)  # the header of HTTP
     files: FileLimits = FileLimits()
-
-
-def check_name(name: str) -> str:
-    """Raises `ConfigError`."""
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"invalid name of a sink {name!r}: expected up to {MAX_NAME_CHARS} letters, digits, '_', '-' and '.', "
-            "without one of the last two at the beginning"
-        )
-    return name
 
 
 def _checked_dsn(dsn: str) -> str:

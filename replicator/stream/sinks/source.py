@@ -14,20 +14,20 @@ from replicator.stream.sync import BlockingChangeStream
 CHECK_S = 10.0
 """Between two checks that the topic is the same: Kafka's clients read on in a topic that was created again."""
 
-FIRST_S = 2.0
+EMPTY_AFTER_S = 2.0
 """After which a topic from which nothing has come counts as read to its end."""
 
 
 class CheckedChangeStream:
-    def __init__(self, kafka: KafkaAccess, purpose: str, start: StreamPosition | None) -> None:
+    def __init__(self, kafka: KafkaAccess, consumer: str, start: StreamPosition | None) -> None:
         """Raises as `BlockingChangeStream`."""
         self._kafka = kafka
         self._stream = BlockingChangeStream(
-            kafka.bootstrap, kafka.cluster, start or StreamEnd.EARLIEST, security=kafka.security, purpose=purpose
+            kafka.bootstrap, kafka.cluster, start or StreamEnd.EARLIEST, security=kafka.security, consumer=consumer
         )
         self._check_at_s = time.monotonic() + CHECK_S
         self._is_end_known = False
-        self._empty_until_s = time.monotonic() + FIRST_S
+        self._empty_until_s = time.monotonic() + EMPTY_AFTER_S
 
     @property
     def position(self) -> StreamPosition:

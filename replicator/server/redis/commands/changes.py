@@ -40,8 +40,7 @@ _END = ChangeId(LAST_PLACE, LAST_PLACE)
 class _ReadArgs(NamedTuple):
     """The arguments of XREAD."""
 
-    after: ChangeId | None  # None: the last change there is, or there is nothing to read
-    from_last: bool
+    after: ChangeId | None  # None: only the last change is read; `_END`: none is, as no key is that of the changes
     others: list[bytes]  # the other keys: there are no other streams
     limit: int
     block_ms: int | None  # None: do not wait
@@ -117,14 +116,15 @@ def _parse_read(args: Args, recent: RecentRecords) -> _ReadArgs:
     if len(streams) % 2:
         raise BadRequest("Unbalanced XREAD list of streams: for each stream key an ID or '$' must be specified.")
     keys, ids = streams[: len(streams) // 2], streams[len(streams) // 2 :]
-    after, from_last = None, False
+    after: ChangeId | None = _END
     for key, id in zip(keys, ids, strict=True):
         asked = ChangeId(recent.end, LAST_PLACE) if id == b"$" else None if id == b"+" else parse_id(id)
         if key == CHANGES:
-            if after is not None or from_last:
-                raise BadRequest(f"one XREAD reads {CHANGES.decode()} once")
-            after, from_last = asked, asked is None
-    return _ReadArgs(after, from_last, [key for key in keys if key != CHANGES], limit, block_ms)
+            after = asked
+    others = [key for key in keys if key != CHANGES]
+    if len(keys) - len(others) > 1:
+        raise BadRequest(f"one XREAD reads {CHANGES.decode()} once")
+    return _ReadArgs(after, others, limit, block_ms)
 
 
 def _parse_range(args: Args) -> _RangeArgs:
@@ -271,9 +271,7 @@ def _just_before(first: ChangeId) -> ChangeId:
 
 def _start(recent: RecentRecords, asked: _ReadArgs) -> Steps[ChangeId]:
     """The id that the first change to read comes after; with `_END`, there is none to read."""
-    if asked.from_last:
-        return (yield from _before_last(recent))
-    return _END if asked.after is None else asked.after
+    return (yield from _before_last(recent)) if asked.after is None else asked.after
 
 
 def _before_last(recent: RecentRecords) -> Steps[ChangeId]:
