@@ -81,7 +81,7 @@ class SinkContract:
         sink.close()
         assert target.strings() == {b"a": b"2"}
 
-    def test_a_forgotten_checkpoint_leaves_the_data(self, target: SinkTarget) -> None:
+    def test_the_data_stays_when_the_checkpoint_is_deleted(self, target: SinkTarget) -> None:
         recorder, sink = Recorder(), target.sink()
         recorder.run("SET a 1")
         sink.open()

@@ -192,14 +192,14 @@ def reset(
     dir: options.Dir = options.DEFAULT_DIR,
     json: options.Json = False,
 ) -> None:
-    """Forget the checkpoint of a sink that is not running, so that it begins with the earliest change again.
+    """Delete the checkpoint of a sink that is not running, so that it begins with the earliest change again.
 
     What it has written stays in the target.
 
     Example: replicator sink reset airports
     """
     file = reset_sink(SinkFolder(dir), name, delete=delete)
-    text = f"forgot the checkpoint of sink {name} in {file.settings.target}"
+    text = f"deleted the checkpoint of sink {name} in {file.settings.target}"
     print_result(text, {"sink": name, "deleted": delete}, json=json)
 
 
