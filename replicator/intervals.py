@@ -32,6 +32,7 @@ PROGRESS_S = 10.0  # between two commits of the progress while there are no chan
 STREAM_POLL_S = 2.0  # of the state of a change stream that is disabled, or that another node publishes
 STREAM_LOOKUP_S = 3.0  # between two checks whether there is a change stream
 PUBLISHER_REPORT_S = 1.0
+REPORT_TIMEOUT_S = 5.0  # without a report, after which a publisher counts as unresponsive
 PUBLISHER_STOP_S = 0.5  # for a publisher to leave its group, when its node stops
 PUBLISHER_RETRY_S = 1.0  # before a publisher that has failed is started again; doubled each time until it publishes
 MAX_PUBLISHER_RETRY_S = 30.0

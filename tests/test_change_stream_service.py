@@ -79,6 +79,16 @@ async def test_the_report_of_the_publisher_is_known() -> None:
         await until(reports(service, PUBLISHING))
 
 
+async def test_a_publisher_that_stopped_reporting_does_not_publish() -> None:
+    service = ChangeStreamService(SETTINGS, source(), Topics().id)
+    service._note(PUBLISHING)
+    assert service.report == PUBLISHING
+    service._reported_s -= 60
+    assert service.report.state is PublisherState.FAILED
+    assert "it has not reported for 60 s" in service.report.trouble
+    assert service.report.changes == PUBLISHING.changes
+
+
 async def test_no_process_runs_without_a_stream() -> None:
     topics = Topics()
     topics.exists = False

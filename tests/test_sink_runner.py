@@ -234,6 +234,24 @@ class TestReports:
         assert [it.state for it in control.reports].count(SinkState.PAUSED) >= 5
         assert sink.written == stream.changes and sink.ticks >= 5
 
+    def test_the_lag_grows_while_it_is_paused(self) -> None:
+        stream, control = FakeStream(plain_changes(2)), FakeControl(caught_up)
+
+        def write_more() -> None:
+            stream.changes[:] = plain_changes(len(stream.changes) + 1)
+            control.paused = len(stream.changes) < 6
+
+        control.paused, control.on_wait = True, write_more
+        run(stream, MemorySink(), control=control)
+        assert [it.lag for it in control.reports if it.state is SinkState.PAUSED] == [2, 3, 4, 5]
+
+    def test_the_lag_includes_what_is_read_and_not_written(self) -> None:
+        stream, control = FakeStream(plain_changes(2)), FakeControl(caught_up)
+        control.on_wait = lambda: stream.changes.__setitem__(slice(None), plain_changes(4))
+        run(stream, MemorySink(faults=[AWAY, None]), control=control)
+        retrying = [it.lag for it in control.reports if it.state is SinkState.RETRYING]
+        assert retrying[-1] == 4
+
     def test_it_stops_while_it_is_paused(self) -> None:
         control = FakeControl(lambda report: report.state is SinkState.PAUSED)
         control.paused = True

@@ -103,7 +103,7 @@ class NodeAdmin:
         return [_snapshot({"folder": reply["folder"], **it}) for it in reply["snapshots"]]
 
     def change_stream(self) -> ChangeStreamInfo:
-        return _change_stream(self._request("GET", "/stream"))
+        return _change_stream(self._request("GET", "/stream", timeout_s=CHANGE_STREAM_S))
 
     def enable_change_stream(self, options: Mapping[str, Any]) -> ChangeStreamInfo:
         return _change_stream(self._request("PUT", "/stream", {"enabled": True, **options}, SNAPSHOT_S))

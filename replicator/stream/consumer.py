@@ -16,7 +16,7 @@ NOT_IN_A_GROUP = KafkaError.GROUP_AUTHORIZATION_FAILED
 
 OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 
-FROM_EARLIEST = "start from the earliest change (`StreamEnd.EARLIEST`, or `--from earliest`)"
+FROM_EARLIEST = "start from the earliest change"
 """What to do about a position that cannot be read."""
 
 

@@ -8,11 +8,17 @@ import logging
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from replicator.errors import BrokerUnavailable, ConfigError, Loading
-from replicator.intervals import MAX_PUBLISHER_RETRY_S, PUBLISHER_RETRY_S, PUBLISHER_STOP_S, STREAM_LOOKUP_S
+from replicator.intervals import (
+    MAX_PUBLISHER_RETRY_S,
+    PUBLISHER_RETRY_S,
+    PUBLISHER_STOP_S,
+    REPORT_TIMEOUT_S,
+    STREAM_LOOKUP_S,
+)
 from replicator.log.kafka.topic import changes_topic, stream_topic
 from replicator.node.change_stream import NO_PUBLISHER, PublisherReport, PublisherState
 from replicator.node.outage_log import OutageLog
@@ -57,7 +63,7 @@ class ChangeStreamService:
         command: Sequence[str] = PUBLISHER,
     ) -> None:
         """`topic_id` raises `BrokerUnavailable`. `command`: of the publisher's process."""
-        self.report = NO_PUBLISHER  # of this node's publisher
+        self._report, self._reported_s = NO_PUBLISHER, 0.0  # of this node's publisher, on the clock of the loop
         self._settings = settings
         self._kafka = KafkaAccess(settings.bootstrap, settings.cluster, settings.node, settings.security)
         self._source = source
@@ -68,6 +74,15 @@ class ChangeStreamService:
         self._process: Process | None = None  # of the publisher
         self._retry_s = PUBLISHER_RETRY_S
         self._outage = OutageLog(logger, "publishing the change stream")
+
+    @property
+    def report(self) -> PublisherReport:
+        """Of this node's publisher. One that has stopped reporting publishes nothing: Kafka or it does not respond."""
+        silent_s = asyncio.get_running_loop().time() - self._reported_s
+        if self._report.publishes and silent_s > REPORT_TIMEOUT_S:
+            trouble = f"it has not reported for {silent_s:.0f} s: it is paused, or Kafka does not answer"
+            return replace(self._report, state=PublisherState.FAILED, trouble=trouble)
+        return self._report
 
     async def run(self) -> None:
         """Run a publisher while there is a change stream, until cancelled."""
@@ -80,7 +95,7 @@ class ChangeStreamService:
                 exists = False
             else:
                 if not exists:
-                    self.report = NO_PUBLISHER
+                    self._report = NO_PUBLISHER
             if exists:
                 await self._run_publisher()
             await self._wait_for_change(self._retry_s if exists else STREAM_LOOKUP_S)
@@ -188,7 +203,7 @@ class ChangeStreamService:
             self._retry_s = PUBLISHER_RETRY_S
         if report.publishes and not self.report.publishes:
             logger.info("publishing the change stream from offset %d on", report.offset + 1)
-        self.report = report
+        self._report, self._reported_s = report, asyncio.get_running_loop().time()
 
 
 async def _stop(process: Process) -> None:

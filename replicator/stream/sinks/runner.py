@@ -101,6 +101,9 @@ class SinkRunner:
         self._target_outage = OutageLog(logger, f"writing to the target of sink {name}", control.now_s)
         self._kafka_outage = OutageLog(logger, "reading the change stream", control.now_s)
         self._retry_s = RETRY_S
+        self._source: ChangeSource | None = None  # while it is open
+        self._written_at: StreamPosition | None = None  # after the last change written, or where the source was opened
+        self._last_us = 0  # when the last change written was made
         self._is_second_attempt = False  # to read from this checkpoint, after the first one found it damaged or trimmed
 
     def run(self) -> None:
@@ -127,15 +130,20 @@ class SinkRunner:
             source = self._until_it_succeeds(lambda at=checkpoint: self._opened(at))  # type: ignore[misc]
             self._note(state=SinkState.RUNNING, position=checkpoint, lag=source.lag())
             try:
+                self._source, self._written_at = source, source.position
                 checkpoint = self._copy(source, checkpoint)
             finally:
+                self._source = None
                 source.close()
 
     def _opened(self, checkpoint: StreamPosition | None) -> ChangeSource:
         try:
             return self._open_source(checkpoint)
         except (LogDamage, LogTrimmed) as error:
-            raise type(error)(f"{error}: `replicator sink reset {self._name}`") from None
+            raise type(error)(
+                f"{error}: `replicator sink reset {self._name}`. A target that has to be complete then needs the content of "
+                "a snapshot, too: see docs/sinks.md"
+            ) from None
 
     def _copy(self, source: ChangeSource, checkpoint: StreamPosition | None) -> StreamPosition | None:
         """Until Kafka fails, or the target has another checkpoint than expected. Returns where to go on."""
@@ -170,7 +178,7 @@ class SinkRunner:
         while self._control.is_paused() and not self._control.is_stopping():
             if self._report.state is not SinkState.PAUSED:
                 logger.info("sink %s is paused: `replicator sink resume %s`", self._name, self._name)
-            self._note(state=SinkState.PAUSED, rate=0.0)
+            self._note(state=SinkState.PAUSED, rate=0.0, **self._lag())
             self._sink.tick()
             self._control.wait(PAUSE_POLL_S)
         if self._control.is_stopping():
@@ -250,23 +258,35 @@ class SinkRunner:
         end_s = self._control.now_s() + wait_s
         while not self._control.is_stopping() and (left_s := end_s - self._control.now_s()) > 0:
             self._control.wait(min(1.0, left_s))
-            self._note()
+            self._note(**self._lag())
         if self._control.is_stopping():
             raise _Stopping
+
+    def _lag(self) -> dict[str, float]:
+        """While nothing is written. What is known of the end grows, as the source goes on to fetch."""
+        if self._source is None or self._written_at is None:
+            return {}
+        read, written = (sum(it.next_offsets) for it in (self._source.position, self._written_at))
+        lag = self._source.lag() + read - written  # a batch that is read may not be written
+        return {"lag": lag, "lag_s": self._age_s() if lag else 0.0}
+
+    def _age_s(self) -> float:
+        """Of the last change written; 0 if there is none."""
+        return max(0.0, self._control.wall_s() - self._last_us / 1e6) if self._last_us else 0.0
 
     def _note_written(self, changes: list[Change], position: StreamPosition, lag: int) -> None:
         self._retry_s = RETRY_S
         written = self._report.written + len(changes)
-        lag_s = self._report.lag_s
+        self._written_at = position
         if changes:
-            lag_s = max(0.0, self._control.wall_s() - changes[-1].source.timestamp_us / 1e6)
+            self._last_us = changes[-1].source.timestamp_us
         self._note(
             state=SinkState.RUNNING,
             position=position,
             written=written,
             rate=self._rate.note(self._control.now_s(), written),
             lag=lag,
-            lag_s=lag_s if lag else 0.0,
+            lag_s=self._age_s() if lag else 0.0,
         )
 
     def _note(self, **fields: object) -> None:

@@ -256,7 +256,8 @@ def _info(backend: Backend, args: Args) -> Steps[Reply]:
     first = yield from _between(recent, ChangeId(recent.since, LAST_PLACE), _END, 1)
     start = yield from _before_last(recent)
     last = yield from _between(recent, start, _END, 1)
-    generated, deleted = (ChangeId(offset, LAST_PLACE) for offset in (recent.end, recent.since))
+    generated = ChangeId(recent.end, LAST_PLACE)
+    deleted = ChangeId(0, 0) if recent.since < 0 else ChangeId(recent.since, LAST_PLACE)
     return {
         b"last-generated-id": str(generated).encode(),
         b"max-deleted-entry-id": str(deleted).encode(),
