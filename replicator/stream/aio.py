@@ -155,7 +155,7 @@ class ChangeStream:
         some changes; after a crash these changes are handled again. `within` is entered for these changes and the
         position together: a transaction of the database makes this exactly once.
 
-        Raises what a handler raises, `BadRequest` (the consumer is further already), and as `open` and `__aiter__`.
+        Raises what a handler raises, `BadRequest` (another process has the same name), and as `open` and `__aiter__`.
         """
         stored = None if checkpoints is None else await checkpoints.load(self._purpose)
         if stored is not None:
@@ -167,7 +167,9 @@ class ChangeStream:
                     for change in reader.ahead.take(READ_CHANGES):
                         await self._handlers.handle(change)
                     if checkpoints is not None:
-                        await checkpoints.save(self._purpose, self.position)
+                        position = self.position
+                        await checkpoints.save(self._purpose, position, after=stored)
+                        stored = position
 
     @property
     def _known(self) -> _Reader:
