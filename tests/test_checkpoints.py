@@ -41,10 +41,37 @@ class TestFiles(CheckpointContract):
         assert synced == [True]
         assert await checkpoints.load("search") == at(5)
 
-    async def test_a_file_of_another_program_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "search.json").write_text("hello")
-        with pytest.raises(ConfigError, match="invalid position"):
-            await FileCheckpoints(tmp_path).load("search")
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"hello",
+            b"",
+            b"\0" * 50,
+            b"\xff\xfe",
+            b"[" * 100_000,
+            b"[]",
+            b'{"topic_id": "t"}',
+            b'{"topic_id": 5, "next_offsets": [5]}',
+            b'{"topic_id": "t", "next_offsets": 5}',
+            b'{"topic_id": "t", "next_offsets": {"3": 1}}',
+            b'{"topic_id": "t", "next_offsets": [Infinity]}',
+            b'{"topic_id": "t", "next_offsets": [NaN]}',
+            b'{"topic_id": "t", "next_offsets": [5.5]}',
+            b'{"topic_id": "t", "next_offsets": ["5"]}',
+            b'{"topic_id": "t", "next_offsets": [true]}',
+            b'{"topic_id": "t", "next_offsets": [-5]}',
+            b'{"topic_id": "t", "next_offsets": [9223372036854775808]}',
+        ],
+        ids=lambda content: content[-30:].decode(errors="replace"),
+    )
+    async def test_a_file_that_is_damaged_or_of_another_program_is_refused(
+        self, tmp_path: Path, content: bytes
+    ) -> None:
+        (tmp_path / "search.json").write_bytes(content)
+        for attempt in (FileCheckpoints(tmp_path).load("search"), FileCheckpoints(tmp_path).save("search", at(5))):
+            with pytest.raises(ConfigError, match="invalid position of a change stream"):
+                await attempt
+        assert (tmp_path / "search.json").read_bytes() == content
 
     async def test_a_folder_that_cannot_be_used(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

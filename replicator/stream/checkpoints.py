@@ -83,7 +83,7 @@ class FileCheckpoints:
     def load_blocking(self, consumer: str) -> StreamPosition | None:
         """As `load`, for `BlockingChangeStream`."""
         try:
-            return StreamPosition.decode(self._file(consumer).read_text())
+            return _decoded(self._file(consumer).read_bytes())
         except FileNotFoundError:
             return None
         except OSError as error:

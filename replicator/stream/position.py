@@ -10,6 +10,9 @@ from enum import StrEnum
 from replicator.errors import ConfigError
 from replicator.stream.change import Position
 
+MAX_OFFSET = (1 << 63) - 1
+_SHOWN = 200  # characters of what is not a position
+
 
 class StreamEnd(StrEnum):
     EARLIEST = "earliest"
@@ -38,9 +41,16 @@ class StreamPosition:
         """Raises `ConfigError`."""
         try:
             fields = json.loads(text)
-            return cls(str(fields["topic_id"]), tuple(int(offset) for offset in fields["next_offsets"]))
-        except (ValueError, KeyError, TypeError) as error:
+            topic_id, offsets = fields["topic_id"], fields["next_offsets"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigError(f"invalid position of a change stream: {error!r}") from error
+        if not isinstance(topic_id, str) or not isinstance(offsets, list) or not all(map(_is_offset, offsets)):
+            raise ConfigError(f"invalid position of a change stream: {text[:_SHOWN]!r}")
+        return cls(topic_id, tuple(offsets))
+
+
+def _is_offset(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_OFFSET
 
 
 Start = StreamEnd | StreamPosition | Position | datetime
