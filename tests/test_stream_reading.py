@@ -113,6 +113,8 @@ def test_from_a_position_in_the_log_and_from_a_time(change_stream: PublishedStre
     assert reader.rows(Position(Offset(21), 0)) == []
     before, after = (datetime.now(UTC) + timedelta(hours=hours) for hours in (-1, 1))
     assert (len(reader.rows(before)), reader.rows(after)) == (40, [])
+    for before_1970 in ("1969-12-31T23:59:59.999+00:00", "1969-12-31T23:59:59.998+00:00", "1960-01-01T00:00+00:00"):
+        assert len(reader.rows(datetime.fromisoformat(before_1970))) == 40
 
 
 def test_whole_transactions(change_stream: PublishedStreams, kind: str) -> None:
