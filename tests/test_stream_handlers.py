@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,11 +11,12 @@ import psycopg
 import pytest
 
 import replicator.stream
-from replicator.errors import BadRequest, ConfigError
+from replicator.errors import BadRequest, ConfigError, LogDamage
 from replicator.limits import MAX_PATTERN_BYTES
 from replicator.position import Epoch, Offset, Seq
 from replicator.stream import Change, ChangeStream, FileCheckpoints, Op, PostgresCheckpoints, Source
 from replicator.stream.handlers import Handlers, Selection
+from replicator.stream.management import reset
 from tests.stream_fixture import PublishedStreams
 
 
@@ -150,6 +152,27 @@ class TestRun:
                 await run("paused", successor)
             handled = await connection.execute("SELECT row, by FROM handled ORDER BY row")
             assert await handled.fetchall() == [("a", "successor"), ("b", "successor")]
+
+    async def test_changes_after_a_reset_are_not_handled_as_if_they_followed(
+        self, change_stream: PublishedStreams, tmp_path: Path
+    ) -> None:
+        published = change_stream()
+        published.publish("SET a 1")
+        stream = ChangeStream(published.bootstrap, published.cluster, purpose="search")
+        handled: list[bytes] = []
+
+        @stream.on_table("kv")
+        async def handle(change: Change) -> None:
+            handled.append(change.row)
+            await asyncio.to_thread(reset, published.kafka)
+            again = await asyncio.to_thread(change_stream)
+            await asyncio.to_thread(again.publish, *(f"SET new{number} 1" for number in range(9)))
+
+        with pytest.raises(LogDamage, match="was reset while it was read"):
+            await stream.run(checkpoints=FileCheckpoints(tmp_path))
+        assert handled == [b"a"]
+        with pytest.raises(LogDamage, match="of another change stream, as it was reset"):
+            await stream.run(checkpoints=FileCheckpoints(tmp_path))
 
 
 def test_the_names_of_the_package_exist() -> None:

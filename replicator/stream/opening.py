@@ -88,6 +88,10 @@ def trimmed_error(topic: str, partition: int) -> LogTrimmed:
     return LogTrimmed(f"the next changes in partition {partition} of {topic} were deleted: {_FROM_EARLIEST}")
 
 
+def reset_error(topic: str) -> LogDamage:
+    return LogDamage(f"the change stream in topic {topic} was reset while it was read: {_FROM_EARLIEST}")
+
+
 Bounds = Sequence[tuple[int, int]]
 """The first offset and the end of each partition."""
 
