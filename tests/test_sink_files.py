@@ -154,8 +154,9 @@ class TestJsonl:
         with pytest.raises(SinkFailed, match="has 10 bytes, and had"):
             sink.open()
 
-    def test_a_checkpoint_of_another_program(self, tmp_path: Path) -> None:
-        (tmp_path / "a.jsonl.checkpoint").write_text("{}")
+    @pytest.mark.parametrize("content", [b"{}", b"\xff", b"[" * 100_000], ids=["fields", "bytes", "nesting"])
+    def test_a_checkpoint_of_another_program(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "a.jsonl.checkpoint").write_bytes(content)
         with pytest.raises(SinkFailed, match="is not the checkpoint of a sink"):
             JsonlSink(tmp_path / "a.jsonl").open()
 

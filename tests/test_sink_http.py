@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from replicator.stream.change import Op
 from replicator.stream.json_envelope import JsonFormat
 from replicator.stream.sinks import http
 from replicator.stream.sinks.http import HttpSink
@@ -124,6 +125,17 @@ class TestRequests:
         assert target.endpoint.requests == [(f'"shop/{timeline}/1-0/3-0/3"', 3)]
         headers = target.endpoint.headers[0]
         assert headers["Authorization"] == "Bearer abc" and headers["Content-Type"] == "application/json"
+
+    def test_the_content_of_a_snapshot_has_another_key_than_changes_at_the_same_position(
+        self, target: HttpTarget
+    ) -> None:
+        sink, changes = opened(target.sink()), plain_changes(1)
+        sink.write([changes[0]._replace(op=Op.READ)], position(1))
+        sink.write(changes, position(2))
+        sink.close()
+        timeline = bytes(range(16)).hex()
+        keys = [key for key, _ in target.endpoint.requests]
+        assert keys == [f'"shop/{timeline}/r1-0/r1-0/1"', f'"shop/{timeline}/1-0/1-0/1"']
 
     def test_a_batch_is_divided_into_requests(self, target: HttpTarget, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http, "SINK_REQUEST_CHANGES", 4)

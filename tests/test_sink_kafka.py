@@ -19,12 +19,12 @@ from replicator.local.sinks import RunOptions, SinkFolder, reset_sink, run_sink
 from replicator.log.kafka.security import PLAINTEXT
 from replicator.log.kafka.topic import changes_topic
 from replicator.protocol.log_state import LogState
+from replicator.stream import topic_check
 from replicator.stream.change import Change
 from replicator.stream.envelope import key_of, needs_tombstone
 from replicator.stream.management import StreamOptions, StreamStart, create, reset
 from replicator.stream.publication import StreamMessage
 from replicator.stream.settings import Progress
-from replicator.stream.sinks import source
 from replicator.stream.sinks.report import SinkReport, SinkState
 from replicator.stream.sinks.runner import BatchLimits, ProcessControl
 from replicator.stream.sinks.settings import SinkSettings, Target, TargetOptions
@@ -142,7 +142,7 @@ def test_a_sink_of_a_stream_that_was_reset_has_to_be_reset(stream: PublishedStre
 def test_a_stream_that_is_reset_while_it_is_read(
     stream: PublishedStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_new: bool
 ) -> None:
-    monkeypatch.setattr(source, "CHECK_S", 0.0)
+    monkeypatch.setattr(topic_check, "IDENTITY_CHECK_MS", 0)
     stream.create()
     stream.publish(plain_changes(3))
     control, has_reset = ProcessControl(lambda: False), False

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import replicator.stream
-from replicator.errors import BadRequest, ConfigError
+from replicator.errors import BadRequest, ConfigError, LogDamage
 from replicator.limits import MAX_PATTERN_BYTES
 from replicator.position import Epoch, Offset, Seq
-from replicator.stream import Change, ChangeStream, FileCheckpoints, Op, Source, StreamPosition
+from replicator.stream import Change, ChangeStream, FileCheckpoints, Op, PostgresCheckpoints, Source
 from replicator.stream.handlers import Handlers, Selection
+from replicator.stream.management import reset
 from tests.stream_fixture import PublishedStreams
 
 
@@ -118,20 +121,58 @@ class TestRun:
         await stream.run(checkpoints=checkpoints, within=transaction)
         assert events == ["begin", "a", "b", "commit, saved: True"]
 
-    async def test_a_consumer_that_another_process_has_overtaken_stops(
+    async def test_the_results_of_a_process_are_rolled_back_if_its_successor_has_handled_the_same_changes(
+        self, change_stream: PublishedStreams, postgres: str
+    ) -> None:
+        published = change_stream()
+        published.publish("SET a 1", "SET b 1")
+        async with await psycopg.AsyncConnection.connect(postgres, autocommit=True) as connection:
+            await connection.execute("DROP TABLE IF EXISTS replicator_checkpoints, handled")
+            await connection.execute("CREATE TABLE handled (row text, by text)")
+
+            async def run(name: str, on_b: Callable[[], Awaitable[None]]) -> None:
+                stream = ChangeStream(published.bootstrap, published.cluster, follow=False, consumer="search")
+                async with await psycopg.AsyncConnection.connect(postgres, autocommit=True) as own:
+
+                    @stream.on_table("kv")
+                    async def handle(change: Change) -> None:
+                        await own.execute("INSERT INTO handled VALUES (%s, %s)", (change.row.decode(), name))
+                        if change.row == b"b":
+                            await on_b()
+
+                    await stream.run(checkpoints=PostgresCheckpoints(own), within=own.transaction)
+
+            async def nothing() -> None:
+                pass
+
+            async def successor() -> None:
+                await run("successor", nothing)
+
+            with pytest.raises(BadRequest, match="another process of consumer search has gone on"):
+                await run("paused", successor)
+            handled = await connection.execute("SELECT row, by FROM handled ORDER BY row")
+            assert await handled.fetchall() == [("a", "successor"), ("b", "successor")]
+
+    async def test_changes_after_a_reset_are_not_handled_as_if_they_followed(
         self, change_stream: PublishedStreams, tmp_path: Path
     ) -> None:
         published = change_stream()
         published.publish("SET a 1")
-        checkpoints = FileCheckpoints(tmp_path)
         stream = ChangeStream(published.bootstrap, published.cluster, consumer="search")
+        handled: list[bytes] = []
 
         @stream.on_table("kv")
         async def handle(change: Change) -> None:
-            await checkpoints.save("search", StreamPosition(stream.position.topic_id, (99,)))
+            handled.append(change.row)
+            await asyncio.to_thread(reset, published.kafka)
+            again = await asyncio.to_thread(change_stream)
+            await asyncio.to_thread(again.publish, *(f"SET new{number} 1" for number in range(9)))
 
-        with pytest.raises(BadRequest, match="search commits backwards"):
-            await stream.run(checkpoints=checkpoints)
+        with pytest.raises(LogDamage, match="was reset while it was read"):
+            await stream.run(checkpoints=FileCheckpoints(tmp_path))
+        assert handled == [b"a"]
+        with pytest.raises(LogDamage, match="of another change stream, as it was reset"):
+            await stream.run(checkpoints=FileCheckpoints(tmp_path))
 
 
 def test_the_names_of_the_package_exist() -> None:

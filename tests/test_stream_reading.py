@@ -14,9 +14,21 @@ from confluent_kafka.admin import AdminClient
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogTrimmed
 from replicator.log.kafka.topic import changes_topic
 from replicator.position import Offset
-from replicator.stream import BlockingChangeStream, Change, ChangeStream, Position, StreamEnd, StreamPosition, aio, sync
+from replicator.stream import (
+    BlockingChangeStream,
+    Change,
+    ChangeStream,
+    Position,
+    StreamEnd,
+    StreamPosition,
+    aio,
+    sync,
+    topic_check,
+)
+from replicator.stream.management import reset
 from replicator.stream.opening import OpenedStream, open_stream
 from replicator.stream.state_topic import KafkaAccess
+from replicator.stream.topic_check import TopicCheck
 from tests.stream_fixture import PublishedStream, PublishedStreams
 
 pytestmark = pytest.mark.kafka
@@ -113,6 +125,8 @@ def test_from_a_position_in_the_log_and_from_a_time(change_stream: PublishedStre
     assert reader.rows(Position(Offset(21), 0)) == []
     before, after = (datetime.now(UTC) + timedelta(hours=hours) for hours in (-1, 1))
     assert (len(reader.rows(before)), reader.rows(after)) == (40, [])
+    for before_1970 in ("1969-12-31T23:59:59.999+00:00", "1969-12-31T23:59:59.998+00:00", "1960-01-01T00:00+00:00"):
+        assert len(reader.rows(datetime.fromisoformat(before_1970))) == 40
 
 
 def test_whole_transactions(change_stream: PublishedStreams, kind: str) -> None:
@@ -198,6 +212,84 @@ async def test_an_asynchronous_reader_that_is_overtaken_says_so(change_stream: P
         for _ in range(2):
             with pytest.raises(LogTrimmed, match="next changes in partition 0"):
                 await stream.read(1, DEADLINE_S)
+
+
+class OpenReader:
+    """One interface for both kinds, that reads some changes at a time."""
+
+    def __init__(self, published: PublishedStream, kind: str) -> None:
+        self._runner = asyncio.Runner()
+        self._stream: BlockingChangeStream | ChangeStream
+        if kind == "blocking":
+            self._stream = published.open()
+        else:
+            self._stream = ChangeStream(published.bootstrap, published.cluster)
+            self._runner.run(self._stream.open())
+
+    def rows(self) -> list[str]:
+        """Waits for changes."""
+        stream = self._stream
+        if isinstance(stream, BlockingChangeStream):
+            return [text(it) for it in stream.read(10, DEADLINE_S)]
+        return [text(it) for it in self._runner.run(stream.read(10, DEADLINE_S))]
+
+    def close(self) -> None:
+        if isinstance(self._stream, BlockingChangeStream):
+            self._stream.close()
+        else:
+            self._runner.run(self._stream.close())
+        self._runner.close()
+
+
+@pytest.mark.parametrize("published_anew", [0, 9], ids=["before its position", "beyond its position"])
+def test_a_stream_that_is_reset_and_enabled_again_while_it_is_read(
+    change_stream: PublishedStreams, kind: str, monkeypatch: pytest.MonkeyPatch, published_anew: int
+) -> None:
+    if published_anew:  # otherwise the reader notices by itself that there is no such offset
+        monkeypatch.setattr(topic_check, "IDENTITY_CHECK_MS", 0)
+    published = change_stream()
+    published.publish("SET a 1", "SET b 1")
+    reader = OpenReader(published, kind)
+    assert reader.rows() == ["1-0 c a", "2-0 c b"]
+    reset(published.kafka)
+    change_stream().publish(*(f"SET new{number} 1" for number in range(published_anew)))
+    for _ in range(2):
+        with pytest.raises(LogDamage, match=r"was reset while it was read: start from the earliest change"):
+            reader.rows()
+    reader.close()
+
+
+def test_a_stream_that_is_reset_while_it_is_read(
+    change_stream: PublishedStreams, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topic_check, "IDENTITY_CHECK_MS", 0)
+    published = change_stream()
+    reader = OpenReader(published, kind)
+    reset(published.kafka)
+    for _ in range(2):
+        with pytest.raises(LogDamage, match=r"was reset while it was read"):
+            reader.rows()
+    reader.close()
+
+
+def test_changes_are_kept_while_the_topic_cannot_be_checked(
+    change_stream: PublishedStreams, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = change_stream()
+    published.publish("SET a 1")
+    reader = OpenReader(published, kind)
+
+    def confirm(check: TopicCheck) -> None:
+        raise BrokerUnavailable("Kafka does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(topic_check, "IDENTITY_CHECK_MS", 0)
+        patch.setattr(TopicCheck, "confirm", confirm)
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable, match="Kafka does not answer"):
+                reader.rows()
+    assert reader.rows() == ["1-0 c a"]
+    reader.close()
 
 
 def topic_id(published: PublishedStream) -> str:

@@ -123,7 +123,9 @@ class TestFrom:
     def test_what_it_may_be(self, text: str, expected: Start) -> None:
         assert parse_start(text, now=NOW) == expected
 
-    @pytest.mark.parametrize("text", ["", "yesterday", "-1", "10 m", "2026-13-01", "1520-"])
+    @pytest.mark.parametrize(
+        "text", ["", "yesterday", "-1", "10 m", "2026-13-01", "1520-", "99999999d", "0001-01-01T00:00+14:00"]
+    )
     def test_what_it_may_not_be(self, text: str) -> None:
         with pytest.raises(typer.BadParameter, match="expected earliest, latest, an offset of the log"):
             parse_start(text)

@@ -99,9 +99,9 @@ def parse_start(text: str | None, *, follow: bool = False, now: datetime | None 
         return StreamEnd(text)
     with contextlib.suppress(BadRequest):
         return Position.parse(text)
-    with contextlib.suppress(typer.BadParameter):
+    with contextlib.suppress(typer.BadParameter, OverflowError):
         return (now or datetime.now().astimezone()) - timedelta(milliseconds=options.parse_duration(text))
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, OverflowError):
         return datetime.fromisoformat(text).astimezone()
     raise typer.BadParameter(
         f"invalid {text!r}: expected earliest, latest, an offset of the log (1520 or 1520-3), a time such as "

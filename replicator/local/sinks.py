@@ -29,7 +29,7 @@ from replicator.stream.sinks.metrics import SinkMetrics, serve_metrics
 from replicator.stream.sinks.report import SinkReport, SinkState
 from replicator.stream.sinks.runner import BatchLimits, OpenSource, RunControl, SinkRunner
 from replicator.stream.sinks.settings import SinkSettings, Target, TargetOptions, parse_maps
-from replicator.stream.sinks.source import CheckedChangeStream
+from replicator.stream.sinks.source import SinkChangeStream
 from replicator.stream.state_topic import KafkaAccess
 
 SAVE_S = 1.0
@@ -200,8 +200,8 @@ def run_sink(
 ) -> None:
     """Until `control` stops it. Raises as `SinkRunner.run`, and `ConfigError`."""
 
-    def open_source(start: StreamPosition | None) -> CheckedChangeStream:
-        return CheckedChangeStream(kafka, f"sink-{settings.name}", start)
+    def open_source(start: StreamPosition | None) -> SinkChangeStream:
+        return SinkChangeStream(kafka, f"sink-{settings.name}", start)
 
     run_sink_on(folder, settings, open_source, options, show, control)
 

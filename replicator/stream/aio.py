@@ -13,7 +13,7 @@ from typing import Any, Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
-from replicator.errors import BrokerUnavailable, ConfigError, ReplicatorError
+from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, ReplicatorError
 from replicator.intervals import READER_TIMEOUT_MS
 from replicator.limits import FETCH_BYTES, READ_CHANGES
 from replicator.log.kafka.client_id import client_id_of
@@ -28,6 +28,7 @@ from replicator.stream.outage import OutageDetector
 from replicator.stream.position import Start, StreamEnd, StreamPosition
 from replicator.stream.read_ahead import ReadAhead
 from replicator.stream.state_topic import KafkaAccess
+from replicator.stream.topic_check import TopicCheck
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ class ChangeStream:
         some changes; after a crash these changes are handled again. `within` is entered for these changes and the
         position together: a transaction of the database makes this exactly once.
 
-        Raises what a handler raises, `BadRequest` (the consumer is further already), and as `open` and `__aiter__`.
+        Raises what a handler raises, `BadRequest` (another process has the same name), and as `open` and `__aiter__`.
         """
         stored = None if checkpoints is None else await checkpoints.load(self._name)
         if stored is not None:
@@ -164,11 +165,14 @@ class ChangeStream:
         async with self:
             reader = self._known
             while await reader.wait():
+                await reader.confirm_patiently()
                 async with within() if within is not None else nullcontext():
                     for change in reader.ahead.take(READ_CHANGES):
                         await self._handlers.handle(change)
                     if checkpoints is not None:
-                        await checkpoints.save(self._name, self.position)
+                        position = self.position
+                        await checkpoints.save(self._name, position, after=stored)
+                        stored = position
 
     @property
     def _known(self) -> _Reader:
@@ -197,6 +201,10 @@ class _Reader:
         self._partitions = [TopicPartition(opened.topic, number) for number in opened.partitions]
         self._failure: ReplicatorError | None = None  # after which there is nothing to read any more
         self._outage = OutageDetector(READER_TIMEOUT_MS / 1000)
+        self._check = TopicCheck(kafka, opened.settings.topic_id)
+        self._unchecked: dict[TopicPartition, list[Any]] = {}  # fetched, and perhaps of another topic of the same name
+        self._out_of_range: int | None = None  # a partition, of this topic or another one
+        self._is_confirmed = True  # that everything in `ahead` is of this topic
         self._consumer: Any = AIOKafkaConsumer(
             bootstrap_servers=kafka.bootstrap,
             client_id=client_id_of(kafka.cluster, None, consumer),
@@ -223,6 +231,7 @@ class _Reader:
         await asyncio.sleep(0)  # aiokafka cannot stop a consumer whose tasks have not begun
 
     async def stop(self) -> None:
+        self._check.close()
         await self._consumer.stop()
 
     def lag(self) -> int:
@@ -243,19 +252,27 @@ class _Reader:
             if self._outage.is_new:
                 logger.warning("%s: waiting", error)
 
+    async def confirm_patiently(self) -> None:
+        """All that was fetched is of the topic that was opened. Raises `LogDamage`, `ConfigError`."""
+        while not self._is_confirmed:
+            try:
+                await self._confirm()
+            except BrokerUnavailable as error:
+                if self._outage.is_new:
+                    logger.warning("%s: waiting", error)
+
     async def fetch(self, timeout_s: float) -> None:
         """What there is, or what comes within the time. Raises as `ChangeStream.read`."""
         if self._failure is not None:
             raise self._failure
         begun_s = time.monotonic()
-        try:
-            found = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000), max_records=READ_CHANGES)
-        except OffsetOutOfRangeError as error:
-            self._failure = trimmed_error(self._topic, min(it.partition for it in error.args[0]))
-            raise self._failure from None
-        except TopicAuthorizationFailedError:
-            self._failure = denied_error(self._kafka)
-            raise self._failure from None
+        if not self._unchecked and self._out_of_range is None:
+            await self._get(timeout_s)
+        await self._check_topic()
+        if self._out_of_range is not None:
+            self._failure = trimmed_error(self._topic, self._out_of_range)
+            raise self._failure
+        found, self._unchecked = self._unchecked, {}
         for partition, messages in found.items():
             for message in messages:
                 self.ahead.add(partition.partition, message.offset, message.value)
@@ -264,3 +281,36 @@ class _Reader:
         polled_ms = max((self._consumer.last_poll_timestamp(it) or 0) for it in self._partitions)
         if self._outage.is_outage(bool(found), polled_ms, time.monotonic() - begun_s):
             raise no_answer_error(self._kafka)
+
+    async def _get(self, timeout_s: float) -> None:
+        try:
+            self._unchecked = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000), max_records=READ_CHANGES)
+        except OffsetOutOfRangeError as error:
+            self._out_of_range = min(it.partition for it in error.args[0])
+        except TopicAuthorizationFailedError:
+            self._failure = denied_error(self._kafka)
+            raise self._failure from None
+        self._is_confirmed &= not self._unchecked
+
+    async def _check_topic(self) -> None:
+        """From time to time, and if an offset may be of another topic. Raises as `fetch`."""
+        if self._out_of_range is not None or (self._unchecked and self._check.is_due):
+            await self._confirm()
+        elif not self._unchecked:
+            try:
+                self._check.poll()
+            except LogDamage as error:
+                self._failure = error
+                raise
+
+    async def _confirm(self) -> None:
+        """Raises `LogDamage`, `BrokerUnavailable`, `ConfigError`."""
+        try:
+            await asyncio.to_thread(self._check.confirm)
+        except (LogDamage, ConfigError) as error:
+            self._failure = error
+            raise
+        except BrokerUnavailable:
+            self._outage.note_report()
+            raise
+        self._is_confirmed = True

@@ -25,31 +25,43 @@ class Checkpoints(Protocol):
         """None: nothing was saved. Raises `ConfigError` (invalid name, or another program wrote it)."""
         ...
 
-    async def save(self, consumer: str, position: StreamPosition, *, reset: bool = False) -> None:
+    async def save(
+        self, consumer: str, position: StreamPosition, *, after: StreamPosition | None = None, reset: bool = False
+    ) -> None:
         """Durable, or part of a transaction of the caller, when it returns.
 
-        Raises `BadRequest` if the position is behind the saved one or of another stream, unless `reset`, and
-        `ConfigError` as `load`.
+        `after`: the position that was saved last, from which the changes since were read; None: none was saved.
+        Raises `BadRequest` if another one is stored, or the position is behind it or of another stream, unless `reset`,
+        and `ConfigError` as `load`. Comparing and saving are one step, whoever saves at the same time.
         """
         ...
 
 
-def check_advances(consumer: str, stored: StreamPosition | None, position: StreamPosition) -> None:
-    """Raises `BadRequest` if a consumer would go back."""
-    if stored is None:
-        return
-    if stored.topic_id != position.topic_id or len(stored.next_offsets) != len(position.next_offsets):
+def check_follows(
+    consumer: str, stored: StreamPosition | None, after: StreamPosition | None, position: StreamPosition
+) -> None:
+    """Raises `BadRequest` if changes before the position were handled twice, or never."""
+    if stored is not None and (
+        stored.topic_id != position.topic_id or len(stored.next_offsets) != len(position.next_offsets)
+    ):
         raise BadRequest(
             f"the checkpoint of {consumer} is of another change stream: reset it once the consumer has started anew"
         )
-    if position.is_behind(stored):
+    if stored != after:
         raise BadRequest(
-            f"{consumer} commits backwards: its checkpoint is at {_text(stored)}, the position is {_text(position)}. "
-            "Another process may have the same name; reset the checkpoint to go back on purpose"
+            f"another process of consumer {consumer} has gone on, or its checkpoint was reset: it is {_text(stored)} "
+            f"instead of {_text(after)}, after which this process has read. Nothing was saved"
+        )
+    if stored is not None and position.is_behind(stored):
+        raise BadRequest(
+            f"{consumer} commits backwards: its checkpoint is {_text(stored)}, the position is {_text(position)}. "
+            "Reset the checkpoint to go back on purpose"
         )
 
 
-def _text(position: StreamPosition) -> str:
+def _text(position: StreamPosition | None) -> str:
+    if position is None:
+        return "none"
     return ", ".join(f"{number}:{offset}" for number, offset in enumerate(position.next_offsets))
 
 
@@ -63,20 +75,24 @@ class FileCheckpoints:
         """Raises `ConfigError`."""
         return await asyncio.to_thread(self.load_blocking, consumer)
 
-    async def save(self, consumer: str, position: StreamPosition, *, reset: bool = False) -> None:
+    async def save(
+        self, consumer: str, position: StreamPosition, *, after: StreamPosition | None = None, reset: bool = False
+    ) -> None:
         """The file is replaced atomically and synced. Raises `BadRequest`, `ConfigError`."""
-        await asyncio.to_thread(self.save_blocking, consumer, position, reset=reset)
+        await asyncio.to_thread(self.save_blocking, consumer, position, after=after, reset=reset)
 
     def load_blocking(self, consumer: str) -> StreamPosition | None:
         """As `load`, for `BlockingChangeStream`."""
         try:
-            return StreamPosition.decode(self._file(consumer).read_text())
+            return _decoded(self._file(consumer).read_bytes())
         except FileNotFoundError:
             return None
         except OSError as error:
             raise self._unusable(error) from error
 
-    def save_blocking(self, consumer: str, position: StreamPosition, *, reset: bool = False) -> None:
+    def save_blocking(
+        self, consumer: str, position: StreamPosition, *, after: StreamPosition | None = None, reset: bool = False
+    ) -> None:
         """As `save`, for `BlockingChangeStream`."""
         file = self._file(consumer)
         try:
@@ -85,7 +101,7 @@ class FileCheckpoints:
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX)  # so that no other process saves between the check and the end
                 if not reset:
-                    check_advances(consumer, self.load_blocking(consumer), position)
+                    check_follows(consumer, self.load_blocking(consumer), after, position)
                 replace_file(file, f"{position.encode()}\n".encode())
             finally:
                 os.close(folder)
@@ -121,7 +137,9 @@ class PostgresCheckpoints:
             row = await cursor.fetchone()
         return None if row is None else _decoded(row[0])
 
-    async def save(self, consumer: str, position: StreamPosition, *, reset: bool = False) -> None:
+    async def save(
+        self, consumer: str, position: StreamPosition, *, after: StreamPosition | None = None, reset: bool = False
+    ) -> None:
         """Raises `BadRequest`, `ConfigError`, and the errors of psycopg."""
         checked_name("name of a consumer", consumer)
         async with self._connection.transaction():
@@ -129,18 +147,24 @@ class PostgresCheckpoints:
             cursor = await self._connection.execute(
                 "INSERT INTO replicator_checkpoints VALUES (%s, %s) ON CONFLICT DO NOTHING",
                 (consumer, position.encode()),
-            )
-            if cursor.rowcount:
-                return
+            )  # waits for a transaction that saves it
+            is_first = cursor.rowcount == 1
             if not reset:
-                cursor = await self._connection.execute(
-                    "SELECT position FROM replicator_checkpoints WHERE consumer = %s FOR UPDATE", (consumer,)
+                stored = None if is_first else await self._locked(consumer)
+                check_follows(consumer, stored, after, position)
+            if not is_first:
+                await self._connection.execute(
+                    "UPDATE replicator_checkpoints SET position = %s WHERE consumer = %s",
+                    (position.encode(), consumer),
                 )
-                row = await cursor.fetchone()
-                check_advances(consumer, None if row is None else _decoded(row[0]), position)
-            await self._connection.execute(
-                "UPDATE replicator_checkpoints SET position = %s WHERE consumer = %s", (position.encode(), consumer)
-            )
+
+    async def _locked(self, consumer: str) -> StreamPosition | None:
+        """What is stored once no other transaction saves it, until the end of this transaction."""
+        cursor = await self._connection.execute(
+            "SELECT position FROM replicator_checkpoints WHERE consumer = %s FOR UPDATE", (consumer,)
+        )
+        row = await cursor.fetchone()
+        return None if row is None else _decoded(row[0])
 
     async def _create_table(self) -> None:
         """Not by IF NOT EXISTS alone, which needs the permission to create tables also if the table exists."""
@@ -168,13 +192,15 @@ class RedisCheckpoints:
         """Raises `ConfigError`, and the errors of redis-py."""
         return _decoded(await self._client.get(_key(consumer)))
 
-    async def save(self, consumer: str, position: StreamPosition, *, reset: bool = False) -> None:
+    async def save(
+        self, consumer: str, position: StreamPosition, *, after: StreamPosition | None = None, reset: bool = False
+    ) -> None:
         """Raises `BadRequest`, `ConfigError`, and the errors of redis-py."""
         key = _key(consumer)
 
         async def replace(pipeline: Any) -> None:
             if not reset:
-                check_advances(consumer, _decoded(await pipeline.get(key)), position)
+                check_follows(consumer, _decoded(await pipeline.get(key)), after, position)
             pipeline.multi()
             pipeline.set(key, position.encode())
 

@@ -54,6 +54,10 @@ def trimmed_error(topic: str, partition: int) -> LogTrimmed:
     return LogTrimmed(f"the next changes in partition {partition} of {topic} were deleted: {FROM_EARLIEST}")
 
 
+def reset_error(topic: str) -> LogDamage:
+    return LogDamage(f"the change stream in topic {topic} was reset while it was read: {FROM_EARLIEST}")
+
+
 def foreign_error(topic: str, partition: int, offset: int, why: NotAChange) -> LogDamage:
     return LogDamage(
         f"the message at offset {offset} of partition {partition} of {topic} is not a change: another program wrote "

@@ -120,7 +120,8 @@ class _Lookup:
         return start.next_offsets
 
     def _at(self, moment: datetime, bounds: Bounds) -> tuple[int, ...]:
-        asked = [TopicPartition(it.topic, it.partition, int(moment.timestamp() * 1000)) for it in self._partitions]
+        at_ms = max(0, int(moment.timestamp() * 1000))  # Kafka gives negative ones meanings of their own
+        asked = [TopicPartition(it.topic, it.partition, at_ms) for it in self._partitions]
         found = self._consumer.offsets_for_times(asked, timeout=ADMIN_TIMEOUT_S)
         return tuple(it.offset if it.offset >= 0 else end for it, (_, end) in zip(found, bounds, strict=True))
 

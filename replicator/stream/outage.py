@@ -25,6 +25,10 @@ class OutageDetector:
         self._waited_s += waited_s
         if self._waited_s < self._limit_s:
             return False
+        self.note_report()
+        return True
+
+    def note_report(self) -> None:
+        """The outage is reported now, also if another request than a fetch has failed."""
         self._waited_s = 0.0
         self._reports += 1
-        return True

@@ -11,6 +11,9 @@ from typing import Any
 from replicator.errors import ConfigError
 from replicator.stream.change import Position
 
+MAX_OFFSET = (1 << 63) - 1
+_SHOWN = 200  # characters of what is not a position
+
 
 class StreamEnd(StrEnum):
     EARLIEST = "earliest"
@@ -39,8 +42,8 @@ class StreamPosition:
         """Raises `ConfigError`."""
         try:
             return cls.from_json(json.loads(text))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"invalid position of a change stream: {error!r}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ConfigError(f"invalid position of a change stream: {text[:_SHOWN]!r} ({error!r})") from error
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -48,7 +51,14 @@ class StreamPosition:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> StreamPosition:
         """Raises `KeyError`, `TypeError` or `ValueError`."""
-        return cls(str(fields["topic_id"]), tuple(int(offset) for offset in fields["next_offsets"]))
+        topic_id, offsets = fields["topic_id"], fields["next_offsets"]
+        if not isinstance(topic_id, str) or not isinstance(offsets, list | tuple) or not all(map(_is_offset, offsets)):
+            raise ValueError("expected a topic_id, and next_offsets")
+        return cls(topic_id, tuple(offsets))
+
+
+def _is_offset(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_OFFSET
 
 
 Start = StreamEnd | StreamPosition | Position | datetime

@@ -10,7 +10,7 @@ from typing import Self
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from replicator.errors import BrokerUnavailable, ReplicatorError
+from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, ReplicatorError
 from replicator.limits import READ_CHANGES
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
 from replicator.stream.change import Change
@@ -26,6 +26,7 @@ from replicator.stream.opening import open_stream
 from replicator.stream.position import Start, StreamEnd, StreamPosition
 from replicator.stream.read_ahead import ReadAhead
 from replicator.stream.state_topic import KafkaAccess
+from replicator.stream.topic_check import TopicCheck
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class BlockingChangeStream:
         self._outage: BrokerUnavailable | None = None  # that was not reported yet
         self._has_warned = False  # since Kafka has answered last
         self._failure: ReplicatorError | None = None  # after which there is nothing to read any more
+        self._check = TopicCheck(kafka, opened.settings.topic_id)
+        self._unchecked: list[Message] = []  # fetched, and perhaps of another topic of the same name
         self._consumer = Consumer(
             {
                 **consumer_settings(kafka, consumer),
@@ -119,6 +122,7 @@ class BlockingChangeStream:
         return self._ahead.lag(self._consumer.get_watermark_offsets(it, cached=True)[1] for it in partitions)
 
     def close(self) -> None:
+        self._check.close()
         self._consumer.close()
 
     def __enter__(self) -> Self:
@@ -149,8 +153,11 @@ class BlockingChangeStream:
         """What there is, or what comes within the time. Raises as `read`."""
         if self._failure is not None:
             raise self._failure
-        first = self._consumer.poll(timeout_s)
-        messages = [] if first is None else [first, *self._consumer.consume(READ_CHANGES - 1, 0)]
+        if not self._unchecked:
+            first = self._consumer.poll(timeout_s)
+            self._unchecked = [] if first is None else [first, *self._consumer.consume(READ_CHANGES - 1, 0)]
+        self._check_topic()
+        messages, self._unchecked = self._unchecked, []
         for message in messages:
             self._add(message)
             self._has_warned = False
@@ -158,9 +165,20 @@ class BlockingChangeStream:
         if outage is not None and not messages:
             raise outage
 
+    def _check_topic(self) -> None:
+        """From time to time, and if an error may be of another topic. Raises as `read`."""
+        try:
+            if not self._unchecked:
+                self._check.poll()
+            elif self._check.is_due or any(map(_is_fault, self._unchecked)):
+                self._check.confirm()
+        except (LogDamage, ConfigError) as error:
+            self._failure = error
+            raise
+
     def _add(self, message: Message) -> None:
         error, partition, offset = message.error(), message.partition(), message.offset()
-        if error is not None and error.code() != KafkaError._PARTITION_EOF:
+        if error is not None and _is_fault(message):
             self._fail(error, partition or 0)
             return
         assert partition is not None and offset is not None
@@ -186,3 +204,8 @@ class BlockingChangeStream:
         """Of the client as a whole. The failure of a single broker is not one."""
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._outage = no_answer_error(self._kafka)
+
+
+def _is_fault(message: Message) -> bool:
+    error = message.error()
+    return error is not None and error.code() != KafkaError._PARTITION_EOF

@@ -33,7 +33,7 @@ class CheckpointFile:
             return None
         except OSError as error:
             raise failed(self.path, error) from error
-        except (ValueError, TypeError, KeyError, ConfigError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError, ConfigError) as error:
             raise SinkFailed(f"{self.path} is not the checkpoint of a sink: restore it, or delete it") from error
 
     def save(self, checkpoint: StoredCheckpoint) -> None:

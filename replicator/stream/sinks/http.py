@@ -1,7 +1,8 @@
 """Batches of envelopes as JSON arrays, sent to an HTTP endpoint at least once.
 
 A request that is repeated has the same `Idempotency-Key`, unless the process was killed in between: then the changes
-come again, perhaps in other batches. `source.timeline`, `source.offset` and `source.index` identify a change for good.
+come again, perhaps in other batches. `source.timeline`, `source.offset`, `source.index`, and whether `op` is `r`
+identify a change.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 from replicator import __version__
 from replicator.errors import ConfigError
 from replicator.limits import SINK_REQUEST_BYTES, SINK_REQUEST_CHANGES
-from replicator.stream.change import Change
+from replicator.stream.change import Change, Op
 from replicator.stream.json_envelope import JsonFormat
 from replicator.stream.position import StreamPosition
 from replicator.stream.sinks.checkpoint_file import CheckpointFile, StoredCheckpoint, failed
@@ -203,7 +204,12 @@ def _end_of_request(encoded: Sequence[bytes], start: int) -> int:
 def _idempotency_key(changes: Sequence[Change]) -> str:
     first, last = changes[0], changes[-1]
     source = first.source
-    return f"{source.cluster}/{source.timeline}/{first.position}/{last.position}/{len(changes)}"
+    return f"{source.cluster}/{source.timeline}/{_named(first)}/{_named(last)}/{len(changes)}"
+
+
+def _named(change: Change) -> str:
+    """A change of the content of a snapshot may have the position of a change in the log."""
+    return f"r{change.position}" if change.op is Op.READ else str(change.position)
 
 
 def _write_all(file: int, data: bytes) -> None:

@@ -141,8 +141,8 @@ class SinkRunner:
             return self._open_source(checkpoint)
         except (LogDamage, LogTrimmed) as error:
             raise type(error)(
-                f"{error}: `replicator sink reset {self._name}`. A target that has to be complete then needs the content "
-                "of a snapshot, too: see docs/sinks.md"
+                f"{error}: `replicator sink reset {self._name}`. A target that has to be complete needs the content of "
+                "a snapshot then: see docs/sinks.md"
             ) from None
 
     def _copy(self, source: ChangeSource, checkpoint: StreamPosition | None) -> StreamPosition | None:
