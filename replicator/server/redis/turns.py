@@ -40,22 +40,40 @@ class Turns:
         self._schedule()
 
     async def run(self, steps: Steps[T]) -> T:
-        """Run long work in slices. Raises `ReplyTooLarge`."""
+        """Run long work in slices. Raises `ReplyTooLarge`.
+
+        A turn runs the steps itself: if it only woke the task, all that wait would get a step in one slice.
+        """
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         size = 0
-        while True:
+
+        def advance() -> None:
+            nonlocal size
+            if result.done():  # the task was cancelled
+                return
             try:
-                in_turn = True
-                while in_turn:
+                while True:
                     size += next(steps)
                     if size > MAX_REPLY_BYTES:
                         raise ReplyTooLarge
-                    in_turn = self.clock() < self.until_s
+                    if self.clock() >= self.until_s:
+                        self.wait(advance)
+                        return
             except StopIteration as end:
-                result: T = end.value
-                return result
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.wait(lambda turn=turn: None if turn.done() else turn.set_result(None))  # type: ignore[misc]
-            await turn
+                result.set_result(end.value)
+            except Exception as error:  # noqa: BLE001 (raised in the task)
+                result.set_exception(error)
+
+        if self.clock() < self.until_s:
+            advance()
+        else:
+            self.wait(advance)
+        try:
+            return await result
+        finally:
+            steps.close()
+            if result.done() and not result.cancelled():
+                result.exception()  # the task may have been cancelled meanwhile
 
     def _next_slice(self) -> None:
         self._scheduled = False
