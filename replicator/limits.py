@@ -182,6 +182,9 @@ RECENT_BYTES = 16 << 20
 RECENT_RECORDS = 100_000
 """The same in records. Bounds the memory that small records take besides their bytes."""
 
+DECODED_BYTES = 16 << 20
+"""Memory of those records that a node has decoded for XREAD and keeps for others that read the same."""
+
 SINK_BATCH_CHANGES = 5_000
 """Changes that a sink writes at once; `--batch` sets another number. Bounds the time of a transaction of PostgreSQL."""
 
