@@ -121,6 +121,31 @@ async def test_each_turn_takes_a_step_however_late_it_comes() -> None:
     assert await task == 5
 
 
+async def test_commands_and_long_work_are_first_by_turns() -> None:
+    now_s = 0.0
+    turns = Turns(lambda: now_s)
+    order: list[str] = []
+
+    def work() -> Steps[None]:
+        nonlocal now_s
+        for _ in range(2):
+            now_s += 1  # longer than a slice
+            order.append("long")
+            yield 0
+
+    def command() -> None:  # of a client that has sent many
+        nonlocal now_s
+        now_s += SLICE_MS / 1000
+        order.append("command")
+
+    tasks = [asyncio.create_task(turns.run(work())) for _ in range(3)]
+    await asyncio.sleep(0)  # they wait
+    for _ in range(4):
+        turns.wait(command)
+    await asyncio.gather(*tasks)
+    assert order == ["command", "long"] * 4 + ["long"] * 2
+
+
 async def test_cancelled_work_is_closed_at_once() -> None:
     closed: list[str] = []
 

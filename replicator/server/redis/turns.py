@@ -1,7 +1,8 @@
 """Shares the event loop among the connections, and leaves the rest of it to the node.
 
 The commands of all clients together run for at most `SLICE_MS`; then the event loop gets through one iteration before
-the next slice begins. What has to go on in a later slice waits for its turn, first come, first served.
+the next slice begins. What has to go on in a later slice waits for its turn, first come, first served. Commands that
+have not begun and long work take turns to be first in a slice: a short command does not wait for all the long ones.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Turns:
         self.until_s = 0.0
         """By the clock, until when commands may run. Later, they have to `wait` for the next slice."""
         self._waiting: deque[Callable[[], None]] = deque()
+        self._long: deque[Callable[[], None]] = deque()  # the same, of long work
+        self._long_first = False  # in the next slice
         self._scheduled = False  # `_next_slice`; always if anything waits
 
     def wait(self, run: Callable[[], None]) -> None:
@@ -47,6 +50,10 @@ class Turns:
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         size = 0
 
+        def wait() -> None:
+            self._long.append(advance)
+            self._schedule()
+
         def advance() -> None:
             nonlocal size
             if result.done():  # the task was cancelled
@@ -57,7 +64,7 @@ class Turns:
                     if size > MAX_REPLY_BYTES:
                         raise ReplyTooLarge
                     if self.clock() >= self.until_s:
-                        self.wait(advance)
+                        wait()
                         return
             except StopIteration as end:
                 result.set_result(end.value)
@@ -67,7 +74,7 @@ class Turns:
         if self.clock() < self.until_s:
             advance()
         else:
-            self.wait(advance)
+            wait()
         try:
             return await result
         finally:
@@ -78,12 +85,20 @@ class Turns:
     def _next_slice(self) -> None:
         self._scheduled = False
         self.until_s = self.clock() + SLICE_MS / 1000
-        for _ in range(len(self._waiting)):
-            self._waiting.popleft()()
-            if self.clock() >= self.until_s:
-                break
-        if self._waiting:
+        first, second = (self._long, self._waiting) if self._long_first else (self._waiting, self._long)
+        self._long_first = not self._long_first
+        if self._take_turns(first):
+            self._take_turns(second)
+        if first or second:
             self._schedule()
+
+    def _take_turns(self, waiting: deque[Callable[[], None]]) -> bool:
+        """Whether there is time left."""
+        for _ in range(len(waiting)):
+            waiting.popleft()()
+            if self.clock() >= self.until_s:
+                return False
+        return True
 
     def _schedule(self) -> None:
         if not self._scheduled:
