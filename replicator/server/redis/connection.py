@@ -22,10 +22,11 @@ from replicator.protocol.levels import Level
 from replicator.server.redis.command import Args, Command
 from replicator.server.redis.context import ServerContext
 from replicator.server.redis.dispatch import Dispatcher
+from replicator.server.redis.notifications import KeyspaceEvents
 from replicator.server.redis.replies import Replies
 from replicator.server.redis.requests import ProtocolBroken, Requests, SecurityAttack
 from replicator.server.redis.resp import Error, Reply, encode, error_reply
-from replicator.server.redis.subscriptions import Events, KeyspaceEvents, Subscriptions
+from replicator.server.redis.subscriptions import Events, Subscriptions
 from replicator.server.redis.transaction import MultiState, Watches
 from replicator.server.redis.waiting import Closed, Closing, OthersTurn, OwnWrites, ViewAt, WaitState, Work
 
@@ -211,8 +212,12 @@ class Connection(asyncio.Protocol):
         self.reply(reply)
         self._replies.flush()
         if self._transport.get_write_buffer_size() > max_unread_bytes:
-            logger.info("closing %s: it has left more than %d bytes unread", self.address, max_unread_bytes)
-            self._transport.abort()
+            self.disconnect(f"it has left more than {max_unread_bytes} bytes unread")
+
+    def disconnect(self, reason: str) -> None:
+        """Without what it has not read."""
+        logger.info("closing %s: %s", self.address, reason)
+        self._transport.abort()
 
     @property
     def last_offset(self) -> Offset:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from replicator.address import Address
 from replicator.errors import ReplicatorError
@@ -20,8 +21,9 @@ from replicator.server.protection import HOW_TO_OPEN, is_loopback
 from replicator.server.redis.connection import Connection
 from replicator.server.redis.dedup import DEDUP_TABLE
 from replicator.server.redis.keyspace_events import SENT_EVENTS
+from replicator.server.redis.notifications import KeyspaceEvents
 from replicator.server.redis.resp import Error
-from replicator.server.redis.subscriptions import Events, KeyspaceEvents
+from replicator.server.redis.subscriptions import Events
 from replicator.server.redis.topology import Topology, observe
 from replicator.server.redis.transaction import Watches
 from replicator.server.redis.turns import Turns
@@ -46,6 +48,7 @@ class RedisServer:
         timeout_s: int = 0,
         protected: bool = False,
         http_address: Address | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.backend = backend
         self._address = address
@@ -60,8 +63,8 @@ class RedisServer:
         self.stats = Stats()
         self.watches = Watches(backend)
         self.events = Events(cluster, self.topology)
-        self.keyspace_events = KeyspaceEvents(backend)
-        self.turns = Turns()
+        self.keyspace_events = KeyspaceEvents(backend, clock)
+        self.turns = Turns(clock)
         self.long_reads = asyncio.Semaphore(MAX_LONG_READS)
         self._reports = ReplicaReports(password)
         self.started_s = 0.0

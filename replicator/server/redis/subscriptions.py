@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
-from replicator.errors import BadRequest
 from replicator.intervals import TOPOLOGY_POLL_S
-from replicator.limits import MAX_EVENT_PATTERNS
 from replicator.patterns import glob
-from replicator.records.types import Single, Write
-from replicator.server.backend import Backend
-from replicator.server.redis.keyspace_events import KEYEVENT, KEYSPACE, TOPIC_PREFIX, events_of
+from replicator.server.redis.keyspace_events import TOPIC_PREFIX
+from replicator.server.redis.notifications import KeyspaceEvents
 from replicator.server.redis.resp import Encoded, Error, Push, Reply
 from replicator.server.redis.topology import Topology, events
 
@@ -63,115 +59,6 @@ class Events:
             known = seen
 
 
-class KeyspaceEvents:
-    """Publishes what is applied at this node to the subscribers of keyspace notifications.
-
-    It listens to the node while there are any. The messages of a batch are sent to each of them at once.
-    """
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._channels: dict[bytes, set[Subscriptions]] = {}
-        self._patterns: dict[bytes, set[Subscriptions]] = {}
-        self._compiled: dict[bytes, re.Pattern[bytes]] = {}  # those of `_patterns`
-
-    @property
-    def listening(self) -> bool:
-        return bool(self._channels or self._patterns)
-
-    def add_channel(self, channel: bytes, listener: Subscriptions) -> None:
-        self._channels.setdefault(channel, set()).add(listener)
-        self._backend.change_listener = self.publish
-
-    def add_pattern(self, pattern: bytes, listener: Subscriptions) -> None:
-        """Raises `BadRequest` if the node has too many."""
-        if pattern not in self._patterns:
-            if len(self._patterns) >= MAX_EVENT_PATTERNS:
-                raise BadRequest(
-                    f"clients of this node have subscribed to {MAX_EVENT_PATTERNS} patterns of keyspace notifications "
-                    "already: use channels, or fewer patterns"
-                )
-            self._compiled[pattern] = glob(pattern)
-        self._patterns.setdefault(pattern, set()).add(listener)
-        self._backend.change_listener = self.publish
-
-    def remove_channel(self, channel: bytes, listener: Subscriptions) -> None:
-        self._remove(self._channels, channel, listener)
-
-    def remove_pattern(self, pattern: bytes, listener: Subscriptions) -> None:
-        if self._remove(self._patterns, pattern, listener):
-            del self._compiled[pattern]
-
-    def publish(self, written_us: int, bodies: Sequence[Single]) -> None:
-        """A `ChangeListener`."""
-        batch = _Batch(self._channels, self._patterns, self._compiled)
-        for body in bodies:
-            if type(body) is Write:
-                for row, name in events_of(body.changes, written_us // 1000):
-                    batch.add(KEYSPACE + row, name)
-                    batch.add(KEYEVENT + name, row)
-        batch.send()
-
-    def _remove(self, topics: dict[bytes, set[Subscriptions]], topic: bytes, listener: Subscriptions) -> bool:
-        """Whether nobody subscribes to the topic any more."""
-        listeners = topics[topic]
-        listeners.discard(listener)
-        if listeners:
-            return False
-        del topics[topic]
-        if not self.listening:
-            self._backend.change_listener = None
-        return True
-
-
-class _Batch:
-    """The messages of one batch of changes. They are encoded here: `resp.encode` would take most of the time."""
-
-    def __init__(
-        self,
-        channels: dict[bytes, set[Subscriptions]],
-        patterns: dict[bytes, set[Subscriptions]],
-        compiled: dict[bytes, re.Pattern[bytes]],
-    ) -> None:
-        self._channels = channels
-        self._patterns = patterns
-        self._compiled = compiled.items()
-        self._matching: dict[bytes, list[bytes]] = {}  # patterns by channel: events have few names
-        self._messages: defaultdict[Subscriptions, list[bytes]] = defaultdict(list)  # encoded
-
-    def add(self, channel: bytes, message: bytes) -> None:
-        listeners = self._channels.get(channel)
-        if listeners:
-            rest = b"$7\r\nmessage\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(message), message)
-            self._add(listeners, b"*3\r\n" + rest, b">3\r\n" + rest)
-        if self._compiled:
-            for pattern in self._patterns_of(channel):
-                rest = b"$8\r\npmessage\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
-                    len(pattern),
-                    pattern,
-                    len(channel),
-                    channel,
-                    len(message),
-                    message,
-                )
-                self._add(self._patterns[pattern], b"*4\r\n" + rest, b">4\r\n" + rest)
-
-    def send(self) -> None:
-        for listener, messages in self._messages.items():
-            listener.deliver(Encoded(b"".join(messages)))
-
-    def _patterns_of(self, channel: bytes) -> list[bytes]:
-        found = self._matching.get(channel)
-        if found is None:
-            found = self._matching[channel] = [it for it, compiled in self._compiled if compiled.match(channel)]
-        return found
-
-    def _add(self, listeners: set[Subscriptions], resp2: bytes, resp3: bytes) -> None:
-        messages = self._messages
-        for listener in listeners:
-            messages[listener].append(resp2 if listener.protocol == 2 else resp3)
-
-
 def refusal(command: bytes) -> Error:
     return Error(
         f"ERR Can't execute '{command.decode()}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are "
@@ -185,6 +72,8 @@ class Subscriber(Protocol):
     protocol: int
 
     def push(self, reply: Reply) -> None: ...
+
+    def disconnect(self, reason: str) -> None: ...
 
 
 class Subscriptions:
@@ -262,6 +151,10 @@ class Subscriptions:
 
     def deliver(self, messages: Push | Encoded) -> None:
         self._subscriber.push(messages)
+
+    def disconnect(self, reason: str) -> None:
+        self.clear()
+        self._subscriber.disconnect(reason)
 
     def _join(self) -> None:
         self._others += 1
