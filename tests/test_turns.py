@@ -121,7 +121,7 @@ async def test_each_turn_takes_a_step_however_late_it_comes() -> None:
     assert await task == 5
 
 
-async def test_commands_and_long_work_are_first_by_turns() -> None:
+async def test_long_work_goes_on_however_many_commands_there_are() -> None:
     now_s = 0.0
     turns = Turns(lambda: now_s)
     order: list[str] = []
@@ -144,6 +144,26 @@ async def test_commands_and_long_work_are_first_by_turns() -> None:
         turns.wait(command)
     await asyncio.gather(*tasks)
     assert order == ["command", "long"] * 4 + ["long"] * 2
+
+
+async def test_a_short_command_does_not_wait_for_long_work_that_waits() -> None:
+    now_s = 0.0
+    turns = Turns(lambda: now_s)
+
+    def work() -> Steps[None]:
+        nonlocal now_s
+        for _ in range(3):
+            now_s += 1  # longer than a slice
+            yield 0
+
+    tasks = [asyncio.create_task(turns.run(work())) for _ in range(10)]
+    await asyncio.sleep(0)  # they wait
+    waited_s: list[float] = []
+    while not all(task.done() for task in tasks):
+        turns.wait(lambda began_s=now_s: waited_s.append(now_s - began_s))  # type: ignore[misc]
+        await asyncio.sleep(0)
+    assert now_s == pytest.approx(30, abs=1)
+    assert max(waited_s) == 0.0  # it is first in the next slice
 
 
 async def test_cancelled_work_is_closed_at_once() -> None:

@@ -2,7 +2,8 @@
 
 The commands of all clients together run for at most `SLICE_MS`; then the event loop gets through one iteration before
 the next slice begins. What has to go on in a later slice waits for its turn, first come, first served. Commands that
-have not begun and long work take turns to be first in a slice: a short command does not wait for all the long ones.
+have not begun come before long work, so that a short one does not wait for all the long ones; but once they have used
+up a slice, the next one is for long work.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Turns:
         """By the clock, until when commands may run. Later, they have to `wait` for the next slice."""
         self._waiting: deque[Callable[[], None]] = deque()
         self._long: deque[Callable[[], None]] = deque()  # the same, of long work
-        self._long_first = False  # in the next slice
+        self._long_first = False  # in the next slice: commands have used up this one
         self._scheduled = False  # `_next_slice`; always if anything waits
 
     def wait(self, run: Callable[[], None]) -> None:
@@ -86,9 +87,11 @@ class Turns:
         self._scheduled = False
         self.until_s = self.clock() + SLICE_MS / 1000
         first, second = (self._long, self._waiting) if self._long_first else (self._waiting, self._long)
-        self._long_first = not self._long_first
         if self._take_turns(first):
+            self._long_first = False
             self._take_turns(second)
+        else:
+            self._long_first = not self._long_first and bool(self._long)
         if first or second:
             self._schedule()
 
