@@ -126,7 +126,19 @@ MAX_UNREAD_BYTES = 8 << 20
 """Messages to a subscriber that it has not read: the soft limit of Redis. The node closes the connection."""
 
 MAX_EVENT_PATTERNS = 100
-"""Patterns of keyspace notifications at a node, however many clients subscribe to each. Bounds the time of a change."""
+"""Patterns of keyspace notifications at a node, however many clients subscribe to each. Bounds the time of an event."""
+
+MAX_EVENT_QUEUE_BYTES = 64 << 20
+"""Applied changes whose keyspace notifications wait to be sent. Bounds memory; the node disconnects the subscribers."""
+
+EVENT_SLICE_MS = 20
+"""Time instead of SLICE_MS for which keyspace notifications are sent at once if a quarter of that waits."""
+
+EVENT_BYTES_AT_ONCE = 1 << 20
+"""Keyspace notifications that are written to sockets at once. Bounds the time that the event loop spends on it."""
+
+JOINED_EVENT_BYTES = 16 << 10
+"""Keyspace notifications that are joined for each subscriber. Fewer would take more system calls, more would wait."""
 
 MAX_XREAD_COUNT = 1_000
 """Changes in one reply of XREAD or XRANGE, also without COUNT or if it is larger. Bounds the time that it takes."""
@@ -192,6 +204,9 @@ MAX_RETENTION_MS = 100 * 365 * 24 * 3600 * 1000
 
 READ_CHANGES = 500
 """Changes that a consumer of the change stream takes at once. Bounds memory, and what it repeats after a crash."""
+
+DECODED_BYTES = 16 << 20
+"""Memory of the records that a node has decoded for XREAD and keeps for others that read the same."""
 
 SINK_BATCH_CHANGES = 5_000
 """Changes that a sink writes at once; `--batch` sets another number. Bounds the time of a transaction of PostgreSQL."""

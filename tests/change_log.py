@@ -47,11 +47,20 @@ def read_log(bootstrap: str, cluster: str) -> list[Entry]:
         consumer.close()
 
 
+def describe_twice(published: Sequence[Change]) -> str:
+    """How many, and when the copies of the first ones were published, with their places in the stream."""
+    copies: dict[Position, list[tuple[int, int]]] = {}
+    for place, change in enumerate(published):
+        copies.setdefault(change.position, []).append((place, change.published_ms))
+    twice = {str(position): it for position, it in copies.items() if len(it) > 1}
+    return f"{len(twice)} changes, such as {dict(list(twice.items())[:3])} and {dict(list(twice.items())[-3:])}"
+
+
 def check_exactly_once(published: Sequence[Change], expected: Sequence[Change]) -> None:
     """Each change once, and those of a row in the order of the log."""
     unstamped = [change._replace(published_ms=0) for change in published]
     found = {change.position: change for change in unstamped}
-    assert len(found) == len(unstamped), "a change was published twice"
+    assert len(found) == len(unstamped), f"published twice: {describe_twice(published)}"
     wanted = {change.position: change for change in expected}
     assert found.keys() >= wanted.keys(), f"not published: {sorted(wanted.keys() - found.keys())[:5]}"
     assert found == wanted

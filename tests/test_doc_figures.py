@@ -66,6 +66,7 @@ FIGURES = [
     ("docs/redis.md", "no more than {} keys", f"{limits.MAX_SCAN_COUNT:,}"),
     ("docs/redis.md", "subscribe to {} such patterns", str(limits.MAX_EVENT_PATTERNS)),
     ("docs/redis.md", "leaves {} of messages unread", bytes_text(limits.MAX_UNREAD_BYTES)),
+    ("docs/redis.md", "{} of changes wait to be sent", bytes_text(limits.MAX_EVENT_QUEUE_BYTES)),
     ("CHANGELOG.md", "left {} of messages unread", bytes_text(limits.MAX_UNREAD_BYTES)),
     ("docs/redis.md", "reply has at most {} changes", f"{limits.MAX_XREAD_COUNT:,}"),
     ("docs/redis.md", "in memory, up to {}", bytes_text(limits.RECENT_BYTES)),

@@ -22,9 +22,9 @@ def record(*commands: str) -> Record:
 class Kept:
     """Records at chosen offsets, whose payloads have chosen sizes."""
 
-    def __init__(self, max_bytes: int = 1000, max_records: int = 1000) -> None:
+    def __init__(self, **bounds: int) -> None:
         self.decoded: list[bytes] = []
-        self.recent = RecentRecords(Offset(9), self._decode, max_bytes=max_bytes, max_records=max_records)
+        self.recent = RecentRecords(Offset(9), self._decode, **{"max_bytes": 1000, "max_records": 1000, **bounds})
 
     def add(self, *offsets: int, size: int = 1) -> None:
         self.recent.add([Entry(Offset(offset), bytes(size)) for offset in offsets])
@@ -80,10 +80,26 @@ def test_the_newest_record_stays_however_large_it_is() -> None:
 def test_a_record_is_decoded_once_for_all_who_read_it_now() -> None:
     kept = Kept()
     kept.add(10, 11)
-    assert kept.recent.after(Offset(9)) is kept.recent.after(Offset(9))
-    assert len(kept.decoded) == 1
-    kept.recent.after(Offset(10))
+    for _ in range(3):
+        assert [it and it.offset for it in (kept.recent.after(Offset(9)), kept.recent.after(Offset(10)))] == [10, 11]
     assert len(kept.decoded) == 2
+
+
+def test_decoded_records_are_kept_within_a_bound() -> None:
+    kept = Kept(max_decoded_bytes=3 * 1001)  # of three records, each with one byte and one change
+    kept.add(10, 11, 12, 13)
+    read = [10, 11, 12, 10, 13, 10, 12, 11]  # 13 takes the place of 11, which was not read for the longest time
+    for offset in read:
+        kept.recent.before(Offset(offset + 1))
+    assert len(kept.decoded) == 5
+
+
+def test_the_last_record_is_kept_decoded_however_large_it_is() -> None:
+    kept = Kept(max_decoded_bytes=100)
+    kept.add(10, 11)
+    for offset in (10, 10, 11, 11, 10):
+        kept.recent.before(Offset(offset + 1))
+    assert len(kept.decoded) == 3
 
 
 async def test_readers_wait_for_the_next_record() -> None:

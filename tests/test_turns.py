@@ -76,6 +76,115 @@ async def test_long_work_takes_turns() -> None:
     assert order.count(".") >= 4  # others ran in between
 
 
+@pytest.mark.parametrize("tasks", [1, 10, 100])
+async def test_all_long_work_together_gets_one_slice_of_time(tasks: int) -> None:
+    now_s, started_s = 0.0, [0.0]
+    turns = Turns(lambda: now_s)
+
+    def work() -> Steps[int]:
+        nonlocal now_s
+        for _ in range(3):
+            now_s += SLICE_MS * 0.75 / 1000
+            yield 0
+        return 1
+
+    async def tick() -> None:
+        while len(done) < tasks:
+            await asyncio.sleep(0)
+            started_s.append(now_s)
+
+    done: list[int] = []
+
+    async def run() -> None:
+        done.append(await turns.run(work()))
+
+    async with asyncio.TaskGroup() as group:
+        for job in (tick(), *(run() for _ in range(tasks))):
+            group.create_task(job)
+    longest_s = max(after - before for before, after in itertools.pairwise(started_s))
+    assert 0 < longest_s <= 2 * SLICE_MS / 1000
+    assert now_s == pytest.approx(tasks * 3 * SLICE_MS * 0.75 / 1000)
+
+
+async def test_each_turn_takes_a_step_however_late_it_comes() -> None:
+    now_s = 0.0
+    turns = Turns(lambda: now_s)
+
+    async def other() -> None:
+        nonlocal now_s
+        while not task.done():
+            now_s += 1  # longer than a slice, in each iteration of the loop
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(turns.run(count_to(5)))
+    await other()
+    assert await task == 5
+
+
+async def test_long_work_goes_on_however_many_commands_there_are() -> None:
+    now_s = 0.0
+    turns = Turns(lambda: now_s)
+    order: list[str] = []
+
+    def work() -> Steps[None]:
+        nonlocal now_s
+        for _ in range(2):
+            now_s += 1  # longer than a slice
+            order.append("long")
+            yield 0
+
+    def command() -> None:  # of a client that has sent many
+        nonlocal now_s
+        now_s += SLICE_MS / 1000
+        order.append("command")
+
+    tasks = [asyncio.create_task(turns.run(work())) for _ in range(3)]
+    await asyncio.sleep(0)  # they wait
+    for _ in range(4):
+        turns.wait(command)
+    await asyncio.gather(*tasks)
+    assert order == ["command", "long"] * 4 + ["long"] * 2
+
+
+async def test_a_short_command_does_not_wait_for_long_work_that_waits() -> None:
+    now_s = 0.0
+    turns = Turns(lambda: now_s)
+
+    def work() -> Steps[None]:
+        nonlocal now_s
+        for _ in range(3):
+            now_s += 1  # longer than a slice
+            yield 0
+
+    tasks = [asyncio.create_task(turns.run(work())) for _ in range(10)]
+    await asyncio.sleep(0)  # they wait
+    waited_s: list[float] = []
+    while not all(task.done() for task in tasks):
+        turns.wait(lambda began_s=now_s: waited_s.append(now_s - began_s))  # type: ignore[misc]
+        await asyncio.sleep(0)
+    assert now_s == pytest.approx(30, abs=1)
+    assert max(waited_s) == 0.0  # it is first in the next slice
+
+
+async def test_cancelled_work_is_closed_at_once() -> None:
+    closed: list[str] = []
+
+    def work() -> Steps[None]:
+        try:
+            while True:
+                yield 0
+        finally:
+            closed.append("closed")
+
+    task = asyncio.create_task(Turns(Clock()).run(work()))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert closed == ["closed"]
+
+
 async def test_a_slice_of_time_lasts_until_it_is_used_up() -> None:
     clock = Clock()
     turns = Turns(clock)

@@ -6,16 +6,18 @@ They are kept as they are in the log, and decoded when they are read: adding the
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from replicator.limits import RECENT_BYTES, RECENT_RECORDS
+from replicator.limits import DECODED_BYTES, RECENT_BYTES, RECENT_RECORDS
 from replicator.log.port import Entry
 from replicator.node.offset_waiters import OffsetWaiters
 from replicator.position import Offset
 from replicator.records.types import Header, Record
 from replicator.store.rows import RecordChange, record_changes
 
+_CHANGE_BYTES = 500  # about what the objects of a decoded change take besides its bytes in the log
 _DROP_DIVISOR = 16  # a sixteenth is dropped at once: to drop them one by one would move all others each time
 
 
@@ -24,6 +26,10 @@ class RecentRecord(NamedTuple):
     size: int  # bytes in the log
     header: Header
     changes: Sequence[RecordChange]  # none if it changes no rows of `kv`
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.size + _CHANGE_BYTES * (1 + len(self.changes))
 
 
 class RecentRecords:
@@ -34,16 +40,18 @@ class RecentRecords:
         *,
         max_bytes: int = RECENT_BYTES,
         max_records: int = RECENT_RECORDS,
+        max_decoded_bytes: int = DECODED_BYTES,
     ) -> None:
         self.since = since
         """All applied records after this offset that change rows are here."""
         self._decode = decode
-        self._max_bytes, self._max_records = max_bytes, max_records
+        self._max_bytes, self._max_records, self._max_decoded_bytes = max_bytes, max_records, max_decoded_bytes
         self._offsets: list[Offset] = []  # ascending
         self._payloads: list[bytes] = []  # of the same records; not pairs, which the garbage collector would traverse
         self._bytes = 0  # of `_payloads`
         self._waiters = OffsetWaiters()
-        self._decoded: RecentRecord | None = None  # the last one that was read: others often read the same
+        self._decoded: OrderedDict[Offset, RecentRecord] = OrderedDict()  # the last that were read, in that order
+        self._decoded_bytes = 0  # the memory of `_decoded`
 
     @property
     def end(self) -> Offset:
@@ -77,12 +85,18 @@ class RecentRecords:
         await self._waiters.wait(offset)
 
     def _read(self, at: int) -> RecentRecord:
-        offset, found = self._offsets[at], self._decoded
-        if found is None or found.offset != offset:
+        """Others often read the same one, or one of a few, so the last ones are kept decoded."""
+        offset, decoded = self._offsets[at], self._decoded
+        found = decoded.get(offset)
+        if found is None:
             payload = self._payloads[at]
             record = self._decode(payload)
-            found = RecentRecord(offset, len(payload), record.header, tuple(record_changes(record)))
-            self._decoded = found
+            found = decoded[offset] = RecentRecord(offset, len(payload), record.header, tuple(record_changes(record)))
+            self._decoded_bytes += found.memory_bytes
+            while self._decoded_bytes > self._max_decoded_bytes and len(decoded) > 1:
+                self._decoded_bytes -= decoded.popitem(last=False)[1].memory_bytes
+        else:
+            decoded.move_to_end(offset)
         return found
 
     def _drop_oldest(self) -> None:

@@ -25,7 +25,6 @@ from replicator.protocol.pace import ALWAYS_STEADY, Pace
 from replicator.protocol.timing import Timeouts
 from replicator.records.types import Member, Mode, Timing
 from replicator.server.redis.server import RedisServer
-from replicator.server.redis.turns import Turns
 from replicator.store import boot, environment
 from replicator.store.machine import Machine, open_machine
 from replicator.testing.acks import SimAcks
@@ -124,8 +123,7 @@ class SimNode:
         )
         member = replace(self.member, incarnation=author.incarnation)
         node = Node(context, acks, member, SimLeaderLink(link, self._peers))
-        server = RedisServer(node, self.member.resp, cluster=CLUSTER)
-        server.turns = Turns(self._loop.time)
+        server = RedisServer(node, self.member.resp, cluster=CLUSTER, clock=self._loop.time)
         task = self._loop.create_task(node.run(), context=process.context)
         self.life = Running(author, process, link, log, context.reader, acks, machine, node, server, task)
         self.life.requests.add(self._loop.create_task(self._register(self.life, member), context=process.context))

@@ -213,8 +213,12 @@ class Connection(asyncio.Protocol):
         self.reply(reply)
         self._replies.flush()
         if self._transport.get_write_buffer_size() > max_unread_bytes:
-            logger.info("closing %s: it has left more than %d bytes unread", self.address, max_unread_bytes)
-            self._transport.abort()
+            self.disconnect(f"it has left more than {max_unread_bytes} bytes unread")
+
+    def disconnect(self, reason: str) -> None:
+        """Without what it has not read."""
+        logger.info("closing %s: %s", self.address, reason)
+        self._transport.abort()
 
     @property
     def last_offset(self) -> Offset:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from replicator.address import Address
 from replicator.errors import ReplicatorError
@@ -47,6 +48,7 @@ class RedisServer:
         timeout_s: int = 0,
         protected: bool = False,
         http_address: Address | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.backend = backend
         self._address = address
@@ -61,8 +63,8 @@ class RedisServer:
         self.stats = Stats()
         self.watches = Watches(backend)
         self.sentinel_events = SentinelEvents(cluster, self.topology)
-        self.keyspace_notifications = KeyspaceNotifications(backend)
-        self.turns = Turns()
+        self.keyspace_notifications = KeyspaceNotifications(backend, clock)
+        self.turns = Turns(clock)
         self.long_reads = asyncio.Semaphore(MAX_LONG_READS)
         self._reports = ReplicaReports(password)
         self.started_s = 0.0

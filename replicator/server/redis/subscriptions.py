@@ -31,6 +31,8 @@ class Subscriber(Protocol):
 
     def push(self, reply: Reply) -> None: ...
 
+    def disconnect(self, reason: str) -> None: ...
+
 
 class Subscriptions:
     def __init__(self, sentinel: SentinelEvents, keyspace: KeyspaceNotifications, subscriber: Subscriber) -> None:
@@ -105,6 +107,10 @@ class Subscriptions:
 
     def deliver(self, messages: Push | Encoded) -> None:
         self._subscriber.push(messages)
+
+    def disconnect(self, reason: str) -> None:
+        self.clear()
+        self._subscriber.disconnect(reason)
 
     def _join(self) -> None:
         self._others += 1

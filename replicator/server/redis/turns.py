@@ -1,7 +1,9 @@
 """Shares the event loop among the connections, and leaves the rest of it to the node.
 
 The commands of all clients together run for at most `SLICE_MS`; then the event loop gets through one iteration before
-the next slice begins. What has to go on in a later slice waits for its turn, first come, first served.
+the next slice begins. What has to go on in a later slice waits for its turn, first come, first served. Commands that
+have not begun come before long work, so that a short one does not wait for all the long ones; but once they have used
+up a slice, the next one is for long work.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ class Turns:
         self.until_s = 0.0
         """By the clock, until when commands may run. Later, they have to `wait` for the next slice."""
         self._waiting: deque[Callable[[], None]] = deque()
+        self._long: deque[Callable[[], None]] = deque()  # the same, of long work
+        self._long_first = False  # in the next slice: commands have used up this one
         self._scheduled = False  # `_next_slice`; always if anything waits
 
     def wait(self, run: Callable[[], None]) -> None:
@@ -40,32 +44,64 @@ class Turns:
         self._schedule()
 
     async def run(self, steps: Steps[T]) -> T:
-        """Run long work in slices. Raises `ReplyTooLarge`."""
+        """Run long work in slices. Raises `ReplyTooLarge`.
+
+        A turn runs the steps itself: if it only woke the task, all that wait would get a step in one slice.
+        """
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         size = 0
-        while True:
+
+        def wait() -> None:
+            self._long.append(advance)
+            self._schedule()
+
+        def advance() -> None:
+            nonlocal size
+            if result.done():  # the task was cancelled
+                return
             try:
-                in_turn = True
-                while in_turn:
+                while True:
                     size += next(steps)
                     if size > MAX_REPLY_BYTES:
                         raise ReplyTooLarge
-                    in_turn = self.clock() < self.until_s
+                    if self.clock() >= self.until_s:
+                        wait()
+                        return
             except StopIteration as end:
-                result: T = end.value
-                return result
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.wait(lambda turn=turn: None if turn.done() else turn.set_result(None))  # type: ignore[misc]
-            await turn
+                result.set_result(end.value)
+            except Exception as error:  # noqa: BLE001 (raised in the task)
+                result.set_exception(error)
+
+        if self.clock() < self.until_s:
+            advance()
+        else:
+            wait()
+        try:
+            return await result
+        finally:
+            steps.close()
+            if result.done() and not result.cancelled():
+                result.exception()  # the task may have been cancelled meanwhile
 
     def _next_slice(self) -> None:
         self._scheduled = False
         self.until_s = self.clock() + SLICE_MS / 1000
-        for _ in range(len(self._waiting)):
-            self._waiting.popleft()()
-            if self.clock() >= self.until_s:
-                break
-        if self._waiting:
+        first, second = (self._long, self._waiting) if self._long_first else (self._waiting, self._long)
+        if self._take_turns(first):
+            self._long_first = False
+            self._take_turns(second)
+        else:
+            self._long_first = not self._long_first and bool(self._long)
+        if first or second:
             self._schedule()
+
+    def _take_turns(self, waiting: deque[Callable[[], None]]) -> bool:
+        """Whether there is time left."""
+        for _ in range(len(waiting)):
+            waiting.popleft()()
+            if self.clock() >= self.until_s:
+                return False
+        return True
 
     def _schedule(self) -> None:
         if not self._scheduled:
