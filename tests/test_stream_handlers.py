@@ -11,12 +11,13 @@ import psycopg
 import pytest
 
 import replicator.stream
-from replicator.errors import BadRequest, ConfigError, LogDamage
+from replicator.errors import BadRequest, BrokerUnavailable, ConfigError, LogDamage
 from replicator.limits import MAX_PATTERN_BYTES
 from replicator.position import Epoch, Offset, Seq
 from replicator.stream import Change, ChangeStream, FileCheckpoints, Op, PostgresCheckpoints, Source
 from replicator.stream.handlers import Handlers, Selection
 from replicator.stream.management import reset
+from replicator.stream.topic_check import TopicCheck
 from tests.stream_fixture import PublishedStreams
 
 
@@ -173,6 +174,31 @@ class TestRun:
         assert handled == [b"a"]
         with pytest.raises(LogDamage, match="of another change stream, as it was reset"):
             await stream.run(checkpoints=FileCheckpoints(tmp_path))
+
+    async def test_it_waits_while_kafka_does_not_say_whether_the_stream_was_reset(
+        self, change_stream: PublishedStreams, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        published = change_stream()
+        published.publish("SET a 1")
+        stream = ChangeStream(published.bootstrap, published.cluster, follow=False, consumer="search")
+        confirm, events = TopicCheck.confirm, []
+
+        def failing_twice(check: TopicCheck) -> None:
+            events.append("confirm")
+            if len(events) < 3:
+                raise BrokerUnavailable("Kafka does not answer")
+            confirm(check)
+
+        monkeypatch.setattr(TopicCheck, "confirm", failing_twice)
+
+        @stream.on_table("kv")
+        async def handle(change: Change) -> None:
+            events.append(change.row.decode())
+
+        await stream.run()
+        assert events == ["confirm", "confirm", "confirm", "a"]
+        warnings = [it.getMessage() for it in caplog.records if it.name == "replicator.stream.aio"]
+        assert warnings == ["Kafka does not answer: waiting"]
 
 
 def test_the_names_of_the_package_exist() -> None:
