@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,23 @@ from confluent_kafka.admin import AdminClient
 from replicator.errors import ConfigError, LogDamage
 from replicator.log.kafka.security import PLAINTEXT
 from replicator.log.kafka.topic import changes_topic
-from replicator.position import NodeId
+from replicator.position import NodeId, Offset
 from replicator.protocol.log_state import LogState
 from replicator.stream import management
 from replicator.stream import publisher as publisher_module
-from replicator.stream.change import Change, Op
+from replicator.stream.change import Change, Op, Position
 from replicator.stream.management import StreamOptions, StreamStart
 from replicator.stream.position import Start, StreamEnd
+from replicator.stream.publication import Publication
 from replicator.stream.publisher import Publisher
 from replicator.stream.settings import Progress
 from replicator.stream.state_topic import Fenced, KafkaAccess, StreamWriter, read_state
 from replicator.stream.sync import BlockingChangeStream
+from replicator.stream.tail import NOTHING, published_positions
 from replicator.stream.topics import admin_of, check_topics, create_topics
 from tests.change_log import changes_in, check_exactly_once, read_log
 from tests.process_cluster import Cluster, stopped, wait_for
+from tests.stream_fixture import MadeUpLog
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
@@ -263,6 +267,22 @@ def test_only_one_writer_commits(kafka: str, kafka_cluster: str) -> None:
     with pytest.raises(LogDamage, match="was deleted"):
         check_topics(admin_of(access), kafka_cluster, state.settings)
     assert read_state(access) is None
+
+
+def test_the_end_of_each_partition_is_found(kafka: str, kafka_cluster: str) -> None:
+    """Behind tombstones, transactions that were aborted, and what is longer than the first look."""
+    access = KafkaAccess(kafka, kafka_cluster, NodeId("n1"), PLAINTEXT)
+    settings = management.create(access, StreamOptions(partitions=2), StreamStart(Progress(LogState()))).settings
+    assert published_positions(access, settings) == (NOTHING, NOTHING)
+    log = MadeUpLog()
+    entries = [log.claim(), log.write("SET k v"), log.write("DEL k")]
+    messages = Publication(kafka_cluster, replace(settings, partitions=1)).read(LogState(), entries, 0, 9).messages
+    *_, deleted, tombstone = messages
+    writer = StreamWriter(access)
+    writer.open()
+    writer.commit([deleted, *[tombstone] * 200])
+    assert published_positions(access, settings) == (Position(Offset(2), 0), NOTHING)
+    management.reset(access)
 
 
 def test_two_commands_create_one_stream(kafka: str, kafka_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from replicator.stream.envelope import StreamFormat
 from replicator.stream.publication import Publication, StreamMessage
 from replicator.stream.publisher import bounded
 from replicator.stream.settings import Progress, Registry, StreamSettings
+from replicator.stream.tail import NOTHING
 from tests.change_log import changes_in, check_exactly_once
 from tests.memory_cluster import MemoryCluster, submit, until
 
@@ -95,6 +96,21 @@ def test_each_restart_goes_on_where_the_progress_is(cluster: MemoryCluster) -> N
         found = Publication("test", SETTINGS).read(state, cluster.log.entries[first:], 0, ALL)
         assert before + list(found.messages) == whole
         assert found.state == end
+
+
+@pytest.mark.parametrize("partitions", [1, 5])
+def test_what_is_in_the_topic_already_is_not_published_again(cluster: MemoryCluster, partitions: int) -> None:
+    """A publisher that begins too early goes on after the last change of each partition."""
+    whole, _ = published(cluster.log.entries, partitions=partitions)
+    settings = replace(SETTINGS, partitions=partitions)
+    for cut in range(len(whole) + 1):
+        tails = [NOTHING] * partitions
+        for _, value, partition in whole[:cut]:
+            if value is not None:
+                tails[partition] = FORMAT.decode(value).position
+        found = Publication("test", settings, tails).read(LogState(), cluster.log.entries, 0, ALL)
+        rest = [it for it in whole[cut:] if it.value is not None]
+        assert [it for it in found.messages if it.value is not None] == rest
 
 
 def test_another_entry_in_place_of_the_last_one_is_damage(cluster: MemoryCluster) -> None:

@@ -13,7 +13,7 @@ from replicator.protocol.verification import verify
 from replicator.records.codec import BARRIER, NotARecord, RecordCodec
 from replicator.store.keys import decode_key
 from replicator.store.rows import KEYSPACE_TABLE, image
-from replicator.stream.change import Change, Op, Source, changes_of
+from replicator.stream.change import Change, Op, Position, Source, changes_of
 from replicator.stream.envelope import Key, key_of, needs_tombstone
 from replicator.stream.settings import StreamSettings
 
@@ -35,11 +35,13 @@ class Published(NamedTuple):
 class Publication:
     """Makes the messages of a change stream."""
 
-    def __init__(self, cluster: str, settings: StreamSettings) -> None:
+    def __init__(self, cluster: str, settings: StreamSettings, published: Sequence[Position] = ()) -> None:
+        """`published`: by partition, up to which position changes are there already; none if it is empty."""
         self._cluster = cluster
         self._format = settings.envelope_format()
         self._with_field = settings.compacted
         self._partitions = settings.partitions
+        self._published = published
         self._codec = RecordCodec()
 
     def read(self, state: LogState, entries: Sequence[Entry], now_ms: int, limit: int) -> Published:
@@ -96,6 +98,8 @@ class Publication:
         key = key_of(change, with_field=self._with_field)
         encoded = self._format.encode_key(key)
         partition = self._partition(key, encoded)
+        if self._published and change.position <= self._published[partition]:
+            return
         yield StreamMessage(encoded, self._format.encode(change), partition)
         if needs_tombstone(change, key):
             yield StreamMessage(encoded, None, partition)

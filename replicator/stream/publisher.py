@@ -37,6 +37,7 @@ from replicator.store import snapshot
 from replicator.stream.publication import Publication, StreamMessage
 from replicator.stream.settings import Progress, StreamSettings, StreamState
 from replicator.stream.state_topic import KafkaAccess, StreamWriter, read_state
+from replicator.stream.tail import published_positions
 from replicator.stream.topics import admin_of, check_topics, exists
 
 _POLL_S = 0.05
@@ -131,7 +132,10 @@ class Publisher:
             self._is_enabled = False
             return
         self._check_topics(state.settings)
-        publication = Publication(self._kafka.cluster, state.settings)
+        # the state and the topic change in one transaction, but nothing must be published twice, even if a broker that was
+        # killed shows the one without the other
+        published = published_positions(self._kafka, state.settings)
+        publication = Publication(self._kafka.cluster, state.settings, published)
         term = self._term = PublishingTerm(writer, publication, state, self._report)
         first, _ = consumer.get_watermark_offsets(TopicPartition(self._log, 0), timeout=10)
         start = first_to_read(term.log_state, Offset(first))
