@@ -244,13 +244,19 @@ def delete_topics(bootstrap: str, cluster: str, *, security: KafkaSecurity | Non
 
 
 def delete_topic(admin: KafkaAdmin, topic: str) -> None:
-    """If it exists. Raises `BrokerUnavailable`, `ConfigError`."""
+    """If it exists; then wait until the brokers do not list it, so that it can be created again.
+
+    Raises `BrokerUnavailable`, `ConfigError`.
+    """
     try:
         admin.result(admin.client.delete_topics([topic], request_timeout=ADMIN_TIMEOUT_S)[topic])
     except KafkaException as error:
         if error.args[0].code() not in MISSING:
             why = _reason(error, "Delete", topic)
             raise ConfigError(f"Kafka refuses to delete topic {topic}: {why}") from error
+    deadline = time.monotonic() + ADMIN_TIMEOUT_S
+    while admin.describe_or_none(topic) is not None and time.monotonic() < deadline:
+        time.sleep(TOPIC_POLL_S)
 
 
 def trim(bootstrap: str, cluster: str, below_offset: Offset, *, security: KafkaSecurity | None = None) -> Offset:
