@@ -132,8 +132,8 @@ class Publisher:
             self._is_enabled = False
             return
         self._check_topics(state.settings)
-        # the state and the topic change in one transaction, but nothing must be published twice, even if a broker that was
-        # killed shows the one without the other
+        # the state and the topic change in one transaction, but nothing must be published twice, even if a broker
+        # that was killed shows the one without the other
         published = published_positions(self._kafka, state.settings)
         publication = Publication(self._kafka.cluster, state.settings, published)
         term = self._term = PublishingTerm(writer, publication, state, self._report)
