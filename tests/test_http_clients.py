@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from replicator.limits import MAX_BODY_BYTES
-from replicator.server.http import app, members
+from replicator.server.http import app, body
 from tests.test_admin import JOINING, HttpServers, single_leader
 
 TIMEOUT_S = 0.2
@@ -20,7 +20,7 @@ PUT = b"PUT /members HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/js
 
 @pytest.fixture
 async def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HttpServers]:
-    for module in (app, members):
+    for module in (app, body):
         monkeypatch.setattr(module, "HTTP_TIMEOUT_S", TIMEOUT_S)
     servers = HttpServers(tmp_path)
     yield servers
@@ -60,7 +60,7 @@ async def test_a_server_that_stops_waits_a_short_time_for_requests(
     servers: HttpServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "STOP_TIMEOUT_S", TIMEOUT_S)
-    for module in (app, members):
+    for module in (app, body):
         monkeypatch.setattr(module, "HTTP_TIMEOUT_S", 10)
     client, _ = await single_leader(servers)
     _, writer = await asyncio.open_connection(client.http.host, client.http.port)
