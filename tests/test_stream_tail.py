@@ -261,7 +261,7 @@ class TestKafka:
         published.publish("SET a 1", "SET a 2")
         delete_before(published.kafka, 1)
         assert isinstance(error := run(published, "--from", "1").exception, LogTrimmed)
-        assert "the earliest one is 2-0" in str(error) and "`--from earliest`" in str(error)
+        assert "the earliest one is 2-0" in str(error) and "start from the earliest change" in str(error)
         assert lines(published, "--from", "earliest") == ['2-0 updated a "1" → "2"']
 
     def test_no_change_stream(self, kafka: str, kafka_cluster: str) -> None:
