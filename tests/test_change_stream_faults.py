@@ -34,7 +34,7 @@ __all__ = ["db"]
 
 pytestmark = [pytest.mark.kafka, pytest.mark.brokers, pytest.mark.timeout(1800)]
 
-CHANGES = int(os.environ.get("REPLICATOR_TEST_CHANGES", "30000"))
+CHANGES = int(os.environ.get("REPLICATOR_TEST_CHANGES", "20000"))
 KEYS = 2_000
 PIPELINE = 50
 PER_S = 1_000
