@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from replicator.errors import ConfigError, LogTrimmed
 from replicator.intervals import (
@@ -34,6 +34,7 @@ from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.position import NodeId, Offset
 from replicator.protocol.log_state import LogState
 from replicator.store import snapshot
+from replicator.stream.consumer import OUT_OF_RANGE
 from replicator.stream.publication import Publication, StreamMessage
 from replicator.stream.settings import Progress, StreamSettings, StreamState
 from replicator.stream.state_topic import KafkaAccess, StreamWriter, read_state
@@ -182,7 +183,7 @@ class Publisher:
         if error is None and offset is not None:
             return Entry(Offset(offset), message.value() or b"")
         assert error is not None
-        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+        if error.code() in OUT_OF_RANGE:
             raise LogTrimmed(f"{self._log} has no entry at the offset to publish next: {error.str()}")
         raise self._kafka.unavailable(error)
 
