@@ -161,6 +161,7 @@ class Authorized:
     def allow(self, bindings: list[AclBinding]) -> None:
         for future in self.admin.client.create_acls(bindings).values():
             future.result()
+        wait_for(lambda: self._present().issuperset(bindings))  # the controller answers before the broker has them
 
     def forbid(self, binding: AclBinding) -> None:
         it = binding
@@ -169,6 +170,21 @@ class Authorized:
         )
         [future] = self.admin.client.delete_acls([the_same]).values()
         assert len(future.result()) == 1
+        wait_for(lambda: binding not in self._present())
+
+    def _present(self) -> set[AclBinding]:
+        """As the broker's authorizer has them."""
+        whichever: Any = None  # the stubs want a text
+        every = AclBindingFilter(
+            ResourceType.ANY,
+            whichever,
+            ResourcePatternType.ANY,
+            whichever,
+            whichever,
+            AclOperation.ANY,
+            AclPermissionType.ANY,
+        )
+        return set(self.admin.client.describe_acls(every).result())
 
     def cluster(self) -> str:
         """The name of a new one, with all ACLs of the page."""

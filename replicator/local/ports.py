@@ -11,7 +11,7 @@ from replicator.errors import ConfigError
 
 HTTP_ABOVE_RESP = 1000  # a node's HTTP port is that much higher than its port for Redis clients
 
-_BASE_PORTS = range(17001, 18000, 10)
+_BASE_PORTS = range(13_001, 19_000, 10)
 _RANDOM_PORTS = range(20_000, 32_000)  # below the range that outgoing connections use: free at the next start, too
 
 
