@@ -201,7 +201,7 @@ class FakeControl:
 
 
 def caught_up(report: SinkReport) -> bool:
-    return report.batches > 0 and report.lag == 0
+    return report.batches > 0 and report.lag_messages == 0
 
 
 NO_KAFKA = BrokerUnavailable("Kafka at kafka:9092 does not answer")

@@ -23,7 +23,7 @@ def main(dir: str, target: str, seed: str, transactions: str) -> None:
 
     def show(report: SinkReport) -> None:
         print(report.written, flush=True)
-        control.stop_requested |= report.batches > 0 and report.lag == 0
+        control.stop_requested |= report.batches > 0 and report.lag_messages == 0
 
     options = RunOptions(BatchLimits(changes=7, wait_s=0), TargetOptions(files=FileLimits(bytes=30_000)))
     settings = SinkSettings("killed", "shop", Target.parse(target))

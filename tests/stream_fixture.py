@@ -15,10 +15,11 @@ from replicator.records.chain import link
 from replicator.records.codec import RecordCodec
 from replicator.records.types import VERSION, Body, Claim, Header, Reason
 from replicator.stream import BlockingChangeStream
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.management import StreamOptions, StreamStart, create, reset
 from replicator.stream.publication import Publication, StreamMessage
 from replicator.stream.settings import Progress
-from replicator.stream.state_topic import KafkaAccess, StreamWriter
+from replicator.stream.state_topic import StreamWriter
 from tests.keyspace_fixture import NOW_MS, MemoryEntries
 
 AUTHOR = Author(NodeId("n1"), 7)

@@ -29,12 +29,13 @@ from replicator.protocol.log_state import LogState
 from replicator.stream import management
 from replicator.stream import publisher as publisher_module
 from replicator.stream.change import Change, Op, Position
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.management import StreamOptions, StreamStart
 from replicator.stream.position import Start, StreamEnd
 from replicator.stream.publication import Publication
 from replicator.stream.publisher import Publisher
 from replicator.stream.settings import Progress
-from replicator.stream.state_topic import Fenced, KafkaAccess, StreamWriter, read_state
+from replicator.stream.state_topic import Fenced, StreamWriter, read_state
 from replicator.stream.sync import BlockingChangeStream
 from replicator.stream.tail import NOTHING, published_positions
 from replicator.stream.topics import admin_of, check_topics, create_topics

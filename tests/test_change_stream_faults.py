@@ -169,7 +169,7 @@ def is_written(cluster: Cluster, offset: int) -> bool:
     if max((it["offset"] for it in publishers.values() if it), default=-1) < offset:
         return False
     report = SinkFolder(cluster.dir).load("pg").report
-    return report.state is SinkState.RUNNING and report.lag == 0
+    return report.state is SinkState.RUNNING and report.lag_messages == 0
 
 
 def keys_of(client: Any) -> dict[bytes, object]:

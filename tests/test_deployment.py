@@ -49,11 +49,11 @@ from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.position import NodeId, Offset
 from replicator.protocol.log_state import LogState
 from replicator.stream import BlockingChangeStream
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.management import StreamOptions, StreamStart, create, reset
 from replicator.stream.run_publisher import PublisherSettings
 from replicator.stream.service import PUBLISHER
 from replicator.stream.settings import Progress
-from replicator.stream.state_topic import KafkaAccess
 from tests.process_cluster import wait_for
 from tests.secured_kafka import SecuredKafka, start_secured_kafka
 from tests.stream_fixture import MadeUpLog

@@ -22,13 +22,14 @@ from replicator.protocol.log_state import LogState
 from replicator.stream import topic_check
 from replicator.stream.change import Change
 from replicator.stream.envelope import key_of, needs_tombstone
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.management import StreamOptions, StreamStart, create, reset
 from replicator.stream.publication import StreamMessage
 from replicator.stream.settings import Progress
 from replicator.stream.sinks.report import SinkReport, SinkState
 from replicator.stream.sinks.runner import BatchLimits, ProcessControl
 from replicator.stream.sinks.settings import SinkSettings, Target, TargetOptions
-from replicator.stream.state_topic import KafkaAccess, StreamWriter
+from replicator.stream.state_topic import StreamWriter
 from tests.sink_database import Database
 from tests.sink_fixture import Recorder, plain_changes
 from tests.test_sink_files import read_lines
@@ -69,7 +70,9 @@ class PublishedStream:
 
         def show(report: SinkReport) -> None:
             reports.append(report)
-            control.stop_requested |= report.state is SinkState.RUNNING and report.batches > 0 and report.lag == 0
+            control.stop_requested |= (
+                report.state is SinkState.RUNNING and report.batches > 0 and report.lag_messages == 0
+            )
 
         settings = SinkSettings(name, self.kafka.cluster, Target.parse(target))
         run_sink(self.folder, settings, self.kafka, OPTIONS, show, control)
@@ -88,7 +91,7 @@ def test_a_sink_writes_what_is_published_and_goes_on_later(stream: PublishedStre
     assert stream.run(target).written == 100
     stream.publish(changes[100:])
     report = stream.run(target)
-    assert (report.written, report.lag, report.state) == (200, 0, SinkState.STOPPED)
+    assert (report.written, report.lag_messages, report.state) == (200, 0, SinkState.STOPPED)
     assert read_lines(tmp_path / "out.jsonl") == changes
 
 

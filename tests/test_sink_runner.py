@@ -243,13 +243,13 @@ class TestReports:
 
         control.paused, control.on_wait = True, write_more
         run(stream, MemorySink(), control=control)
-        assert [it.lag for it in control.reports if it.state is SinkState.PAUSED] == [2, 3, 4, 5]
+        assert [it.lag_messages for it in control.reports if it.state is SinkState.PAUSED] == [2, 3, 4, 5]
 
     def test_the_lag_includes_what_is_read_and_not_written(self) -> None:
         stream, control = FakeStream(plain_changes(2)), FakeControl(caught_up)
         control.on_wait = lambda: stream.changes.__setitem__(slice(None), plain_changes(4))
         run(stream, MemorySink(faults=[AWAY, None]), control=control)
-        retrying = [it.lag for it in control.reports if it.state is SinkState.RETRYING]
+        retrying = [it.lag_messages for it in control.reports if it.state is SinkState.RETRYING]
         assert retrying[-1] == 4
 
     def test_it_stops_while_it_is_paused(self) -> None:
@@ -261,7 +261,7 @@ class TestReports:
 
     def test_lag_is_the_age_of_the_last_change_while_there_are_more(self) -> None:
         control = run(FakeStream(plain_changes(6)), MemorySink(), limits=BatchLimits(changes=3))
-        lags = [(it.lag, it.lag_s) for it in control.reports if it.batches]
+        lags = [(it.lag_messages, it.lag_s) for it in control.reports if it.batches]
         assert lags[0] == (3, 2.0) and lags[-1] == (0, 0.0)
 
     def test_the_rate_is_of_the_last_seconds(self) -> None:

@@ -30,7 +30,7 @@ from replicator.stream.sinks.metrics import SinkMetrics, serve_metrics
 from replicator.stream.sinks.port import SinkFailed
 from replicator.stream.sinks.report import SinkReport, SinkState
 from replicator.stream.sinks.runner import BatchLimits, ProcessControl
-from replicator.stream.sinks.settings import SinkSettings, Target, TargetOptions, parse_maps
+from replicator.stream.sinks.settings import SinkSettings, TableMap, Target, TargetOptions, parse_maps
 from tests.sink_fixture import FakeStream, plain_changes, position
 
 OPTIONS = RunOptions(BatchLimits(changes=4, wait_s=0), TargetOptions())
@@ -51,7 +51,7 @@ def run(folder: SinkFolder, stream: FakeStream, name: str = "out", options: RunO
 
     def show(report: SinkReport) -> None:
         reports.append(report)
-        control.stop_requested |= report.batches > 0 and report.lag == 0
+        control.stop_requested |= report.batches > 0 and report.lag_messages == 0
 
     run_sink_on(folder, settings(folder, name), stream.open, options, show, control)
     return reports
@@ -84,9 +84,11 @@ class TestFiles:
         assert folder.load("out").report.state is SinkState.RUNNING
         assert file.process is not None
         other = replace(file.process, started="another boot/1")
-        folder.save(replace(file, process=other, report=replace(file.report, state=SinkState.RUNNING, rate=9.0)))
+        folder.save(
+            replace(file, process=other, report=replace(file.report, state=SinkState.RUNNING, changes_per_s=9.0))
+        )
         report = folder.load("out").report
-        assert (report.state, report.rate) == (SinkState.KILLED, 0.0)
+        assert (report.state, report.changes_per_s) == (SinkState.KILLED, 0.0)
 
     def test_files_that_cannot_be_read(self, folder: SinkFolder) -> None:
         with pytest.raises(ConfigError, match=r"there is no sink out in .* \(none\)"):
@@ -118,6 +120,17 @@ class TestRunning:
             run_sink_on(folder, other, FakeStream([]).open, OPTIONS, lambda report: None, ProcessControl(bool))
         reset_sink(folder, "out")
         check_unchanged(folder.load("out"), other)
+
+    def test_columns_alone_keep_the_map(self, folder: SinkFolder) -> None:
+        folder.dir.mkdir()
+        given = ("out", "shop", "postgres:dbname=shop")
+        first = settings_for_run(folder, *given, ["a:*=as"], ["name,city"], None)
+        folder.save(SinkFile(first, SinkReport(SinkState.STOPPED, None), has_begun=True, updated_ms=0))
+        again = settings_for_run(folder, *given, [], ["name"], None)
+        assert again.maps == (TableMap("a:*", "as", ("name",)),)
+        with pytest.raises(ConfigError, match=r"another map \(--map a:\*=as --columns as=name,city\)"):
+            check_unchanged(folder.load("out"), again)
+        check_unchanged(folder.load("out"), settings_for_run(folder, *given, [], [], None))
 
     def test_a_sink_that_has_not_begun_may_change(self, folder: SinkFolder) -> None:
         (folder.dir.parent / "out.jsonl").write_text("of another program\n")

@@ -25,9 +25,9 @@ from replicator.stream import (
     sync,
     topic_check,
 )
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.management import reset
 from replicator.stream.opening import OpenedStream, open_stream
-from replicator.stream.state_topic import KafkaAccess
 from replicator.stream.topic_check import TopicCheck
 from tests.stream_fixture import PublishedStream, PublishedStreams
 

@@ -25,10 +25,10 @@ from replicator.cli.output import (
     print_whole,
 )
 from replicator.local.sinks import RunOptions, SinkFile, SinkFolder, reset_sink, run_sink, settings_for_run
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.sinks.report import SinkReport, SinkState
 from replicator.stream.sinks.runner import BatchLimits, ProcessControl
 from replicator.stream.sinks.settings import FileLimits, SinkSettings, TargetOptions
-from replicator.stream.state_topic import KafkaAccess
 
 app = typer.Typer(help="Copy the change stream to files, PostgreSQL or HTTP endpoints.", no_args_is_help=True)
 
@@ -138,8 +138,8 @@ def list_(dir: options.Dir = options.DEFAULT_DIR, json: options.Json = False) ->
             report.state,
             str(file.settings.target),
             str(report.written),
-            f"{report.rate:.0f}",
-            str(report.lag),
+            f"{report.changes_per_s:.0f}",
+            str(report.lag_messages),
             _moment(file.updated_ms),
         )
     print_whole(table)
@@ -218,9 +218,11 @@ class _Display:
         if report.state is not SinkState.RUNNING or report.batches == 0:
             return
         if self._has_caught_up:
-            self._progress.bar("", f"{self._name}: {report.written:,} changes, {report.rate:,.0f}/s", report.written)
-        elif report.lag > 0:
-            total = report.written + report.lag
+            self._progress.bar(
+                "", f"{self._name}: {report.written:,} changes, {report.changes_per_s:,.0f}/s", report.written
+            )
+        elif report.lag_messages > 0:
+            total = report.written + report.lag_messages
             self._progress.bar("catching up", f"{self._name} is catching up", report.written, total)
         else:
             self._has_caught_up = True
@@ -255,8 +257,8 @@ def _described(file: SinkFile, is_paused: bool) -> list[tuple[str, str]]:
         ("sink", f"{settings.name} of {settings.cluster}"),
         ("state", report.state + (", to be paused" if is_paused and report.state is not SinkState.PAUSED else "")),
         ("target", str(settings.target)),
-        ("written", f"{count(report.written, 'change', 'changes')} since it was started, {report.rate:.0f}/s"),
-        ("lag", f"{count(report.lag, 'message', 'messages')}, {report.lag_s:.1f} s"),
+        ("written", f"{count(report.written, 'change', 'changes')} since it was started, {report.changes_per_s:.0f}/s"),
+        ("lag", f"{count(report.lag_messages, 'message', 'messages')}, {report.lag_s:.1f} s"),
         ("position", "none" if report.position is None else ", ".join(map(str, report.position.next_offsets))),
         ("updated", f"{process}{_moment(file.updated_ms)}"),
     ]

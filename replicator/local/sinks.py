@@ -23,6 +23,7 @@ from replicator.address import Address
 from replicator.config import checked_name
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.process import ProcessIdentity, identify, is_alive
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.position import StreamPosition
 from replicator.stream.sinks.build import build_sink
 from replicator.stream.sinks.metrics import SinkMetrics, serve_metrics
@@ -30,7 +31,6 @@ from replicator.stream.sinks.report import SinkReport, SinkState
 from replicator.stream.sinks.runner import BatchLimits, OpenSource, RunControl, SinkRunner
 from replicator.stream.sinks.settings import SinkSettings, Target, TargetOptions, parse_maps
 from replicator.stream.sinks.source import SinkChangeStream
-from replicator.stream.state_topic import KafkaAccess
 
 SAVE_S = 1.0
 _ENDED = {SinkState.STOPPED, SinkState.FAILED, SinkState.KILLED}
@@ -97,7 +97,7 @@ class SinkFolder:
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ConfigError) as error:
             raise ConfigError(f"{path} cannot be read ({error!r}): restore it, or delete it") from error
         if file.report.state not in _ENDED and not (file.process and is_alive(file.process)):
-            return replace(file, report=replace(file.report, state=SinkState.KILLED, rate=0.0))
+            return replace(file, report=replace(file.report, state=SinkState.KILLED, changes_per_s=0.0))
         return file
 
     def save(self, file: SinkFile) -> None:
@@ -184,7 +184,8 @@ def settings_for_run(
     letters = str(dead_letters.absolute()) if dead_letters else None
     before = None if file is None else file.settings
     if before is not None and (target is None or Target.parse(target) == before.target):
-        table_maps = parse_maps(maps, columns) if maps or columns else before.maps
+        patterns = [f"{it.pattern}={it.table}" for it in before.maps]
+        table_maps = parse_maps(maps or patterns, columns) if maps or columns else before.maps
         return SinkSettings(name, cluster, before.target, table_maps, letters or before.dead_letters)
     assert target is not None
     return SinkSettings(name, cluster, Target.parse(target), parse_maps(maps, columns), letters)
@@ -231,14 +232,17 @@ def check_unchanged(file: SinkFile | None, settings: SinkSettings) -> None:
     """Raises `ConfigError`."""
     if file is None or not file.has_begun:
         return
-    known, given = file.settings.as_json(), settings.as_json()
-    what = next((it for it in ("cluster", "target", "maps") if known[it] != given[it]), None)
-    if what is None:
-        return
-    raise ConfigError(
-        f"sink {settings.name} has begun with another {what} ({known[what]}): use it, another name, or "
-        f"`replicator sink reset {settings.name}` first"
-    )
+    known = file.settings
+    for what, old, new in (
+        ("cluster", known.cluster, settings.cluster),
+        ("target", str(known.target), str(settings.target)),
+        ("map", *(" ".join(map(str, it.maps)) for it in (known, settings))),
+    ):
+        if old != new:
+            raise ConfigError(
+                f"sink {settings.name} has begun with another {what} ({old}): use it, another name, or "
+                f"`replicator sink reset {settings.name}` first"
+            )
 
 
 def reset_sink(folder: SinkFolder, name: str, *, delete: bool = False) -> SinkFile:

@@ -23,11 +23,11 @@ from replicator.stream.change import Change
 from replicator.stream.checkpoints import Checkpoints
 from replicator.stream.consumer import denied_error, no_answer_error, trimmed_error
 from replicator.stream.handlers import Handler, Handlers
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.opening import OpenedStream, open_stream
 from replicator.stream.outage import OutageDetector
 from replicator.stream.position import Start, StreamEnd, StreamPosition
 from replicator.stream.read_ahead import ReadAhead
-from replicator.stream.state_topic import KafkaAccess
 from replicator.stream.topic_check import TopicCheck
 
 logger = logging.getLogger(__name__)

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from confluent_kafka import KafkaError
+import time
+from collections.abc import Iterator
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogTrimmed, ReplicatorError
+from replicator.intervals import ADMIN_TIMEOUT_S
 from replicator.limits import FETCH_BYTES
+from replicator.log.kafka.admin import MISSING
 from replicator.log.kafka.authorization import missing_acl
 from replicator.log.kafka.topic import changes_topic, stream_topic
 from replicator.stream.envelope import NotAChange
-from replicator.stream.state_topic import KafkaAccess
+from replicator.stream.kafka_access import KafkaAccess
 
 NOT_IN_A_GROUP = KafkaError.GROUP_AUTHORIZATION_FAILED
 """librdkafka looks for the coordinator of the group, which is not used: a denial does not keep it from reading."""
 
 OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
+
+_FINAL = OUT_OF_RANGE | MISSING | {KafkaError.TOPIC_AUTHORIZATION_FAILED}
+
+LOOKUP_WAIT_MS = 10
+"""For which the broker holds a fetch open while there is nothing more to read."""
+
+_POLL_S = 0.1
 
 FROM_EARLIEST = "start from the earliest change"
 """What to do about a position that cannot be read."""
@@ -31,6 +43,30 @@ def consumer_settings(kafka: KafkaAccess, consumer: str) -> dict[str, str | int 
         "fetch.queue.backoff.ms": 5,
         "queued.max.messages.kbytes": 4 * FETCH_BYTES >> 10,
     }
+
+
+def read_between(kafka: KafkaAccess, consumer: Consumer, start: TopicPartition, end: int) -> Iterator[Message]:
+    """The messages of a partition from the offset of `start` up to `end`. It blocks.
+
+    `consumer` has the settings above. Raises `KafkaException`, and `BrokerUnavailable` if nothing comes for some time.
+    """
+    consumer.assign([start])
+    deadline = time.monotonic() + ADMIN_TIMEOUT_S
+    while time.monotonic() < deadline:
+        message = consumer.poll(_POLL_S)
+        if message is None:
+            continue
+        error = message.error()
+        if error is None:
+            deadline = time.monotonic() + ADMIN_TIMEOUT_S
+            yield message
+        elif error.code() == KafkaError._PARTITION_EOF:
+            if (message.offset() or 0) >= end:
+                return
+        elif error.code() in _FINAL:
+            raise KafkaException(error)
+        # after any other error the client tries again
+    raise BrokerUnavailable(f"Kafka at {kafka.bootstrap} does not answer: {start.topic} cannot be read")
 
 
 def read_error(kafka: KafkaAccess, error: KafkaError) -> ReplicatorError:

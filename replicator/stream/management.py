@@ -13,9 +13,10 @@ from replicator.errors import BadRequest, ConfigError
 from replicator.limits import MAX_RETENTION_MS, MAX_STREAM_PARTITIONS
 from replicator.log.kafka.topic import changes_topic
 from replicator.stream.envelope import StreamFormat
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.registry import register_schemas
 from replicator.stream.settings import Backfill, Progress, StreamSettings, StreamState
-from replicator.stream.state_topic import Fenced, KafkaAccess, StreamWriter, read_state
+from replicator.stream.state_topic import Fenced, StreamWriter, read_state
 from replicator.stream.topics import create_topics, delete_topics
 
 E = TypeVar("E", bound=StrEnum)

@@ -5,12 +5,11 @@ It reads with librdkafka, also for the stream on aiokafka, which calls it in a t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from replicator.errors import ConfigError, LogDamage, LogTrimmed
 from replicator.intervals import ADMIN_TIMEOUT_S
@@ -18,22 +17,20 @@ from replicator.log.kafka.topic import changes_topic
 from replicator.stream.change import Position
 from replicator.stream.consumer import (
     FROM_EARLIEST,
-    NOT_IN_A_GROUP,
+    LOOKUP_WAIT_MS,
     OUT_OF_RANGE,
     consumer_settings,
     foreign_error,
-    no_answer_error,
+    read_between,
     read_error,
     trimmed_error,
 )
 from replicator.stream.envelope import NotAChange
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.position import Start, StreamEnd, StreamPosition
 from replicator.stream.settings import StreamSettings
-from replicator.stream.state_topic import KafkaAccess, read_state
+from replicator.stream.state_topic import read_state
 from replicator.stream.topics import check_changes
-
-_POLL_S = 0.1
-_LOOKUP_WAIT_MS = 10  # for which the broker holds a fetch open while there is nothing more to read
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,7 @@ class _Lookup:
         self._format = settings.envelope_format()
         topic = changes_topic(kafka.cluster)
         self._partitions = [TopicPartition(topic, number) for number in range(settings.partitions)]
-        self._consumer = Consumer({**consumer_settings(kafka, "lookup"), "fetch.wait.max.ms": _LOOKUP_WAIT_MS})
+        self._consumer = Consumer({**consumer_settings(kafka, "lookup"), "fetch.wait.max.ms": LOOKUP_WAIT_MS})
 
     def close(self) -> None:
         self._consumer.close()
@@ -158,25 +155,15 @@ class _Lookup:
     def _next_change(self, partition: TopicPartition, offset: int, end: int) -> tuple[int, Position] | None:
         """Of the first change at or after the offset."""
         topic, number = partition.topic, partition.partition
-        self._consumer.assign([TopicPartition(topic, number, offset)])
-        deadline = time.monotonic() + ADMIN_TIMEOUT_S
-        while time.monotonic() < deadline:
-            message = self._consumer.poll(_POLL_S)
-            if message is None:
-                continue
-            error, at, value = message.error(), message.offset(), message.value()
-            if error is None and at is not None and value is not None:
-                try:
+        try:
+            for message in read_between(self._kafka, self._consumer, TopicPartition(topic, number, offset), end):
+                at, value = message.offset(), message.value()
+                if at is not None and value is not None:  # a tombstone has none
                     return at, self._format.decode(value).position
-                except NotAChange as wrong:
-                    raise foreign_error(topic, number, at, wrong) from None
-            if error is None or at is None:
-                continue  # a tombstone
-            if error.code() == KafkaError._PARTITION_EOF:
-                return None
-            if error.code() == NOT_IN_A_GROUP:
-                continue
-            if error.code() in OUT_OF_RANGE:
-                raise trimmed_error(topic, number)
-            raise read_error(self._kafka, error)
-        raise no_answer_error(self._kafka)
+        except NotAChange as wrong:
+            raise foreign_error(topic, number, at or 0, wrong) from None
+        except KafkaException as error:
+            if error.args[0].code() in OUT_OF_RANGE:
+                raise trimmed_error(topic, number) from None
+            raise
+        return None

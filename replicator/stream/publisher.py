@@ -35,9 +35,10 @@ from replicator.position import NodeId, Offset
 from replicator.protocol.log_state import LogState
 from replicator.store import snapshot
 from replicator.stream.consumer import OUT_OF_RANGE
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.publication import Publication, StreamMessage
 from replicator.stream.settings import Progress, StreamSettings, StreamState
-from replicator.stream.state_topic import KafkaAccess, StreamWriter, read_state
+from replicator.stream.state_topic import StreamWriter, read_state
 from replicator.stream.tail import published_positions
 from replicator.stream.topics import admin_of, check_topics, exists
 

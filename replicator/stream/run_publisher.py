@@ -22,8 +22,8 @@ from replicator.errors import ReplicatorError
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.position import NodeId
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.publisher import Publisher
-from replicator.stream.state_topic import KafkaAccess
 
 NICENESS = 10
 """Of the process: on a busy machine, the node comes first, and the change stream lags."""

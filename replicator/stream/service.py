@@ -27,10 +27,11 @@ from replicator.protocol.log_state import LogState
 from replicator.store import snapshot
 from replicator.store.snapshot import Manifest
 from replicator.stream import management
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.management import StartFrom, StreamOptions, StreamStart
 from replicator.stream.run_publisher import PublisherSettings
 from replicator.stream.settings import Backfill, Progress, StreamState
-from replicator.stream.state_topic import KafkaAccess, read_state
+from replicator.stream.state_topic import read_state
 
 logger = logging.getLogger(__name__)
 

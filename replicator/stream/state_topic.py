@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage
 from replicator.intervals import ADMIN_TIMEOUT_S, TRANSACTION_TIMEOUT_S
 from replicator.limits import MAX_MESSAGE_BYTES, PRODUCER_QUEUE_BYTES
 from replicator.log.kafka.admin import MISSING
-from replicator.log.kafka.client_id import client_id_of
-from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.kafka.topic import changes_topic, stream_topic
-from replicator.position import NodeId
+from replicator.stream.consumer import LOOKUP_WAIT_MS, consumer_settings, read_between
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.publication import StreamMessage
 from replicator.stream.settings import PROGRESS_KEY, SETTINGS_KEY, Progress, StreamSettings, StreamState
-
-_POLL_S = 0.5
-
-_SILENT = logging.getLogger(f"{__name__}.librdkafka")
-_SILENT.propagate = False
-_SILENT.addHandler(logging.NullHandler())
 
 
 class Fenced(BrokerUnavailable):
     """Another producer of this stream has begun, or its settings were changed."""
-
-
-class KafkaAccess:
-    """How to reach the Kafka of a cluster, as one node."""
-
-    def __init__(self, bootstrap: str, cluster: str, node: NodeId | None, security: KafkaSecurity) -> None:
-        self.bootstrap = bootstrap
-        self.cluster = cluster
-        self.node = node
-        self.security = security
-
-    def settings(self, purpose: str) -> dict[str, Any]:
-        """Of a client of librdkafka."""
-        return {
-            "bootstrap.servers": self.bootstrap,
-            "client.id": client_id_of(self.cluster, self.node, purpose),
-            "logger": _SILENT,  # what librdkafka logs, fatal errors included, is raised as an exception, too
-            **self.security.for_librdkafka(),
-        }
-
-    def unavailable(self, error: KafkaError) -> BrokerUnavailable:
-        return BrokerUnavailable(f"Kafka at {self.bootstrap} does not answer: {error.str()}")
 
 
 def read_state(kafka: KafkaAccess) -> StreamState | None:
@@ -59,36 +28,17 @@ def read_state(kafka: KafkaAccess) -> StreamState | None:
     Raises `BrokerUnavailable`, `LogDamage`.
     """
     topic = stream_topic(kafka.cluster)
-    consumer = Consumer(
-        {
-            **kafka.settings("stream-state"),
-            "group.id": topic,  # required, and not used
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "fetch.wait.max.ms": 50,
-        }
-    )
-    found: dict[bytes, bytes] = {}
+    consumer = Consumer({**consumer_settings(kafka, "stream-state"), "fetch.wait.max.ms": LOOKUP_WAIT_MS})
     try:
-        partitions = consumer.list_topics(topic, ADMIN_TIMEOUT_S).topics[topic].partitions
-        if not partitions:
+        if not consumer.list_topics(topic, ADMIN_TIMEOUT_S).topics[topic].partitions:
             return None
-        partition = TopicPartition(topic, 0, OFFSET_BEGINNING)
-        _, end = consumer.get_watermark_offsets(partition, timeout=ADMIN_TIMEOUT_S)  # as after KIP-207
-        consumer.assign([partition])
-        deadline = time.monotonic() + ADMIN_TIMEOUT_S
-        while time.monotonic() < deadline:
-            message = consumer.poll(_POLL_S)
-            error = None if message is None else message.error()
-            if message is not None and error is None:
-                found[message.key() or b""] = message.value() or b""
-            elif error is not None and error.code() == KafkaError._PARTITION_EOF:
-                if message is not None and (message.offset() or 0) >= end:
-                    return _decoded(topic, found)
-            elif error is not None and error.code() in MISSING:
-                return None
-        raise BrokerUnavailable(f"Kafka at {kafka.bootstrap} does not answer: topic {topic} cannot be read")
+        partition = TopicPartition(topic, 0)
+        partition.offset, end = consumer.get_watermark_offsets(partition, timeout=ADMIN_TIMEOUT_S)  # as after KIP-207
+        messages = read_between(kafka, consumer, partition, end)
+        return _decoded(topic, {message.key() or b"": message.value() or b"" for message in messages})
     except KafkaException as error:
+        if error.args[0].code() in MISSING:
+            return None
         raise kafka.unavailable(error.args[0]) from None
     finally:
         consumer.close()

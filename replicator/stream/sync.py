@@ -22,10 +22,10 @@ from replicator.stream.consumer import (
     read_error,
     trimmed_error,
 )
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.opening import open_stream
 from replicator.stream.position import Start, StreamEnd, StreamPosition
 from replicator.stream.read_ahead import ReadAhead
-from replicator.stream.state_topic import KafkaAccess
 from replicator.stream.topic_check import TopicCheck
 
 logger = logging.getLogger(__name__)

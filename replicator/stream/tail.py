@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import time
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-
-from replicator.errors import BrokerUnavailable
 from replicator.intervals import ADMIN_TIMEOUT_S
 from replicator.log.kafka.topic import changes_topic
 from replicator.position import BEFORE_LOG
 from replicator.stream.change import Position
-from replicator.stream.consumer import consumer_settings, read_error
+from replicator.stream.consumer import LOOKUP_WAIT_MS, consumer_settings, read_between, read_error
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.settings import StreamSettings
-from replicator.stream.state_topic import KafkaAccess
 
 NOTHING = Position(BEFORE_LOG, 0)
 _FIRST_MESSAGES = 50  # at the end of a partition; the last ones may be tombstones and markers of transactions
-_POLL_S = 0.5
 
 
 def published_positions(kafka: KafkaAccess, settings: StreamSettings) -> tuple[Position, ...]:
@@ -39,7 +35,7 @@ class _Tail:
         self._kafka = kafka
         self._topic = changes_topic(kafka.cluster)
         self._format = settings.envelope_format()
-        self._consumer = Consumer({**consumer_settings(kafka, "tail"), "fetch.wait.max.ms": 10})
+        self._consumer = Consumer({**consumer_settings(kafka, "tail"), "fetch.wait.max.ms": LOOKUP_WAIT_MS})
 
     def close(self) -> None:
         self._consumer.close()
@@ -57,18 +53,9 @@ class _Tail:
 
     def _last_from(self, partition: int, start: int, end: int) -> Position | None:
         """Of the last change in [start, end)."""
-        self._consumer.assign([TopicPartition(self._topic, partition, start)])
-        deadline, found = time.monotonic() + ADMIN_TIMEOUT_S, None
-        while time.monotonic() < deadline:
-            message = self._consumer.poll(_POLL_S)
-            if message is None:
-                continue
-            error, value = message.error(), message.value()
-            if error is None:
-                deadline = time.monotonic() + ADMIN_TIMEOUT_S
-                found = found if value is None else self._format.decode(value).position
-            elif error.code() != KafkaError._PARTITION_EOF:
-                continue  # the client tries again
-            elif (message.offset() or 0) >= end:
-                return found
-        raise BrokerUnavailable(f"Kafka at {self._kafka.bootstrap} does not answer: {self._topic} cannot be read")
+        found = None
+        for message in read_between(self._kafka, self._consumer, TopicPartition(self._topic, partition, start), end):
+            value = message.value()
+            if value is not None:  # a tombstone
+                found = self._format.decode(value).position
+        return found

@@ -12,7 +12,7 @@ from replicator.intervals import IDENTITY_CHECK_MS
 from replicator.log.kafka.admin import MISSING, KafkaAdmin
 from replicator.log.kafka.topic import changes_topic
 from replicator.stream.consumer import reset_error
-from replicator.stream.state_topic import KafkaAccess
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.topics import admin_of
 
 

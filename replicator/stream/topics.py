@@ -9,8 +9,8 @@ from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.log.kafka.admin import KafkaAdmin, create_topic, delete_topic, wait_for_leader
 from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.topic import changes_topic, stream_topic, wal_topic
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.settings import StreamSettings
-from replicator.stream.state_topic import KafkaAccess
 
 _COMMON = {"max.message.bytes": str(MAX_MESSAGE_BYTES), "message.timestamp.type": "LogAppendTime"}
 _STATE = {"cleanup.policy": "compact", "segment.bytes": str(1 << 20), "min.cleanable.dirty.ratio": "0.1"}

@@ -23,7 +23,9 @@ class SinkMetrics(Collector):
         report = self._latest()
         is_up = report.state is SinkState.RUNNING
         yield self._gauge("replicator_sink_up", "1 while the sink reads changes and writes them.", is_up)
-        yield self._gauge("replicator_sink_lag_changes", "Messages in the topic that are not written.", report.lag)
+        yield self._gauge(
+            "replicator_sink_lag_changes", "Messages in the topic that are not written.", report.lag_messages
+        )
         yield self._gauge(
             "replicator_sink_lag_seconds", "Age of the last change written, 0 if it is the last one.", report.lag_s
         )

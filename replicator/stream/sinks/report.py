@@ -30,8 +30,8 @@ class SinkReport:
     written: int = 0  # changes
     batches: int = 0
     write_s: float = 0.0  # in which the target took them
-    rate: float = 0.0  # changes a second, lately
-    lag: int = 0  # messages in the topic that are not written
+    changes_per_s: float = 0.0  # lately
+    lag_messages: int = 0  # messages in the topic that are not written
     lag_s: float = 0.0  # age of the last change written while there are more
     target_failures: int = 0
     kafka_failures: int = 0

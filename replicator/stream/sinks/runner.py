@@ -119,16 +119,16 @@ class SinkRunner:
             finally:
                 self._sink.close()
         except BaseException as error:
-            self._note(state=SinkState.FAILED, rate=0.0, last_error=str(error) or type(error).__name__)
+            self._note(state=SinkState.FAILED, changes_per_s=0.0, last_error=str(error) or type(error).__name__)
             raise
-        self._note(state=SinkState.STOPPED, rate=0.0)
+        self._note(state=SinkState.STOPPED, changes_per_s=0.0)
 
     def _run(self) -> None:
         self._note()
         checkpoint = self._until_it_succeeds(self._sink.open)
         while True:
             source = self._until_it_succeeds(lambda at=checkpoint: self._opened(at))  # type: ignore[misc]
-            self._note(state=SinkState.RUNNING, position=checkpoint, lag=source.lag())
+            self._note(state=SinkState.RUNNING, position=checkpoint, lag_messages=source.lag())
             try:
                 self._source, self._written_at = source, source.position
                 checkpoint = self._copy(source, checkpoint)
@@ -178,7 +178,7 @@ class SinkRunner:
         while self._control.is_paused() and not self._control.is_stopping():
             if self._report.state is not SinkState.PAUSED:
                 logger.info("sink %s is paused: `replicator sink resume %s`", self._name, self._name)
-            self._note(state=SinkState.PAUSED, rate=0.0, **self._lag())
+            self._note(state=SinkState.PAUSED, changes_per_s=0.0, **self._lag())
             self._sink.tick()
             self._control.wait(PAUSE_POLL_S)
         if self._control.is_stopping():
@@ -246,7 +246,7 @@ class SinkRunner:
         (self._target_outage if is_target else self._kafka_outage).failed(error)
         self._note(
             state=SinkState.RETRYING,
-            rate=0.0,
+            changes_per_s=0.0,
             last_error=str(error),
             target_failures=report.target_failures + is_target,
             kafka_failures=report.kafka_failures + (not is_target),
@@ -268,7 +268,7 @@ class SinkRunner:
             return {}
         read, written = (sum(it.next_offsets) for it in (self._source.position, self._written_at))
         lag = self._source.lag() + read - written  # a batch that is read may not be written
-        return {"lag": lag, "lag_s": self._age_s() if lag else 0.0}
+        return {"lag_messages": lag, "lag_s": self._age_s() if lag else 0.0}
 
     def _age_s(self) -> float:
         """Of the last change written; 0 if there is none."""
@@ -284,8 +284,8 @@ class SinkRunner:
             state=SinkState.RUNNING,
             position=position,
             written=written,
-            rate=self._rate.note(self._control.now_s(), written),
-            lag=lag,
+            changes_per_s=self._rate.note(self._control.now_s(), written),
+            lag_messages=lag,
             lag_s=self._age_s() if lag else 0.0,
         )
 

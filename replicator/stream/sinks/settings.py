@@ -61,6 +61,11 @@ class TableMap:
     table: str  # with or without a schema
     columns: tuple[str, ...] = ()  # for these fields of a hash; without: value and fields
 
+    def __str__(self) -> str:
+        """As on the command line."""
+        columns = f" --columns {self.table}={','.join(self.columns)}" if self.columns else ""
+        return f"--map {self.pattern}={self.table}{columns}"
+
     def matches(self, row: bytes) -> bool:
         return _compiled(self.pattern).fullmatch(row) is not None
 

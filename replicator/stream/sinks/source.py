@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from replicator.stream.change import Change
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.position import StreamEnd, StreamPosition
-from replicator.stream.state_topic import KafkaAccess
 from replicator.stream.sync import BlockingChangeStream
 
 EMPTY_AFTER_S = 2.0
