@@ -25,8 +25,10 @@ from replicator.position import NodeId
 from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.publisher import Publisher
 
-NICENESS = 10
+NICENESS = 15
 """Of the process: on a busy machine, the node comes first, and the change stream lags."""
+_AUTOGROUP = Path("/proc/self/autogroup")
+"""Where Linux has it, niceness counts within a session only, and this is that of the session (sched(7))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,15 @@ class PublisherSettings:
         return cls(security=KafkaSecurity(**fields.pop("security")), snapshots=Path(fields.pop("snapshots")), **fields)
 
 
-def main() -> None:
+def _lower_priority() -> None:
+    """This process is the first one of its session."""
     os.nice(NICENESS)
+    with contextlib.suppress(OSError):
+        _AUTOGROUP.write_text(str(NICENESS))
+
+
+def main() -> None:
+    _lower_priority()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     node = FileIO(sys.stdin.fileno(), closefd=False)  # the buffer of stdin would be locked when Python ends
     settings = PublisherSettings.decode(node.readline())

@@ -179,7 +179,9 @@ class ChangeStreamService:
         self._retry_s = min(2 * self._retry_s, MAX_PUBLISHER_RETRY_S)
 
     async def _run_process(self) -> None:
-        process = self._process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE)
+        process = self._process = await asyncio.create_subprocess_exec(
+            *self._command, stdin=PIPE, stdout=PIPE, start_new_session=True
+        )
         try:
             assert process.stdin is not None and process.stdout is not None
             process.stdin.write(self._settings.encode())

@@ -17,6 +17,9 @@ from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.publication import StreamMessage
 from replicator.stream.settings import PROGRESS_KEY, SETTINGS_KEY, Progress, StreamSettings, StreamState
 
+_LINGER_MS = 1_000
+"""More than a transaction takes: its end sends the messages, so the broker gets few requests."""
+
 
 class Fenced(BrokerUnavailable):
     """Another producer of this stream has begun, or its settings were changed."""
@@ -68,7 +71,7 @@ class StreamWriter:
                 "transaction.timeout.ms": int(TRANSACTION_TIMEOUT_S * 1000),
                 "message.max.bytes": MAX_MESSAGE_BYTES,
                 "compression.type": "lz4",
-                "linger.ms": 0,
+                "linger.ms": _LINGER_MS,
                 "queue.buffering.max.kbytes": PRODUCER_QUEUE_BYTES >> 10,
             }
         )
