@@ -11,6 +11,7 @@
     ├── StoreError               the local store cannot be opened or written
     │   └── StoreFull            the disk is full; no record was skipped
     ├── SnapshotError            a snapshot is missing, incomplete or of another cluster
+    ├── RepositoryUnavailable    the repository of the snapshots does not answer; try again
     ├── Definite                 the request had no effect and never will
     │   ├── BadRequest           -ERR …            the request is invalid
     │   ├── WrongType            -WRONGTYPE …      the key holds a value of another type
@@ -72,6 +73,10 @@ class StoreFull(StoreError):
 
 
 class SnapshotError(ReplicatorError):
+    pass
+
+
+class RepositoryUnavailable(ReplicatorError):
     pass
 
 

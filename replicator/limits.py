@@ -248,3 +248,14 @@ MAX_MESSAGE_BYTES = 16 << 20
 
 LOCAL_BROKER_MESSAGE_BYTES = 32 << 20
 """`message.max.bytes` of the Kafka that `replicator broker start` runs. Larger than MAX_MESSAGE_BYTES."""
+
+# Snapshots
+
+PART_BYTES = 16 << 20
+"""Size of the parts in which a snapshot is stored. Bounds memory, and what is sent again after an interruption."""
+
+TRANSFERS = 4
+"""Parts that are transferred at the same time. Hides the latency of object stores; each takes 2 PART_BYTES."""
+
+MAX_MANIFEST_BYTES = 4 << 20
+"""Size of the manifest of a snapshot: that of one of about 500 GB, which has 30,000 parts."""

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from replicator.errors import StoreError, StoreFull
 from replicator.protocol.suspension import Suspended
 from replicator.protocol.timing import LoggedTiming
 from replicator.store import boot
-from replicator.store.durable import sync
 from replicator.store.meta import (
     Meta,
     decode_meta,
@@ -99,18 +98,38 @@ def discard(folder: Path) -> None:
 
 
 def replace_with(folder: Path, copy: Path) -> None:
-    """Replace a store that is not open with a copy made by `Machine.copy_to`."""
+    """Replace a store that is not open with a copy made by `Machine.copy_to`. Raises `OSError`."""
+    install(folder, lambda file: shutil.copyfile(copy / "data.mdb", file))
+
+
+def install(folder: Path, write: Callable[[Path], object]) -> None:
+    """Replace a store that is not open with the file that `write` makes; if that fails, the store is unchanged.
+
+    The file need not be on the disk yet: after a crash of the operating system, the store is discarded. Raises what
+    `write` does, `StoreError` (it is open), `OSError`.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    discard(folder)
-    shutil.copyfile(copy / "data.mdb", folder / "data.mdb.new")
-    sync(folder / "data.mdb.new")
-    os.replace(folder / "data.mdb.new", folder / "data.mdb")
-    sync(folder)
+    lock = boot.lock(folder)
+    new = folder / "data.mdb.new"
+    try:
+        new.unlink(missing_ok=True)
+        write(new)
+        discard(folder)
+        boot.mark_open(folder, boot.boot_id())
+        os.replace(new, folder / "data.mdb")
+    finally:
+        new.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error of the system, or of LMDB, which has its text only, says that the disk is full or failing."""
+    return any(os.strerror(number) in str(error) for number in _FULL)
 
 
 def store_error(folder: Path, error: Exception) -> StoreError:
     """The `StoreError` or `StoreFull` for an error of LMDB, which may have found damaged pages."""
-    if any(os.strerror(number) in str(error) for number in _FULL):
+    if is_full(error):
         return StoreFull(
             f"{folder} cannot be written, because its disk is full or failing ({error}): free some space. "
             "No record was skipped"

@@ -1,0 +1,219 @@
+"""A repository of snapshots: a folder, or a bucket of S3, in which replicas find them.
+
+URL/<offset>-<first 8 digits of the digest>/part-00000-<checksum>.zst   parts of the copy (`transfer`)
+                                           /manifest.json               written last: without it, it is unfinished
+                                           /verification.json           by whom it was verified, if it was
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from replicator.errors import SnapshotError, StoreFull
+from replicator.limits import MAX_MANIFEST_BYTES, PART_BYTES
+from replicator.snapshots.objects import Objects
+from replicator.snapshots.transfer import OnTransferred, Part, receive_parts, send_parts
+from replicator.store import environment
+from replicator.store.meta import FORMAT
+from replicator.store.snapshot import Manifest
+
+_MANIFEST, _VERIFICATION = "manifest.json", "verification.json"
+_NAME = re.compile(r"\d{20}-[0-9a-f]{8}")
+_PART = re.compile(r"part-\d{5,}-[0-9a-f]{16}\.zst")
+_DIGITS = re.compile(r"[0-9a-f]*")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    """A snapshot in a repository."""
+
+    manifest: Manifest
+    parts: tuple[Part, ...]
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def bytes(self) -> int:
+        """Uncompressed."""
+        return sum(part.bytes for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """All checks of a snapshot have passed."""
+
+    verified_at_ms: int  # since 1970
+    by: str  # node, or user and host
+    entries: int
+
+
+class Repository:
+    """For several threads at once. Every method raises `RepositoryUnavailable` and `ConfigError` (access denied)."""
+
+    def __init__(self, url: str) -> None:
+        """`url`: a path, or what fsspec knows, such as s3://bucket/prefix. Raises `ConfigError`."""
+        self._objects = Objects(url)
+        self.url = self._objects.url
+
+    def listed(self) -> list[StoredSnapshot]:
+        """The complete snapshots, the highest offset first. Those that cannot be read are left out (see `damaged`)."""
+        found = []
+        for name in self._names():
+            try:
+                found.append(self.get(name))
+            except SnapshotError:
+                continue
+        return sorted(found, key=lambda it: it.manifest.offset, reverse=True)
+
+    def problems(self) -> dict[str, str]:
+        """What is wrong with snapshots that cannot be read, by name; unfinished ones are none."""
+        found = {}
+        for name in self._names():
+            try:
+                self.get(name)
+            except Unfinished:
+                continue
+            except SnapshotError as error:
+                found[name] = str(error)
+        return found
+
+    def get(self, name: str) -> StoredSnapshot:
+        """Raises `SnapshotError`, `Unfinished`."""
+        checked_name(name)
+        try:
+            encoded = self._objects.read(f"{name}/{_MANIFEST}")
+        except FileNotFoundError:
+            raise Unfinished(
+                f"there is no snapshot {name} in {self.url}, or it is not complete: see `replicator snapshot list`"
+            ) from None
+        return _decoded(name, encoded)
+
+    def publish(self, copy: Path, manifest: Manifest, on_sent: OnTransferred) -> StoredSnapshot:
+        """Upload a copy of a store, of which some parts may be there already. Returns once it is complete.
+
+        Raises `SnapshotError`.
+        """
+        name = checked_name(manifest.name)
+        present = self._objects.sizes(name)
+        if _MANIFEST in present:  # of the same state
+            return self.get(name)
+
+        def send(part: str, data: bytes) -> None:
+            self._objects.write(f"{name}/{part}", data)
+
+        parts = send_parts(copy / "data.mdb", send, lambda part: bool(present.get(part)), on_sent)
+        stored = StoredSnapshot(manifest, parts)
+        self._objects.write(f"{name}/{_MANIFEST}", json.dumps(asdict(stored), indent=1).encode())
+        return stored
+
+    def restore(self, snapshot: StoredSnapshot, store: Path, on_received: OnTransferred) -> None:
+        """Replace a store that is not open. Raises `SnapshotError`, `StoreFull`; the store is then unchanged."""
+        environment.install(store, lambda file: self.fetch(snapshot, file, on_received))
+
+    def fetch(self, snapshot: StoredSnapshot, file: Path, on_received: OnTransferred) -> None:
+        """Write the copy to a new file, and compare it with its checksums. Raises `SnapshotError`, `StoreFull`."""
+
+        def receive(part: str) -> bytes:
+            try:
+                return self._objects.read(f"{snapshot.name}/{part}")
+            except FileNotFoundError:
+                raise SnapshotError(
+                    f"{part} of snapshot {snapshot.name} is not in {self.url} any more, as it was deleted meanwhile: "
+                    "use a newer snapshot"
+                ) from None
+
+        try:
+            receive_parts(snapshot.parts, receive, file, on_received)
+        except OSError as error:
+            if environment.is_full(error):
+                raise StoreFull(f"{file} cannot be written: {error.strerror}. Free some space, and try again") from None
+            raise SnapshotError(f"{file} cannot be written ({error.strerror}): choose another folder") from None
+
+    def verification(self, name: str) -> Verification | None:
+        """None if the snapshot was not verified."""
+        try:
+            return Verification(**json.loads(self._objects.read(f"{checked_name(name)}/{_VERIFICATION}")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def note_verified(self, name: str, verification: Verification) -> None:
+        self._objects.write(f"{checked_name(name)}/{_VERIFICATION}", json.dumps(asdict(verification)).encode())
+
+    def delete(self, name: str) -> None:
+        """The manifest first: what is left after a failure is unfinished."""
+        self._objects.delete(f"{checked_name(name)}/{_MANIFEST}")
+        self._objects.delete(name)
+
+    def delete_unfinished(self, older_than_s: float) -> list[str]:
+        """Those of uploads in which nothing was written for so long. Returns their names."""
+        deleted, limit_s = [], time.time() - older_than_s
+        for name in self._names():
+            files = self._objects.sizes(name)
+            if _MANIFEST in files or any(self._written_s(f"{name}/{it}") > limit_s for it in files):
+                continue
+            self._objects.delete(name)
+            deleted.append(name)
+        return deleted
+
+    def _written_s(self, path: str) -> float:
+        try:
+            return self._objects.modified_s(path)
+        except FileNotFoundError:
+            return 0.0
+
+    def _names(self) -> list[str]:
+        return [name for name in self._objects.folders() if _NAME.fullmatch(name)]
+
+
+class Unfinished(SnapshotError):
+    """It has no manifest."""
+
+
+def checked_name(name: str) -> str:
+    """Raises `SnapshotError` if it is not the name of a snapshot."""
+    if not _NAME.fullmatch(name):
+        raise SnapshotError(
+            f"invalid name of a snapshot {name[:80]!r}: expected an offset of 20 digits, a dash and 8 digits of the "
+            "digest, see `replicator snapshot list`"
+        )
+    return name
+
+
+def _decoded(name: str, encoded: bytes) -> StoredSnapshot:
+    """Raises `SnapshotError`."""
+    try:
+        if len(encoded) > MAX_MANIFEST_BYTES:
+            raise ValueError(f"{len(encoded)} bytes")
+        fields: dict[str, Any] = json.loads(encoded)
+        format = fields["manifest"]["format"]
+        if type(format) is int and format > FORMAT:
+            raise SnapshotError(
+                f"snapshot {name} has format {format}, and this program reads up to {FORMAT}: use a newer version"
+            )
+        manifest = Manifest(**fields["manifest"])
+        parts = tuple(Part(**it) for it in fields["parts"])
+        _check(name, manifest, parts)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise SnapshotError(f"the manifest of snapshot {name} is damaged ({error!r}): delete the snapshot") from error
+    return StoredSnapshot(manifest, parts)
+
+
+def _check(name: str, manifest: Manifest, parts: tuple[Part, ...]) -> None:
+    """Raises `ValueError`. What is wrong must not become part of a path, or a size of memory."""
+    if manifest.name != name:
+        raise ValueError(f"it is of {manifest.name!r}")
+    for number in (manifest.offset, manifest.seq, manifest.epoch, manifest.entries, manifest.bytes):
+        if type(number) is not int or number < 0:
+            raise ValueError(f"{number!r} is not a number")
+    for part in parts:
+        if not _PART.fullmatch(part.name) or type(part.bytes) is not int or not 0 < part.bytes <= PART_BYTES:
+            raise ValueError(f"part {part}")
+    if sum(part.bytes for part in parts) != manifest.bytes:
+        raise ValueError("the parts have another size than the whole")

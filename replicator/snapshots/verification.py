@@ -1,0 +1,160 @@
+"""Verifies a snapshot: restores it elsewhere, and compares it with its manifest and with the log.
+
+Only a verified snapshot may replace a part of the log (`protocol.trimming`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from replicator.errors import LogDamage, LogTrimmed, SnapshotError, StoreError, StoreFull
+from replicator.log.port import Log
+from replicator.position import Offset
+from replicator.protocol.log_state import LogState
+from replicator.protocol.verification import is_truncated, truncated, verify
+from replicator.records.codec import BARRIER, NotARecord, RecordCodec
+from replicator.records.types import Record
+from replicator.snapshots.repository import Repository, StoredSnapshot
+from replicator.store import environment
+from replicator.store.digest import DIGEST_MASK, entry_digest
+from replicator.store.meta import Meta
+from replicator.store.snapshot import entries
+
+REPORT_ENTRIES = 20_000  # entries between two calls of `OnProgress`
+
+CompareWithLog = Callable[[str, LogState], str]
+"""With the topic id and the state of the log of a snapshot. Returns what was compared; raises `ReplicatorError`."""
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with what is counted, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    what: str
+    passed: bool
+    detail: str
+
+
+def verify_snapshot(
+    repository: Repository, snapshot: StoredSnapshot, cluster: str, compare: CompareWithLog, on_progress: OnProgress
+) -> Iterator[Check]:
+    """The checks in order; it ends with the first one that fails. Needs as much disk space as a store, for a while.
+
+    Raises `RepositoryUnavailable`, `ConfigError`, `BrokerUnavailable`, and `StoreFull` of the temporary folder.
+    """
+    with tempfile.TemporaryDirectory(prefix="replicator-verify-") as name:
+        folder = Path(name)
+        steps: tuple[tuple[str, Callable[[], str]], ...] = (
+            ("manifest", lambda: _check_manifest(snapshot, cluster)),
+            ("checksums", lambda: _fetch(repository, snapshot, folder / "data.mdb", on_progress)),
+            ("metadata", lambda: _check_metadata(_meta(folder), snapshot)),
+            ("digest", lambda: _recount(folder, snapshot, on_progress)),
+            ("log", lambda: compare(snapshot.manifest.topic_id, _meta(folder).state)),
+        )
+        for what, step in steps:
+            try:
+                detail = step()
+            except StoreFull:
+                raise
+            except _FAILED as error:
+                yield Check(what, False, str(error))
+                return
+            yield Check(what, True, detail)
+
+
+async def compare_with_log(log: Log, topic_id: str, state: LogState) -> str:
+    """Whether a replica with this state can read on in the log. Raises `LogDamage`, `SnapshotError`, …"""
+    if log.identity != topic_id:
+        raise SnapshotError(f"it is of the topic with id {topic_id}, and the log is now the one with id {log.identity}")
+    start, end = await log.start(), await log.end()
+    if is_truncated(state, end):
+        raise truncated(state, end)
+    if start > state.offset + 1:
+        raise SnapshotError(f"the log begins at offset {start}, so a replica cannot read on from {state.offset + 1}")
+    if start > state.leader_offset:
+        return f"the log begins at offset {start}: what the snapshot contains was deleted from it"
+    reader = log.reader(state.leader_offset)
+    try:
+        offset, payload = (await reader.next())[0]
+    finally:
+        await reader.close()
+    verify(state, state.leader_offset, _record(offset, payload, state))
+    return f"the record at offset {offset} and its chain are those of the snapshot"
+
+
+def _record(offset: Offset, payload: bytes, state: LogState) -> Record | None:
+    """None: there is none at the offset of the last accepted record."""
+    if offset != state.leader_offset or payload == BARRIER:
+        return None
+    try:
+        return RecordCodec().decode(payload, state.timeline)
+    except NotARecord:
+        return None
+
+
+def _check_manifest(snapshot: StoredSnapshot, cluster: str) -> str:
+    manifest = snapshot.manifest
+    if manifest.cluster != cluster:
+        raise SnapshotError(f"it is of cluster {manifest.cluster}, not {cluster}")
+    return f"format {manifest.format}, offset {manifest.offset}, {len(snapshot.parts)} parts"
+
+
+def _fetch(repository: Repository, snapshot: StoredSnapshot, file: Path, on_progress: OnProgress) -> str:
+    done, total = 0, snapshot.bytes
+
+    def on_received(size: int) -> None:
+        nonlocal done
+        done += size
+        on_progress("bytes", done, total)
+
+    repository.fetch(snapshot, file, on_received)
+    return f"{total} bytes in {len(snapshot.parts)} parts"
+
+
+def _check_metadata(meta: Meta, snapshot: StoredSnapshot) -> str:
+    """The manifest repeats what the copy says of itself."""
+    manifest, state = snapshot.manifest, meta.state
+    for what, stored, described in (
+        ("cluster", meta.cluster, manifest.cluster),
+        ("topic id", meta.topic_id, manifest.topic_id),
+        ("timeline", state.timeline.hex(), manifest.timeline),
+        ("offset", state.offset, manifest.offset),
+        ("seq", state.seq, manifest.seq),
+        ("epoch", state.epoch, manifest.epoch),
+        ("chain", state.chain.hex(), manifest.chain),
+        ("digest", f"{meta.digest:032x}", manifest.digest),
+        ("entries", meta.entries, manifest.entries),
+    ):
+        if stored != described:
+            raise SnapshotError(f"the {what} of the copy is {stored}, and the manifest has {described}")
+    return f"seq {state.seq}, epoch {state.epoch}, timeline {state.timeline.hex()[:8]}"
+
+
+def _recount(folder: Path, snapshot: StoredSnapshot, on_progress: OnProgress) -> str:
+    manifest, digest, count = snapshot.manifest, 0, 0
+    for key, value in entries(folder):
+        digest += entry_digest(key, value)
+        count += 1
+        if count % REPORT_ENTRIES == 0:
+            on_progress("entries", count, manifest.entries)
+    found = f"{digest & DIGEST_MASK:032x}"
+    if (found, count) != (manifest.digest, manifest.entries):
+        raise SnapshotError(
+            f"{count} entries have the digest {found}, and the manifest has {manifest.entries} with {manifest.digest}"
+        )
+    return f"{count} entries, digest {found[:12]}"
+
+
+def _meta(folder: Path) -> Meta:
+    with environment.read_only(folder) as env:
+        meta = environment.read_meta(env)
+    if meta is None:
+        raise SnapshotError("the copy is empty")
+    return meta
+
+
+_FAILED = (SnapshotError, StoreError, LogDamage, LogTrimmed)

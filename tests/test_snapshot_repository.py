@@ -1,0 +1,317 @@
+"""A repository of snapshots, as a folder and on a server of S3: one suite for both."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from replicator.errors import ConfigError, RepositoryUnavailable, SnapshotError, StoreError, StoreFull
+from replicator.limits import PART_BYTES
+from replicator.snapshots import transfer
+from replicator.snapshots.objects import Objects, shown_url
+from replicator.snapshots.repository import Repository, StoredSnapshot, Unfinished, Verification
+from replicator.store import snapshot
+from replicator.store.machine import Machine, open_machine
+from replicator.store.snapshot import Manifest
+from tests.s3_server import s3_server
+from tests.test_store import state_at, write
+
+ROWS = 2_000
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["folder", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "repository")
+    return f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def repository(url: str) -> Repository:
+    return Repository(url)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "PART_BYTES", 64 << 10)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    machine = open_machine(tmp_path / "store", "shop", "topic")
+    machine.apply([write(b"row%05d" % it, None, b"s" + os.urandom(100)) for it in range(ROWS)], state_at(41))
+    yield machine
+    machine.close()
+
+
+@pytest.fixture
+def copy(tmp_path: Path, machine: Machine) -> tuple[Path, Manifest]:
+    taken = snapshot.take(machine, tmp_path / "taken")
+    return tmp_path / "taken" / taken.name, taken
+
+
+def ignore(size: int) -> None:
+    pass
+
+
+def publish(repository: Repository, copy: tuple[Path, Manifest]) -> StoredSnapshot:
+    return repository.publish(*copy, ignore)
+
+
+class TestPublishing:
+    def test_a_snapshot_is_restored_as_it_was(
+        self, repository: Repository, copy: tuple[Path, Manifest], tmp_path: Path
+    ) -> None:
+        sent: list[int] = []
+        stored = repository.publish(*copy, sent.append)
+        assert len(stored.parts) > 2
+        assert sum(sent) == stored.bytes == copy[1].bytes
+        assert repository.listed() == [stored]
+        received: list[int] = []
+        repository.restore(repository.get(stored.name), tmp_path / "new", received.append)
+        assert sorted(received) == sorted(sent)
+        restored = open_machine(tmp_path / "new", "shop", "topic")
+        try:
+            assert restored.state == state_at(41)
+            assert restored.recount() == (int(copy[1].digest, 16), ROWS)
+        finally:
+            restored.close()
+
+    def test_the_newest_one_is_the_first(
+        self, repository: Repository, machine: Machine, copy: tuple[Path, Manifest]
+    ) -> None:
+        first = publish(repository, copy)
+        machine.apply([write(b"later", None, b"s1")], state_at(42))
+        folder = copy[0].parent
+        later = snapshot.take(machine, folder)
+        second = repository.publish(folder / later.name, later, ignore)
+        assert repository.listed() == [second, first]
+        repository.delete(first.name)
+        assert repository.listed() == [second]
+        repository.delete(first.name)  # once more
+
+    def test_an_interrupted_upload_goes_on(
+        self, repository: Repository, copy: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        written: list[str] = []
+        write_object = Objects.write
+
+        def fail_after_two(objects: Objects, path: str, data: bytes) -> None:
+            if len(written) == 2:
+                raise RepositoryUnavailable("cut off")
+            write_object(objects, path, data)
+            written.append(path)
+
+        monkeypatch.setattr(transfer, "TRANSFERS", 1)
+        monkeypatch.setattr(Objects, "write", fail_after_two)
+        with pytest.raises(RepositoryUnavailable, match="cut off"):
+            publish(repository, copy)
+        assert repository.listed() == []
+        with pytest.raises(Unfinished, match="not complete"):
+            repository.get(copy[1].name)
+
+        before = list(written)
+
+        def note(objects: Objects, path: str, data: bytes) -> None:
+            written.append(path)
+            write_object(objects, path, data)
+
+        monkeypatch.setattr(Objects, "write", note)
+        stored = publish(repository, copy)
+        assert not set(written[2:]) & set(before)
+        assert len(written) == len(stored.parts) + 1
+        assert written[-1].endswith("manifest.json")
+
+    def test_one_that_is_there_is_not_sent_again(
+        self, repository: Repository, copy: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stored = publish(repository, copy)
+        monkeypatch.delattr(Objects, "write")
+        assert publish(repository, copy) == stored
+
+    def test_unfinished_ones_are_deleted_once_they_are_old(
+        self, repository: Repository, url: str, copy: tuple[Path, Manifest]
+    ) -> None:
+        stored = publish(repository, copy)
+        other = f"{43:020d}-{'a' * 8}"
+        Objects(url).write(f"{other}/part-00000-{'0' * 16}.zst", b"x")
+        assert repository.delete_unfinished(older_than_s=3600) == []
+        assert repository.delete_unfinished(older_than_s=-60) == [other]
+        assert repository.listed() == [stored]
+
+    def test_a_verification_is_kept(self, repository: Repository, copy: tuple[Path, Manifest]) -> None:
+        stored = publish(repository, copy)
+        assert repository.verification(stored.name) is None
+        verification = Verification(1, "n1", ROWS)
+        repository.note_verified(stored.name, verification)
+        assert repository.verification(stored.name) == verification
+        assert repository.listed() == [stored]
+
+
+class TestDamage:
+    def test_each_part_has_a_checksum(
+        self, repository: Repository, url: str, copy: tuple[Path, Manifest], tmp_path: Path
+    ) -> None:
+        stored = publish(repository, copy)
+        path = f"{stored.name}/{stored.parts[1].name}"
+        objects = Objects(url)
+        good = objects.read(path)
+        for bad in (
+            good[:-1],
+            good[:40] + bytes([good[40] ^ 1]) + good[41:],
+            b"",
+            objects.read(f"{stored.name}/{stored.parts[0].name}"),
+        ):
+            objects.write(path, bad)
+            with pytest.raises(SnapshotError, match=r"part-00001-.* does not match its checksum"):
+                repository.restore(stored, tmp_path / "new", ignore)
+            assert not (tmp_path / "new" / "data.mdb").exists()
+            assert not (tmp_path / "new" / "data.mdb.new").exists()
+
+    def test_a_part_that_expands_to_more_is_refused(
+        self, repository: Repository, url: str, copy: tuple[Path, Manifest], tmp_path: Path
+    ) -> None:
+        stored = publish(repository, copy)
+        huge = zstandard.ZstdCompressor().compress(bytes(PART_BYTES * 8))
+        Objects(url).write(f"{stored.name}/{stored.parts[0].name}", huge)
+        with pytest.raises(SnapshotError, match="does not match its checksum"):
+            repository.restore(stored, tmp_path / "new", ignore)
+
+    def test_one_that_is_deleted_while_it_is_restored(
+        self, repository: Repository, copy: tuple[Path, Manifest], tmp_path: Path
+    ) -> None:
+        stored = publish(repository, copy)
+        repository.delete(stored.name)
+        with pytest.raises(SnapshotError, match="was deleted meanwhile: use a newer snapshot"):
+            repository.restore(stored, tmp_path / "new", ignore)
+
+    @pytest.mark.parametrize(
+        ("change", "problem"),
+        [
+            ({"format": 99}, "format 99, and this program reads up to 1: use a newer version"),
+            ({"name": "other"}, "is damaged"),
+            ({"entries": "many"}, "is damaged"),
+            ({"bytes": 5}, "is damaged"),
+            ({"surprise": 1}, "is damaged"),
+        ],
+    )
+    def test_a_manifest_that_is_not_ours(
+        self, repository: Repository, url: str, copy: tuple[Path, Manifest], change: dict[str, object], problem: str
+    ) -> None:
+        stored = publish(repository, copy)
+        fields = asdict(stored)
+        fields["manifest"].update(change)
+        Objects(url).write(f"{stored.name}/manifest.json", json.dumps(fields).encode())
+        with pytest.raises(SnapshotError, match=problem):
+            repository.get(stored.name)
+        assert repository.listed() == []
+        assert list(repository.problems()) == [stored.name]
+
+    @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"manifest": {}}'])
+    def test_a_manifest_without_sense(
+        self, repository: Repository, url: str, copy: tuple[Path, Manifest], content: bytes
+    ) -> None:
+        stored = publish(repository, copy)
+        Objects(url).write(f"{stored.name}/manifest.json", content)
+        with pytest.raises(SnapshotError, match="is damaged"):
+            repository.get(stored.name)
+
+    def test_the_names_of_parts_lead_nowhere_else(
+        self, repository: Repository, url: str, copy: tuple[Path, Manifest]
+    ) -> None:
+        stored = publish(repository, copy)
+        for name in ("../../etc/passwd", "/etc/passwd", "part-00000.zst"):
+            parts = (replace(stored.parts[0], name=name), *stored.parts[1:])
+            fields = asdict(replace(stored, parts=parts))
+            Objects(url).write(f"{stored.name}/manifest.json", json.dumps(fields).encode())
+            with pytest.raises(SnapshotError, match="is damaged"):
+                repository.get(stored.name)
+
+    @pytest.mark.parametrize("name", ["", ".", "..", "../x", "/etc", "a/b", "latest", f"{1:020d}-{'a' * 8}/..", "x\0"])
+    def test_what_is_no_name_is_refused(self, repository: Repository, name: str) -> None:
+        for call in (repository.get, repository.delete, repository.verification):
+            with pytest.raises(SnapshotError, match="invalid name of a snapshot"):
+                call(name)
+
+    def test_other_files_are_left_alone(self, repository: Repository, url: str, copy: tuple[Path, Manifest]) -> None:
+        Objects(url).write("readme.txt", b"x")
+        Objects(url).write("other/manifest.json", b"{}")
+        assert repository.listed() == []
+        assert repository.delete_unfinished(-60) == []
+
+
+class TestTrouble:
+    def test_a_repository_that_does_not_exist_is_empty(self, repository: Repository) -> None:
+        assert repository.listed() == []
+
+    def test_a_url_of_an_unknown_kind(self) -> None:
+        with pytest.raises(ConfigError, match="invalid repository nowhere://x"):
+            Repository("nowhere://x")
+
+    def test_passwords_are_not_shown(self) -> None:
+        assert shown_url("sftp://ada:secret@host/x") == "sftp://host/x"
+        assert shown_url("/tmp/a@b") == "/tmp/a@b"
+
+    def test_s3_that_is_away(self, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        with pytest.raises(RepositoryUnavailable, match=rf"repository {bucket}/x cannot list snapshots now"):
+            Repository(f"{bucket}/x").listed()
+
+    def test_s3_without_credentials(self, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        with pytest.raises(ConfigError, match="no valid credentials"):
+            Repository(f"{bucket}/x").listed()
+
+    def test_a_bucket_that_does_not_exist(self, bucket: str, copy: tuple[Path, Manifest]) -> None:
+        with pytest.raises(ConfigError, match=r"s3://missing/x does not exist .*create the bucket"):
+            publish(Repository("s3://missing/x"), copy)
+
+    def test_a_full_disk_while_restoring(
+        self, repository: Repository, copy: tuple[Path, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stored = publish(repository, copy)
+        store = tmp_path / "new"
+        repository.restore(stored, store, ignore)
+        before = (store / "data.mdb").read_bytes()
+
+        def full(descriptor: int, data: bytes, offset: int) -> int:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(StoreFull, match=r"No space left on device\. Free some space"):
+            repository.restore(stored, store, ignore)
+        assert (store / "data.mdb").read_bytes() == before
+        assert not (store / "data.mdb.new").exists()
+
+    def test_a_full_repository(
+        self, tmp_path: Path, copy: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(path: Path, data: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("replicator.snapshots.objects.replace_file", full)
+        with pytest.raises(SnapshotError, match="is full"):
+            publish(Repository(str(tmp_path / "repository")), copy)
+
+    def test_a_store_that_is_open_is_not_replaced(
+        self, repository: Repository, copy: tuple[Path, Manifest], machine: Machine
+    ) -> None:
+        stored = publish(repository, copy)
+        with pytest.raises(StoreError, match="in use by another process"):
+            repository.restore(stored, machine.folder, ignore)
