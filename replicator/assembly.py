@@ -9,6 +9,7 @@ import logging
 import random
 import signal
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
@@ -19,8 +20,9 @@ from replicator.config import NodeConfig, check_known
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, ReplicatorError
 from replicator.intervals import KAFKA_ANSWER_S, NODE_RETRY_MS
 from replicator.log.kafka.acks import KafkaAcks
-from replicator.log.kafka.admin import ensure_topics
+from replicator.log.kafka.admin import ensure_topics, trim
 from replicator.log.kafka.applied import KafkaAppliedOffsets
+from replicator.log.kafka.extent import applied_offsets, offset_at
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import security_of
 from replicator.node.applied_reporter import AppliedReporter
@@ -31,17 +33,23 @@ from replicator.node.node import Node
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol import timing
 from replicator.protocol.timing import Timeouts
+from replicator.protocol.trimming import Need
 from replicator.records.types import Member, Mode, Timing
-from replicator.server.http.app import HttpServer, Snapshots
+from replicator.server.http.app import HttpServer
 from replicator.server.identity import Identity
 from replicator.server.leader_link import RedisLeaderLink
 from replicator.server.redis.descriptors import fit_clients
 from replicator.server.redis.server import RedisServer
 from replicator.server.registration import register
+from replicator.snapshots.repository import Repository
+from replicator.snapshots.retention import Schedule
+from replicator.snapshots.service import SnapshotService, SnapshotSettings
 from replicator.store import snapshot
 from replicator.store.machine import Machine, has_followed_a_log, open_machine
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.run_publisher import PublisherSettings
 from replicator.stream.service import ChangeStreamService, NodeSource
+from replicator.stream.state_topic import read_state
 
 logger = logging.getLogger(__name__)
 
@@ -130,9 +138,11 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
         )
         registering = register(node, identity, member, settings.password)
         reporting = _reporter(config, node, context).run()
-        snapshots = _snapshots(config, machine)
-        changes = _change_stream(config, context, kafka, snapshots)
-        running = asyncio.create_task(run_with_background(node.run(), registering, reporting, changes.run()))
+        snapshots = _snapshots(config, machine, kafka)
+        changes = _change_stream(config, context, kafka)
+        running = asyncio.create_task(
+            run_with_background(node.run(), registering, reporting, changes.run(), snapshots.run())
+        )
         parts.push_async_callback(_cancel, running)
         await server.start()
         parts.push_async_callback(server.close)  # before the node: its commands in progress still need it
@@ -162,14 +172,17 @@ def _reporter(config: NodeConfig, node: Node, context: NodeContext) -> AppliedRe
     return AppliedReporter(next_offset, offsets, context.clock)
 
 
-def _change_stream(
-    config: NodeConfig, context: NodeContext, log: KafkaLog, snapshots: Snapshots
-) -> ChangeStreamService:
-    settings, security = config.node, security_of(config.kafka)
+def _change_stream(config: NodeConfig, context: NodeContext, log: KafkaLog) -> ChangeStreamService:
+    settings, security, machine = config.node, security_of(config.kafka), context.replica.machine
     publisher = PublisherSettings(
-        config.kafka.bootstrap, settings.cluster, NodeId(settings.id), config.snapshot_dir, security
+        config.kafka.bootstrap, settings.cluster, NodeId(settings.id), config.backfill_dir, security
     )
-    source = NodeSource(lambda: context.replica.state, log.start, snapshots.take)
+
+    async def copy() -> snapshot.Manifest:
+        machine.reserve_for_copy()
+        return await asyncio.to_thread(snapshot.take_alone, machine, config.backfill_dir)
+
+    source = NodeSource(lambda: context.replica.state, log.start, copy)
     return ChangeStreamService(publisher, source, log.topic_id)
 
 
@@ -251,16 +264,46 @@ def _report_waiting(admin: HttpServer, why: str) -> None:
     admin.waiting_for, admin.kafka_answers = why, False
 
 
-def _snapshots(config: NodeConfig, machine: Machine) -> Snapshots:
-    folder = config.snapshot_dir
-    one_at_a_time = asyncio.Lock()
+def _snapshots(config: NodeConfig, machine: Machine, log: KafkaLog) -> SnapshotService:
+    settings, bootstrap, cluster = config.snapshots, config.kafka.bootstrap, config.node.cluster
+    security = security_of(config.kafka)
 
-    async def take() -> snapshot.Manifest:
-        async with one_at_a_time:
-            machine.reserve_for_copy()
-            return await asyncio.to_thread(snapshot.take, machine, folder)
+    def is_snapshotter() -> bool:
+        member = machine.meta.membership.get(NodeId(config.node.id))
+        return member is not None and member.mode is Mode.SNAPSHOTTER
 
-    return Snapshots(str(folder), take, lambda: snapshot.listed(folder))
+    def needs() -> list[Need]:
+        nodes = [member.node for member in machine.meta.membership.members]
+        found = [
+            Need(f"replica {node}", offset)
+            for node, offset in applied_offsets(bootstrap, cluster, nodes, security=security).items()
+        ]
+        stream = read_state(KafkaAccess(bootstrap, cluster, NodeId(config.node.id), security))
+        if stream is not None:
+            found.append(Need("the change stream", Offset(max(0, stream.progress.state.leader_offset))))
+        if settings.keep_log_s:
+            first = offset_at(bootstrap, cluster, int(time.time() - settings.keep_log_s) * 1000, security=security)
+            if first is not None:
+                found.append(Need(f"the setting keep_log_s ({settings.keep_log_s})", first))
+        return found
+
+    return SnapshotService(
+        config.node.id,
+        machine,
+        log,
+        Repository(config.repository),
+        config.copies_dir,
+        SnapshotSettings(
+            Schedule(settings.every_records, settings.every_mb << 20, settings.every_s),
+            settings.keep,
+            settings.keep_s,
+            settings.trim == "yes",
+            settings.keep_log_mb << 20,
+        ),
+        is_snapshotter=is_snapshotter,
+        needs=needs,
+        trim=lambda offset: trim(bootstrap, cluster, offset, security=security),
+    )
 
 
 def _timing(config: NodeConfig) -> tuple[Timing, Timeouts]:

@@ -26,6 +26,7 @@ Section = Mapping[str, Any]
 T = TypeVar("T")
 
 PREFIX = "REPLICATOR"
+DEFAULT_KEEP = 3  # snapshots
 _RESP, _HTTP = Address("127.0.0.1", 7001), Address("127.0.0.1", 8001)
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARS - 1}}}")  # valid in topic and folder names
 # Variables that Kubernetes and Docker set for a service, whatever its name.
@@ -72,7 +73,28 @@ class NodeSection:
     protected_mode: Annotated[
         str, "`yes`: without a password, only clients on the node's own machine are served. `no`: all are."
     ] = "yes"
-    snapshots: Annotated[Path | None, "Folder for snapshots. Default: `snapshots` in `dir`."] = None
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsSection:
+    repository: Annotated[
+        str,
+        "Where snapshots are kept: a folder, or a URL such as `s3://bucket/prefix` (extra `s3`, and others that fsspec "
+        "knows). Default: `snapshots` in `node.dir`.",
+    ] = ""
+    every_records: Annotated[
+        int,
+        "A snapshotter takes a snapshot after so many records (or MiB, or seconds), if there are new ones. 0: never.",
+    ] = 10_000_000
+    every_mb: Annotated[int, "… or after so many MiB of the log. 0: never."] = 1024
+    every_s: Annotated[int, "… or after so many seconds. 0: never."] = 3600
+    keep: Annotated[int, "A snapshotter deletes all but so many verified snapshots, the newest ones."] = DEFAULT_KEEP
+    keep_s: Annotated[int, "Snapshots that are younger than that are not deleted, either."] = 0
+    trim: Annotated[
+        str, "`yes`: a snapshotter deletes the part of the log that nobody needs any more. `no`: it stays for good."
+    ] = "no"
+    keep_log_s: Annotated[int, "Records that are younger than that are not deleted, for audits."] = 0
+    keep_log_mb: Annotated[int, "As many MiB of the log, about, are not deleted."] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +119,7 @@ class KafkaSection:
 class NodeConfig:
     node: NodeSection
     kafka: KafkaSection
+    snapshots: SnapshotsSection
     timing: Mapping[str, int]  # settings that are given, of `records.types.Timing` and `protocol.timing.Timeouts`
 
     @property
@@ -113,8 +136,19 @@ class NodeConfig:
         return not self.node.password and self.node.protected_mode == "yes"
 
     @property
-    def snapshot_dir(self) -> Path:
-        return self.node.snapshots or self.node.dir / "snapshots"
+    def repository(self) -> str:
+        """A path, or a URL."""
+        return self.snapshots.repository or str(self.node.dir / "snapshots")
+
+    @property
+    def copies_dir(self) -> Path:
+        """For copies of the store until they are uploaded."""
+        return self.node.dir / "copies"
+
+    @property
+    def backfill_dir(self) -> Path:
+        """For the copy that the change stream begins with."""
+        return self.node.dir / "backfill"
 
 
 def load(
@@ -137,8 +171,11 @@ def load(
     _check_reachable(node)
     if node.protected_mode not in ("yes", "no"):
         raise ConfigError(f"node.protected_mode is {node.protected_mode!r}: expected yes or no")
+    snapshots = _section("snapshots", SnapshotsSection, merged["snapshots"])
+    if snapshots.trim not in ("yes", "no"):
+        raise ConfigError(f"snapshots.trim is {snapshots.trim!r}: expected yes or no")
     timing = {name: _convert("timing", name, int, value) for name, value in merged["timing"].items()}
-    return NodeConfig(node, _kafka_section(merged["kafka"]), timing)
+    return NodeConfig(node, _kafka_section(merged["kafka"]), snapshots, timing)
 
 
 def load_kafka(file: Path | None, environment: Mapping[str, str], bootstrap: str | None) -> KafkaSection:
@@ -178,6 +215,7 @@ def _known(timing_names: Collection[str]) -> Mapping[str, Collection[str]]:
     return {
         "node": NodeSection.__dataclass_fields__,
         "kafka": KafkaSection.__dataclass_fields__,
+        "snapshots": SnapshotsSection.__dataclass_fields__,
         "timing": timing_names,
     }
 
@@ -217,7 +255,9 @@ def _read(file: Path) -> Mapping[str, Section]:
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
     for name, section in content.items():
         if not isinstance(section, dict):
-            raise ConfigError(f"{file}: {name} is outside of a section: move it to [node], [kafka] or [timing]")
+            raise ConfigError(
+                f"{file}: {name} is outside of a section: move it to [node], [kafka], [snapshots] or [timing]"
+            )
     return content
 
 

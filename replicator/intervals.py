@@ -73,6 +73,12 @@ BARRIER_PAUSE_MS = 20  # between two barriers of a node that cannot ask the lead
 ELECTION_RETRY_MS = 20  # of a candidate that has not read the end of the log yet
 EXPIRY_POLL_MS = 50
 
+# Snapshots
+
+SNAPSHOT_REVIEW_S = 10.0  # between two looks at the repository by a snapshotter
+REPOSITORY_LOOK_S = 60.0  # the same by other nodes, for their metrics
+UNFINISHED_UPLOAD_S = 24 * 3600  # after which an upload to which nothing was added is deleted
+
 # Servers
 
 AUTH_TIMEOUT_S = 10.0  # for a Redis client to authenticate

@@ -14,19 +14,23 @@ import pytest
 
 from replicator.address import Address
 from replicator.errors import BadRequest, BrokerUnavailable, ConfigError, LogDamage
+from replicator.local.snapshots import listed
 from replicator.log.memory import MemoryLog
 from replicator.log.port import LogExtent
 from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.node.health import NodeState
+from replicator.node.snapshots import ListedSnapshot, SnapshotReport
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol.lease import Lease
 from replicator.records.types import Member, Mode, Timing
 from replicator.server import registration
-from replicator.server.http.app import HttpServer, Snapshots
+from replicator.server.http.app import HttpServer
 from replicator.server.identity import Identity
 from replicator.server.registration import register
 from replicator.server.stats import Stats
+from replicator.snapshots.repository import Repository
 from replicator.store import snapshot
+from replicator.store.snapshot import Manifest
 from tests.memory_cluster import MemoryCluster, RunningNode, until
 from tests.modes_cluster import STEADY
 
@@ -64,6 +68,26 @@ class HttpClient:
     async def text(self, path: str) -> str:
         async with self._session.get(self.http.url(path)) as answer:
             return await answer.text()
+
+
+class FolderSnapshots:
+    """`SnapshotControl` on a folder, without a schedule."""
+
+    def __init__(self, running: RunningNode, folder: Path) -> None:
+        self._machine = running.machine
+        self._copies = folder / "copies"
+        self._repository = Repository(str(folder / "snapshots"))
+        self.repository = self._repository.url
+        self.report = SnapshotReport(())
+
+    async def take(self) -> Manifest:
+        manifest = await asyncio.to_thread(snapshot.take, self._machine, self._copies)
+        await asyncio.to_thread(self._repository.publish, self._copies / manifest.name, manifest, lambda size: None)
+        self.report = SnapshotReport(tuple(await self.listed()))
+        return manifest
+
+    async def listed(self) -> list[ListedSnapshot]:
+        return await asyncio.to_thread(listed, self._repository)
 
 
 class MemoryChangeStream:
@@ -106,16 +130,8 @@ class HttpServers:
         await server.start(Address(self.host, 0))
         self._servers.append(server)
         if running is not None:
-            server.attach_node(running.node, Stats(commands=7), self._snapshots(running), self.changes)
+            server.attach_node(running.node, Stats(commands=7), FolderSnapshots(running, self.folder), self.changes)
         return HttpClient(server, self._session)
-
-    def _snapshots(self, running: RunningNode) -> Snapshots:
-        folder = self.folder / "snapshots"
-
-        async def take() -> snapshot.Manifest:
-            return await asyncio.to_thread(snapshot.take, running.machine, folder)
-
-        return Snapshots(str(folder), take, lambda: snapshot.listed(folder))
 
     async def close_server(self, index: int) -> None:
         await self._servers.pop(index).close()
@@ -206,8 +222,6 @@ async def test_the_sizes_of_store_log_and_newest_snapshot(servers: HttpServers) 
     assert float(lines["replicator_snapshot_size_bytes"]) == taken["bytes"]
     assert float(lines["replicator_snapshot_offset"]) == taken["offset"]
     assert float(lines["replicator_snapshot_timestamp_seconds"]) == taken["taken_at_ms"] / 1000
-    (Path(taken["folder"]) / taken["name"] / "manifest.json").write_text("{")
-    assert "replicator_snapshot" not in await client.text("/metrics")
 
 
 async def test_the_status_has_the_sizes_of_store_and_log(servers: HttpServers) -> None:
@@ -319,7 +333,9 @@ async def test_a_snapshot_is_taken_and_listed(servers: HttpServers) -> None:
     assert (status, taken["entries"], taken["digest"]) == (201, 1, running.node.status().digest)
     _, listed = await client.ask("GET", "/snapshots")
     assert [it["name"] for it in listed["snapshots"]] == [taken["name"]]
-    assert (Path(taken["folder"]) / taken["name"] / "data.mdb").stat().st_size == taken["bytes"]
+    [it] = listed["snapshots"]
+    assert it == {**{name: value for name, value in taken.items() if name != "repository"}, "verified_at_ms": None}
+    assert (Path(taken["repository"]) / taken["name"] / "manifest.json").exists()
 
 
 async def test_an_address_that_is_in_use(servers: HttpServers) -> None:

@@ -23,7 +23,7 @@ from replicator.cli.main import app, main
 from replicator.cli.output import ConsoleProgress, count
 from replicator.errors import ConfigError
 from replicator.local.admin_client import ClusterAdmin, NodeUnreachable
-from replicator.local.cluster import LocalCluster
+from replicator.local.cluster import LocalCluster, Origin
 from replicator.local.folder import NodeEntry
 from replicator.local.operations import policy_of
 from replicator.local.ports import free_base_port
@@ -276,7 +276,12 @@ class Done(LocalCluster):
         return True
 
     def add_replica(
-        self, id: str, *, from_snapshot: bool = False, snapshot_name: str | None = None, mode: Mode = Mode.ASYNC
+        self,
+        id: str,
+        *,
+        origin: Origin = Origin.LOG,
+        snapshot_name: str | None = None,
+        mode: Mode = Mode.ASYNC,
     ) -> NodeEntry:
         return NodeEntry(id, 7004, 8004, 3)
 

@@ -25,7 +25,7 @@ def test_the_required_settings_and_the_defaults() -> None:
     config = load(None, {}, REQUIRED)
     assert (config.node.id, config.node.dir, config.kafka.bootstrap) == ("n1", Path("/data"), "kafka:9092")
     assert (config.node.resp, config.node.http) == (Address("127.0.0.1", 7001), Address("127.0.0.1", 8001))
-    assert config.snapshot_dir == Path("/data/snapshots")
+    assert config.repository == "/data/snapshots"
     assert config.timing == {}
 
 
@@ -152,7 +152,7 @@ def test_passwords_are_not_in_the_text_of_a_config() -> None:
     [
         ("[node\n", "is not valid TOML"),
         ("id = 'n1'\n", r"id is outside of a section"),
-        ("[nodes]\n", r"unknown section \[nodes\], expected one of kafka, node, timing"),
+        ("[nodes]\n", r"unknown section \[nodes\], expected one of kafka, node, snapshots, timing"),
         ("[node]\ncolour = 'red'\n", r"unknown setting node\.colour: .*cluster"),
         (
             "[node]\nresp = '7001'\n",

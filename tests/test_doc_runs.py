@@ -22,9 +22,9 @@ import pytest
 from replicator.local.ports import HTTP_ABOVE_RESP, free_base_port
 from tests.doc_pages import DOCS, INDENTED, PAGES, ROOT, Block, blocks, commands
 
-NODES = 4
+NODES = 5
 SHOWN_PORT, SHOWN_HOME = 7001, "/home/ada/replicator"
-CLUSTER_PAGES = ["concepts.md", "modes.md", "operations.md", "stream.md", "sinks.md"]
+CLUSTER_PAGES = ["concepts.md", "modes.md", "operations.md", "snapshots.md", "stream.md", "sinks.md"]
 """They have no `cluster up` of their own: a cluster of three nodes runs already."""
 RUN = [ROOT / "README.md", DOCS / "index.md", DOCS / "quick-start.md", *(DOCS / name for name in CLUSTER_PAGES)]
 
@@ -34,6 +34,7 @@ NOT_RUN = {
     r"kcat .*": "kcat need not be installed",
     r".*\| jq .*": "jq need not be installed",
     r"(PGPASSWORD=\S+ )?replicator sink run \w+ (postgres|parquet|http).*": "see test_sink_postgres.py and others",
+    r".* s3://backups/shop.*": "the bucket is an example: see test_snapshot_repository.py",
     r".*1f…:4711.*": "the token is an example",
     r"replicator broker status --dir replicator-data/broker": "the cluster of the test uses a Kafka of all tests",
     r"replicator doctor --bootstrap kafka:9093 .*": "the Kafka is an example (test_secured_kafka.py)",

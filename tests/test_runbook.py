@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from replicator.store import snapshot
 from tests.process_cluster import Cluster, Writer, stopped, wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -116,18 +116,15 @@ def test_a_leader_that_was_paused_follows_the_next_one(cluster: Cluster) -> None
 
 @pytest.mark.kafka
 @pytest.mark.timeout(240)
-def test_a_store_is_restored_from_the_file_of_a_snapshot(cluster: Cluster) -> None:
+def test_a_store_is_restored_from_a_snapshot(cluster: Cluster) -> None:
     _, restored, _ = roles(cluster)
-    cluster.run("snapshot", "take")
-    [newest, *_] = snapshot.listed(cluster.folder.snapshots)
+    taken = json.loads(cluster.run("snapshot", "take", "--json"))
     cluster.run("node", "stop", restored)
-    store = cluster.folder.node_dir(restored) / "store"
-    shutil.rmtree(store)
-    store.mkdir()
-    shutil.copyfile(cluster.folder.snapshots / newest.name / "data.mdb", store / "data.mdb")
+    shutil.rmtree(cluster.folder.node_dir(restored) / "store")
+    cluster.run("snapshot", "restore", taken["name"], "--to", str(cluster.folder.node_dir(restored)))
     cluster.run("node", "start", restored)
     log = cluster.folder.log_file(restored).read_text()
-    assert f"{restored} reads the log from offset {newest.offset + 1} on" in log
+    assert f"{restored} reads the log from offset {taken['offset'] + 1} on" in log
     assert len(cluster.caught_up()) == len(IDS)
 
 
@@ -159,8 +156,8 @@ def test_the_data_of_a_snapshot_are_copied_to_another_server(cluster: Cluster, k
     leader.hset("hash", mapping={"one": 1, "two": 2})
     leader.pexpire("hash", 10_000_000)
     cluster.caught_up()  # the snapshot is that of a follower
-    cluster.run("snapshot", "take")
-    [newest, *_] = snapshot.listed(cluster.folder.snapshots)
+    taken = json.loads(cluster.run("snapshot", "take", "--json"))
+    cluster.run("snapshot", "restore", taken["name"], "--to", str(tmp_path / "restored"))
     program = tmp_path / "copy_snapshot.py"
     [text] = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     program.write_text(text)
@@ -168,9 +165,10 @@ def test_the_data_of_a_snapshot_are_copied_to_another_server(cluster: Cluster, k
     other.up(1)
     try:
         url = f"redis://127.0.0.1:{other.folder.load().node('n1').resp_port}"
-        source = cluster.folder.snapshots / newest.name
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, str(program), str(source), url], check=True, timeout=60, env=environment)
+        subprocess.run(
+            [sys.executable, str(program), str(tmp_path / "restored"), url], check=True, timeout=60, env=environment
+        )
         copied = other.client("n1")
         assert copied.keys() == [b"expires", b"hash", b"plain"]
         assert (copied.get("plain"), copied.get("expires")) == (b"\xff\x00", b"later")

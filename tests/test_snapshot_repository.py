@@ -155,7 +155,7 @@ class TestPublishing:
     def test_a_verification_is_kept(self, repository: Repository, copy: tuple[Path, Manifest]) -> None:
         stored = publish(repository, copy)
         assert repository.verification(stored.name) is None
-        verification = Verification(1, "n1", ROWS)
+        verification = Verification(1, "n1")
         repository.note_verified(stored.name, verification)
         assert repository.verification(stored.name) == verification
         assert repository.listed() == [stored]

@@ -17,7 +17,7 @@ import typer
 from replicator import limits
 from replicator.address import Address
 from replicator.cli.node import app
-from replicator.config import PREFIX, KafkaSection, NodeSection
+from replicator.config import PREFIX, KafkaSection, NodeSection, SnapshotsSection
 from replicator.protocol.timing import Timeouts
 from replicator.records.types import Timing
 
@@ -25,6 +25,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 TABLES: dict[str, tuple[str, type]] = {
     "node": ("node", NodeSection),
     "kafka": ("kafka", KafkaSection),
+    "snapshots": ("snapshots", SnapshotsSection),
     "timing": ("timing", Timing),
     "timeouts": ("timing", Timeouts),
 }
@@ -60,7 +61,8 @@ def _options() -> dict[tuple[str, str], str]:
     command: Any = typer.main.get_command(app)
     given = {str(it.name): f"`{it.opts[0]}`" for it in command.commands["run"].params}
     own = {it.name for it in fields(NodeSection)}
-    return {("node" if name in own else "kafka", name): option for name, option in given.items()}
+    found = {("node" if name in own else "kafka", name): option for name, option in given.items()}
+    return {**found, ("snapshots", "repository"): given["snapshots"]}
 
 
 def limit_table() -> str:

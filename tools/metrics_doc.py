@@ -15,6 +15,7 @@ from replicator.log.port import LogExtent
 from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.node.health import NodeState
 from replicator.node.replica_progress import ReplicaLag
+from replicator.node.snapshots import ListedSnapshot, SnapshotReport
 from replicator.node.status import NodeStatus
 from replicator.position import NodeId, Offset
 from replicator.protocol.roles import Role
@@ -83,7 +84,7 @@ def example() -> MetricsInput:
         cluster="",
         replica_lags={NodeId("n2"): ReplicaLag(records=0, seconds=0.0)},
         log_extent=LogExtent(start=Offset(0), size_bytes=1),
-        snapshots=[snapshot],
+        snapshots=SnapshotReport((ListedSnapshot(snapshot, verified_at_ms=1),), needed_from=Offset(0)),
         publisher=PublisherReport(PublisherState.PUBLISHING),
     )
 

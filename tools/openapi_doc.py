@@ -74,6 +74,7 @@ def reference(shape: Shape) -> Schema:
 
 def shapes() -> dict[Shape, Schema]:
     manifest, member = schema_of(Manifest)["properties"], schema_of(Member)["properties"]
+    listed = {**manifest, "verified_at_ms": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}
     leader = {"leader": {"anyOf": [NODE_ID, {"type": "null"}]}}
     roles = an_object(
         {"id": NODE_ID, "role": schema_of(Role), "state": schema_of(NodeState), **leader},
@@ -86,9 +87,9 @@ def shapes() -> dict[Shape, Schema]:
         Shape.STATUS: _status(an_object({**member, "incarnation": INCARNATION})),
         Shape.METRICS: TEXT,
         Shape.SNAPSHOTS: an_object(
-            {"folder": TEXT, "snapshots": {"type": "array", "items": schema_of(Manifest)}},
+            {"repository": TEXT, "snapshots": {"type": "array", "items": an_object(listed)}},
         ),
-        Shape.SNAPSHOT_TAKEN: an_object({"folder": TEXT, **manifest}),
+        Shape.SNAPSHOT_TAKEN: an_object({"repository": TEXT, **manifest}),
         Shape.KEY: _key(),
         Shape.MISSING_KEY: an_object({"key": TEXT, "level": TEXT, "token": TEXT, "error": TEXT}),
         Shape.NEW_MEMBER: an_object(

@@ -44,6 +44,10 @@ def up(
         str | None,
         typer.Option(help=f"The cluster's name, by default {DEFAULT_NAME}; its log is the topic NAME.wal."),
     ] = None,
+    snapshots: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The repository of snapshots: a folder, or s3://bucket/prefix."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Start a cluster in the background, and return when all nodes serve.
@@ -55,7 +59,7 @@ def up(
     """
     with ConsoleProgress(errors if json else console) as progress:
         cluster = LocalCluster(dir, options.environment_password(), progress)
-        cluster.up(nodes, bootstrap=bootstrap, base_port=base_port, name=name)
+        cluster.up(nodes, bootstrap=bootstrap, base_port=base_port, name=name, snapshots=snapshots)
     summary = summarise(cluster.admin)
     if json:
         print_json(summary.as_json())

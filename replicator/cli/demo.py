@@ -22,7 +22,7 @@ from replicator.cli.snapshot import describe_snapshot
 from replicator.cli.status import draw
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.admin_client import ClusterAdmin
-from replicator.local.cluster import LocalCluster
+from replicator.local.cluster import LocalCluster, Origin
 from replicator.local.operations import take_snapshot
 from replicator.local.ports import check_base_port, free_base_port
 from replicator.local.process import kill
@@ -94,7 +94,7 @@ def _run(cluster: LocalCluster, progress: ConsoleProgress, airports: Airports, n
         console.rule("a snapshot, and a new replica that starts from it")
         print_line(describe_snapshot(take_snapshot(admin, None, progress)))
         _write(admin, leader, "more updates", _visits(airports, "2"))
-        entry = cluster.add_replica(new, from_snapshot=True)
+        entry = cluster.add_replica(new, origin=Origin.SNAPSHOT)
         print_line(f"{new} serves at {entry.resp}")
 
         console.rule("kill -9 of a follower, which is started again")

@@ -8,7 +8,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import uvloop
@@ -46,7 +46,9 @@ def run(
         str | None, typer.Option(metavar="HOST", help="The host that others connect to; required to listen at 0.0.0.0.")
     ] = None,
     priority: Annotated[int | None, typer.Option(help="Nodes with a lower number are preferred as leader.")] = None,
-    snapshots: Annotated[Path | None, typer.Option(help="The folder for snapshots.")] = None,
+    snapshots: Annotated[
+        str | None, typer.Option(metavar="URL", help="The repository of snapshots: a folder, or s3://bucket/prefix.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with sections node, kafka and timing.")] = None,
     log_level: Annotated[
         LogLevel,
@@ -67,7 +69,7 @@ def run(
     faulthandler.enable(STDERR)  # a store whose file is truncated ends the process with SIGBUS: say so
     logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format=LOG_FORMAT)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
-    node = {
+    node: dict[str, Any] = {
         "id": id,
         "cluster": cluster,
         "dir": dir,
@@ -75,10 +77,10 @@ def run(
         "http": http,
         "advertise": advertise,
         "priority": priority,
-        "snapshots": snapshots,
     }
-    kafka = {"bootstrap": bootstrap}
-    settings = load(config, os.environ, {"node": node, "kafka": kafka}, timing_names=timing.SETTINGS)
+    kafka: dict[str, Any] = {"bootstrap": bootstrap}
+    given = {"node": node, "kafka": kafka, "snapshots": {"repository": snapshots}}
+    settings = load(config, os.environ, given, timing_names=timing.SETTINGS)
     uvloop.run(run_node(settings))
 
 

@@ -9,8 +9,9 @@ import typer
 
 from replicator.cli import options
 from replicator.cli.output import ConsoleProgress, console, errors, print_result
+from replicator.errors import ConfigError
 from replicator.local.admin_client import find_cluster
-from replicator.local.cluster import LocalCluster
+from replicator.local.cluster import LocalCluster, Origin
 from replicator.local.operations import promote as promote_replica
 from replicator.local.operations import remove_foreign_member
 from replicator.local.operations import set_mode as set_member_mode
@@ -37,9 +38,10 @@ def add(
     id: Annotated[str, typer.Argument(help="Name of the new node.")],
     dir: options.Dir = options.DEFAULT_DIR,
     from_snapshot: Annotated[
-        bool, typer.Option("--from-snapshot", help="Start from a snapshot instead of the start of the log.")
+        bool, typer.Option("--from-snapshot", help="Start from the newest snapshot, verified or not.")
     ] = False,
-    name: Annotated[str | None, typer.Option("--snapshot", help="Its name; by default the newest.")] = None,
+    from_log: Annotated[bool, typer.Option("--from-log", help="Read the log from its beginning.")] = False,
+    name: Annotated[str | None, typer.Option("--snapshot", help="Start from the snapshot of this name.")] = None,
     mode: Annotated[
         RequestedMode,
         typer.Option(
@@ -52,11 +54,16 @@ def add(
 ) -> None:
     """Start a new replica on this machine, and return when it has caught up and is a member.
 
-    Example: replicator replica add n4 --from-snapshot
+    It starts from the newest verified snapshot and reads the log from there on. Without one, it reads all of the log.
+
+    Example: replicator replica add n4
     """
+    if from_log + from_snapshot + (name is not None) > 1:
+        raise ConfigError("--from-log, --from-snapshot and --snapshot exclude each other: give one of them")
+    origin = Origin.LOG if from_log else Origin.SNAPSHOT if from_snapshot else Origin.VERIFIED
     with ConsoleProgress(errors if json else console) as progress:
         cluster = LocalCluster(dir, options.environment_password(), progress)
-        entry = cluster.add_replica(id, from_snapshot=from_snapshot, snapshot_name=name, mode=Mode(mode))
+        entry = cluster.add_replica(id, origin=origin, snapshot_name=name, mode=Mode(mode))
     added = {"node": id, "mode": mode, "resp": str(entry.resp), "http": str(entry.http)}
     print_result(f"{id} serves at {entry.resp}", added, json=json)
 

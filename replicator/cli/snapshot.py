@@ -4,16 +4,43 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from replicator.cli import options
-from replicator.cli.output import ConsoleProgress, count, plain_table, print_json, print_line, print_whole
-from replicator.local.admin_client import StoredSnapshot, find_cluster
+from replicator.cli.output import (
+    ConsoleProgress,
+    console,
+    count,
+    errors,
+    plain_table,
+    print_json,
+    print_line,
+    print_result,
+    print_whole,
+)
+from replicator.config import DEFAULT_KEEP
+from replicator.errors import SnapshotError
+from replicator.intervals import UNFINISHED_UPLOAD_S
+from replicator.local import snapshots
+from replicator.local.admin_client import TakenSnapshot, find_cluster
+from replicator.local.folder import ClusterFolder
 from replicator.local.operations import take_snapshot
+from replicator.node.snapshots import ListedSnapshot
+from replicator.snapshots.repository import Repository, StoredSnapshot
 
-app = typer.Typer(help="Take and list snapshots.", no_args_is_help=True)
+app = typer.Typer(help="Take, verify and restore snapshots.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The name of a snapshot, see `snapshot list`.")]
+Newest = Annotated[str | None, typer.Argument(help="The name of a snapshot; by default the newest.")]
+RepositoryUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--repository", metavar="URL", help="A folder, or s3://bucket/prefix; by default that of the cluster in --dir."
+    ),
+]
 
 
 @app.command()
@@ -24,12 +51,12 @@ def take(
     password: options.Password = "",
     json: options.Json = False,
 ) -> None:
-    """Copy the store of a node, which keeps serving.
+    """Copy the store of a node, which keeps serving, to the repository.
 
     Example: replicator snapshot take
     """
     admin = find_cluster(dir, connect, password)
-    with ConsoleProgress() as progress:
+    with ConsoleProgress(errors if json else console) as progress:
         taken = take_snapshot(admin, node, progress)
     if json:
         print_json(taken.as_json())
@@ -37,11 +64,11 @@ def take(
         print_line(describe_snapshot(taken))
 
 
-def describe_snapshot(taken: StoredSnapshot) -> str:
+def describe_snapshot(taken: TakenSnapshot) -> str:
     manifest = taken.manifest
     return (
         f"snapshot {manifest.name} at offset {manifest.offset}: {count(manifest.entries, 'entry', 'entries')}, "
-        f"{manifest.bytes} bytes in {taken.folder}"
+        f"{manifest.bytes} bytes in {taken.repository}"
     )
 
 
@@ -49,19 +76,171 @@ def describe_snapshot(taken: StoredSnapshot) -> str:
 def list_(
     dir: options.Dir = options.DEFAULT_DIR,
     connect: options.Connect = None,
+    repository: RepositoryUrl = None,
     password: options.Password = "",
     json: options.Json = False,
 ) -> None:
-    """List the snapshots, the newest first.
+    """List the snapshots, the newest first. With --connect a node is asked, otherwise the repository is read.
 
     Example: replicator snapshot list --json
     """
-    manifests = [it.manifest for it in find_cluster(dir, connect, password).any_node().list_snapshots()]
+    if connect is not None:
+        found = find_cluster(dir, connect, password).any_node().list_snapshots()
+        problems = {}
+    else:
+        opened = _opened(dir, repository)
+        found, problems = snapshots.listed(opened), opened.problems()
     if json:
-        print_json([asdict(manifest) for manifest in manifests])
+        print_json([_as_json(it) for it in found])
         return
-    table = plain_table("snapshot", "offset", "entries", "bytes", "digest", "taken")
-    for it in manifests:
-        taken = datetime.fromtimestamp(it.taken_at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        table.add_row(it.name, str(it.offset), str(it.entries), str(it.bytes), it.digest[:12], taken)
+    table = plain_table("snapshot", "offset", "entries", "bytes", "digest", "taken", "verified")
+    for it in found:
+        manifest = it.manifest
+        table.add_row(
+            manifest.name,
+            str(manifest.offset),
+            str(manifest.entries),
+            str(manifest.bytes),
+            manifest.digest[:12],
+            _moment(manifest.taken_at_ms),
+            "no" if it.verified_at_ms is None else _moment(it.verified_at_ms),
+        )
     print_whole(table)
+    for problem in problems.values():
+        errors.print(problem, markup=False, highlight=False)
+
+
+@app.command()
+def show(
+    name: Newest = None,
+    dir: options.Dir = options.DEFAULT_DIR,
+    repository: RepositoryUrl = None,
+    json: options.Json = False,
+) -> None:
+    """Show what is known of a snapshot.
+
+    Example: replicator snapshot show
+    """
+    opened = _opened(dir, repository)
+    stored = _named(opened, name)
+    verification = opened.verification(stored.name)
+    fields = {
+        **asdict(stored.manifest),
+        "parts": len(stored.parts),
+        "verified_at_ms": verification.verified_at_ms if verification else None,
+        "verified_by": verification.by if verification else None,
+    }
+    if json:
+        print_json(fields)
+        return
+    table = plain_table("", "")
+    table.show_header = False
+    for label, value in fields.items():
+        is_time = label.endswith("_at_ms") and isinstance(value, int)
+        table.add_row(
+            label.removesuffix("_ms"), _moment(value) if is_time else str(value if value is not None else "-")
+        )
+    print_whole(table)
+
+
+@app.command()
+def verify(
+    name: Newest = None,
+    dir: options.Dir = options.DEFAULT_DIR,
+    repository: RepositoryUrl = None,
+    bootstrap: options.KafkaBootstrap = None,
+    cluster: options.KafkaCluster = None,
+    config: options.KafkaConfig = None,
+    json: options.Json = False,
+) -> None:
+    """Restore a snapshot elsewhere, and compare it with its manifest and with the log. Exit code 1 if it differs.
+
+    Example: replicator snapshot verify
+    """
+    kafka = options.find_kafka(dir, bootstrap, cluster, config)
+    opened = _opened(dir, repository)
+    stored = _named(opened, name)
+    checks = []
+    with ConsoleProgress(errors if json else console) as progress:
+        progress.step(f"verifying snapshot {stored.name}")
+        for check in snapshots.verify(opened, stored, kafka.cluster, kafka.bootstrap, kafka.security, progress):
+            checks.append(check)
+            if not json:
+                progress.done(f"{'ok    ' if check.passed else 'FAILED'} {check.what}: {check.detail}")
+    passed = all(check.passed for check in checks)
+    fields = {"snapshot": stored.name, "verified": passed, "checks": [asdict(check) for check in checks]}
+    print_result(f"snapshot {stored.name} is {'verified' if passed else 'NOT verified'}", fields, json=json)
+    if not passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def restore(
+    name: Name,
+    store: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="The folder of a node that does not run.")],
+    dir: options.Dir = options.DEFAULT_DIR,
+    repository: RepositoryUrl = None,
+    json: options.Json = False,
+) -> None:
+    """Replace the store of a node that does not run. When the node is started, it reads the log from there on.
+
+    Example: replicator snapshot restore 00000000000000000049-06a8f67a --to /var/lib/replicator
+    """
+    opened = _opened(dir, repository)
+    stored = opened.get(name)
+    with ConsoleProgress(errors if json else console) as progress:
+        snapshots.restore(opened, lambda: stored, store / "store", progress)
+    text = f"restored snapshot {name} to {store}: the node reads the log from offset {stored.manifest.offset + 1}"
+    print_result(text, {"snapshot": name, "folder": str(store), "offset": stored.manifest.offset}, json=json)
+
+
+@app.command()
+def prune(
+    keep: Annotated[int, typer.Option(min=1, help="How many verified snapshots to keep.")] = DEFAULT_KEEP,
+    keep_s: Annotated[int, typer.Option(min=0, help="Also keep those that are younger, in seconds.")] = 0,
+    unfinished_s: Annotated[
+        int, typer.Option(min=0, help="Delete uploads that were not completed, and are older than so many seconds.")
+    ] = UNFINISHED_UPLOAD_S,
+    dir: options.Dir = options.DEFAULT_DIR,
+    repository: RepositoryUrl = None,
+    cluster: options.KafkaCluster = None,
+    json: options.Json = False,
+) -> None:
+    """Delete old snapshots. While fewer than --keep are verified, and if none is newer than a verified one, they stay.
+
+    Example: replicator snapshot prune --keep 2
+    """
+    opened = _opened(dir, repository)
+    of_cluster = cluster or ClusterFolder(dir).load().name
+    names = snapshots.prune(opened, of_cluster, keep, keep_s, unfinished_s)
+    print_result(
+        "\n".join([f"deleted snapshot {name}" for name in names]) or "there is nothing to delete",
+        {"deleted": names},
+        json=json,
+    )
+
+
+def _opened(dir: Path, url: str | None) -> Repository:
+    """Raises `ConfigError`."""
+    if url is not None:
+        return Repository(url)
+    folder = ClusterFolder(dir)
+    return Repository(folder.repository(folder.load()))
+
+
+def _named(repository: Repository, name: str | None) -> StoredSnapshot:
+    """By default the newest one. Raises `SnapshotError`."""
+    if name is not None:
+        return repository.get(name)
+    found = repository.listed()
+    if not found:
+        raise SnapshotError(f"there is no snapshot in {repository.url}: `replicator snapshot take` takes one")
+    return found[0]
+
+
+def _as_json(listed: ListedSnapshot) -> dict[str, object]:
+    return {**asdict(listed.manifest), "verified_at_ms": listed.verified_at_ms}
+
+
+def _moment(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

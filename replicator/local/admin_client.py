@@ -18,12 +18,14 @@ from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.folder import ClusterFolder
 from replicator.local.resp_connection import CommandFailed, RespConnection
 from replicator.local.status import MemberInfo, MemberStatus, StatusReply, known_fields, parse_status, unreachable
+from replicator.node.snapshots import ListedSnapshot
 from replicator.records.types import Mode, Policy
 from replicator.store.snapshot import Manifest
 
 TIMEOUT_S = 3.0
 STATUS_S = 2.0  # of all nodes: less than the others, as one that hangs must not hide what the rest report
-SNAPSHOT_S = 600.0
+SNAPSHOT_S = 3600.0
+LISTING_S = 30.0  # of the repository
 PROMOTE_S = 15.0
 CHANGE_STREAM_S = 60.0  # creates or deletes topics, and may have to wait for a publisher's transaction
 
@@ -46,12 +48,12 @@ class NodeRefused(ReplicatorError):
 
 
 @dataclass(frozen=True, slots=True)
-class StoredSnapshot:
-    folder: str  # on the node's machine
+class TakenSnapshot:
+    repository: str  # its URL; a path is one of the node's machine
     manifest: Manifest
 
     def as_json(self) -> dict[str, Any]:
-        return {"folder": self.folder, **asdict(self.manifest)}
+        return {"repository": self.repository, **asdict(self.manifest)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +96,17 @@ class NodeAdmin:
         """With `force`, for the node that is to become the leader."""
         self._request("POST", "/promote", {"node": node, "force": force}, timeout_s)
 
-    def take_snapshot(self) -> StoredSnapshot:
-        return _snapshot(self._request("POST", "/snapshots", timeout_s=SNAPSHOT_S))
+    def take_snapshot(self) -> TakenSnapshot:
+        """Returns once it is in the repository."""
+        reply = self._request("POST", "/snapshots", timeout_s=SNAPSHOT_S)
+        return TakenSnapshot(reply["repository"], Manifest(**known_fields(Manifest, reply)))
 
-    def list_snapshots(self) -> list[StoredSnapshot]:
-        """The newest first."""
-        reply = self._request("GET", "/snapshots")
-        return [_snapshot({"folder": reply["folder"], **it}) for it in reply["snapshots"]]
+    def list_snapshots(self) -> list[ListedSnapshot]:
+        """The highest offset first."""
+        return [
+            ListedSnapshot(Manifest(**known_fields(Manifest, it)), it["verified_at_ms"])
+            for it in self._request("GET", "/snapshots", timeout_s=LISTING_S)["snapshots"]
+        ]
 
     def change_stream(self) -> ChangeStreamInfo:
         return _change_stream(self._request("GET", "/stream", timeout_s=CHANGE_STREAM_S))
@@ -140,10 +146,6 @@ class NodeAdmin:
                 return "the password is wrong: correct REPLICATOR_NODE_PASSWORD"
             return "a password is needed: set REPLICATOR_NODE_PASSWORD"
         return _error_text(error) or f"the program at {self.http} is not a replicator node (HTTP {error.code})"
-
-
-def _snapshot(reply: dict[str, Any]) -> StoredSnapshot:
-    return StoredSnapshot(reply["folder"], Manifest(**known_fields(Manifest, reply)))
 
 
 def _change_stream(reply: dict[str, Any]) -> ChangeStreamInfo:

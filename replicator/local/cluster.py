@@ -6,10 +6,12 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from replicator.address import Address
 from replicator.config import checked_bootstrap, checked_name, load_kafka
@@ -19,11 +21,13 @@ from replicator.local.folder import ClusterFile, ClusterFolder, NodeEntry
 from replicator.local.operations import remove_foreign_member, remove_member, set_mode
 from replicator.local.ports import check_free, free_base_port
 from replicator.local.progress import NO_PROGRESS, ProgressReporter
+from replicator.local.snapshots import choose, restore
 from replicator.local.waiting import NodeFailed, NotReadyInTime, wait_ready
-from replicator.log.kafka.admin import KafkaAdmin, delete_topics
+from replicator.log.kafka.admin import KafkaAdmin, delete_topics, topic_id
 from replicator.log.kafka.security import KafkaSecurity, security_of
+from replicator.log.kafka.topic import wal_topic
 from replicator.records.types import Mode
-from replicator.store import snapshot
+from replicator.snapshots.repository import Repository, StoredSnapshot
 
 UP_S = 120
 START_S = 600
@@ -31,6 +35,19 @@ ADD_S = 3600
 DEFAULT_NODES = 3
 DEFAULT_NAME = "replicator"
 DEFAULT_BASE_PORT = 7001
+
+
+class Origin(StrEnum):
+    """Where a new replica gets its data from."""
+
+    VERIFIED = "verified"  # the newest verified snapshot, or the log if there is none
+    SNAPSHOT = "snapshot"  # the newest snapshot
+    LOG = "log"  # its beginning
+
+
+class Source(NamedTuple):
+    repository: Repository
+    choice: Callable[[], StoredSnapshot]
 
 
 class LocalCluster:
@@ -51,7 +68,13 @@ class LocalCluster:
         return {entry.id: entry.resp_port for entry in self.folder.load().nodes}
 
     def up(
-        self, nodes: int | None, *, bootstrap: str | None, base_port: int | None = None, name: str | None = None
+        self,
+        nodes: int | None,
+        *,
+        bootstrap: str | None,
+        base_port: int | None = None,
+        name: str | None = None,
+        snapshots: str | None = None,
     ) -> None:
         """Start the nodes n1, n2, … that are not running, and return when they serve.
 
@@ -62,6 +85,9 @@ class LocalCluster:
         folder = self.folder
         with folder.lock(create=True):
             cluster = self._planned(nodes, bootstrap, base_port, name)
+            if snapshots is not None:
+                Repository(snapshots)
+                cluster = replace(cluster, snapshots=snapshots)
             with self._reporting_what_runs(cluster.nodes):
                 if not cluster.bootstrap or cluster.own_broker:
                     cluster = replace(cluster, own_broker=True)
@@ -206,12 +232,16 @@ class LocalCluster:
             return self.folder.stop_process(id)
 
     def add_replica(
-        self, id: str, *, from_snapshot: bool = False, snapshot_name: str | None = None, mode: Mode = Mode.ASYNC
+        self,
+        id: str,
+        *,
+        origin: Origin = Origin.VERIFIED,
+        snapshot_name: str | None = None,
+        mode: Mode = Mode.ASYNC,
     ) -> NodeEntry:
         """Start a new node, and return when it has caught up and is a member in that mode.
 
-        It starts from the named or the newest snapshot, or reads the log from its beginning. A node that fails is
-        removed again.
+        It starts from the named snapshot, or as `origin` says. A node that fails is removed again.
         """
         checked_name("node id", id)
         folder = self.folder
@@ -222,7 +252,7 @@ class LocalCluster:
                 raise ConfigError(f"{id} is in this cluster already: `replicator node start {id}` starts it")
             if folder.node_dir(id).exists():
                 raise ConfigError(f"{folder.node_dir(id)} already exists: move it away, or choose another name")
-            source = self._snapshot(snapshot_name) if from_snapshot or snapshot_name else None
+            source = self._source(cluster, origin, snapshot_name)
             was_member = self.admin.any_status().member(id) is not None
             cluster = cluster.with_node(id)
             entry = cluster.node(id)
@@ -230,7 +260,7 @@ class LocalCluster:
             check_free(entry.http_port)
             try:
                 if source is not None:
-                    self._restore(source, cluster, id)
+                    self._restore(source, id)
                 folder.save(cluster)  # before the node starts, so that `down` stops it
                 folder.start_process(cluster, entry)
             except (ReplicatorError, KeyboardInterrupt):
@@ -254,13 +284,30 @@ class LocalCluster:
                 raise ReplicatorError(f"{id} was added, but is still async: {error}") from error
         return entry
 
-    def _restore(self, source: Path, cluster: ClusterFile, id: str) -> None:
-        def show(checked: int, total: int) -> None:
-            self._progress.bar("checksum", "checked, MiB", checked >> 20, total >> 20)
+    def _source(self, cluster: ClusterFile, origin: Origin, name: str | None) -> Source | None:
+        """None: the log. Raises `SnapshotError`, `RepositoryUnavailable`, `ConfigError`."""
+        if name is None and origin is Origin.LOG:
+            return None
+        repository = Repository(self.folder.repository(cluster))
+        verified = name is None and origin is Origin.VERIFIED
+        log_id = topic_id(cluster.bootstrap, wal_topic(cluster.name), security=self._security(cluster.bootstrap))
 
-        self._progress.step(f"restoring snapshot {source.name}")
-        manifest = snapshot.restore(source, self.folder.node_dir(id) / "store", cluster.name, show)
-        self._progress.done(f"restored snapshot {manifest.name}: {id} reads the log from offset {manifest.offset + 1}")
+        def choice() -> StoredSnapshot:
+            chosen = choose(repository, name, cluster.name, topic_id=log_id, verified=verified)
+            if chosen is None:
+                raise SnapshotError(f"there is no snapshot in {repository.url}: `replicator snapshot take` takes one")
+            return chosen
+
+        if verified and choose(repository, None, cluster.name, topic_id=log_id, verified=True) is None:
+            return None
+        choice()
+        return Source(repository, choice)
+
+    def _restore(self, source: Source, id: str) -> None:
+        stored = restore(source.repository, source.choice, self.folder.node_dir(id) / "store", self._progress)
+        self._progress.done(
+            f"restored snapshot {stored.name}: {id} reads the log from offset {stored.manifest.offset + 1}"
+        )
 
     def _undo_add(self, id: str, *, was_member: bool) -> None:
         """`was_member`: before it was added; perhaps it is on another machine."""
@@ -285,15 +332,6 @@ class LocalCluster:
         """Raises `ConfigError` if a node that is started now would have no password, although the others have one."""
         if self.folder.load().has_password and not self.password:
             raise ConfigError("this cluster was started with a password: set REPLICATOR_NODE_PASSWORD")
-
-    def _snapshot(self, name: str | None) -> Path:
-        snapshots = self.folder.snapshots
-        if name:
-            return snapshots / name
-        manifests = snapshot.listed(snapshots)
-        if not manifests:
-            raise SnapshotError(f"there is no snapshot in {snapshots}: `replicator snapshot take` takes one")
-        return snapshots / manifests[0].name
 
     def remove_replica(self, id: str) -> bool:
         """Remove the node from the members, stop it, and delete its store.

@@ -58,6 +58,7 @@ class ClusterFile:
     base_port: int
     nodes: tuple[NodeEntry, ...] = field(default=())
     has_password: bool = False  # the password itself is never in a file
+    snapshots: str = ""  # URL of their repository; empty: the folder `snapshots` beside this file
 
     def has_node(self, id: str) -> bool:
         return any(entry.id == id for entry in self.nodes)
@@ -92,9 +93,9 @@ class ClusterFolder:
     def broker(self) -> LocalBroker:
         return LocalBroker(self.dir / "broker")
 
-    @property
-    def snapshots(self) -> Path:
-        return self.dir / "snapshots"
+    def repository(self, cluster: ClusterFile) -> str:
+        """Where the snapshots are: a path, or a URL."""
+        return cluster.snapshots or str(self.dir / "snapshots")
 
     def node_dir(self, id: str) -> Path:
         return self.dir / "nodes" / id
@@ -229,7 +230,7 @@ class ClusterFolder:
             "resp": str(entry.resp),
             "http": str(entry.http),
             "priority": str(entry.priority),
-            "snapshots": str(self.snapshots),
+            "snapshots": self.repository(cluster),
         }
         command = [sys.executable, "-m", "replicator", "node", "run"]
         command += [part for name, value in options.items() for part in (f"--{name}", value)]

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from replicator.config import checked_name
 from replicator.errors import ConfigError, ReplicatorError
-from replicator.local.admin_client import PROMOTE_S, ChangeStreamInfo, ClusterAdmin, NodeAdmin, StoredSnapshot
+from replicator.local.admin_client import PROMOTE_S, ChangeStreamInfo, ClusterAdmin, NodeAdmin, TakenSnapshot
 from replicator.local.progress import ProgressReporter
 from replicator.local.status import MemberStatus
 from replicator.local.waiting import wait_for_membership
@@ -105,7 +105,7 @@ def changed_policy(current: Policy, wait_for: str | None, write: WriteMode | Non
     return policy_of(wait_for, write or current.write)
 
 
-def take_snapshot(admin: ClusterAdmin, id: str | None, progress: ProgressReporter) -> StoredSnapshot:
+def take_snapshot(admin: ClusterAdmin, id: str | None, progress: ProgressReporter) -> TakenSnapshot:
     """On the given node; by default on a snapshotter, else on a follower that has caught up.
 
     Raises `ConfigError` if the node is not a member or does not serve, `ReplicatorError`.

@@ -50,8 +50,7 @@ class Verification:
     """All checks of a snapshot have passed."""
 
     verified_at_ms: int  # since 1970
-    by: str  # node, or user and host
-    entries: int
+    by: str  # the node, or the host
 
 
 class Repository:
@@ -65,7 +64,7 @@ class Repository:
     def listed(self) -> list[StoredSnapshot]:
         """The complete snapshots, the highest offset first. Those that cannot be read are left out (see `damaged`)."""
         found = []
-        for name in self._names():
+        for name in self.names():
             try:
                 found.append(self.get(name))
             except SnapshotError:
@@ -75,7 +74,7 @@ class Repository:
     def problems(self) -> dict[str, str]:
         """What is wrong with snapshots that cannot be read, by name; unfinished ones are none."""
         found = {}
-        for name in self._names():
+        for name in self.names():
             try:
                 self.get(name)
             except Unfinished:
@@ -154,7 +153,7 @@ class Repository:
     def delete_unfinished(self, older_than_s: float) -> list[str]:
         """Those of uploads in which nothing was written for so long. Returns their names."""
         deleted, limit_s = [], time.time() - older_than_s
-        for name in self._names():
+        for name in self.names():
             files = self._objects.sizes(name)
             if _MANIFEST in files or any(self._written_s(f"{name}/{it}") > limit_s for it in files):
                 continue
@@ -168,7 +167,8 @@ class Repository:
         except FileNotFoundError:
             return 0.0
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Of the snapshots, complete or not."""
         return [name for name in self._objects.folders() if _NAME.fullmatch(name)]
 
 

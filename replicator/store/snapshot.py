@@ -79,6 +79,15 @@ def take(machine: Machine, folder: Path) -> Manifest:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def take_alone(machine: Machine, folder: Path) -> Manifest:
+    """As `take`, and delete what else is in the folder."""
+    manifest = take(machine, folder)
+    for other in folder.iterdir():
+        if other.name != manifest.name:
+            shutil.rmtree(other, ignore_errors=True)
+    return manifest
+
+
 def listed(folder: Path) -> list[Manifest]:
     """The complete snapshots, the highest offset first. Raises `SnapshotError` if one cannot be read."""
     if not folder.is_dir():

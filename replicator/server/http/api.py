@@ -120,13 +120,13 @@ OPERATIONS = (
     Operation(
         "GET",
         "/snapshots",
-        "The complete snapshots in the folder of this node, the newest first.",
+        "The complete snapshots in the repository, the newest first.",
         {200: (Shape.SNAPSHOTS, ""), 503: _STARTING},
     ),
     Operation(
         "POST",
         "/snapshots",
-        "Take a snapshot of the store of this node, which goes on serving.",
+        "Take a snapshot of the store of this node, which goes on serving, and upload it.",
         {201: (Shape.SNAPSHOT_TAKEN, "It is complete."), 503: (Shape.ERROR, "It failed, or the node is starting.")},
     ),
     Operation(

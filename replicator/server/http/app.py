@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from replicator.address import Address
-from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError, SnapshotError
+from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError
 from replicator.intervals import HTTP_TIMEOUT_S, STOP_TIMEOUT_S
 from replicator.limits import LISTEN_BACKLOG, MAX_BODY_BYTES, MAX_HTTP_CONNECTIONS
 from replicator.node.change_stream import ChangeStreamControl
 from replicator.node.health import NodeState
 from replicator.node.node import Node
+from replicator.node.snapshots import SnapshotControl
 from replicator.records.types import Member
 from replicator.server.http.api import is_change, is_protected
 from replicator.server.http.change_stream import stream_routes
@@ -32,26 +33,14 @@ from replicator.server.identity import Identity, encode_incarnation
 from replicator.server.listening import cannot_listen
 from replicator.server.protection import HOW_TO_OPEN, is_loopback, is_own_host, is_same_site
 from replicator.server.stats import Stats
-from replicator.store.snapshot import Manifest
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Snapshots:
-    """The folder of this node's snapshots, and the functions that take and list them."""
-
-    def __init__(
-        self, folder: str, take: Callable[[], Awaitable[Manifest]], listed: Callable[[], list[Manifest]]
-    ) -> None:
-        self.folder = folder
-        self.take = take
-        self.listed = listed
 
 
 class ServedNode(NamedTuple):
     node: Node
     stats: Stats
-    snapshots: Snapshots
+    snapshots: SnapshotControl
     changes: ChangeStreamControl
 
 
@@ -120,7 +109,7 @@ class HttpServer:
             await self._runner.cleanup()
             raise cannot_listen(address, error, option="--http") from error
 
-    def attach_node(self, node: Node, stats: Stats, snapshots: Snapshots, changes: ChangeStreamControl) -> None:
+    def attach_node(self, node: Node, stats: Stats, snapshots: SnapshotControl, changes: ChangeStreamControl) -> None:
         """Serve the requests about this node from now on."""
         self._served = ServedNode(node, stats, snapshots, changes)
 
@@ -235,9 +224,7 @@ class HttpServer:
         if self._served is None:
             return _error(503, self.waiting_for)
         node, stats, snapshots, changes = self._served
-        status, extent, manifests = await asyncio.gather(
-            node.current_status(), node.log_extent(), asyncio.to_thread(_listed_or_none, snapshots)
-        )
+        status, extent = await asyncio.gather(node.current_status(), node.log_extent())
         values = MetricsInput(
             status,
             stats,
@@ -246,20 +233,20 @@ class HttpServer:
             node.replica_lags,
             node.membership.version,
             extent,
-            manifests,
+            snapshots.report,
             changes.report,
         )
         return web.Response(body=render(values), headers={"Content-Type": CONTENT_TYPE})
 
     async def _list_snapshots(self, request: web.Request) -> web.Response:
         snapshots = self._ready().snapshots
-        manifests = await asyncio.to_thread(snapshots.listed)
-        return web.json_response({"folder": snapshots.folder, "snapshots": [asdict(it) for it in manifests]})
+        listed = [{**asdict(it.manifest), "verified_at_ms": it.verified_at_ms} for it in await snapshots.listed()]
+        return web.json_response({"repository": snapshots.repository, "snapshots": listed})
 
     async def _take_snapshot(self, request: web.Request) -> web.Response:
         snapshots = self._ready().snapshots
         manifest = await snapshots.take()
-        return web.json_response({"folder": snapshots.folder, **asdict(manifest)}, status=201)
+        return web.json_response({"repository": snapshots.repository, **asdict(manifest)}, status=201)
 
     def _ready(self) -> ServedNode:
         """Raises `Loading` while the node is starting."""
@@ -273,14 +260,6 @@ class HttpServer:
     def _leader_http(self) -> str | None:
         leader = self._served.node.leading_member if self._served is not None else None
         return str(leader.http) if leader else None
-
-
-def _listed_or_none(snapshots: Snapshots) -> list[Manifest] | None:
-    """None if a snapshot cannot be read."""
-    try:
-        return snapshots.listed()
-    except SnapshotError:
-        return None
 
 
 def _member_fields(member: Member) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Names end in their unit or `_total`, and times and sizes are in seconds and byte
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
@@ -26,12 +26,12 @@ from replicator.node.health import NodeState
 from replicator.node.latencies import LATENCY_BOUNDS_S, Histogram, StageLatencies
 from replicator.node.record_source import SourceName
 from replicator.node.replica_progress import ReplicaLag
+from replicator.node.snapshots import NOTHING_KNOWN, SnapshotReport
 from replicator.node.status import NodeStatus
 from replicator.position import NodeId
 from replicator.records.types import VERSION, Reason
 from replicator.server.build import is_compiled
 from replicator.server.stats import Stats
-from replicator.store.snapshot import Manifest
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -49,7 +49,7 @@ class MetricsInput:
     replica_lags: Mapping[NodeId, ReplicaLag] = field(default_factory=dict)  # empty on followers
     record_version: int = VERSION  # of the records that a leader writes now
     log_extent: LogExtent | None = None  # None: Kafka does not answer
-    snapshots: Sequence[Manifest] | None = None  # the highest offset first; None: they cannot be read
+    snapshots: SnapshotReport = NOTHING_KNOWN
     publisher: PublisherReport = NO_PUBLISHER
 
 
@@ -207,10 +207,11 @@ class NodeCollector(Collector):
                 extent.size_bytes,
             )
         yield _gauge("log_end_offset", "Offset of the last record in the log that this node knows.", status.end_offset)
-        if snapshots is not None:
-            yield _gauge("snapshots", "Number of snapshots in the folder of this node.", len(snapshots))
-        if snapshots:
-            newest = snapshots[0]
+        listed = snapshots.snapshots
+        if listed is not None:
+            yield _gauge("snapshots", "Number of snapshots in the repository, as of the last look.", len(listed))
+        if listed:
+            newest = listed[0].manifest
             yield _gauge(
                 "snapshot_timestamp_seconds",
                 "Unix time at which the newest snapshot was taken: its age is time() minus this. Absent without one.",
@@ -221,6 +222,25 @@ class NodeCollector(Collector):
                 "snapshot_offset",
                 "Offset of the last record that the newest snapshot contains. Absent without one.",
                 newest.offset,
+            )
+        verified = [it for it in listed or () if it.verified_at_ms is not None]
+        if verified:
+            yield _gauge(
+                "snapshot_verified_offset",
+                "Offset of the last record that the newest verified snapshot contains. Absent without one.",
+                verified[0].manifest.offset,
+            )
+        yield _gauge(
+            "snapshot_trouble",
+            "Whether this node last failed to take, verify or delete a snapshot, or to trim the log (1).",
+            float(bool(snapshots.trouble)),
+        )
+        if snapshots.needed_from is not None:
+            yield _gauge(
+                "log_needed_offset",
+                "Offset of the first record that somebody needs: the snapshotter deletes the log below it. Absent at "
+                "nodes that do not trim.",
+                snapshots.needed_from,
             )
 
     def _change_stream(self) -> Iterator[Metric]:

@@ -1,0 +1,126 @@
+"""Snapshots in the repository of a cluster, for commands: they need no node."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from replicator.errors import SnapshotError
+from replicator.local.progress import ProgressReporter
+from replicator.log.kafka.log import KafkaLog
+from replicator.log.kafka.security import KafkaSecurity
+from replicator.node.snapshots import ListedSnapshot
+from replicator.protocol.log_state import LogState
+from replicator.snapshots.repository import Repository, StoredSnapshot, Verification
+from replicator.snapshots.retention import Kept, obsolete
+from replicator.snapshots.verification import Check, compare_with_log, verify_snapshot
+
+ATTEMPTS = 3  # to restore the newest snapshot, which may be deleted meanwhile
+
+
+def listed(repository: Repository) -> list[ListedSnapshot]:
+    """The highest offset first. Raises `RepositoryUnavailable`, `ConfigError`."""
+    found = []
+    for stored in repository.listed():
+        verification = repository.verification(stored.name)
+        found.append(ListedSnapshot(stored.manifest, verification.verified_at_ms if verification else None))
+    return found
+
+
+def choose(
+    repository: Repository, name: str | None, cluster: str, *, topic_id: str | None = None, verified: bool = False
+) -> StoredSnapshot | None:
+    """The named snapshot, or the newest one of the cluster, and of the log with that id; None: there is none.
+
+    `verified`: only of those that are. Raises `SnapshotError` (there is no such name, or it is of another cluster),
+    `RepositoryUnavailable`, `ConfigError`.
+    """
+    if name is not None:
+        stored = repository.get(name)
+        if stored.manifest.cluster != cluster:
+            raise SnapshotError(f"snapshot {name} is of cluster {stored.manifest.cluster}, not {cluster}")
+        return stored
+    for stored in repository.listed():
+        is_ours = stored.manifest.cluster == cluster and topic_id in (None, stored.manifest.topic_id)
+        if is_ours and (not verified or repository.verification(stored.name)):
+            return stored
+    return None
+
+
+def restore(
+    repository: Repository, choice: Callable[[], StoredSnapshot], store: Path, progress: ProgressReporter
+) -> StoredSnapshot:
+    """Replace a store that is not open with the snapshot that `choice` names, again if it was deleted meanwhile.
+
+    Raises `SnapshotError`, `StoreError`, `StoreFull`, `RepositoryUnavailable`, `ConfigError`.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        stored = choice()
+        progress.step(f"restoring snapshot {stored.name}")
+        try:
+            repository.restore(stored, store, counter(progress, "restored, MiB", stored.bytes))
+        except SnapshotError:
+            if attempt == ATTEMPTS or choice() == stored:
+                raise
+        else:
+            break
+    return stored
+
+
+def verify(
+    repository: Repository,
+    stored: StoredSnapshot,
+    cluster: str,
+    bootstrap: str,
+    security: KafkaSecurity,
+    progress: ProgressReporter,
+) -> Iterator[Check]:
+    """As `verify_snapshot`; if all checks pass, that is noted in the repository."""
+
+    def compare(topic_id: str, state: LogState) -> str:
+        return asyncio.run(_compare(bootstrap, cluster, security, topic_id, state))
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        divisor, unit = (1 << 20, "restored, MiB") if what == "bytes" else (1, "entries")
+        progress.bar(what, unit, done // divisor, total // divisor)
+
+    check = None
+    for check in verify_snapshot(repository, stored, cluster, compare, on_progress):
+        yield check
+    if check is not None and check.passed:
+        who = f"{os.environ.get('USER') or os.getuid()}@{platform.node()}"
+        repository.note_verified(stored.name, Verification(time.time_ns() // 1_000_000, who))
+
+
+def prune(repository: Repository, cluster: str, keep: int, keep_s: int, unfinished_s: float) -> list[str]:
+    """Delete old snapshots, and uploads that were not completed. Returns their names."""
+    of_cluster = [it for it in listed(repository) if it.manifest.cluster == cluster]
+    kept = [Kept(it.manifest.name, it.manifest.taken_at_ms, it.verified_at_ms is not None) for it in of_cluster]
+    names = obsolete(kept, keep, keep_s, time.time_ns() // 1_000_000)
+    for name in names:
+        repository.delete(name)
+    return names + repository.delete_unfinished(unfinished_s)
+
+
+def counter(progress: ProgressReporter, unit: str, total: int) -> Callable[[int], None]:
+    """Shows the bytes of parts as a bar, in MiB."""
+    done = 0
+
+    def add(size: int) -> None:
+        nonlocal done
+        done += size
+        progress.bar("bytes", unit, done >> 20, total >> 20)
+
+    return add
+
+
+async def _compare(bootstrap: str, cluster: str, security: KafkaSecurity, topic_id: str, state: LogState) -> str:
+    log = await KafkaLog.open(bootstrap, cluster, security=security)
+    try:
+        return await compare_with_log(log, topic_id, state)
+    finally:
+        await log.close()

@@ -1,0 +1,50 @@
+"""What the servers of a node know of its snapshots (`replicator.snapshots`): a port, and a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from replicator.position import Offset
+from replicator.store.snapshot import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSnapshot:
+    manifest: Manifest
+    verified_at_ms: int | None  # since 1970; None: it is not verified
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReport:
+    """As of the last look at the repository."""
+
+    snapshots: tuple[ListedSnapshot, ...] | None = (
+        None  # the highest offset first; None: the repository does not answer
+    )
+    trouble: str = ""  # why the last attempt to take, verify, delete or trim has failed
+    needed_from: Offset | None = None  # the log may be deleted below; None: this node does not trim it
+    needed_by: str = ""  # whom that offset is for
+
+
+NOTHING_KNOWN = SnapshotReport()
+
+
+class SnapshotControl(Protocol):
+    """All methods raise `RepositoryUnavailable`, `ConfigError`, `SnapshotError`."""
+
+    @property
+    def repository(self) -> str:
+        """Its URL, without a password."""
+        ...
+
+    @property
+    def report(self) -> SnapshotReport: ...
+
+    async def take(self) -> Manifest:
+        """Take one of the store of this node, and return when it is in the repository. Raises `StoreFull`."""
+        ...
+
+    async def listed(self) -> list[ListedSnapshot]:
+        """The highest offset first."""
+        ...

@@ -1,0 +1,249 @@
+"""The snapshots of a node: taken when somebody asks for one.
+
+A snapshotter also takes them on a schedule, verifies them, deletes old ones, and trims the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from replicator.errors import ReplicatorError, SnapshotError
+from replicator.intervals import REPOSITORY_LOOK_S, SNAPSHOT_REVIEW_S, UNFINISHED_UPLOAD_S
+from replicator.log.port import Log, LogExtent
+from replicator.node.outage_log import OutageLog
+from replicator.node.snapshots import ListedSnapshot, SnapshotReport
+from replicator.position import Offset
+from replicator.protocol.log_state import LogState
+from replicator.protocol.trimming import Need, first_need
+from replicator.snapshots.repository import Repository, Verification
+from replicator.snapshots.retention import Kept, Schedule, Since, due, obsolete
+from replicator.snapshots.transfer import lower_priority
+from replicator.snapshots.verification import Check, compare_with_log, verify_snapshot
+from replicator.store import snapshot
+from replicator.store.machine import Machine
+from replicator.store.snapshot import Manifest
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSettings:
+    schedule: Schedule
+    keep: int
+    keep_s: int
+    trims: bool
+    keep_log_bytes: int
+
+
+class SnapshotService:
+    """Implements `node.snapshots.SnapshotControl`."""
+
+    def __init__(
+        self,
+        node: str,
+        machine: Machine,
+        log: Log,
+        repository: Repository,
+        copies: Path,
+        settings: SnapshotSettings,
+        *,
+        is_snapshotter: Callable[[], bool],
+        needs: Callable[[], Sequence[Need]],
+        trim: Callable[[Offset], Offset],
+    ) -> None:
+        """`copies`: a folder for copies that are not uploaded yet. `needs` (of others than snapshots) and `trim` block,
+        and raise `BrokerUnavailable` and `ConfigError`.
+        """
+        self._node = node
+        self._machine = machine
+        self._log = log
+        self._repository = repository
+        self._copies = copies
+        self._settings = settings
+        self._is_snapshotter = is_snapshotter
+        self._needs = needs
+        self._trim = trim
+        self._taking = asyncio.Lock()
+        self._threads = ThreadPoolExecutor(1, "snapshots", initializer=lower_priority)
+        self._outage = OutageLog(logger, "taking snapshots")
+        self._verified: dict[str, ListedSnapshot] = {}
+        self._refused: dict[str, str] = {}  # why a verification has failed, by snapshot
+        self._started_ms = _now_ms()
+        self.report = SnapshotReport()
+
+    @property
+    def repository(self) -> str:
+        return self._repository.url
+
+    async def take(self) -> Manifest:
+        async with self._taking:
+            await self._publish_copies()  # of an upload that was interrupted
+            self._machine.reserve_for_copy()
+            manifest = await self._in_thread(lambda: snapshot.take(self._machine, self._copies))
+            await self._publish_copies()
+        logger.info("snapshot %s is in %s", manifest.name, self._repository.url)
+        self.report = replace(self.report, snapshots=tuple(await self.listed()))
+        return manifest
+
+    async def listed(self) -> list[ListedSnapshot]:
+        return await asyncio.to_thread(self._listed)
+
+    async def run(self) -> None:
+        """Look at the repository, and do what a snapshotter does, until cancelled."""
+        loop = asyncio.get_running_loop()
+        looked_s = -REPOSITORY_LOOK_S
+        while True:
+            if self._is_snapshotter() or loop.time() - looked_s >= REPOSITORY_LOOK_S:
+                looked_s = loop.time()
+                await self._look()
+            await asyncio.sleep(SNAPSHOT_REVIEW_S)
+
+    async def _look(self) -> None:
+        try:
+            found = await self.listed()
+            self.report = replace(self.report, snapshots=tuple(found))
+            if self._is_snapshotter():
+                await self._review(found)
+        except ReplicatorError as error:
+            self._outage.failed(error)
+            self.report = replace(self.report, trouble=str(error))
+        else:
+            self._outage.ended()
+            self.report = replace(self.report, trouble="")
+
+    async def _review(self, found: Sequence[ListedSnapshot]) -> None:
+        """Several snapshotters may do this at the same time: each step can be repeated."""
+        ours = self._of_this_log(found)
+        state = self._machine.state
+        if not state.timeline:
+            return
+        reason = due(self._settings.schedule, await self._since(ours[0].manifest if ours else None, state))
+        if reason is not None:
+            logger.info("taking a snapshot: %s", reason)
+            await self.take()
+            ours = self._of_this_log(await self.listed())
+        if ours and ours[0].verified_at_ms is None and ours[0].manifest.name not in self._refused:
+            await self._verify(ours[0].manifest.name)
+            ours = self._of_this_log(await self.listed())
+        kept = await self._prune(ours)
+        if self._settings.trims:
+            await self._trim_below(kept)
+        self.report = replace(self.report, snapshots=tuple(await self.listed()))
+        if self._refused:
+            raise SnapshotError("; ".join(self._refused.values()))
+
+    def _of_this_log(self, found: Sequence[ListedSnapshot]) -> list[ListedSnapshot]:
+        return [it for it in found if it.manifest.topic_id == self._log.identity]
+
+    async def _since(self, newest: Manifest | None, state: LogState) -> Since:
+        """`newest` None: since the start of the log."""
+        extent = await self._log.extent()
+        records = state.offset - newest.offset if newest else state.offset - extent.start + 1
+        in_log = state.offset - extent.start + 1
+        size = (extent.size_bytes or 0) * records // in_log if in_log > 0 else 0
+        taken_at_ms = newest.taken_at_ms if newest else self._started_ms
+        digest = f"{self._machine.meta.digest:032x}"
+        has_changes = newest is None or newest.digest != digest
+        return Since(records, size, max(0.0, _now_ms() - taken_at_ms) / 1000, has_changes)
+
+    async def _verify(self, name: str) -> None:
+        """A snapshot that is refused is not looked at again by this process."""
+        loop = asyncio.get_running_loop()
+
+        def compare(topic_id: str, state: LogState) -> str:
+            return asyncio.run_coroutine_threadsafe(compare_with_log(self._log, topic_id, state), loop).result()
+
+        def verify() -> Check:
+            stored, last = self._repository.get(name), None
+            for last in verify_snapshot(self._repository, stored, self._machine.meta.cluster, compare, _ignore):
+                logger.debug("snapshot %s: %s", name, last)
+            assert last is not None
+            if last.passed:
+                self._repository.note_verified(name, Verification(_now_ms(), self._node))
+            return last
+
+        last = await self._in_thread(verify)
+        if last.passed:
+            logger.info("snapshot %s is verified", name)
+        else:
+            logger.error("snapshot %s is not what it should be: %s: %s", name, last.what, last.detail)
+            self._refused[name] = f"snapshot {name} is not verified: {last.detail}"
+
+    async def _prune(self, ours: Sequence[ListedSnapshot]) -> list[ListedSnapshot]:
+        """Returns those that are kept."""
+        candidates = [Kept(it.manifest.name, it.manifest.taken_at_ms, it.verified_at_ms is not None) for it in ours]
+        names = obsolete(candidates, self._settings.keep, self._settings.keep_s, _now_ms())
+        for name in names:
+            await self._in_thread(partial(self._repository.delete, name))
+            self._refused.pop(name, None)
+            logger.info("deleted snapshot %s", name)
+        for name in await self._in_thread(lambda: self._repository.delete_unfinished(UNFINISHED_UPLOAD_S)):
+            logger.info("deleted snapshot %s, whose upload was not completed", name)
+        return [it for it in ours if it.manifest.name not in names]
+
+    async def _trim_below(self, kept: Sequence[ListedSnapshot]) -> None:
+        if not any(it.verified_at_ms is not None for it in kept):
+            return
+        snapshots = [Need(f"snapshot {it.manifest.name}", Offset(it.manifest.offset)) for it in kept]
+        extent = await self._log.extent()
+        first = first_need([*snapshots, *self._kept_bytes(extent), *await self._in_thread(self._needs)])
+        start = extent.start
+        if first.offset > start:
+            start = await self._in_thread(lambda: self._trim(first.offset))
+            logger.info("deleted the log below offset %d: %s needs it from there on", start, first.by)
+        self.report = replace(self.report, needed_from=first.offset, needed_by=first.by)
+
+    def _kept_bytes(self, extent: LogExtent) -> Iterator[Need]:
+        """Counted in entries of the mean size. If the size of the log is not known, all are kept."""
+        kept = self._settings.keep_log_bytes
+        if kept:
+            end, size = self._machine.state.offset + 1, extent.size_bytes
+            entries = (end - extent.start) * kept // size if size else end
+            yield Need(f"the setting keep_log_mb ({kept >> 20})", Offset(max(0, end - entries)))
+
+    async def _publish_copies(self) -> None:
+        def publish() -> None:
+            for manifest in snapshot.listed(self._copies):
+                copy = self._copies / manifest.name
+                if manifest.topic_id == self._log.identity:
+                    self._repository.publish(copy, manifest, lambda size: None)
+                shutil.rmtree(copy)
+
+        await self._in_thread(publish)
+
+    def _listed(self) -> list[ListedSnapshot]:
+        """What cannot change any more is not read again."""
+        found = {}
+        for name in self._repository.names():
+            if name in self._verified:
+                found[name] = self._verified[name]
+                continue
+            with contextlib.suppress(SnapshotError):  # it is damaged, or was deleted meanwhile
+                manifest, verification = self._repository.get(name).manifest, self._repository.verification(name)
+                found[name] = ListedSnapshot(manifest, verification.verified_at_ms if verification else None)
+        self._verified = {name: it for name, it in found.items() if it.verified_at_ms is not None}
+        return sorted(found.values(), key=lambda it: it.manifest.offset, reverse=True)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """At a low priority, and one after another."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _ignore(what: str, done: int, total: int) -> None:
+    pass
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
