@@ -5,54 +5,86 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Iterator, Mapping, MutableMapping
+from functools import cache
+from importlib import import_module
 from io import TextIOWrapper
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from replicator import __version__
-from replicator.cli import (
-    bench,
-    broker,
-    chaos,
-    cluster,
-    demo,
-    doctor,
-    node,
-    replica,
-    simulate,
-    sink,
-    snapshot,
-    status,
-    stream,
-)
 from replicator.cli.output import print_error
 from replicator.config import misspelt
 from replicator.errors import ReplicatorError
 from replicator.protocol import timing
 
+COMMANDS = (
+    "broker",
+    "chaos",
+    "cluster",
+    "node",
+    "replica",
+    "sink",
+    "snapshot",
+    "stream",
+    "bench",
+    "status",
+    "doctor",
+    "demo",
+    "simulate",
+)
+"""Each is a module: with several commands (`app`), or a function of the same name."""
+
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """Errors of a write. The errors of files that the program opens itself say which file it is."""
 
+
+class _Modules(Mapping[str, Any]):
+    """The commands by name. Each is imported when it is used, as all of them take half a second."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in COMMANDS:
+            raise KeyError(name)
+        return _command(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+@cache
+def _command(name: str) -> Any:
+    module = import_module(f"replicator.cli.{name}")
+    if hasattr(module, "app"):
+        group = get_group(module.app)
+        group.name = name
+        return group
+    single = typer.Typer()
+    single.command(name)(getattr(module, name))
+    return get_group(single).commands[name]
+
+
+class _Commands(TyperGroup):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = cast(MutableMapping[str, Any], _Modules())
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(broker.app, name="broker")
-app.add_typer(chaos.app, name="chaos")
-app.add_typer(cluster.app, name="cluster")
-app.add_typer(node.app, name="node")
-app.add_typer(replica.app, name="replica")
-app.add_typer(sink.app, name="sink")
-app.add_typer(snapshot.app, name="snapshot")
-app.add_typer(stream.app, name="stream")
-app.add_typer(bench.app, name="bench")
-app.command("status")(status.status)
-app.command("doctor")(doctor.doctor)
-app.command("demo")(demo.demo)
-app.command("simulate")(simulate.simulate)
 
 
 def _show_version(wanted: bool) -> None:
