@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from replicator.config import NodeConfig, check_known
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, ReplicatorError
-from replicator.intervals import KAFKA_ANSWER_S, NODE_RETRY_MS
+from replicator.intervals import KAFKA_ANSWER_S, NODE_RETRY_MS, RESTORE_POLL_S
 from replicator.log.kafka.acks import KafkaAcks
 from replicator.log.kafka.admin import ensure_topics, trim
 from replicator.log.kafka.applied import KafkaAppliedOffsets
@@ -44,7 +44,7 @@ from replicator.server.registration import register
 from replicator.snapshots.repository import Repository
 from replicator.snapshots.retention import Schedule
 from replicator.snapshots.service import SnapshotService, SnapshotSettings
-from replicator.store import snapshot
+from replicator.store import environment, snapshot
 from replicator.store.machine import Machine, has_followed_a_log, open_machine
 from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.run_publisher import PublisherSettings
@@ -99,6 +99,7 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
             lambda: open_acks(config.kafka.bootstrap, settings.cluster, NodeId(settings.id), security=security),
         )
         parts.push_async_callback(acks.close)
+        await _until_restored(admin, settings.dir / STORE)
         machine = open_machine(settings.dir / STORE, settings.cluster, kafka.identity)
         parts.callback(machine.close)
         logger.info("%s reads the log from offset %d on", settings.id, machine.state.offset + 1)
@@ -150,6 +151,13 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
         admin.attach_node(node, server.stats, snapshots, changes)
         logger.info("%s: Redis protocol at %s, HTTP at %s", context.author, settings.resp, settings.http)
         await asyncio.shield(running)
+
+
+async def _until_restored(admin: HttpServer, store: Path) -> None:
+    """Wait for a process that restores a snapshot."""
+    while environment.is_being_replaced(store):
+        admin.waiting_for = "a snapshot is being restored"
+        await asyncio.sleep(RESTORE_POLL_S)
 
 
 def _create_folder(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from replicator.limits import PART_BYTES
 from replicator.snapshots import transfer
 from replicator.snapshots.objects import Objects, shown_url
 from replicator.snapshots.repository import Repository, StoredSnapshot, Unfinished, Verification
-from replicator.store import snapshot
+from replicator.store import environment, snapshot
 from replicator.store.machine import Machine, open_machine
 from replicator.store.snapshot import Manifest
 from tests.s3_server import s3_server
@@ -67,6 +67,10 @@ def ignore(size: int) -> None:
     pass
 
 
+def restore(repository: Repository, stored: StoredSnapshot, store: Path, on_received: Callable[[int], None]) -> None:
+    environment.install(store, lambda file: repository.fetch(stored, file, on_received))
+
+
 def publish(repository: Repository, copy: tuple[Path, Manifest]) -> StoredSnapshot:
     return repository.publish(*copy, ignore)
 
@@ -81,7 +85,7 @@ class TestPublishing:
         assert sum(sent) == stored.bytes == copy[1].bytes
         assert repository.listed() == [stored]
         received: list[int] = []
-        repository.restore(repository.get(stored.name), tmp_path / "new", received.append)
+        restore(repository, repository.get(stored.name), tmp_path / "new", received.append)
         assert sorted(received) == sorted(sent)
         restored = open_machine(tmp_path / "new", "shop", "topic")
         try:
@@ -177,7 +181,7 @@ class TestDamage:
         ):
             objects.write(path, bad)
             with pytest.raises(SnapshotError, match=r"part-00001-.* does not match its checksum"):
-                repository.restore(stored, tmp_path / "new", ignore)
+                restore(repository, stored, tmp_path / "new", ignore)
             assert not (tmp_path / "new" / "data.mdb").exists()
             assert not (tmp_path / "new" / "data.mdb.new").exists()
 
@@ -188,7 +192,7 @@ class TestDamage:
         huge = zstandard.ZstdCompressor().compress(bytes(PART_BYTES * 8))
         Objects(url).write(f"{stored.name}/{stored.parts[0].name}", huge)
         with pytest.raises(SnapshotError, match="does not match its checksum"):
-            repository.restore(stored, tmp_path / "new", ignore)
+            restore(repository, stored, tmp_path / "new", ignore)
 
     def test_one_that_is_deleted_while_it_is_restored(
         self, repository: Repository, copy: tuple[Path, Manifest], tmp_path: Path
@@ -196,7 +200,7 @@ class TestDamage:
         stored = publish(repository, copy)
         repository.delete(stored.name)
         with pytest.raises(SnapshotError, match="was deleted meanwhile: use a newer snapshot"):
-            repository.restore(stored, tmp_path / "new", ignore)
+            restore(repository, stored, tmp_path / "new", ignore)
 
     @pytest.mark.parametrize(
         ("change", "problem"),
@@ -287,7 +291,7 @@ class TestTrouble:
     ) -> None:
         stored = publish(repository, copy)
         store = tmp_path / "new"
-        repository.restore(stored, store, ignore)
+        restore(repository, stored, store, ignore)
         before = (store / "data.mdb").read_bytes()
 
         def full(descriptor: int, data: bytes, offset: int) -> int:
@@ -295,7 +299,7 @@ class TestTrouble:
 
         monkeypatch.setattr(os, "pwrite", full)
         with pytest.raises(StoreFull, match=r"No space left on device\. Free some space"):
-            repository.restore(stored, store, ignore)
+            restore(repository, stored, store, ignore)
         assert (store / "data.mdb").read_bytes() == before
         assert not (store / "data.mdb.new").exists()
 
@@ -314,4 +318,4 @@ class TestTrouble:
     ) -> None:
         stored = publish(repository, copy)
         with pytest.raises(StoreError, match="in use by another process"):
-            repository.restore(stored, machine.folder, ignore)
+            restore(repository, stored, machine.folder, ignore)

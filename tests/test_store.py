@@ -257,6 +257,37 @@ def test_a_restored_store_is_discarded_after_a_crash_of_the_system(tmp_path: Pat
     assert read_meta(tmp_path / "new") is None
 
 
+def test_a_node_knows_that_its_store_is_being_replaced(tmp_path: Path, machine: Machine) -> None:
+    machine.apply([write(b"a", None, b"s1")], state_at(0))
+    store = tmp_path / "new"
+    assert not environment.is_being_replaced(store)
+    with environment.replacing(store) as file:
+        assert environment.is_being_replaced(store)
+        with pytest.raises(StoreError, match="in use by another process"):
+            open_machine(store, "test", "topic")
+        machine.copy_to(tmp_path)
+        (tmp_path / "data.mdb").rename(file)
+    assert not environment.is_being_replaced(store)
+    open_machine(store, "test", "topic").close()
+
+
+def test_a_process_that_was_killed_replaces_nothing(tmp_path: Path, machine: Machine) -> None:
+    machine.apply([write(b"a", None, b"s1")], state_at(0))
+    killed = os.fork()
+    if killed == 0:
+        with environment.replacing(tmp_path / "new") as file:
+            file.write_bytes(b"half")
+            os._exit(0)
+    os.waitpid(killed, 0)
+    assert (tmp_path / "new" / "data.mdb.new").exists()
+    assert not environment.is_being_replaced(tmp_path / "new")
+    opened = open_machine(tmp_path / "new", "test", "topic")
+    assert opened.meta.entries == 0
+    assert not environment.is_being_replaced(tmp_path / "new")  # but open: a second process is refused at once
+    assert not (tmp_path / "new" / "data.mdb.new").exists()
+    opened.close()
+
+
 def test_a_snapshot_has_an_offset_and_can_be_restored(tmp_path: Path, machine: Machine) -> None:
     machine.apply([write(row, None, b"s1") for row in ROWS], state_at(41))
     machine.reserve_for_copy()

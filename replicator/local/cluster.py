@@ -17,7 +17,7 @@ from replicator.address import Address
 from replicator.config import checked_bootstrap, checked_name, load_kafka
 from replicator.errors import BrokerUnavailable, ConfigError, ReplicatorError, SnapshotError
 from replicator.local.admin_client import ClusterAdmin, find_cluster
-from replicator.local.folder import ClusterFile, ClusterFolder, NodeEntry
+from replicator.local.folder import STORE, ClusterFile, ClusterFolder, NodeEntry
 from replicator.local.operations import remove_foreign_member, remove_member, set_mode
 from replicator.local.ports import check_free, free_base_port
 from replicator.local.progress import NO_PROGRESS, ProgressReporter
@@ -259,10 +259,11 @@ class LocalCluster:
             check_free(entry.resp_port)
             check_free(entry.http_port)
             try:
-                if source is not None:
-                    self._restore(source, id)
                 folder.save(cluster)  # before the node starts, so that `down` stops it
-                folder.start_process(cluster, entry)
+                if source is None:
+                    folder.start_process(cluster, entry)
+                else:
+                    self._restore(source, id, lambda: folder.start_process(cluster, entry))
             except (ReplicatorError, KeyboardInterrupt):
                 self._forget(id)
                 raise
@@ -290,6 +291,8 @@ class LocalCluster:
             return None
         repository = Repository(self.folder.repository(cluster))
         verified = name is None and origin is Origin.VERIFIED
+        if verified and not repository.names():
+            return None
         log_id = topic_id(cluster.bootstrap, wal_topic(cluster.name), security=self._security(cluster.bootstrap))
 
         def choice() -> StoredSnapshot:
@@ -303,8 +306,9 @@ class LocalCluster:
         choice()
         return Source(repository, choice)
 
-    def _restore(self, source: Source, id: str) -> None:
-        stored = restore(source.repository, source.choice, self.folder.node_dir(id) / "store", self._progress)
+    def _restore(self, source: Source, id: str, start: Callable[[], object]) -> None:
+        """The node starts meanwhile, and waits."""
+        stored = restore(source.repository, source.choice, self.folder.node_dir(id) / STORE, self._progress, start)
         self._progress.done(
             f"restored snapshot {stored.name}: {id} reads the log from offset {stored.manifest.offset + 1}"
         )

@@ -30,6 +30,7 @@ from replicator.local.process import ProcessIdentity, identify, is_alive, termin
 STOP_S = 15
 LOG_TAIL_LINES = 8
 LOCK = "cluster.lock"
+STORE = "store"  # in the folder of a node
 
 
 @dataclass(frozen=True, slots=True)

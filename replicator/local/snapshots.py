@@ -18,6 +18,7 @@ from replicator.protocol.log_state import LogState
 from replicator.snapshots.repository import Repository, StoredSnapshot, Verification
 from replicator.snapshots.retention import Kept, obsolete
 from replicator.snapshots.verification import Check, compare_with_log, verify_snapshot
+from replicator.store import environment
 
 ATTEMPTS = 3  # to restore the newest snapshot, which may be deleted meanwhile
 
@@ -52,22 +53,30 @@ def choose(
 
 
 def restore(
-    repository: Repository, choice: Callable[[], StoredSnapshot], store: Path, progress: ProgressReporter
+    repository: Repository,
+    choice: Callable[[], StoredSnapshot],
+    store: Path,
+    progress: ProgressReporter,
+    begun: Callable[[], object] = lambda: None,
 ) -> StoredSnapshot:
     """Replace a store that is not open with the snapshot that `choice` names, again if it was deleted meanwhile.
 
+    `begun` is called once a node that is started waits for the end.
     Raises `SnapshotError`, `StoreError`, `StoreFull`, `RepositoryUnavailable`, `ConfigError`.
     """
-    for attempt in range(1, ATTEMPTS + 1):
-        stored = choice()
-        progress.step(f"restoring snapshot {stored.name}")
-        try:
-            repository.restore(stored, store, counter(progress, "restored, MiB", stored.bytes))
-        except SnapshotError:
-            if attempt == ATTEMPTS or choice() == stored:
-                raise
-        else:
-            break
+    with environment.replacing(store) as file:
+        begun()
+        for attempt in range(1, ATTEMPTS + 1):
+            stored = choice()
+            progress.step(f"restoring snapshot {stored.name}")
+            try:
+                repository.fetch(stored, file, counter(progress, "restored, MiB", stored.bytes))
+            except SnapshotError:
+                file.unlink(missing_ok=True)
+                if attempt == ATTEMPTS or choice() == stored:
+                    raise
+            else:
+                break
     return stored
 
 

@@ -18,7 +18,7 @@ from replicator.errors import SnapshotError, StoreFull
 from replicator.limits import MAX_MANIFEST_BYTES, PART_BYTES
 from replicator.snapshots.objects import Objects
 from replicator.snapshots.transfer import OnTransferred, Part, receive_parts, send_parts
-from replicator.store import environment
+from replicator.store.environment import is_full
 from replicator.store.meta import FORMAT
 from replicator.store.snapshot import Manifest
 
@@ -112,10 +112,6 @@ class Repository:
         self._objects.write(f"{name}/{_MANIFEST}", json.dumps(asdict(stored), indent=1).encode())
         return stored
 
-    def restore(self, snapshot: StoredSnapshot, store: Path, on_received: OnTransferred) -> None:
-        """Replace a store that is not open. Raises `SnapshotError`, `StoreFull`; the store is then unchanged."""
-        environment.install(store, lambda file: self.fetch(snapshot, file, on_received))
-
     def fetch(self, snapshot: StoredSnapshot, file: Path, on_received: OnTransferred) -> None:
         """Write the copy to a new file, and compare it with its checksums. Raises `SnapshotError`, `StoreFull`."""
 
@@ -131,7 +127,7 @@ class Repository:
         try:
             receive_parts(snapshot.parts, receive, file, on_received)
         except OSError as error:
-            if environment.is_full(error):
+            if is_full(error):
                 raise StoreFull(f"{file} cannot be written: {error.strerror}. Free some space, and try again") from None
             raise SnapshotError(f"{file} cannot be written ({error.strerror}): choose another folder") from None
 

@@ -45,6 +45,15 @@ def lock(folder: Path) -> int:
     return descriptor
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process has locked the folder."""
+    try:
+        os.close(lock(folder))
+    except StoreError:
+        return True
+    return False
+
+
 def crashed(folder: Path, boot: str) -> bool:
     """Whether the operating system crashed while the store was open."""
     mark = folder / MARK

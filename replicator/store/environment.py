@@ -31,6 +31,7 @@ from replicator.store.meta import (
 
 FIRST_MAP_BYTES = 1 << 30
 
+_NEW, _REPLACING = "data.mdb.new", "replacing"
 _META = b"meta"
 _SUSPENDED = b"suspended"
 _TIMING = b"timing"
@@ -103,23 +104,43 @@ def replace_with(folder: Path, copy: Path) -> None:
 
 
 def install(folder: Path, write: Callable[[Path], object]) -> None:
-    """Replace a store that is not open with the file that `write` makes; if that fails, the store is unchanged.
+    """Replace a store that is not open with the file that `write` makes. Raises what that does, and as `replacing`."""
+    with replacing(folder) as file:
+        write(file)
 
-    The file need not be on the disk yet: after a crash of the operating system, the store is discarded. Raises what
-    `write` does, `StoreError` (it is open), `OSError`.
+
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Replace a store that is not open with the file that is written to the path; after an error, it is unchanged.
+
+    A node that is started meanwhile waits (`is_being_replaced`). The file need not be on the disk yet: after a crash of
+    the operating system, the store is discarded. Raises `StoreError` (it is open), `OSError`.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = boot.lock(folder)
-    new = folder / "data.mdb.new"
+    new, marker = folder / _NEW, folder / _REPLACING
     try:
+        marker.touch()
         new.unlink(missing_ok=True)
-        write(new)
+        yield new
         discard(folder)
         boot.mark_open(folder, boot.boot_id())
         os.replace(new, folder / "data.mdb")
     finally:
         new.unlink(missing_ok=True)
         os.close(lock)
+        marker.unlink(missing_ok=True)  # after the lock: a node that sees the lock also sees why it is locked
+
+
+def is_being_replaced(folder: Path) -> bool:
+    """Whether a process is replacing the store; not if it was killed."""
+    return (folder / _REPLACING).exists() and boot.is_locked(folder)
+
+
+def forget_replacement(folder: Path) -> None:
+    """Of a process that was killed. The folder is locked."""
+    for name in (_NEW, _REPLACING):
+        (folder / name).unlink(missing_ok=True)
 
 
 def is_full(error: Exception) -> bool:

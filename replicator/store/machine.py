@@ -163,6 +163,7 @@ def open_machine(folder: Path, cluster: str, topic_id: str, *, map_bytes: int = 
     lock = boot.lock(folder)
     env = None
     try:
+        environment.forget_replacement(folder)
         this_boot = boot.boot_id()
         if boot.crashed(folder, this_boot):
             logger.warning("the operating system crashed while %s was open: the store is discarded and rebuilt", folder)
