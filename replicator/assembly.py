@@ -41,6 +41,7 @@ from replicator.server.leader_link import RedisLeaderLink
 from replicator.server.redis.descriptors import fit_clients
 from replicator.server.redis.server import RedisServer
 from replicator.server.registration import register
+from replicator.snapshots.jobs import JobSettings, ProcessJobs
 from replicator.snapshots.repository import Repository
 from replicator.snapshots.retention import Schedule
 from replicator.snapshots.service import SnapshotService, SnapshotSettings
@@ -188,7 +189,7 @@ def _change_stream(config: NodeConfig, context: NodeContext, log: KafkaLog) -> C
 
     async def copy() -> snapshot.Manifest:
         machine.reserve_for_copy()
-        return await asyncio.to_thread(snapshot.take_alone, machine, config.backfill_dir)
+        return await asyncio.to_thread(snapshot.take_alone, machine.copy_to, config.backfill_dir)
 
     source = NodeSource(lambda: context.replica.state, log.start, copy)
     return ChangeStreamService(publisher, source, log.topic_id)
@@ -295,12 +296,14 @@ def _snapshots(config: NodeConfig, machine: Machine, log: KafkaLog) -> SnapshotS
                 found.append(Need(f"the setting keep_log_s ({settings.keep_log_s})", first))
         return found
 
+    job_settings = JobSettings(
+        config.node.dir / STORE, config.copies_dir, config.repository, config.node.id, cluster, bootstrap, security
+    )
     return SnapshotService(
-        config.node.id,
         machine,
         log,
         Repository(config.repository),
-        config.copies_dir,
+        ProcessJobs(job_settings),
         SnapshotSettings(
             Schedule(settings.every_records, settings.every_mb << 20, settings.every_s),
             settings.keep,

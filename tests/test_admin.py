@@ -81,7 +81,7 @@ class FolderSnapshots:
         self.report = SnapshotReport(())
 
     async def take(self) -> Manifest:
-        manifest = await asyncio.to_thread(snapshot.take, self._machine, self._copies)
+        manifest = await asyncio.to_thread(snapshot.take, self._machine.copy_to, self._copies)
         await asyncio.to_thread(self._repository.publish, self._copies / manifest.name, manifest, lambda size: None)
         self.report = SnapshotReport(tuple(await self.listed()))
         return manifest

@@ -277,7 +277,7 @@ def test_suspended_keys_survive_a_restart_and_a_restore(tmp_path: Path, count: i
         [body for body, _ in HISTORY[:count]],
         LogState(b"t" * 16, Epoch(1), Author(NodeId("n1"), 7), Seq(count), b"c" * 8, Offset(count), Offset(count)),
     )
-    taken = snapshot.take(machine, tmp_path / "snapshots")
+    taken = snapshot.take(machine.copy_to, tmp_path / "snapshots")
     machine.close()
     snapshot.restore(tmp_path / "snapshots" / taken.name, tmp_path / "copy", "test")
     for folder in ("store", "copy"):

@@ -59,7 +59,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.fixture
 def copy(tmp_path: Path, machine: Machine) -> tuple[Path, Manifest]:
-    taken = snapshot.take(machine, tmp_path / "taken")
+    taken = snapshot.take(machine.copy_to, tmp_path / "taken")
     return tmp_path / "taken" / taken.name, taken
 
 
@@ -100,7 +100,7 @@ class TestPublishing:
         first = publish(repository, copy)
         machine.apply([write(b"later", None, b"s1")], state_at(42))
         folder = copy[0].parent
-        later = snapshot.take(machine, folder)
+        later = snapshot.take(machine.copy_to, folder)
         second = repository.publish(folder / later.name, later, ignore)
         assert repository.listed() == [second, first]
         repository.delete(first.name)

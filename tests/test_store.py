@@ -250,7 +250,7 @@ def test_a_store_that_is_refused_keeps_no_mark(tmp_path: Path) -> None:
 
 def test_a_restored_store_is_discarded_after_a_crash_of_the_system(tmp_path: Path, machine: Machine) -> None:
     machine.apply([write(b"a", None, b"s1")], state_at(0))
-    manifest = snapshot.take(machine, tmp_path / "snapshots")
+    manifest = snapshot.take(machine.copy_to, tmp_path / "snapshots")
     snapshot.restore(tmp_path / "snapshots" / manifest.name, tmp_path / "new", "test")
     assert boot.is_marked(tmp_path / "new")  # its file may not be on the disk yet
     (tmp_path / "new" / boot.MARK).write_text("another boot")
@@ -291,11 +291,11 @@ def test_a_process_that_was_killed_replaces_nothing(tmp_path: Path, machine: Mac
 def test_a_snapshot_has_an_offset_and_can_be_restored(tmp_path: Path, machine: Machine) -> None:
     machine.apply([write(row, None, b"s1") for row in ROWS], state_at(41))
     machine.reserve_for_copy()
-    manifest = snapshot.take(machine, tmp_path / "snapshots")
+    manifest = snapshot.take(machine.copy_to, tmp_path / "snapshots")
     assert (manifest.offset, manifest.entries, manifest.cluster) == (41, len(ROWS), "test")
-    assert snapshot.take(machine, tmp_path / "snapshots") == manifest  # the same state is not copied again
+    assert snapshot.take(machine.copy_to, tmp_path / "snapshots") == manifest  # the same state is not copied again
     machine.apply([write(b"later", None, b"s1")], state_at(42))
-    later = snapshot.take(machine, tmp_path / "snapshots")
+    later = snapshot.take(machine.copy_to, tmp_path / "snapshots")
     assert snapshot.listed(tmp_path / "snapshots") == [later, manifest]
     checked: list[tuple[int, int]] = []
     source = tmp_path / "snapshots" / manifest.name
@@ -311,7 +311,7 @@ def test_a_snapshot_has_an_offset_and_can_be_restored(tmp_path: Path, machine: M
 
 def test_a_snapshot_that_was_tampered_with_is_refused(tmp_path: Path, machine: Machine) -> None:
     machine.apply([write(b"a", None, b"s1")], state_at(0))
-    folder = tmp_path / "snapshots" / snapshot.take(machine, tmp_path / "snapshots").name
+    folder = tmp_path / "snapshots" / snapshot.take(machine.copy_to, tmp_path / "snapshots").name
     with pytest.raises(SnapshotError, match="is of cluster test"):
         snapshot.restore(folder, tmp_path / "new", "other")
     data = bytearray((folder / "data.mdb").read_bytes())
@@ -329,7 +329,7 @@ def test_a_snapshot_that_was_tampered_with_is_refused(tmp_path: Path, machine: M
 
 def test_an_empty_store_makes_no_snapshot(tmp_path: Path, machine: Machine) -> None:
     with pytest.raises(SnapshotError, match="still empty"):
-        snapshot.take(machine, tmp_path / "snapshots")
+        snapshot.take(machine.copy_to, tmp_path / "snapshots")
     assert list((tmp_path / "snapshots").iterdir()) == []
 
 

@@ -11,13 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from replicator.bench.benchmark import BenchmarkReport, run_benchmark
-from replicator.cli import bench_followers, bench_modes, bench_stream, options
+from replicator.cli import bench_followers, bench_modes, bench_snapshots, bench_stream, options
 from replicator.cli.output import ConsoleProgress, console, errors, print_json, print_line, verdict
 
 app = typer.Typer()
 app.command("modes")(bench_modes.modes)
 app.command("followers")(bench_followers.followers)
 app.command("stream")(bench_stream.stream)
+app.command("snapshots")(bench_snapshots.snapshots)
 
 
 @app.callback(invoke_without_command=True)

@@ -8,14 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import TypeVar
 
 from replicator.errors import ReplicatorError, SnapshotError
 from replicator.intervals import REPOSITORY_LOOK_S, SNAPSHOT_REVIEW_S, UNFINISHED_UPLOAD_S
@@ -25,17 +20,13 @@ from replicator.node.snapshots import ListedSnapshot, SnapshotReport
 from replicator.position import Offset
 from replicator.protocol.log_state import LogState
 from replicator.protocol.trimming import Need, first_need
-from replicator.snapshots.repository import Repository, Verification
+from replicator.snapshots.jobs import Jobs
+from replicator.snapshots.repository import Repository
 from replicator.snapshots.retention import Kept, Schedule, Since, due, obsolete
-from replicator.snapshots.transfer import lower_priority
-from replicator.snapshots.verification import Check, compare_with_log, verify_snapshot
-from replicator.store import snapshot
 from replicator.store.machine import Machine
 from replicator.store.snapshot import Manifest
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,31 +43,25 @@ class SnapshotService:
 
     def __init__(
         self,
-        node: str,
         machine: Machine,
         log: Log,
         repository: Repository,
-        copies: Path,
+        jobs: Jobs,
         settings: SnapshotSettings,
         *,
         is_snapshotter: Callable[[], bool],
         needs: Callable[[], Sequence[Need]],
         trim: Callable[[Offset], Offset],
     ) -> None:
-        """`copies`: a folder for copies that are not uploaded yet. `needs` (of others than snapshots) and `trim` block,
-        and raise `BrokerUnavailable` and `ConfigError`.
-        """
-        self._node = node
+        """`needs` (of others than snapshots) and `trim` block, and raise `BrokerUnavailable` and `ConfigError`."""
         self._machine = machine
         self._log = log
         self._repository = repository
-        self._copies = copies
+        self._jobs = jobs
         self._settings = settings
         self._is_snapshotter = is_snapshotter
         self._needs = needs
         self._trim = trim
-        self._taking = asyncio.Lock()
-        self._threads = ThreadPoolExecutor(1, "snapshots", initializer=lower_priority)
         self._outage = OutageLog(logger, "taking snapshots")
         self._verified: dict[str, ListedSnapshot] = {}
         self._refused: dict[str, str] = {}  # why a verification has failed, by snapshot
@@ -88,11 +73,10 @@ class SnapshotService:
         return self._repository.url
 
     async def take(self) -> Manifest:
-        async with self._taking:
-            await self._publish_copies()  # of an upload that was interrupted
-            self._machine.reserve_for_copy()
-            manifest = await self._in_thread(lambda: snapshot.take(self._machine, self._copies))
-            await self._publish_copies()
+        try:
+            manifest = await self._jobs.take()
+        finally:
+            self._machine.forget_dead_readers()
         logger.info("snapshot %s is in %s", manifest.name, self._repository.url)
         self.report = replace(self.report, snapshots=tuple(await self.listed()))
         return manifest
@@ -160,21 +144,7 @@ class SnapshotService:
 
     async def _verify(self, name: str) -> None:
         """A snapshot that is refused is not looked at again by this process."""
-        loop = asyncio.get_running_loop()
-
-        def compare(topic_id: str, state: LogState) -> str:
-            return asyncio.run_coroutine_threadsafe(compare_with_log(self._log, topic_id, state), loop).result()
-
-        def verify() -> Check:
-            stored, last = self._repository.get(name), None
-            for last in verify_snapshot(self._repository, stored, self._machine.meta.cluster, compare, _ignore):
-                logger.debug("snapshot %s: %s", name, last)
-            assert last is not None
-            if last.passed:
-                self._repository.note_verified(name, Verification(_now_ms(), self._node))
-            return last
-
-        last = await self._in_thread(verify)
+        last = await self._jobs.verify(name)
         if last.passed:
             logger.info("snapshot %s is verified", name)
         else:
@@ -186,10 +156,10 @@ class SnapshotService:
         candidates = [Kept(it.manifest.name, it.manifest.taken_at_ms, it.verified_at_ms is not None) for it in ours]
         names = obsolete(candidates, self._settings.keep, self._settings.keep_s, _now_ms())
         for name in names:
-            await self._in_thread(partial(self._repository.delete, name))
+            await asyncio.to_thread(self._repository.delete, name)
             self._refused.pop(name, None)
             logger.info("deleted snapshot %s", name)
-        for name in await self._in_thread(lambda: self._repository.delete_unfinished(UNFINISHED_UPLOAD_S)):
+        for name in await asyncio.to_thread(self._repository.delete_unfinished, UNFINISHED_UPLOAD_S):
             logger.info("deleted snapshot %s, whose upload was not completed", name)
         return [it for it in ours if it.manifest.name not in names]
 
@@ -198,10 +168,10 @@ class SnapshotService:
             return
         snapshots = [Need(f"snapshot {it.manifest.name}", Offset(it.manifest.offset)) for it in kept]
         extent = await self._log.extent()
-        first = first_need([*snapshots, *self._kept_bytes(extent), *await self._in_thread(self._needs)])
+        first = first_need([*snapshots, *self._kept_bytes(extent), *await asyncio.to_thread(self._needs)])
         start = extent.start
         if first.offset > start:
-            start = await self._in_thread(lambda: self._trim(first.offset))
+            start = await asyncio.to_thread(self._trim, first.offset)
             logger.info("deleted the log below offset %d: %s needs it from there on", start, first.by)
         self.report = replace(self.report, needed_from=first.offset, needed_by=first.by)
 
@@ -212,16 +182,6 @@ class SnapshotService:
             end, size = self._machine.state.offset + 1, extent.size_bytes
             entries = (end - extent.start) * kept // size if size else end
             yield Need(f"the setting keep_log_mb ({kept >> 20})", Offset(max(0, end - entries)))
-
-    async def _publish_copies(self) -> None:
-        def publish() -> None:
-            for manifest in snapshot.listed(self._copies):
-                copy = self._copies / manifest.name
-                if manifest.topic_id == self._log.identity:
-                    self._repository.publish(copy, manifest, lambda size: None)
-                shutil.rmtree(copy)
-
-        await self._in_thread(publish)
 
     def _listed(self) -> list[ListedSnapshot]:
         """What cannot change any more is not read again."""
@@ -235,14 +195,6 @@ class SnapshotService:
                 found[name] = ListedSnapshot(manifest, verification.verified_at_ms if verification else None)
         self._verified = {name: it for name, it in found.items() if it.verified_at_ms is not None}
         return sorted(found.values(), key=lambda it: it.manifest.offset, reverse=True)
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        """At a low priority, and one after another."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
-def _ignore(what: str, done: int, total: int) -> None:
-    pass
 
 
 def _now_ms() -> int:

@@ -5,10 +5,8 @@ A part is written whole, so a transfer that was interrupted goes on with the par
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -21,7 +19,6 @@ from replicator.errors import SnapshotError
 from replicator.limits import PART_BYTES, TRANSFERS
 
 LEVEL = 1  # of zstd
-NICENESS = 19
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -37,12 +34,6 @@ class Part:
     name: str
     bytes: int  # uncompressed
     sha256: str  # of these
-
-
-def lower_priority() -> None:
-    """Of the calling thread, so that a snapshot does not slow what else runs on the machine; on Linux only."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def send_parts(
@@ -64,7 +55,7 @@ def send_parts(
 
     try:
         count = -(-file.stat().st_size // PART_BYTES)
-        return tuple(_each(send_part, range(count), lambda part: on_sent(part.bytes), lower_priority))
+        return tuple(_each(send_part, range(count), lambda part: on_sent(part.bytes)))
     finally:
         os.close(source)
 
@@ -108,11 +99,9 @@ def _decompressed(part: Part, stored: bytes) -> bytes:
     raise SnapshotError(f"{part.name} does not match its checksum: use another snapshot, and take a new one")
 
 
-def _each(
-    work: Callable[[S], T], items: Iterable[S], on_done: Callable[[T], None], prepare: Callable[[], None] | None = None
-) -> list[T]:
+def _each(work: Callable[[S], T], items: Iterable[S], on_done: Callable[[T], None]) -> list[T]:
     """The results of `work` in order, of several threads. After an error, no further items are begun."""
-    with ThreadPoolExecutor(TRANSFERS, initializer=prepare or (lambda: None)) as pool:
+    with ThreadPoolExecutor(TRANSFERS) as pool:
         futures: list[Future[T]] = [pool.submit(work, item) for item in items]
         pending = set(futures)
         try:

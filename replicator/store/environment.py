@@ -60,6 +60,18 @@ def read_only(folder: Path) -> Iterator[Any]:
         raise store_error(folder, error) from error
 
 
+def copy(folder: Path, target: Path) -> None:
+    """Make a compact copy of a store that may be open in other processes, as of one moment during the call.
+
+    Raises `StoreFull`, `StoreError`.
+    """
+    try:
+        with lmdb.open(str(folder), max_dbs=3, readonly=True, create=False) as env:
+            env.copy(str(target), compact=True)
+    except lmdb.Error as error:
+        raise store_error(target, error) from error
+
+
 def read_meta(env: Any) -> Meta | None:
     """None if the store is empty. Raises `lmdb.Error`, `StoreError`."""
     with env.begin(db=env.open_db(b"meta")) as txn:

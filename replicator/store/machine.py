@@ -120,6 +120,10 @@ class Machine:
                 entries += 1
         return digest & DIGEST_MASK, entries
 
+    def forget_dead_readers(self) -> None:
+        """Of processes that were killed while they copied the store: LMDB would keep what they were reading."""
+        self._env.reader_check()
+
     def reserve_for_copy(self) -> None:
         """Grow the map in advance: it cannot grow during a copy, so a batch that needs more space would block."""
         used = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]

@@ -21,7 +21,7 @@ from replicator.protocol.log_state import LogState
 from replicator.store import environment
 from replicator.store.durable import sync
 from replicator.store.environment import replace_with
-from replicator.store.machine import Machine, read_meta
+from replicator.store.machine import read_meta
 from replicator.store.meta import FORMAT
 
 OnChecked = Callable[[int, int], None]
@@ -53,8 +53,8 @@ class Manifest:
     format: int = FORMAT
 
 
-def take(machine: Machine, folder: Path) -> Manifest:
-    """Make a snapshot of an open store in `folder`. For a worker thread; call `machine.reserve_for_copy` before.
+def take(copy: Callable[[Path], None], folder: Path) -> Manifest:
+    """Make a snapshot in `folder`. `copy` copies the store to a folder: `Machine.copy_to`, or `environment.copy`.
 
     Raises `SnapshotError`, `StoreFull`, `StoreError`; no files are left behind then.
     """
@@ -64,7 +64,7 @@ def take(machine: Machine, folder: Path) -> Manifest:
     except OSError as error:
         raise SnapshotError(f"{folder} cannot store snapshots: {error.strerror}. Choose another folder") from error
     try:
-        machine.copy_to(unfinished)
+        copy(unfinished)
         manifest = _describe(unfinished)
         (unfinished / _MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
         sync(unfinished / "data.mdb")
@@ -79,9 +79,9 @@ def take(machine: Machine, folder: Path) -> Manifest:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def take_alone(machine: Machine, folder: Path) -> Manifest:
+def take_alone(copy: Callable[[Path], None], folder: Path) -> Manifest:
     """As `take`, and delete what else is in the folder."""
-    manifest = take(machine, folder)
+    manifest = take(copy, folder)
     for other in folder.iterdir():
         if other.name != manifest.name:
             shutil.rmtree(other, ignore_errors=True)

@@ -18,6 +18,7 @@ from io import FileIO
 from pathlib import Path
 from types import FrameType
 
+from replicator import priority
 from replicator.errors import ReplicatorError
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.node.change_stream import PublisherReport, PublisherState
@@ -27,8 +28,6 @@ from replicator.stream.publisher import Publisher
 
 NICENESS = 15
 """Of the process: on a busy machine, the node comes first, and the change stream lags."""
-_AUTOGROUP = Path("/proc/self/autogroup")
-"""Where Linux has it, niceness counts within a session only, and this is that of the session (sched(7))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +47,8 @@ class PublisherSettings:
         return cls(security=KafkaSecurity(**fields.pop("security")), snapshots=Path(fields.pop("snapshots")), **fields)
 
 
-def _lower_priority() -> None:
-    """This process is the first one of its session."""
-    os.nice(NICENESS)
-    with contextlib.suppress(OSError):
-        _AUTOGROUP.write_text(str(NICENESS))
-
-
 def main() -> None:
-    _lower_priority()
+    priority.lower(NICENESS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     node = FileIO(sys.stdin.fileno(), closefd=False)  # the buffer of stdin would be locked when Python ends
     settings = PublisherSettings.decode(node.readline())

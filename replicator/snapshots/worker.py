@@ -1,0 +1,94 @@
+"""The process of a job: `python -m replicator.snapshots.worker`.
+
+It reads the job (`jobs.Job`) from the first line of stdin, writes its result or error to stdout (JSON), and ends when
+stdin is closed, so it does not outlive its node. The store is open in the node meanwhile: LMDB lets processes share it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+from dataclasses import asdict
+from io import FileIO
+from typing import Any
+
+from replicator import priority
+from replicator.errors import ReplicatorError
+from replicator.log.kafka.log import KafkaLog
+from replicator.protocol.log_state import LogState
+from replicator.snapshots.jobs import Job, JobSettings, Task
+from replicator.snapshots.repository import Repository, Verification
+from replicator.snapshots.verification import Check, compare_with_log, verify_snapshot
+from replicator.store import environment, snapshot
+from replicator.store.snapshot import Manifest
+
+NICENESS = 19
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    priority.lower(NICENESS)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    node = FileIO(sys.stdin.fileno(), closefd=False)
+    job = Job.decode(node.readline())
+    threading.Thread(target=_end_with, args=(node,), daemon=True).start()
+    try:
+        reply: dict[str, Any] = {"result": asdict(run(job))}
+    except ReplicatorError as error:
+        reply = {"error": type(error).__name__, "text": str(error)}
+    print(json.dumps(reply))
+
+
+def run(job: Job) -> Manifest | Check:
+    """Raises `ReplicatorError`."""
+    repository = Repository(job.settings.repository)
+    if job.task is Task.VERIFY:
+        return verify(job.settings, repository, job.snapshot)
+    publish_copies(job.settings, repository)  # of an upload that was interrupted
+    manifest = snapshot.take(lambda folder: environment.copy(job.settings.store, folder), job.settings.copies)
+    publish_copies(job.settings, repository)
+    return manifest
+
+
+def publish_copies(settings: JobSettings, repository: Repository) -> None:
+    for manifest in snapshot.listed(settings.copies):
+        copy = settings.copies / manifest.name
+        repository.publish(copy, manifest, lambda size: None)
+        shutil.rmtree(copy)
+
+
+def verify(settings: JobSettings, repository: Repository, name: str) -> Check:
+    def compare(topic_id: str, state: LogState) -> str:
+        return asyncio.run(_compare(settings, topic_id, state))
+
+    last = Check("manifest", False, "nothing was checked")
+    for last in verify_snapshot(repository, repository.get(name), settings.cluster, compare, lambda *progress: None):
+        logger.info("snapshot %s: %s: %s", name, last.what, last.detail)
+    if last.passed:
+        repository.note_verified(name, Verification(time.time_ns() // 1_000_000, settings.node))
+    return last
+
+
+async def _compare(settings: JobSettings, topic_id: str, state: LogState) -> str:
+    log = await KafkaLog.open(settings.bootstrap, settings.cluster, security=settings.security)
+    try:
+        return await compare_with_log(log, topic_id, state)
+    finally:
+        await log.close()
+
+
+def _end_with(node: FileIO) -> None:
+    """End this process once its node has ended."""
+    node.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
