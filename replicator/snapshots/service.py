@@ -91,10 +91,11 @@ class SnapshotService:
         while True:
             if self._is_snapshotter() or loop.time() - looked_s >= REPOSITORY_LOOK_S:
                 looked_s = loop.time()
-                await self._look()
+                await self.look()
             await asyncio.sleep(SNAPSHOT_REVIEW_S)
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Once."""
         try:
             found = await self.listed()
             self.report = replace(self.report, snapshots=tuple(found))

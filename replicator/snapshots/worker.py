@@ -18,7 +18,7 @@ from dataclasses import asdict
 from io import FileIO
 from typing import Any
 
-from replicator import priority
+from replicator import errors, priority
 from replicator.errors import ReplicatorError
 from replicator.log.kafka.log import KafkaLog
 from replicator.protocol.log_state import LogState
@@ -42,7 +42,8 @@ def main() -> None:
     try:
         reply: dict[str, Any] = {"result": asdict(run(job))}
     except ReplicatorError as error:
-        reply = {"error": type(error).__name__, "text": str(error)}
+        kind = next(it for it in type(error).__mro__ if it.__module__ == errors.__name__)
+        reply = {"error": kind.__name__, "text": str(error)}
     print(json.dumps(reply))
 
 

@@ -1,0 +1,316 @@
+"""What a node does with its snapshots: on a folder as the repository, with copies made in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from replicator import errors
+from replicator.errors import BrokerUnavailable, ConfigError, RepositoryUnavailable, SnapshotError, StoreFull
+from replicator.log.kafka.security import PLAINTEXT
+from replicator.log.memory import MemoryLog
+from replicator.log.port import LogExtent
+from replicator.position import Offset
+from replicator.protocol.trimming import Need
+from replicator.snapshots.jobs import Job, JobSettings, ProcessJobs, Task
+from replicator.snapshots.repository import Repository, Verification
+from replicator.snapshots.retention import Schedule
+from replicator.snapshots.service import SnapshotService, SnapshotSettings
+from replicator.snapshots.verification import Check
+from replicator.store import snapshot
+from replicator.store.machine import Machine, open_machine
+from replicator.store.snapshot import Manifest
+from tests.memory_cluster import until
+from tests.test_store import state_at, write
+
+EVERY_TEN = Schedule(records=10, bytes=0, seconds=0)
+BYTES = 1_000  # of an entry of the log
+
+
+class KnownLog(MemoryLog):
+    """Its extent is that of the test."""
+
+    first = Offset(0)
+    end_offset = 0
+    size_known = True
+
+    async def extent(self) -> LogExtent:
+        size = (self.end_offset - self.first) * BYTES
+        return LogExtent(self.first, size if self.size_known else None)
+
+
+class OwnJobs:
+    """`Jobs` in this process. `check`: what a verification finds."""
+
+    def __init__(self, machine: Machine, folder: Path, repository: Repository) -> None:
+        self.check = Check("log", True, "all is well")
+        self.verified: list[str] = []
+        self.failure: Exception | None = None
+        self._machine = machine
+        self._folder = folder
+        self._repository = repository
+
+    async def take(self) -> Manifest:
+        if self.failure is not None:
+            raise self.failure
+        manifest = snapshot.take(self._machine.copy_to, self._folder)
+        self._repository.publish(self._folder / manifest.name, manifest, lambda size: None)
+        return manifest
+
+    async def verify(self, name: str) -> Check:
+        self.verified.append(name)
+        if self.check.passed:
+            self._repository.note_verified(name, Verification(1, "n1"))
+        return self.check
+
+
+class Subject:
+    def __init__(self, folder: Path) -> None:
+        self.machine = open_machine(folder / "store", "shop", "topic", map_bytes=64 << 10)
+        self.log = KnownLog()
+        self.log.identity = "topic"
+        self.repository = Repository(str(folder / "snapshots"))
+        self.jobs = OwnJobs(self.machine, folder / "copies", self.repository)
+        self.is_snapshotter = True
+        self.needs: list[Need] = []
+        self.trimmed: list[int] = []
+
+    def service(
+        self, schedule: Schedule = EVERY_TEN, *, keep: int = 1, trims: bool = True, keep_log: int = 0
+    ) -> SnapshotService:
+        return SnapshotService(
+            self.machine,
+            self.log,
+            self.repository,
+            self.jobs,
+            SnapshotSettings(schedule, keep, 0, trims, keep_log),
+            is_snapshotter=lambda: self.is_snapshotter,
+            needs=lambda: self.needs,
+            trim=self._trim,
+        )
+
+    def apply_to(self, offset: int) -> None:
+        key = b"k%d" % offset
+        self.machine.apply([write(key, None, b"s1")], state_at(offset))
+        self.log.end_offset = offset + 1
+
+    def names(self) -> list[int]:
+        """The offsets of the snapshots."""
+        return [it.manifest.offset for it in self.repository.listed()]
+
+    def _trim(self, offset: Offset) -> Offset:
+        self.trimmed.append(offset)
+        self.log.first = offset
+        return offset
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Iterator[Subject]:
+    subject = Subject(tmp_path)
+    yield subject
+    subject.machine.close()
+
+
+class TestSchedule:
+    async def test_taken_verified_and_replaced(self, subject: Subject) -> None:
+        service = subject.service()
+        subject.apply_to(8)
+        await service.look()
+        assert subject.names() == []
+        for offset in (9, 18, 19):
+            subject.apply_to(offset)
+            await service.look()
+        assert subject.names() == [19]  # and not 18, which is 9 records after 9
+        assert len(subject.jobs.verified) == 2
+        [listed] = service.report.snapshots or ()
+        assert (listed.manifest.offset, listed.verified_at_ms) == (19, 1)
+        await service.look()
+        assert len(subject.jobs.verified) == 2
+
+    async def test_by_the_size_of_the_log(self, subject: Subject) -> None:
+        service = subject.service(Schedule(records=0, bytes=5 * BYTES, seconds=0))
+        subject.apply_to(3)
+        await service.look()
+        assert subject.names() == []
+        subject.apply_to(4)
+        await service.look()
+        assert subject.names() == [4]
+
+    async def test_other_nodes_take_none_by_themselves(self, subject: Subject) -> None:
+        subject.is_snapshotter = False
+        service = subject.service()
+        subject.apply_to(99)
+        await service.look()
+        assert subject.names() == []
+        assert (await service.take()).offset == 99
+        assert [it.manifest.offset for it in service.report.snapshots or ()] == [99]
+        assert service.report.needed_from is None
+
+    async def test_one_that_another_snapshotter_has_taken_counts(self, subject: Subject) -> None:
+        subject.apply_to(9)
+        await subject.service().look()
+        subject.apply_to(12)
+        await subject.service().look()
+        assert subject.names() == [9]
+
+    async def test_one_of_another_log_does_not(self, subject: Subject) -> None:
+        subject.apply_to(30)
+        await subject.jobs.take()
+        subject.log.identity = "another topic"
+        service = subject.service(keep=1)
+        await service.look()
+        assert subject.names() == [30]
+        assert subject.jobs.verified == []
+        assert subject.trimmed == []
+
+    async def test_an_empty_store(self, subject: Subject) -> None:
+        service = subject.service()
+        await service.look()
+        assert (subject.names(), service.report.trouble) == ([], "")
+
+
+class TestTrimming:
+    async def test_nothing_that_is_needed(self, subject: Subject) -> None:
+        subject.apply_to(9)
+        subject.needs = [Need("replica n2", Offset(7)), Need("the change stream", Offset(8))]
+        service = subject.service()
+        await service.look()
+        assert subject.trimmed == [7]
+        assert (service.report.needed_from, service.report.needed_by) == (7, "replica n2")
+        subject.needs = []
+        await service.look()
+        assert subject.trimmed == [7, 9]
+        assert service.report.needed_by.startswith("snapshot 0")
+        await service.look()
+        assert subject.trimmed == [7, 9]
+
+    async def test_only_below_a_verified_snapshot(self, subject: Subject) -> None:
+        subject.apply_to(9)
+        subject.jobs.check = Check("digest", False, "the digest differs")
+        service = subject.service()
+        await service.look()
+        assert (subject.names(), subject.trimmed) == ([9], [])
+        assert service.report.trouble == f"snapshot {subject.jobs.verified[0]} is not verified: the digest differs"
+        await service.look()
+        assert len(subject.jobs.verified) == 1  # not again and again
+        subject.jobs.check = Check("log", True, "")
+        subject.apply_to(19)
+        await service.look()
+        assert subject.names() == [19]
+        assert (subject.trimmed, service.report.trouble) == ([19], "")
+
+    async def test_every_kept_snapshot_needs_the_log(self, subject: Subject) -> None:
+        service = subject.service(keep=2)
+        for offset in (9, 19, 29):
+            subject.apply_to(offset)
+            await service.look()
+        assert subject.names() == [29, 19]
+        assert subject.trimmed[-1] == 19
+
+    async def test_so_many_bytes_are_kept(self, subject: Subject) -> None:
+        subject.apply_to(99)
+        await subject.service(keep_log=30 * BYTES).look()
+        assert subject.trimmed == [70]
+        subject.log.size_known = False
+        await subject.service(keep_log=30 * BYTES).look()
+        assert subject.trimmed == [70]
+
+    async def test_not_unless_it_may(self, subject: Subject) -> None:
+        subject.apply_to(9)
+        service = subject.service(trims=False)
+        await service.look()
+        assert (subject.names(), subject.trimmed, service.report.needed_from) == ([9], [], None)
+
+    async def test_not_if_the_needs_are_unknown(self, subject: Subject) -> None:
+        def unknown() -> Sequence[Need]:
+            raise BrokerUnavailable("no answer")
+
+        subject.apply_to(9)
+        service = subject.service()
+        service._needs = unknown
+        await service.look()
+        assert subject.trimmed == []
+        assert service.report.trouble == "no answer"
+
+
+@pytest.mark.parametrize("failure", [RepositoryUnavailable("away"), StoreFull("full"), SnapshotError("no")])
+async def test_a_failure_is_reported_and_repeated(subject: Subject, failure: Exception) -> None:
+    subject.apply_to(9)
+    subject.jobs.failure = failure
+    service = subject.service()
+    await service.look()
+    assert service.report.trouble == str(failure)
+    subject.jobs.failure = None
+    await service.look()
+    assert (subject.names(), service.report.trouble) == ([9], "")
+
+
+class TestProcess:
+    """The jobs of a node: processes of their own."""
+
+    @pytest.fixture
+    def settings(self, subject: Subject, tmp_path: Path) -> JobSettings:
+        return JobSettings(
+            subject.machine.folder, tmp_path / "copies", subject.repository.url, "n1", "shop", "127.0.0.1:1", PLAINTEXT
+        )
+
+    async def test_the_store_may_be_open(self, subject: Subject, settings: JobSettings) -> None:
+        subject.apply_to(9)
+        manifest = await ProcessJobs(settings).take()
+        assert (manifest.offset, subject.names()) == (9, [9])
+        assert list(settings.copies.iterdir()) == []
+        for offset in range(10, 200):
+            subject.apply_to(offset)
+        assert (await ProcessJobs(settings).take()).offset == 199
+
+    async def test_a_copy_that_was_not_uploaded_is_uploaded_first(
+        self, subject: Subject, settings: JobSettings
+    ) -> None:
+        subject.apply_to(5)
+        snapshot.take(subject.machine.copy_to, settings.copies)
+        subject.apply_to(9)
+        await ProcessJobs(settings).take()
+        assert subject.names() == [9, 5]
+
+    async def test_an_error_keeps_its_kind(self, subject: Subject, settings: JobSettings) -> None:
+        with pytest.raises(SnapshotError, match="still empty"):
+            await ProcessJobs(settings).take()
+        with pytest.raises(SnapshotError, match="there is no snapshot"):
+            await ProcessJobs(settings).verify(f"{9:020d}-{'a' * 8}")
+
+    async def test_the_repository_cannot_be_used(self, subject: Subject, settings: JobSettings) -> None:
+        subject.apply_to(9)
+        Path(settings.repository).write_text("a file")  # noqa: ASYNC240 (a test)
+        with pytest.raises((RepositoryUnavailable, ConfigError, SnapshotError), match="repository"):
+            await ProcessJobs(settings).take()
+
+    @pytest.mark.parametrize(
+        "code", ["raise SystemExit(3)", "print('nonsense')", "print('{}')", "print('{\"error\": 1}')"]
+    )
+    async def test_a_process_that_reports_nothing(self, settings: JobSettings, code: str) -> None:
+        with pytest.raises(SnapshotError, match="the process to take a snapshot ended with status"):
+            await ProcessJobs(settings, [sys.executable, "-c", code]).take()
+
+    async def test_a_job_that_is_cancelled_is_killed(self, settings: JobSettings, tmp_path: Path) -> None:
+        marker = tmp_path / "pid"
+        code = (
+            f"import os, sys; open({str(marker)!r}, 'w').write(str(os.getpid())); sys.stdout.flush(); sys.stdin.read()"
+        )
+        running = asyncio.create_task(ProcessJobs(settings, [sys.executable, "-c", code]).take())
+        await until(lambda: marker.exists() and marker.read_text() != "")
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await until(lambda: not Path(f"/proc/{marker.read_text()}").exists())
+
+    def test_a_job_is_what_it_was_before(self, settings: JobSettings) -> None:
+        job = Job(Task.VERIFY, settings, "a-snapshot")
+        assert Job.decode(job.encode()) == job
+
+    def test_every_kind_of_error_can_be_raised_again(self) -> None:
+        for kind in (RepositoryUnavailable, ConfigError, SnapshotError, StoreFull, BrokerUnavailable):
+            assert getattr(errors, kind.__name__) is kind
