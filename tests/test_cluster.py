@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -108,6 +109,8 @@ def test_doctor_reports_what_a_single_broker_lacks(cluster: Cluster) -> None:
     text = cluster.run("doctor", code=1)
     assert "unclean.leader.election.enable" in text
     findings = {it["name"]: it for it in json.loads(cluster.run("doctor", "--json", code=1))}
+    slowest = findings["slowest replica above the start of the log"]
+    assert re.fullmatch(r"n\d: \d+ records, \d+ s", slowest["value"]) and slowest["ok"]
     assert findings["cleanup.policy"]["ok"] and not findings["brokers"]["ok"]
     assert findings["replicator"]["value"] in ("interpreted", "compiled")
 

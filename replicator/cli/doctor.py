@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import typer
 from rich.table import Table
@@ -10,8 +11,11 @@ from rich.text import Text
 
 from replicator.cli import options
 from replicator.cli.output import console, print_json, print_whole
+from replicator.local.admin_client import NodeUnreachable, find_cluster
 from replicator.local.build import check_build
-from replicator.log.kafka.check import check_topic
+from replicator.local.folder import ClusterFolder
+from replicator.log.kafka.check import check_headroom, check_topic
+from replicator.position import NodeId
 
 
 def doctor(
@@ -28,7 +32,10 @@ def doctor(
     Example: replicator doctor --bootstrap kafka:9092 --cluster shop
     """
     kafka = options.find_kafka(dir, bootstrap, cluster, config)
-    results = check_topic(kafka.bootstrap, kafka.cluster, security=kafka.security) + check_build()
+    results = check_topic(kafka.bootstrap, kafka.cluster, security=kafka.security)
+    if cluster is None:
+        results += check_headroom(kafka.bootstrap, kafka.cluster, _members(dir), security=kafka.security)
+    results += check_build()
     if json:
         print_json([asdict(result) for result in results])
     else:
@@ -42,3 +49,11 @@ def doctor(
             print_whole(shown)
     if not all(result.ok for result in results):
         raise typer.Exit(1)
+
+
+def _members(dir: Path) -> list[NodeId]:
+    """As a node reports them; if none answers, the nodes of the folder."""
+    try:
+        return [NodeId(member.node) for member in find_cluster(dir, None, "").any_status().members]
+    except NodeUnreachable:
+        return [NodeId(entry.id) for entry in ClusterFolder(dir).load().nodes]

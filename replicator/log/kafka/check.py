@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,10 @@ from confluent_kafka.admin import ResourceType  # type: ignore[attr-defined]
 
 from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.log.kafka.admin import KafkaAdmin
+from replicator.log.kafka.extent import headroom
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.kafka.topic import wal_topic
+from replicator.position import NodeId
 
 NOT_READABLE = "unknown: this Kafka user needs the ACL operation DescribeConfigs"
 
@@ -57,6 +59,18 @@ def check_topic(bootstrap: str, cluster: str, *, security: KafkaSecurity | None 
     if description is None:
         return results
     return results + _topic_results(description.partitions, admin.settings(ResourceType.TOPIC, topic))
+
+
+def check_headroom(
+    bootstrap: str, cluster: str, nodes: Iterable[NodeId], *, security: KafkaSecurity | None = None
+) -> list[CheckResult]:
+    """Whether the slowest node still finds what it needs in the log. Raises `BrokerUnavailable`."""
+    found = headroom(bootstrap, cluster, nodes, security=security)
+    if found is None:
+        return []
+    value = f"{found.node}: {found.records} records, {found.seconds:.0f} s"
+    why = "A replica that needs a record below the start of the log has to be initialised from a snapshot."
+    return [_result("slowest replica above the start of the log", value, "0 or more", found.records >= 0, why)]
 
 
 def _topic_results(partitions: Any, settings: Mapping[str, str]) -> list[CheckResult]:
