@@ -19,7 +19,7 @@ from replicator.log.memory import MemoryLog
 from replicator.log.port import LogExtent
 from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.node.health import NodeState
-from replicator.node.snapshots import ListedSnapshot, SnapshotReport
+from replicator.node.snapshots import ListedSnapshot, SnapshotProgress, SnapshotReport
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol.lease import Lease
 from replicator.records.types import Member, Mode, Timing
@@ -79,6 +79,7 @@ class FolderSnapshots:
         self._repository = Repository(str(folder / "snapshots"))
         self.repository = self._repository.url
         self.report = SnapshotReport(())
+        self.progress: SnapshotProgress | None = None
 
     async def take(self) -> Manifest:
         manifest = await asyncio.to_thread(snapshot.take, self._machine.copy_to, self._copies)

@@ -14,9 +14,10 @@ from replicator.errors import BrokerUnavailable, ConfigError, RepositoryUnavaila
 from replicator.log.kafka.security import PLAINTEXT
 from replicator.log.memory import MemoryLog
 from replicator.log.port import LogExtent
+from replicator.node.snapshots import SnapshotProgress
 from replicator.position import Offset
 from replicator.protocol.trimming import Need
-from replicator.snapshots.jobs import Job, JobSettings, ProcessJobs, Task
+from replicator.snapshots.jobs import Job, JobSettings, ProcessJobs, Task, encode_progress
 from replicator.snapshots.repository import Repository, Verification
 from replicator.snapshots.retention import Schedule
 from replicator.snapshots.service import SnapshotService, SnapshotSettings
@@ -50,6 +51,7 @@ class OwnJobs:
         self.check = Check("log", True, "all is well")
         self.verified: list[str] = []
         self.failure: Exception | None = None
+        self.progress: SnapshotProgress | None = None
         self._machine = machine
         self._folder = folder
         self._repository = repository
@@ -306,6 +308,16 @@ class TestProcess:
         with pytest.raises(asyncio.CancelledError):
             await running
         await until(lambda: not Path(f"/proc/{marker.read_text()}").exists())
+
+    async def test_its_progress_is_known(self, settings: JobSettings, tmp_path: Path) -> None:
+        shown = SnapshotProgress("uploading, MiB", 3, 7)
+        code = f"import sys; sys.stdout.buffer.write({encode_progress(shown)!r}); sys.stdout.flush(); sys.stdin.read()"
+        jobs = ProcessJobs(settings, [sys.executable, "-c", code])
+        running = asyncio.create_task(jobs.take())
+        await until(lambda: jobs.progress == shown)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert jobs.progress is None
 
     def test_a_job_is_what_it_was_before(self, settings: JobSettings) -> None:
         job = Job(Task.VERIFY, settings, "a-snapshot")

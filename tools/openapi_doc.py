@@ -18,6 +18,7 @@ from replicator import __version__
 from replicator.address import Address
 from replicator.node.change_stream import PublisherReport
 from replicator.node.health import NodeState
+from replicator.node.snapshots import SnapshotProgress
 from replicator.node.status import NodeStatus
 from replicator.protocol.roles import Role
 from replicator.records.types import Member, Policy, Timing, WaitFor, WriteMode
@@ -75,6 +76,10 @@ def reference(shape: Shape) -> Schema:
 def shapes() -> dict[Shape, Schema]:
     manifest, member = schema_of(Manifest)["properties"], schema_of(Member)["properties"]
     listed = {**manifest, "verified_at_ms": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}
+    progress = {
+        "anyOf": [schema_of(SnapshotProgress), {"type": "null"}],
+        "description": "Of a snapshot that this node takes or verifies now.",
+    }
     leader = {"leader": {"anyOf": [NODE_ID, {"type": "null"}]}}
     roles = an_object(
         {"id": NODE_ID, "role": schema_of(Role), "state": schema_of(NodeState), **leader},
@@ -87,7 +92,7 @@ def shapes() -> dict[Shape, Schema]:
         Shape.STATUS: _status(an_object({**member, "incarnation": INCARNATION})),
         Shape.METRICS: TEXT,
         Shape.SNAPSHOTS: an_object(
-            {"repository": TEXT, "snapshots": {"type": "array", "items": an_object(listed)}},
+            {"repository": TEXT, "snapshots": {"type": "array", "items": an_object(listed)}, "progress": progress},
         ),
         Shape.SNAPSHOT_TAKEN: an_object({"repository": TEXT, **manifest}),
         Shape.KEY: _key(),

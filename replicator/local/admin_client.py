@@ -18,7 +18,7 @@ from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.folder import ClusterFolder
 from replicator.local.resp_connection import CommandFailed, RespConnection
 from replicator.local.status import MemberInfo, MemberStatus, StatusReply, known_fields, parse_status, unreachable
-from replicator.node.snapshots import ListedSnapshot
+from replicator.node.snapshots import ListedSnapshot, SnapshotProgress
 from replicator.records.types import Mode, Policy
 from replicator.store.snapshot import Manifest
 
@@ -100,6 +100,11 @@ class NodeAdmin:
         """Returns once it is in the repository."""
         reply = self._request("POST", "/snapshots", timeout_s=SNAPSHOT_S)
         return TakenSnapshot(reply["repository"], Manifest(**known_fields(Manifest, reply)))
+
+    def snapshot_progress(self) -> SnapshotProgress | None:
+        """Of a snapshot that the node takes or verifies now."""
+        progress = self._request("GET", "/snapshots", timeout_s=LISTING_S)["progress"]
+        return progress and SnapshotProgress(**known_fields(SnapshotProgress, progress))
 
     def list_snapshots(self) -> list[ListedSnapshot]:
         """The highest offset first."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from replicator.config import checked_name
@@ -16,6 +18,7 @@ from replicator.position import NodeId
 from replicator.records.types import Mode, Policy, WaitFor, WriteMode
 
 PROMOTE_POLL_S = 0.01
+SNAPSHOT_POLL_S = 0.5
 
 
 def promote(admin: ClusterAdmin, id: str, *, force: bool = False) -> int:
@@ -112,7 +115,14 @@ def take_snapshot(admin: ClusterAdmin, id: str | None, progress: ProgressReporte
     """
     chosen = _snapshot_node(admin.statuses(), id)
     progress.step(f"taking a snapshot on {chosen.node.id}")
-    return admin.node(chosen.member.http).take_snapshot()
+    node = admin.node(chosen.member.http)
+    with ThreadPoolExecutor(1) as thread:
+        taking = thread.submit(node.take_snapshot)
+        while not wait([taking], SNAPSHOT_POLL_S).done:
+            with contextlib.suppress(ReplicatorError):  # what is wrong is the result of the other request
+                if (it := node.snapshot_progress()) is not None:
+                    progress.bar("snapshot", it.doing, it.done, it.total or None)
+        return taking.result()
 
 
 def enable_change_stream(

@@ -16,6 +16,15 @@ class ListedSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotProgress:
+    """Of a snapshot that is taken or verified now."""
+
+    doing: str  # such as: upload, MiB
+    done: int = 0
+    total: int = 0  # 0: not known
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotReport:
     """As of the last look at the repository."""
 
@@ -40,6 +49,11 @@ class SnapshotControl(Protocol):
 
     @property
     def report(self) -> SnapshotReport: ...
+
+    @property
+    def progress(self) -> SnapshotProgress | None:
+        """None: nothing is taken or verified now."""
+        ...
 
     async def take(self) -> Manifest:
         """Take one of the store of this node, and return when it is in the repository. Raises `StoreFull`."""

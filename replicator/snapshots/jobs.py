@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from replicator import errors
 from replicator.errors import ReplicatorError, SnapshotError
 from replicator.log.kafka.security import KafkaSecurity
+from replicator.node.snapshots import SnapshotProgress
 from replicator.snapshots.verification import Check
 from replicator.store.snapshot import Manifest
 
@@ -23,6 +24,11 @@ WORKER = (sys.executable, "-m", "replicator.snapshots.worker")
 
 class Jobs(Protocol):
     """Both raise `RepositoryUnavailable`, `ConfigError`, `SnapshotError`, `StoreFull`."""
+
+    @property
+    def progress(self) -> SnapshotProgress | None:
+        """None: nothing is done now."""
+        ...
 
     async def take(self) -> Manifest:
         """Copy the store, and upload the copy."""
@@ -74,6 +80,7 @@ class ProcessJobs:
         self._settings = settings
         self._command = command
         self._running = asyncio.Lock()
+        self.progress: SnapshotProgress | None = None
 
     async def take(self) -> Manifest:
         return Manifest(**await self._run(Job(Task.TAKE, self._settings)))
@@ -89,14 +96,32 @@ class ProcessJobs:
             )
             assert process.stdin is not None and process.stdout is not None
             try:
+                self.progress = SnapshotProgress(job.task)
                 process.stdin.write(job.encode())  # and leave it open: the process ends when this one does
-                reply = await process.stdout.read()
+                reply = b""
+                async for line in process.stdout:
+                    reply = line
+                    self.progress = progress_of(line) or self.progress
                 status = await process.wait()
             finally:
+                self.progress = None
                 if process.returncode is None:
                     process.kill()
                 process.stdin.close()
         return result_of(job.task, reply, status)
+
+
+def encode_progress(progress: SnapshotProgress) -> bytes:
+    """A line, as the process writes it."""
+    return json.dumps({"progress": asdict(progress)}).encode() + b"\n"
+
+
+def progress_of(line: bytes) -> SnapshotProgress | None:
+    """None if the line says something else."""
+    try:
+        return SnapshotProgress(**json.loads(line)["progress"])
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def result_of(task: Task, reply: bytes, status: int) -> dict[str, Any]:

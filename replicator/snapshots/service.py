@@ -16,7 +16,7 @@ from replicator.errors import ReplicatorError, SnapshotError
 from replicator.intervals import REPOSITORY_LOOK_S, SNAPSHOT_REVIEW_S, UNFINISHED_UPLOAD_S
 from replicator.log.port import Log, LogExtent
 from replicator.node.outage_log import OutageLog
-from replicator.node.snapshots import ListedSnapshot, SnapshotReport
+from replicator.node.snapshots import ListedSnapshot, SnapshotProgress, SnapshotReport
 from replicator.position import Offset
 from replicator.protocol.log_state import LogState
 from replicator.protocol.trimming import Need, first_need
@@ -71,6 +71,10 @@ class SnapshotService:
     @property
     def repository(self) -> str:
         return self._repository.url
+
+    @property
+    def progress(self) -> SnapshotProgress | None:
+        return self._jobs.progress
 
     async def take(self) -> Manifest:
         try:

@@ -21,8 +21,9 @@ from typing import Any
 from replicator import errors, priority
 from replicator.errors import ReplicatorError
 from replicator.log.kafka.log import KafkaLog
+from replicator.node.snapshots import SnapshotProgress
 from replicator.protocol.log_state import LogState
-from replicator.snapshots.jobs import Job, JobSettings, Task
+from replicator.snapshots.jobs import Job, JobSettings, Task, encode_progress
 from replicator.snapshots.repository import Repository, Verification
 from replicator.snapshots.verification import Check, compare_with_log, verify_snapshot
 from replicator.store import environment, snapshot
@@ -61,8 +62,23 @@ def run(job: Job) -> Manifest | Check:
 def publish_copies(settings: JobSettings, repository: Repository) -> None:
     for manifest in snapshot.listed(settings.copies):
         copy = settings.copies / manifest.name
-        repository.publish(copy, manifest, lambda size: None)
+        repository.publish(copy, manifest, Uploaded(manifest.bytes).add)
         shutil.rmtree(copy)
+
+
+class Uploaded:
+    """Reports how much of a copy is uploaded."""
+
+    def __init__(self, total: int) -> None:
+        self._done, self._total = 0, total
+
+    def add(self, size: int) -> None:
+        self._done += size
+        _report("uploading, MiB", self._done >> 20, self._total >> 20)
+
+
+def _report(doing: str, done: int, total: int) -> None:
+    os.write(sys.stdout.fileno(), encode_progress(SnapshotProgress(doing, done, total)))
 
 
 def verify(settings: JobSettings, repository: Repository, name: str) -> Check:
@@ -70,7 +86,7 @@ def verify(settings: JobSettings, repository: Repository, name: str) -> Check:
         return asyncio.run(_compare(settings, topic_id, state))
 
     last = Check("manifest", False, "nothing was checked")
-    for last in verify_snapshot(repository, repository.get(name), settings.cluster, compare, lambda *progress: None):
+    for last in verify_snapshot(repository, repository.get(name), settings.cluster, compare, _report):
         logger.info("snapshot %s: %s: %s", name, last.what, last.detail)
     if last.passed:
         repository.note_verified(name, Verification(time.time_ns() // 1_000_000, settings.node))

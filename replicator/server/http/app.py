@@ -241,7 +241,8 @@ class HttpServer:
     async def _list_snapshots(self, request: web.Request) -> web.Response:
         snapshots = self._ready().snapshots
         listed = [{**asdict(it.manifest), "verified_at_ms": it.verified_at_ms} for it in await snapshots.listed()]
-        return web.json_response({"repository": snapshots.repository, "snapshots": listed})
+        progress = snapshots.progress and asdict(snapshots.progress)
+        return web.json_response({"repository": snapshots.repository, "snapshots": listed, "progress": progress})
 
     async def _take_snapshot(self, request: web.Request) -> web.Response:
         snapshots = self._ready().snapshots
