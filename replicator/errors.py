@@ -5,6 +5,7 @@
     ├── BrokerUnavailable        Kafka does not answer; try again
     ├── LogDamage                the log was corrupted, truncated or replaced; the node stops applying and serving
     ├── LogTrimmed               the requested offset is below the start of the log: start from a snapshot
+    ├── LogEnded                 the cluster was restored, as another one: this log has ended, and its nodes stop
     ├── UpgradeNeeded            a record has a newer format than this program can read
     ├── Replaced                 another process has registered the id of this node; this one stops serving
     ├── Diverged                 the store of this replica does not match the log; restore it from a snapshot
@@ -49,6 +50,10 @@ class LogDamage(ReplicatorError):
 
 
 class LogTrimmed(ReplicatorError):
+    pass
+
+
+class LogEnded(ReplicatorError):
     pass
 
 

@@ -21,6 +21,7 @@ from replicator.node.timing import follow
 from replicator.position import Seq
 from replicator.protocol.ack_policy import required
 from replicator.protocol.roles import Role
+from replicator.protocol.timeline import check_not_ended
 from replicator.records.types import Claim, Header, Membership, Timing
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Follower:
         self._acks = AckSender(context.author, context.replica, acks, context.clock, source, ack_outage)
 
     async def run(self) -> None:
-        """Run until this node is leader. Raises what `Reader.next` and `Replica.read` do, and `Replaced`."""
+        """Run until this node is leader. Raises what `Reader.next` and `Replica.read` do, `LogEnded` and `Replaced`."""
         self._context.roles.last_contact_ms = self._context.clock.elapsed_ms()
         try:
             await run_with_background(
@@ -53,6 +54,7 @@ class Follower:
     async def _read_log(self) -> None:
         context = self._context
         resolution.check(context)
+        check_not_ended(context.replica.state)
         while not context.roles.role.leads:
             match await self._source.next():
                 case FromKafka(entries):
@@ -64,6 +66,7 @@ class Follower:
                         self._note_contact()
                     if problem is not None:
                         self._source.end_stream(problem)
+            check_not_ended(context.replica.state)
             resolution.check(context)
 
     async def _apply(self, entries: Sequence[Entry], apply: Callable[[Sequence[Entry]], Applied]) -> str | None:

@@ -18,6 +18,7 @@ from replicator.position import BEFORE_LOG, Author, Epoch, Offset, Seq
 from replicator.protocol.ack_policy import local_readers
 from replicator.protocol.lease import Lease
 from replicator.protocol.roles import KEEP, SETTLEMENTS, Event, Role, advance
+from replicator.protocol.timeline import continued_by
 from replicator.protocol.timing import TimingState, old_lease_ms
 from replicator.records.types import Claim, Header, Membership, Timing
 
@@ -232,8 +233,15 @@ class RoleState:
         if settlement.fail_unacknowledged:
             self._writes.fail_unacknowledged()
         if settlement.refuse_queued and successor is not None:
-            self._writes.fail_all(NotLeader(f"{successor.node} is the leader now: the write was not sent. Ask it"))
+            self._writes.fail_all(NotLeader(_why_not_sent(successor)))
 
     def _fail_transfer(self, why: str) -> None:
         if self.transfer is not None:
             self.transfer.fail(Busy(f"leadership was not transferred: {why}"))
+
+
+def _why_not_sent(successor: Author) -> str:
+    name = continued_by(successor)
+    if name is not None:
+        return f"the cluster was restored, as cluster {name}: the write was not sent. Ask that one"
+    return f"{successor.node} is the leader now: the write was not sent. Ask it"

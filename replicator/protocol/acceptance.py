@@ -9,6 +9,8 @@ timeline, is log damage. Any other claim is accepted, and the node that it names
 of a claim cannot know the seq and the chain of the record before it: those in its header are of what it had read, up to
 `observed`. Those of the claim follow from its position in the log.
 
+No record is accepted after a claim that ends the log (`protocol.timeline`).
+
 An entry that is not a record (another program wrote it) is void.
 """
 
@@ -18,10 +20,11 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from replicator.errors import LogDamage
+from replicator.errors import LogDamage, LogTrimmed
 from replicator.position import Offset, Seq
 from replicator.protocol.claims import CLAIM_RULES
 from replicator.protocol.log_state import LogState, Void
+from replicator.protocol.timeline import continued_as, continues_a_restore
 from replicator.records.chain import link
 from replicator.records.types import Claim, Header, Record
 
@@ -54,7 +57,10 @@ DATA_RULES: Sequence[DataRule] = (
 
 
 def judge(state: LogState, offset: Offset, record: Record) -> tuple[LogState, Void | None]:
-    """The state after the record at `offset`, and why the record is void (None: accepted). Raises `LogDamage`."""
+    """The state after the record at `offset`, and why the record is void (None: accepted).
+
+    Raises `LogDamage`; and `LogTrimmed` for an empty store, if the log continues a restored one.
+    """
     header, body, encoded_body = record
     if type(body) is Claim:
         return _judge_claim(state, offset, record, body)
@@ -103,6 +109,13 @@ def _after(state: LogState, offset: Offset, record: Record, chain: bytes) -> Log
 def _judge_claim(state: LogState, offset: Offset, record: Record, claim: Claim) -> tuple[LogState, Void | None]:
     if claim.epoch <= state.epoch:
         return skip(state, offset), Void.OTHER_EPOCH
+    if continued_as(state) is not None:
+        return skip(state, offset), Void.ENDED
+    if continues_a_restore(state, claim):
+        raise LogTrimmed(
+            f"the log begins with epoch {claim.epoch}, because its cluster was restored from a snapshot, and this "
+            "store is empty: start from a snapshot of this cluster"
+        )
     if claim.epoch > state.epoch + 1:
         raise _damage(Damage.EPOCH, state, offset, record.header, state.chain)
     void = CLAIM_RULES[claim.reason](state, record.header, claim)

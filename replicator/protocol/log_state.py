@@ -30,3 +30,4 @@ class Void(StrEnum):
     REPEATED = "its seq was used before"
     OUTDATED = "the leader wrote after the observed offset"
     OTHER_PAST = "its author had read other records than the log holds"
+    ENDED = "the log has ended, and another cluster continues it"

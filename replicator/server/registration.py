@@ -78,6 +78,7 @@ async def _request_registration(session: aiohttp.ClientSession, node: Node, memb
             "priority": member.priority,
             "incarnation": encode_incarnation(member.incarnation),
             "replaces": encode_incarnation(node.ask_to_register()),
+            "timeline": node.status().timeline,
         }
         async with session.put(leader.http.url("/members"), json=fields) as answer:
             outage.ended()

@@ -212,7 +212,10 @@ def read_meta(folder: Path) -> Meta | None:
 
 def _check_identity(folder: Path, meta: Meta, cluster: str, topic_id: str) -> None:
     if meta.cluster != cluster:
-        raise StoreError(f"{folder} belongs to cluster {meta.cluster}, not {cluster}: check --cluster and the folder")
+        raise StoreError(
+            f"{folder} belongs to cluster {meta.cluster}, not {cluster}: check --cluster and the folder. If {cluster} "
+            f"was restored from {meta.cluster}, move this store away, and start from a snapshot of {cluster}"
+        )
     if meta.topic_id != topic_id:
         raise LogDamage(
             f"{folder} follows the topic with id {meta.topic_id}, but the topic now has id {topic_id}: it was deleted "

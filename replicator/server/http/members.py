@@ -1,7 +1,8 @@
 """The membership, the write policy, the timing and the leadership of the cluster, over HTTP.
 
     PUT    /members           {"node", "resp", "http", "priority"}: add a member, or update its addresses;
-                              from its process also "incarnation" and "replaces" (`protocol.registration`)
+                              from its process also "incarnation" and "replaces" (`protocol.registration`), and
+                              the "timeline" of its store
     PUT    /members/ID/mode   {"mode": "async" | "sync" | "snapshotter"}
     DELETE /members/ID        remove a member
     PUT    /policy            {"write": "async" | "sync" | "suspend" | "invalidate",
@@ -40,6 +41,7 @@ def member_routes(node: Callable[[], Node]) -> list[web.RouteDef]:
 
     async def add_member(request: web.Request) -> web.Response:
         fields = await read_json(request)
+        _check_timeline(fields, node())
         member, changes = _member(fields), node().membership_changes
         if "incarnation" in fields:
             changes.register(replace(member, incarnation=_incarnation(fields)), _incarnation(fields, "replaces"))
@@ -101,6 +103,16 @@ def _member(fields: dict[str, Any]) -> Member:
     except (KeyError, TypeError, ValueError) as error:
         raise BadRequest(f'send {{"node", "resp", "http", "priority"}}: {error!r}') from error
     return Member(NodeId(name), Mode.ASYNC, resp, http, priority)
+
+
+def _check_timeline(fields: dict[str, Any], node: Node) -> None:
+    """Raises `BadRequest` for a process of the cluster from which this one was restored."""
+    own, theirs = node.status().timeline, fields.get("timeline", "")
+    if theirs and theirs != own:
+        raise BadRequest(
+            f"the store of {fields.get('node')} is of timeline {theirs}, and this cluster is on timeline {own}: it was "
+            "restored to an earlier point, or is another cluster"
+        )
 
 
 def _incarnation(fields: dict[str, Any], name: str = "incarnation") -> int:

@@ -1,0 +1,1 @@
+"""The past of a cluster, from its log and its snapshots: the history of a key, and the state at an offset."""
