@@ -33,6 +33,7 @@ COMMANDS = (
     "bench",
     "status",
     "doctor",
+    "history",
     "demo",
     "simulate",
 )

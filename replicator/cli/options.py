@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -17,6 +20,7 @@ from replicator.config import checked_bootstrap, checked_name, load_kafka
 from replicator.errors import ConfigError
 from replicator.local.folder import ClusterFolder
 from replicator.log.kafka.security import KafkaSecurity, security_of
+from replicator.snapshots.repository import Repository
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -49,6 +53,15 @@ def parse_duration(text: str) -> int:
     if match is None:
         raise typer.BadParameter(f"invalid time {text!r}: expected a number and a unit (ms, s, m, h or d), such as 12h")
     return int(match[1]) * _UNITS_MS[match[2]]
+
+
+def moment(text: str, now: datetime | None = None) -> datetime | None:
+    """A time such as 2026-01-31T12:00, or how long ago, such as 10m; None if it is neither."""
+    with contextlib.suppress(typer.BadParameter, OverflowError):
+        return (now or datetime.now().astimezone()) - timedelta(milliseconds=parse_duration(text))
+    with contextlib.suppress(ValueError, OverflowError):
+        return datetime.fromisoformat(text).astimezone()
+    return None
 
 
 def choice(kind: type[E]) -> Callable[[str], E]:
@@ -128,12 +141,38 @@ class KafkaOfCluster:
     security: KafkaSecurity
 
 
+RepositoryUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--repository", metavar="URL", help="A folder, or s3://bucket/prefix; by default that of the cluster in --dir."
+    ),
+]
+
+
+def open_repository(dir: Path, url: str | None) -> Repository:
+    """The repository of snapshots at the URL, or that of the folder. Raises `ConfigError`."""
+    if url is not None:
+        return Repository(url)
+    folder = ClusterFolder(dir)
+    return Repository(folder.repository(folder.load()))
+
+
+def views_folder(dir: Path) -> Path:
+    """For stores that are restored for a while."""
+    return dir / "views" if ClusterFolder(dir).exists() else Path(tempfile.gettempdir()) / "replicator-views"
+
+
 def find_kafka(dir: Path, bootstrap: str | None, cluster: str | None, config: Path | None) -> KafkaOfCluster:
-    """The Kafka that the options name, or that of the folder. Raises `ConfigError`."""
+    """The Kafka that the options name, or that of the folder, also of a cluster from which that one was restored.
+
+    Raises `ConfigError`.
+    """
     if bootstrap is not None and cluster is None:
         raise ConfigError("give both --bootstrap and --cluster, or the folder of a cluster with --dir")
     if cluster is None:
         file = ClusterFolder(dir).load()
         bootstrap, cluster = file.bootstrap, file.name
+    elif bootstrap is None and ClusterFolder(dir).exists() and cluster in (file := ClusterFolder(dir).load()).former:
+        bootstrap = file.bootstrap
     kafka = load_kafka(config, os.environ, bootstrap)
     return KafkaOfCluster(kafka.bootstrap, checked_name("--cluster", cluster), security_of(kafka))

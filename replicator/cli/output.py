@@ -163,17 +163,17 @@ class ConsoleProgress:
     def __exit__(
         self, type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._clear()
+        self.clear()
 
     def step(self, text: str) -> None:
-        self._clear()
+        self.clear()
         self._show("", text, 0, None)
 
     def bar(self, name: str, text: str, completed: int = 0, total: int | None = None) -> None:
         self._show(name, text, completed, total)
 
     def done(self, text: str) -> None:
-        self._clear()
+        self.clear()
         self._results.print(text, soft_wrap=True)
 
     def notice(self, text: str) -> None:
@@ -187,7 +187,8 @@ class ConsoleProgress:
             self._tasks[name] = self._bars.add_task(text, total=total)
         self._bars.update(self._tasks[name], description=text, completed=completed, total=total)
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Remove the bars, before something else is printed."""
         if self._bars is not None:
             self._bars.stop()
         self._bars, self._tasks = None, {}

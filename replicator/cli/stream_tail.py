@@ -7,7 +7,7 @@ import os
 import select
 import sys
 from collections.abc import Generator, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -16,11 +16,11 @@ import typer
 from rich.text import Text
 
 from replicator.cli import options
+from replicator.cli.change_text import images_text, name_text, time_text
 from replicator.cli.output import ConsoleProgress, console, errors, print_error
 from replicator.errors import BadRequest, BrokerUnavailable
 from replicator.limits import READ_CHANGES
 from replicator.local.folder import ClusterFolder
-from replicator.store.rows import Image
 from replicator.stream.avro_file import ChangeFile
 from replicator.stream.change import Change, Op, Position
 from replicator.stream.handlers import Selection
@@ -31,7 +31,6 @@ from replicator.stream.sync import BlockingChangeStream
 READ_S = 0.5  # after which what was found is printed, and a closed pipe is noticed
 WORDS = {Op.CREATE: "created", Op.UPDATE: "updated", Op.DELETE: "deleted", Op.READ: "read"}
 STYLES = {Op.CREATE: "green", Op.UPDATE: "yellow", Op.DELETE: "red", Op.READ: "cyan"}
-ARROW = " → "
 POSITION_WIDTH, KEY_WIDTH = 10, 16  # shorter ones are padded
 
 
@@ -99,10 +98,9 @@ def parse_start(text: str | None, *, follow: bool = False, now: datetime | None 
         return StreamEnd(text)
     with contextlib.suppress(BadRequest):
         return Position.parse(text)
-    with contextlib.suppress(typer.BadParameter, OverflowError):
-        return (now or datetime.now().astimezone()) - timedelta(milliseconds=options.parse_duration(text))
-    with contextlib.suppress(ValueError, OverflowError):
-        return datetime.fromisoformat(text).astimezone()
+    moment = options.moment(text, now)
+    if moment is not None:
+        return moment
     raise typer.BadParameter(
         f"invalid {text!r}: expected earliest, latest, an offset of the log (1520 or 1520-3), a time such as "
         "2026-01-31T12:00, or how long ago (30s, 10m, 2h or 1d)",
@@ -234,10 +232,8 @@ def describe(change: Change, width: int | None) -> Text:
 
     There, changes of today have no date.
     """
-    written = datetime.fromtimestamp(change.source.timestamp_us / 1e6)
-    is_today = width is not None and written.date() == datetime.now().date()
-    time = (written.time() if is_today else written).isoformat(timespec="milliseconds").replace("T", " ")
-    name = " ".join(_name(it) for it in (change.row, change.field) if it is not None)
+    time = time_text(datetime.fromtimestamp(change.source.timestamp_us / 1e6), is_short=width is not None)
+    name = " ".join(name_text(it) for it in (change.row, change.field) if it is not None)
     line = Text.assemble(
         (time, "dim"),
         f"  {change.position!s:<{POSITION_WIDTH}}  ",
@@ -245,41 +241,7 @@ def describe(change: Change, width: int | None) -> Text:
         f"  {name:<{KEY_WIDTH}}  ",
     )
     room = None if width is None else max(0, width - line.cell_len)
-    images = [it for it in (change.before, change.after) if it is not None]
-    parts = [Text(_image(it, room)) for it in images]
-    if room is not None:
-        _shorten(parts, room)
-    line.append(Text(ARROW).join(parts))
+    line.append(images_text((change.before, change.after), room))
     if width is not None:
         line.truncate(width, overflow="ellipsis")
     return line
-
-
-def _shorten(parts: Sequence[Text], room: int) -> None:
-    """So that the end of an old value does not displace the new one."""
-    if len(parts) == 2:
-        old, new = parts
-        room -= len(ARROW)
-        old.truncate(max(room // 2, room - new.cell_len), overflow="ellipsis")
-
-
-def _image(image: Image, room: int | None) -> str:
-    value = f"({image.type})" if image.value is None else f'"{_escaped(image.value, room)}"'
-    if image.expires_at_ms is None:
-        return value
-    expires = datetime.fromtimestamp(image.expires_at_ms / 1000).isoformat(" ", "seconds")
-    return f"{value} expires {expires}"
-
-
-def _name(name: bytes) -> str:
-    """Without quotes, unless it has spaces or is empty."""
-    text = _escaped(name)
-    return text if text and " " not in text else f'"{text}"'
-
-
-def _escaped(data: bytes, room: int | None = None) -> str:
-    """As printable text; other bytes as in Python. At least `room` characters of it."""
-    text = data.replace(b"\\", b"\\\\").decode(errors="backslashreplace")[:room].replace('"', '\\"')
-    if text.isprintable():
-        return text
-    return "".join(it if it.isprintable() else it.encode("unicode_escape").decode() for it in text)
