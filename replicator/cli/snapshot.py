@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from replicator.cli import options
+from replicator.cli import options, snapshot_open
 from replicator.cli.output import (
     ConsoleProgress,
     console,
@@ -32,15 +32,10 @@ from replicator.node.snapshots import ListedSnapshot
 from replicator.snapshots.repository import Repository, StoredSnapshot
 
 app = typer.Typer(help="Take, verify and restore snapshots.", no_args_is_help=True)
+app.command("open")(snapshot_open.open_)
 
 Name = Annotated[str, typer.Argument(help="The name of a snapshot, see `snapshot list`.")]
 Newest = Annotated[str | None, typer.Argument(help="The name of a snapshot; by default the newest.")]
-RepositoryUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--repository", metavar="URL", help="A folder, or s3://bucket/prefix; by default that of the cluster in --dir."
-    ),
-]
 
 
 @app.command()
@@ -76,7 +71,7 @@ def describe_snapshot(taken: TakenSnapshot) -> str:
 def list_(
     dir: options.Dir = options.DEFAULT_DIR,
     connect: options.Connect = None,
-    repository: RepositoryUrl = None,
+    repository: options.RepositoryUrl = None,
     password: options.Password = "",
     json: options.Json = False,
 ) -> None:
@@ -88,7 +83,7 @@ def list_(
         found = find_cluster(dir, connect, password).any_node().list_snapshots()
         problems = {}
     else:
-        opened = _opened(dir, repository)
+        opened = options.open_repository(dir, repository)
         found, problems = snapshots.listed(opened), opened.problems()
     if json:
         print_json([_as_json(it) for it in found])
@@ -114,14 +109,14 @@ def list_(
 def show(
     name: Newest = None,
     dir: options.Dir = options.DEFAULT_DIR,
-    repository: RepositoryUrl = None,
+    repository: options.RepositoryUrl = None,
     json: options.Json = False,
 ) -> None:
     """Show what is known of a snapshot.
 
     Example: replicator snapshot show
     """
-    opened = _opened(dir, repository)
+    opened = options.open_repository(dir, repository)
     stored = _named(opened, name)
     verification = opened.verification(stored.name)
     fields = {
@@ -147,7 +142,7 @@ def show(
 def verify(
     name: Newest = None,
     dir: options.Dir = options.DEFAULT_DIR,
-    repository: RepositoryUrl = None,
+    repository: options.RepositoryUrl = None,
     bootstrap: options.KafkaBootstrap = None,
     cluster: options.KafkaCluster = None,
     config: options.KafkaConfig = None,
@@ -158,7 +153,7 @@ def verify(
     Example: replicator snapshot verify
     """
     kafka = options.find_kafka(dir, bootstrap, cluster, config)
-    opened = _opened(dir, repository)
+    opened = options.open_repository(dir, repository)
     stored = _named(opened, name)
     checks = []
     with ConsoleProgress(errors if json else console) as progress:
@@ -179,14 +174,14 @@ def restore(
     name: Name,
     store: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="The folder of a node that does not run.")],
     dir: options.Dir = options.DEFAULT_DIR,
-    repository: RepositoryUrl = None,
+    repository: options.RepositoryUrl = None,
     json: options.Json = False,
 ) -> None:
     """Replace the store of a node that does not run. When the node is started, it reads the log from there on.
 
     Example: replicator snapshot restore 00000000000000000049-06a8f67a --to /var/lib/replicator
     """
-    opened = _opened(dir, repository)
+    opened = options.open_repository(dir, repository)
     stored = opened.get(name)
     with ConsoleProgress(errors if json else console) as progress:
         snapshots.restore(opened, lambda: stored, store / STORE, progress)
@@ -202,7 +197,7 @@ def prune(
         int, typer.Option(min=0, help="Delete uploads that were not completed, and are older than so many seconds.")
     ] = UNFINISHED_UPLOAD_S,
     dir: options.Dir = options.DEFAULT_DIR,
-    repository: RepositoryUrl = None,
+    repository: options.RepositoryUrl = None,
     cluster: options.KafkaCluster = None,
     json: options.Json = False,
 ) -> None:
@@ -210,7 +205,7 @@ def prune(
 
     Example: replicator snapshot prune --keep 2
     """
-    opened = _opened(dir, repository)
+    opened = options.open_repository(dir, repository)
     of_cluster = cluster or ClusterFolder(dir).load().name
     names = snapshots.prune(opened, of_cluster, keep, keep_s, unfinished_s)
     print_result(
@@ -218,14 +213,6 @@ def prune(
         {"deleted": names},
         json=json,
     )
-
-
-def _opened(dir: Path, url: str | None) -> Repository:
-    """Raises `ConfigError`."""
-    if url is not None:
-        return Repository(url)
-    folder = ClusterFolder(dir)
-    return Repository(folder.repository(folder.load()))
 
 
 def _named(repository: Repository, name: str | None) -> StoredSnapshot:

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from asyncio import Future
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
 
 from replicator.node.backlog import CommittedBatch, RecordSink, StreamRequest
 from replicator.node.leader_link import CommittedOffset
-from replicator.node.reads import NodeReads
 from replicator.node.recent_records import RecentRecords
 from replicator.node.replica import ChangeListener, RowListener
 from replicator.node.replica_progress import ReplicaReport
 from replicator.node.status import NodeStatus
 from replicator.node.writes import Done
 from replicator.position import Epoch, Offset, Token
+from replicator.protocol.levels import Level
 from replicator.records.types import Membership, Timing
 from replicator.store.view import Transaction, View
+
+T = TypeVar("T")
+
+
+class BackendReads(Protocol):
+    """Implemented by `node.reads.NodeReads`."""
+
+    def view(self, level: Level | None) -> View | Future[View]:
+        """As `node.reads.Reads.view`."""
+        ...
+
+    async def read(self, level: Level | None, answer: Callable[[View], T]) -> T:
+        """The result of `answer` for a view that meets the level. Raises what `view` and `answer` do, and `Stale`."""
+        ...
+
+    async def read_in_slices(self, level: Level | None, answer: Callable[[View], Awaitable[T]]) -> T:
+        """As `read`, for an `answer` that takes long and lets other code run: it gets a snapshot."""
+        ...
 
 
 class Backend(Protocol):
@@ -26,7 +46,8 @@ class Backend(Protocol):
 
     recent: RecentRecords
 
-    reads: NodeReads
+    @property
+    def reads(self) -> BackendReads: ...
 
     def store(self) -> View:
         """The current state of the store. Raises `Loading`, or what stopped the node (`LogDamage`, `Diverged`, …)."""

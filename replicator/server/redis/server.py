@@ -48,10 +48,11 @@ class RedisServer:
         timeout_s: int = 0,
         protected: bool = False,
         http_address: Address | None = None,
+        option: str = "--resp",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.backend = backend
-        self._address = address
+        self._address, self._option = address, option  # that names it on the command line
         self.port = address.port  # where it listens, once it has started
         self.cluster = cluster
         self.password = password
@@ -82,7 +83,7 @@ class RedisServer:
                 self.accept, self._address.host, self._address.port, backlog=LISTEN_BACKLOG
             )
         except OSError as error:
-            raise cannot_listen(self._address, error, option="--resp") from error
+            raise cannot_listen(self._address, error, option=self._option) from error
         self.port = self._server.sockets[0].getsockname()[1]
         self._idle_check = loop.call_later(IDLE_CHECK_S, self._check_idle)
 

@@ -1,0 +1,179 @@
+"""`replicator snapshot open`: read the past."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import datetime
+from typing import Annotated
+
+import typer
+import uvloop
+
+from replicator.cli import options
+from replicator.cli.options import KafkaOfCluster
+from replicator.cli.output import ConsoleProgress, console, errors, print_json_line, print_line
+from replicator.config import checked_name
+from replicator.errors import BrokerUnavailable, ConfigError, SnapshotError
+from replicator.local import snapshots
+from replicator.local.folder import ClusterFolder
+from replicator.local.ports import is_free
+from replicator.log.kafka.log import KafkaLog
+from replicator.position import Offset
+from replicator.recovery.past_backend import PastState
+from replicator.recovery.past_view import bring_to, remove_expired, serve, state_of
+from replicator.recovery.roll_forward import Target
+from replicator.recovery.temporary import temporary_store
+from replicator.snapshots.repository import Repository, StoredSnapshot
+from replicator.store.machine import Machine, open_machine
+from replicator.store.snapshot import Manifest
+
+Name = Annotated[str | None, typer.Argument(help="The name of a snapshot; by default the newest.", show_default=False)]
+ToOffset = Annotated[
+    int | None,
+    typer.Option("--offset", min=0, help="Also apply the log up to this offset.", show_default=False),
+]
+ToTime = Annotated[
+    str | None,
+    typer.Option(
+        "--time",
+        metavar="TIME",
+        help="Also apply the log up to this time: 10m (ago) or 2026-01-31T12:00.",
+        show_default=False,
+    ),
+]
+
+
+def open_(
+    name: Name = None,
+    offset: ToOffset = None,
+    time: ToTime = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port for Redis clients; by default a free one.")] = 0,
+    dir: options.Dir = options.DEFAULT_DIR,
+    bootstrap: options.KafkaBootstrap = None,
+    cluster: options.KafkaCluster = None,
+    config: options.KafkaConfig = None,
+    repository: options.RepositoryUrl = None,
+    password: options.Password = "",
+    json: options.Json = False,
+) -> None:
+    """Serve a read-only view of the past to Redis clients on this machine, until Ctrl-C.
+
+    As of the snapshot, or as of a later offset or time. No node needs to run. Writes are refused, and keys that had
+    expired by then are gone. The data are copied to a temporary folder.
+
+    Example: replicator snapshot open --port 7100
+    Example: replicator snapshot open --time 2026-01-31T12:00 --port 7100
+    """
+    target = parse_target(offset, time)
+    check_port(port)
+    home = ClusterFolder(dir).load() if ClusterFolder(dir).exists() else None
+    if cluster is not None:
+        checked_name("--cluster", cluster)
+    opened = options.open_repository(dir, repository)
+    stored = find_snapshot(opened, name, cluster or (home.name if home is not None else None))
+    manifest = stored.manifest
+    if cluster not in (None, manifest.cluster):
+        raise SnapshotError(f"snapshot {stored.name} is of cluster {manifest.cluster}, not {cluster}: choose another")
+    kafka = None if target is None else options.find_kafka(dir, bootstrap, cluster, config)
+    if kafka is not None and cluster is None and home is not None and manifest.cluster in home.former:
+        kafka = replace(kafka, cluster=manifest.cluster)
+    if kafka is not None and kafka.cluster != manifest.cluster:
+        raise SnapshotError(
+            f"snapshot {stored.name} is of cluster {manifest.cluster}, not {kafka.cluster}: choose another"
+        )
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
+    parent = options.views_folder(dir)
+    with ConsoleProgress(errors if json else console) as progress, temporary_store(parent) as store:
+        snapshots.restore(opened, lambda: stored, store, progress)
+        machine = open_machine(store, manifest.cluster, manifest.topic_id)
+        try:
+            uvloop.run(_show(machine, manifest, kafka, target, port, password, progress, json=json))
+        except BrokerUnavailable as error:
+            if bootstrap is not None:
+                raise
+            raise BrokerUnavailable(f"{error}; {ClusterFolder(dir).kafka_remedy()}") from error
+        finally:
+            machine.close()
+
+
+def find_snapshot(repository: Repository, name: str | None, cluster: str | None) -> StoredSnapshot:
+    """The named one, or the newest of the cluster, if that is known. Raises `SnapshotError`."""
+    if name is not None:
+        return repository.get(name)
+    found = next((it for it in repository.listed() if cluster in (None, it.manifest.cluster)), None)
+    if found is None:
+        of = f" of cluster {cluster}" if cluster else ""
+        raise SnapshotError(f"there is no snapshot{of} in {repository.url}: `replicator snapshot take` takes one")
+    return found
+
+
+def parse_target(offset: int | None, time: str | None, hint: str = "--time") -> Target | None:
+    """Raises `BadParameter`. `hint`: the option of the time."""
+    if time is None:
+        return None if offset is None else Offset(offset)
+    if offset is not None:
+        raise typer.BadParameter("give an offset or a time, not both", param_hint=hint)
+    found: datetime | None = options.moment(time)
+    if found is None:
+        raise typer.BadParameter(
+            f"invalid {time!r}: expected a time such as 2026-01-31T12:00, or how long ago (30s, 10m, 2h or 1d)",
+            param_hint=hint,
+        )
+    return found
+
+
+def check_port(port: int) -> None:
+    """Before work that takes long. Raises `ConfigError`."""
+    if port and not is_free(port):
+        raise ConfigError(f"port {port} is in use: choose another --port")
+
+
+async def _show(
+    machine: Machine,
+    manifest: Manifest,
+    kafka: KafkaOfCluster | None,
+    target: Target | None,
+    port: int,
+    password: str,
+    progress: ConsoleProgress,
+    *,
+    json: bool,
+) -> None:
+    """Raises `ReplicatorError`."""
+    past = state_of(machine, manifest.taken_at_ms)
+    if kafka is not None and target is not None:
+        past = await _bring_to(machine, manifest, kafka, target, progress)
+    remove_expired(machine, past.written_ms)
+
+    def on_ready(port: int) -> None:
+        progress.clear()
+        if json:
+            print_json_line(
+                {
+                    "host": "127.0.0.1",
+                    "port": port,
+                    "cluster": past.cluster,
+                    "offset": past.offset,
+                    "timeline": past.timeline,
+                    "digest": past.digest,
+                    "entries": past.entries,
+                    "written_ms": past.written_ms,
+                }
+            )
+        else:
+            print_line(f"{past}, read-only, at 127.0.0.1:{port}; Ctrl-C ends it")
+
+    await serve(machine, past, port, password, on_ready)
+
+
+async def _bring_to(
+    machine: Machine, manifest: Manifest, kafka: KafkaOfCluster, target: Target, progress: ConsoleProgress
+) -> PastState:
+    log = await KafkaLog.open(kafka.bootstrap, kafka.cluster, security=kafka.security)
+    try:
+        return await bring_to(
+            machine, manifest, log, target, lambda done, all: progress.bar("log", "reading the log", done, all)
+        )
+    finally:
+        await log.close()
