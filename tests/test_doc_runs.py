@@ -24,7 +24,7 @@ from tests.doc_pages import DOCS, INDENTED, PAGES, ROOT, Block, blocks, commands
 
 NODES = 5
 SHOWN_PORT, SHOWN_HOME = 7001, "/home/ada/replicator"
-CLUSTER_PAGES = ["concepts.md", "modes.md", "operations.md", "snapshots.md", "stream.md", "sinks.md"]
+CLUSTER_PAGES = ["concepts.md", "modes.md", "operations.md", "snapshots.md", "stream.md", "sinks.md", "recovery.md"]
 """They have no `cluster up` of their own: a cluster of three nodes runs already."""
 RUN = [ROOT / "README.md", DOCS / "index.md", DOCS / "quick-start.md", *(DOCS / name for name in CLUSTER_PAGES)]
 
@@ -35,6 +35,10 @@ NOT_RUN = {
     r".*\| jq .*": "jq need not be installed",
     r"(PGPASSWORD=\S+ )?replicator sink run \w+ (postgres|parquet|http).*": "see test_sink_postgres.py and others",
     r".* s3://backups/shop.*": "the bucket is an example: see test_snapshot_repository.py",
+    r"replicator cluster restore .*": "needs a stopped cluster (test_cluster_restore.py)",
+    r"replicator node stop n[123]": "before `cluster restore`",
+    r"replicator snapshot open .*": "runs until Ctrl-C (test_past_view.py)",
+    r"redis-cli -p 7100 .*": "a client of such a view",
     r".*1f…:4711.*": "the token is an example",
     r"replicator broker status --dir replicator-data/broker": "the cluster of the test uses a Kafka of all tests",
     r"replicator doctor --bootstrap kafka:9093 .*": "the Kafka is an example (test_secured_kafka.py)",

@@ -9,15 +9,18 @@ import typer
 
 from replicator.cli import options
 from replicator.cli.output import ConsoleProgress, console, errors, print_json, print_line, print_whole
+from replicator.cli.snapshot_open import parse_target
 from replicator.cli.status import describe_policy, describe_timing, draw
+from replicator.errors import ConfigError
 from replicator.local.admin_client import find_cluster
 from replicator.local.cluster import DEFAULT_BASE_PORT, DEFAULT_NAME, LocalCluster
 from replicator.local.operations import change_timing, changed_policy, set_policy
+from replicator.local.restore import LocalRestore
 from replicator.local.summary import summarise
 from replicator.records.types import Mode, Policy, Timing, WriteMode
 
 app = typer.Typer(
-    help="Start and stop a cluster on this machine; show and change the policy and the timing of any cluster.",
+    help="Start, stop and restore a cluster on this machine; show and change the policy and the timing of any cluster.",
     no_args_is_help=True,
 )
 
@@ -149,6 +152,63 @@ def timing(
         print_json(current and asdict(current))
     else:
         print_line(describe_timing(current))
+
+
+@app.command()
+def restore(
+    snapshot: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="A snapshot of `replicator snapshot list`.", show_default=False),
+    ] = None,
+    to_offset: Annotated[
+        int | None,
+        typer.Option("--to-offset", min=0, help="Also apply the log up to this offset.", show_default=False),
+    ] = None,
+    to_time: Annotated[
+        str | None,
+        typer.Option(
+            "--to-time",
+            metavar="TIME",
+            help="Also apply the log up to this time: 10m (ago) or 2026-01-31T12:00.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The name of the restored cluster; by default the present one and a number, such as shop-2."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Complete a restore that was interrupted.")] = False,
+    abort: Annotated[bool, typer.Option("--abort", help="Give up a restore that was interrupted.")] = False,
+    dir: options.Dir = options.DEFAULT_DIR,
+) -> None:
+    """Continue from an earlier point: a snapshot, or a later offset or time (point-in-time recovery).
+
+    The nodes must be stopped. The restored cluster has another name and a new log; the former log ends, and is kept.
+    docs/recovery.md describes it.
+
+    Example: replicator cluster restore --snapshot 00000000000000001520-06a8f67a --to-time 2026-01-31T12:00
+    """
+    with ConsoleProgress() as progress:
+        restoring = LocalRestore(dir, options.environment_password(), progress)
+        if resume or abort:
+            plan = restoring.pending()
+            if plan is None:
+                raise ConfigError(f"no restore was interrupted in {dir}")
+            if abort:
+                restoring.abort(plan)
+                print_line(f"gave up the restore: the cluster is {plan.former}, as before")
+                return
+        else:
+            if snapshot is None:
+                raise typer.BadParameter("name a snapshot: see `replicator snapshot list`", param_hint="--snapshot")
+            plan = restoring.plan(snapshot, parse_target(to_offset, to_time, "--to-time"), name)
+        for sentence in restoring.describe(plan):
+            progress.notice(f"- {sentence}")
+        if not yes:
+            typer.confirm("Continue?", abort=True)
+        restoring.run(plan)
+        print_line(f"cluster {plan.name} is restored: `replicator cluster up` starts its nodes")
 
 
 @app.command()

@@ -22,6 +22,7 @@ from replicator.local.operations import remove_foreign_member, remove_member, se
 from replicator.local.ports import check_free, free_base_port
 from replicator.local.progress import NO_PROGRESS, ProgressReporter
 from replicator.local.snapshots import choose, restore
+from replicator.local.stores import prepare_store
 from replicator.local.waiting import NodeFailed, NotReadyInTime, wait_ready
 from replicator.log.kafka.admin import KafkaAdmin, delete_topics, topic_id
 from replicator.log.kafka.security import KafkaSecurity, security_of
@@ -96,6 +97,7 @@ class LocalCluster:
                     cluster = replace(cluster, bootstrap=folder.broker.start())
                 folder.save(cluster)
                 for entry in cluster.nodes:
+                    prepare_store(folder, cluster, entry.id, self._progress)
                     folder.start_process(cluster, entry)
         with self._reporting_what_runs(cluster.nodes):
             wait_ready(folder, self.admin, cluster.nodes, UP_S, self._progress)
@@ -205,7 +207,8 @@ class LocalCluster:
                     self._progress.done(f"stopped {entry.id}")
             if purge and not cluster.own_broker:
                 try:
-                    delete_topics(cluster.bootstrap, cluster.name, security=self._security(cluster.bootstrap))
+                    for name in (cluster.name, *cluster.former):
+                        delete_topics(cluster.bootstrap, name, security=self._security(cluster.bootstrap))
                 except (BrokerUnavailable, ConfigError) as error:
                     raise ConfigError(f"the nodes are stopped, but nothing was deleted: {error}") from error
             if cluster.own_broker and folder.broker.stop():
@@ -220,6 +223,7 @@ class LocalCluster:
             self.check_password()
             cluster = self.folder.load()
             entry = cluster.node(id)
+            prepare_store(self.folder, cluster, id, self._progress)
             started = self.folder.start_process(cluster, entry)
         with self._reporting_what_runs([entry]):
             wait_ready(self.folder, self.admin, [entry], START_S, self._progress)
@@ -261,6 +265,7 @@ class LocalCluster:
             try:
                 folder.save(cluster)  # before the node starts, so that `down` stops it
                 if source is None:
+                    prepare_store(folder, cluster, id, self._progress)
                     folder.start_process(cluster, entry)
                 else:
                     self._restore(source, id, lambda: folder.start_process(cluster, entry))

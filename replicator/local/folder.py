@@ -7,6 +7,7 @@ DIR/nodes/ID/store           the node's LMDB store
             /node.log        its output
             /node.pid        its process
 DIR/snapshots/
+DIR/restore.json, restore/   of `cluster restore`, while it runs or if it was interrupted
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class ClusterFile:
     nodes: tuple[NodeEntry, ...] = field(default=())
     has_password: bool = False  # the password itself is never in a file
     snapshots: str = ""  # URL of their repository; empty: the folder `snapshots` beside this file
+    former: tuple[str, ...] = ()  # the clusters from which this one was restored, the latest last
 
     def has_node(self, id: str) -> bool:
         return any(entry.id == id for entry in self.nodes)
@@ -125,7 +127,8 @@ class ClusterFolder:
             )
         try:
             fields = json.loads((self.dir / "cluster.json").read_text())
-            return ClusterFile(**{**fields, "nodes": tuple(NodeEntry(**entry) for entry in fields["nodes"])})
+            nodes = tuple(NodeEntry(**entry) for entry in fields["nodes"])
+            return ClusterFile(**{**fields, "nodes": nodes, "former": tuple(fields.get("former", ()))})
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ConfigError(
                 f"{self.dir}/cluster.json cannot be read ({error}): restore it, or choose another --dir"
