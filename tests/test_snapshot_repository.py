@@ -6,6 +6,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -164,6 +165,13 @@ class TestPublishing:
         assert repository.verification(stored.name) == verification
         assert repository.listed() == [stored]
 
+    def test_several_may_write_the_same_file(self, repository: Repository, url: str) -> None:
+        objects, data = Objects(url), [bytes([it]) * 200_000 for it in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda it: objects.write("a/b", it), data))
+        assert objects.read("a/b") in data
+        assert list(objects.sizes("a")) == ["b"]
+
 
 class TestDamage:
     def test_each_part_has_a_checksum(
@@ -306,10 +314,10 @@ class TestTrouble:
     def test_a_full_repository(
         self, tmp_path: Path, copy: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def full(path: Path, data: bytes) -> None:
+        def full(path: Path) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("replicator.snapshots.objects.replace_file", full)
+        monkeypatch.setattr("replicator.snapshots.objects.sync", full)
         with pytest.raises(SnapshotError, match="is full"):
             publish(Repository(str(tmp_path / "repository")), copy)
 

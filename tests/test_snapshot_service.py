@@ -278,6 +278,18 @@ class TestProcess:
         await ProcessJobs(settings).take()
         assert subject.names() == [9, 5]
 
+    async def test_what_a_killed_process_has_left_is_deleted(self, subject: Subject, settings: JobSettings) -> None:
+        left = settings.copies / ".1.unfinished"
+        left.mkdir(parents=True)
+        (left / "data.mdb").write_bytes(b"half")
+        subject.apply_to(9)
+        await ProcessJobs(settings).take()
+        assert list(settings.copies.iterdir()) == []
+
+    async def test_a_process_that_cannot_be_started(self, settings: JobSettings) -> None:
+        with pytest.raises(SnapshotError, match="cannot be started"):
+            await ProcessJobs(settings, ["/nowhere"]).take()
+
     async def test_an_error_keeps_its_kind(self, subject: Subject, settings: JobSettings) -> None:
         with pytest.raises(SnapshotError, match="still empty"):
             await ProcessJobs(settings).take()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,8 +99,9 @@ def verify(
         progress.bar(what, unit, done // divisor, total // divisor)
 
     check = None
-    for check in verify_snapshot(repository, stored, cluster, compare, on_progress):
-        yield check
+    with tempfile.TemporaryDirectory(prefix="replicator-verify-") as folder:
+        for check in verify_snapshot(repository, stored, cluster, compare, Path(folder), on_progress):
+            yield check
     if check is not None and check.passed:
         who = f"{os.environ.get('USER') or os.getuid()}@{platform.node()}"
         repository.note_verified(stored.name, Verification(time.time_ns() // 1_000_000, who))

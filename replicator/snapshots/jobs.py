@@ -91,9 +91,12 @@ class ProcessJobs:
     async def _run(self, job: Job) -> dict[str, Any]:
         """Its result. If this is cancelled, the process is killed."""
         async with self._running:
-            process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=PIPE, stdout=PIPE, start_new_session=True
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *self._command, stdin=PIPE, stdout=PIPE, start_new_session=True
+                )
+            except OSError as error:
+                raise SnapshotError(f"the process to {job.task} a snapshot cannot be started: {error}") from error
             assert process.stdin is not None and process.stdout is not None
             try:
                 self.progress = SnapshotProgress(job.task)

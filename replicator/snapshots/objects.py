@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import aiohttp
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from replicator.errors import ConfigError, RepositoryUnavailable, SnapshotError
-from replicator.store.durable import replace_file
+from replicator.store.durable import sync
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -24,7 +27,7 @@ def _failures() -> tuple[type[Exception], ...]:
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError:
         return (OSError,)
-    return (OSError, BotoCoreError, ClientError)
+    return (OSError, BotoCoreError, ClientError, aiohttp.ClientError)
 
 
 class Objects:
@@ -55,14 +58,24 @@ class Objects:
         """All of it or nothing. Raises `SnapshotError` (the disk is full), `RepositoryUnavailable`, `ConfigError`."""
         with self._translated(f"write {path}"):
             if self._is_local:
-                file = Path(self._at(path))
-                file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                replace_file(file, data)
+                self._write_local(Path(self._at(path)), data)
                 return
             try:
                 self._fs.pipe_file(self._at(path), data)
             except FileNotFoundError as error:
                 raise ConfigError(f"repository {self.url} does not exist ({_text(error)}): create the bucket") from None
+
+    def _write_local(self, file: Path, data: bytes) -> None:
+        """Others may write the same file: each has a name of its own until it is complete."""
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = file.with_name(f"{file.name}.{uuid.uuid4().hex}.new")
+        try:
+            new.write_bytes(data)
+            sync(new)
+            os.replace(new, file)
+        finally:
+            new.unlink(missing_ok=True)
+        sync(file.parent)
 
     def sizes(self, folder: str) -> dict[str, int]:
         """The files in a folder, by name; none if it does not exist. Raises as `read`."""

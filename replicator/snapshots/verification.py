@@ -5,7 +5,6 @@ Only a verified snapshot may replace a part of the log (`protocol.trimming`).
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,30 +39,33 @@ class Check:
 
 
 def verify_snapshot(
-    repository: Repository, snapshot: StoredSnapshot, cluster: str, compare: CompareWithLog, on_progress: OnProgress
+    repository: Repository,
+    snapshot: StoredSnapshot,
+    cluster: str,
+    compare: CompareWithLog,
+    folder: Path,
+    on_progress: OnProgress,
 ) -> Iterator[Check]:
-    """The checks in order; it ends with the first one that fails. Needs as much disk space as a store, for a while.
+    """The checks in order; it ends with the first one that fails. The copy is restored to `folder`, which is empty.
 
-    Raises `RepositoryUnavailable`, `ConfigError`, `BrokerUnavailable`, and `StoreFull` of the temporary folder.
+    Raises `RepositoryUnavailable`, `ConfigError`, `BrokerUnavailable`, and `StoreFull` of the folder.
     """
-    with tempfile.TemporaryDirectory(prefix="replicator-verify-") as name:
-        folder = Path(name)
-        steps: tuple[tuple[str, Callable[[], str]], ...] = (
-            ("manifest", lambda: _check_manifest(snapshot, cluster)),
-            ("checksums", lambda: _fetch(repository, snapshot, folder / "data.mdb", on_progress)),
-            ("metadata", lambda: _check_metadata(_meta(folder), snapshot)),
-            ("digest", lambda: _recount(folder, snapshot, on_progress)),
-            ("log", lambda: compare(snapshot.manifest.topic_id, _meta(folder).state)),
-        )
-        for what, step in steps:
-            try:
-                detail = step()
-            except StoreFull:
-                raise
-            except _FAILED as error:
-                yield Check(what, False, str(error))
-                return
-            yield Check(what, True, detail)
+    steps: tuple[tuple[str, Callable[[], str]], ...] = (
+        ("manifest", lambda: _check_manifest(snapshot, cluster)),
+        ("checksums", lambda: _fetch(repository, snapshot, folder / "data.mdb", on_progress)),
+        ("metadata", lambda: _check_metadata(_meta(folder), snapshot)),
+        ("digest", lambda: _recount(folder, snapshot, on_progress)),
+        ("log", lambda: compare(snapshot.manifest.topic_id, _meta(folder).state)),
+    )
+    for what, step in steps:
+        try:
+            detail = step()
+        except StoreFull:
+            raise
+        except _FAILED as error:
+            yield Check(what, False, str(error))
+            return
+        yield Check(what, True, detail)
 
 
 async def compare_with_log(log: Log, topic_id: str, state: LogState) -> str:

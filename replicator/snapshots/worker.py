@@ -51,6 +51,7 @@ def main() -> None:
 def run(job: Job) -> Manifest | Check:
     """Raises `ReplicatorError`."""
     repository = Repository(job.settings.repository)
+    snapshot.delete_unfinished(job.settings.copies)
     if job.task is Task.VERIFY:
         return verify(job.settings, repository, job.snapshot)
     publish_copies(job.settings, repository)  # of an upload that was interrupted
@@ -86,8 +87,9 @@ def verify(settings: JobSettings, repository: Repository, name: str) -> Check:
         return asyncio.run(_compare(settings, topic_id, state))
 
     last = Check("manifest", False, "nothing was checked")
-    for last in verify_snapshot(repository, repository.get(name), settings.cluster, compare, _report):
-        logger.info("snapshot %s: %s: %s", name, last.what, last.detail)
+    with snapshot.unfinished(settings.copies) as folder:
+        for last in verify_snapshot(repository, repository.get(name), settings.cluster, compare, folder, _report):
+            logger.info("snapshot %s: %s: %s", name, last.what, last.detail)
     if last.passed:
         repository.note_verified(name, Verification(time.time_ns() // 1_000_000, settings.node))
     return last

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,7 +28,7 @@ from replicator.store.meta import FORMAT
 OnChecked = Callable[[int, int], None]
 """Called with the number of bytes that were read for the checksum, and how many there are."""
 
-_MANIFEST = "manifest.json"
+_MANIFEST, _UNFINISHED = "manifest.json", ".unfinished"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -58,25 +59,38 @@ def take(copy: Callable[[Path], None], folder: Path) -> Manifest:
 
     Raises `SnapshotError`, `StoreFull`, `StoreError`; no files are left behind then.
     """
-    unfinished = folder / f".{uuid.uuid4().hex}.unfinished"
-    try:
-        unfinished.mkdir(mode=0o700, parents=True)
-    except OSError as error:
-        raise SnapshotError(f"{folder} cannot store snapshots: {error.strerror}. Choose another folder") from error
-    try:
-        copy(unfinished)
-        manifest = _describe(unfinished)
-        (unfinished / _MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
-        sync(unfinished / "data.mdb")
-        sync(unfinished / _MANIFEST)
+    with unfinished(folder) as new:
+        copy(new)
+        manifest = _describe(new)
+        (new / _MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+        sync(new / "data.mdb")
+        sync(new / _MANIFEST)
         final = folder / manifest.name
         if (final / _MANIFEST).exists():  # a snapshot of the same state
             return read_manifest(final)
-        os.rename(unfinished, final)
+        os.rename(new, final)
         sync(folder)
         return manifest
+
+
+@contextlib.contextmanager
+def unfinished(folder: Path) -> Iterator[Path]:
+    """An empty folder in `folder`, which is deleted at the end unless it was renamed. Raises `SnapshotError`."""
+    new = folder / f".{uuid.uuid4().hex}{_UNFINISHED}"
+    try:
+        new.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise SnapshotError(f"{folder} cannot store snapshots: {error.strerror}. Choose another folder") from error
+    try:
+        yield new
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def delete_unfinished(folder: Path) -> None:
+    """What processes that were killed have left. Nothing else may be in progress in the folder."""
+    for left in folder.glob(f".*{_UNFINISHED}"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def take_alone(copy: Callable[[Path], None], folder: Path) -> Manifest:
