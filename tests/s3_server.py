@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -10,12 +11,11 @@ from unittest.mock import patch
 import boto3
 from moto.server import ThreadedMotoServer
 
-BUCKET = "backups"
-
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """The URL of an empty bucket."""
+    """The URL of a new bucket: all servers of a process have the same ones."""
+    bucket = f"backups-{uuid.uuid4().hex}"
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -28,7 +28,7 @@ def s3_server() -> Iterator[str]:
     try:
         with patch.dict(os.environ, environment):
             client = boto3.client("s3")
-            client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
-            yield f"s3://{BUCKET}"
+            client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+            yield f"s3://{bucket}"
     finally:
         server.stop()
