@@ -35,6 +35,8 @@ from replicator.protocol import timing
 from replicator.protocol.timing import Timeouts
 from replicator.protocol.trimming import Need
 from replicator.records.types import Member, Mode, Timing
+from replicator.recovery.accepted_log import bounds_of
+from replicator.recovery.new_timeline import continues_another
 from replicator.server.http.app import HttpServer
 from replicator.server.identity import Identity
 from replicator.server.leader_link import RedisLeaderLink
@@ -191,7 +193,10 @@ def _change_stream(config: NodeConfig, context: NodeContext, log: KafkaLog) -> C
         machine.reserve_for_copy()
         return await asyncio.to_thread(snapshot.take_alone, machine.copy_to, config.backfill_dir)
 
-    source = NodeSource(lambda: context.replica.state, log.start, copy)
+    async def continues() -> bool:
+        return await continues_another(log, await bounds_of(log))
+
+    source = NodeSource(lambda: context.replica.state, log.start, copy, continues)
     return ChangeStreamService(publisher, source, log.topic_id)
 
 

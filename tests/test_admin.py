@@ -371,6 +371,25 @@ async def test_a_follower_registers_itself_and_its_new_address_after_a_restart(s
         await follower.stop()
 
 
+async def test_a_process_of_another_timeline_is_not_registered(servers: HttpServers) -> None:
+    """It is of the cluster from which this one was restored, and finds a leader at the address that it knows."""
+    leader = await leader_n1(servers)
+    client, own = await servers.open(leader), leader.node.status().timeline
+    fields = {
+        "node": "n2",
+        "resp": "n2:1",
+        "http": "n2:2",
+        "priority": 1,
+        "incarnation": "7" * 16,
+        "replaces": "0" * 16,
+    }
+    status, reply = await client.ask("PUT", "/members", json={**fields, "timeline": "ab" * 16})
+    assert status == 400 and f"this cluster is on timeline {own}: it was restored" in reply["error"]
+    assert leader.node.membership.get(NodeId("n2")) is None
+    status, _ = await client.ask("PUT", "/members", json={**fields, "timeline": own})
+    assert status == 202
+
+
 async def test_a_second_process_exits_while_the_first_one_answers(servers: HttpServers) -> None:
     leader = await leader_n1(servers)
     first = await servers.open(own=identity("n2", 7))

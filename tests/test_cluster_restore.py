@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -35,7 +36,7 @@ from replicator.recovery.new_timeline import NewTimeline
 from replicator.store.machine import read_meta
 from replicator.stream.position import StreamEnd
 from replicator.stream.sync import BlockingChangeStream
-from tests.process_cluster import Cluster, wait_for
+from tests.process_cluster import Cluster, stopped, wait_for
 
 
 @pytest.fixture
@@ -154,6 +155,9 @@ def test_a_cluster_continues_from_an_earlier_offset(cluster: Cluster, tmp_path: 
         cluster.client(leader).execute_command("REPL.READ", "session", token, "GET", "k")
 
     check_that_others_are_refused(cluster, old, new, tmp_path)
+    refused = cluster.run("stream", "enable", code=1)
+    assert "this cluster was restored from a snapshot, so the changes before that are not in its log" in refused
+    cluster.run("stream", "enable", "--from", "snapshot")
     cluster.run("replica", "add", "n3")
     wait_for(lambda: cluster.client("n3").get("k") == b"wanted")
     history = cluster.run("history", "k")
@@ -161,7 +165,11 @@ def test_a_cluster_continues_from_an_earlier_offset(cluster: Cluster, tmp_path: 
     of_old = cluster.run("history", "k", "--bootstrap", cluster.bootstrap, "--cluster", old)
     assert '"wanted" → "mistake"' in of_old
 
-    # again, to another point of the first cluster
+    check_that_it_is_restored_again(cluster, old, new, taken)
+
+
+def check_that_it_is_restored_again(cluster: Cluster, old: str, new: str, taken: str) -> None:
+    """To another point of the first cluster."""
     stop(cluster)
     cluster.run("cluster", "restore", "--snapshot", taken, "--name", f"{old}-again", "--yes")
     assert cluster.folder.load().former == (old, new)
@@ -210,6 +218,34 @@ def state_at_end_from(cluster: Cluster, name: str) -> LogState:
     return asyncio.run(read())
 
 
+@pytest.mark.kafka
+@pytest.mark.timeout(240)
+def test_a_node_that_was_paused_meanwhile_stops_when_it_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    """It runs on another machine, and is the leader."""
+    cluster.up(1)
+    old = cluster.name
+    cluster.client(cluster.leader(["n1"])).set("k", "1")
+    taken = take(cluster)
+    with node_process(cluster, "other", old, tmp_path / "other") as (process, port):
+        wait_for(lambda: status_at(port)["state"] == "serving")
+        cluster.run("node", "stop", "n1")
+        wait_for(lambda: status_at(port).get("role") == "leader")
+        client = redis.Redis(port=port - 1000, socket_timeout=30)
+        client.set("k", "2")
+        with stopped(process.pid):
+            moment = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}+00:00"
+            cluster.run("cluster", "restore", "--snapshot", taken, "--to-time", moment, "--yes")
+            cluster.run("cluster", "up")
+            assert cluster.client(cluster.leader(["n1"])).get("k") == b"2"
+        wait_for(lambda: status_at(port)["state"] == "failed")
+        with pytest.raises(redis.ResponseError, match=f"was restored to an earlier point, as cluster {old}-2"):
+            client.get("k")
+        with pytest.raises(redis.ResponseError):
+            client.set("k", "3")
+    assert continued_as(state_at_end(cluster.bootstrap, old)) == f"{old}-2"
+
+
+LONG = pytest.mark.brokers  # all of them take minutes
 KILLED = """
 import asyncio, os, signal, sys
 from replicator.local import restore
@@ -243,14 +279,15 @@ main()
 @pytest.mark.parametrize(
     ("where", "when", "switched"),
     [
-        ("_roll_forward", "after", False),
-        ("_create_log", "after", False),
-        ("_publish", "after", False),
-        ("begin", "before", False),
+        pytest.param("_roll_forward", "after", False, marks=LONG),
+        pytest.param("_create_log", "after", False, marks=LONG),
+        pytest.param("_publish", "after", False, marks=LONG),
+        pytest.param("begin", "before", False, marks=LONG),
         ("begin", "after", False),
+        pytest.param("verify", "after", False, marks=LONG),
         ("switch", "after", True),
-        ("end", "after", True),
-        ("reset", "after", True),
+        pytest.param("end", "after", True, marks=LONG),
+        pytest.param("reset", "after", True, marks=LONG),
     ],
 )
 def test_a_restore_that_was_killed_leaves_a_cluster_and_can_be_resumed(
@@ -268,7 +305,7 @@ def test_a_restore_that_was_killed_leaves_a_cluster_and_can_be_resumed(
     assert done.returncode == -signal.SIGKILL
 
     assert cluster.folder.load().name == (f"{old}-2" if switched else old)
-    cluster.run("cluster", "up")
+    assert "a restore was interrupted" in cluster.run("cluster", "up")
     assert cluster.client(cluster.leader(["n1"])).get("k") == (b"wanted" if switched else b"mistake")
     assert "was interrupted" in cluster.run("cluster", "restore", "--snapshot", taken, "--yes", code=1)
     if not switched:

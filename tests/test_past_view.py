@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -263,9 +264,33 @@ def test_options() -> None:
 
 def test_there_may_be_no_snapshot(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="there is no snapshot in"):
-        find_snapshot(Repository(str(tmp_path)), None, None)
+        find_snapshot(Repository(str(tmp_path)), None, None, None)
     with pytest.raises(SnapshotError, match="invalid name"):
-        find_snapshot(Repository(str(tmp_path)), "../x", None)
+        find_snapshot(Repository(str(tmp_path)), "../x", None, None)
+
+
+async def test_the_newest_snapshot_before_the_target_is_chosen(past: Past, tmp_path: Path) -> None:
+    repository = Repository(str(tmp_path / "repository"))
+    machine = past.restored(tmp_path / "store")
+    for number, offset in enumerate(past.offsets):
+        await bring_to(machine, past.taken, past.cluster.log, offset, lambda done, all: None)
+        taken = snapshot.take(machine.copy_to, tmp_path / "copies")
+        dated = replace(taken, taken_at_ms=BEGIN_MS + number)
+        repository.publish(tmp_path / "copies" / taken.name, dated, lambda size: None)
+    machine.close()
+
+    def chosen(target: Target | None, cluster: str | None = "test") -> int:
+        return find_snapshot(repository, None, cluster, target).manifest.offset
+
+    first, second, *_, last = past.offsets
+    assert chosen(None) == chosen(None, None) == chosen(Offset(last + 5)) == last
+    assert chosen(second) == second and chosen(Offset(second - 1)) == first
+    assert chosen(moment(BEGIN_MS)) == first and chosen(moment(BEGIN_MS + 1)) == second
+    for early in (Offset(first - 1), moment(BEGIN_MS - 1)):
+        with pytest.raises(SnapshotError, match=f"no snapshot of cluster test before that .* is at offset {first}"):
+            chosen(early)
+    with pytest.raises(SnapshotError, match="there is no snapshot of cluster other in"):
+        chosen(None, "other")
 
 
 @contextmanager
@@ -309,7 +334,8 @@ def test_time_travel_on_kafka(kafka: str, tmp_path: Path) -> None:
     assert not (cluster.dir / "views").exists()
 
     before, beyond = str(taken["offset"] - 1), "1000000"
-    assert "is before the snapshot" in cluster.run("snapshot", "open", "--offset", before, code=1)
+    assert "is before the snapshot" in cluster.run("snapshot", "open", taken["name"], "--offset", before, code=1)
+    assert "there is no snapshot" in cluster.run("snapshot", "open", "--offset", before, code=1)
     assert "is beyond the end of the log" in cluster.run("snapshot", "open", "--offset", beyond, code=1)
     assert "is in the future" in cluster.run("snapshot", "open", "--time", "2999-01-01", code=1)
     assert "there is no snapshot" in cluster.run("snapshot", "open", f"{0:020d}-00000000", code=1)

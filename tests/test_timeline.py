@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.errors import ConfigError, LogDamage, LogEnded, LogTrimmed, ReplicatorError, Stale, StoreError
+from replicator.errors import ConfigError, LogDamage, LogEnded, LogTrimmed, ReplicatorError, Stale, StoreError, Unknown
 from replicator.log.memory import MemoryLog
 from replicator.node.health import NodeState
 from replicator.position import BEFORE_LOG, Author, Epoch, NodeId, Offset, Seq
@@ -28,7 +28,7 @@ from replicator.protocol.timeline import (
 )
 from replicator.records.codec import AckCodec, RecordCodec
 from replicator.records.types import Ack, Checkpoint, Claim, Header, Heartbeat, Membership, Reason, Record
-from replicator.recovery.accepted_log import bounds_of
+from replicator.recovery.accepted_log import bounds_of, read_accepted
 from replicator.recovery.new_timeline import (
     NewTimeline,
     apply_first_records,
@@ -181,6 +181,32 @@ async def test_every_node_stops_when_the_log_has_ended(cluster: MemoryCluster) -
     await until(lambda: again.node.state is NodeState.FAILED)
     assert "was restored to an earlier point, as cluster test-2" in again.node.status().trouble
     assert await cluster.log.end() == end  # nobody claims
+
+
+async def test_nothing_is_confirmed_after_the_end(cluster: MemoryCluster) -> None:
+    for name in ("n1", "n2"):
+        await cluster.start(name)
+    leader, confirmed, refused = await cluster.leader(), list[Offset](), list[ReplicatorError]()
+
+    async def write(number: int) -> None:
+        try:
+            confirmed.append(await leader.write(b"k%d" % number, b"s1"))
+        except ReplicatorError as error:
+            refused.append(error)
+
+    async def keep_writing() -> None:
+        for number in range(0, 2000, 10):
+            await asyncio.gather(*(write(number + more) for more in range(10)))
+
+    writing = asyncio.create_task(keep_writing())
+    await until(lambda: len(confirmed) > 100)
+    await end_log(cluster.log, LogState(), "test-2", NEW)
+    await writing
+    state = [it async for it in read_accepted(cluster.log, LogState(), await bounds_of(cluster.log))][-1].state
+    assert continued_as(state) == "test-2"
+    assert max(confirmed) < state.leader_offset
+    assert len(confirmed) + len(refused) == 2000 and refused
+    assert not any(isinstance(error, Unknown) for error in refused)
 
 
 async def restored(cluster: MemoryCluster, folder: Path, log: MemoryLog) -> Path:

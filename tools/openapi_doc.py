@@ -99,7 +99,11 @@ def shapes() -> dict[Shape, Schema]:
         Shape.MISSING_KEY: an_object({"key": TEXT, "level": TEXT, "token": TEXT, "error": TEXT}),
         Shape.NEW_MEMBER: an_object(
             {"node": NODE_ID, "resp": HOST_PORT, "http": HOST_PORT, "priority": {"type": "integer"}},
-            {"incarnation": INCARNATION, "replaces": {**INCARNATION, "description": "Required with `incarnation`."}},
+            {
+                "incarnation": INCARNATION,
+                "replaces": {**INCARNATION, "description": "Required with `incarnation`."},
+                "timeline": {"type": "string", "description": "Of the store of the process."},
+            },
         ),
         Shape.MODE_CHANGE: an_object({"mode": {"enum": [mode.value for mode in SETTABLE_MODES]}}),
         Shape.POLICY: an_object(

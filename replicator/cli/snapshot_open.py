@@ -28,7 +28,13 @@ from replicator.snapshots.repository import Repository, StoredSnapshot
 from replicator.store.machine import Machine, open_machine
 from replicator.store.snapshot import Manifest
 
-Name = Annotated[str | None, typer.Argument(help="The name of a snapshot; by default the newest.", show_default=False)]
+Name = Annotated[
+    str | None,
+    typer.Argument(
+        help="The name of a snapshot; by default the newest, or the newest before --offset or --time.",
+        show_default=False,
+    ),
+]
 ToOffset = Annotated[
     int | None,
     typer.Option("--offset", min=0, help="Also apply the log up to this offset.", show_default=False),
@@ -59,8 +65,8 @@ def open_(
 ) -> None:
     """Serve a read-only view of the past to Redis clients on this machine, until Ctrl-C.
 
-    As of the snapshot, or as of a later offset or time. No node needs to run. Writes are refused, and keys that had
-    expired by then are gone. The data are copied to a temporary folder.
+    As of the snapshot, or as of a later offset or time, up to which the log is applied. No node needs to run. Writes
+    are refused, and keys that had expired by then are gone. The data are copied to a temporary folder.
 
     Example: replicator snapshot open --port 7100
     Example: replicator snapshot open --time 2026-01-31T12:00 --port 7100
@@ -71,7 +77,7 @@ def open_(
     if cluster is not None:
         checked_name("--cluster", cluster)
     opened = options.open_repository(dir, repository)
-    stored = find_snapshot(opened, name, cluster or (home.name if home is not None else None))
+    stored = find_snapshot(opened, name, cluster or (home.name if home is not None else None), target)
     manifest = stored.manifest
     if cluster not in (None, manifest.cluster):
         raise SnapshotError(f"snapshot {stored.name} is of cluster {manifest.cluster}, not {cluster}: choose another")
@@ -97,15 +103,30 @@ def open_(
             machine.close()
 
 
-def find_snapshot(repository: Repository, name: str | None, cluster: str | None) -> StoredSnapshot:
-    """The named one, or the newest of the cluster, if that is known. Raises `SnapshotError`."""
+def find_snapshot(
+    repository: Repository, name: str | None, cluster: str | None, target: Target | None
+) -> StoredSnapshot:
+    """The named one, or the newest before the target of the cluster, if that is known. Raises `SnapshotError`."""
     if name is not None:
         return repository.get(name)
-    found = next((it for it in repository.listed() if cluster in (None, it.manifest.cluster)), None)
-    if found is None:
-        of = f" of cluster {cluster}" if cluster else ""
+    found = [it for it in repository.listed() if cluster in (None, it.manifest.cluster)]
+    before = [it for it in found if _is_before(it.manifest, target)]
+    if before:
+        return before[0]
+    of = f" of cluster {cluster}" if cluster else ""
+    if not found:
         raise SnapshotError(f"there is no snapshot{of} in {repository.url}: `replicator snapshot take` takes one")
-    return found
+    oldest = found[-1].manifest
+    raise SnapshotError(
+        f"there is no snapshot{of} before that in {repository.url}: the oldest is at offset {oldest.offset}, of "
+        f"{datetime.fromtimestamp(oldest.taken_at_ms / 1000).isoformat(' ', 'seconds')}"
+    )
+
+
+def _is_before(manifest: Manifest, target: Target | None) -> bool:
+    if isinstance(target, datetime):
+        return manifest.taken_at_ms <= target.timestamp() * 1000
+    return target is None or manifest.offset <= target
 
 
 def parse_target(offset: int | None, time: str | None, hint: str = "--time") -> Target | None:

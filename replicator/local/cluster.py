@@ -86,6 +86,11 @@ class LocalCluster:
         folder = self.folder
         with folder.lock(create=True):
             cluster = self._planned(nodes, bootstrap, base_port, name)
+            if folder.restore_plan.exists():
+                self._progress.notice(
+                    f"a restore was interrupted, and the cluster is {cluster.name} now: `replicator cluster restore "
+                    "--resume` completes the restore, and --abort gives it up"
+                )
             if snapshots is not None:
                 Repository(snapshots)
                 cluster = replace(cluster, snapshots=snapshots)

@@ -103,6 +103,11 @@ class ClusterFolder:
     def node_dir(self, id: str) -> Path:
         return self.dir / "nodes" / id
 
+    @property
+    def restore_plan(self) -> Path:
+        """A file, as long as a step of `cluster restore` is left."""
+        return self.dir / "restore.json"
+
     def log_file(self, id: str) -> Path:
         return self.node_dir(id) / "node.log"
 

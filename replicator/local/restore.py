@@ -54,7 +54,7 @@ from replicator.recovery.new_timeline import (
 from replicator.recovery.roll_forward import Target, roll_forward
 from replicator.snapshots.repository import Repository
 from replicator.store import snapshot
-from replicator.store.durable import replace_file
+from replicator.store.durable import replace_file, sync
 from replicator.store.machine import open_machine, read_meta
 from replicator.store.rebase import rebase, without_processes
 from replicator.store.snapshot import Manifest
@@ -164,17 +164,30 @@ class LocalRestore:
         """Begin or resume."""
         with self._folder.lock():
             cluster = self._folder.load()
-            if cluster.name != plan.name:
+            if cluster.name not in (plan.former, plan.name) or self.pending() not in (None, plan):
+                raise ConfigError("another command has restored the cluster meanwhile: see `replicator status`")
+            is_switched = cluster.name == plan.name
+            if not is_switched:
                 self._check_stopped(cluster, plan)
             steps = _Steps(self._folder, plan, self._start_kafka(cluster), self._progress, self._save)
             self._save(plan)
+            if not is_switched:
+                self._build(steps, plan)
             try:
-                asyncio.run(steps.build())
-            except (ReplicatorError, KeyboardInterrupt):
-                self.clean()  # nothing was done yet
-                raise
-            asyncio.run(steps.go_on())
+                asyncio.run(steps.finish() if is_switched else steps.go_on())
+            except ReplicatorError as error:
+                raise ReplicatorError(
+                    f"{error}. The restore was interrupted: `replicator cluster restore --resume` completes it"
+                ) from error
             self.clean()
+
+    def _build(self, steps: _Steps, plan: RestorePlan) -> None:
+        try:
+            asyncio.run(steps.build())
+        except (ReplicatorError, KeyboardInterrupt):
+            if not plan.seed:  # else records may be in the new log
+                self.clean()
+            raise
 
     def abort(self, plan: RestorePlan) -> None:
         """Give up a restore that was interrupted. Raises `ConfigError` if it is too late."""
@@ -202,7 +215,7 @@ class LocalRestore:
 
     @property
     def _file(self) -> Path:
-        return self._folder.dir / "restore.json"
+        return self._folder.restore_plan
 
     def _save(self, plan: RestorePlan) -> None:
         replace_file(self._file, json.dumps(asdict(plan), indent=2).encode())
@@ -268,6 +281,10 @@ class _Steps:
         await self.begin()
         await asyncio.to_thread(self.verify)
         self.switch()
+        await self.finish()
+
+    async def finish(self) -> None:
+        """The steps after `switch`. Raises `ReplicatorError`."""
         await self.end()
         await self.reset()
 
@@ -307,9 +324,9 @@ class _Steps:
         plan = self._plan
         try:
             topic = self._repository.get(plan.seed).manifest.topic_id
-        except SnapshotError:
+            log = await self._open(plan.name)
+        except (SnapshotError, ConfigError):  # one of them is gone
             return
-        log = await self._open(plan.name)
         try:
             first = [bytes.fromhex(it) for it in plan.first]
             is_own = log.identity == topic and await log.end() in (0, len(first))
@@ -383,6 +400,8 @@ class _Steps:
         plan, cluster = self._plan, self._folder.load()
         if cluster.name != plan.name:
             self._folder.save(replace(cluster, name=plan.name, former=(*cluster.former, cluster.name)))
+            sync(self._folder.dir / "cluster.json")  # before the former log ends
+            sync(self._folder.dir)
             self._progress.done(f"{self._folder.dir} is now cluster {plan.name}")
 
     async def end(self) -> None:

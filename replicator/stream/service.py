@@ -38,6 +38,10 @@ logger = logging.getLogger(__name__)
 PUBLISHER = (sys.executable, "-m", "replicator.stream.run_publisher")
 
 
+async def _never() -> bool:
+    return False
+
+
 class NodeSource:
     """What a new stream may start from: the log and the snapshots of this node."""
 
@@ -46,11 +50,13 @@ class NodeSource:
         state: Callable[[], LogState],
         start: Callable[[], Awaitable[Offset]],
         take_snapshot: Callable[[], Awaitable[Manifest]],
+        continues_another: Callable[[], Awaitable[bool]] = _never,
     ) -> None:
-        """`state`: of the log, as applied. `start`: of the log."""
+        """`state`: of the log, as applied. `start`: of the log. `continues_another`: whether it is a restored one's."""
         self.state = state
         self.start = start
         self.take_snapshot = take_snapshot
+        self.continues_another = continues_another
 
 
 class ChangeStreamService:
@@ -144,6 +150,11 @@ class ChangeStreamService:
             raise ConfigError(
                 f"the log begins at offset {first}, because it was trimmed: its earlier changes cannot be published. "
                 "Start from a snapshot, or from the latest change"
+            )
+        if await self._source.continues_another():
+            raise ConfigError(
+                "this cluster was restored from a snapshot, so the changes before that are not in its log: start from "
+                "a snapshot, or from the latest change"
             )
         return StreamStart(Progress(LogState()))
 
