@@ -383,6 +383,22 @@ def test_what_is_refused_changes_nothing(cluster: Cluster, kafka: str, tmp_path:
 
 @pytest.mark.kafka
 @pytest.mark.timeout(240)
+def test_the_log_of_a_restored_cluster_is_ended_without_the_stores_of_its_nodes(cluster: Cluster) -> None:
+    cluster.up(1)
+    cluster.client(cluster.leader(["n1"])).set("k", "1")
+    taken = take(cluster)
+    stop(cluster)
+    old = cluster.name
+    restore = ("cluster", "restore", "--snapshot", taken, "--yes")
+    cluster.run(*restore)
+    assert f"ended the log of {old}-2" in cluster.run(*restore)  # its nodes were never started
+    cluster.run("cluster", "up")
+    assert cluster.client(cluster.leader(["n1"])).get("k") == b"1"
+    assert cluster.folder.load().name == f"{old}-3"
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(240)
 def test_a_cluster_whose_log_was_deleted_is_restored_from_a_snapshot(cluster: Cluster) -> None:
     cluster.up(1)
     cluster.client(cluster.leader(["n1"])).set("k", "1")

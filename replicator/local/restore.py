@@ -52,7 +52,9 @@ from replicator.recovery.new_timeline import (
     first_entries,
 )
 from replicator.recovery.roll_forward import Target, roll_forward
-from replicator.snapshots.repository import Repository
+from replicator.recovery.sources import state_in
+from replicator.recovery.temporary import temporary_store
+from replicator.snapshots.repository import Repository, StoredSnapshot
 from replicator.store import snapshot
 from replicator.store.durable import replace_file, sync
 from replicator.store.machine import open_machine, read_meta
@@ -437,7 +439,7 @@ class _Steps:
         raise problem
 
     def _known_states(self, topic: str) -> Iterator[LogState]:
-        """Of the former log: in the stores of the nodes, the newest first, and before its first record."""
+        """Of the former log: in the nodes' stores, the newest first, before its first record, and in snapshots."""
         found: list[LogState] = []
         for entry in self._folder.load().nodes:
             for name in (STORE, FORMER_STORE):
@@ -448,6 +450,15 @@ class _Steps:
                         found.append(meta.state)
         yield from sorted(found, key=lambda it: it.offset, reverse=True)
         yield LogState()
+        for stored in self._repository.listed():
+            if stored.manifest.topic_id == topic:
+                with contextlib.suppress(SnapshotError, StoreError):
+                    yield self._state_of(stored)
+
+    def _state_of(self, stored: StoredSnapshot) -> LogState:
+        with temporary_store(self._work) as store:
+            restore(self._repository, lambda: stored, store, self._progress)
+            return state_in(store)
 
     async def reset(self) -> None:
         await asyncio.to_thread(self._reset)
