@@ -96,6 +96,9 @@ class TestBeginning:
         assert (state.timeline.hex(), state.epoch, state.seq) == (NEW.timeline, content.epoch + 1, content.seq + 3)
         assert (state.offset, state.leader_offset, state.leader) == (2, 2, NEW.author)
 
+    def test_the_content_is_named_by_all_records_that_made_it(self) -> None:
+        assert content_of(RUNNING) == LogState(epoch=RUNNING.epoch, seq=RUNNING.seq, chain=RUNNING.chain)
+
     def test_a_repetition_writes_the_same_records(self) -> None:
         content = LogState(epoch=Epoch(2), seq=Seq(3), chain=b"12345678")
         assert first_records(NEW, content, 5, 1, Membership()) == first_records(NEW, content, 5, 1, Membership())
@@ -266,6 +269,16 @@ async def test_a_restored_cluster_serves_its_content_on_another_timeline(
         assert "start from a snapshot of this cluster" in empty.node.status().trouble
     finally:
         await second.stop()
+
+
+async def test_members_are_kept_and_their_processes_are_not(cluster: MemoryCluster, tmp_path: Path) -> None:
+    await cluster.start("n1")
+    await cluster.register(await cluster.start("n2", priority=1))
+    before = (await cluster.leader()).machine.meta.membership
+    meta = read_meta(await restored(cluster, tmp_path, MemoryLog()))
+    assert meta is not None and [it.node for it in meta.membership.members] == ["n1", "n2"]
+    assert meta.membership == replace(before, members=tuple(replace(it, incarnation=0) for it in before.members))
+    assert all(it.incarnation for it in before.members)
 
 
 async def test_a_store_of_the_former_log_is_refused(cluster: MemoryCluster, tmp_path: Path) -> None:

@@ -88,10 +88,13 @@ def list_(
     if json:
         print_json([_as_json(it) for it in found])
         return
-    table = plain_table("snapshot", "offset", "entries", "bytes", "digest", "taken", "verified")
+    columns = ("snapshot", "offset", "entries", "bytes", "digest", "taken", "verified")
+    shows_cluster = len({it.manifest.cluster for it in found}) > 1  # also those from which this one was restored
+    table = plain_table(*(("cluster",) if shows_cluster else ()), *columns)
     for it in found:
         manifest = it.manifest
         table.add_row(
+            *((manifest.cluster,) if shows_cluster else ()),
             manifest.name,
             str(manifest.offset),
             str(manifest.entries),

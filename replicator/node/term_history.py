@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from replicator.position import Author, Epoch, NodeId, Offset
+from replicator.protocol.timeline import RESTORE
 from replicator.records.types import Claim, Header, Reason
 
 
@@ -45,7 +46,7 @@ class TermHistory:
     def note(self, leader: Author | None, offset: Offset, header: Header, claim: Claim) -> None:
         """A claim was accepted; `leader` was leader until then."""
         before = leader.node if leader else None
-        why = _WHY[claim.reason](before)
+        why = "the cluster was restored" if before == RESTORE else _WHY[claim.reason](before)
         at_ms = header.timestamp_us // 1000
         self.last = Term(claim.epoch, claim.leader.node, before, claim.reason, why, offset, at_ms)
         self.counts[claim.reason] += 1
