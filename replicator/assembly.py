@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import random
 import signal
 import threading
@@ -14,9 +15,9 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from replicator.config import NodeConfig, check_known
+from replicator.config import NodeConfig, NodeSection, check_known
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, ReplicatorError
 from replicator.intervals import KAFKA_ANSWER_S, NODE_RETRY_MS, RESTORE_POLL_S
 from replicator.log.kafka.acks import KafkaAcks
@@ -29,9 +30,13 @@ from replicator.node.applied_reporter import AppliedReporter
 from replicator.node.background import run_with_background
 from replicator.node.clock import SystemClock
 from replicator.node.context import NodeContext, open_context
+from replicator.node.damage import HealHistory
+from replicator.node.healing import Healer, run_until_damaged
+from replicator.node.health import NodeState
 from replicator.node.node import Node
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol import timing
+from replicator.protocol.healing import Damage
 from replicator.protocol.timing import Timeouts
 from replicator.protocol.trimming import Need
 from replicator.records.types import Member, Mode, Timing
@@ -47,16 +52,16 @@ from replicator.snapshots.jobs import JobSettings, ProcessJobs
 from replicator.snapshots.repository import Repository
 from replicator.snapshots.retention import Schedule
 from replicator.snapshots.service import SnapshotService, SnapshotSettings
-from replicator.store import environment, snapshot
+from replicator.snapshots.source import RepositorySource
+from replicator.store import boot, environment, replacement, snapshot
 from replicator.store.machine import Machine, has_followed_a_log, open_machine
+from replicator.store.replacement import STORE
 from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.run_publisher import PublisherSettings
 from replicator.stream.service import ChangeStreamService, NodeSource
 from replicator.stream.state_topic import read_state
 
 logger = logging.getLogger(__name__)
-
-STORE = "store"
 
 T = TypeVar("T")
 
@@ -82,15 +87,17 @@ async def run_node(config: NodeConfig) -> None:
 
 
 async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> None:
+    """Run nodes one after the other: each time the store of one was rebuilt, another one."""
     settings = config.node
     async with AsyncExitStack() as parts:
-        draw = random.SystemRandom()
-        identity = Identity(settings.cluster, Author(NodeId(settings.id), draw.getrandbits(63)))
+        identity = _new_identity(settings)
         _create_folder(settings.dir)
         hosts = (settings.http.host, config.advertised_http.host)
         admin = HttpServer(identity, settings.password, protected=config.is_protected, hosts=hosts)
         await admin.start(settings.http)
         parts.push_async_callback(admin.close)
+        parts.callback(os.close, boot.lock(settings.dir))
+        replacement.recover(settings.dir)
 
         kafka = await when_kafka_answers(admin, config.kafka.bootstrap, lambda: _open_log(config))
         parts.push_async_callback(kafka.close)
@@ -102,6 +109,65 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
             lambda: open_acks(config.kafka.bootstrap, settings.cluster, NodeId(settings.id), security=security),
         )
         parts.push_async_callback(acks.close)
+        log = OpenLog(kafka, acks)
+        snapshots = RepositorySource(Repository(config.repository))
+        report = HealingReport(admin)
+        healer = Healer(settings.dir, settings.cluster, kafka, snapshots, SystemClock(), report.note)
+        admin.heals = HealHistory(healer.heals)
+        damage = replacement.damage_of(settings.dir)
+        while True:
+            if damage is None:
+                damage = await _run_node(config, configured, timeouts, identity, admin, log, healer)
+            await _heal(healer, damage, admin)
+            damage, identity = None, _new_identity(settings)
+            admin.restart_as(identity)
+
+
+async def _heal(healer: Healer, damage: Damage, admin: HttpServer) -> None:
+    """If that is not possible, report it until cancelled."""
+    admin.detach_node(NodeState.HEALING, damage.error)
+    try:
+        admin.heals.note(await healer.heal(damage))
+    except ReplicatorError as error:
+        logger.critical("the store cannot be rebuilt: %s", error)
+        admin.detach_node(NodeState.FAILED, str(error))
+        await asyncio.Event().wait()
+
+
+class HealingReport:
+    """Shows in the status what is done while the store is rebuilt."""
+
+    def __init__(self, admin: HttpServer) -> None:
+        self._admin = admin
+
+    def note(self, text: str) -> None:
+        if text != self._admin.waiting_for:
+            logger.warning("%s", text)
+        self._admin.waiting_for = text
+
+
+def _new_identity(settings: NodeSection) -> Identity:
+    """Of a node that this process runs: what another one has acked does not count for it."""
+    return Identity(settings.cluster, Author(NodeId(settings.id), random.SystemRandom().getrandbits(63)))
+
+
+class OpenLog(NamedTuple):
+    wal: KafkaLog
+    acks: KafkaAcks
+
+
+async def _run_node(
+    config: NodeConfig,
+    configured: Timing,
+    timeouts: Timeouts,
+    identity: Identity,
+    admin: HttpServer,
+    log: OpenLog,
+    healer: Healer,
+) -> Damage:
+    """Run one node until its store must be rebuilt. Returns why; the store is closed then."""
+    settings, kafka = config.node, log.wal
+    async with AsyncExitStack() as parts:
         await _until_restored(admin, settings.dir / STORE)
         machine = open_machine(settings.dir / STORE, settings.cluster, kafka.identity)
         parts.callback(machine.close)
@@ -113,7 +179,7 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
             kafka,
             SystemClock(),
             configured,
-            draw,
+            random.SystemRandom(),
             configured_names=config.timing.keys() & Timing.__dataclass_fields__,
             timeouts=timeouts,
             eligible=False,
@@ -129,7 +195,7 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
         )
         link = RedisLeaderLink(settings.password)
         parts.push_async_callback(link.close)
-        node = Node(context, acks, member, link)
+        node = Node(context, log.acks, member, link, healed=admin.heals)
         server = RedisServer(
             node,
             settings.resp,
@@ -153,7 +219,9 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
         parts.push_async_callback(node.before_stop)  # first: followers receive records by the server
         admin.attach_node(node, server.stats, snapshots, changes)
         logger.info("%s: Redis protocol at %s, HTTP at %s", context.author, settings.resp, settings.http)
-        await asyncio.shield(running)
+        damage = await run_until_damaged(running, node, context.replica, healer)
+        admin.detach_node(NodeState.HEALING, damage.error)
+        return damage
 
 
 async def _until_restored(admin: HttpServer, store: Path) -> None:
@@ -211,7 +279,7 @@ async def _open_log(config: NodeConfig) -> KafkaLog:
     kafka, cluster, security = config.kafka, config.node.cluster, security_of(config.kafka)
     node = NodeId(config.node.id)
     store = config.node.dir / STORE
-    if not has_followed_a_log(store):
+    if not replacement.is_rebuilt(config.node.dir) and not has_followed_a_log(store):
         await _in_daemon_thread(
             lambda: ensure_topics(
                 kafka.bootstrap,

@@ -4,11 +4,13 @@
     ├── ConfigError              a setting is invalid; nothing was started
     ├── BrokerUnavailable        Kafka does not answer; try again
     ├── LogDamage                the log was corrupted, truncated or replaced; the node stops applying and serving
+    │   ├── LogTruncated         the log does not hold what this store has read of it
+    │   └── LogReplaced          the topic was deleted, or deleted and recreated
     ├── LogTrimmed               the requested offset is below the start of the log: start from a snapshot
     ├── LogEnded                 the cluster was restored, as another one: this log has ended, and its nodes stop
     ├── UpgradeNeeded            a record has a newer format than this program can read
     ├── Replaced                 another process has registered the id of this node; this one stops serving
-    ├── Diverged                 the store of this replica does not match the log; restore it from a snapshot
+    ├── Diverged                 the store of this replica does not match the log, or its own digest
     ├── StoreError               the local store cannot be opened or written
     │   └── StoreFull            the disk is full; no record was skipped
     ├── SnapshotError            a snapshot is missing, incomplete or of another cluster
@@ -49,6 +51,14 @@ class LogDamage(ReplicatorError):
     pass
 
 
+class LogTruncated(LogDamage):
+    pass
+
+
+class LogReplaced(LogDamage):
+    pass
+
+
 class LogTrimmed(ReplicatorError):
     pass
 
@@ -66,7 +76,10 @@ class Replaced(ReplicatorError):
 
 
 class Diverged(ReplicatorError):
-    pass
+    def __init__(self, text: str, seq: int | None = None) -> None:
+        """`seq`: of the record that shows it; None: the content of the store does."""
+        super().__init__(text)
+        self.seq = seq
 
 
 class StoreError(ReplicatorError):

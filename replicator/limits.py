@@ -243,6 +243,12 @@ SLICE_BYTES = 250_000
 SLICE_CHANGES = 2_000
 """Changes after which a node that applies records lets other tasks run. Bounds the time, to about 25 ms."""
 
+AUDIT_ENTRIES = 128
+"""So many entries are audited before other tasks run, about 0.15 ms: each 5 ms (`intervals.AUDIT_PAUSE_MS`) a slice."""
+
+AUDIT_BYTES = 65_536
+"""The same for the size of their values."""
+
 MAX_MESSAGE_BYTES = 16 << 20
 """`max.message.bytes` of the log's topic. A multiple of MAX_BATCH_BYTES, so that Kafka accepts every batch."""
 

@@ -16,6 +16,7 @@ from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry, Log
 from replicator.node.backlog import CommittedBatch, StreamRequest
 from replicator.node.clock import Clock, SystemClock
 from replicator.node.context import open_context
+from replicator.node.damage import HealHistory
 from replicator.node.leader_link import CommittedOffset, LinkFailed, ReceivedRecords, RecordStream, StreamSignal
 from replicator.node.node import Node
 from replicator.position import Author, Epoch, NodeId, Offset
@@ -224,8 +225,9 @@ class MemoryCluster:
         resp: str = "",
         clock: Clock | None = None,
         folder: str = "",
+        healed: HealHistory | None = None,
     ) -> RunningNode:
-        """`folder`: of its store, if another process of this node may run."""
+        """`folder`: of its store, if another process of this node may run. `healed`: as `Node` takes it."""
         log = log or self.log
         machine = open_machine(self.folder / (folder or name), "test", log.identity, map_bytes=1 << 20)
         seed = random.Random()
@@ -247,7 +249,7 @@ class MemoryCluster:
         member = replace(self.member(name, priority, resp), incarnation=author.incarnation)
         link = MemoryLink(self.nodes)
         link.stream_limit = self.stream_limit
-        node = Node(context, self.acks.open(), member, link)
+        node = Node(context, self.acks.open(), member, link, healed=healed)
         running = RunningNode(node, machine, member, link, asyncio.create_task(node.run()))
         self.nodes[name] = running
         self._started.append(running)

@@ -13,6 +13,7 @@ from prometheus_client.core import Metric
 
 from replicator.log.port import LogExtent
 from replicator.node.change_stream import PublisherReport, PublisherState
+from replicator.node.damage import HEAL_CAUSES
 from replicator.node.health import NodeState
 from replicator.node.replica_progress import ReplicaLag
 from replicator.node.snapshots import ListedSnapshot, SnapshotReport
@@ -62,6 +63,8 @@ def example() -> MetricsInput:
         elected=None,
         term_ms=None,
         claims=dict.fromkeys(Reason, 0),
+        healed=None,
+        heals=dict.fromkeys(HEAL_CAUSES, 0),
     )
     snapshot = Manifest(
         name="",

@@ -178,7 +178,7 @@ def _status(member: Schema) -> Schema:
             "node": an_object(
                 {
                     "id": NODE_ID,
-                    "state": {"const": NodeState.WAITING.value},
+                    "state": {"enum": [it.value for it in (NodeState.WAITING, NodeState.HEALING, NodeState.FAILED)]},
                     "trouble": TEXT,
                     "kafka_answers": {"type": "boolean"},
                 }
@@ -202,7 +202,10 @@ def _status(member: Schema) -> Schema:
             "acked_offsets": {"type": "object", "additionalProperties": {"type": "integer"}},
         }
     )
-    return {"anyOf": [serving, starting], "description": "The short form is that of a node that is starting."}
+    return {
+        "anyOf": [serving, starting],
+        "description": "The short form is that of a process that starts, or rebuilds its store.",
+    }
 
 
 def openapi() -> dict[str, Any]:

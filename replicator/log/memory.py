@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 
-from replicator.errors import LogDamage, LogTrimmed
+from replicator.errors import LogTrimmed, LogTruncated
 from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.log.port import AppendRefused, Entry, LogExtent
 from replicator.position import NodeId, Offset
@@ -89,7 +89,9 @@ class MemoryReader:
     async def next(self) -> Sequence[Entry]:
         while True:
             if self._position > self._log._next:
-                raise LogDamage(f"the log ends at {self._log._next}, before offset {self._position}: it was truncated")
+                raise LogTruncated(
+                    f"the log ends at {self._log._next}, before offset {self._position}: it was truncated"
+                )
             if self._position < self._log._first:
                 raise LogTrimmed(
                     f"offset {self._position} was deleted, the log starts at {self._log._first}: start a new store"

@@ -73,7 +73,8 @@ class Log(Protocol):
         """Append all payloads atomically, at consecutive offsets. Returns the offset of the first.
 
         Returns once they are durable by the standard of the log (Kafka: acks=all). Raises `AppendRefused` (definite)
-        or `AppendOutcomeUnknown` (indefinite), or `LogDamage`. If the call is cancelled, the outcome is unknown.
+        or `AppendOutcomeUnknown` (indefinite), or `LogDamage` (nothing was sent). If the call is cancelled, the outcome
+        is unknown.
         """
         ...
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from replicator.errors import LogDamage
+from replicator.errors import LogTruncated
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Log
 from replicator.node.clock import Clock
 from replicator.position import Offset
@@ -58,7 +58,7 @@ class Appender:
         self.last = Offset(-1)  # where the last misplaced batch ends
 
     async def append(self, payloads: Sequence[bytes], expected: Offset) -> AppendOutcome:
-        """`expected`: the offset of the first payload. Raises `LogDamage`. If cancelled, the outcome is unknown."""
+        """`expected`: the offset of the first payload. Raises `LogTruncated`. If cancelled, the outcome is unknown."""
         self.sent_ms = sent_ms = self._clock.elapsed_ms()
         self.state = AppendState.IN_FLIGHT
         try:
@@ -72,7 +72,7 @@ class Appender:
         if base == expected and self._log.leader_changes == self._leader_changes:
             return Committed(sent_ms)
         if base < expected:
-            raise LogDamage(
+            raise LogTruncated(
                 f"the log gave offset {base} to a record that should follow offset {expected - 1}: it was truncated. "
                 "Restore the broker's data, or the cluster from a snapshot"
             )

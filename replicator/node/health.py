@@ -6,10 +6,13 @@
     waiting       catching up, or serving     resumed: a record was applied, or Kafka answers
     any of these  waiting                     blocked: Kafka does not answer, or the disk is full; it retries
     any of these  failed                      fail: only an operator can help; the error says how
+    any of these  healing                     fail: the store must be rebuilt, and this process does that by itself
+    healing       failed                      give_up: a rebuilt store would not help
     any of these  replaced                    replaced: another process has registered the id of this node
     any of these  stopped                     stop
 
-`failed`, `replaced` and `stopped` are final: such a node answers no reads. A replaced node must not be restarted
+`failed`, `healing`, `replaced` and `stopped` are final: such a node answers no reads. After `healing`, the process runs
+another node, with another store (`node.healing`). A replaced node must not be restarted
 automatically, because it would replace the other process. While it waits, a node that had caught up goes on answering
 reads from its store.
 """
@@ -24,6 +27,7 @@ from enum import StrEnum
 from replicator.errors import BadRequest, BrokerUnavailable, Loading, Replaced, ReplicatorError
 from replicator.node.replica import Replica
 from replicator.position import NodeId, Offset
+from replicator.protocol.healing import cause_of
 from replicator.records.types import Membership, Mode
 from replicator.store.view import View
 
@@ -36,6 +40,7 @@ class NodeState(StrEnum):
     CATCHING_UP = "catching up"
     SERVING = "serving"
     WAITING = "waiting"
+    HEALING = "healing"
     FAILED = "failed"
     REPLACED = "replaced"
     STOPPED = "stopped"
@@ -75,6 +80,16 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Healing:
+    name = NodeState.HEALING
+    error: ReplicatorError
+
+    @property
+    def trouble(self) -> str:
+        return str(self.error)
+
+
+@dataclass(frozen=True, slots=True)
 class ReplacedBy:
     name = NodeState.REPLACED
     error: Replaced
@@ -90,13 +105,16 @@ class Stopped:
     trouble = ""
 
 
-Health = CatchingUp | Serving | Waiting | Failed | ReplacedBy | Stopped
+Health = CatchingUp | Serving | Waiting | Healing | Failed | ReplacedBy | Stopped
 
 
 class NodeHealth:
-    def __init__(self, node: NodeId, replica: Replica) -> None:
+    def __init__(self, node: NodeId, replica: Replica, *, heals: bool = False) -> None:
+        """`heals`: whether the process rebuilds a damaged store."""
         self._node = node
         self._replica = replica
+        self._heals = heals
+        self._damaged = asyncio.Event()  # set in `healing`
         self._blocked = asyncio.Event()
         self._membership_seen = Membership()
         self._serves_clients = True  # as that membership says
@@ -139,8 +157,27 @@ class NodeHealth:
             self.health = self.health.then
 
     def fail(self, error: ReplicatorError) -> None:
+        if isinstance(self.health, Failed | Healing):
+            return
         logger.critical("this node stops applying and serving: %s", error)
-        if not isinstance(self.health, ReplacedBy | Stopped):
+        if isinstance(self.health, ReplacedBy | Stopped):
+            return
+        if self._heals and cause_of(error) is not None:
+            self.health = Healing(error)
+            self._damaged.set()
+        else:
+            self.health = Failed(error)
+
+    async def damaged(self) -> ReplicatorError:
+        """Wait until the store must be rebuilt. Returns why."""
+        while not isinstance(self.health, Healing):
+            await self._damaged.wait()
+        return self.health.error
+
+    def give_up(self, error: ReplicatorError) -> None:
+        if isinstance(self.health, Healing):
+            logger.critical("the store cannot be rebuilt: %s", error)
+            self._damaged.clear()
             self.health = Failed(error)
 
     def replaced(self, error: Replaced) -> None:
@@ -148,7 +185,7 @@ class NodeHealth:
         self.health = ReplacedBy(error)
 
     def stop(self) -> None:
-        if not isinstance(self.health, Failed | ReplacedBy):
+        if not isinstance(self.health, Failed | Healing | ReplacedBy):
             self.health = Stopped()
 
     async def resume_when_applied(self) -> None:
@@ -160,8 +197,8 @@ class NodeHealth:
             self.resumed()
 
     def check(self) -> None:
-        """Raises the error of a node that has failed or was replaced."""
-        if isinstance(self.health, Failed | ReplacedBy):
+        """Raises the error of a node that has failed, is damaged, or was replaced."""
+        if isinstance(self.health, Failed | Healing | ReplacedBy):
             raise self.health.error
 
     def store(self) -> View:

@@ -9,12 +9,13 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from replicator.errors import BrokerUnavailable, Busy, Loading, Replaced, ReplicatorError, StoreFull
-from replicator.intervals import NODE_RETRY_MS, REVIEW_MS, STATUS_END_MS
+from replicator.intervals import AUDIT_MS, AUDIT_PAUSE_MS, NODE_RETRY_MS, REVIEW_MS, STATUS_END_MS
 from replicator.log.port import Acks, LogExtent
 from replicator.node.background import run_with_background
 from replicator.node.backlog import CommittedBatch, RecordSink, ReplicationBacklog, StreamRequest
 from replicator.node.client_writes import ClientWrites, leading_member
 from replicator.node.context import NodeContext
+from replicator.node.damage import DamageSignal, HealHistory
 from replicator.node.expiry import delete_expired
 from replicator.node.follower import Follower
 from replicator.node.health import NodeHealth, NodeState
@@ -45,8 +46,19 @@ T = TypeVar("T")
 class Node:
     """Its parts, and the interface for the servers (`server.backend.Backend`)."""
 
-    def __init__(self, context: NodeContext, acks: Acks, member: Member, link: LeaderLink) -> None:
-        """`member`: how this node registers itself. `link`: to the node that is leader."""
+    def __init__(
+        self,
+        context: NodeContext,
+        acks: Acks,
+        member: Member,
+        link: LeaderLink,
+        *,
+        healed: HealHistory | None = None,
+    ) -> None:
+        """`member`: how this node registers itself. `link`: to the node that is leader.
+
+        `healed`: how the process has rebuilt its store; None: it never does, and a damaged node has failed.
+        """
         self._context = context
         self._acks = acks
         self._link = link
@@ -55,7 +67,9 @@ class Node:
         self._backlog = ReplicationBacklog(context.author)
         self._progress = ReplicaProgress(context.author, acks, context.clock, self._backlog.request_acks)
         self._client_writes = ClientWrites(context)
-        self._health = NodeHealth(context.author.node, context.replica)
+        self._healed = healed
+        self._health = NodeHealth(context.author.node, context.replica, heals=healed is not None)
+        self._damage = DamageSignal()
         leader_index = LeaderIndex(context, self._health)
         source = IndexSource(context, leader_index, link)
         self.reads = NodeReads(context, self._health, self._client_writes, source)
@@ -68,6 +82,8 @@ class Node:
         self.wait_acked = self._progress.wait
         self.committed_offset = leader_index.committed_offset
         self.recent = context.replica.recent
+        self.damaged = self._health.damaged
+        self.give_up = self._health.give_up
 
     # Lifecycle
 
@@ -81,6 +97,7 @@ class Node:
                 self._catch_up(),
                 self._health.resume_when_applied(),
                 self.reads.at_follower.keep_lease(),
+                *([self._audit()] if self._healed is not None else ()),
             )
         finally:
             self._health.stop()
@@ -99,14 +116,14 @@ class Node:
             try:
                 if roles.role.leads:
                     logged = None
-                    await self._lead()
+                    await self._until_damaged(self._lead())
                 else:
                     if roles.role is not logged:
                         logger.info("%s is %s", self._context.author, roles.role)
                         logged = roles.role
                     self._source = RecordSource(self._context, self._link)
                     follower = Follower(self._context, self._health, self._acks, self._source, self._ack_outage)
-                    await follower.run()
+                    await self._until_damaged(follower.run())
             except (BrokerUnavailable, StoreFull) as error:
                 self._health.blocked(error)
                 await self._context.clock.sleep(NODE_RETRY_MS)
@@ -116,6 +133,27 @@ class Node:
             except ReplicatorError as error:
                 self._fail(error)
                 await asyncio.Event().wait()
+
+    async def _until_damaged(self, role: Coroutine[Any, Any, None]) -> None:
+        """Run as follower or leader. Raises what that does, and what an audit of the store does."""
+        if self._healed is None:
+            await role
+        else:
+            await run_with_background(role, self._damage.raise_when_found())
+
+    async def _audit(self) -> None:
+        """Audit the store again and again, until it is found to be damaged."""
+        machine, clock = self._context.replica.machine, self._context.clock
+        try:
+            while True:
+                began_ms = clock.elapsed_ms()
+                while not machine.audit():
+                    await clock.sleep(AUDIT_PAUSE_MS)
+                await clock.sleep(max(AUDIT_PAUSE_MS, AUDIT_MS - (clock.elapsed_ms() - began_ms)))
+        except ReplicatorError as error:
+            self._fail(error)
+            self._damage.found(error)
+        await asyncio.Event().wait()
 
     async def _lead(self) -> None:
         context = self._context
@@ -168,7 +206,7 @@ class Node:
 
     def status(self) -> NodeStatus:
         source = None if self._source is None else self._source.source.name
-        return node_status(self._context, self._health, source)
+        return node_status(self._context, self._health, source, self._healed)
 
     async def current_status(self) -> NodeStatus:
         """The status, after asking the log for its end, which must not delay it: the state reports what is wrong."""

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from math import isfinite
 
 from replicator.node.context import NodeContext
+from replicator.node.damage import NO_HEALS, HealHistory
 from replicator.node.health import NodeHealth, NodeState
 from replicator.node.record_source import SourceName
 from replicator.node.term_history import Term
 from replicator.node.timing import ignored_settings
 from replicator.position import NodeId
+from replicator.protocol.healing import Cause, Heal
 from replicator.protocol.roles import Role
 from replicator.records.types import Reason
 
@@ -46,9 +48,13 @@ class NodeStatus:
     elected: Term | None  # how this term began, if this process has read it
     term_ms: float | None  # how long ago that was
     claims: dict[Reason, int]  # accepted ones that this process has read
+    healed: Heal | None  # how the store was rebuilt last
+    heals: dict[Cause, int]  # how often this process has rebuilt it
 
 
-def node_status(context: NodeContext, health: NodeHealth, source: SourceName | None) -> NodeStatus:
+def node_status(
+    context: NodeContext, health: NodeHealth, source: SourceName | None, healed: HealHistory | None = None
+) -> NodeStatus:
     roles, replica = context.roles, context.replica
     kafka_answers = health.kafka_answers and not roles.log_unavailable
     meta, terms, now_us = replica.machine.meta, replica.terms, context.clock.wall_us()
@@ -83,6 +89,8 @@ def node_status(context: NodeContext, health: NodeHealth, source: SourceName | N
         elected=terms.last,
         term_ms=terms.last.age_ms(now_us) if terms.last else None,
         claims=dict(terms.counts),
+        healed=healed.last if healed else None,
+        heals=dict((healed or NO_HEALS).counts),
     )
 
 

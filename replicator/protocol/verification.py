@@ -6,7 +6,7 @@ behind. If the log has grown past the old end since, no offset is missing, and o
 
 from __future__ import annotations
 
-from replicator.errors import LogDamage
+from replicator.errors import LogTruncated
 from replicator.position import Author, Epoch, Offset
 from replicator.protocol.acceptance import judge
 from replicator.protocol.claims import CLAIMS_OVER_UNREAD
@@ -16,7 +16,7 @@ from replicator.records.types import Claim, Record
 
 
 def verify(state: LogState, offset: Offset, record: Record | None) -> None:
-    """Raises `LogDamage` if an entry that was read before, at an offset up to `state.offset`, is another one now.
+    """Raises `LogTruncated` if an entry that was read before, at an offset up to `state.offset`, is another one now.
 
     The entry at `state.leader_offset` is the last one that was accepted, and its chain covers all before it, which are
     not compared. The entries after it were void, and must be so again. `record`: None if the entry is not one.
@@ -34,7 +34,7 @@ def verify(state: LogState, offset: Offset, record: Record | None) -> None:
 
 
 def verify_appended(state: LogState, last: Offset) -> None:
-    """For a leader that has read up to `last`, where its append ended. Raises `LogDamage` if the append is not there.
+    """For a leader that has read up to `last`, where its append ended. Raises `LogTruncated` if it is not there.
 
     It is accepted, unless another node's claim precedes it: then this node would not be leader any more.
     """
@@ -43,15 +43,15 @@ def verify_appended(state: LogState, last: Offset) -> None:
 
 
 def check_appended(state: LogState, base: Offset) -> None:
-    """Raises `LogDamage` if an append by a node that has read up to `state` was given an offset that it has read."""
+    """Raises `LogTruncated` if an append by a node that has read up to `state` was given an offset that it has read."""
     if base <= state.offset:
         raise truncated(state, base)
 
 
 def check_term(state: LogState, epoch: Epoch, leader: Author) -> None:
-    """Raises `LogDamage` if a node has read other claims up to `state` than the log has, which has this one by then."""
+    """Raises `LogTruncated` if a node has read other claims up to `state` than the log, which has this one by then."""
     if state.epoch < epoch or (state.epoch == epoch and state.leader != leader):
-        raise LogDamage(
+        raise LogTruncated(
             f"{leader} leads epoch {epoch}, and this node has read the log up to offset {state.offset}, but not the "
             "claim of that epoch: Kafka has lost the end of the log, and others have appended since. Restore the data "
             "of the brokers, or start this node from a snapshot of an earlier offset"
@@ -63,16 +63,16 @@ def is_truncated(state: LogState, end: Offset) -> bool:
     return end <= state.leader_offset
 
 
-def truncated(state: LogState, end: Offset) -> LogDamage:
+def truncated(state: LogState, end: Offset) -> LogTruncated:
     """The log ends, or ended, before `end`, and lacks what was read."""
-    return LogDamage(
+    return LogTruncated(
         f"this node has read the log up to offset {state.offset}, but it ended at {end}: Kafka has truncated it. "
         "Restore the data of the brokers, or restore the cluster from a snapshot"
     )
 
 
-def past_differs(offset: Offset) -> LogDamage:
-    return LogDamage(
+def past_differs(offset: Offset) -> LogTruncated:
+    return LogTruncated(
         f"the log holds another record at offset {offset} than the one that this node has read or written there: Kafka "
         "has lost the end of the log, and others have appended since. Restore the data of the brokers, or start this "
         "node from a snapshot of an earlier offset"

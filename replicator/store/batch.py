@@ -34,8 +34,16 @@ class RecordBatch:
     """Changes `entries` and `expiry` within the transaction `txn`. The caller commits it, or aborts it on an error."""
 
     def __init__(
-        self, txn: Any, entries: Any, expiry: Any, before: Meta, suspended: Suspended, timing: LoggedTiming
+        self,
+        txn: Any,
+        entries: Any,
+        expiry: Any,
+        before: Meta,
+        suspended: Suspended,
+        timing: LoggedTiming,
+        audited: bytes = b"",
     ) -> None:
+        """`audited`: an audit has read the entries up to this key (`audit.StoreAudit`)."""
         self.suspended = SuspendedKeys(suspended)
         self.timing = timing
         self._txn = txn
@@ -47,6 +55,9 @@ class RecordBatch:
         self._rows = before.rows.copy()
         self._membership = before.membership
         self.changed_expiry = False
+        self.audited_digest = 0  # what the batch adds to the sums of the audit
+        self.audited_entries = 0
+        self._audited = audited
 
     def apply(self, bodies: Sequence[Single]) -> None:
         """Raises `Diverged`."""
@@ -54,14 +65,14 @@ class RecordBatch:
         for seq, body in enumerate(bodies, self._before.state.seq + 1):
             if type(body) is Write:
                 for change in body.changes:
-                    self._change(change)
+                    self._change(seq, change)
                 if suspends:
                     self._suspend_written(Seq(seq), body)
             elif type(body) is Membership:
                 self._membership = body
                 suspends = suspends or body.policy.write is WriteMode.INVALIDATE
             elif type(body) is Checkpoint:
-                self._compare(body)
+                self._compare(seq, body)
             elif type(body) is Suspend:
                 self.suspended.announce(Seq(seq), body.keys)
                 suspends = True
@@ -81,7 +92,7 @@ class RecordBatch:
         for table, row, field, _, _ in body.changes:
             self.suspended.write(seq, encode_key(table, row, field), self._membership.policy.write)
 
-    def _change(self, change: Change) -> None:
+    def _change(self, seq: int, change: Change) -> None:
         table, row, field, old, new = change
         key = encode_key(table, row, field)
         txn, entries = self._txn, self._entries
@@ -93,15 +104,21 @@ class RecordBatch:
             found = txn.replace(key, new, db=entries)
         if found != old:
             raise Diverged(
-                f"the log changes {key!r} from {_short(old)}, but this store has {_short(found)}: "
-                "move the store away, and build it again from a snapshot or the log"
+                f"record {seq} changes {key!r} from {_short(old)}, but this store has {_short(found)}: one of them is "
+                "damaged",
+                seq,
             )
+        digest = 0
         if old is not None:
-            self._digest -= entry_digest(key, old)
+            digest -= entry_digest(key, old)
         if new is not None:
-            self._digest += entry_digest(key, new)
-        if (old is None) is not (new is None):
-            step = 1 if old is None else -1
+            digest += entry_digest(key, new)
+        self._digest += digest
+        step = (old is None) - (new is None)
+        if key <= self._audited:
+            self.audited_digest += digest
+            self.audited_entries += step
+        if step:
             self._count += step
             if not field:
                 self._rows[table] = self._rows.get(table, 0) + step
@@ -115,12 +132,13 @@ class RecordBatch:
             if after is not None:
                 txn.put(_expiry_key(after, key), key, db=self._expiry)
 
-    def _compare(self, checkpoint: Checkpoint) -> None:
+    def _compare(self, seq: int, checkpoint: Checkpoint) -> None:
         digest = self._digest & DIGEST_MASK
         if (digest, self._count) != (checkpoint.digest, checkpoint.entries):
             raise Diverged(
-                f"a checkpoint has digest {checkpoint.digest:032x} over {checkpoint.entries} entries, but this store "
-                f"has {digest:032x} over {self._count}: move it away, and build it again from a snapshot or the log"
+                f"the checkpoint in record {seq} has digest {checkpoint.digest:032x} over {checkpoint.entries} "
+                f"entries, but this store has {digest:032x} over {self._count}",
+                seq,
             )
 
 

@@ -15,12 +15,14 @@ from typing import Any
 
 import lmdb
 
-from replicator.errors import LogDamage, StoreError
+from replicator.errors import Diverged, LogReplaced, StoreError
+from replicator.limits import AUDIT_BYTES, AUDIT_ENTRIES
 from replicator.protocol.log_state import LogState
 from replicator.protocol.suspension import Suspended
 from replicator.protocol.timing import LoggedTiming
 from replicator.records.types import Single
 from replicator.store import boot, environment
+from replicator.store.audit import StoreAudit
 from replicator.store.batch import RecordBatch
 from replicator.store.digest import DIGEST_MASK, entry_digest
 from replicator.store.lmdb_view import LmdbView
@@ -48,6 +50,7 @@ class Machine:
         self._copying = threading.Lock()
         self.view = LmdbView(env, self._entries, meta.rows)
         self._next_expiry_ms = self._read_next_expiry()
+        self._audit: StoreAudit | None = None
 
     @property
     def state(self) -> LogState:
@@ -62,7 +65,10 @@ class Machine:
         while True:
             try:
                 with self._env.begin(write=True) as txn:
-                    batch = RecordBatch(txn, self._entries, self._expiry, self.meta, self.suspended, self.timing)
+                    audited = b"" if self._audit is None else self._audit.position
+                    batch = RecordBatch(
+                        txn, self._entries, self._expiry, self.meta, self.suspended, self.timing, audited
+                    )
                     batch.apply(bodies)
                     meta = batch.meta(state)
                     environment.write_meta(txn, self._meta, meta)
@@ -76,6 +82,8 @@ class Machine:
                 raise environment.store_error(self.folder, error) from error
             else:
                 self.meta, self.suspended, self.timing = meta, batch.suspended.keys, batch.timing
+                if self._audit is not None:
+                    self._audit.note(batch.audited_digest, batch.audited_entries)
                 self.view.set_rows(meta.rows)
                 if batch.changed_expiry:
                     self._next_expiry_ms = self._read_next_expiry()
@@ -110,6 +118,30 @@ class Machine:
         with self._env.begin(db=self._expiry) as txn:
             cursor = txn.cursor()
             return int.from_bytes(cursor.key()[:8], "big") if cursor.first() else None
+
+    def audit(self) -> bool:
+        """Read the next slice of the store, and compare its digest once all was read. Returns whether it was.
+
+        Raises `Diverged`, `StoreError`.
+        """
+        if self._audit is None:
+            self._audit = StoreAudit()
+        audit = self._audit
+        try:
+            with self._env.begin(db=self._entries) as txn:
+                audit.read(txn.cursor(), AUDIT_ENTRIES, AUDIT_BYTES)
+        except lmdb.Error as error:
+            raise environment.store_error(self.folder, error) from error
+        if not audit.is_complete:
+            return False
+        self._audit = None
+        if audit.sums != (self.meta.digest, self.meta.entries):
+            digest, entries = audit.sums
+            raise Diverged(
+                f"the {entries} entries of this store have digest {digest:032x}, but it was {self.meta.digest:032x} "
+                f"over {self.meta.entries} when they were written: the disk or the memory of this machine is faulty"
+            )
+        return True
 
     def recount(self) -> tuple[int, int]:
         """The digest and the number of entries, computed from all entries."""
@@ -161,7 +193,7 @@ class Machine:
 def open_machine(folder: Path, cluster: str, topic_id: str, *, map_bytes: int = environment.FIRST_MAP_BYTES) -> Machine:
     """Open the store in `folder`. It is empty if the folder is new, or if the system crashed while it was open.
 
-    Raises `StoreError` (in use, unreadable, of another cluster) and `LogDamage` (of another topic).
+    Raises `StoreError` (in use, unreadable, of another cluster) and `LogReplaced` (of another topic).
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = boot.lock(folder)
@@ -217,7 +249,7 @@ def _check_identity(folder: Path, meta: Meta, cluster: str, topic_id: str) -> No
             f"was restored from {meta.cluster}, move this store away, and start from a snapshot of {cluster}"
         )
     if meta.topic_id != topic_id:
-        raise LogDamage(
+        raise LogReplaced(
             f"{folder} follows the topic with id {meta.topic_id}, but the topic now has id {topic_id}: it was deleted "
             "and recreated. Start a new cluster from a snapshot, or move the store away to start with an empty one"
         )

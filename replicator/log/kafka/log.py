@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
-from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogTrimmed
+from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogReplaced, LogTrimmed, LogTruncated
 from replicator.log.kafka.admin import TopicLookup
 from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.cursor import Cursor, OffsetOutOfRange
@@ -71,6 +71,8 @@ class KafkaLog:
         self._shared_end = SharedRequest(self._request_end)
         self._shared_extent = SharedRequest(self._request_extent)
         self._known = KnownEnd(NO_EPOCH, Offset(0))
+        self._appended = Offset(0)  # the end of the last append, by this process
+        self._appended_to = 0  # `leader_changes` of the appender then
 
     @classmethod
     async def open(
@@ -109,13 +111,14 @@ class KafkaLog:
         return await self._monitor.topic_id(topic)
 
     async def append(self, payloads: Sequence[bytes]) -> Offset:
-        """Sends one record batch, once, with acks=all."""
+        """Sends one record batch, once, with acks=all. Raises `LogTruncated` if the log ends before the last one."""
         batch = encode_batch(payloads, self._options.max_batch_bytes, map(kind_of, payloads))
         if batch is None:
             raise AppendRefused(f"the batch is larger than {self._options.max_batch_bytes} bytes: split it")
         if self._monitor.damage is not None:
             raise AppendRefused(self._monitor.damage)
         try:
+            await self._check_next_leader()
             base = await self._appender.produce(batch, acks=ACKS_ALL)
         except BrokerUnavailable as error:  # nothing was sent
             raise AppendRefused(str(error)) from error
@@ -128,8 +131,35 @@ class KafkaLog:
         if base < self._known.end:  # the log has lost entries, or is another one
             with contextlib.suppress(BrokerUnavailable):
                 await self._monitor.verify()
-        self._note_end(Offset(base + len(payloads)), self._appender.leader_epoch)
+        self._appended, self._appended_to = Offset(base + len(payloads)), self._appender.leader_changes
+        self._note_end(self._appended, self._appender.leader_epoch)
         return base
+
+    async def _check_next_leader(self) -> None:
+        """Before an append to another leader of the partition than the last one: it must have what was appended.
+
+        A record of this node that follows a lost one would stop every reader. Raises `LogTruncated` (once),
+        `AppendRefused`, `BrokerUnavailable`.
+        """
+        await self._appender.connect()
+        if self._appender.leader_changes == self._appended_to:
+            return
+        try:
+            end = await self._appender.list_offset(LATEST)
+        except (RequestFailed, RequestLost) as error:
+            raise AppendRefused(str(error)) from error
+        appended = self._appended
+        if end < appended:
+            try:
+                await self._monitor.verify()
+            except LogReplaced as error:
+                raise AppendRefused(str(error)) from error
+        self._appended, self._appended_to = min(appended, end), self._appender.leader_changes
+        if end < appended:
+            raise LogTruncated(
+                f"this node has written up to offset {appended - 1}, but the log ends at {end}: Kafka has truncated "
+                "it. Restore the data of the brokers, or restore the cluster from a snapshot"
+            )
 
     @property
     def leader_changes(self) -> int:
@@ -245,7 +275,7 @@ class KafkaReader:
         if position < first:
             raise LogTrimmed(f"offset {position} was deleted, the log starts at {first}: start from a newer snapshot")
         if position > end:
-            raise LogDamage(
+            raise LogTruncated(
                 f"this node has read up to offset {position - 1}, but the log ends at {end}: Kafka has truncated it. "
                 "Restore the data of the brokers, or restore the cluster from a snapshot"
             )

@@ -136,6 +136,11 @@ class PartitionClient:
         """Of the leader that has answered the last request."""
         return NO_EPOCH if self._leader is None else self._leader.epoch
 
+    async def connect(self) -> None:
+        """Have a connection to the present leader, so that `leader_changes` is up to date before a request."""
+        if self._connection is None or not self._is_current(self._connection):
+            await self._connected(asyncio.get_running_loop().time() + self._timeout_ms / 1000)
+
     async def produce(self, batch: bytes, *, acks: int) -> Offset:
         """Append one encoded batch. Returns the offset of its first record."""
         request = Produce(self._topic, batch, acks=acks, timeout_ms=self._timeout_ms)

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from replicator.errors import BrokerUnavailable, LogDamage
+from replicator.errors import BrokerUnavailable, LogReplaced
 
 
 class TopicMonitor:
-    """Asks Kafka for the id of the topic every `interval_ms`. Once it differs, `check` raises `LogDamage`."""
+    """Asks Kafka for the id of the topic every `interval_ms`. Once it differs, `check` raises `LogReplaced`."""
 
     def __init__(
         self, topic: str, identity: str, lookup: Callable[[str], Awaitable[str | None]], interval_ms: int
@@ -24,12 +24,12 @@ class TopicMonitor:
         self._task = asyncio.create_task(self._run())
 
     def check(self) -> None:
-        """Raises `LogDamage` if the last known id is not `identity`."""
+        """Raises `LogReplaced` if the last known id is not `identity`."""
         if self.damage is not None:
-            raise LogDamage(self.damage)
+            raise LogReplaced(self.damage)
 
     async def verify(self) -> None:
-        """Ask Kafka now. Raises `LogDamage`, `BrokerUnavailable`."""
+        """Ask Kafka now. Raises `LogReplaced`, `BrokerUnavailable`."""
         found = await self.topic_id(self._topic)
         if found != self.identity and self.damage is None:
             change = "was deleted" if found is None else f"was deleted and recreated (its id is now {found})"
@@ -48,5 +48,5 @@ class TopicMonitor:
         while self.damage is None:
             await asyncio.sleep(self._interval_ms / 1000)
             # `damage` is stored for `check`. If Kafka does not answer, the requests of the log fail on their own.
-            with contextlib.suppress(LogDamage, BrokerUnavailable):
+            with contextlib.suppress(LogReplaced, BrokerUnavailable):
                 await self.verify()

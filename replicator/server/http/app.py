@@ -20,6 +20,7 @@ from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, Repli
 from replicator.intervals import HTTP_TIMEOUT_S, STOP_TIMEOUT_S
 from replicator.limits import LISTEN_BACKLOG, MAX_BODY_BYTES, MAX_HTTP_CONNECTIONS
 from replicator.node.change_stream import ChangeStreamControl
+from replicator.node.damage import NO_HEALS
 from replicator.node.health import NodeState
 from replicator.node.node import Node
 from replicator.node.snapshots import SnapshotControl
@@ -28,7 +29,7 @@ from replicator.server.http.api import is_change, is_protected
 from replicator.server.http.change_stream import stream_routes
 from replicator.server.http.keys import read_routes
 from replicator.server.http.members import member_routes
-from replicator.server.http.metrics import CONTENT_TYPE, MetricsInput, render
+from replicator.server.http.metrics import CONTENT_TYPE, MetricsInput, render, render_without_node
 from replicator.server.identity import Identity, encode_incarnation
 from replicator.server.listening import cannot_listen
 from replicator.server.protection import HOW_TO_OPEN, is_loopback, is_own_host, is_same_site
@@ -52,19 +53,21 @@ class _Refused(asyncio.Protocol):
 
 
 class HttpServer:
-    """Also serves while the node is starting: it then reports what the process is waiting for."""
+    """Also serves while the process runs no node: it then reports what the process is waiting for."""
 
     def __init__(
         self, identity: Identity, password: str, *, protected: bool = False, hosts: Collection[str] = ()
     ) -> None:
         """`protected`: serve only clients on this machine (`server.protection`); `hosts`: names of this node."""
+        self.state = NodeState.WAITING  # as the next two: while there is no node
         self.waiting_for = "the process is starting"
         self.kafka_answers = True  # until it is known that it does not
+        self.heals = NO_HEALS
         self._identity = identity
         self._password = password
         self._protected = protected
         self._hosts = hosts
-        self._served: ServedNode | None = None  # None while the node is starting
+        self._served: ServedNode | None = None  # None: the process runs no node
         self._runner: web.AppRunner
         self._server: asyncio.Server
 
@@ -112,6 +115,16 @@ class HttpServer:
     def attach_node(self, node: Node, stats: Stats, snapshots: SnapshotControl, changes: ChangeStreamControl) -> None:
         """Serve the requests about this node from now on."""
         self._served = ServedNode(node, stats, snapshots, changes)
+
+    def detach_node(self, state: NodeState, why: str) -> None:
+        """There is no node for now, because its store is rebuilt, or could not be."""
+        self._served = None
+        self.state, self.waiting_for = state, why
+
+    def restart_as(self, identity: Identity) -> None:
+        """The process runs another node of the same id."""
+        self._identity = identity
+        self.state = NodeState.WAITING
 
     def _accept(self) -> asyncio.BaseProtocol:
         server = self._runner.server
@@ -163,13 +176,15 @@ class HttpServer:
         return None
 
     async def _healthz(self, request: web.Request) -> web.Response:
+        if self._served is None and self.state is NodeState.FAILED:
+            return _error(500, self.waiting_for)
         if self._served is not None and self._served.node.state is NodeState.FAILED:
             return _error(500, self._served.node.status().trouble)
         return web.json_response({"id": self._identity.author.node, "alive": True})
 
     async def _readyz(self, request: web.Request) -> web.Response:
         if self._served is None:
-            return _error(503, self.waiting_for)
+            return _error(503, self.waiting_for if self.state is NodeState.WAITING else self._why_no_node())
         status = self._served.node.status()
         if status.state is not NodeState.SERVING:
             return _error(503, f"{status.state}. {status.trouble}".strip())
@@ -196,7 +211,7 @@ class HttpServer:
         if self._served is None:
             fields = {
                 "id": self._identity.author.node,
-                "state": NodeState.WAITING,
+                "state": self.state,
                 "trouble": self.waiting_for,
                 "kafka_answers": self.kafka_answers,
             }
@@ -221,8 +236,11 @@ class HttpServer:
         )
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        if self._served is None:
+        if self._served is None and self.state is NodeState.WAITING:
             return _error(503, self.waiting_for)
+        if self._served is None:
+            body = render_without_node(self._identity.cluster, self._identity.author.node, self.state, self.heals)
+            return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
         node, stats, snapshots, changes = self._served
         status, extent = await asyncio.gather(node.current_status(), node.log_extent())
         values = MetricsInput(
@@ -252,8 +270,12 @@ class HttpServer:
     def _ready(self) -> ServedNode:
         """Raises `Loading` while the node is starting."""
         if self._served is None:
-            raise Loading(f"the node is starting: {self.waiting_for}")
+            raise Loading(self._why_no_node())
         return self._served
+
+    def _why_no_node(self) -> str:
+        prefix = "the node is starting" if self.state is NodeState.WAITING else self.state
+        return f"{prefix}: {self.waiting_for}"
 
     def _ready_node(self) -> Node:
         return self._ready().node

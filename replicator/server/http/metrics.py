@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 from replicator import __version__
 from replicator.log.port import LogExtent
 from replicator.node.change_stream import NO_PUBLISHER, PublisherReport, PublisherState
+from replicator.node.damage import HealHistory
 from replicator.node.health import NodeState
 from replicator.node.latencies import LATENCY_BOUNDS_S, Histogram, StageLatencies
 from replicator.node.record_source import SourceName
@@ -29,6 +30,7 @@ from replicator.node.replica_progress import ReplicaLag
 from replicator.node.snapshots import NOTHING_KNOWN, SnapshotReport
 from replicator.node.status import NodeStatus
 from replicator.position import NodeId
+from replicator.protocol.healing import Cause
 from replicator.records.types import VERSION, Reason
 from replicator.server.build import is_compiled
 from replicator.server.stats import Stats
@@ -85,6 +87,7 @@ class NodeCollector(Collector):
         )
         yield _gauge("leader", "Whether this node is the leader (1) or not (0).", status.role.leads)
         yield _gauge("serving", "Whether this node answers reads (1) or not (0).", status.state is NodeState.SERVING)
+        yield from _healing(status.state, status.heals)
         yield _gauge(
             "kafka_up",
             "Whether Kafka answers this node, as far as it knows (1), or the node waits for Kafka (0).",
@@ -271,6 +274,29 @@ class NodeCollector(Collector):
         )
 
 
+class NoNodeCollector(Collector):
+    """While the process runs no node, because its store is rebuilt, or could not be."""
+
+    def __init__(self, cluster: str, id: str, state: NodeState, heals: HealHistory) -> None:
+        self._node = {"cluster": cluster, "id": id, "role": "", "timeline": ""}
+        self._state = state
+        self._heals = heals
+
+    def collect(self) -> Iterator[Metric]:
+        yield InfoMetricFamily("replicator_node", "Cluster and id of this node.", self._node)
+        yield _gauge("serving", "Whether this node answers reads (1) or not (0).", False)
+        yield from _healing(self._state, self._heals.counts)
+
+
+def _healing(state: NodeState, heals: Mapping[Cause, int]) -> Iterator[Metric]:
+    yield _gauge(
+        "healing",
+        "Whether the store of this node is damaged and is being rebuilt (1) or not (0). The node serves nothing then.",
+        state is NodeState.HEALING,
+    )
+    yield _counters("heals", "Number of times that this process has rebuilt its store, by cause.", "cause", heals)
+
+
 def _gauge(name: str, help_text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"replicator_{name}", help_text, value)
 
@@ -286,7 +312,9 @@ def _counter(name: str, help_text: str, value: float) -> Metric:
     return CounterMetricFamily(f"replicator_{name}", help_text, value)
 
 
-def _counters(name: str, help_text: str, label: str, values: Mapping[str, int] | Mapping[Reason, int]) -> Metric:
+def _counters(
+    name: str, help_text: str, label: str, values: Mapping[str, int] | Mapping[Reason, int] | Mapping[Cause, int]
+) -> Metric:
     family = CounterMetricFamily(f"replicator_{name}", help_text, labels=[label])
     for key, value in values.items():
         family.add_metric([key], value)
@@ -311,7 +339,16 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
 
 def render(values: MetricsInput) -> bytes:
     """The Prometheus text format."""
+    return _rendered(NodeCollector(values))
+
+
+def render_without_node(cluster: str, id: str, state: NodeState, heals: HealHistory) -> bytes:
+    """The same, while the process runs no node."""
+    return _rendered(NoNodeCollector(cluster, id, state, heals))
+
+
+def _rendered(collector: Collector) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(NodeCollector(values))
+    registry.register(collector)
     ProcessCollector(registry=registry)
     return generate_latest(registry)

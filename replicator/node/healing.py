@@ -1,0 +1,262 @@
+"""Rebuilds the store of a node that has found it damaged, from a snapshot or from the start of the log.
+
+The steps are those of `store.replacement`, the decisions those of `protocol.healing`. The node does not run meanwhile.
+Afterwards another one starts, with a new incarnation: nothing that the former one has acked counts for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+from replicator.errors import BrokerUnavailable, ReplicatorError, SnapshotError, StoreError, StoreFull
+from replicator.intervals import NODE_RETRY_MS, SNAPSHOT_POLL_MS
+from replicator.log.port import Log
+from replicator.node.clock import Clock
+from replicator.node.node import Node
+from replicator.node.past import log_holds
+from replicator.node.replica import Replica
+from replicator.position import BEFORE_LOG, Offset
+from replicator.protocol.healing import (
+    START_OF_LOG,
+    Attempt,
+    Cause,
+    Damage,
+    GiveUp,
+    Heal,
+    Wanted,
+    cause_of,
+    mismatch,
+    plan,
+)
+from replicator.protocol.log_state import LogState
+from replicator.store import replacement
+from replicator.store.meta import FORMAT
+from replicator.store.snapshot import Manifest
+from replicator.store.snapshot_folder import check_content
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Report = Callable[[str], None]
+"""Called with what is done, or waited for, and why."""
+
+
+class SnapshotSource(Protocol):
+    """Where the snapshots are. All methods may block, and are called in a worker thread. Raises `SnapshotError`."""
+
+    @property
+    def place(self) -> str:
+        """Where they are, for people."""
+        ...
+
+    def listed(self) -> Sequence[Manifest]:
+        """The complete ones, the highest offset first. Those that cannot be read are left out."""
+        ...
+
+    def state(self, name: str) -> LogState:
+        """Of the log, at the offset of a snapshot."""
+        ...
+
+    def restore(self, name: str, store: Path) -> None:
+        """Put a copy into the folder of a store, which is empty. Also raises `StoreError`."""
+        ...
+
+
+class HealingGivenUp(ReplicatorError):
+    """Only an operator can help; the error says how."""
+
+
+async def run_until_damaged(running: asyncio.Task[None], node: Node, replica: Replica, healer: Healer) -> Damage:
+    """Wait until the store of a node must be rebuilt, and mark it. Raises what the node does if it ends."""
+    while True:
+        damaged = asyncio.create_task(node.damaged())
+        try:
+            await asyncio.wait([running, damaged], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            damaged.cancel()
+        if running.done():
+            running.result()
+        try:
+            damage = await healer.examine(damaged.result(), replica.state)
+        except HealingGivenUp as error:
+            node.give_up(error)
+        else:
+            healer.mark(damage)
+            return damage
+
+
+class Restored(NamedTuple):
+    source: str
+    offset: Offset
+
+
+class Healer:
+    def __init__(
+        self, folder: Path, cluster: str, log: Log, snapshots: SnapshotSource, clock: Clock, report: Report
+    ) -> None:
+        """`folder`: of the node."""
+        self._folder = folder
+        self._cluster = cluster
+        self._log = log
+        self._snapshots = snapshots
+        self._clock = clock
+        self._report = report
+
+    @property
+    def heals(self) -> Sequence[Heal]:
+        """The last ones of this node, the latest last."""
+        return replacement.heals(self._folder)
+
+    async def examine(self, error: ReplicatorError, state: LogState) -> Damage:
+        """What is wrong with the store that has read the log up to `state`, and whether another one helps.
+
+        Raises `HealingGivenUp`.
+        """
+        cause = cause_of(error)
+        if cause is Cause.SUSPECTED:
+            if await self._holds(state, error) is not False:
+                raise HealingGivenUp(str(error))
+            cause = Cause.TRUNCATED
+        if cause is None:
+            raise HealingGivenUp(str(error))
+        end = await self._retried(self._log.end) if cause is Cause.TRUNCATED else None
+        damage = Damage(
+            cause,
+            str(error),
+            self._clock.wall_us() // 1000,
+            state.offset,
+            state.timeline.hex(),
+            getattr(error, "seq", None),
+            end,
+        )
+        if isinstance(decision := self._plan(damage), GiveUp):
+            raise HealingGivenUp(decision.why)
+        return damage
+
+    def mark(self, damage: Damage) -> None:
+        """The store is not opened any more. If it cannot be marked, a process that opens it finds the damage again."""
+        try:
+            replacement.mark_damaged(self._folder, damage)
+        except StoreError as error:
+            logger.error("%s", error)
+
+    async def _holds(self, state: LogState, error: ReplicatorError) -> bool | None:
+        """As `log_holds`; True if the log is damaged there, too."""
+        try:
+            return await self._retried(lambda: log_holds(self._log, state))
+        except ReplicatorError as other:
+            logger.warning("the log cannot be compared with the store (%s), after: %s", other, error)
+            return True
+
+    async def heal(self, damage: Damage) -> Heal:
+        """Replace the store, which is not open. Waits for Kafka, for space, and for a snapshot that can be used.
+
+        Raises `HealingGivenUp`, `LogDamage`.
+        """
+        decision = self._plan(damage)
+        if isinstance(decision, GiveUp):
+            raise HealingGivenUp(decision.why)
+        logger.critical("the store of this node is rebuilt: %s", damage.error)
+        if decision.delay_ms:
+            self._report(f"{damage.error}. The store is rebuilt in {decision.delay_ms / 1000:.0f} s")
+            await self._clock.sleep(decision.delay_ms)
+        self._report(f"{damage.error}. The store is being rebuilt")
+        restored = await self._restored(damage, decision)
+        heal = Heal(damage, restored.source, restored.offset, self._clock.wall_us() // 1000)
+        await self._with_space(damage, lambda: replacement.complete(self._folder, heal))
+        logger.warning(
+            "the store was rebuilt from %s; the former one is in %s",
+            f"snapshot {restored.source}" if restored.source else "the start of the log",
+            replacement.quarantined(self._folder),
+        )
+        if lost := heal.lost:
+            logger.critical(
+                "Kafka has lost %s %d to %d, which this node had read: their writes are gone, but for the former store",
+                "the offsets" if damage.log_end == lost.start else "some of the offsets",
+                lost.start,
+                lost.stop - 1,
+            )
+        return heal
+
+    def _plan(self, damage: Damage) -> Attempt | GiveUp:
+        return plan(damage, self.heals, self._clock.wall_us() // 1000)
+
+    async def _restored(self, damage: Damage, attempt: Attempt) -> Restored:
+        """The new store is in its folder. Waits until that is possible."""
+        unusable: dict[str, str] = {}  # by name of the snapshot: why; these are not read again
+        while True:
+            start = await self._retried(self._log.start)
+            end = await self._retried(self._log.end)
+            wanted = Wanted(self._cluster, self._log.identity, damage.timeline, FORMAT, start, end)
+            reasons = {**unusable}
+            for manifest in await asyncio.to_thread(self._snapshots.listed):
+                name = manifest.name
+                if name in attempt.excluded:
+                    reasons[name] = "a store that was restored from it has the same damage"
+                elif name not in unusable:
+                    why = mismatch(manifest, wanted)
+                    if why is None and await self._try(damage, manifest, unusable):
+                        return Restored(name, Offset(manifest.offset))
+                    reasons[name] = why or unusable[name]
+            if start == 0 and START_OF_LOG not in attempt.excluded:
+                await self._with_space(damage, lambda: replacement.begin(self._folder))
+                return Restored(START_OF_LOG, BEFORE_LOG)
+            self._report(f"{damage.error}. {self._missing(start, reasons)}")
+            await self._clock.sleep(SNAPSHOT_POLL_MS)
+
+    def _missing(self, start: Offset, reasons: dict[str, str]) -> str:
+        found = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:3])
+        return (
+            f"The store cannot be rebuilt yet: the log begins at offset {start}, and there is no snapshot in "
+            f"{self._snapshots.place} that can be used{f' ({found})' if found else ''}. Take one at another node "
+            "(`replicator snapshot take --node ID`), or copy one there: this node tries again"
+        )
+
+    async def _try(self, damage: Damage, manifest: Manifest, unusable: dict[str, str]) -> bool:
+        """Restore a snapshot that the log holds. Returns whether it could be used; else `unusable` has the reason."""
+        name = manifest.name
+        try:
+            state = await asyncio.to_thread(self._snapshots.state, name)
+            if await self._retried(lambda: log_holds(self._log, state)) is False:
+                unusable[name] = "the log does not hold what it contains"
+                return False
+            self._report(f"{damage.error}. The store is being rebuilt from snapshot {name}")
+            await self._with_space(damage, lambda: self._restore(manifest))
+        except SnapshotError as error:
+            logger.warning("snapshot %s cannot be used: %s", name, error)
+            unusable[name] = str(error)
+            return False
+        return True
+
+    def _restore(self, manifest: Manifest) -> None:
+        store = replacement.begin(self._folder)
+        self._snapshots.restore(manifest.name, store)
+        check_content(store, manifest)
+
+    async def _with_space(self, damage: Damage, work: Callable[[], object]) -> None:
+        """In a worker thread, repeated while the disk is full. Raises what `work` does."""
+        while True:
+            try:
+                await asyncio.to_thread(work)
+            except StoreFull as error:
+                if await asyncio.to_thread(replacement.discard_quarantined, self._folder):
+                    logger.warning("%s. The store that was replaced before is deleted", error)
+                    continue
+                self._report(f"{damage.error}. {error}")
+                await self._clock.sleep(SNAPSHOT_POLL_MS)
+            else:
+                return
+
+    async def _retried(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Repeated until Kafka answers."""
+        while True:
+            try:
+                return await request()
+            except BrokerUnavailable as error:
+                self._report(str(error))
+                await self._clock.sleep(NODE_RETRY_MS)

@@ -1,0 +1,24 @@
+"""A repository, as the source of a store that is rebuilt (`node.healing.SnapshotSource`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from replicator.snapshots.repository import Repository
+from replicator.store.snapshot import Manifest
+
+
+class RepositorySource:
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    @property
+    def place(self) -> str:
+        return self._repository.url
+
+    def listed(self) -> Sequence[Manifest]:
+        return [stored.manifest for stored in self._repository.listed()]
+
+    def restore(self, name: str, store: Path) -> None:
+        self._repository.restore(self._repository.get(name), store, lambda size: None)
