@@ -138,7 +138,7 @@ async def test_a_snapshot_of_a_damaged_store_is_not_used(cluster: HealingCluster
         follower.node.machine.view.end_transaction()
         taken = follower.take_snapshot()
     with pytest.raises(ReplicatorError, match="not the one that they had"):
-        check_content(follower.snapshots / taken.name, taken)
+        check_content(follower.snapshots / taken.name)
     await follower.healed()
     await holds(follower, b"a")
     assert follower.history.last is not None and follower.history.last.source == START_OF_LOG
@@ -207,15 +207,14 @@ async def test_a_truncated_log_is_followed_and_the_lost_offsets_are_named(
     await leader.stop()
     read = follower.node.machine.state.offset
     cluster.log.truncate(Offset(kept + 1))
-    again = await cluster.start("n1", folder="n1-new")
+    await cluster.start("n1", folder="n1-new")
     await follower.healed()
     assert follower.history.last is not None
     assert follower.history.last.source == taken.name != later.name
     assert lost in follower.history.last.lost and kept not in follower.history.last.lost
     assert follower.history.last.lost.stop - 1 == read
     assert "their writes are gone" in caplog.text
-    await until(lambda: again.node.leads)
-    await write(again, b"g")
+    await write(await cluster.leader(), b"g")
     await holds(follower, b"a", b"d", b"g")
     assert follower.node.machine.view.get(key(b"e")) is None
     former = replacement.quarantined(follower.folder)
@@ -372,7 +371,7 @@ async def test_a_full_disk_delays_the_new_store(cluster: HealingCluster, monkeyp
     assert not (follower.folder / "quarantine" / "former").exists()
 
 
-@pytest.mark.parametrize("step", ["listed", "state", "restore", "complete"])
+@pytest.mark.parametrize("step", ["listed", "restore", "check", "complete"])
 async def test_a_process_that_is_killed_while_it_rebuilds_goes_on_later(
     cluster: HealingCluster, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -386,7 +385,11 @@ async def test_a_process_that_is_killed_while_it_rebuilds_goes_on_later(
         loop.call_soon_threadsafe(reached.set)
         raise asyncio.CancelledError
 
-    place = (replacement, "complete") if step == "complete" else (SnapshotFolder, step)
+    places: dict[str, tuple[Any, str]] = {
+        "check": (healing, "check_content"),
+        "complete": (replacement, "complete"),
+    }
+    place = places.get(step, (SnapshotFolder, step))
     with patch.object(*place, side_effect=stop):
         assert flip(follower.store, value(b"b"))
         await reached.wait()

@@ -36,7 +36,7 @@ from replicator.protocol.log_state import LogState
 from replicator.store import replacement
 from replicator.store.meta import FORMAT
 from replicator.store.snapshot import Manifest
-from replicator.store.snapshot_folder import check_content
+from replicator.store.snapshot_folder import check_content, state_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +56,6 @@ class SnapshotSource(Protocol):
 
     def listed(self) -> Sequence[Manifest]:
         """The complete ones, the highest offset first. Those that cannot be read are left out."""
-        ...
-
-    def state(self, name: str) -> LogState:
-        """Of the log, at the offset of a snapshot."""
         ...
 
     def restore(self, name: str, store: Path) -> None:
@@ -221,12 +217,12 @@ class Healer:
         """Restore a snapshot that the log holds. Returns whether it could be used; else `unusable` has the reason."""
         name = manifest.name
         try:
-            state = await asyncio.to_thread(self._snapshots.state, name)
-            if await self._retried(lambda: log_holds(self._log, state)) is False:
-                unusable[name] = "the log does not hold what it contains"
-                return False
             self._report(f"{damage.error}. The store is being rebuilt from snapshot {name}")
             await self._with_space(damage, lambda: self._restore(manifest))
+            state = await asyncio.to_thread(state_of, self._folder / replacement.NEW, manifest)
+            if await self._retried(lambda: log_holds(self._log, state)) is False:
+                raise SnapshotError("the log does not hold what it contains")
+            await asyncio.to_thread(check_content, self._folder / replacement.NEW)
         except SnapshotError as error:
             logger.warning("snapshot %s cannot be used: %s", name, error)
             unusable[name] = str(error)
@@ -234,9 +230,7 @@ class Healer:
         return True
 
     def _restore(self, manifest: Manifest) -> None:
-        store = replacement.begin(self._folder)
-        self._snapshots.restore(manifest.name, store)
-        check_content(store, manifest)
+        self._snapshots.restore(manifest.name, replacement.begin(self._folder))
 
     async def _with_space(self, damage: Damage, work: Callable[[], object]) -> None:
         """In a worker thread, repeated while the disk is full. Raises what `work` does."""

@@ -36,7 +36,7 @@ _META = b"meta"
 _SUSPENDED = b"suspended"
 _TIMING = b"timing"
 # LMDB's errors have the text of the system's error only. It reports a write that a full disk cut short as EIO.
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def open_environment(folder: Path, map_bytes: int = FIRST_MAP_BYTES) -> Any:

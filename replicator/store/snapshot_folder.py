@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from replicator.errors import SnapshotError, StoreError, StoreFull
+from replicator.errors import SnapshotError, StoreError
 from replicator.protocol.log_state import LogState
 from replicator.store import environment, snapshot
 from replicator.store.digest import DIGEST_MASK, entry_digest
@@ -35,9 +35,6 @@ class SnapshotFolder:
                 logger.warning("%s", error)
         return sorted(found, key=lambda it: it.offset, reverse=True)
 
-    def state(self, name: str) -> LogState:
-        return snapshot.read_state(self._folder / name)
-
     def restore(self, name: str, store: Path) -> None:
         try:
             snapshot.restore(self._folder / name, store, self._cluster)
@@ -45,21 +42,28 @@ class SnapshotFolder:
             raise file_error(store, error) from error
 
 
-def check_content(store: Path, manifest: Manifest) -> None:
-    """Compute the digest of a restored store, which is not open, from every entry.
-
-    Raises `SnapshotError` if it is not the one that the store has, and its manifest; `StoreFull`.
-    """
+def state_of(store: Path, manifest: Manifest) -> LogState:
+    """The state of the log in a store that was restored, and is not open. Raises `SnapshotError`."""
     try:
         with environment.read_only(store) as env:
             meta = environment.read_meta(env)
-            digest = entries = 0
+    except StoreError as error:
+        raise SnapshotError(f"it cannot be read: {error}") from error
+    if meta is None or (meta.state.offset, f"{meta.digest:032x}") != (manifest.offset, manifest.digest):
+        raise SnapshotError("its content is not that of its manifest")
+    return meta.state
+
+
+def check_content(store: Path) -> None:
+    """Compute the digest of such a store from every entry. Raises `SnapshotError`."""
+    digest = entries = 0
+    try:
+        with environment.read_only(store) as env:
+            meta = environment.read_meta(env)
             with env.begin(db=env.open_db(b"entries", create=False)) as txn:
                 for key, value in txn.cursor():
                     digest += entry_digest(key, value)
                     entries += 1
-    except StoreFull:
-        raise
     except StoreError as error:
         raise SnapshotError(f"it cannot be read: {error}") from error
     digest &= DIGEST_MASK
@@ -67,5 +71,3 @@ def check_content(store: Path, manifest: Manifest) -> None:
         raise SnapshotError(
             f"its {entries} entries have digest {digest:032x}, not the one that they had when it was taken"
         )
-    if (meta.state.offset, f"{meta.digest:032x}") != (manifest.offset, manifest.digest):
-        raise SnapshotError("its content is not that of its manifest")
