@@ -29,10 +29,12 @@ STATE_COLOURS = {
     SERVING: "green",
     "catching up": "yellow",
     "waiting": "yellow",
+    "healing": "yellow",
     **dict.fromkeys((FAILED, REPLACED, UNREACHABLE), "red"),
 }
 SOURCES = {"kafka": "Kafka", "leader": "leader"}
 REFRESH_S = 0.5
+HEALED_MS = 86_400_000
 
 
 def status(
@@ -103,6 +105,7 @@ def draw(summary: ClusterSummary) -> list[RenderableType]:
         _describe_term(summary),
         *policy,
         *_troubles(summary),
+        *_describe_heals(summary),
         *_ignored_settings(summary),
     ]
 
@@ -135,6 +138,20 @@ def _troubles(summary: ClusterSummary) -> Iterator[str]:
             nodes.setdefault(node.trouble, []).append(node.id)
     for trouble, ids in nodes.items():
         yield f"{', '.join(ids)}: {trouble}"
+
+
+def _describe_heals(summary: ClusterSummary) -> Iterator[str]:
+    """Of the last day."""
+    now_ms = time.time_ns() // 1_000_000
+    for node in summary.nodes:
+        heal = node.healed
+        if heal is None or now_ms - heal.healed_at_ms > HEALED_MS:
+            continue
+        source = f"snapshot {heal.source}" if heal.source else "the start of the log"
+        age = _duration(max(0, now_ms - heal.healed_at_ms))
+        yield f"{node.id} rebuilt its store from {source} {age} ago: {heal.damage.error}"
+        if heal.lost:
+            yield f"{node.id}: Kafka has lost {heal.describe_lost()}. The former store of the node still has them"
 
 
 def _describe_outage(summary: ClusterSummary) -> Iterator[Text]:

@@ -13,6 +13,7 @@ from typing import Any
 from replicator.address import Address
 from replicator.node.change_stream import PublisherState
 from replicator.position import BEFORE_LOG
+from replicator.protocol.healing import Cause, Damage, Heal
 from replicator.protocol.roles import Role
 from replicator.records.types import Policy, Timing, WaitFor, WriteMode
 
@@ -61,6 +62,7 @@ class NodeInfo:
     refusal: str = ""  # why the leader takes no writes now; empty if it does
     elected: TermInfo | None = None  # how the current term began, if the node has read its claim
     term_ms: float | None = None  # how long ago that was
+    healed: Heal | None = None  # how its store was rebuilt last
 
     @property
     def leads(self) -> bool:
@@ -144,10 +146,11 @@ class MemberStatus:
 
 def parse_status(reply: Any) -> StatusReply:
     """Raises `KeyError`, `TypeError` or `ValueError` if this is not the status of a node."""
-    node, elected = reply["node"], reply["node"].get("elected")
+    node, elected, healed = reply["node"], reply["node"].get("elected"), reply["node"].get("healed")
+    parsed = {"elected": parse_term(elected), "healed": parse_heal(healed)}
     return StatusReply(
         cluster=reply["cluster"],
-        node=NodeInfo(**{**known_fields(NodeInfo, node), "elected": parse_term(elected)}),
+        node=NodeInfo(**{**known_fields(NodeInfo, node), **parsed}),
         incarnation=reply.get("incarnation", ""),
         log_bytes=reply.get("log_bytes"),
         members=tuple(map(parse_member, reply["members"])),
@@ -165,6 +168,14 @@ def parse_member(member: Any) -> MemberInfo:
 
 def parse_term(elected: Any) -> TermInfo | None:
     return None if elected is None else TermInfo(**known_fields(TermInfo, elected))
+
+
+def parse_heal(healed: Any) -> Heal | None:
+    """Raises `KeyError`, `TypeError` or `ValueError`."""
+    if healed is None:
+        return None
+    damage = known_fields(Damage, healed["damage"])
+    return Heal(**{**known_fields(Heal, healed), "damage": Damage(**{**damage, "cause": Cause(damage["cause"])})})
 
 
 def parse_policy(policy: Any) -> Policy | None:

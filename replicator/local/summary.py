@@ -12,6 +12,7 @@ from replicator.local.status import SERVING, UNREACHABLE, MemberStatus, NodeInfo
 from replicator.log.kafka.topic import wal_topic
 from replicator.position import Author, NodeId
 from replicator.protocol.ack_policy import required
+from replicator.protocol.healing import Heal
 from replicator.records.types import Member, Membership, Mode, Policy, Timing
 
 
@@ -34,6 +35,7 @@ class NodeSummary:
     store_bytes: int | None  # on disk
     publisher: PublisherInfo | None  # of the change stream
     ignored_timing: Mapping[str, int]  # settings of its config that the timing of the cluster overrides
+    healed: Heal | None  # how its store was rebuilt last
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ def _summarise_node(status: MemberStatus, end_offset: int) -> NodeSummary:
         store_bytes=node.store_bytes,
         publisher=status.reply.publisher,
         ignored_timing=node.ignored_timing,
+        healed=node.healed,
     )
 
 

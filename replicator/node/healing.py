@@ -170,12 +170,10 @@ class Healer:
             f"snapshot {restored.source}" if restored.source else "the start of the log",
             replacement.quarantined(self._folder),
         )
-        if lost := heal.lost:
+        if heal.lost:
             logger.critical(
-                "Kafka has lost %s %d to %d, which this node had read: their writes are gone, but for the former store",
-                "the offsets" if damage.log_end == lost.start else "some of the offsets",
-                lost.start,
-                lost.stop - 1,
+                "Kafka has lost %s, which this node had read: their writes are gone, but for the former store",
+                heal.describe_lost(),
             )
         return heal
 

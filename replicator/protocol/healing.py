@@ -97,6 +97,11 @@ class Heal:
         first = damage.log_end if damage.log_end is not None and damage.log_end <= damage.offset else self.offset + 1
         return range(first, damage.offset + 1)
 
+    def describe_lost(self) -> str:
+        lost = self.lost
+        what = "the offsets" if self.damage.log_end == lost.start else "some of the offsets"
+        return f"{what} {lost.start} to {lost.stop - 1}"
+
 
 class Attempt(NamedTuple):
     """Rebuild the store."""
