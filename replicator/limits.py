@@ -249,6 +249,18 @@ AUDIT_ENTRIES = 128
 AUDIT_BYTES = 65_536
 """The same for the size of their values."""
 
+COMPARISON_RESERVE_BYTES = 2 << 30
+"""Address space that a node reserves for the pages that are replaced during `replicator verify`."""
+
+COMPARED_RANGES = 32
+"""Ranges of keys in one request of `replicator verify` to a node. Bounds the size of the request, and the work."""
+
+COMPARED_RANGE_ENTRIES = 4_096
+"""Entries in such a range. Bounds the work of a request."""
+
+COMPARED_ENTRIES = 1_000
+"""Entries that a node lists in one answer, for a range that differs. Bounds the size of the answer."""
+
 MAX_MESSAGE_BYTES = 16 << 20
 """`max.message.bytes` of the log's topic. A multiple of MAX_BATCH_BYTES, so that Kafka accepts every batch."""
 

@@ -35,6 +35,13 @@ def cluster(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
     cluster.run("cluster", "down", "--purge")
 
 
+@pytest.fixture(autouse=True)
+def forgotten(cluster: Cluster) -> None:
+    """Each test may rebuild stores at once, and as often as the first one."""
+    for id in IDS:
+        (cluster.folder.node_dir(id) / replacement.HEALS).unlink(missing_ok=True)
+
+
 def roles(cluster: Cluster) -> tuple[str, str, str]:
     """The leader, and the others."""
     leader = cluster.leader(IDS)
@@ -104,6 +111,7 @@ def test_a_store_that_is_damaged_while_its_node_is_stopped_is_rebuilt(cluster: C
 
 def test_a_leader_with_a_flipped_byte_gives_up_leadership_and_no_write_is_lost(cluster: Cluster) -> None:
     leader, *others = roles(cluster)
+    cluster.client(leader).flushall()
     cluster.client(leader).set("leader", "<the right value>")
     cluster.caught_up()
     writer = Writer([cluster.client(id) for id in (leader, *others)])
@@ -127,6 +135,7 @@ def test_a_sync_member_heals_under_load_and_no_promise_is_broken(cluster: Cluste
     cluster.run("replica", "set-mode", sync, "sync")
     cluster.run("cluster", "policy", "all", "--write", "sync")
     client = cluster.client(leader)
+    client.flushall()
     client.set("sync", "<the right value>")
     cluster.caught_up()
     cluster.run("snapshot", "take")
@@ -166,8 +175,8 @@ def test_a_process_that_is_killed_while_it_heals_goes_on_when_it_is_started(clus
     client = cluster.client(leader)
     client.set("killed", f"{content}>")
     with client.pipeline(transaction=False) as pipe:
-        for number in range(2_000):
-            pipe.set(f"killed:{number}", "x" * 500)
+        for number in range(5_000):
+            pipe.set(f"killed:{number}", "x" * 1_000)
         pipe.execute()
     cluster.caught_up()
     cluster.run("snapshot", "take")
@@ -181,7 +190,7 @@ def test_a_process_that_is_killed_while_it_heals_goes_on_when_it_is_started(clus
     time.sleep(delay_ms / 1000)
     os.kill(cluster.pid(follower), signal.SIGKILL)
     folder = cluster.folder.node_dir(follower)
-    print(f"killed with {sorted(it.name for it in folder.iterdir())}")
+    print(f"killed with {sorted(str(it.relative_to(folder)) for it in folder.rglob('*'))}")
     cluster.run("node", "start", follower)
     healed(cluster, follower, before + 1)
     assert cluster.client(follower).get("killed") == f"{content}>".encode()

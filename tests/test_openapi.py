@@ -88,7 +88,7 @@ async def test_answers_of_a_starting_node_are_as_described(servers: HttpServers)
         await ask(client, "GET", path)
     for operation in OPERATIONS:
         if operation.is_change or operation.parameters:
-            path = operation.path.replace("{node}", "n9").replace("{key}", "k")
+            path = operation.path.replace("{node}", "n9").replace("{key}", "k").replace("{id}", "a")
             status, _ = await ask(client, operation.method, path, operation.path, json=body_of(operation.body))
             assert status == 503
 
@@ -132,6 +132,11 @@ def body_of(shape: Shape | None) -> Any:
         Shape.TIMING: {"lease_ms": 600},
         Shape.PROMOTION: {"node": "n9", "force": False},
         Shape.STREAM_CHANGE: {"enabled": True, "start_from": "latest"},
+        Shape.COMPARISON: {"id": "a"},
+        Shape.COMPARED: {"id": "a", "offset": 1},
+        Shape.COMPARED_RANGE: {"id": "a", "offset": 1, "start": "", "stop": "", "entries": 10},
+        Shape.COMPARED_BOUNDS: {"id": "a", "offset": 1, "bounds": ["", "ff"]},
+        Shape.COMPARED_ENTRIES: {"id": "a", "offset": 1, "start": "", "stop": "ff", "limit": 10},
     }
     if shape is not None:
         validator({"$ref": f"#/components/schemas/{shape}"}).validate(examples[shape])

@@ -128,9 +128,35 @@ def shapes() -> dict[Shape, Schema]:
                 "registry": {"type": "string", "description": "URL of a schema registry, for Avro."},
             },
         ),
+        **_comparison(),
         Shape.ACCEPTED: an_object({"accepted": TEXT}),
         Shape.ERROR: an_object({"error": TEXT}),
         Shape.REDIRECT: an_object({"error": TEXT, "leader": {"anyOf": [HOST_PORT, {"type": "null"}]}}),
+    }
+
+
+def _comparison() -> dict[Shape, Schema]:
+    key = {"type": "string", "pattern": "^([0-9a-f]{2})*$", "description": "A store key, in hexadecimal digits."}
+    stop = {**key, "description": "Exclusive. Empty: the end of the store."}
+    count: Schema = {"type": "integer", "minimum": 1}
+    id = {"type": "string", "minLength": 1, "maxLength": 64, "description": "Chosen by the program that compares."}
+    at: dict[str, Schema] = {"id": id, "offset": {"type": "integer", "description": "Of the checkpoint."}}
+    digest = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+    entries: Schema = {"type": "integer", "minimum": 0}
+    described = an_object({"start": key, "stop": stop, "digest": digest, "entries": entries})
+    digested = an_object({"digest": digest, "entries": entries, "is_complete": {"type": "boolean"}})
+    entry = an_object({"key": key, "digest": digest})
+    return {
+        Shape.COMPARISON: an_object({"id": id}),
+        Shape.COMPARED: an_object(at),
+        Shape.COMPARED_RANGE: an_object({**at, "start": key, "stop": stop, "entries": count}),
+        Shape.COMPARED_BOUNDS: an_object({**at, "bounds": {"type": "array", "items": key, "minItems": 2}}),
+        Shape.COMPARED_ENTRIES: an_object({**at, "start": key, "stop": stop, "limit": count}),
+        Shape.CHECKPOINT: an_object({"offset": {"type": "integer"}}),
+        Shape.KEPT_STATE: an_object({"applied": {"type": "boolean"}}, {"digest": digest, "entries": entries}),
+        Shape.KEY_RANGES: an_object({"ranges": {"type": "array", "items": described}}),
+        Shape.RANGE_DIGESTS: an_object({"ranges": {"type": "array", "items": digested}}),
+        Shape.ENTRY_DIGESTS: an_object({"entries": {"type": "array", "items": entry}, "are_all": {"type": "boolean"}}),
     }
 
 

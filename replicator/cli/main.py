@@ -32,6 +32,7 @@ COMMANDS = (
     "stream",
     "bench",
     "status",
+    "verify",
     "doctor",
     "history",
     "demo",

@@ -27,6 +27,7 @@ STATUS_S = 2.0  # of all nodes: less than the others, as one that hangs must not
 SNAPSHOT_S = 3600.0
 LISTING_S = 30.0  # of the repository
 PROMOTE_S = 15.0
+COMPARISON_S = 30.0  # to compute the digests of so many entries, at a node under load
 CHANGE_STREAM_S = 60.0  # creates or deletes topics, and may have to wait for a publisher's transaction
 
 START_NODES = "Start them with `replicator cluster up`"
@@ -124,6 +125,10 @@ class NodeAdmin:
 
     def reset_change_stream(self) -> None:
         self._request("DELETE", "/stream", timeout_s=CHANGE_STREAM_S)
+
+    def compare(self, method: str, path: str, fields: Any) -> Any:
+        """For `ComparisonAdmin`."""
+        return self._request(method, path, fields, COMPARISON_S)
 
     def _request(self, method: str, path: str, body: Any = None, timeout_s: float = TIMEOUT_S) -> Any:
         headers = {"Content-Type": "application/json"}

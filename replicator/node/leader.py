@@ -178,7 +178,8 @@ class Leader:
         """The leader's own records, followed by clients' writes if they may be sent."""
         roles, writes = self._context.roles, self._context.writes
         mode = self._commitment.membership.policy.write
-        checkpoint_due = self._queue_checkpoint() if writes.queued else False
+        requested = self._context.replica.checkpoints.is_requested
+        checkpoint_due = self._queue_checkpoint() if writes.queued or requested else False
         self._announcement.withdraw_unwritten()
         own = writes.send_own()
         if checkpoint_due or roles.role is not Role.LEADER or roles.delays_writes():
@@ -192,17 +193,18 @@ class Leader:
         return own + group
 
     def _queue_checkpoint(self) -> bool:
-        """Queue a checkpoint every `CHECKPOINT_MS`, before the next group.
+        """Queue a checkpoint every `CHECKPOINT_MS`, or if one is requested, before the next group.
 
         It is possible only while the store has all rows of the log. Returns whether writes have to wait until then.
         """
         context, now_ms = self._context, self._context.clock.elapsed_ms()
-        if now_ms - self._checkpoint_ms < CHECKPOINT_MS:
+        hook = context.replica.checkpoints
+        if now_ms - self._checkpoint_ms < CHECKPOINT_MS and not hook.is_requested:
             return False
         if context.writes.changes_sent:
             return True
         meta = context.replica.machine.meta
-        context.enqueue_own(Checkpoint(meta.digest, meta.entries))
+        hook.queued(context.enqueue_own(Checkpoint(meta.digest, meta.entries)))
         self._checkpoint_ms = now_ms
         return False
 

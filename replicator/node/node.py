@@ -31,6 +31,7 @@ from replicator.node.record_source import RecordSource
 from replicator.node.replica import ChangeListener, RowListener
 from replicator.node.replica_progress import LastAck, ReplicaLag, ReplicaProgress, ReplicaReport
 from replicator.node.status import NodeStatus, node_status
+from replicator.node.store_comparison import StoreComparison
 from replicator.node.timing import TimingChanges, log_ignored
 from replicator.node.transfer import LeadershipTransfer
 from replicator.position import NodeId, Offset, Token
@@ -84,6 +85,7 @@ class Node:
         self.recent = context.replica.recent
         self.damaged = self._health.damaged
         self.give_up = self._health.give_up
+        self.comparison = StoreComparison(context)
 
     # Lifecycle
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from replicator.errors import LogDamage, UpgradeNeeded
 from replicator.limits import SLICE_CHANGES
 from replicator.log.port import Entry
+from replicator.node.checkpoints import CheckpointHook
 from replicator.node.clock import Clock
 from replicator.node.latencies import Histogram
 from replicator.node.offset_waiters import OffsetWaiters
@@ -21,7 +22,7 @@ from replicator.protocol.acceptance import judge, judge_sent, skip
 from replicator.protocol.log_state import LogState
 from replicator.protocol.verification import verify
 from replicator.records.codec import BARRIER, NotARecord, RecordCodec
-from replicator.records.types import Change, Claim, Heartbeat, Record, Single, Write, singles
+from replicator.records.types import Change, Checkpoint, Claim, Heartbeat, Record, Single, Write, singles
 from replicator.store.machine import Machine
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Replica:
         self.row_listener: RowListener | None = None
         self.change_listener: ChangeListener | None = None
         self.recent = RecentRecords(machine.state.offset, lambda payload: codec.decode(payload, self.state.timeline))
+        self.checkpoints = CheckpointHook()
         self.awaits = asyncio.Event()  # set when a task begins to wait in `applied`
         self._waiters = OffsetWaiters()  # for offsets that are in the log
         self._listeners = OffsetWaiters()  # for whatever comes next
@@ -109,6 +111,8 @@ class Replica:
                 if changed := _changes(record):
                     changes += changed
                     changing.append(entry)
+                elif self._ends_batch(record):
+                    break
             else:
                 void_records += 1
                 why_void = f"offset {offset}: {type(record.body).__name__} by {record.header.author}, {void}"
@@ -149,6 +153,8 @@ class Replica:
             if changed := _changes(record):
                 changes += changed
                 changing.append(entry)
+            elif self._ends_batch(record):
+                break
         self._apply_accepted(accepted, changing, state)
         return Applied(accepted, entries[read:], problem)
 
@@ -161,6 +167,14 @@ class Replica:
             if self.change_listener is not None:
                 for _, record in accepted:
                     self.change_listener(record.header.timestamp_us, singles(record.body))
+
+            if accepted and self._ends_batch(accepted[-1].record):
+                assert self.checkpoints.on_applied is not None
+                self.checkpoints.on_applied(accepted[-1].offset)
+
+    def _ends_batch(self, record: Record) -> bool:
+        """Whether the state at this record is to be kept, so nothing is applied together with it that follows it."""
+        return type(record.body) is Checkpoint and self.checkpoints.on_applied is not None
 
     def _note_use(self, accepted: Sequence[Accepted]) -> None:
         for _, (header, body, _) in reversed(accepted):

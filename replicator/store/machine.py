@@ -156,11 +156,14 @@ class Machine:
         """Of processes that were killed while they copied the store: LMDB would keep what they were reading."""
         self._env.reader_check()
 
-    def reserve_for_copy(self) -> None:
-        """Grow the map in advance: it cannot grow during a copy, so a batch that needs more space would block."""
+    def reserve_for_copy(self, free_bytes: int = 0) -> None:
+        """Grow the map in advance: it cannot grow during a copy, so a batch that needs more space would block.
+
+        A snapshot of `view` ends when it grows. `free_bytes`: at least so much more than it has; the file stays small.
+        """
         used = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
         self.view.end_transaction()
-        while self._env.info()["map_size"] < 4 * used:
+        while self._env.info()["map_size"] < max(4 * used, used + free_bytes):
             self._grow()
 
     def copy_to(self, folder: Path) -> None:

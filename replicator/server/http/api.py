@@ -29,6 +29,16 @@ class Shape(StrEnum):
     PROMOTION = "Promotion"
     STREAM = "ChangeStream"
     STREAM_CHANGE = "ChangeStreamChange"
+    COMPARISON = "Comparison"
+    COMPARED = "ComparedCheckpoint"
+    COMPARED_RANGE = "ComparedRange"
+    COMPARED_BOUNDS = "ComparedBounds"
+    COMPARED_ENTRIES = "ComparedEntries"
+    CHECKPOINT = "Checkpoint"
+    KEPT_STATE = "KeptState"
+    KEY_RANGES = "KeyRanges"
+    RANGE_DIGESTS = "RangeDigests"
+    ENTRY_DIGESTS = "EntryDigests"
     ACCEPTED = "Accepted"
     ERROR = "Error"
     REDIRECT = "NotLeader"
@@ -71,6 +81,7 @@ class Operation:
 _STARTING = (Shape.ERROR, "The node is starting, has failed, or waits for Kafka: the error says which.")
 _OTHER_ROLE = (Shape.ROLE, "This node is not. While it is starting, the answer has only `error`.")
 _INVALID = (Shape.ERROR, "The request is invalid: the error names the field, and what is expected.")
+_NOT_KEPT = (Shape.ERROR, "The node is starting, does not have that state, or compares the stores for another program.")
 _NODE = Parameter("node", "path", "Id of a member.")
 _ACCEPTED = (Shape.ACCEPTED, "The change is sent to the log. It has taken effect once `/status` shows it.")
 _AT_LEADER: Mapping[int, tuple[Shape, str]] = {
@@ -174,6 +185,60 @@ OPERATIONS = (
         "Transfer leadership to another node. With `force`, send it to that node, which claims leadership itself.",
         _AT_LEADER,
         Shape.PROMOTION,
+    ),
+    Operation(
+        "PUT",
+        "/comparison",
+        "`replicator verify`: keep the state of this node at the next checkpoints, until 30 s after the last request.",
+        {202: (Shape.ACCEPTED, "It does."), 400: _INVALID, 503: _NOT_KEPT},
+        Shape.COMPARISON,
+    ),
+    Operation(
+        "POST",
+        "/comparison/checkpoint",
+        "Append a checkpoint, at which the stores are compared.",
+        {
+            200: (Shape.CHECKPOINT, "It is in the log."),
+            400: _INVALID,
+            409: (Shape.REDIRECT, "This node is not the leader."),
+            503: _NOT_KEPT,
+        },
+        Shape.COMPARISON,
+    ),
+    Operation(
+        "POST",
+        "/comparison/state",
+        "Whether this node has applied the log up to a checkpoint, and the digest that its store had there.",
+        {200: (Shape.KEPT_STATE, ""), 400: _INVALID, 503: _NOT_KEPT},
+        Shape.COMPARED,
+    ),
+    Operation(
+        "POST",
+        "/comparison/split",
+        "Ranges of so many entries in that state, with their digests.",
+        {200: (Shape.KEY_RANGES, ""), 400: _INVALID, 503: _NOT_KEPT},
+        Shape.COMPARED_RANGE,
+    ),
+    Operation(
+        "POST",
+        "/comparison/ranges",
+        "Digests of the ranges between each two keys, computed from the entries in that state.",
+        {200: (Shape.RANGE_DIGESTS, ""), 400: _INVALID, 503: _NOT_KEPT},
+        Shape.COMPARED_BOUNDS,
+    ),
+    Operation(
+        "POST",
+        "/comparison/entries",
+        "The digest of each entry of a range in that state.",
+        {200: (Shape.ENTRY_DIGESTS, ""), 400: _INVALID, 503: _NOT_KEPT},
+        Shape.COMPARED_ENTRIES,
+    ),
+    Operation(
+        "DELETE",
+        "/comparison/{id}",
+        "End a comparison.",
+        {202: (Shape.ACCEPTED, "It has ended."), 503: _STARTING},
+        parameters=(Parameter("id", "path", "The id with which it was begun."),),
     ),
     Operation(
         "GET",

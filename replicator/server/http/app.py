@@ -27,6 +27,7 @@ from replicator.node.snapshots import SnapshotControl
 from replicator.records.types import Member
 from replicator.server.http.api import is_change, is_protected
 from replicator.server.http.change_stream import stream_routes
+from replicator.server.http.comparison import comparison_routes
 from replicator.server.http.keys import read_routes
 from replicator.server.http.members import member_routes
 from replicator.server.http.metrics import CONTENT_TYPE, MetricsInput, render, render_without_node
@@ -91,6 +92,7 @@ class HttpServer:
                 web.get("/snapshots", self._list_snapshots),
                 web.post("/snapshots", self._take_snapshot),
                 *member_routes(self._ready_node),
+                *comparison_routes(self._ready_node),
                 *read_routes(self._ready_node),
                 *stream_routes(lambda: self._ready().changes),
             ]
