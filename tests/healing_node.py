@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from replicator.errors import ReplicatorError
+from replicator.errors import ReplicatorError, SnapshotError
 from replicator.node.damage import HealHistory
 from replicator.node.healing import Healer, run_until_damaged
 from replicator.node.health import NodeState
 from replicator.store import replacement, snapshot
-from replicator.store.snapshot_folder import SnapshotFolder
+from replicator.store.snapshot import Manifest
 from tests.memory_cluster import MemoryCluster, RunningNode, until
+
+
+class SnapshotFolder:
+    """`SnapshotSource`: the copies in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def place(self) -> str:
+        return str(self._folder)
+
+    def listed(self) -> Sequence[Manifest]:
+        found = []
+        for manifest in self._folder.glob("[!.]*/manifest.json"):
+            with suppress(SnapshotError):
+                found.append(snapshot.read_manifest(manifest.parent))
+        return sorted(found, key=lambda it: it.offset, reverse=True)
+
+    def restore(self, name: str, store: Path) -> None:
+        snapshot.restore(self._folder / name, store, "test")
 
 
 class HealingCluster(MemoryCluster):
@@ -50,7 +72,7 @@ class HealingNode:
         cluster = self._cluster
         self.folder.mkdir(parents=True, exist_ok=True)
         replacement.recover(self.folder)
-        source = SnapshotFolder(self.snapshots, "test")
+        source = SnapshotFolder(self.snapshots)
         healer = Healer(self.folder, "test", self._cluster.log, source, cluster.clock, self.reports.append)
         damage = replacement.damage_of(self.folder)
         while True:

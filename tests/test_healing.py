@@ -23,9 +23,9 @@ from replicator.records.types import Change, Mode, Policy, Write, WriteMode
 from replicator.store import replacement, snapshot
 from replicator.store.keys import encode_key
 from replicator.store.machine import Machine
-from replicator.store.snapshot_folder import SnapshotFolder, check_content
+from replicator.store.restored import check_content
 from tests.damage import flip
-from tests.healing_node import HealingCluster, HealingNode
+from tests.healing_node import HealingCluster, HealingNode, SnapshotFolder
 from tests.memory_cluster import RunningNode, until
 
 

@@ -201,7 +201,7 @@ def test_a_process_that_is_killed_while_it_heals_goes_on_when_it_is_started(clus
 def test_a_node_below_the_start_of_the_log_waits_for_a_snapshot_and_starts_from_it(cluster: Cluster) -> None:
     leader, follower, _ = roles(cluster)
     cluster.run("node", "stop", follower)
-    for manifest in cluster.folder.snapshots.glob("*/manifest.json"):
+    for manifest in (cluster.dir / "snapshots").glob("*/manifest.json"):
         manifest.rename(manifest.with_name("moved away"))
     client = cluster.client(leader)
     for number in range(50):

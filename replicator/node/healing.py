@@ -12,7 +12,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
-from replicator.errors import BrokerUnavailable, ReplicatorError, SnapshotError, StoreError, StoreFull
+from replicator.errors import (
+    BrokerUnavailable,
+    ConfigError,
+    ReplicatorError,
+    RepositoryUnavailable,
+    SnapshotError,
+    StoreError,
+    StoreFull,
+)
 from replicator.intervals import NODE_RETRY_MS, SNAPSHOT_POLL_MS
 from replicator.log.port import Log
 from replicator.node.clock import Clock
@@ -35,8 +43,8 @@ from replicator.protocol.healing import (
 from replicator.protocol.log_state import LogState
 from replicator.store import replacement
 from replicator.store.meta import FORMAT
+from replicator.store.restored import check_content, state_of
 from replicator.store.snapshot import Manifest
-from replicator.store.snapshot_folder import check_content, state_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +55,10 @@ Report = Callable[[str], None]
 
 
 class SnapshotSource(Protocol):
-    """Where the snapshots are. All methods may block, and are called in a worker thread. Raises `SnapshotError`."""
+    """Where the snapshots are. All methods may block, and are called in a worker thread.
+
+    Both raise `RepositoryUnavailable`, and `ConfigError` (access denied).
+    """
 
     @property
     def place(self) -> str:
@@ -59,7 +70,7 @@ class SnapshotSource(Protocol):
         ...
 
     def restore(self, name: str, store: Path) -> None:
-        """Put a copy into the folder of a store, which is empty. Also raises `StoreError`."""
+        """Put a copy into the folder of a store, which is empty. Also raises `SnapshotError`, `StoreError`."""
         ...
 
 
@@ -188,15 +199,18 @@ class Healer:
             end = await self._retried(self._log.end)
             wanted = Wanted(self._cluster, self._log.identity, damage.timeline, FORMAT, start, end)
             reasons = {**unusable}
-            for manifest in await asyncio.to_thread(self._snapshots.listed):
-                name = manifest.name
-                if name in attempt.excluded:
-                    reasons[name] = "a store that was restored from it has the same damage"
-                elif name not in unusable:
-                    why = mismatch(manifest, wanted)
-                    if why is None and await self._try(damage, manifest, unusable):
-                        return Restored(name, Offset(manifest.offset))
-                    reasons[name] = why or unusable[name]
+            try:
+                for manifest in await asyncio.to_thread(self._snapshots.listed):
+                    name = manifest.name
+                    if name in attempt.excluded:
+                        reasons[name] = "a store that was restored from it has the same damage"
+                    elif name not in unusable:
+                        why = mismatch(manifest, wanted)
+                        if why is None and await self._try(damage, manifest, unusable):
+                            return Restored(name, Offset(manifest.offset))
+                        reasons[name] = why or unusable[name]
+            except (RepositoryUnavailable, ConfigError) as error:
+                reasons = {self._snapshots.place: str(error)}
             if start == 0 and START_OF_LOG not in attempt.excluded:
                 await self._with_space(damage, lambda: replacement.begin(self._folder))
                 return Restored(START_OF_LOG, BEFORE_LOG)
@@ -228,7 +242,10 @@ class Healer:
         return True
 
     def _restore(self, manifest: Manifest) -> None:
-        self._snapshots.restore(manifest.name, replacement.begin(self._folder))
+        try:
+            self._snapshots.restore(manifest.name, replacement.begin(self._folder))
+        except OSError as error:
+            raise replacement.file_error(self._folder, error) from error
 
     async def _with_space(self, damage: Damage, work: Callable[[], object]) -> None:
         """In a worker thread, repeated while the disk is full. Raises what `work` does."""

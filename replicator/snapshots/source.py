@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from replicator.snapshots.repository import Repository
+from replicator.store import environment
 from replicator.store.snapshot import Manifest
 
 
@@ -21,4 +22,5 @@ class RepositorySource:
         return [stored.manifest for stored in self._repository.listed()]
 
     def restore(self, name: str, store: Path) -> None:
-        self._repository.restore(self._repository.get(name), store, lambda size: None)
+        repository, stored = self._repository, self._repository.get(name)
+        environment.install(store, lambda file: repository.fetch(stored, file, lambda size: None))

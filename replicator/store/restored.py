@@ -1,49 +1,18 @@
-"""The snapshots in a folder, as a source for a store that is rebuilt (`node.healing.SnapshotSource`)."""
+"""Checks a store that was restored from a snapshot, before it is used."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from replicator.errors import SnapshotError, StoreError
 from replicator.protocol.log_state import LogState
-from replicator.store import environment, snapshot
+from replicator.store import environment
 from replicator.store.digest import DIGEST_MASK, entry_digest
-from replicator.store.replacement import file_error
 from replicator.store.snapshot import Manifest
-
-logger = logging.getLogger(__name__)
-
-
-class SnapshotFolder:
-    def __init__(self, folder: Path, cluster: str) -> None:
-        self._folder = folder
-        self._cluster = cluster
-
-    @property
-    def place(self) -> str:
-        return str(self._folder)
-
-    def listed(self) -> Sequence[Manifest]:
-        """The complete ones, the highest offset first. Those that cannot be read are left out."""
-        found = []
-        for manifest in self._folder.glob("[!.]*/manifest.json"):
-            try:
-                found.append(snapshot.read_manifest(manifest.parent))
-            except SnapshotError as error:
-                logger.warning("%s", error)
-        return sorted(found, key=lambda it: it.offset, reverse=True)
-
-    def restore(self, name: str, store: Path) -> None:
-        try:
-            snapshot.restore(self._folder / name, store, self._cluster)
-        except OSError as error:
-            raise file_error(store, error) from error
 
 
 def state_of(store: Path, manifest: Manifest) -> LogState:
-    """The state of the log in a store that was restored, and is not open. Raises `SnapshotError`."""
+    """The state of the log in it. It is not open. Raises `SnapshotError`."""
     try:
         with environment.read_only(store) as env:
             meta = environment.read_meta(env)
@@ -55,7 +24,7 @@ def state_of(store: Path, manifest: Manifest) -> LogState:
 
 
 def check_content(store: Path) -> None:
-    """Compute the digest of such a store from every entry. Raises `SnapshotError`."""
+    """Compute its digest from every entry. Raises `SnapshotError`."""
     digest = entries = 0
     try:
         with environment.read_only(store) as env:
