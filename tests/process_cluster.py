@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,16 +38,23 @@ class Cluster:
         self.environment = {**os.environ, "COLUMNS": "200"}
 
     def run(self, *args: str, code: int = 0) -> str:
-        done = subprocess.run(
+        done = self._run(args)
+        assert done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    def run_any(self, *args: str) -> str:
+        """What a command prints for programs, whatever its exit code."""
+        return self._run(args).stdout
+
+    def _run(self, args: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [sys.executable, "-m", "replicator", *args, "--dir", str(self.dir)],
             capture_output=True,
             text=True,
             timeout=120,
             env=self.environment,
         )
-        assert done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
-        return done.stdout + done.stderr
 
     def up(self, nodes: int) -> None:
         options = ("--nodes", str(nodes), "--base-port", str(self.base_port), "--name", self.name)

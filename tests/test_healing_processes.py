@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -259,3 +260,35 @@ def test_nodes_follow_a_log_that_its_broker_has_lost_the_end_of(tmp_path: Path) 
     finally:
         cluster.run("cluster", "down")
         broker.stop()
+
+
+def test_verify_names_the_key_that_differs_and_then_nothing(cluster: Cluster) -> None:
+    leader, follower, _ = roles(cluster)
+    client = cluster.client(leader)
+    client.flushall()
+    client.set("verified", "<the right value>")
+    with client.pipeline(transaction=False) as pipe:
+        for number in range(5_000):
+            pipe.set(f"verified:{number}", number)
+        pipe.execute()
+    cluster.caught_up()
+    assert "differ" not in cluster.run("verify")
+    before = len(heals(cluster, follower))
+    writer = Writer([cluster.client(leader)])
+    writer.start()
+    found: dict[str, Any] = {"equal": True}
+    for _ in range(5):  # the node may notice the damage, and repair it, before it is compared
+        assert flip(store(cluster, follower), b"<the right value")
+        done = cluster.run_any("verify", "--json")
+        found = json.loads(done)
+        if not found["equal"] and found["differences"]:
+            break
+        healed(cluster, follower, before + 1)
+        (cluster.folder.node_dir(follower) / replacement.HEALS).unlink(missing_ok=True)
+        before = 0
+    assert [it["row"] for it in found["differences"]] == ["verified"]
+    assert {it["id"]: it["result"] for it in found["nodes"]}[follower] == "differs"
+    healed(cluster, follower, before + 1)
+    assert json.loads(cluster.run("verify", "--json"))["equal"]
+    writer.finish()
+    assert len(writer.acknowledged) > 100
