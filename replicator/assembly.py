@@ -171,6 +171,7 @@ async def _run_node(
         await _until_restored(admin, settings.dir / STORE)
         machine = open_machine(settings.dir / STORE, settings.cluster, kafka.identity)
         parts.callback(machine.close)
+        parts.push_async_callback(asyncio.to_thread, machine.wait_for_copy)
         logger.info("%s reads the log from offset %d on", settings.id, machine.state.offset + 1)
         context = open_context(
             identity.author,

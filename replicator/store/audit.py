@@ -34,13 +34,14 @@ class StoreAudit:
         found = cursor.set_range(self.position) if self.position else cursor.first()
         if found and cursor.key() == self.position:
             found = cursor.next()
-        position, digest, entries, size = self.position, 0, 0, 0
-        while found and entries < max_entries and size < max_bytes:
-            position, value = cursor.item()
-            digest += entry_digest(position, value)
+        key, digest, entries, size = self.position, 0, 0, 0
+        self.is_complete = True
+        for key, value in cursor if found else ():
+            digest += entry_digest(key, value)
             entries += 1
             size += len(value)
-            found = cursor.next()
-        self.position = position
+            if entries == max_entries or size >= max_bytes:
+                self.is_complete = False
+                break
+        self.position = key
         self.note(digest, entries)
-        self.is_complete = not found

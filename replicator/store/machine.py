@@ -177,11 +177,17 @@ class Machine:
             except lmdb.Error as error:
                 raise environment.store_error(folder, error) from error
 
+    def wait_for_copy(self) -> None:
+        """Wait for the end of a copy in another thread. For a worker thread; `close` would block."""
+        with self._copying:
+            pass
+
     def close(self) -> None:
         self.view.end_transaction()
         self.view.end_snapshots()
-        self._env.sync(True)
-        self._env.close()
+        with self._copying:
+            self._env.sync(True)
+            self._env.close()
         boot.mark_closed(self.folder)
         os.close(self._lock)
 
