@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -422,3 +423,21 @@ async def test_a_sync_replica_that_is_rebuilt_acks_again_as_another_process(clus
     await holds(follower, b"a", b"b", b"d", b"e")
     member = leader.node.membership.get(former.node)
     assert member is not None and member.mode is Mode.SYNC and member.incarnation != former.incarnation
+
+
+async def test_a_disk_that_is_full_while_a_snapshot_is_restored(cluster: HealingCluster) -> None:
+    leader, follower = await pair(cluster)
+    for number in range(10):
+        await leader.write(b"large%d" % number, b"s" + bytes(50_000))
+    await until(lambda: follower.node.machine.view.get(key(b"large9")) is not None)
+    follower.take_snapshot()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert flip(follower.store, value(b"b"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, hard))
+    try:
+        await until(lambda: any("free some space" in report for report in follower.reports))
+        assert follower.state is NodeState.HEALING
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    await follower.healed()
+    await holds(follower, b"a", b"b", b"c")
