@@ -128,4 +128,4 @@ class HealingNode:
 
     def take_snapshot(self) -> snapshot.Manifest:
         self.node.machine.reserve_for_copy()
-        return snapshot.take(self.node.machine, self.snapshots)
+        return snapshot.take(self.node.machine.copy_to, self.snapshots)

@@ -165,7 +165,7 @@ async def test_a_foreign_snapshot_is_not_used(cluster: HealingCluster) -> None:
     assert "Take one at another node" in follower.reports[-1]
     leader_machine = leader.machine
     leader_machine.reserve_for_copy()
-    snapshot.take(leader_machine, follower.snapshots)  # now there is one
+    snapshot.take(leader_machine.copy_to, follower.snapshots)  # now there is one
     await follower.healed()
     await holds(follower, b"a", b"b")
 
@@ -248,7 +248,7 @@ async def test_a_store_below_the_start_of_the_log_is_replaced(cluster: HealingCl
     await follower.kill()
     last = await write(leader, b"d")
     leader.machine.reserve_for_copy()
-    taken = snapshot.take(leader.machine, follower.snapshots)
+    taken = snapshot.take(leader.machine.copy_to, follower.snapshots)
     cluster.log.trim(Offset(last + 1))
     returned = cluster.start_healing("n2", priority=1)
     await returned.healed()
