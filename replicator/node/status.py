@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 
 from replicator.node.context import NodeContext
@@ -48,8 +48,8 @@ class NodeStatus:
     elected: Term | None  # how this term began, if this process has read it
     term_ms: float | None  # how long ago that was
     claims: dict[Reason, int]  # accepted ones that this process has read
-    healed: Heal | None  # how the store was rebuilt last
-    heals: dict[Cause, int]  # how often this process has rebuilt it
+    healed: Heal | None = None  # how the store was rebuilt last
+    heals: dict[Cause, int] = field(default_factory=dict)  # how often this process has rebuilt it
 
 
 def node_status(
