@@ -19,12 +19,14 @@ from replicator.records.types import Mode
 from replicator.store.keys import encode_key
 from tests.damage import flip
 from tests.memory_cluster import MemoryCluster, RunningNode, until
+from tests.modes_cluster import STEADY
 from tests.test_admin import HttpServers, identity
 
 
 @pytest.fixture
 async def servers(tmp_path: Path) -> AsyncIterator[HttpServers]:
     servers = HttpServers(tmp_path)
+    servers.cluster.timing = STEADY
     yield servers
     await servers.close()
 
@@ -37,7 +39,9 @@ async def cluster(tmp_path: Path) -> AsyncIterator[MemoryCluster]:
 
 
 async def fill(leader: RunningNode, rows: int) -> None:
-    await asyncio.gather(*(leader.write(b"row%06d" % number, b"s<value %d>" % number) for number in range(rows)))
+    for first in range(0, rows, 500):
+        numbers = range(first, min(first + 500, rows))
+        await asyncio.gather(*(leader.write(b"row%06d" % number, b"s<value %d>" % number) for number in numbers))
 
 
 async def compare(servers: HttpServers, names: list[str], limit: int = 10) -> StoreComparisonReport:
