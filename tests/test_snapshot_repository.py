@@ -15,6 +15,7 @@ import zstandard
 
 from replicator.errors import ConfigError, RepositoryUnavailable, SnapshotError, StoreError, StoreFull
 from replicator.limits import PART_BYTES
+from replicator.local.snapshots import prune
 from replicator.snapshots import transfer
 from replicator.snapshots.objects import Objects, shown_url
 from replicator.snapshots.repository import Repository, StoredSnapshot, Unfinished, Verification
@@ -157,6 +158,54 @@ class TestPublishing:
         assert repository.delete_unfinished(older_than_s=-60) == [other]
         assert repository.listed() == [stored]
 
+    def test_parts_that_are_deleted_meanwhile(
+        self, repository: Repository, url: str, copy: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By another snapshotter, as the upload was interrupted a day ago."""
+        write_object = Objects.write
+
+        def write_and_lose(objects: Objects, path: str, data: bytes) -> None:
+            if path.endswith("manifest.json"):
+                for part in objects.sizes(copy[1].name):
+                    objects.delete(f"{copy[1].name}/{part}")
+            write_object(objects, path, data)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Objects, "write", write_and_lose)
+            with pytest.raises(RepositoryUnavailable, match=r"deleted from .* while it was uploaded: try again"):
+                publish(repository, copy)
+        assert repository.listed() == []
+        assert publish(repository, copy).has_all(Objects(url).sizes(copy[1].name))
+
+    def test_an_incomplete_one_is_completed(
+        self, repository: Repository, url: str, copy: tuple[Path, Manifest]
+    ) -> None:
+        stored = publish(repository, copy)
+        Objects(url).delete(f"{stored.name}/{stored.parts[1].name}")
+        assert publish(repository, copy) == stored
+        assert stored.has_all(Objects(url).sizes(stored.name))
+
+    def test_one_of_the_same_name_of_another_log(self, repository: Repository, copy: tuple[Path, Manifest]) -> None:
+        publish(repository, copy)
+        with pytest.raises(SnapshotError, match="of another log, of cluster shop: use a repository for each cluster"):
+            repository.publish(copy[0], replace(copy[1], topic_id="another"), ignore)
+
+    @pytest.mark.parametrize("content", ["[" * 100_000, "[]", '{"verified_at_ms": "x", "by": ""}', "{}", "\x00"])
+    def test_a_verification_without_sense(
+        self, repository: Repository, url: str, copy: tuple[Path, Manifest], content: str
+    ) -> None:
+        stored = publish(repository, copy)
+        Objects(url).write(f"{stored.name}/verification.json", content.encode())
+        assert repository.verification(stored.name) is None
+
+    def test_old_ones_are_counted_for_each_log(self, repository: Repository, copy: tuple[Path, Manifest]) -> None:
+        for offset, topic in ((1, "old"), (2, "old"), (3, "new"), (4, "new")):
+            name = f"{offset:020d}-{'a' * 8}"
+            repository.publish(copy[0], replace(copy[1], name=name, offset=offset, topic_id=topic), ignore)
+            repository.note_verified(name, Verification(offset, "n1"))
+        deleted = prune(repository, "shop", keep=1, keep_s=0, unfinished_s=3600)
+        assert sorted(int(name[:20]) for name in deleted) == [1, 3]
+
     def test_a_verification_is_kept(self, repository: Repository, copy: tuple[Path, Manifest]) -> None:
         stored = publish(repository, copy)
         assert repository.verification(stored.name) is None
@@ -217,6 +266,8 @@ class TestDamage:
             ({"name": "other"}, "is damaged"),
             ({"entries": "many"}, "is damaged"),
             ({"bytes": 5}, "is damaged"),
+            ({"taken_at_ms": "yesterday"}, "is damaged"),
+            ({"cluster": "c" * 100_000}, "is damaged"),
             ({"surprise": 1}, "is damaged"),
         ],
     )

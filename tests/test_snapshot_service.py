@@ -174,6 +174,37 @@ class TestSchedule:
         await service.look()
         assert (subject.names(), service.report.trouble) == ([], "")
 
+    async def test_old_ones_are_deleted_even_if_none_can_be_taken(self, subject: Subject) -> None:
+        service = subject.service(keep=2)
+        for offset in (9, 19):
+            subject.apply_to(offset)
+            await service.look()
+        await subject.jobs.take()
+        subject.jobs.failure = SnapshotError("the repository is full")
+        subject.apply_to(29)
+        other = subject.service(keep=1)
+        await other.look()
+        assert subject.names() == [19]
+
+    async def test_one_after_the_end_of_a_truncated_log_does_not_count(self, subject: Subject) -> None:
+        subject.apply_to(99)
+        await subject.jobs.take()
+        subject.apply_to(20)
+        await subject.service().look()
+        assert subject.names() == [99, 20]
+        assert subject.trimmed == [20]
+
+    async def test_an_error_that_nobody_expects_does_not_end_the_node(
+        self, subject: Subject, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(repository: Repository) -> list[str]:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(Repository, "names", fail)
+        service = subject.service()
+        await service.look()
+        assert service.report.trouble == "RuntimeError('a bug')"
+
 
 class TestTrimming:
     async def test_nothing_that_is_needed(self, subject: Subject) -> None:
@@ -285,6 +316,53 @@ class TestProcess:
         subject.apply_to(9)
         await ProcessJobs(settings).take()
         assert list(settings.copies.iterdir()) == []
+
+    @pytest.mark.parametrize("damage", ["no data", "half a manifest", "another log", "a file"])
+    async def test_a_copy_that_cannot_be_uploaded_is_deleted(
+        self, subject: Subject, settings: JobSettings, damage: str
+    ) -> None:
+        subject.apply_to(5)
+        copy = settings.copies / snapshot.take(subject.machine.copy_to, settings.copies).name
+        manifest = copy / "manifest.json"
+        match damage:
+            case "no data":
+                (copy / "data.mdb").unlink()
+            case "half a manifest":
+                manifest.write_text(manifest.read_text()[:40])
+            case "another log":
+                manifest.write_text(manifest.read_text().replace('"topic"', '"another topic"'))
+            case _:
+                (settings.copies / "readme").write_text("x")
+        subject.apply_to(9)
+        await ProcessJobs(settings).take()
+        assert subject.names() == ([9, 5] if damage == "a file" else [9])
+        assert list(settings.copies.iterdir()) == []
+
+    async def test_a_store_that_grows_meanwhile(self, subject: Subject, tmp_path: Path) -> None:
+        """LMDB reports a map that another process has enlarged since this one has opened it."""
+        subject.apply_to(1)
+        code = f"""
+import sys
+from pathlib import Path
+from replicator.store import environment
+with environment.shared(Path({str(subject.machine.folder)!r})) as env:
+    print(flush=True)
+    sys.stdin.readline()
+    env.copy({str(tmp_path)!r}, compact=True)
+"""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdin is not None and process.stdout is not None
+        await process.stdout.readline()
+        subject.machine.apply([write(b"row%d" % it, None, b"s" + bytes(1000)) for it in range(5000)], state_at(2))
+        await process.communicate(b"\n")
+        assert process.returncode == 0
+        assert (tmp_path / "data.mdb").exists()
+
+    async def test_a_line_that_is_too_long(self, settings: JobSettings) -> None:
+        with pytest.raises(SnapshotError, match="ended with status"):
+            await ProcessJobs(settings, [sys.executable, "-c", "print('x' * 200_000)"]).take()
 
     async def test_a_process_that_cannot_be_started(self, settings: JobSettings) -> None:
         with pytest.raises(SnapshotError, match="cannot be started"):

@@ -7,6 +7,7 @@ import os
 import platform
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -108,10 +109,17 @@ def verify(
 
 
 def prune(repository: Repository, cluster: str, keep: int, keep_s: int, unfinished_s: float) -> list[str]:
-    """Delete old snapshots, and uploads that were not completed. Returns their names."""
-    of_cluster = [it for it in listed(repository) if it.manifest.cluster == cluster]
-    kept = [Kept(it.manifest.name, it.manifest.taken_at_ms, it.verified_at_ms is not None) for it in of_cluster]
-    names = obsolete(kept, keep, keep_s, time.time_ns() // 1_000_000)
+    """Delete old snapshots, and uploads that were not completed. Returns their names.
+
+    `keep` counts those of each log: a cluster whose topic was recreated has several.
+    """
+    logs: dict[str, list[Kept]] = defaultdict(list)
+    for it in listed(repository):
+        if it.manifest.cluster == cluster:
+            kept = Kept(it.manifest.name, it.manifest.taken_at_ms, it.verified_at_ms is not None)
+            logs[it.manifest.topic_id].append(kept)
+    now_ms = time.time_ns() // 1_000_000
+    names = [name for kept in logs.values() for name in obsolete(kept, keep, keep_s, now_ms)]
     for name in names:
         repository.delete(name)
     return names + repository.delete_unfinished(unfinished_s)

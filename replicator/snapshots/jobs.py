@@ -102,14 +102,18 @@ class ProcessJobs:
                 self.progress = SnapshotProgress(job.task)
                 process.stdin.write(job.encode())  # and leave it open: the process ends when this one does
                 reply = b""
-                async for line in process.stdout:
-                    reply = line
-                    self.progress = progress_of(line) or self.progress
+                try:
+                    async for line in process.stdout:
+                        reply = line
+                        self.progress = progress_of(line) or self.progress
+                except ValueError:  # a line that is longer than what this process writes
+                    process.kill()
                 status = await process.wait()
             finally:
                 self.progress = None
                 if process.returncode is None:
                     process.kill()
+                    await process.wait()
                 process.stdin.close()
         return result_of(job.task, reply, status)
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import re
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from replicator.errors import SnapshotError, StoreFull
+from replicator.errors import RepositoryUnavailable, SnapshotError, StoreFull
 from replicator.limits import MAX_MANIFEST_BYTES, PART_BYTES
 from replicator.snapshots.objects import Objects
 from replicator.snapshots.transfer import OnTransferred, Part, receive_parts, send_parts
@@ -24,8 +25,8 @@ from replicator.store.snapshot import Manifest
 
 _MANIFEST, _VERIFICATION = "manifest.json", "verification.json"
 _NAME = re.compile(r"\d{20}-[0-9a-f]{8}")
+_MAX_CHARS = 200  # of a field of the manifest
 _PART = re.compile(r"part-\d{5,}-[0-9a-f]{16}\.zst")
-_DIGITS = re.compile(r"[0-9a-f]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,10 @@ class StoredSnapshot:
     def bytes(self) -> int:
         """Uncompressed."""
         return sum(part.bytes for part in self.parts)
+
+    def has_all(self, present: Mapping[str, int]) -> bool:
+        """Whether its parts are among these files."""
+        return all(present.get(part.name) for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +106,8 @@ class Repository:
         """
         name = checked_name(manifest.name)
         present = self._objects.sizes(name)
-        if _MANIFEST in present:  # of the same state
-            return self.get(name)
+        if _MANIFEST in present and (found := self._complete(manifest, present)) is not None:
+            return found
 
         def send(part: str, data: bytes) -> None:
             self._objects.write(f"{name}/{part}", data)
@@ -110,7 +115,22 @@ class Repository:
         parts = send_parts(copy / "data.mdb", send, lambda part: bool(present.get(part)), on_sent)
         stored = StoredSnapshot(manifest, parts)
         self._objects.write(f"{name}/{_MANIFEST}", json.dumps(asdict(stored), indent=1).encode())
+        if not stored.has_all(self._objects.sizes(name)):
+            self._objects.delete(f"{name}/{_MANIFEST}")
+            raise RepositoryUnavailable(
+                f"parts of snapshot {name} were deleted from {self.url} while it was uploaded: try again"
+            )
         return stored
+
+    def _complete(self, manifest: Manifest, present: Mapping[str, int]) -> StoredSnapshot | None:
+        """The snapshot of the same state that is there already. Raises `SnapshotError` if it is of another log."""
+        found = self.get(manifest.name)
+        if (found.manifest.cluster, found.manifest.topic_id) != (manifest.cluster, manifest.topic_id):
+            raise SnapshotError(
+                f"{self.url} has a snapshot {manifest.name} of another log, of cluster {found.manifest.cluster}: use a "
+                "repository for each cluster"
+            )
+        return found if found.has_all(present) else None
 
     def fetch(self, snapshot: StoredSnapshot, file: Path, on_received: OnTransferred) -> None:
         """Write the copy to a new file, and compare it with its checksums. Raises `SnapshotError`, `StoreFull`."""
@@ -134,9 +154,10 @@ class Repository:
     def verification(self, name: str) -> Verification | None:
         """None if the snapshot was not verified."""
         try:
-            return Verification(**json.loads(self._objects.read(f"{checked_name(name)}/{_VERIFICATION}")))
-        except (FileNotFoundError, ValueError, TypeError):
+            found = Verification(**json.loads(self._objects.read(f"{checked_name(name)}/{_VERIFICATION}")))
+        except (FileNotFoundError, ValueError, TypeError, RecursionError):
             return None
+        return found if type(found.verified_at_ms) is int else None
 
     def note_verified(self, name: str, verification: Verification) -> None:
         self._objects.write(f"{checked_name(name)}/{_VERIFICATION}", json.dumps(asdict(verification)).encode())
@@ -187,14 +208,14 @@ def _decoded(name: str, encoded: bytes) -> StoredSnapshot:
     try:
         if len(encoded) > MAX_MANIFEST_BYTES:
             raise ValueError(f"{len(encoded)} bytes")
-        fields: dict[str, Any] = json.loads(encoded)
-        format = fields["manifest"]["format"]
+        content: dict[str, Any] = json.loads(encoded)
+        format = content["manifest"]["format"]
         if type(format) is int and format > FORMAT:
             raise SnapshotError(
                 f"snapshot {name} has format {format}, and this program reads up to {FORMAT}: use a newer version"
             )
-        manifest = Manifest(**fields["manifest"])
-        parts = tuple(Part(**it) for it in fields["parts"])
+        manifest = Manifest(**content["manifest"])
+        parts = tuple(Part(**it) for it in content["parts"])
         _check(name, manifest, parts)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SnapshotError(f"the manifest of snapshot {name} is damaged ({error!r}): delete the snapshot") from error
@@ -205,9 +226,11 @@ def _check(name: str, manifest: Manifest, parts: tuple[Part, ...]) -> None:
     """Raises `ValueError`. What is wrong must not become part of a path, or a size of memory."""
     if manifest.name != name:
         raise ValueError(f"it is of {manifest.name!r}")
-    for number in (manifest.offset, manifest.seq, manifest.epoch, manifest.entries, manifest.bytes):
-        if type(number) is not int or number < 0:
-            raise ValueError(f"{number!r} is not a number")
+    for field in fields(Manifest):
+        value: Any = getattr(manifest, field.name)
+        kind = {"str": str, "int": int}[str(field.type)]
+        if type(value) is not kind or (isinstance(value, int) and value < 0) or len(str(value)) > _MAX_CHARS:
+            raise ValueError(f"{field.name} is {str(value)[:80]!r}")
     for part in parts:
         if not _PART.fullmatch(part.name) or type(part.bytes) is not int or not 0 < part.bytes <= PART_BYTES:
             raise ValueError(f"part {part}")

@@ -108,16 +108,19 @@ class SnapshotService:
         except ReplicatorError as error:
             self._outage.failed(error)
             self.report = replace(self.report, trouble=str(error))
+        except Exception as error:
+            logger.exception("snapshots")
+            self.report = replace(self.report, trouble=repr(error))
         else:
             self._outage.ended()
             self.report = replace(self.report, trouble="")
 
     async def _review(self, found: Sequence[ListedSnapshot]) -> None:
         """Several snapshotters may do this at the same time: each step can be repeated."""
-        ours = self._of_this_log(found)
         state = self._machine.state
         if not state.timeline:
             return
+        ours = await self._prune(self._of_this_log(found))  # first, as the repository may be full
         reason = due(self._settings.schedule, await self._since(ours[0].manifest if ours else None, state))
         if reason is not None:
             logger.info("taking a snapshot: %s", reason)
@@ -134,7 +137,9 @@ class SnapshotService:
             raise SnapshotError("; ".join(self._refused.values()))
 
     def _of_this_log(self, found: Sequence[ListedSnapshot]) -> list[ListedSnapshot]:
-        return [it for it in found if it.manifest.topic_id == self._log.identity]
+        """Not those after its end, which Kafka has truncated."""
+        end = self._machine.state.offset
+        return [it for it in found if it.manifest.topic_id == self._log.identity and it.manifest.offset <= end]
 
     async def _since(self, newest: Manifest | None, state: LogState) -> Since:
         """`newest` None: since the start of the log."""
@@ -145,7 +150,7 @@ class SnapshotService:
         taken_at_ms = newest.taken_at_ms if newest else self._started_ms
         digest = f"{self._machine.meta.digest:032x}"
         has_changes = newest is None or newest.digest != digest
-        return Since(records, size, max(0.0, _now_ms() - taken_at_ms) / 1000, has_changes)
+        return Since(records, size, abs(_now_ms() - taken_at_ms) / 1000, has_changes)  # clocks differ
 
     async def _verify(self, name: str) -> None:
         """A snapshot that is refused is not looked at again by this process."""

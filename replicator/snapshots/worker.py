@@ -10,16 +10,16 @@ import asyncio
 import json
 import logging
 import os
-import shutil
 import sys
 import threading
 import time
 from dataclasses import asdict
 from io import FileIO
+from pathlib import Path
 from typing import Any
 
 from replicator import errors, priority
-from replicator.errors import ReplicatorError
+from replicator.errors import ReplicatorError, SnapshotError
 from replicator.log.kafka.log import KafkaLog
 from replicator.node.snapshots import SnapshotProgress
 from replicator.protocol.log_state import LogState
@@ -54,17 +54,23 @@ def run(job: Job) -> Manifest | Check:
     snapshot.delete_unfinished(job.settings.copies)
     if job.task is Task.VERIFY:
         return verify(job.settings, repository, job.snapshot)
-    publish_copies(job.settings, repository)  # of an upload that was interrupted
     manifest = snapshot.take(lambda folder: environment.copy(job.settings.store, folder), job.settings.copies)
-    publish_copies(job.settings, repository)
+    publish_copies(job.settings.copies, manifest, repository)
     return manifest
 
 
-def publish_copies(settings: JobSettings, repository: Repository) -> None:
-    for manifest in snapshot.listed(settings.copies):
-        copy = settings.copies / manifest.name
-        repository.publish(copy, manifest, Uploaded(manifest.bytes).add)
-        shutil.rmtree(copy)
+def publish_copies(copies: Path, newest: Manifest, repository: Repository) -> None:
+    """Also those of uploads that were interrupted. What is not a copy of the same log is deleted."""
+    for copy in sorted(copies.iterdir()):
+        try:
+            manifest = snapshot.read_manifest(copy)
+        except SnapshotError as error:
+            logger.warning("%s", error)
+        else:
+            is_whole = (copy / "data.mdb").exists() and manifest.format == newest.format
+            if is_whole and manifest.topic_id == newest.topic_id:
+                repository.publish(copy, manifest, Uploaded(manifest.bytes).add)
+        snapshot.delete(copy)
 
 
 class Uploaded:

@@ -30,6 +30,7 @@ from replicator.store.meta import (
 )
 
 FIRST_MAP_BYTES = 1 << 30
+_LARGEST_MAP_BYTES = 1 << 40
 
 _NEW, _REPLACING = "data.mdb.new", "replacing"
 _META = b"meta"
@@ -60,16 +61,24 @@ def read_only(folder: Path) -> Iterator[Any]:
         raise store_error(folder, error) from error
 
 
+@contextlib.contextmanager
+def shared(folder: Path) -> Iterator[Any]:
+    """For reading a store that another process has opened, and which it may enlarge meanwhile. Raises `StoreError`."""
+    try:
+        # so large a map is address space only; LMDB refuses to read beyond that of this process
+        with lmdb.open(str(folder), map_size=_LARGEST_MAP_BYTES, max_dbs=3, readonly=True, create=False) as env:
+            yield env
+    except lmdb.Error as error:
+        raise store_error(folder, error) from error
+
+
 def copy(folder: Path, target: Path) -> None:
-    """Make a compact copy of a store that may be open in other processes, as of one moment during the call.
+    """Make a compact copy of a store that may be open in another process, as of one moment during the call.
 
     Raises `StoreFull`, `StoreError`.
     """
-    try:
-        with lmdb.open(str(folder), max_dbs=3, readonly=True, create=False) as env:
-            env.copy(str(target), compact=True)
-    except lmdb.Error as error:
-        raise store_error(target, error) from error
+    with shared(folder) as env:
+        env.copy(str(target), compact=True)
 
 
 def read_meta(env: Any) -> Meta | None:

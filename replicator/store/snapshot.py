@@ -66,11 +66,18 @@ def take(copy: Callable[[Path], None], folder: Path) -> Manifest:
         sync(new / "data.mdb")
         sync(new / _MANIFEST)
         final = folder / manifest.name
-        if (final / _MANIFEST).exists():  # a snapshot of the same state
-            return read_manifest(final)
+        if final.exists():
+            with contextlib.suppress(SnapshotError):
+                if _state_of(read_manifest(final)) == _state_of(manifest):
+                    return read_manifest(final)
+            delete(final)
         os.rename(new, final)
         sync(folder)
         return manifest
+
+
+def _state_of(manifest: Manifest) -> tuple[str, str, str, int]:
+    return manifest.topic_id, manifest.chain, manifest.digest, manifest.format
 
 
 @contextlib.contextmanager
@@ -85,6 +92,16 @@ def unfinished(folder: Path) -> Iterator[Path]:
         yield new
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def delete(copy: Path) -> None:
+    """A snapshot, or what is left of one: it is none any more, even if this process is killed meanwhile."""
+    if copy.is_dir():
+        left = copy.with_name(f".{uuid.uuid4().hex}{_UNFINISHED}")
+        os.rename(copy, left)
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        copy.unlink(missing_ok=True)
 
 
 def delete_unfinished(folder: Path) -> None:

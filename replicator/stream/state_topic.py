@@ -12,7 +12,7 @@ from replicator.intervals import ADMIN_TIMEOUT_S, TRANSACTION_TIMEOUT_S
 from replicator.limits import MAX_MESSAGE_BYTES, PRODUCER_QUEUE_BYTES
 from replicator.log.kafka.admin import MISSING
 from replicator.log.kafka.topic import changes_topic, stream_topic
-from replicator.stream.consumer import LOOKUP_WAIT_MS, consumer_settings, read_between
+from replicator.stream.consumer import LOOKUP_WAIT_MS, consumer_settings, read_between, read_error
 from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.publication import StreamMessage
 from replicator.stream.settings import PROGRESS_KEY, SETTINGS_KEY, Progress, StreamSettings, StreamState
@@ -28,12 +28,15 @@ class Fenced(BrokerUnavailable):
 def read_state(kafka: KafkaAccess) -> StreamState | None:
     """As of the last transaction that ended; None if there is no change stream.
 
-    Raises `BrokerUnavailable`, `LogDamage`.
+    Raises `BrokerUnavailable`, `LogDamage`, and `ConfigError` (access denied).
     """
     topic = stream_topic(kafka.cluster)
     consumer = Consumer({**consumer_settings(kafka, "stream-state"), "fetch.wait.max.ms": LOOKUP_WAIT_MS})
     try:
-        if not consumer.list_topics(topic, ADMIN_TIMEOUT_S).topics[topic].partitions:
+        found = consumer.list_topics(topic, ADMIN_TIMEOUT_S).topics[topic]
+        if found.error is not None and found.error.code() not in MISSING:
+            raise read_error(kafka, found.error)
+        if not found.partitions:
             return None
         partition = TopicPartition(topic, 0)
         partition.offset, end = consumer.get_watermark_offsets(partition, timeout=ADMIN_TIMEOUT_S)  # as after KIP-207
