@@ -212,7 +212,7 @@ async def test_nothing_is_confirmed_after_the_end(cluster: MemoryCluster) -> Non
     assert not any(isinstance(error, Unknown) for error in refused)
 
 
-async def restored(cluster: MemoryCluster, folder: Path, log: MemoryLog) -> Path:
+async def restored(cluster: MemoryCluster, folder: Path, log: MemoryLog, new: NewTimeline = NEW) -> Path:
     """A store with the content of the leader, at the beginning of the new log."""
     leader = await cluster.leader()
     leader.machine.reserve_for_copy()
@@ -220,7 +220,7 @@ async def restored(cluster: MemoryCluster, folder: Path, log: MemoryLog) -> Path
     store = folder / "restored"
     snapshot.restore(folder / "snapshots" / taken.name, store, "test")
     rebase(store, "test", log.identity, content_of, without_processes)
-    payloads = apply_first_records(store, "test", log.identity, NEW)
+    payloads = apply_first_records(store, "test", log.identity, new)
     await begin_log(log, "test.wal", payloads)
     await begin_log(log, "test.wal", payloads)  # repeated, it does nothing
     assert await log.end() == len(payloads)
@@ -312,6 +312,23 @@ async def test_a_store_of_another_restore_is_refused(cluster: MemoryCluster, tmp
         assert await log.end() == 3
     finally:
         await second.stop()
+
+
+async def test_snapshots_of_equal_content_on_two_timelines_have_different_names(
+    cluster: MemoryCluster, tmp_path: Path
+) -> None:
+    await cluster.start("n1")
+    await (await cluster.leader()).write(b"k", b"s1")
+    taken = []
+    for number in (1, 2):
+        new, log = replace(NEW, incarnation=number), MemoryLog()
+        store = await restored(cluster, tmp_path / str(number), log, new)
+        machine = open_machine(store, "test", log.identity)
+        taken.append(snapshot.take(machine.copy_to, tmp_path / "copies"))
+        machine.close()
+    first, second = taken
+    assert (first.offset, first.digest) == (second.offset, second.digest)
+    assert first.name != second.name
 
 
 async def test_a_log_with_other_records_is_not_begun(cluster: MemoryCluster, tmp_path: Path) -> None:

@@ -363,16 +363,15 @@ class _Steps:
             machine.close()
 
     def _publish(self, store: Path, topic: str) -> str:
-        """The name of the snapshot of the store. The same content may be restored twice: the timelines differ."""
+        """The name of the snapshot of the store."""
         machine = open_machine(store, self._plan.name, topic)
         try:
             machine.reserve_for_copy()
             taken = snapshot.take(machine.copy_to, self._work)
         finally:
             machine.close()
-        named = replace(taken, name=f"{taken.offset:020d}-{self._plan.new.timeline[:8]}")
         show = counter(self._progress, "uploaded, MiB", taken.bytes)
-        return self._repository.publish(self._work / taken.name, named, show).name
+        return self._repository.publish(self._work / taken.name, taken, show).name
 
     async def begin(self) -> None:
         self._progress.step(f"beginning the log of {self._plan.name}")

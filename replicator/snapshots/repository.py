@@ -1,6 +1,6 @@
 """A repository of snapshots: a folder, or a bucket of S3, in which replicas find them.
 
-URL/<offset>-<first 8 digits of the digest>/part-00000-<checksum>.zst   parts of the copy (`transfer`)
+URL/<offset>-<first 8 digits of the chain>/part-00000-<checksum>.zst   parts of the copy (`transfer`)
                                            /manifest.json               written last: without it, it is unfinished
                                            /verification.json           by whom it was verified, if it was
 """
@@ -198,7 +198,7 @@ def checked_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise SnapshotError(
             f"invalid name of a snapshot {name[:80]!r}: expected an offset of 20 digits, a dash and 8 digits of the "
-            "digest, see `replicator snapshot list`"
+            "chain, see `replicator snapshot list`"
         )
     return name
 

@@ -1,6 +1,6 @@
 """Snapshots: copies of a store as of one offset. A replica restored from one reads the log from the next offset.
 
-<folder>/<offset>-<first 8 digits of the digest>/data.mdb       compact LMDB copy
+<folder>/<offset>-<first 8 digits of the chain>/data.mdb        compact LMDB copy
                                                 /manifest.json  written last: a folder without it is not a snapshot
 """
 
@@ -183,7 +183,7 @@ def _describe(copy: Path) -> Manifest:
     (copy / "lock.mdb").unlink(missing_ok=True)
     state, digest = meta.state, f"{meta.digest:032x}"
     return Manifest(
-        name=f"{state.offset:020d}-{digest[:8]}",
+        name=f"{state.offset:020d}-{state.chain.hex()[:8]}",  # other logs may have the same content at this offset
         cluster=meta.cluster,
         topic_id=meta.topic_id,
         timeline=state.timeline.hex(),
