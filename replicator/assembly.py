@@ -33,6 +33,7 @@ from replicator.node.context import NodeContext, open_context
 from replicator.node.damage import HealHistory
 from replicator.node.healing import Healer, run_until_damaged
 from replicator.node.health import NodeState
+from replicator.node.log_start import continues_another
 from replicator.node.node import Node
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol import timing
@@ -40,8 +41,6 @@ from replicator.protocol.healing import Damage
 from replicator.protocol.timing import Timeouts
 from replicator.protocol.trimming import Need
 from replicator.records.types import Member, Mode, Timing
-from replicator.recovery.accepted_log import bounds_of
-from replicator.recovery.new_timeline import continues_another
 from replicator.server.http.app import HttpServer
 from replicator.server.identity import Identity
 from replicator.server.leader_link import RedisLeaderLink
@@ -262,10 +261,7 @@ def _change_stream(config: NodeConfig, context: NodeContext, log: KafkaLog) -> C
         machine.reserve_for_copy()
         return await asyncio.to_thread(snapshot.take_alone, machine.copy_to, config.backfill_dir)
 
-    async def continues() -> bool:
-        return await continues_another(log, await bounds_of(log))
-
-    source = NodeSource(lambda: context.replica.state, log.start, copy, continues)
+    source = NodeSource(lambda: context.replica.state, log.start, copy, lambda: continues_another(log))
     return ChangeStreamService(publisher, source, log.topic_id)
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from replicator.errors import ConfigError, LogDamage, LogEnded, LogTrimmed, ReplicatorError, Stale, StoreError, Unknown
 from replicator.log.memory import MemoryLog
 from replicator.node.health import NodeState
+from replicator.node.log_start import continues_another
 from replicator.position import BEFORE_LOG, Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.acceptance import judge
 from replicator.protocol.levels import Level, LevelKind
@@ -34,13 +35,13 @@ from replicator.recovery.new_timeline import (
     apply_first_records,
     begin_log,
     check_content,
-    continues_another,
     end_log,
     first_records,
 )
 from replicator.store import snapshot
 from replicator.store.machine import open_machine, read_meta
 from replicator.store.rebase import rebase, without_processes
+from tests.healing_node import HealingCluster
 from tests.memory_cluster import MemoryCluster, until
 
 NEW = NewTimeline("ab" * 16, 7, 1_700_000_000_000_000)
@@ -331,6 +332,31 @@ async def test_snapshots_of_equal_content_on_two_timelines_have_different_names(
     assert first.name != second.name
 
 
+async def test_an_empty_node_of_a_restored_cluster_starts_from_a_snapshot(
+    cluster: MemoryCluster, tmp_path: Path
+) -> None:
+    await cluster.start("n1")
+    await (await cluster.leader()).write(b"k", b"s1")
+    log, second = MemoryLog(), HealingCluster(tmp_path / "second")
+    store = await restored(cluster, tmp_path, log)
+    second.log = log
+    try:
+        shutil.copytree(store, tmp_path / "second" / "n1")
+        await second.start("n1")
+        node = second.start_healing("n2", priority=1)
+        await until(lambda: any("there is no snapshot in" in report for report in node.reports))
+        await node.kill()
+        machine = open_machine(store, "test", log.identity)
+        taken = snapshot.take(machine.copy_to, tmp_path / "second" / "snapshots")
+        machine.close()
+        node = second.start_healing("n2", priority=1)
+        await node.healed()
+        assert node.history.last is not None and node.history.last.source == taken.name
+        assert node.node.get(b"kv\0k\0\1") == b"s1"
+    finally:
+        await second.stop()
+
+
 async def test_a_log_with_other_records_is_not_begun(cluster: MemoryCluster, tmp_path: Path) -> None:
     await cluster.start("n1")
     await cluster.leader()
@@ -339,16 +365,16 @@ async def test_a_log_with_other_records_is_not_begun(cluster: MemoryCluster, tmp
 
 
 async def test_whether_a_log_continues_another(cluster: MemoryCluster, tmp_path: Path) -> None:
-    assert not await continues_another(cluster.log, await bounds_of(cluster.log))
+    assert not await continues_another(cluster.log)
     await cluster.start("n1")
     await (await cluster.leader()).write(b"k", b"s1")
-    assert not await continues_another(cluster.log, await bounds_of(cluster.log))
+    assert not await continues_another(cluster.log)
     log = MemoryLog()
     await restored(cluster, tmp_path, log)
-    assert await continues_another(log, await bounds_of(log))
+    assert await continues_another(log)
     foreign = MemoryLog()
     foreign.append_now([b"of another program"])
-    assert not await continues_another(foreign, await bounds_of(foreign))
+    assert not await continues_another(foreign)
 
 
 async def test_a_store_whose_digest_is_wrong_is_not_restored(cluster: MemoryCluster, tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ from replicator.errors import BrokerUnavailable
 from replicator.local.folder import ClusterFolder
 from replicator.local.snapshots import restore as restore_snapshot
 from replicator.log.kafka.log import KafkaLog
+from replicator.node.log_start import continues_another
 from replicator.position import Offset
 from replicator.protocol.log_state import LogState
 from replicator.recovery.accepted_log import bounds_of, read_accepted
 from replicator.recovery.history import ChangeKind, KeyChange, history_of, values_in
-from replicator.recovery.new_timeline import continues_another
 from replicator.recovery.sources import choose_start, of_log, state_in
 from replicator.recovery.temporary import temporary_store
 from replicator.snapshots.repository import Repository
@@ -132,7 +132,7 @@ async def _read(
     try:
         bounds = await bounds_of(log)
         known = of_log(await asyncio.to_thread(_manifests, snapshots), kafka.cluster, log.identity)
-        restored = await continues_another(log, bounds)
+        restored = await continues_another(log)
         base, is_trimmed = choose_start(known, bounds, since, is_restored=restored)
         state = LogState()
         if base is not None and snapshots is not None:

@@ -39,6 +39,7 @@ from replicator.log.kafka.admin import delete_topics, ensure_topics, topic_id
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import KafkaSecurity, security_of
 from replicator.log.kafka.topic import stream_topic, wal_topic
+from replicator.node.log_start import first_entries
 from replicator.position import Offset
 from replicator.protocol.log_state import LogState
 from replicator.protocol.timeline import content_of
@@ -49,7 +50,6 @@ from replicator.recovery.new_timeline import (
     begin_log,
     check_content,
     end_log,
-    first_entries,
 )
 from replicator.recovery.roll_forward import Target, roll_forward
 from replicator.recovery.sources import state_in

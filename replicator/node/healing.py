@@ -24,6 +24,7 @@ from replicator.errors import (
 from replicator.intervals import NODE_RETRY_MS, SNAPSHOT_POLL_MS
 from replicator.log.port import Log
 from replicator.node.clock import Clock
+from replicator.node.log_start import continues_another
 from replicator.node.node import Node
 from replicator.node.past import log_holds
 from replicator.node.replica import Replica
@@ -211,11 +212,15 @@ class Healer:
                         reasons[name] = why or unusable[name]
             except (RepositoryUnavailable, ConfigError) as error:
                 reasons = {self._snapshots.place: str(error)}
-            if start == 0 and START_OF_LOG not in attempt.excluded:
+            if START_OF_LOG not in attempt.excluded and await self._retried(self._log_has_all):
                 await self._with_space(damage, lambda: replacement.begin(self._folder))
                 return Restored(START_OF_LOG, BEFORE_LOG)
             self._report(f"{damage.error}. {self._missing(start, reasons)}")
             await self._clock.sleep(SNAPSHOT_POLL_MS)
+
+    async def _log_has_all(self) -> bool:
+        """Whether a store can be built from the log alone."""
+        return await self._log.start() == 0 and not await continues_another(self._log)
 
     def _missing(self, start: Offset, reasons: dict[str, str]) -> str:
         found = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:3])

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, StoreError
-from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry, Log
+from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Log
+from replicator.node.log_start import FIRST, first_entries
 from replicator.position import Author, NodeId, Offset, Seq
 from replicator.protocol.acceptance import judge
 from replicator.protocol.log_state import LogState
-from replicator.protocol.timeline import RESTORE, continued_as, continues_a_restore, first_claim, last_claim
+from replicator.protocol.timeline import RESTORE, continued_as, first_claim, last_claim
 from replicator.records.chain import link
-from replicator.records.codec import NotARecord, RecordCodec
+from replicator.records.codec import RecordCodec
 from replicator.records.types import Body, Checkpoint, Claim, Header, Membership, Record, Single
-from replicator.recovery.accepted_log import LogBounds, bounds_of, read_accepted
+from replicator.recovery.accepted_log import bounds_of, read_accepted
 from replicator.store.machine import Machine, open_machine
 
-FIRST = Offset(0)
 _ATTEMPTS = 10  # at an append: others may append meanwhile
 
 
@@ -111,29 +111,6 @@ async def begin_log(log: Log, topic: str, payloads: list[bytes]) -> None:
         except AppendOutcomeUnknown:
             continue
     raise BrokerUnavailable(f"Kafka does not confirm that topic {topic} has the first records: try again")
-
-
-async def first_entries(log: Log, count: int) -> list[Entry]:
-    """Those at the lowest offsets, if there are so many; the end of the log is above the first."""
-    end = await log.end()
-    reader, found = log.reader(FIRST), list[Entry]()
-    try:
-        while len(found) < count and (not found or found[-1].offset + 1 < end):
-            found += await reader.next()
-    finally:
-        await reader.close()
-    return found[:count]
-
-
-async def continues_another(log: Log, bounds: LogBounds) -> bool:
-    """Whether a log that was not trimmed is that of a restored cluster: its content is not in the log."""
-    if bounds.start > FIRST or bounds.end == FIRST:
-        return False
-    [first] = await first_entries(log, 1)
-    with contextlib.suppress(NotARecord):
-        body = RecordCodec().decode(first.payload, b"").body
-        return isinstance(body, Claim) and continues_a_restore(LogState(), body)
-    return False
 
 
 async def end_log(log: Log, known: LogState, cluster: str, new: NewTimeline) -> str:
