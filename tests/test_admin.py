@@ -20,6 +20,7 @@ from replicator.log.port import LogExtent
 from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.node.health import NodeState
 from replicator.node.snapshots import ListedSnapshot, SnapshotProgress, SnapshotReport
+from replicator.node.status import NodeStatus
 from replicator.position import Author, NodeId, Offset
 from replicator.protocol.lease import Lease
 from replicator.records.types import Member, Mode, Timing
@@ -369,6 +370,26 @@ async def test_a_follower_registers_itself_and_its_new_address_after_a_restart(s
         await register(follower.node, identity, member, PASSWORD)
         await until(lambda member=member: leader.node.membership.get(NodeId("n2")) == member)  # type: ignore[misc]
         await follower.stop()
+
+
+@pytest.mark.parametrize("path", ["/status", "/metrics"])
+@pytest.mark.parametrize("moved", [True, False])
+async def test_a_status_that_is_asked_for_while_the_store_is_rebuilt(
+    servers: HttpServers, monkeypatch: pytest.MonkeyPatch, path: str, moved: bool
+) -> None:
+    leader = await leader_n1(servers)
+    client = await servers.open(leader)
+    ask = leader.node.current_status
+
+    async def detached_meanwhile() -> NodeStatus:
+        status = await ask()
+        client.server.detach_node(NodeState.HEALING, "the store differs")
+        if moved:
+            raise FileNotFoundError(2, "no such file")
+        return status
+
+    monkeypatch.setattr(leader.node, "current_status", detached_meanwhile)
+    assert "healing" in await client.text(path)
 
 
 async def test_a_process_of_another_timeline_is_not_registered(servers: HttpServers) -> None:

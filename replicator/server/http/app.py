@@ -19,11 +19,13 @@ from replicator.address import Address
 from replicator.errors import BadRequest, ConfigError, Loading, NotLeader, ReplicatorError
 from replicator.intervals import HTTP_TIMEOUT_S, STOP_TIMEOUT_S
 from replicator.limits import LISTEN_BACKLOG, MAX_BODY_BYTES, MAX_HTTP_CONNECTIONS
+from replicator.log.port import LogExtent
 from replicator.node.change_stream import ChangeStreamControl
 from replicator.node.damage import NO_HEALS
 from replicator.node.health import NodeState
 from replicator.node.node import Node
 from replicator.node.snapshots import SnapshotControl
+from replicator.node.status import NodeStatus
 from replicator.records.types import Member
 from replicator.server.http.api import is_change, is_protected
 from replicator.server.http.change_stream import stream_routes
@@ -218,8 +220,12 @@ class HttpServer:
                 "kafka_answers": self.kafka_answers,
             }
             return web.json_response({**identity, "node": fields, "members": []})
-        node = self._served.node
-        status, extent = await asyncio.gather(node.current_status(), node.log_extent())
+        served = self._served
+        node = served.node
+        answer = await self._ask(served)
+        if answer is None:
+            return await self._status(request)
+        status, extent = answer
         membership = node.membership
         members = [_member_fields(member) for member in membership.members]
         acked_offsets = {id: last.ack.offset for id, last in node.last_acks.items()}
@@ -233,9 +239,19 @@ class HttpServer:
                 "record_version": membership.version,
                 "timing": node.logged_timing and asdict(node.logged_timing),
                 "acked_offsets": acked_offsets,
-                "publisher": asdict(self._served.changes.report),
+                "publisher": asdict(served.changes.report),
             }
         )
+
+    async def _ask(self, served: ServedNode) -> tuple[NodeStatus, LogExtent | None] | None:
+        """None: the process does not run this node any more, because its store is rebuilt."""
+        try:
+            status, extent = await asyncio.gather(served.node.current_status(), served.node.log_extent())
+        except OSError:  # the store was moved
+            if self._served is served:
+                raise
+            return None
+        return (status, extent) if self._served is served else None
 
     async def _metrics(self, request: web.Request) -> web.Response:
         if self._served is None and self.state is NodeState.WAITING:
@@ -243,8 +259,12 @@ class HttpServer:
         if self._served is None:
             body = render_without_node(self._identity.cluster, self._identity.author.node, self.state, self.heals)
             return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
-        node, stats, snapshots, changes = self._served
-        status, extent = await asyncio.gather(node.current_status(), node.log_extent())
+        served = self._served
+        node, stats, snapshots, changes = served
+        answer = await self._ask(served)
+        if answer is None:
+            return await self._metrics(request)
+        status, extent = answer
         values = MetricsInput(
             status,
             stats,
