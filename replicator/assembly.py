@@ -9,10 +9,8 @@ import logging
 import os
 import random
 import signal
-import threading
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -27,7 +25,7 @@ from replicator.log.kafka.extent import applied_offsets, offset_at
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import security_of
 from replicator.node.applied_reporter import AppliedReporter
-from replicator.node.background import run_with_background
+from replicator.node.background import in_daemon_thread, run_with_background
 from replicator.node.clock import SystemClock
 from replicator.node.context import NodeContext, open_context
 from replicator.node.damage import HealHistory
@@ -277,7 +275,7 @@ async def _open_log(config: NodeConfig) -> KafkaLog:
     node = NodeId(config.node.id)
     store = config.node.dir / STORE
     if not replacement.is_rebuilt(config.node.dir) and not has_followed_a_log(store):
-        await _in_daemon_thread(
+        await in_daemon_thread(
             lambda: ensure_topics(
                 kafka.bootstrap,
                 cluster,
@@ -294,25 +292,6 @@ async def _open_log(config: NodeConfig) -> KafkaLog:
             f"{store} follows a log that is not at {kafka.bootstrap} any more ({error}). Check --bootstrap and "
             "--cluster, or move the store away to start with an empty one"
         ) from error
-
-
-async def _in_daemon_thread(work: Callable[[], object]) -> None:
-    """As `asyncio.to_thread`, but a process that stops does not wait for the thread."""
-    ended: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            work()
-        except ReplicatorError as error:
-            ended.set_exception(error.with_traceback(None))  # whose frames would keep clients of Kafka, and threads
-        except BaseException as error:  # noqa: BLE001 (raised where this is awaited)
-            ended.set_exception(error)
-        else:
-            ended.set_result(None)
-
-    ended.set_running_or_notify_cancel()
-    threading.Thread(target=run, daemon=True).start()
-    await asyncio.wrap_future(ended)
 
 
 async def when_kafka_answers(admin: HttpServer, bootstrap: str, work: Callable[[], Awaitable[T]]) -> T:

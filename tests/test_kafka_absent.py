@@ -16,6 +16,7 @@ from replicator.bench.peers import free_port
 from replicator.errors import BrokerUnavailable
 from replicator.log.kafka import admin
 from replicator.log.kafka.admin import TopicLookup, ensure_topics
+from replicator.node.background import in_daemon_thread
 from replicator.position import Author, NodeId
 from replicator.server.http.app import HttpServer
 from replicator.server.identity import Identity
@@ -49,13 +50,13 @@ async def test_topics_that_cannot_be_created_leave_no_thread(absent: str) -> Non
     before = threads()
     for _ in range(2):
         with pytest.raises(BrokerUnavailable):
-            await assembly._in_daemon_thread(lambda: ensure_topics(absent, "c"))
+            await in_daemon_thread(lambda: ensure_topics(absent, "c"))
     await until(lambda: not threads() - before)
 
 
 async def test_a_process_that_stops_does_not_wait_for_a_blocked_thread() -> None:
     release = threading.Event()
-    waiting = asyncio.create_task(assembly._in_daemon_thread(release.wait))
+    waiting = asyncio.create_task(in_daemon_thread(release.wait))
     await asyncio.sleep(0)
     [thread] = [it for it in threading.enumerate() if it is not threading.main_thread() and it.daemon][-1:]
     waiting.cancel()
@@ -84,4 +85,4 @@ async def test_errors_of_the_thread_are_raised() -> None:
         raise ValueError("why")
 
     with pytest.raises(ValueError, match="why"):
-        await assembly._in_daemon_thread(fail)
+        await in_daemon_thread(fail)

@@ -15,12 +15,13 @@ import zstandard
 
 from replicator.errors import ConfigError, RepositoryUnavailable, SnapshotError, StoreError, StoreFull
 from replicator.limits import PART_BYTES
-from replicator.local.snapshots import prune
+from replicator.local.progress import NO_PROGRESS
+from replicator.local.snapshots import prune, restore_node
 from replicator.snapshots import transfer
 from replicator.snapshots.objects import Objects, shown_url
 from replicator.snapshots.repository import Repository, StoredSnapshot, Unfinished, Verification
-from replicator.store import environment, snapshot
-from replicator.store.machine import Machine, open_machine
+from replicator.store import boot, environment, snapshot
+from replicator.store.machine import Machine, open_machine, read_meta
 from replicator.store.snapshot import Manifest
 from tests.s3_server import s3_server
 from tests.test_store import state_at, write
@@ -218,7 +219,7 @@ class TestPublishing:
         objects, data = Objects(url), [bytes([it]) * 200_000 for it in range(8)]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda it: objects.write("a/b", it), data))
-        assert objects.read("a/b") in data
+        assert objects.read("a/b", 1 << 20) in data
         assert list(objects.sizes("a")) == ["b"]
 
 
@@ -229,12 +230,12 @@ class TestDamage:
         stored = publish(repository, copy)
         path = f"{stored.name}/{stored.parts[1].name}"
         objects = Objects(url)
-        good = objects.read(path)
+        good = objects.read(path, 1 << 20)
         for bad in (
             good[:-1],
             good[:40] + bytes([good[40] ^ 1]) + good[41:],
             b"",
-            objects.read(f"{stored.name}/{stored.parts[0].name}"),
+            objects.read(f"{stored.name}/{stored.parts[0].name}", 1 << 20),
         ):
             objects.write(path, bad)
             with pytest.raises(SnapshotError, match=r"part-00001-.* does not match its checksum"):
@@ -267,6 +268,7 @@ class TestDamage:
             ({"entries": "many"}, "is damaged"),
             ({"bytes": 5}, "is damaged"),
             ({"taken_at_ms": "yesterday"}, "is damaged"),
+            ({"taken_at_ms": 10**20}, "is damaged"),
             ({"cluster": "c" * 100_000}, "is damaged"),
             ({"surprise": 1}, "is damaged"),
         ],
@@ -289,6 +291,63 @@ class TestDamage:
     ) -> None:
         stored = publish(repository, copy)
         Objects(url).write(f"{stored.name}/manifest.json", content)
+        with pytest.raises(SnapshotError, match="is damaged"):
+            repository.get(stored.name)
+
+    def test_one_without_parts(self, repository: Repository, url: str, copy: tuple[Path, Manifest]) -> None:
+        stored = publish(repository, copy)
+        fields = asdict(replace(stored, manifest=replace(stored.manifest, bytes=0), parts=()))
+        Objects(url).write(f"{stored.name}/manifest.json", json.dumps(fields).encode())
+        with pytest.raises(SnapshotError, match="is damaged"):
+            repository.get(stored.name)
+
+    def test_only_a_store_of_the_same_log_is_replaced(
+        self, repository: Repository, copy: tuple[Path, Manifest], tmp_path: Path
+    ) -> None:
+        stored = publish(repository, copy)
+        open_machine(tmp_path / "n1" / "store", "shop", "topic").close()
+        restore_node(repository, stored, tmp_path / "n1", NO_PROGRESS)
+        assert read_meta(tmp_path / "n1" / "store") is not None
+        other = open_machine(tmp_path / "n2" / "store", "shop", "another topic")
+        other.apply([write(b"a", None, b"s1")], state_at(7))
+        other.close()
+        with pytest.raises(SnapshotError, match="move that store away first"):
+            restore_node(repository, stored, tmp_path / "n2", NO_PROGRESS)
+        meta = read_meta(tmp_path / "n2" / "store")
+        assert meta is not None and meta.state.offset == 7
+
+    def test_one_whose_content_is_another(
+        self, repository: Repository, url: str, copy: tuple[Path, Manifest], tmp_path: Path
+    ) -> None:
+        stored = publish(repository, copy)
+        fields = asdict(replace(stored, manifest=replace(stored.manifest, digest="0" * 32)))
+        Objects(url).write(f"{stored.name}/manifest.json", json.dumps(fields).encode())
+        with pytest.raises(SnapshotError, match="is not that of its manifest"):
+            restore_node(repository, repository.get(stored.name), tmp_path / "n1", NO_PROGRESS)
+        assert not (tmp_path / "n1" / "store" / "data.mdb").exists()
+
+    def test_a_node_that_runs_keeps_its_store(
+        self, repository: Repository, copy: tuple[Path, Manifest], tmp_path: Path
+    ) -> None:
+        """Also while it heals, or waits for Kafka: its store is not open then."""
+        stored = publish(repository, copy)
+        (tmp_path / "n1").mkdir()
+        lock = boot.lock(tmp_path / "n1")
+        with pytest.raises(StoreError, match="in use by another process"):
+            restore_node(repository, stored, tmp_path / "n1", NO_PROGRESS)
+        os.close(lock)
+        damaged = tmp_path / "n1" / "store" / environment.DAMAGED
+        damaged.parent.mkdir()
+        damaged.write_text("{}")
+        restore_node(repository, stored, tmp_path / "n1", NO_PROGRESS)
+        assert not damaged.exists()
+
+    def test_a_huge_manifest_is_not_read_as_a_whole(
+        self, repository: Repository, url: str, copy: tuple[Path, Manifest]
+    ) -> None:
+        stored = publish(repository, copy)
+        Objects(url).write(f"{stored.name}/manifest.json", b" " * (8 << 20))
+        assert len(Objects(url).read(f"{stored.name}/manifest.json", 1 << 20)) == 1 << 20
         with pytest.raises(SnapshotError, match="is damaged"):
             repository.get(stored.name)
 

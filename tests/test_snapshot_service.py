@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,16 +17,20 @@ from replicator.log.memory import MemoryLog
 from replicator.log.port import LogExtent
 from replicator.node.snapshots import SnapshotProgress
 from replicator.position import Offset
+from replicator.protocol.acceptance import judge
+from replicator.protocol.log_state import LogState
 from replicator.protocol.trimming import Need
+from replicator.records.codec import RecordCodec
 from replicator.snapshots.jobs import Job, JobSettings, ProcessJobs, Task, encode_progress
 from replicator.snapshots.repository import Repository, Verification
 from replicator.snapshots.retention import Schedule
 from replicator.snapshots.service import SnapshotService, SnapshotSettings
-from replicator.snapshots.verification import Check
+from replicator.snapshots.verification import Check, is_in_log
 from replicator.store import snapshot
 from replicator.store.machine import Machine, open_machine
 from replicator.store.snapshot import Manifest
 from tests.memory_cluster import until
+from tests.stream_fixture import MadeUpLog
 from tests.test_store import state_at, write
 
 EVERY_TEN = Schedule(records=10, bytes=0, seconds=0)
@@ -111,7 +116,11 @@ class Subject:
 
 
 @pytest.fixture
-def subject(tmp_path: Path) -> Iterator[Subject]:
+def subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Subject]:
+    async def contains(log: MemoryLog, manifest: Manifest) -> bool:
+        return True
+
+    monkeypatch.setattr("replicator.snapshots.service.is_in_log", contains)  # the log of these tests has no records
     subject = Subject(tmp_path)
     yield subject
     subject.machine.close()
@@ -416,3 +425,61 @@ with environment.shared(Path({str(subject.machine.folder)!r})) as env:
     def test_every_kind_of_error_can_be_raised_again(self) -> None:
         for kind in (RepositoryUnavailable, ConfigError, SnapshotError, StoreFull, BrokerUnavailable):
             assert getattr(errors, kind.__name__) is kind
+
+
+async def test_a_snapshot_of_a_past_that_kafka_has_lost_is_refused(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log was truncated, and has grown again: there are other records at the same offsets."""
+    lost: set[int] = set()
+
+    async def is_in_log(log: MemoryLog, manifest: Manifest) -> bool:
+        return manifest.offset not in lost
+
+    monkeypatch.setattr("replicator.snapshots.service.is_in_log", is_in_log)
+    service = subject.service(keep=2)
+    for offset in (9, 19):
+        subject.apply_to(offset)
+        await service.look()
+    lost.add(19)
+    subject.trimmed.clear()
+    subject.apply_to(29)
+    await service.look()
+    assert subject.names() == [29, 19, 9]  # the good ones are kept
+    assert subject.trimmed == []  # the oldest of them needs the log
+    assert "contains other records than the log" in service.report.trouble
+
+
+async def test_the_log_is_searched_for_the_last_record_of_a_snapshot() -> None:
+    log, made_up = MemoryLog(), MadeUpLog()
+    entries = [made_up.claim(), *(made_up.write(f"SET k {number}") for number in range(60))]
+    await log.append([entry.payload for entry in entries])
+    state = LogState()
+    for offset, payload in entries[:41]:
+        state, _ = judge(state, offset, RecordCodec().decode(payload, state.timeline))
+
+    def manifest(**changes: object) -> Manifest:
+        known = Manifest(
+            "name",
+            "shop",
+            "topic",
+            state.timeline.hex(),
+            40,
+            state.seq,
+            state.epoch,
+            state.chain.hex(),
+            "",
+            0,
+            1,
+            "",
+            0,
+        )
+        return replace(known, **changes)  # type: ignore[arg-type]
+
+    assert await is_in_log(log, manifest())
+    assert await is_in_log(log, manifest(offset=45))  # records after it may be void
+    assert not await is_in_log(log, manifest(chain=bytes(8).hex()))
+    assert not await is_in_log(log, manifest(seq=state.seq + 1))
+    assert not await is_in_log(log, manifest(offset=99))
+    log.trim(Offset(41))
+    assert await is_in_log(log, manifest())  # nobody can tell

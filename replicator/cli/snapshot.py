@@ -26,7 +26,7 @@ from replicator.errors import SnapshotError
 from replicator.intervals import UNFINISHED_UPLOAD_S
 from replicator.local import snapshots
 from replicator.local.admin_client import TakenSnapshot, find_cluster
-from replicator.local.folder import STORE, ClusterFolder
+from replicator.local.folder import ClusterFolder
 from replicator.local.operations import take_snapshot
 from replicator.node.snapshots import ListedSnapshot
 from replicator.snapshots.repository import Repository, StoredSnapshot
@@ -187,7 +187,7 @@ def restore(
     opened = options.open_repository(dir, repository)
     stored = opened.get(name)
     with ConsoleProgress(errors if json else console) as progress:
-        snapshots.restore(opened, lambda: stored, store / STORE, progress)
+        snapshots.restore_node(opened, stored, store, progress)
     text = f"restored snapshot {name} to {store}: the node reads the log from offset {stored.manifest.offset + 1}"
     print_result(text, {"snapshot": name, "folder": str(store), "offset": stored.manifest.offset}, json=json)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import platform
 import tempfile
@@ -11,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from replicator.errors import SnapshotError
+from replicator.errors import SnapshotError, StoreError
+from replicator.local.folder import STORE
 from replicator.local.progress import ProgressReporter
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import KafkaSecurity
@@ -20,7 +22,9 @@ from replicator.protocol.log_state import LogState
 from replicator.snapshots.repository import Repository, StoredSnapshot, Verification
 from replicator.snapshots.retention import Kept, obsolete
 from replicator.snapshots.verification import Check, compare_with_log, verify_snapshot
-from replicator.store import environment
+from replicator.store import boot, environment
+from replicator.store.machine import read_meta
+from replicator.store.snapshot import Manifest
 
 ATTEMPTS = 3  # to restore the newest snapshot, which may be deleted meanwhile
 
@@ -73,6 +77,7 @@ def restore(
             progress.step(f"restoring snapshot {stored.name}")
             try:
                 repository.fetch(stored, file, counter(progress, "restored, MiB", stored.bytes))
+                _check_restored(file, stored.manifest, store)
             except SnapshotError:
                 file.unlink(missing_ok=True)
                 if attempt == ATTEMPTS or choice() == stored:
@@ -80,6 +85,30 @@ def restore(
             else:
                 break
     return stored
+
+
+def restore_node(repository: Repository, stored: StoredSnapshot, folder: Path, progress: ProgressReporter) -> None:
+    """As `restore`, for the folder of a node, which must not run. Raises `StoreError` if it does."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = boot.lock(folder)
+    try:
+        restore(repository, lambda: stored, folder / STORE, progress)
+    finally:
+        os.close(lock)
+
+
+def _check_restored(file: Path, manifest: Manifest, store: Path) -> None:
+    """Raises `SnapshotError` if it is not what the manifest says, or the store before is of another log."""
+    meta = environment.meta_of(file)
+    if meta is None or (meta.state.offset, f"{meta.digest:032x}") != (manifest.offset, manifest.digest):
+        raise SnapshotError(f"the content of snapshot {manifest.name} is not that of its manifest: use another one")
+    with contextlib.suppress(StoreError):  # what cannot be read is to be replaced
+        before = read_meta(store) if (store / "data.mdb").exists() else None
+        if before is not None and (before.cluster, before.topic_id) != (meta.cluster, meta.topic_id):
+            raise SnapshotError(
+                f"snapshot {manifest.name} is of cluster {meta.cluster} (topic {meta.topic_id}), and the store in "
+                f"{store} of {before.cluster} (topic {before.topic_id}): move that store away first"
+            )
 
 
 def verify(

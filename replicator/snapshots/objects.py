@@ -11,23 +11,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import aiohttp
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from replicator.errors import ConfigError, RepositoryUnavailable, SnapshotError
+from replicator.errors import ConfigError, ReplicatorError, RepositoryUnavailable, SnapshotError
 from replicator.store.durable import sync
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """What file systems raise. Those of S3 are not all `OSError`."""
-    try:
-        from botocore.exceptions import BotoCoreError, ClientError
-    except ImportError:
-        return (OSError,)
-    return (OSError, BotoCoreError, ClientError, aiohttp.ClientError)
+_S3 = {"connect_timeout": 5, "read_timeout": 15, "retries": {"max_attempts": 3}}
 
 
 class Objects:
@@ -36,8 +27,11 @@ class Objects:
     def __init__(self, url: str) -> None:
         """Raises `ConfigError`."""
         self.url = shown_url(url)
-        self._failures = _failures()
-        options = {} if "://" not in url or url.startswith("file:") else {"use_listings_cache": False}
+        options: dict[str, Any] = {"use_listings_cache": False} if "://" in url and not url.startswith("file:") else {}
+        if url.startswith("s3:"):
+            options["config_kwargs"] = _S3
+        if url.startswith("memory:"):
+            raise ConfigError(f"repository {self.url} would be lost with this process: name a folder, or s3://…")
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)
         except ImportError as error:
@@ -49,10 +43,12 @@ class Objects:
             raise ConfigError(f"invalid repository {self.url}: {error}") from None
         self._is_local = isinstance(self._fs, LocalFileSystem)
 
-    def read(self, path: str) -> bytes:
-        """Raises `FileNotFoundError`, `RepositoryUnavailable`, `ConfigError`."""
+    def read(self, path: str, most: int) -> bytes:
+        """Not more than so many bytes. Raises `FileNotFoundError`, `RepositoryUnavailable`, `ConfigError`."""
         with self._translated(f"read {path}"):
-            return bytes(self._fs.cat_file(self._at(path)))
+            at = self._at(path)
+            is_small = self._fs.info(at)["size"] <= most  # S3 has no range of an empty file
+            return bytes(self._fs.cat_file(at) if is_small else self._fs.cat_file(at, start=0, end=most))
 
     def write(self, path: str, data: bytes) -> None:
         """All of it or nothing. Raises `SnapshotError` (the disk is full), `RepositoryUnavailable`, `ConfigError`."""
@@ -119,7 +115,7 @@ class Objects:
     def _translated(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
+        except (FileNotFoundError, ReplicatorError):
             raise
         except PermissionError as error:
             raise ConfigError(
@@ -132,13 +128,14 @@ class Objects:
                     "`replicator snapshot prune`"
                 ) from None
             raise RepositoryUnavailable(f"repository {self.url} cannot {doing} now: {_text(error)}") from None
-        except self._failures as error:
+        except Exception as error:
             if type(error).__name__ in _CREDENTIALS:
                 raise ConfigError(
                     f"repository {self.url} has no valid credentials ({_text(error)}): set AWS_ACCESS_KEY_ID and "
                     "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
                 ) from None
-            raise RepositoryUnavailable(f"repository {self.url} cannot {doing} now: {_text(error)}") from None
+            # each file system has errors of its own
+            raise RepositoryUnavailable(f"repository {self.url} cannot {doing} now: {_text(error)}") from error
 
 
 _CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError"}

@@ -25,6 +25,7 @@ from replicator.store.snapshot import Manifest
 
 _MANIFEST, _VERIFICATION = "manifest.json", "verification.json"
 _NAME = re.compile(r"\d{20}-[0-9a-f]{8}")
+_MAX_TIME_MS = 100_000_000_000_000  # in the year 5138
 _MAX_CHARS = 200  # of a field of the manifest
 _PART = re.compile(r"part-\d{5,}-[0-9a-f]{16}\.zst")
 
@@ -92,7 +93,7 @@ class Repository:
         """Raises `SnapshotError`, `Unfinished`."""
         checked_name(name)
         try:
-            encoded = self._objects.read(f"{name}/{_MANIFEST}")
+            encoded = self._objects.read(f"{name}/{_MANIFEST}", MAX_MANIFEST_BYTES + 1)
         except FileNotFoundError:
             raise Unfinished(
                 f"there is no snapshot {name} in {self.url}, or it is not complete: see `replicator snapshot list`"
@@ -114,6 +115,7 @@ class Repository:
 
         parts = send_parts(copy / "data.mdb", send, lambda part: bool(present.get(part)), on_sent)
         stored = StoredSnapshot(manifest, parts)
+        self._objects.delete(f"{name}/{_VERIFICATION}")  # of one whose parts were lost
         self._objects.write(f"{name}/{_MANIFEST}", json.dumps(asdict(stored), indent=1).encode())
         if not stored.has_all(self._objects.sizes(name)):
             self._objects.delete(f"{name}/{_MANIFEST}")
@@ -137,7 +139,7 @@ class Repository:
 
         def receive(part: str) -> bytes:
             try:
-                return self._objects.read(f"{snapshot.name}/{part}")
+                return self._objects.read(f"{snapshot.name}/{part}", 2 * PART_BYTES)
             except FileNotFoundError:
                 raise SnapshotError(
                     f"{part} of snapshot {snapshot.name} is not in {self.url} any more, as it was deleted meanwhile: "
@@ -154,7 +156,9 @@ class Repository:
     def verification(self, name: str) -> Verification | None:
         """None if the snapshot was not verified."""
         try:
-            found = Verification(**json.loads(self._objects.read(f"{checked_name(name)}/{_VERIFICATION}")))
+            found = Verification(
+                **json.loads(self._objects.read(f"{checked_name(name)}/{_VERIFICATION}", MAX_MANIFEST_BYTES))
+            )
         except (FileNotFoundError, ValueError, TypeError, RecursionError):
             return None
         return found if type(found.verified_at_ms) is int else None
@@ -231,8 +235,10 @@ def _check(name: str, manifest: Manifest, parts: tuple[Part, ...]) -> None:
         kind = {"str": str, "int": int}[str(field.type)]
         if type(value) is not kind or (isinstance(value, int) and value < 0) or len(str(value)) > _MAX_CHARS:
             raise ValueError(f"{field.name} is {str(value)[:80]!r}")
+    if manifest.taken_at_ms > _MAX_TIME_MS:
+        raise ValueError(f"taken_at_ms is {manifest.taken_at_ms}")
     for part in parts:
         if not _PART.fullmatch(part.name) or type(part.bytes) is not int or not 0 < part.bytes <= PART_BYTES:
             raise ValueError(f"part {part}")
-    if sum(part.bytes for part in parts) != manifest.bytes:
+    if not parts or sum(part.bytes for part in parts) != manifest.bytes:
         raise ValueError("the parts have another size than the whole")

@@ -11,10 +11,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from replicator.errors import ReplicatorError, SnapshotError
 from replicator.intervals import REPOSITORY_LOOK_S, SNAPSHOT_REVIEW_S, UNFINISHED_UPLOAD_S
 from replicator.log.port import Log, LogExtent
+from replicator.node.background import in_daemon_thread
 from replicator.node.outage_log import OutageLog
 from replicator.node.snapshots import ListedSnapshot, SnapshotProgress, SnapshotReport
 from replicator.position import Offset
@@ -23,6 +25,7 @@ from replicator.protocol.trimming import Need, first_need
 from replicator.snapshots.jobs import Jobs
 from replicator.snapshots.repository import Repository
 from replicator.snapshots.retention import Kept, Schedule, Since, due, obsolete
+from replicator.snapshots.verification import is_in_log
 from replicator.store.machine import Machine
 from replicator.store.snapshot import Manifest
 
@@ -86,7 +89,7 @@ class SnapshotService:
         return manifest
 
     async def listed(self) -> list[ListedSnapshot]:
-        return await asyncio.to_thread(self._listed)
+        return await in_daemon_thread(self._listed)
 
     async def run(self) -> None:
         """Look at the repository, and do what a snapshotter does, until cancelled."""
@@ -120,15 +123,16 @@ class SnapshotService:
         state = self._machine.state
         if not state.timeline:
             return
-        ours = await self._prune(self._of_this_log(found))  # first, as the repository may be full
+        self._refused = {it.manifest.name: why for it in found if (why := self._refused.get(it.manifest.name))}
+        ours = await self._prune(await self._of_this_log(found))  # first, as the repository may be full
         reason = due(self._settings.schedule, await self._since(ours[0].manifest if ours else None, state))
         if reason is not None:
             logger.info("taking a snapshot: %s", reason)
             await self.take()
-            ours = self._of_this_log(await self.listed())
+            ours = await self._of_this_log(await self.listed())
         if ours and ours[0].verified_at_ms is None and ours[0].manifest.name not in self._refused:
             await self._verify(ours[0].manifest.name)
-            ours = self._of_this_log(await self.listed())
+            ours = await self._of_this_log(await self.listed())
         kept = await self._prune(ours)
         if self._settings.trims:
             await self._trim_below(kept)
@@ -136,10 +140,18 @@ class SnapshotService:
         if self._refused:
             raise SnapshotError("; ".join(self._refused.values()))
 
-    def _of_this_log(self, found: Sequence[ListedSnapshot]) -> list[ListedSnapshot]:
-        """Not those after its end, which Kafka has truncated."""
-        end = self._machine.state.offset
-        return [it for it in found if it.manifest.topic_id == self._log.identity and it.manifest.offset <= end]
+    async def _of_this_log(self, found: Sequence[ListedSnapshot]) -> list[ListedSnapshot]:
+        """A verified one may be of a past that Kafka has lost since: it is refused then."""
+        end, ours = self._machine.state.offset, []
+        for it in found:
+            if it.manifest.topic_id != self._log.identity or it.manifest.offset > end:
+                continue
+            if it.verified_at_ms is not None and not await is_in_log(self._log, it.manifest):
+                name = it.manifest.name
+                self._refused[name] = f"snapshot {name} contains other records than the log: Kafka has lost them"
+                continue
+            ours.append(it)
+        return ours
 
     async def _since(self, newest: Manifest | None, state: LogState) -> Since:
         """`newest` None: since the start of the log."""
@@ -166,10 +178,10 @@ class SnapshotService:
         candidates = [Kept(it.manifest.name, it.manifest.taken_at_ms, it.verified_at_ms is not None) for it in ours]
         names = obsolete(candidates, self._settings.keep, self._settings.keep_s, _now_ms())
         for name in names:
-            await asyncio.to_thread(self._repository.delete, name)
+            await in_daemon_thread(partial(self._repository.delete, name))
             self._refused.pop(name, None)
             logger.info("deleted snapshot %s", name)
-        for name in await asyncio.to_thread(self._repository.delete_unfinished, UNFINISHED_UPLOAD_S):
+        for name in await in_daemon_thread(lambda: self._repository.delete_unfinished(UNFINISHED_UPLOAD_S)):
             logger.info("deleted snapshot %s, whose upload was not completed", name)
         return [it for it in ours if it.manifest.name not in names]
 
@@ -178,10 +190,10 @@ class SnapshotService:
             return
         snapshots = [Need(f"snapshot {it.manifest.name}", Offset(it.manifest.offset)) for it in kept]
         extent = await self._log.extent()
-        first = first_need([*snapshots, *self._kept_bytes(extent), *await asyncio.to_thread(self._needs)])
+        first = first_need([*snapshots, *self._kept_bytes(extent), *await in_daemon_thread(self._needs)])
         start = extent.start
         if first.offset > start:
-            start = await asyncio.to_thread(self._trim, first.offset)
+            start = await in_daemon_thread(lambda: self._trim(first.offset))
             logger.info("deleted the log below offset %d: %s needs it from there on", start, first.by)
         self.report = replace(self.report, needed_from=first.offset, needed_by=first.by)
 

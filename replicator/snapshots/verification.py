@@ -14,14 +14,16 @@ from replicator.log.port import Log
 from replicator.position import Offset
 from replicator.protocol.log_state import LogState
 from replicator.protocol.verification import is_truncated, truncated, verify
+from replicator.records.chain import link
 from replicator.records.codec import BARRIER, NotARecord, RecordCodec
-from replicator.records.types import Record
+from replicator.records.types import Claim, Record
 from replicator.snapshots.repository import Repository, StoredSnapshot
 from replicator.store import environment
 from replicator.store.digest import DIGEST_MASK, entry_digest
 from replicator.store.meta import Meta
-from replicator.store.snapshot import entries
+from replicator.store.snapshot import Manifest, entries
 
+_LOOKED_AT = 50  # records; the last ones may be void
 REPORT_ENTRIES = 20_000  # entries between two calls of `OnProgress`
 
 CompareWithLog = Callable[[str, LogState], str]
@@ -86,6 +88,42 @@ async def compare_with_log(log: Log, topic_id: str, state: LogState) -> str:
         await reader.close()
     verify(state, state.leader_offset, _record(offset, payload, state))
     return f"the record at offset {offset} and its chain are those of the snapshot"
+
+
+async def is_in_log(log: Log, manifest: Manifest) -> bool:
+    """Whether the log holds the last accepted record of a snapshot, or begins after it, so that nobody can tell.
+
+    Only the last records before its offset are looked at. Raises what `Reader.next` does.
+    """
+    start, last = await log.start(), Offset(manifest.offset)
+    if start > last:
+        return True
+    if await log.end() <= last:
+        return False
+    reader = log.reader(Offset(max(start, last - _LOOKED_AT)))
+    codec, timeline, offset = RecordCodec(), bytes.fromhex(manifest.timeline), Offset(-1)
+    try:
+        while offset < last:
+            for offset, payload in await reader.next():
+                if offset > last:
+                    break
+                if payload != BARRIER and _ends_with(codec, payload, timeline, manifest):
+                    return True
+    finally:
+        await reader.close()
+    return False
+
+
+def _ends_with(codec: RecordCodec, payload: bytes, timeline: bytes, manifest: Manifest) -> bool:
+    """Whether the chain and seq of a snapshot are those after this record."""
+    try:
+        record = codec.decode(payload, timeline)
+    except (NotARecord, LogDamage):
+        return False
+    header, chain = record.header, bytes.fromhex(manifest.chain)
+    if isinstance(record.body, Claim):
+        return link(header.chain, record.encoded_body) == chain
+    return (header.epoch, record.last_seq, header.chain) == (manifest.epoch, manifest.seq, chain)
 
 
 def _record(offset: Offset, payload: bytes, state: LogState) -> Record | None:

@@ -15,7 +15,6 @@ import threading
 import time
 from dataclasses import asdict
 from io import FileIO
-from pathlib import Path
 from typing import Any
 
 from replicator import errors, priority
@@ -27,6 +26,7 @@ from replicator.snapshots.jobs import Job, JobSettings, Task, encode_progress
 from replicator.snapshots.repository import Repository, Verification
 from replicator.snapshots.verification import Check, compare_with_log, verify_snapshot
 from replicator.store import environment, snapshot
+from replicator.store.meta import FORMAT
 from replicator.store.snapshot import Manifest
 
 NICENESS = 19
@@ -54,21 +54,27 @@ def run(job: Job) -> Manifest | Check:
     snapshot.delete_unfinished(job.settings.copies)
     if job.task is Task.VERIFY:
         return verify(job.settings, repository, job.snapshot)
-    manifest = snapshot.take(lambda folder: environment.copy(job.settings.store, folder), job.settings.copies)
-    publish_copies(job.settings.copies, manifest, repository)
+    settings = job.settings
+    publish_copies(settings, repository)  # of uploads that were interrupted: there is never more than one copy
+    manifest = snapshot.take(lambda folder: environment.copy(settings.store, folder), settings.copies)
+    publish_copies(settings, repository)
     return manifest
 
 
-def publish_copies(copies: Path, newest: Manifest, repository: Repository) -> None:
-    """Also those of uploads that were interrupted. What is not a copy of the same log is deleted."""
-    for copy in sorted(copies.iterdir()):
+def publish_copies(settings: JobSettings, repository: Repository) -> None:
+    """What is not a copy of the log that the store follows is deleted."""
+    if not settings.copies.exists():
+        return
+    with environment.shared(settings.store) as env:
+        meta = environment.read_meta(env)
+    for copy in sorted(settings.copies.iterdir()):
         try:
             manifest = snapshot.read_manifest(copy)
         except SnapshotError as error:
             logger.warning("%s", error)
         else:
-            is_whole = (copy / "data.mdb").exists() and manifest.format == newest.format
-            if is_whole and manifest.topic_id == newest.topic_id:
+            is_whole = (copy / "data.mdb").exists() and manifest.format == FORMAT
+            if is_whole and meta is not None and manifest.topic_id == meta.topic_id:
                 repository.publish(copy, manifest, Uploaded(manifest.bytes).add)
         snapshot.delete(copy)
 

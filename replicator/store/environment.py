@@ -32,6 +32,8 @@ from replicator.store.meta import (
 FIRST_MAP_BYTES = 1 << 30
 _LARGEST_MAP_BYTES = 1 << 40
 
+DAMAGED = "damaged.json"
+"""Says that the store must not be opened any more (`replacement`)."""
 _NEW, _REPLACING = "data.mdb.new", "replacing"
 _META = b"meta"
 _SUSPENDED = b"suspended"
@@ -79,6 +81,15 @@ def copy(folder: Path, target: Path) -> None:
     """
     with shared(folder) as env:
         env.copy(str(target), compact=True)
+
+
+def meta_of(file: Path) -> Meta | None:
+    """As `read_meta`, of a copy that is not open. Raises `StoreError`."""
+    try:
+        with lmdb.open(str(file), subdir=False, max_dbs=3, readonly=True, lock=False, create=False) as env:
+            return read_meta(env)
+    except lmdb.Error as error:
+        raise store_error(file, error) from error
 
 
 def read_meta(env: Any) -> Meta | None:
@@ -144,9 +155,10 @@ def replacing(folder: Path) -> Iterator[Path]:
         marker.touch()
         new.unlink(missing_ok=True)
         yield new
-        discard(folder)
         boot.mark_open(folder, boot.boot_id())
-        os.replace(new, folder / "data.mdb")
+        (folder / "lock.mdb").unlink(missing_ok=True)
+        os.replace(new, folder / "data.mdb")  # at no moment there is none
+        (folder / DAMAGED).unlink(missing_ok=True)
     finally:
         new.unlink(missing_ok=True)
         os.close(lock)

@@ -27,24 +27,24 @@ from typing import Any
 from replicator.errors import StoreError, StoreFull
 from replicator.protocol.healing import Cause, Damage, Heal
 from replicator.store.durable import replace_file, sync
-from replicator.store.environment import is_full
+from replicator.store.environment import DAMAGED, is_full
 
 STORE, NEW, QUARANTINE, HEALS = "store", "store.new", "quarantine", "heals.json"
 KEPT_HEALS = 20
-_DAMAGED, _HEALED = "damaged.json", "healed.json"
+_HEALED = "healed.json"
 
 
 def mark_damaged(folder: Path, damage: Damage) -> None:
     """`folder`: of the node, as below. Raises `StoreError`."""
     try:
-        replace_file(folder / STORE / _DAMAGED, json.dumps(asdict(damage)).encode())
+        replace_file(folder / STORE / DAMAGED, json.dumps(asdict(damage)).encode())
     except OSError as error:
         raise file_error(folder, error) from error
 
 
 def damage_of(folder: Path) -> Damage | None:
     """Why the store must be replaced before it is opened; None: it need not. Raises `StoreError`."""
-    mark = folder / STORE / _DAMAGED
+    mark = folder / STORE / DAMAGED
     try:
         return _damage(json.loads(mark.read_text())) if mark.exists() else None
     except OSError as error:
@@ -78,7 +78,7 @@ def recover(folder: Path) -> None:
     """Finish what a killed process had begun. Raises `StoreError`."""
     new, store = folder / NEW, folder / STORE
     try:
-        if (new / _HEALED).exists() and ((store / _DAMAGED).exists() or not store.exists()):
+        if (new / _HEALED).exists() and ((store / DAMAGED).exists() or not store.exists()):
             _swap(folder, _heal(json.loads((new / _HEALED).read_text())))
         elif new.exists():
             shutil.rmtree(new)
@@ -88,7 +88,7 @@ def recover(folder: Path) -> None:
 
 def is_rebuilt(folder: Path) -> bool:
     """Whether the store replaced another one, so it has followed a log even if it is empty."""
-    return (folder / STORE / _HEALED).exists() or (folder / STORE / _DAMAGED).exists()
+    return (folder / STORE / _HEALED).exists() or (folder / STORE / DAMAGED).exists()
 
 
 def heals(folder: Path) -> list[Heal]:

@@ -120,6 +120,7 @@ class ChangeStreamService:
             else:
                 start = await self._start(parsed.start_from or StartFrom.EARLIEST)
                 state = await asyncio.to_thread(management.create, self._kafka, parsed, start)
+                await self._check_start(state)
         self._changed.set()
         return self._fields(state)
 
@@ -157,6 +158,12 @@ class ChangeStreamService:
                 "a snapshot, or from the latest change"
             )
         return StreamStart(Progress(LogState()))
+
+    async def _check_start(self, state: StreamState) -> None:
+        """The log may have been trimmed before the stream existed; from now on that waits for it."""
+        if await self._source.start() > state.progress.state.offset + 1:
+            await asyncio.to_thread(management.reset, self._kafka)
+            raise ConfigError("the log was trimmed meanwhile, beyond the start of the change stream: try again")
 
     def _fields(self, state: StreamState | None) -> dict[str, Any]:
         topic = changes_topic(self._settings.cluster)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from replicator.errors import BrokerUnavailable
+from replicator.errors import BrokerUnavailable, ConfigError
 from replicator.intervals import ADMIN_TIMEOUT_S
 from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
@@ -94,18 +94,20 @@ def _asked(
 
 @contextmanager
 def _consumer(bootstrap: str, cluster: str, group: str, security: KafkaSecurity | None) -> Iterator[Consumer]:
-    """It never becomes a member of the group. Raises `BrokerUnavailable`."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "client.id": client_id_of(cluster, None, "extent"),
-            "group.id": group,
-            "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
-            "log_level": 0,
-            **(security or PLAINTEXT).for_librdkafka(),
-        }
-    )
+    """It never becomes a member of the group. Raises `BrokerUnavailable`, `ConfigError`."""
+    settings = {
+        "bootstrap.servers": bootstrap,
+        "client.id": client_id_of(cluster, None, "extent"),
+        "group.id": group,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "log_level": 0,
+        **(security or PLAINTEXT).for_librdkafka(),
+    }
+    try:
+        consumer = Consumer(settings)
+    except KafkaException as error:
+        raise ConfigError(f"Kafka at {bootstrap} cannot be used with these settings: {error.args[0].str()}") from None
     try:
         yield consumer
     except KafkaException as error:
