@@ -22,6 +22,7 @@ from replicator.node.health import NodeState
 from replicator.node.snapshots import ListedSnapshot, SnapshotProgress, SnapshotReport
 from replicator.node.status import NodeStatus
 from replicator.position import Author, NodeId, Offset
+from replicator.protocol.healing import Cause, Damage, Heal
 from replicator.protocol.lease import Lease
 from replicator.records.types import Member, Mode, Timing
 from replicator.server import registration
@@ -158,6 +159,27 @@ async def single_leader(servers: HttpServers, password: str = "") -> tuple[HttpC
     await servers.cluster.leader()
     await until(lambda: running.node.membership.get(NodeId("n1")) is not None)
     return await servers.open(running, password), running
+
+
+@pytest.mark.parametrize(("state", "health"), [(NodeState.HEALING, 200), (NodeState.FAILED, 500)])
+async def test_a_process_without_a_node_reports_what_became_of_the_store(
+    servers: HttpServers, state: NodeState, health: int
+) -> None:
+    client, _ = await single_leader(servers, "")
+    client.server.heals.note(Heal(Damage(Cause.DIVERGED, "it differs", 0), "s1", 5, 0))
+    client.server.detach_node(state, "it differs. The store is being rebuilt")
+    for path, status in (("/healthz", health), ("/readyz", 503), ("/leader", 503), ("/replica", 503), ("/keys/a", 503)):
+        found, answer = await client.ask("GET", path)
+        assert (found, path) == (status, path)
+        assert status == 200 or "it differs" in answer["error"]
+    _, answer = await client.ask("GET", "/status")
+    assert (answer["node"]["state"], answer["node"]["trouble"]) == (state, "it differs. The store is being rebuilt")
+    metrics = await client.text("/metrics")
+    assert f"replicator_healing {float(state is NodeState.HEALING)}" in metrics
+    assert 'replicator_heals_total{cause="diverged"} 1.0' in metrics and "replicator_serving 0.0" in metrics
+    client.server.restart_as(identity("n1", 2))
+    _, answer = await client.ask("GET", "/status")
+    assert (answer["incarnation"], answer["node"]["state"]) == (f"{2:016x}", NodeState.WAITING)
 
 
 async def test_a_starting_node_reports_what_it_is_waiting_for(servers: HttpServers) -> None:

@@ -153,6 +153,9 @@ BROKEN_RULES = [
         near=252,
     ),
     BrokenRule(
+        mutations.records_of_a_later_epoch_are_void, "serves a damaged log", loss=True, events=("pause",), near=790
+    ),
+    BrokenRule(
         mutations.leases_run_from_the_last_copy_of_a_claim, "hold a lease", events=("foreign append", "pause"), near=60
     ),
     BrokenRule(
@@ -198,8 +201,7 @@ BROKEN_RULES = [
     ),
 ]
 WITHOUT_A_SEED = [
-    # these two had one until leaders noticed before an append that the log had lost what they had appended
-    mutations.records_of_a_later_epoch_are_void,
+    # this one had a seed until leaders noticed before an append that the log had lost what they had appended
     streams.stores_are_not_compared_after_a_stream,
     mutations.releases_wait_for_nobody,
     mutations.transactions_trust_what_they_inherit,

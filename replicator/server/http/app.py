@@ -21,7 +21,7 @@ from replicator.intervals import HTTP_TIMEOUT_S, STOP_TIMEOUT_S
 from replicator.limits import LISTEN_BACKLOG, MAX_BODY_BYTES, MAX_HTTP_CONNECTIONS
 from replicator.log.port import LogExtent
 from replicator.node.change_stream import ChangeStreamControl
-from replicator.node.damage import NO_HEALS
+from replicator.node.damage import HealHistory
 from replicator.node.health import NodeState
 from replicator.node.node import Node
 from replicator.node.snapshots import SnapshotControl
@@ -65,7 +65,7 @@ class HttpServer:
         self.state = NodeState.WAITING  # as the next two: while there is no node
         self.waiting_for = "the process is starting"
         self.kafka_answers = True  # until it is known that it does not
-        self.heals = NO_HEALS
+        self.heals = HealHistory()
         self._identity = identity
         self._password = password
         self._protected = protected
