@@ -13,7 +13,7 @@ from replicator.errors import BadRequest, Busy, NotLeader
 from replicator.limits import COMPARED_RANGES, MAX_KEY_BYTES
 from replicator.local.admin_client import ClusterAdmin
 from replicator.local.comparison import DIFFERS, EQUAL, NOT_COMPARED, StoreComparisonReport, compare_stores
-from replicator.node.store_comparison import END, KeyRange, StoreComparison
+from replicator.node.store_comparison import END, SLICE, KeyRange, StoreComparison
 from replicator.position import Offset
 from replicator.records.types import Mode
 from replicator.store.keys import encode_key
@@ -21,6 +21,7 @@ from tests.damage import flip
 from tests.memory_cluster import MemoryCluster, RunningNode, until
 from tests.modes_cluster import STEADY
 from tests.test_admin import HttpServers, identity
+from tests.test_openapi import check
 
 
 @pytest.fixture
@@ -71,6 +72,7 @@ async def started(servers: HttpServers, rows: int, names: tuple[str, ...] = ("n1
     for index, name in enumerate(names):
         await servers.cluster.start(name, priority=index)
     leader = await servers.cluster.leader()
+    await until(lambda: leader.node.is_registered)  # it writes its addresses then
     await fill(leader, rows)
     await servers.cluster.caught_up()
     return leader
@@ -275,3 +277,52 @@ async def test_invalid_requests(servers: HttpServers, path: str, body: dict[str,
     client = await servers.open(servers.cluster.nodes["n1"])
     status, answer = await client.ask("PUT" if path == "/comparison" else "POST", path, json=body)
     assert status == 400 and answer["error"]
+
+
+async def test_other_tasks_run_while_digests_are_computed(comparison: StoreComparison, cluster: MemoryCluster) -> None:
+    await fill(cluster.nodes["n1"], 4 * SLICE)
+    comparison.begin("a")
+    offset = await comparison.checkpoint("a")
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count())
+    for work in (
+        comparison.digests("a", offset, [b"", b""]),
+        comparison.split("a", offset, b"", b"", 4096),
+        comparison.entries("a", offset, b"", b"", 4096),
+    ):
+        before = turns
+        await work
+        assert turns - before >= 3
+    counting.cancel()
+
+
+async def test_the_answers_are_as_described(servers: HttpServers) -> None:
+    await started(servers, 10, ("n1",))
+    client = await servers.open(servers.cluster.nodes["n1"])
+
+    async def ask(method: str, path: str, **fields: Any) -> Any:
+        described = "/comparison/{id}" if method == "DELETE" else path
+        status, answer = await client.ask(method, path, json={"id": "a", **fields})
+        check(method, described, status, answer)
+        assert status < 300
+        return answer
+
+    await ask("PUT", "/comparison")
+    offset = (await ask("POST", "/comparison/checkpoint"))["offset"]
+    assert (await ask("POST", "/comparison/state", offset=offset))["entries"] == 10
+    assert (await ask("POST", "/comparison/state", offset=offset + 1_000)) == {"applied": False}
+    ranges = (await ask("POST", "/comparison/split", offset=offset, start="", stop="", entries=4))["ranges"]
+    assert [it["entries"] for it in ranges] == [4, 4, 2]
+    bounds = [it["start"] for it in ranges] + [""]
+    digests = (await ask("POST", "/comparison/ranges", offset=offset, bounds=bounds))["ranges"]
+    assert [it["digest"] for it in digests] == [it["digest"] for it in ranges]
+    found = await ask("POST", "/comparison/entries", offset=offset, start="", stop=ranges[1]["start"], limit=9)
+    assert len(found["entries"]) == 4 and found["are_all"]
+    await ask("DELETE", "/comparison/a")
