@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from replicator.config import NodeConfig, NodeSection, check_known
-from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, ReplicatorError
+from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, ReplicatorError, StoreUnreadable
 from replicator.intervals import KAFKA_ANSWER_S, NODE_RETRY_MS, RESTORE_POLL_S
 from replicator.log.kafka.acks import KafkaAcks
 from replicator.log.kafka.admin import ensure_topics, trim
@@ -166,7 +166,10 @@ async def _run_node(
     settings, kafka = config.node, log.wal
     async with AsyncExitStack() as parts:
         await _until_restored(admin, settings.dir / STORE)
-        machine = open_machine(settings.dir / STORE, settings.cluster, kafka.identity)
+        try:
+            machine = open_machine(settings.dir / STORE, settings.cluster, kafka.identity)
+        except StoreUnreadable as error:
+            return healer.unreadable(error)
         parts.callback(machine.close)
         parts.push_async_callback(asyncio.to_thread, machine.wait_for_copy)
         logger.info("%s reads the log from offset %d on", settings.id, machine.state.offset + 1)

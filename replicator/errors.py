@@ -12,7 +12,8 @@
     ├── Replaced                 another process has registered the id of this node; this one stops serving
     ├── Diverged                 the store of this replica does not match the log, or its own digest
     ├── StoreError               the local store cannot be opened or written
-    │   └── StoreFull            the disk is full; no record was skipped
+    │   ├── StoreFull            the disk is full; no record was skipped
+    │   └── StoreUnreadable      its file is damaged
     ├── SnapshotError            a snapshot is missing, incomplete or of another cluster
     ├── RepositoryUnavailable    the repository of the snapshots does not answer; try again
     ├── Definite                 the request had no effect and never will
@@ -87,6 +88,10 @@ class StoreError(ReplicatorError):
 
 
 class StoreFull(StoreError):
+    pass
+
+
+class StoreUnreadable(StoreError):
     pass
 
 

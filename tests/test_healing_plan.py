@@ -20,6 +20,7 @@ from replicator.errors import (
     ReplicatorError,
     StoreError,
     StoreFull,
+    StoreUnreadable,
     UpgradeNeeded,
 )
 from replicator.protocol.healing import (
@@ -47,7 +48,8 @@ NOW_MS = 10 * HEAL_WINDOW_MS
         (Diverged("x", 7), Cause.DIVERGED),
         (LogTruncated("x"), Cause.TRUNCATED),
         (LogTrimmed("x"), Cause.TRIMMED),
-        (StoreError("x"), Cause.UNREADABLE),
+        (StoreUnreadable("x"), Cause.UNREADABLE),
+        (StoreError("x"), None),
         (LogDamage("x"), Cause.SUSPECTED),
         (LogReplaced("x"), None),
         (LogEnded("x"), None),

@@ -20,6 +20,7 @@ from replicator.errors import (
     SnapshotError,
     StoreError,
     StoreFull,
+    StoreUnreadable,
 )
 from replicator.intervals import NODE_RETRY_MS, SNAPSHOT_POLL_MS
 from replicator.log.port import Log
@@ -144,6 +145,12 @@ class Healer:
         )
         if isinstance(decision := self._plan(damage), GiveUp):
             raise HealingGivenUp(decision.why)
+        return damage
+
+    def unreadable(self, error: StoreUnreadable) -> Damage:
+        """The store could not be opened. It is marked."""
+        damage = Damage(Cause.UNREADABLE, str(error), self._clock.wall_us() // 1000)
+        self.mark(damage)
         return damage
 
     def mark(self, damage: Damage) -> None:

@@ -5,7 +5,7 @@
       log, or its own digest
     the log does not hold what the store has read            truncated
     the log begins after what the store has read             trimmed
-    LMDB cannot read the store                               unreadable
+    the file of the store is damaged                         unreadable
     the log itself is damaged                                suspected: whether its past is another one must be checked
     the topic was deleted or recreated, a newer version of   none: a new store would not help
       records, another process of this node, a full disk
@@ -27,8 +27,7 @@ from replicator.errors import (
     LogTrimmed,
     LogTruncated,
     ReplicatorError,
-    StoreError,
-    StoreFull,
+    StoreUnreadable,
 )
 
 HEAL_WINDOW_MS = 3_600_000
@@ -53,8 +52,7 @@ CAUSES: Sequence[tuple[type[ReplicatorError], Cause | None]] = (
     (LogTrimmed, Cause.TRIMMED),
     (LogReplaced, None),
     (LogDamage, Cause.SUSPECTED),
-    (StoreFull, None),
-    (StoreError, Cause.UNREADABLE),
+    (StoreUnreadable, Cause.UNREADABLE),
 )
 """The first type that matches decides; None, and any other error: a new store would not help."""
 

@@ -10,13 +10,14 @@ import contextlib
 import errno
 import os
 import shutil
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lmdb
 
-from replicator.errors import StoreError, StoreFull
+from replicator.errors import StoreError, StoreFull, StoreUnreadable
 from replicator.protocol.suspension import Suspended
 from replicator.protocol.timing import LoggedTiming
 from replicator.store import boot
@@ -29,6 +30,8 @@ from replicator.store.meta import (
     encode_timing,
 )
 
+T = TypeVar("T")
+
 FIRST_MAP_BYTES = 1 << 30
 _LARGEST_MAP_BYTES = 1 << 40
 
@@ -39,6 +42,8 @@ _META = b"meta"
 _SUSPENDED = b"suspended"
 _TIMING = b"timing"
 # LMDB's errors have the text of the system's error only. It reports a write that a full disk cut short as EIO.
+_DAMAGED = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError)
+_REBUILT = "a node rebuilds it from a snapshot or the log (docs/operations.md)"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -96,19 +101,27 @@ def read_meta(env: Any) -> Meta | None:
     """None if the store is empty. Raises `lmdb.Error`, `StoreError`."""
     with env.begin(db=env.open_db(b"meta")) as txn:
         encoded = txn.get(_META)
-    return None if encoded is None else decode_meta(encoded)
+    return None if encoded is None else _decoded(decode_meta, encoded)
 
 
 def read_suspended(env: Any) -> Suspended:
     with env.begin(db=env.open_db(b"meta")) as txn:
         encoded = txn.get(_SUSPENDED)
-    return {} if encoded is None else decode_suspended(encoded)
+    return {} if encoded is None else _decoded(decode_suspended, encoded)
 
 
 def read_timing(env: Any) -> LoggedTiming:
     with env.begin(db=env.open_db(b"meta")) as txn:
         encoded = txn.get(_TIMING)
-    return LoggedTiming() if encoded is None else decode_timing(encoded)
+    return LoggedTiming() if encoded is None else _decoded(decode_timing, encoded)
+
+
+def _decoded(decode: Callable[[bytes], T], encoded: bytes) -> T:
+    """Raises what `decode` does, and `StoreUnreadable`."""
+    try:
+        return decode(encoded)
+    except (ValueError, LookupError, TypeError, struct.error) as error:
+        raise StoreUnreadable(f"the metadata of the store is damaged ({error!r}): {_REBUILT}") from error
 
 
 def write_meta(txn: Any, database: Any, meta: Meta) -> None:
@@ -188,6 +201,8 @@ def store_error(folder: Path, error: Exception) -> StoreError:
             f"{folder} cannot be written, because its disk is full or failing ({error}): free some space. "
             "No record was skipped"
         )
+    if isinstance(error, _DAMAGED):
+        return StoreUnreadable(f"the store in {folder} cannot be read ({error}): {_REBUILT}")
     return StoreError(
         f"the store in {folder} cannot be used ({error}). If it is damaged, stop this node, move {folder} away, and "
         "start it again: the node rebuilds its store from the log, or from a snapshot (docs/runbook.md)"

@@ -15,7 +15,7 @@ from typing import Any
 
 import lmdb
 
-from replicator.errors import Diverged, LogReplaced, StoreError
+from replicator.errors import Diverged, LogReplaced, StoreError, StoreUnreadable
 from replicator.limits import AUDIT_BYTES, AUDIT_ENTRIES
 from replicator.protocol.log_state import LogState
 from replicator.protocol.suspension import Suspended
@@ -235,7 +235,10 @@ def has_followed_a_log(folder: Path) -> bool:
     """Whether a store that is not open was built from a log, also if it will be discarded. Raises `StoreError`."""
     if not (folder / "data.mdb").exists():
         return False
-    return boot.crashed(folder, boot.boot_id()) or read_meta(folder) is not None
+    try:
+        return boot.crashed(folder, boot.boot_id()) or read_meta(folder) is not None
+    except StoreUnreadable:
+        return True
 
 
 def read_meta(folder: Path) -> Meta | None:
