@@ -167,6 +167,13 @@ BROKEN_RULES = [
     ),
     BrokenRule(streams.sent_records_are_taken_as_they_come, "accepted other records|failed", near=4),
     BrokenRule(streams.records_are_sent_before_they_are_committed, "accepted other records|failed"),
+    BrokenRule(
+        streams.stores_are_not_compared_after_a_stream,
+        "accepted other records",
+        loss=True,
+        events=("isolate", "foreign append"),
+        near=723,
+    ),
     BrokenRule(streams.followers_wait_for_their_leader_for_ever, "has not read epoch"),
     BrokenRule(mutations.writes_wait_for_no_acks, "without the acks", WriteMode.SYNC),
     BrokenRule(mutations.unacknowledged_writes_are_confirmed, "answered without the acks", WriteMode.SYNC),
@@ -201,8 +208,6 @@ BROKEN_RULES = [
     ),
 ]
 WITHOUT_A_SEED = [
-    # this one had a seed until leaders noticed before an append that the log had lost what they had appended
-    streams.stores_are_not_compared_after_a_stream,
     mutations.releases_wait_for_nobody,
     mutations.transactions_trust_what_they_inherit,
     mutations.barriers_below_the_end_of_the_store_count,
