@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import pytest
 
-from replicator.errors import BrokerUnavailable
+from replicator.errors import BrokerUnavailable, LogTruncated
 from replicator.intervals import LEADER_LOOKUP_MS
 from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.log import KafkaLog
@@ -107,6 +107,37 @@ async def test_nothing_is_appended_at_a_leader_of_a_later_epoch_than_was_looked_
             await log.append([b"a"])
         assert leader.appends == 0
         assert await log.append([b"a"]) == 0
+
+
+@pytest.mark.parametrize("same_broker", [True, False])
+async def test_nothing_is_appended_to_a_log_that_has_lost_what_was_appended(
+    brokers: list[FakeBroker], same_broker: bool
+) -> None:
+    """A record that follows one that is lost would stop every reader."""
+    former, other, _ = brokers
+    async with open_log(brokers) as log:
+        for payload in (b"a", b"b"):
+            await log.append([payload])
+        leader = former if same_broker else other
+        leader.batches = former.batches[:1]
+        appends = leader.appends
+        elect(brokers, leader=leader, epoch=2)
+        log._lookup.epoch = 2  # it has heard of the election
+        with pytest.raises(LogTruncated, match="written up to offset 1, but the log ends at 1"):
+            await log.append([b"c"])
+        assert leader.appends == appends
+        assert await log.append([b"claim"]) == 1  # it is raised once: the node reads the log then
+
+
+async def test_appends_go_on_at_another_leader_that_has_all(brokers: list[FakeBroker]) -> None:
+    former, leader, _ = brokers
+    async with open_log(brokers) as log:
+        assert await log.append([b"a"]) == 0
+        leader.batches = [*former.batches]
+        elect(brokers, leader=leader, epoch=2)
+        log._lookup.epoch = 2
+        assert await log.append([b"b"]) == 1
+        assert log.leader_changes == 1
 
 
 async def test_a_reader_waits_while_a_quota_is_exceeded(brokers: list[FakeBroker]) -> None:
