@@ -43,10 +43,6 @@ class Cluster:
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr
 
-    def run_any(self, *args: str) -> str:
-        """What a command prints for programs, whatever its exit code."""
-        return self._run(args).stdout
-
     def _run(self, args: Sequence[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "replicator", *args, "--dir", str(self.dir)],

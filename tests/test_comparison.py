@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from replicator.cli.verify import draw
 from replicator.errors import BadRequest, Busy, NotLeader
 from replicator.limits import COMPARED_RANGES, MAX_KEY_BYTES
 from replicator.local.admin_client import ClusterAdmin
@@ -101,6 +104,12 @@ async def test_an_entry_that_differs_is_named_and_the_majority_is_right(servers:
     digests = difference.digests
     assert digests["n1"] == digests["n3"] != digests["n2"]
     assert "do not have the digest" in next(it for it in report.nodes if it.id == "n2").trouble
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(*draw(report), sep="\n")
+    printed = captured.get()
+    assert re.search(r"^n2 +follower +async +10000 +\w{12} +differs", printed, re.MULTILINE)
+    assert re.search(r"^kv +row007777 +\w{12} +\w{12} +\w{12}", printed, re.MULTILINE)
     assert not report.has_more
 
 

@@ -16,6 +16,8 @@ import pytest
 import redis
 
 from replicator.intervals import CHECKPOINT_MS
+from replicator.local.admin_client import find_cluster
+from replicator.local.comparison import DIFFERS, compare_stores
 from replicator.local.kafka import LocalBroker
 from replicator.log.kafka.admin import trim
 from replicator.position import Offset
@@ -276,18 +278,17 @@ def test_verify_names_the_key_that_differs_and_then_nothing(cluster: Cluster) ->
     before = len(heals(cluster, follower))
     writer = Writer([cluster.client(leader)])
     writer.start()
-    found: dict[str, Any] = {"equal": True}
-    for _ in range(5):  # the node may notice the damage, and repair it, before it is compared
+    admin = find_cluster(cluster.dir, None, "")
+    for _ in range(10):  # the node may notice the damage, and repair it, before it is compared
         assert flip(store(cluster, follower), b"<the right value")
-        done = cluster.run_any("verify", "--json")
-        found = json.loads(done)
-        if not found["equal"] and found["differences"]:
+        found = compare_stores(admin, 10)
+        if found.differences:
             break
         healed(cluster, follower, before + 1)
         (cluster.folder.node_dir(follower) / replacement.HEALS).unlink(missing_ok=True)
         before = 0
-    assert [it["row"] for it in found["differences"]] == ["verified"]
-    assert {it["id"]: it["result"] for it in found["nodes"]}[follower] == "differs"
+    assert [it.row for it in found.differences] == ["verified"]
+    assert {it.id: it.result for it in found.nodes}[follower] == DIFFERS
     healed(cluster, follower, before + 1)
     assert json.loads(cluster.run("verify", "--json"))["equal"]
     writer.finish()
