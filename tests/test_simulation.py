@@ -35,7 +35,7 @@ def workers() -> Iterator[ProcessPoolExecutor]:
         yield workers
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_simulations_have_no_violations(workers: ProcessPoolExecutor) -> None:
     reports = list(run_all(workers, (SimulationPlan(seed, STEPS) for seed in range(SEEDS))))
     wrong = [str(report) for report in reports if report.problems]
@@ -48,7 +48,7 @@ def test_simulations_have_no_violations(workers: ProcessPoolExecutor) -> None:
     assert sum(report.lost_records for report in reports) > SEEDS / 20
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_simulations_with_idle_clients_have_no_violations(workers: ProcessPoolExecutor) -> None:
     reports = list(run_all(workers, (SimulationPlan(seed, STEPS, idle=True) for seed in range(IDLE_SEEDS))))
     wrong = [str(report) for report in reports if report.problems]
@@ -221,7 +221,7 @@ WITHOUT_A_SEED = [
 
 
 @needs_interpreted
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("rule", BROKEN_RULES, ids=lambda rule: rule.name)
 def test_a_broken_rule_is_detected(
     rule: BrokenRule, workers: ProcessPoolExecutor, record_property: Callable[[str, object], None]
