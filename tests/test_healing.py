@@ -25,6 +25,7 @@ from replicator.store import replacement, snapshot
 from replicator.store.keys import encode_key
 from replicator.store.machine import Machine
 from replicator.store.restored import check_content
+from tests.builds import needs_interpreted
 from tests.damage import flip
 from tests.healing_node import HealingCluster, HealingNode, SnapshotFolder
 from tests.memory_cluster import RunningNode, until
@@ -298,6 +299,7 @@ async def test_a_recreated_topic_is_reported(cluster: HealingCluster) -> None:
         await not_healed(follower, "recreated")
 
 
+@needs_interpreted
 async def test_a_record_that_does_not_follow_from_the_log_is_reported_once_that_is_certain(
     cluster: HealingCluster,
 ) -> None:
