@@ -10,11 +10,12 @@ _AUTOGROUP = Path("/proc/self/autogroup")
 
 
 def lower(niceness: int) -> None:
-    """To be called first, by the first process of a session: threads that it starts inherit it.
+    """To be called first: threads that this process starts inherit it.
 
     Where Linux has autogroups, niceness counts within a session only, and the session has a niceness of its own
-    (sched(7)).
+    (sched(7)). It is lowered if this process has begun the session, and so does not share it with others.
     """
     os.nice(niceness)
-    with contextlib.suppress(OSError):
-        _AUTOGROUP.write_text(str(niceness))
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):
+            _AUTOGROUP.write_text(str(niceness))

@@ -253,7 +253,7 @@ def test_nodes_follow_a_log_that_its_broker_has_lost_the_end_of(tmp_path: Path) 
             lost = heals(cluster, id)[-1].lost
             assert end <= lost.start <= read < lost.stop + 20
             assert "their writes are gone" in cluster.folder.log_file(id).read_text()
-        cluster.client(cluster.leader(IDS)).set("after", "2")
+        wait_for(lambda: is_written(cluster, "after", "2"))
         assert len(cluster.caught_up()) == len(IDS)
         for id in IDS:
             found = cluster.client(id)
@@ -293,3 +293,13 @@ def test_verify_names_the_key_that_differs_and_then_nothing(cluster: Cluster) ->
     assert json.loads(cluster.run("verify", "--json"))["equal"]
     writer.finish()
     assert len(writer.acknowledged) > 100
+
+
+def is_written(cluster: Cluster, key: str, value: str) -> bool:
+    """False while the leader cannot say yet what has become of its last append."""
+    try:
+        cluster.client(cluster.leader(IDS)).set(key, value)
+    except redis.ResponseError as error:
+        assert str(error).startswith(("BUSY", "UNKNOWN", "READONLY", "LOADING")), error
+        return False
+    return True
