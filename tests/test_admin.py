@@ -14,7 +14,6 @@ import pytest
 
 from replicator.address import Address
 from replicator.errors import BadRequest, BrokerUnavailable, ConfigError, LogDamage
-from replicator.local.snapshots import listed
 from replicator.log.memory import MemoryLog
 from replicator.log.port import LogExtent
 from replicator.node.change_stream import PublisherReport, PublisherState
@@ -30,6 +29,7 @@ from replicator.server.http.app import HttpServer
 from replicator.server.identity import Identity
 from replicator.server.registration import register
 from replicator.server.stats import Stats
+from replicator.snapshots.listing import listed
 from replicator.snapshots.repository import Repository
 from replicator.store import snapshot
 from replicator.store.snapshot import Manifest

@@ -29,6 +29,7 @@ from replicator.local.admin_client import TakenSnapshot, find_cluster
 from replicator.local.folder import ClusterFolder
 from replicator.local.operations import take_snapshot
 from replicator.node.snapshots import ListedSnapshot
+from replicator.snapshots.listing import listed
 from replicator.snapshots.repository import Repository, StoredSnapshot
 
 app = typer.Typer(help="Take, verify and restore snapshots.", no_args_is_help=True)
@@ -84,7 +85,7 @@ def list_(
         problems = {}
     else:
         opened = options.open_repository(dir, repository)
-        found, problems = snapshots.listed(opened), opened.problems()
+        found, problems = listed(opened), opened.problems()
     if json:
         print_json([_as_json(it) for it in found])
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import platform
@@ -15,27 +14,17 @@ from pathlib import Path
 from replicator.errors import SnapshotError, StoreError
 from replicator.local.folder import STORE
 from replicator.local.progress import ProgressReporter
-from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import KafkaSecurity
-from replicator.node.snapshots import ListedSnapshot
-from replicator.protocol.log_state import LogState
-from replicator.snapshots.repository import Repository, StoredSnapshot, Verification
+from replicator.snapshots.listing import listed
+from replicator.snapshots.repository import Repository, StoredSnapshot
 from replicator.snapshots.retention import Kept, obsolete
-from replicator.snapshots.verification import Check, compare_with_log, verify_snapshot
+from replicator.snapshots.transfer import OnTransferred, in_total
+from replicator.snapshots.verification import Check, LogAccess, verify_and_note
 from replicator.store import boot, environment
 from replicator.store.machine import read_meta
 from replicator.store.snapshot import Manifest
 
 ATTEMPTS = 3  # to restore the newest snapshot, which may be deleted meanwhile
-
-
-def listed(repository: Repository) -> list[ListedSnapshot]:
-    """The highest offset first. Raises `RepositoryUnavailable`, `ConfigError`."""
-    found = []
-    for stored in repository.listed():
-        verification = repository.verification(stored.name)
-        found.append(ListedSnapshot(stored.manifest, verification.verified_at_ms if verification else None))
-    return found
 
 
 def choose(
@@ -119,22 +108,16 @@ def verify(
     security: KafkaSecurity,
     progress: ProgressReporter,
 ) -> Iterator[Check]:
-    """As `verify_snapshot`; if all checks pass, that is noted in the repository."""
-
-    def compare(topic_id: str, state: LogState) -> str:
-        return asyncio.run(_compare(bootstrap, cluster, security, topic_id, state))
+    """As `verify_and_note`, in a temporary folder."""
 
     def on_progress(what: str, done: int, total: int) -> None:
         divisor, unit = (1 << 20, "restored, MiB") if what == "bytes" else (1, "entries")
         progress.bar(what, unit, done // divisor, total // divisor)
 
-    check = None
+    by = f"{os.environ.get('USER') or os.getuid()}@{platform.node()}"
+    kafka = LogAccess(bootstrap, cluster, security)
     with tempfile.TemporaryDirectory(prefix="replicator-verify-") as folder:
-        for check in verify_snapshot(repository, stored, cluster, compare, Path(folder), on_progress):
-            yield check
-    if check is not None and check.passed:
-        who = f"{os.environ.get('USER') or os.getuid()}@{platform.node()}"
-        repository.note_verified(stored.name, Verification(time.time_ns() // 1_000_000, who))
+        yield from verify_and_note(repository, stored, kafka, by, Path(folder), on_progress)
 
 
 def prune(repository: Repository, cluster: str, keep: int, keep_s: int, unfinished_s: float) -> list[str]:
@@ -154,21 +137,6 @@ def prune(repository: Repository, cluster: str, keep: int, keep_s: int, unfinish
     return names + repository.delete_unfinished(unfinished_s)
 
 
-def counter(progress: ProgressReporter, unit: str, total: int) -> Callable[[int], None]:
+def counter(progress: ProgressReporter, unit: str, total: int) -> OnTransferred:
     """Shows the bytes of parts as a bar, in MiB."""
-    done = 0
-
-    def add(size: int) -> None:
-        nonlocal done
-        done += size
-        progress.bar("bytes", unit, done >> 20, total >> 20)
-
-    return add
-
-
-async def _compare(bootstrap: str, cluster: str, security: KafkaSecurity, topic_id: str, state: LogState) -> str:
-    log = await KafkaLog.open(bootstrap, cluster, security=security)
-    try:
-        return await compare_with_log(log, topic_id, state)
-    finally:
-        await log.close()
+    return in_total(lambda done: progress.bar("bytes", unit, done >> 20, total >> 20))

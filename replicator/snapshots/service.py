@@ -6,7 +6,6 @@ A snapshotter also takes them on a schedule, verifies them, deletes old ones, an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from replicator.position import Offset
 from replicator.protocol.log_state import LogState
 from replicator.protocol.trimming import Need, first_need
 from replicator.snapshots.jobs import Jobs
+from replicator.snapshots.listing import listed
 from replicator.snapshots.repository import Repository
 from replicator.snapshots.retention import Kept, Schedule, Since, due, obsolete
 from replicator.snapshots.verification import is_in_log
@@ -66,7 +66,7 @@ class SnapshotService:
         self._needs = needs
         self._trim = trim
         self._outage = OutageLog(logger, "taking snapshots")
-        self._verified: dict[str, ListedSnapshot] = {}
+        self._verified: list[ListedSnapshot] = []  # as of the last look
         self._refused: dict[str, str] = {}  # why a verification has failed, by snapshot
         self._started_ms = _now_ms()
         self.report = SnapshotReport()
@@ -124,21 +124,27 @@ class SnapshotService:
         if not state.timeline:
             return
         self._refused = {it.manifest.name: why for it in found if (why := self._refused.get(it.manifest.name))}
-        ours = await self._prune(await self._of_this_log(found))  # first, as the repository may be full
-        reason = due(self._settings.schedule, await self._since(ours[0].manifest if ours else None, state))
-        if reason is not None:
-            logger.info("taking a snapshot: %s", reason)
-            await self.take()
-            ours = await self._of_this_log(await self.listed())
-        if ours and ours[0].verified_at_ms is None and ours[0].manifest.name not in self._refused:
-            await self._verify(ours[0].manifest.name)
-            ours = await self._of_this_log(await self.listed())
-        kept = await self._prune(ours)
+        kept = await self._prune(await self._of_this_log(found))  # first, as the repository may be full
+        await self._delete_unfinished()
+        if await self._renew(kept, state):
+            kept = await self._prune(await self._of_this_log(await self.listed()))
         if self._settings.trims:
             await self._trim_below(kept)
         self.report = replace(self.report, snapshots=tuple(await self.listed()))
         if self._refused:
             raise SnapshotError("; ".join(self._refused.values()))
+
+    async def _renew(self, ours: Sequence[ListedSnapshot], state: LogState) -> bool:
+        """Take a snapshot if one is due, and verify the newest one. Returns whether anything was done."""
+        reason = due(self._settings.schedule, await self._since(ours[0].manifest if ours else None, state))
+        if reason is not None:
+            logger.info("taking a snapshot: %s", reason)
+            await self.take()
+            ours = await self._of_this_log(await self.listed())
+        is_new = bool(ours) and ours[0].verified_at_ms is None and ours[0].manifest.name not in self._refused
+        if is_new:
+            await self._verify(ours[0].manifest.name)
+        return reason is not None or is_new
 
     async def _of_this_log(self, found: Sequence[ListedSnapshot]) -> list[ListedSnapshot]:
         """A verified one may be of a past that Kafka has lost since: it is refused then."""
@@ -181,9 +187,11 @@ class SnapshotService:
             await in_daemon_thread(partial(self._repository.delete, name))
             self._refused.pop(name, None)
             logger.info("deleted snapshot %s", name)
+        return [it for it in ours if it.manifest.name not in names]
+
+    async def _delete_unfinished(self) -> None:
         for name in await in_daemon_thread(lambda: self._repository.delete_unfinished(UNFINISHED_UPLOAD_S)):
             logger.info("deleted snapshot %s, whose upload was not completed", name)
-        return [it for it in ours if it.manifest.name not in names]
 
     async def _trim_below(self, kept: Sequence[ListedSnapshot]) -> None:
         if not any(it.verified_at_ms is not None for it in kept):
@@ -206,17 +214,9 @@ class SnapshotService:
             yield Need(f"the setting keep_log_mb ({kept >> 20})", Offset(max(0, end - entries)))
 
     def _listed(self) -> list[ListedSnapshot]:
-        """What cannot change any more is not read again."""
-        found = {}
-        for name in self._repository.names():
-            if name in self._verified:
-                found[name] = self._verified[name]
-                continue
-            with contextlib.suppress(SnapshotError):  # it is damaged, or was deleted meanwhile
-                manifest, verification = self._repository.get(name).manifest, self._repository.verification(name)
-                found[name] = ListedSnapshot(manifest, verification.verified_at_ms if verification else None)
-        self._verified = {name: it for name, it in found.items() if it.verified_at_ms is not None}
-        return sorted(found.values(), key=lambda it: it.manifest.offset, reverse=True)
+        found = listed(self._repository, self._verified)
+        self._verified = [it for it in found if it.verified_at_ms is not None]
+        return found
 
 
 def _now_ms() -> int:

@@ -27,6 +27,18 @@ OnTransferred = Callable[[int], None]
 """Called with the size of each part once it is transferred."""
 
 
+def in_total(report: Callable[[int], None]) -> OnTransferred:
+    """Calls `report` with the sum of all sizes so far."""
+    done = 0
+
+    def add(size: int) -> None:
+        nonlocal done
+        done += size
+        report(done)
+
+    return add
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Its place in the copy follows from the parts before it."""

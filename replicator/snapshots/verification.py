@@ -5,11 +5,16 @@ Only a verified snapshot may replace a part of the log (`protocol.trimming`).
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from replicator.errors import LogDamage, LogTrimmed, SnapshotError, StoreError, StoreFull
+from replicator.log.kafka.log import KafkaLog
+from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.port import Log
 from replicator.position import Offset
 from replicator.protocol.log_state import LogState
@@ -17,9 +22,10 @@ from replicator.protocol.verification import is_truncated, truncated, verify
 from replicator.records.chain import link
 from replicator.records.codec import BARRIER, NotARecord, RecordCodec
 from replicator.records.types import Claim, Record
-from replicator.snapshots.repository import Repository, StoredSnapshot
+from replicator.snapshots.repository import Repository, StoredSnapshot, Verification
+from replicator.snapshots.transfer import in_total
 from replicator.store import environment
-from replicator.store.digest import DIGEST_MASK, entry_digest
+from replicator.store.digest import recount
 from replicator.store.meta import Meta
 from replicator.store.snapshot import Manifest, entries
 
@@ -38,6 +44,12 @@ class Check:
     what: str
     passed: bool
     detail: str
+
+
+class LogAccess(NamedTuple):
+    bootstrap: str
+    cluster: str
+    security: KafkaSecurity
 
 
 def verify_snapshot(
@@ -68,6 +80,34 @@ def verify_snapshot(
             yield Check(what, False, str(error))
             return
         yield Check(what, True, detail)
+
+
+def verify_and_note(
+    repository: Repository,
+    snapshot: StoredSnapshot,
+    kafka: LogAccess,
+    by: str,
+    folder: Path,
+    on_progress: OnProgress,
+) -> Iterator[Check]:
+    """As `verify_snapshot`, with the log on Kafka; if all checks pass, that is noted in the repository. It blocks."""
+
+    def compare(topic_id: str, state: LogState) -> str:
+        return asyncio.run(_compare(kafka, topic_id, state))
+
+    check = None
+    for check in verify_snapshot(repository, snapshot, kafka.cluster, compare, folder, on_progress):
+        yield check
+    if check is not None and check.passed:
+        repository.note_verified(snapshot.name, Verification(time.time_ns() // 1_000_000, by))
+
+
+async def _compare(kafka: LogAccess, topic_id: str, state: LogState) -> str:
+    log = await KafkaLog.open(kafka.bootstrap, kafka.cluster, security=kafka.security)
+    try:
+        return await compare_with_log(log, topic_id, state)
+    finally:
+        await log.close()
 
 
 async def compare_with_log(log: Log, topic_id: str, state: LogState) -> str:
@@ -144,14 +184,8 @@ def _check_manifest(snapshot: StoredSnapshot, cluster: str) -> str:
 
 
 def _fetch(repository: Repository, snapshot: StoredSnapshot, file: Path, on_progress: OnProgress) -> str:
-    done, total = 0, snapshot.bytes
-
-    def on_received(size: int) -> None:
-        nonlocal done
-        done += size
-        on_progress("bytes", done, total)
-
-    repository.fetch(snapshot, file, on_received)
+    total = snapshot.bytes
+    repository.fetch(snapshot, file, in_total(lambda done: on_progress("bytes", done, total)))
     return f"{total} bytes in {len(snapshot.parts)} parts"
 
 
@@ -175,13 +209,16 @@ def _check_metadata(meta: Meta, snapshot: StoredSnapshot) -> str:
 
 
 def _recount(folder: Path, snapshot: StoredSnapshot, on_progress: OnProgress) -> str:
-    manifest, digest, count = snapshot.manifest, 0, 0
-    for key, value in entries(folder):
-        digest += entry_digest(key, value)
-        count += 1
-        if count % REPORT_ENTRIES == 0:
-            on_progress("entries", count, manifest.entries)
-    found = f"{digest & DIGEST_MASK:032x}"
+    manifest = snapshot.manifest
+
+    def counted() -> Iterator[tuple[bytes, bytes]]:
+        for done, entry in enumerate(entries(folder), 1):
+            if done % REPORT_ENTRIES == 0:
+                on_progress("entries", done, manifest.entries)
+            yield entry
+
+    digest, count = recount(counted())
+    found = f"{digest:032x}"
     if (found, count) != (manifest.digest, manifest.entries):
         raise SnapshotError(
             f"{count} entries have the digest {found}, and the manifest has {manifest.entries} with {manifest.digest}"

@@ -6,25 +6,22 @@ stdin is closed, so it does not outlive its node. The store is open in the node 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
 import sys
 import threading
-import time
 from dataclasses import asdict
 from io import FileIO
 from typing import Any
 
 from replicator import errors, priority
 from replicator.errors import ReplicatorError, SnapshotError
-from replicator.log.kafka.log import KafkaLog
 from replicator.node.snapshots import SnapshotProgress
-from replicator.protocol.log_state import LogState
 from replicator.snapshots.jobs import Job, JobSettings, Task, encode_progress
-from replicator.snapshots.repository import Repository, Verification
-from replicator.snapshots.verification import Check, compare_with_log, verify_snapshot
+from replicator.snapshots.repository import Repository
+from replicator.snapshots.transfer import OnTransferred, in_total
+from replicator.snapshots.verification import Check, LogAccess, verify_and_note
 from replicator.store import environment, snapshot
 from replicator.store.meta import FORMAT
 from replicator.store.snapshot import Manifest
@@ -75,19 +72,12 @@ def publish_copies(settings: JobSettings, repository: Repository) -> None:
         else:
             is_whole = (copy / "data.mdb").exists() and manifest.format == FORMAT
             if is_whole and meta is not None and manifest.topic_id == meta.topic_id:
-                repository.publish(copy, manifest, Uploaded(manifest.bytes).add)
+                repository.publish(copy, manifest, _uploading(manifest.bytes))
         snapshot.delete(copy)
 
 
-class Uploaded:
-    """Reports how much of a copy is uploaded."""
-
-    def __init__(self, total: int) -> None:
-        self._done, self._total = 0, total
-
-    def add(self, size: int) -> None:
-        self._done += size
-        _report("uploading, MiB", self._done >> 20, self._total >> 20)
+def _uploading(total: int) -> OnTransferred:
+    return in_total(lambda done: _report("uploading, MiB", done >> 20, total >> 20))
 
 
 def _report(doing: str, done: int, total: int) -> None:
@@ -95,24 +85,12 @@ def _report(doing: str, done: int, total: int) -> None:
 
 
 def verify(settings: JobSettings, repository: Repository, name: str) -> Check:
-    def compare(topic_id: str, state: LogState) -> str:
-        return asyncio.run(_compare(settings, topic_id, state))
-
+    kafka = LogAccess(settings.bootstrap, settings.cluster, settings.security)
     last = Check("manifest", False, "nothing was checked")
     with snapshot.unfinished(settings.copies) as folder:
-        for last in verify_snapshot(repository, repository.get(name), settings.cluster, compare, folder, _report):
+        for last in verify_and_note(repository, repository.get(name), kafka, settings.node, folder, _report):
             logger.info("snapshot %s: %s: %s", name, last.what, last.detail)
-    if last.passed:
-        repository.note_verified(name, Verification(time.time_ns() // 1_000_000, settings.node))
     return last
-
-
-async def _compare(settings: JobSettings, topic_id: str, state: LogState) -> str:
-    log = await KafkaLog.open(settings.bootstrap, settings.cluster, security=settings.security)
-    try:
-        return await compare_with_log(log, topic_id, state)
-    finally:
-        await log.close()
 
 
 def _end_with(node: FileIO) -> None:

@@ -24,7 +24,7 @@ from replicator.records.types import Single
 from replicator.store import boot, environment
 from replicator.store.audit import StoreAudit
 from replicator.store.batch import RecordBatch
-from replicator.store.digest import DIGEST_MASK, entry_digest
+from replicator.store.digest import recount
 from replicator.store.lmdb_view import LmdbView
 from replicator.store.meta import Meta
 
@@ -145,12 +145,8 @@ class Machine:
 
     def recount(self) -> tuple[int, int]:
         """The digest and the number of entries, computed from all entries."""
-        digest = entries = 0
         with self._env.begin(db=self._entries) as txn:
-            for key, value in txn.cursor():
-                digest += entry_digest(key, value)
-                entries += 1
-        return digest & DIGEST_MASK, entries
+            return recount(txn.cursor())
 
     def forget_dead_readers(self) -> None:
         """Of processes that were killed while they copied the store: LMDB would keep what they were reading."""

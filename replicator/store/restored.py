@@ -6,8 +6,8 @@ from pathlib import Path
 
 from replicator.errors import SnapshotError, StoreError
 from replicator.protocol.log_state import LogState
-from replicator.store import environment
-from replicator.store.digest import DIGEST_MASK, entry_digest
+from replicator.store import environment, snapshot
+from replicator.store.digest import recount
 from replicator.store.snapshot import Manifest
 
 
@@ -25,17 +25,12 @@ def state_of(store: Path, manifest: Manifest) -> LogState:
 
 def check_content(store: Path) -> None:
     """Compute its digest from every entry. Raises `SnapshotError`."""
-    digest = entries = 0
     try:
         with environment.read_only(store) as env:
             meta = environment.read_meta(env)
-            with env.begin(db=env.open_db(b"entries", create=False)) as txn:
-                for key, value in txn.cursor():
-                    digest += entry_digest(key, value)
-                    entries += 1
+        digest, entries = recount(snapshot.entries(store))
     except StoreError as error:
         raise SnapshotError(f"it cannot be read: {error}") from error
-    digest &= DIGEST_MASK
     if meta is None or (meta.digest, meta.entries) != (digest, entries):
         raise SnapshotError(
             f"its {entries} entries have digest {digest:032x}, not the one that they had when it was taken"
