@@ -132,5 +132,5 @@ def test_an_error_is_raised_after_all_replies_are_read(serve: Serve) -> None:
     with RespConnection(serve(b"+OK\r\n-ERR first\r\n-ERR second\r\n")) as connection:
         with pytest.raises(CommandFailed, match="ERR first"):
             connection.execute_all([("SET", "k", 1)] * 3)
-        with pytest.raises(ConnectionResetError, match="closed the connection"):
+        with pytest.raises(ConnectionResetError):  # its text depends on whether PING meets the end or a reset
             connection.execute("PING")
