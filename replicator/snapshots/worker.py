@@ -1,7 +1,7 @@
 """The process of a job: `python -m replicator.snapshots.worker`.
 
-It reads the job (`jobs.Job`) from the first line of stdin, writes its result or error to stdout (JSON), and ends when
-stdin is closed, so it does not outlive its node. The store is open in the node meanwhile: LMDB lets processes share it.
+A child process (`replicator.child_process`) that does a `jobs.Job`, and writes its progress, and then the result or an
+error, to stdout (JSON). The store is open in the node meanwhile: LMDB lets processes share it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import json
 import logging
 import os
 import sys
-import threading
 from dataclasses import asdict
-from io import FileIO
 from typing import Any
 
-from replicator import errors, priority
+from replicator import child_process, errors
 from replicator.errors import ReplicatorError, SnapshotError
 from replicator.node.snapshots import SnapshotProgress
 from replicator.snapshots.jobs import Job, JobSettings, Task, encode_progress
@@ -32,11 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    priority.lower(NICENESS)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    node = FileIO(sys.stdin.fileno(), closefd=False)
-    job = Job.decode(node.readline())
-    threading.Thread(target=_end_with, args=(node,), daemon=True).start()
+    job = Job.decode(child_process.begin(NICENESS))
     try:
         reply: dict[str, Any] = {"result": asdict(run(job))}
     except ReplicatorError as error:
@@ -91,12 +85,6 @@ def verify(settings: JobSettings, repository: Repository, name: str) -> Check:
         for last in verify_and_note(repository, repository.get(name), kafka, settings.node, folder, _report):
             logger.info("snapshot %s: %s: %s", name, last.what, last.detail)
     return last
-
-
-def _end_with(node: FileIO) -> None:
-    """End this process once its node has ended."""
-    node.read()
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,20 @@
 """The process of a publisher: `python -m replicator.stream.run_publisher`.
 
-It reads its settings (`PublisherSettings`, JSON) from the first line of stdin, writes reports to stdout, and ends when
-stdin is closed, so it does not outlive its node.
+A child process (`replicator.child_process`) that gets `PublisherSettings`, and writes reports to stdout (JSON).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import signal
 import sys
-import threading
 from dataclasses import asdict, dataclass
-from io import FileIO
 from pathlib import Path
 from types import FrameType
 
-from replicator import priority
+from replicator import child_process
 from replicator.errors import ReplicatorError
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.node.change_stream import PublisherReport, PublisherState
@@ -48,13 +44,9 @@ class PublisherSettings:
 
 
 def main() -> None:
-    priority.lower(NICENESS)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    node = FileIO(sys.stdin.fileno(), closefd=False)  # the buffer of stdin would be locked when Python ends
-    settings = PublisherSettings.decode(node.readline())
+    settings = PublisherSettings.decode(child_process.begin(NICENESS))
     os.set_blocking(sys.stdout.fileno(), False)
     signal.signal(signal.SIGTERM, _exit)
-    threading.Thread(target=_end_with, args=(node,), daemon=True).start()
     kafka = KafkaAccess(settings.bootstrap, settings.cluster, settings.node, settings.security)
     try:
         Publisher(kafka, settings.node, settings.snapshots, _report).run()
@@ -71,12 +63,6 @@ def _exit(number: int, frame: FrameType | None) -> None:
 def _report(report: PublisherReport) -> None:
     with contextlib.suppress(BlockingIOError):  # the node is paused, and the pipe is full
         os.write(sys.stdout.fileno(), report.encode())  # at once, or not at all: a report is shorter than PIPE_BUF
-
-
-def _end_with(node: FileIO) -> None:
-    """End this process once its node has ended."""
-    node.read()
-    os._exit(0)
 
 
 if __name__ == "__main__":

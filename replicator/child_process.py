@@ -1,0 +1,29 @@
+"""A process that a node starts for work that must not slow it, such as a publisher or the copy of a store.
+
+It gets its work as the first line of stdin, and ends when stdin is closed, so it does not outlive its node.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from io import FileIO
+
+from replicator import priority
+
+
+def begin(niceness: int) -> bytes:
+    """To be called first, at the start of the process. Returns its work."""
+    priority.lower(niceness)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    node = FileIO(sys.stdin.fileno(), closefd=False)  # the buffer of stdin would be locked when Python ends
+    work = node.readline()
+    threading.Thread(target=_end_with, args=(node,), daemon=True).start()
+    return work
+
+
+def _end_with(node: FileIO) -> None:
+    node.read()
+    os._exit(1)
