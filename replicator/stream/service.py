@@ -230,7 +230,6 @@ class ChangeStreamService:
 async def _stop(process: Process) -> None:
     """Let it leave the group of publishers; it has no more than a moment for that."""
     assert process.stdin is not None
-    process.stdin.close()
     if process.returncode is None:
         process.terminate()
         try:
@@ -239,3 +238,4 @@ async def _stop(process: Process) -> None:
         except TimeoutError:
             process.kill()
             await process.wait()
+    process.stdin.close()  # not before: the process would end at once, without leaving
