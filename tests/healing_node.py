@@ -13,6 +13,7 @@ from replicator.node.healing import Healer, run_until_damaged
 from replicator.node.health import NodeState
 from replicator.store import replacement, snapshot
 from replicator.store.snapshot import Manifest
+from tests.copies import restore_copy
 from tests.memory_cluster import MemoryCluster, RunningNode, until
 
 
@@ -34,7 +35,7 @@ class SnapshotFolder:
         return sorted(found, key=lambda it: it.offset, reverse=True)
 
     def restore(self, name: str, store: Path) -> None:
-        snapshot.restore(self._folder / name, store, "test")
+        restore_copy(self._folder / name, store)
 
 
 class HealingCluster(MemoryCluster):

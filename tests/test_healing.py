@@ -24,7 +24,6 @@ from replicator.records.types import Change, Mode, Policy, Write, WriteMode
 from replicator.store import replacement, snapshot
 from replicator.store.keys import encode_key
 from replicator.store.machine import Machine
-from replicator.store.restored import check_content
 from tests.builds import needs_interpreted
 from tests.damage import flip
 from tests.healing_node import HealingCluster, HealingNode, SnapshotFolder
@@ -139,8 +138,8 @@ async def test_a_snapshot_of_a_damaged_store_is_not_used(cluster: HealingCluster
         assert flip(follower.store, value(b"a"))
         follower.node.machine.view.end_transaction()
         taken = follower.take_snapshot()
-    with pytest.raises(ReplicatorError, match="not the one that they had"):
-        check_content(follower.snapshots / taken.name)
+    with pytest.raises(ReplicatorError, match="entries have the digest"):
+        snapshot.check_content(follower.snapshots / taken.name)
     await follower.healed()
     await holds(follower, b"a")
     assert follower.history.last is not None and follower.history.last.source == START_OF_LOG
@@ -389,7 +388,7 @@ async def test_a_process_that_is_killed_while_it_rebuilds_goes_on_later(
         raise asyncio.CancelledError
 
     places: dict[str, tuple[Any, str]] = {
-        "check": (healing, "check_content"),
+        "check": (snapshot, "check_content"),
         "complete": (replacement, "complete"),
     }
     place = places.get(step, (SnapshotFolder, step))

@@ -21,7 +21,7 @@ from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.log_state import LogState
 from replicator.recovery.accepted_log import AcceptedRecord, LogBounds, bounds_of, read_accepted
 from replicator.recovery.history import ChangeKind, KeyChange, history_of, kind_of, values_in
-from replicator.recovery.sources import CLOCK_MARGIN_MS, WORTH_RECORDS, choose_start, of_log, state_in
+from replicator.recovery.sources import CLOCK_MARGIN_MS, WORTH_RECORDS, choose_start, of_log
 from replicator.server.keyspace import WritableKeyspace
 from replicator.store import snapshot
 from replicator.store.rows import Image
@@ -190,7 +190,7 @@ async def test_values_of_a_key_in_a_snapshot(cluster: MemoryCluster, tmp_path: P
     leader.machine.reserve_for_copy()
     taken = await asyncio.to_thread(snapshot.take, leader.machine.copy_to, tmp_path / "snapshots")
     store = tmp_path / "snapshots" / taken.name
-    state = state_in(store)
+    state = snapshot.meta_of(store).state
 
     def values(row: bytes) -> list[tuple[bytes | None, Image | None]]:
         found = values_in("test", store, taken.taken_at_ms, state, row)

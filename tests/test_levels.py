@@ -38,6 +38,7 @@ from replicator.records.types import (
 from replicator.store import snapshot
 from replicator.store.keys import encode_key
 from replicator.store.machine import Machine, open_machine
+from tests.copies import restore_copy
 
 TIMELINE = "0123456789abcdef" * 2
 TOKEN = Token(TIMELINE, Offset(7))
@@ -279,7 +280,7 @@ def test_suspended_keys_survive_a_restart_and_a_restore(tmp_path: Path, count: i
     )
     taken = snapshot.take(machine.copy_to, tmp_path / "snapshots")
     machine.close()
-    snapshot.restore(tmp_path / "snapshots" / taken.name, tmp_path / "copy", "test")
+    restore_copy(tmp_path / "snapshots" / taken.name, tmp_path / "copy")
     for folder in ("store", "copy"):
         again = open_machine(tmp_path / folder, "test", "topic")
         assert again.suspended == HISTORY[count - 1][1], folder

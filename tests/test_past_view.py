@@ -32,7 +32,6 @@ from replicator.recovery.accepted_log import Judged, LogBounds, bounds_of, read_
 from replicator.recovery.past_backend import PastBackend
 from replicator.recovery.past_view import bring_to, remove_expired
 from replicator.recovery.roll_forward import Target, check_reachable, cut
-from replicator.recovery.sources import state_in
 from replicator.recovery.temporary import temporary_store
 from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.server.redis.server import RedisServer
@@ -40,6 +39,7 @@ from replicator.snapshots.repository import Repository
 from replicator.store import snapshot
 from replicator.store.machine import Machine, open_machine
 from replicator.store.snapshot import Manifest
+from tests.copies import restore_copy
 from tests.memory_cluster import MemoryCluster, SetWallClock, submit
 from tests.process_cluster import Cluster, wait_for
 from tests.redis_fixture import free_port
@@ -62,7 +62,7 @@ class Past:
         return sorted(self.digests)
 
     def restored(self, store: Path) -> Machine:
-        snapshot.restore(self.folder / self.taken.name, store, "test")
+        restore_copy(self.folder / self.taken.name, store)
         return open_machine(store, "test", self.taken.topic_id)
 
     async def digest_at(self, target: Target, store: Path) -> tuple[str, Offset]:
@@ -158,7 +158,10 @@ def test_which_offsets_can_be_reached(target: int, first: int, start: int, lengt
 
 async def test_a_time_cuts_before_the_first_later_record(past: Past) -> None:
     log = past.cluster.log
-    judged = [it async for it in read_accepted(log, state_in(past.folder / past.taken.name), await bounds_of(log))]
+    judged = [
+        it
+        async for it in read_accepted(log, snapshot.meta_of(past.folder / past.taken.name).state, await bounds_of(log))
+    ]
     whole = Judged(judged[0].before, judged[-1].state, [record for it in judged for record in it.accepted])
     for target_ms in range(BEGIN_MS, BEGIN_MS + 10_000, 500):
         found, is_complete = cut(whole, moment(target_ms))

@@ -17,7 +17,7 @@ from replicator.errors import ConfigError, RepositoryUnavailable, SnapshotError,
 from replicator.limits import PART_BYTES
 from replicator.local.progress import NO_PROGRESS
 from replicator.local.snapshots import prune, restore_node
-from replicator.snapshots import transfer
+from replicator.snapshots import restoring, transfer
 from replicator.snapshots.objects import Objects, shown_url
 from replicator.snapshots.repository import Repository, StoredSnapshot, Unfinished, Verification
 from replicator.store import boot, environment, snapshot
@@ -71,7 +71,7 @@ def ignore(size: int) -> None:
 
 
 def restore(repository: Repository, stored: StoredSnapshot, store: Path, on_received: Callable[[int], None]) -> None:
-    environment.install(store, lambda file: repository.fetch(stored, file, on_received))
+    restoring.restore(repository, lambda: stored, store, lambda stored: on_received)
 
 
 def publish(repository: Repository, copy: tuple[Path, Manifest]) -> StoredSnapshot:
@@ -322,7 +322,7 @@ class TestDamage:
         stored = publish(repository, copy)
         fields = asdict(replace(stored, manifest=replace(stored.manifest, digest="0" * 32)))
         Objects(url).write(f"{stored.name}/manifest.json", json.dumps(fields).encode())
-        with pytest.raises(SnapshotError, match="is not that of its manifest"):
+        with pytest.raises(SnapshotError, match="and its manifest has 0000"):
             restore_node(repository, repository.get(stored.name), tmp_path / "n1", NO_PROGRESS)
         assert not (tmp_path / "n1" / "store" / "data.mdb").exists()
 

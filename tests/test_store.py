@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from replicator.store import boot, environment, snapshot
 from replicator.store.keys import decode_key, encode_key, row_range, table_range
 from replicator.store.machine import Machine, has_followed_a_log, open_machine, read_meta
 from replicator.store.values import decode_value, encode_value
+from tests.copies import restore_copy
 from tests.damage import flip
 
 ROWS = [b"row%05d" % number for number in range(5000)]
@@ -269,7 +271,7 @@ def test_a_store_that_is_refused_keeps_no_mark(tmp_path: Path) -> None:
 def test_a_restored_store_is_discarded_after_a_crash_of_the_system(tmp_path: Path, machine: Machine) -> None:
     machine.apply([write(b"a", None, b"s1")], state_at(0))
     manifest = snapshot.take(machine.copy_to, tmp_path / "snapshots")
-    snapshot.restore(tmp_path / "snapshots" / manifest.name, tmp_path / "new", "test")
+    restore_copy(tmp_path / "snapshots" / manifest.name, tmp_path / "new")
     assert boot.is_marked(tmp_path / "new")  # its file may not be on the disk yet
     (tmp_path / "new" / boot.MARK).write_text("another boot")
     assert read_meta(tmp_path / "new") is None
@@ -314,11 +316,8 @@ def test_a_snapshot_has_an_offset_and_can_be_restored(tmp_path: Path, machine: M
     assert snapshot.take(machine.copy_to, tmp_path / "snapshots") == manifest  # the same state is not copied again
     machine.apply([write(b"later", None, b"s1")], state_at(42))
     later = snapshot.take(machine.copy_to, tmp_path / "snapshots")
-    assert snapshot.listed(tmp_path / "snapshots") == [later, manifest]
-    checked: list[tuple[int, int]] = []
-    source = tmp_path / "snapshots" / manifest.name
-    snapshot.restore(source, tmp_path / "new", "test", lambda *progress: checked.append(progress))
-    assert checked[-1] == (manifest.bytes, manifest.bytes)
+    assert {it.name for it in (tmp_path / "snapshots").iterdir()} == {later.name, manifest.name}
+    restore_copy(tmp_path / "snapshots" / manifest.name, tmp_path / "new")
     restored = open_machine(tmp_path / "new", "test", "topic")
     try:
         assert restored.state == state_at(41)
@@ -327,22 +326,31 @@ def test_a_snapshot_has_an_offset_and_can_be_restored(tmp_path: Path, machine: M
         restored.close()
 
 
-def test_a_snapshot_that_was_tampered_with_is_refused(tmp_path: Path, machine: Machine) -> None:
+def test_a_copy_that_is_not_as_its_manifest_says_is_refused(tmp_path: Path, machine: Machine) -> None:
     machine.apply([write(b"a", None, b"s1")], state_at(0))
-    folder = tmp_path / "snapshots" / snapshot.take(machine.copy_to, tmp_path / "snapshots").name
-    with pytest.raises(SnapshotError, match="is of cluster test"):
-        snapshot.restore(folder, tmp_path / "new", "other")
-    data = bytearray((folder / "data.mdb").read_bytes())
-    data[-1] ^= 1
-    (folder / "data.mdb").write_bytes(data)
-    with pytest.raises(SnapshotError, match="sha256"):
-        snapshot.restore(folder, tmp_path / "new", "test")
-    (folder / "manifest.json").unlink()
-    assert snapshot.listed(tmp_path / "snapshots") == []
+    manifest = snapshot.take(machine.copy_to, tmp_path / "snapshots")
+    copy = tmp_path / "snapshots" / manifest.name
+    snapshot.check_meta(snapshot.meta_of(copy), manifest)
+    for change in ({"cluster": "other"}, {"offset": 1}, {"chain": "00"}, {"digest": "0" * 32}, {"entries": 2}):
+        with pytest.raises(SnapshotError, match=f"the {next(iter(change))} of snapshot {manifest.name} is "):
+            snapshot.check_meta(snapshot.meta_of(copy), replace(manifest, **change))
+    (copy / "manifest.json").unlink()
     with pytest.raises(SnapshotError, match="not a complete snapshot"):
-        snapshot.restore(folder, tmp_path / "new", "test")
+        snapshot.read_manifest(copy)
     with pytest.raises(SnapshotError, match="there is no snapshot nope: see `replicator snapshot list`"):
-        snapshot.restore(tmp_path / "snapshots" / "nope", tmp_path / "new", "test")
+        snapshot.read_manifest(copy.with_name("nope"))
+    with pytest.raises(SnapshotError, match="cannot be read"):
+        snapshot.meta_of(copy.with_name("nope"))
+
+
+def test_the_content_of_a_copy_is_compared_with_its_digest(tmp_path: Path, machine: Machine) -> None:
+    machine.apply([write(b"a", None, b"s" + b"1" * 100)], state_at(0))
+    copy = tmp_path / "snapshots" / snapshot.take(machine.copy_to, tmp_path / "snapshots").name
+    snapshot.check_content(copy)
+    data = (copy / "data.mdb").read_bytes()
+    (copy / "data.mdb").write_bytes(data.replace(b"1" * 100, b"1" * 99 + b"2"))
+    with pytest.raises(SnapshotError, match=r"1 entries have the digest .*: use another one"):
+        snapshot.check_content(copy)
 
 
 def test_an_empty_store_makes_no_snapshot(tmp_path: Path, machine: Machine) -> None:

@@ -31,9 +31,10 @@ from replicator.position import Offset
 from replicator.protocol.log_state import LogState
 from replicator.recovery.accepted_log import bounds_of, read_accepted
 from replicator.recovery.history import ChangeKind, KeyChange, history_of, values_in
-from replicator.recovery.sources import choose_start, of_log, state_in
+from replicator.recovery.sources import choose_start, of_log
 from replicator.recovery.temporary import temporary_store
 from replicator.snapshots.repository import Repository
+from replicator.store import snapshot
 from replicator.store.snapshot import Manifest
 
 STYLES = {
@@ -138,7 +139,7 @@ async def _read(
         if base is not None and snapshots is not None:
             with temporary_store(temporary) as store:
                 await asyncio.to_thread(output.restore, snapshots, base.name, store)
-                state = state_in(store)
+                state = snapshot.meta_of(store).state
                 if is_trimmed:
                     output.note_begin(bounds.start, base, is_restored=restored)
                     output.add(values_in(kafka.cluster, store, base.taken_at_ms, state, output.row))

@@ -48,11 +48,9 @@ from replicator.recovery.new_timeline import (
     NewTimeline,
     apply_first_records,
     begin_log,
-    check_content,
     end_log,
 )
 from replicator.recovery.roll_forward import Target, roll_forward
-from replicator.recovery.sources import state_in
 from replicator.recovery.temporary import temporary_store
 from replicator.snapshots.repository import Repository, StoredSnapshot
 from replicator.store import snapshot
@@ -356,11 +354,12 @@ class _Steps:
                     await roll_forward(machine, log, manifest.taken_at_ms, plan.target, self._show_log)
                 finally:
                     await log.close()
-            self._progress.step("comparing the digest with all entries")
-            check_content(machine)
-            self._progress.done(f"restored the state at offset {machine.state.offset} of cluster {plan.source}")
+            reached = machine.state.offset
         finally:
             machine.close()
+        self._progress.step("comparing the digest with all entries")
+        snapshot.check_content(store)
+        self._progress.done(f"restored the state at offset {reached} of cluster {plan.source}")
 
     def _publish(self, store: Path, topic: str) -> str:
         """The name of the snapshot of the store."""
@@ -457,7 +456,7 @@ class _Steps:
     def _state_of(self, stored: StoredSnapshot) -> LogState:
         with temporary_store(self._work) as store:
             restore(self._repository, lambda: stored, store, self._progress)
-            return state_in(store)
+            return snapshot.meta_of(store).state
 
     async def reset(self) -> None:
         await asyncio.to_thread(self._reset)

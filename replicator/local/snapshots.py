@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import tempfile
@@ -11,20 +10,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from replicator.errors import SnapshotError, StoreError
+from replicator.errors import SnapshotError
 from replicator.local.folder import STORE
 from replicator.local.progress import ProgressReporter
 from replicator.log.kafka.security import KafkaSecurity
+from replicator.snapshots import restoring
 from replicator.snapshots.listing import listed
 from replicator.snapshots.repository import Repository, StoredSnapshot
 from replicator.snapshots.retention import Kept, obsolete
 from replicator.snapshots.transfer import OnTransferred, in_total
 from replicator.snapshots.verification import Check, LogAccess, verify_and_note
-from replicator.store import boot, environment
-from replicator.store.machine import read_meta
-from replicator.store.snapshot import Manifest
-
-ATTEMPTS = 3  # to restore the newest snapshot, which may be deleted meanwhile
+from replicator.store import boot
 
 
 def choose(
@@ -52,28 +48,15 @@ def restore(
     choice: Callable[[], StoredSnapshot],
     store: Path,
     progress: ProgressReporter,
-    begun: Callable[[], object] = lambda: None,
+    on_begun: Callable[[], object] = lambda: None,
 ) -> StoredSnapshot:
-    """Replace a store that is not open with the snapshot that `choice` names, again if it was deleted meanwhile.
+    """As `restoring.restore`."""
 
-    `begun` is called once a node that is started waits for the end.
-    Raises `SnapshotError`, `StoreError`, `StoreFull`, `RepositoryUnavailable`, `ConfigError`.
-    """
-    with environment.replacing(store) as file:
-        begun()
-        for attempt in range(1, ATTEMPTS + 1):
-            stored = choice()
-            progress.step(f"restoring snapshot {stored.name}")
-            try:
-                repository.fetch(stored, file, counter(progress, "restored, MiB", stored.bytes))
-                _check_restored(file, stored.manifest, store)
-            except SnapshotError:
-                file.unlink(missing_ok=True)
-                if attempt == ATTEMPTS or choice() == stored:
-                    raise
-            else:
-                break
-    return stored
+    def show(stored: StoredSnapshot) -> OnTransferred:
+        progress.step(f"restoring snapshot {stored.name}")
+        return counter(progress, "restored, MiB", stored.bytes)
+
+    return restoring.restore(repository, choice, store, show, on_begun)
 
 
 def restore_node(repository: Repository, stored: StoredSnapshot, folder: Path, progress: ProgressReporter) -> None:
@@ -84,20 +67,6 @@ def restore_node(repository: Repository, stored: StoredSnapshot, folder: Path, p
         restore(repository, lambda: stored, folder / STORE, progress)
     finally:
         os.close(lock)
-
-
-def _check_restored(file: Path, manifest: Manifest, store: Path) -> None:
-    """Raises `SnapshotError` if it is not what the manifest says, or the store before is of another log."""
-    meta = environment.meta_of(file)
-    if meta is None or (meta.state.offset, f"{meta.digest:032x}") != (manifest.offset, manifest.digest):
-        raise SnapshotError(f"the content of snapshot {manifest.name} is not that of its manifest: use another one")
-    with contextlib.suppress(StoreError):  # what cannot be read is to be replaced
-        before = read_meta(store) if (store / "data.mdb").exists() else None
-        if before is not None and (before.cluster, before.topic_id) != (meta.cluster, meta.topic_id):
-            raise SnapshotError(
-                f"snapshot {manifest.name} is of cluster {meta.cluster} (topic {meta.topic_id}), and the store in "
-                f"{store} of {before.cluster} (topic {before.topic_id}): move that store away first"
-            )
 
 
 def verify(

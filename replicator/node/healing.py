@@ -43,9 +43,8 @@ from replicator.protocol.healing import (
     plan,
 )
 from replicator.protocol.log_state import LogState
-from replicator.store import replacement
+from replicator.store import replacement, snapshot
 from replicator.store.meta import FORMAT
-from replicator.store.restored import check_content, state_of
 from replicator.store.snapshot import Manifest
 
 logger = logging.getLogger(__name__)
@@ -72,7 +71,10 @@ class SnapshotSource(Protocol):
         ...
 
     def restore(self, name: str, store: Path) -> None:
-        """Put a copy into the folder of a store, which is empty. Also raises `SnapshotError`, `StoreError`."""
+        """Put a copy that is as its manifest says into the empty folder of a store.
+
+        Also raises `SnapshotError`, `StoreError`.
+        """
         ...
 
 
@@ -243,10 +245,11 @@ class Healer:
         try:
             self._report(f"{damage.error}. The store is being rebuilt from snapshot {name}")
             await self._with_space(damage, lambda: self._restore(manifest))
-            state = await asyncio.to_thread(state_of, self._folder / replacement.NEW, manifest)
-            if await self._retried(lambda: log_holds(self._log, state)) is False:
+            new = self._folder / replacement.NEW
+            meta = await asyncio.to_thread(snapshot.meta_of, new)
+            if await self._retried(lambda: log_holds(self._log, meta.state)) is False:
                 raise SnapshotError("the log does not hold what it contains")
-            await asyncio.to_thread(check_content, self._folder / replacement.NEW)
+            await asyncio.to_thread(snapshot.check_content, new)
         except SnapshotError as error:
             logger.warning("snapshot %s cannot be used: %s", name, error)
             unusable[name] = str(error)

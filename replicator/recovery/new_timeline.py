@@ -18,7 +18,7 @@ from replicator.records.chain import link
 from replicator.records.codec import RecordCodec
 from replicator.records.types import Body, Checkpoint, Claim, Header, Membership, Record, Single
 from replicator.recovery.accepted_log import bounds_of, read_accepted
-from replicator.store.machine import Machine, open_machine
+from replicator.store.machine import open_machine
 
 _ATTEMPTS = 10  # at an append: others may append meanwhile
 
@@ -83,14 +83,6 @@ def apply_first_records(store: Path, cluster: str, topic_id: str, new: NewTimeli
         return records.payloads
     finally:
         machine.close()
-
-
-def check_content(machine: Machine) -> None:
-    """Raises `StoreError` if the digest of the store is not that of its entries."""
-    if machine.recount() != (machine.meta.digest, machine.meta.entries):
-        raise StoreError(
-            f"the digest in {machine.folder} is not that of its entries: the snapshot is damaged. Choose another one"
-        )
 
 
 async def begin_log(log: Log, topic: str, payloads: list[bytes]) -> None:

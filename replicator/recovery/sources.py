@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import NamedTuple
 
-from replicator.errors import LogTrimmed, StoreError
+from replicator.errors import LogTrimmed
 from replicator.position import Offset
-from replicator.protocol.log_state import LogState
 from replicator.recovery.accepted_log import LogBounds
-from replicator.store.machine import read_meta
 from replicator.store.snapshot import Manifest
 
 WORTH_RECORDS = 100_000
@@ -67,11 +64,3 @@ def _is_before(manifest: Manifest, since: Offset | datetime) -> bool:
     if isinstance(since, datetime):
         return manifest.taken_at_ms + CLOCK_MARGIN_MS < since.timestamp() * 1000
     return manifest.offset < since
-
-
-def state_in(store: Path) -> LogState:
-    """Of the log, in a store that is not open. Raises `StoreError`."""
-    meta = read_meta(store)
-    if meta is None:
-        raise StoreError(f"the store in {store} is empty: choose another snapshot")
-    return meta.state

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from replicator.snapshots.repository import Repository
-from replicator.store import environment
+from replicator.snapshots.restoring import restore
 from replicator.store.snapshot import Manifest
 
 
@@ -22,5 +22,4 @@ class RepositorySource:
         return [stored.manifest for stored in self._repository.listed()]
 
     def restore(self, name: str, store: Path) -> None:
-        repository, stored = self._repository, self._repository.get(name)
-        environment.install(store, lambda file: repository.fetch(stored, file, lambda size: None))
+        restore(self._repository, lambda: self._repository.get(name), store)

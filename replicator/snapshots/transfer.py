@@ -27,6 +27,10 @@ OnTransferred = Callable[[int], None]
 """Called with the size of each part once it is transferred."""
 
 
+def ignore(size: int) -> None:
+    """An `OnTransferred`, for callers that show no progress."""
+
+
 def in_total(report: Callable[[int], None]) -> OnTransferred:
     """Calls `report` with the sum of all sizes so far."""
     done = 0

@@ -24,13 +24,9 @@ from replicator.records.codec import BARRIER, NotARecord, RecordCodec
 from replicator.records.types import Claim, Record
 from replicator.snapshots.repository import Repository, StoredSnapshot, Verification
 from replicator.snapshots.transfer import in_total
-from replicator.store import environment
-from replicator.store.digest import recount
-from replicator.store.meta import Meta
-from replicator.store.snapshot import Manifest, entries
+from replicator.store.snapshot import Manifest, check_content, check_meta, meta_of
 
 _LOOKED_AT = 50  # records; the last ones may be void
-REPORT_ENTRIES = 20_000  # entries between two calls of `OnProgress`
 
 CompareWithLog = Callable[[str, LogState], str]
 """With the topic id and the state of the log of a snapshot. Returns what was compared; raises `ReplicatorError`."""
@@ -64,12 +60,13 @@ def verify_snapshot(
 
     Raises `RepositoryUnavailable`, `ConfigError`, `BrokerUnavailable`, and `StoreFull` of the folder.
     """
+    manifest = snapshot.manifest
     steps: tuple[tuple[str, Callable[[], str]], ...] = (
         ("manifest", lambda: _check_manifest(snapshot, cluster)),
         ("checksums", lambda: _fetch(repository, snapshot, folder / "data.mdb", on_progress)),
-        ("metadata", lambda: _check_metadata(_meta(folder), snapshot)),
-        ("digest", lambda: _recount(folder, snapshot, on_progress)),
-        ("log", lambda: compare(snapshot.manifest.topic_id, _meta(folder).state)),
+        ("metadata", lambda: _check_meta(folder, manifest)),
+        ("digest", lambda: _check_content(folder, manifest, on_progress)),
+        ("log", lambda: compare(manifest.topic_id, meta_of(folder).state)),
     )
     for what, step in steps:
         try:
@@ -189,49 +186,14 @@ def _fetch(repository: Repository, snapshot: StoredSnapshot, file: Path, on_prog
     return f"{total} bytes in {len(snapshot.parts)} parts"
 
 
-def _check_metadata(meta: Meta, snapshot: StoredSnapshot) -> str:
-    """The manifest repeats what the copy says of itself."""
-    manifest, state = snapshot.manifest, meta.state
-    for what, stored, described in (
-        ("cluster", meta.cluster, manifest.cluster),
-        ("topic id", meta.topic_id, manifest.topic_id),
-        ("timeline", state.timeline.hex(), manifest.timeline),
-        ("offset", state.offset, manifest.offset),
-        ("seq", state.seq, manifest.seq),
-        ("epoch", state.epoch, manifest.epoch),
-        ("chain", state.chain.hex(), manifest.chain),
-        ("digest", f"{meta.digest:032x}", manifest.digest),
-        ("entries", meta.entries, manifest.entries),
-    ):
-        if stored != described:
-            raise SnapshotError(f"the {what} of the copy is {stored}, and the manifest has {described}")
-    return f"seq {state.seq}, epoch {state.epoch}, timeline {state.timeline.hex()[:8]}"
+def _check_meta(folder: Path, manifest: Manifest) -> str:
+    check_meta(meta_of(folder), manifest)
+    return f"seq {manifest.seq}, epoch {manifest.epoch}, timeline {manifest.timeline[:8]}"
 
 
-def _recount(folder: Path, snapshot: StoredSnapshot, on_progress: OnProgress) -> str:
-    manifest = snapshot.manifest
-
-    def counted() -> Iterator[tuple[bytes, bytes]]:
-        for done, entry in enumerate(entries(folder), 1):
-            if done % REPORT_ENTRIES == 0:
-                on_progress("entries", done, manifest.entries)
-            yield entry
-
-    digest, count = recount(counted())
-    found = f"{digest:032x}"
-    if (found, count) != (manifest.digest, manifest.entries):
-        raise SnapshotError(
-            f"{count} entries have the digest {found}, and the manifest has {manifest.entries} with {manifest.digest}"
-        )
-    return f"{count} entries, digest {found[:12]}"
-
-
-def _meta(folder: Path) -> Meta:
-    with environment.read_only(folder) as env:
-        meta = environment.read_meta(env)
-    if meta is None:
-        raise SnapshotError("the copy is empty")
-    return meta
+def _check_content(folder: Path, manifest: Manifest, on_progress: OnProgress) -> str:
+    check_content(folder, lambda count: on_progress("entries", count, manifest.entries))
+    return f"{manifest.entries} entries, digest {manifest.digest[:12]}"
 
 
 _FAILED = (SnapshotError, StoreError, LogDamage, LogTrimmed)

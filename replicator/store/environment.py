@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,13 +58,13 @@ def open_environment(folder: Path, map_bytes: int = FIRST_MAP_BYTES) -> Any:
 
 
 @contextlib.contextmanager
-def read_only(folder: Path) -> Iterator[Any]:
-    """A store that no process changes, such as a snapshot. Creates no file. Raises `StoreError`."""
+def read_only(store: Path) -> Iterator[Any]:
+    """A store that no process changes: its folder, or the file. Creates no file. Raises `StoreError`."""
     try:
-        with lmdb.open(str(folder), max_dbs=3, readonly=True, lock=False, create=False) as env:
+        with lmdb.open(str(store), subdir=store.is_dir(), max_dbs=3, readonly=True, lock=False, create=False) as env:
             yield env
     except lmdb.Error as error:
-        raise store_error(folder, error) from error
+        raise store_error(store, error) from error
 
 
 @contextlib.contextmanager
@@ -86,15 +85,6 @@ def copy(folder: Path, target: Path) -> None:
     """
     with shared(folder) as env:
         env.copy(str(target), compact=True)
-
-
-def meta_of(file: Path) -> Meta | None:
-    """As `read_meta`, of a copy that is not open. Raises `StoreError`."""
-    try:
-        with lmdb.open(str(file), subdir=False, max_dbs=3, readonly=True, lock=False, create=False) as env:
-            return read_meta(env)
-    except lmdb.Error as error:
-        raise store_error(file, error) from error
 
 
 def read_meta(env: Any) -> Meta | None:
@@ -141,17 +131,6 @@ def discard(folder: Path) -> None:
     for name in ("data.mdb", "lock.mdb"):
         (folder / name).unlink(missing_ok=True)
     boot.mark_closed(folder)
-
-
-def replace_with(folder: Path, copy: Path) -> None:
-    """Replace a store that is not open with a copy made by `Machine.copy_to`. Raises `OSError`."""
-    install(folder, lambda file: shutil.copyfile(copy / "data.mdb", file))
-
-
-def install(folder: Path, write: Callable[[Path], object]) -> None:
-    """Replace a store that is not open with the file that `write` makes. Raises what that does, and as `replacing`."""
-    with replacing(folder) as file:
-        write(file)
 
 
 @contextlib.contextmanager

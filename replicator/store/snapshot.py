@@ -2,6 +2,8 @@
 
 <folder>/<offset>-<first 8 digits of the chain>/data.mdb        compact LMDB copy
                                                 /manifest.json  written last: a folder without it is not a snapshot
+
+A repository (`replicator.snapshots`) has them in another form.
 """
 
 from __future__ import annotations
@@ -18,22 +20,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from replicator.errors import SnapshotError, StoreError
-from replicator.protocol.log_state import LogState
 from replicator.store import environment
+from replicator.store.digest import recount
 from replicator.store.durable import sync
-from replicator.store.environment import replace_with
 from replicator.store.machine import read_meta
-from replicator.store.meta import FORMAT
-
-OnChecked = Callable[[int, int], None]
-"""Called with the number of bytes that were read for the checksum, and how many there are."""
+from replicator.store.meta import FORMAT, Meta
 
 _MANIFEST, _UNFINISHED = "manifest.json", ".unfinished"
-_CHUNK_BYTES = 1 << 20
-
-
-def _ignore(checked: int, total: int) -> None:
-    pass
+_REPORTED_ENTRIES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +113,6 @@ def take_alone(copy: Callable[[Path], None], folder: Path) -> Manifest:
     return manifest
 
 
-def listed(folder: Path) -> list[Manifest]:
-    """The complete snapshots, the highest offset first. Raises `SnapshotError` if one cannot be read."""
-    if not folder.is_dir():
-        return []
-    found = [read_manifest(file.parent) for file in folder.glob(f"[!.]*/{_MANIFEST}")]
-    return sorted(found, key=lambda manifest: manifest.offset, reverse=True)
-
-
 def read_manifest(snapshot: Path) -> Manifest:
     """Raises `SnapshotError`."""
     if not snapshot.is_dir():
@@ -137,43 +123,68 @@ def read_manifest(snapshot: Path) -> Manifest:
         raise SnapshotError(f"{snapshot} is not a complete snapshot ({error}): delete this folder") from error
 
 
-def read_state(snapshot: Path) -> LogState:
-    """The state of the log at the offset of a snapshot. Raises `SnapshotError`."""
-    read_manifest(snapshot)
+def meta_of(copy: Path) -> Meta:
+    """The metadata of a copy, which is not open: its folder, or the file. Raises `SnapshotError`."""
     try:
-        with environment.read_only(snapshot) as env:
+        with environment.read_only(copy) as env:
             meta = environment.read_meta(env)
     except StoreError as error:
-        raise SnapshotError(f"{snapshot} cannot be read ({error}): take another one") from error
+        raise SnapshotError(f"{copy} cannot be read ({error}): use another snapshot") from error
     if meta is None:
-        raise SnapshotError(f"{snapshot} is empty: take another one")
-    return meta.state
+        raise SnapshotError(f"{copy} is empty: use another snapshot")
+    return meta
 
 
-def entries(snapshot: Path, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-    """Store keys and values of a snapshot, in the order of the keys, after that key. Raises `StoreError`."""
-    with environment.read_only(snapshot) as env, env.begin(db=env.open_db(b"entries", create=False)) as txn:
+def check_meta(meta: Meta, manifest: Manifest) -> None:
+    """Raises `SnapshotError` if the metadata of a copy are not those of its manifest."""
+    state = meta.state
+    for what, stored, described in (
+        ("cluster", meta.cluster, manifest.cluster),
+        ("topic id", meta.topic_id, manifest.topic_id),
+        ("timeline", state.timeline.hex(), manifest.timeline),
+        ("offset", state.offset, manifest.offset),
+        ("seq", state.seq, manifest.seq),
+        ("epoch", state.epoch, manifest.epoch),
+        ("chain", state.chain.hex(), manifest.chain),
+        ("digest", f"{meta.digest:032x}", manifest.digest),
+        ("entries", meta.entries, manifest.entries),
+    ):
+        if stored != described:
+            raise SnapshotError(
+                f"the {what} of snapshot {manifest.name} is {stored}, and its manifest has {described}: use another one"
+            )
+
+
+def check_content(copy: Path, on_counted: Callable[[int], object] = lambda count: None) -> None:
+    """Compute the digest of a copy from every entry. `on_counted` is called now and then with the number so far.
+
+    Raises `SnapshotError` if it is not the digest in its metadata.
+    """
+
+    def counted() -> Iterator[tuple[bytes, bytes]]:
+        for count, entry in enumerate(entries(copy), 1):
+            if count % _REPORTED_ENTRIES == 0:
+                on_counted(count)
+            yield entry
+
+    meta = meta_of(copy)
+    try:
+        digest, count = recount(counted())
+    except StoreError as error:
+        raise SnapshotError(f"{copy} cannot be read ({error}): use another snapshot") from error
+    if (digest, count) != (meta.digest, meta.entries):
+        raise SnapshotError(
+            f"{count} entries have the digest {digest:032x}, and the snapshot was taken of {meta.entries} with "
+            f"{meta.digest:032x}: use another one"
+        )
+
+
+def entries(copy: Path, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """Store keys and values of a copy, in the order of the keys, after that key. Raises `StoreError`."""
+    with environment.read_only(copy) as env, env.begin(db=env.open_db(b"entries", create=False)) as txn:
         cursor = txn.cursor()
         if cursor.set_range(after):
             yield from ((key, value) for key, value in cursor if key != after)
-
-
-def restore(snapshot: Path, store: Path, cluster: str, on_checked: OnChecked = _ignore) -> Manifest:
-    """Check a snapshot against its manifest, and replace a store that is not open with a copy of it.
-
-    `on_checked` is called while the snapshot is read for its checksum.
-
-    Raises `SnapshotError`; the store is then unchanged.
-    """
-    manifest = read_manifest(snapshot)
-    if manifest.cluster != cluster:
-        raise SnapshotError(f"{snapshot} is of cluster {manifest.cluster}, not {cluster}: choose another one")
-    if manifest.format != FORMAT:
-        raise SnapshotError(f"{snapshot} has format {manifest.format}, but this program reads format {FORMAT}")
-    if _sha256(snapshot / "data.mdb", on_checked) != manifest.sha256:
-        raise SnapshotError(f"{snapshot}/data.mdb does not match its manifest (sha256): take a new snapshot")
-    replace_with(store, snapshot)
-    return manifest
 
 
 def _describe(copy: Path) -> Manifest:
@@ -181,7 +192,9 @@ def _describe(copy: Path) -> Manifest:
     if meta is None:
         raise SnapshotError("the store is still empty: write something first")
     (copy / "lock.mdb").unlink(missing_ok=True)
-    state, digest = meta.state, f"{meta.digest:032x}"
+    state = meta.state
+    with open(copy / "data.mdb", "rb") as data:
+        sha256 = hashlib.file_digest(data, "sha256").hexdigest()
     return Manifest(
         name=f"{state.offset:020d}-{state.chain.hex()[:8]}",  # other logs may have the same content at this offset
         cluster=meta.cluster,
@@ -191,19 +204,9 @@ def _describe(copy: Path) -> Manifest:
         seq=state.seq,
         epoch=state.epoch,
         chain=state.chain.hex(),
-        digest=digest,
+        digest=f"{meta.digest:032x}",
         entries=meta.entries,
         bytes=(copy / "data.mdb").stat().st_size,
-        sha256=_sha256(copy / "data.mdb", _ignore),
+        sha256=sha256,
         taken_at_ms=time.time_ns() // 1_000_000,
     )
-
-
-def _sha256(file: Path, on_checked: OnChecked) -> str:
-    total, checked, digest = file.stat().st_size, 0, hashlib.sha256()
-    with open(file, "rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            checked += len(chunk)
-            on_checked(checked, total)
-    return digest.hexdigest()

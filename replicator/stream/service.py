@@ -138,9 +138,9 @@ class ChangeStreamService:
     async def _start(self, start_from: StartFrom) -> StreamStart:
         if start_from is StartFrom.SNAPSHOT:
             taken = await self._source.take_snapshot()
-            state = await asyncio.to_thread(snapshot.read_state, self._settings.snapshots / taken.name)
+            meta = await asyncio.to_thread(snapshot.meta_of, self._settings.snapshots / taken.name)
             backfill = Backfill(self._settings.node, taken.name)
-            return StreamStart(Progress(state, backfilling=True), backfill)
+            return StreamStart(Progress(meta.state, backfilling=True), backfill)
         state = self._source.state()
         if not state.timeline:
             raise Loading("the log is empty: there has been no leader yet. Try again")
