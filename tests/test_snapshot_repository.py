@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -420,6 +421,20 @@ class TestTrouble:
             restore(repository, stored, store, ignore)
         assert (store / "data.mdb").read_bytes() == before
         assert not (store / "data.mdb.new").exists()
+
+    def test_a_disk_without_space_for_it(
+        self, repository: Repository, copy: tuple[Path, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stored = publish(repository, copy)
+        usage = shutil.disk_usage(tmp_path)
+        for free, fits in ((stored.bytes - 1, False), (stored.bytes, True)):
+            monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: usage._replace(free=free))
+            if fits:
+                restore(repository, stored, tmp_path / "new", ignore)
+                continue
+            with pytest.raises(StoreFull, match=f"needs {stored.bytes} bytes in .*, and {free} are free"):
+                restore(repository, stored, tmp_path / "new", ignore)
+            assert not (tmp_path / "new" / "data.mdb").exists()
 
     def test_a_full_repository(
         self, tmp_path: Path, copy: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch

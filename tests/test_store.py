@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from replicator.records.types import Change, Checkpoint, Member, Membership, Mod
 from replicator.store import boot, environment, snapshot
 from replicator.store.keys import decode_key, encode_key, row_range, table_range
 from replicator.store.machine import Machine, has_followed_a_log, open_machine, read_meta
+from replicator.store.snapshot import Manifest
 from replicator.store.values import decode_value, encode_value
 from tests.copies import restore_copy
 from tests.damage import flip
@@ -351,6 +353,25 @@ def test_the_content_of_a_copy_is_compared_with_its_digest(tmp_path: Path, machi
     (copy / "data.mdb").write_bytes(data.replace(b"1" * 100, b"1" * 99 + b"2"))
     with pytest.raises(SnapshotError, match=r"1 entries have the digest .*: use another one"):
         snapshot.check_content(copy)
+
+
+def test_a_copy_that_the_disk_has_no_space_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = open_machine(tmp_path / "store", "test", "topic")
+    machine.apply([write(row, None, b"s1") for row in ROWS], state_at(0))
+    machine.apply([Write(tuple(Change("kv", row, b"", b"s1", None) for row in ROWS[100:]))], state_at(1))
+    machine.close()
+    copies, usage = tmp_path / "copies", shutil.disk_usage(tmp_path)
+
+    def take() -> Manifest:
+        return snapshot.take(lambda folder: environment.copy(tmp_path / "store", folder), copies)
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=5_000))
+    with pytest.raises(StoreFull, match=r"needs \d+ bytes in .*, and 5000 are free: free some space there"):
+        take()
+    assert list(copies.iterdir()) == []
+    size = (tmp_path / "store" / "data.mdb").stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=size // 4))  # free pages are not copied
+    assert take().bytes < size // 4
 
 
 def test_an_empty_store_makes_no_snapshot(tmp_path: Path, machine: Machine) -> None:

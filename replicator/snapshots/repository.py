@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from replicator.errors import RepositoryUnavailable, SnapshotError, StoreFull
 from replicator.limits import MAX_MANIFEST_BYTES, PART_BYTES
 from replicator.snapshots.objects import Objects
 from replicator.snapshots.transfer import OnTransferred, Part, receive_parts, send_parts
+from replicator.store import environment
 from replicator.store.environment import is_full
 from replicator.store.meta import FORMAT
 from replicator.store.snapshot import Manifest
@@ -146,6 +147,7 @@ class Repository:
                     "use a newer snapshot"
                 ) from None
 
+        environment.check_space(file.parent, snapshot.bytes)
         try:
             receive_parts(snapshot.parts, receive, file, on_received)
         except OSError as error:
@@ -171,10 +173,15 @@ class Repository:
         self._objects.delete(f"{checked_name(name)}/{_MANIFEST}")
         self._objects.delete(name)
 
-    def delete_unfinished(self, older_than_s: float) -> list[str]:
-        """Those of uploads in which nothing was written for so long. Returns their names."""
+    def delete_unfinished(self, older_than_s: float, complete: Collection[str] = ()) -> list[str]:
+        """Those of uploads in which nothing was written for so long. Returns their names.
+
+        `complete`: those that need not be looked at.
+        """
         deleted, limit_s = [], time.time() - older_than_s
         for name in self.names():
+            if name in complete:
+                continue
             files = self._objects.sizes(name)
             if _MANIFEST in files or any(self._written_s(f"{name}/{it}") > limit_s for it in files):
                 continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,7 +85,24 @@ def copy(folder: Path, target: Path) -> None:
     Raises `StoreFull`, `StoreError`.
     """
     with shared(folder) as env:
+        check_space(target, _used_bytes(env))
         env.copy(str(target), compact=True)
+
+
+def _used_bytes(env: Any) -> int:
+    """What a compact copy takes, about."""
+    with env.begin() as txn:
+        tables = [txn.stat(env.open_db(name, txn, create=False)) for name in (b"entries", b"expiry", b"meta")]
+        return sum(it["psize"] * (it["branch_pages"] + it["leaf_pages"] + it["overflow_pages"]) for it in tables)
+
+
+def check_space(folder: Path, needed_bytes: int) -> None:
+    """Before a copy is written: if it filled the disk, it would stop others, too. Raises `StoreFull`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise StoreFull(
+            f"a copy of the store needs {needed_bytes} bytes in {folder}, and {free} are free: free some space there"
+        )
 
 
 def read_meta(env: Any) -> Meta | None:
