@@ -360,6 +360,7 @@ async def test_a_snapshot_is_taken_and_listed(servers: HttpServers) -> None:
     [it] = listed["snapshots"]
     assert it == {**{name: value for name, value in taken.items() if name != "repository"}, "verified_at_ms": None}
     assert (Path(taken["repository"]) / taken["name"] / "manifest.json").exists()
+    assert await client.ask("GET", "/snapshots/progress") == (200, {"progress": None})
 
 
 async def test_an_address_that_is_in_use(servers: HttpServers) -> None:

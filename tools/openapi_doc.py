@@ -76,10 +76,6 @@ def reference(shape: Shape) -> Schema:
 def shapes() -> dict[Shape, Schema]:
     manifest, member = schema_of(Manifest)["properties"], schema_of(Member)["properties"]
     listed = {**manifest, "verified_at_ms": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}
-    progress = {
-        "anyOf": [schema_of(SnapshotProgress), {"type": "null"}],
-        "description": "Of a snapshot that this node takes or verifies now.",
-    }
     leader = {"leader": {"anyOf": [NODE_ID, {"type": "null"}]}}
     roles = an_object(
         {"id": NODE_ID, "role": schema_of(Role), "state": schema_of(NodeState), **leader},
@@ -92,8 +88,9 @@ def shapes() -> dict[Shape, Schema]:
         Shape.STATUS: _status(an_object({**member, "incarnation": INCARNATION})),
         Shape.METRICS: TEXT,
         Shape.SNAPSHOTS: an_object(
-            {"repository": TEXT, "snapshots": {"type": "array", "items": an_object(listed)}, "progress": progress},
+            {"repository": TEXT, "snapshots": {"type": "array", "items": an_object(listed)}},
         ),
+        Shape.SNAPSHOT_PROGRESS: an_object({"progress": {"anyOf": [schema_of(SnapshotProgress), {"type": "null"}]}}),
         Shape.SNAPSHOT_TAKEN: an_object({"repository": TEXT, **manifest}),
         Shape.KEY: _key(),
         Shape.MISSING_KEY: an_object({"key": TEXT, "level": TEXT, "token": TEXT, "error": TEXT}),

@@ -104,7 +104,7 @@ class NodeAdmin:
 
     def snapshot_progress(self) -> SnapshotProgress | None:
         """Of a snapshot that the node takes or verifies now."""
-        progress = self._request("GET", "/snapshots", timeout_s=LISTING_S)["progress"]
+        progress = self._request("GET", "/snapshots/progress")["progress"]
         return progress and SnapshotProgress(**known_fields(SnapshotProgress, progress))
 
     def list_snapshots(self) -> list[ListedSnapshot]:

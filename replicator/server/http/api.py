@@ -19,6 +19,7 @@ class Shape(StrEnum):
     STATUS = "Status"
     METRICS = "Metrics"
     SNAPSHOTS = "Snapshots"
+    SNAPSHOT_PROGRESS = "SnapshotProgress"
     SNAPSHOT_TAKEN = "SnapshotTaken"
     KEY = "KeyValue"
     MISSING_KEY = "MissingKey"
@@ -133,6 +134,12 @@ OPERATIONS = (
         "/snapshots",
         "The complete snapshots in the repository, the newest first.",
         {200: (Shape.SNAPSHOTS, ""), 503: _STARTING},
+    ),
+    Operation(
+        "GET",
+        "/snapshots/progress",
+        "How far this node is with a snapshot that it takes or verifies now.",
+        {200: (Shape.SNAPSHOT_PROGRESS, ""), 503: _STARTING},
     ),
     Operation(
         "POST",

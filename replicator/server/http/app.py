@@ -92,6 +92,7 @@ class HttpServer:
                 web.get("/status", self._status),
                 web.get("/metrics", self._metrics),
                 web.get("/snapshots", self._list_snapshots),
+                web.get("/snapshots/progress", self._show_snapshot_progress),
                 web.post("/snapshots", self._take_snapshot),
                 *member_routes(self._ready_node),
                 *comparison_routes(self._ready_node),
@@ -281,8 +282,12 @@ class HttpServer:
     async def _list_snapshots(self, request: web.Request) -> web.Response:
         snapshots = self._ready().snapshots
         listed = [{**asdict(it.manifest), "verified_at_ms": it.verified_at_ms} for it in await snapshots.listed()]
-        progress = snapshots.progress and asdict(snapshots.progress)
-        return web.json_response({"repository": snapshots.repository, "snapshots": listed, "progress": progress})
+        return web.json_response({"repository": snapshots.repository, "snapshots": listed})
+
+    async def _show_snapshot_progress(self, request: web.Request) -> web.Response:
+        """Apart from the list, which asks the repository."""
+        progress = self._ready().snapshots.progress
+        return web.json_response({"progress": progress and asdict(progress)})
 
     async def _take_snapshot(self, request: web.Request) -> web.Response:
         snapshots = self._ready().snapshots
