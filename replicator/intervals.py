@@ -82,6 +82,7 @@ EXPIRY_POLL_MS = 50
 # Snapshots
 
 SNAPSHOT_REVIEW_S = 10.0  # between two looks at the repository by a snapshotter
+MAX_SNAPSHOT_RETRY_S = 300.0  # the same after failures: the pause is doubled after each, up to this
 REPOSITORY_LOOK_S = 60.0  # the same by other nodes, for their metrics
 RESTORE_POLL_S = 0.02  # of a node whose store another process restores
 UNFINISHED_UPLOAD_S = 24 * 3600  # after which an upload to which nothing was added is deleted

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,8 @@ class Subject:
         self.is_snapshotter = True
         self.needs: list[Need] = []
         self.trimmed: list[int] = []
+        self.compared: list[int] = []  # snapshots that were looked for in the log, by offset
+        self.lost: set[int] = set()  # those that it does not hold
 
     def service(
         self, schedule: Schedule = EVERY_TEN, *, keep: int = 1, trims: bool = True, keep_log: int = 0
@@ -117,11 +120,13 @@ class Subject:
 
 @pytest.fixture
 def subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Subject]:
+    subject = Subject(tmp_path)
+
     async def contains(log: MemoryLog, manifest: Manifest) -> bool:
-        return True
+        subject.compared.append(manifest.offset)
+        return manifest.offset not in subject.lost
 
     monkeypatch.setattr("replicator.snapshots.service.is_in_log", contains)  # the log of these tests has no records
-    subject = Subject(tmp_path)
     yield subject
     subject.machine.close()
 
@@ -236,7 +241,8 @@ class TestTrimming:
         service = subject.service()
         await service.look()
         assert (subject.names(), subject.trimmed) == ([9], [])
-        assert service.report.trouble == f"snapshot {subject.jobs.verified[0]} is not verified: the digest differs"
+        [name] = subject.jobs.verified
+        assert service.report.trouble == f"snapshot {name} is not verified (digest): the digest differs"
         await service.look()
         assert len(subject.jobs.verified) == 1  # not again and again
         subject.jobs.check = Check("log", True, "")
@@ -284,11 +290,36 @@ async def test_a_failure_is_reported_and_repeated(subject: Subject, failure: Exc
     subject.apply_to(9)
     subject.jobs.failure = failure
     service = subject.service()
-    await service.look()
+    assert not await service.look()
     assert service.report.trouble == str(failure)
     subject.jobs.failure = None
-    await service.look()
+    assert await service.look()
     assert (subject.names(), service.report.trouble) == ([9], "")
+
+
+async def test_failures_are_repeated_less_and_less_often(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_s: list[float] = []
+    results = [False] * 8 + [True] * 2
+    now_s = 0.0
+    service = subject.service()
+
+    async def look() -> bool:
+        looked_s.append(now_s)
+        if len(looked_s) == len(results):
+            raise asyncio.CancelledError
+        return results[len(looked_s) - 1]
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+
+    monkeypatch.setattr(service, "look", look)
+    monkeypatch.setattr("replicator.snapshots.service.asyncio.sleep", sleep)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now_s)
+    with pytest.raises(asyncio.CancelledError):
+        await service.run()
+    pauses_s = [after - before for before, after in pairwise(looked_s)]
+    assert pauses_s == [20, 40, 80, 160, 300, 300, 300, 300, 10]
 
 
 class TestProcess:
@@ -427,27 +458,43 @@ with environment.shared(Path({str(subject.machine.folder)!r})) as env:
             assert getattr(errors, kind.__name__) is kind
 
 
-async def test_a_snapshot_of_a_past_that_kafka_has_lost_is_refused(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class TestLostPast:
     """The log was truncated, and has grown again: there are other records at the same offsets."""
-    lost: set[int] = set()
 
-    async def is_in_log(log: MemoryLog, manifest: Manifest) -> bool:
-        return manifest.offset not in lost
-
-    monkeypatch.setattr("replicator.snapshots.service.is_in_log", is_in_log)
-    service = subject.service(keep=2)
-    for offset in (9, 19):
-        subject.apply_to(offset)
+    async def test_a_snapshot_of_it_is_refused(self, subject: Subject) -> None:
+        service = subject.service(keep=2)
+        for offset in (9, 19):
+            subject.apply_to(offset)
+            await service.look()
+        subject.lost.add(19)
+        subject.trimmed.clear()
+        subject.apply_to(29)
         await service.look()
-    lost.add(19)
-    subject.trimmed.clear()
-    subject.apply_to(29)
-    await service.look()
-    assert subject.names() == [29, 19, 9]  # the good ones are kept
-    assert subject.trimmed == []  # the oldest of them needs the log
-    assert "contains other records than the log" in service.report.trouble
+        assert subject.names() == [29, 19, 9]  # the good ones are kept
+        assert subject.trimmed == []  # the oldest of them needs the log
+        assert "contains other records than the log" in service.report.trouble
+
+    async def test_it_does_not_replace_a_part_of_the_log(self, subject: Subject) -> None:
+        subject.needs = [Need("replica n2", Offset(0))]
+        service = subject.service()
+        subject.apply_to(9)
+        await service.look()
+        subject.needs.clear()
+        subject.lost.add(9)
+        await service.look()
+        assert subject.trimmed == []
+
+    async def test_it_is_looked_for_only_before_something_is_deleted(self, subject: Subject) -> None:
+        service = subject.service()
+        subject.apply_to(9)
+        await service.look()
+        assert (subject.compared, subject.trimmed) == ([9], [9])
+        await service.look()
+        assert subject.compared == [9]
+        subject.apply_to(19)
+        await service.look()
+        assert subject.names() == [19]
+        assert subject.compared == [9, 19, 9, 19]  # to delete the snapshot, then to trim the log
 
 
 async def test_the_log_is_searched_for_the_last_record_of_a_snapshot() -> None:

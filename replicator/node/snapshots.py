@@ -19,7 +19,7 @@ class ListedSnapshot:
 class SnapshotProgress:
     """Of a snapshot that is taken or verified now."""
 
-    doing: str  # such as: upload, MiB
+    doing: str  # such as: uploading, MiB
     done: int = 0
     total: int = 0  # 0: not known
 
@@ -28,12 +28,12 @@ class SnapshotProgress:
 class SnapshotReport:
     """As of the last look at the repository."""
 
-    snapshots: tuple[ListedSnapshot, ...] | None = (
-        None  # the highest offset first; None: the repository does not answer
+    snapshots: tuple[ListedSnapshot, ...] | None = None  # the highest offset first; None: it has not answered yet
+    trouble: str = (
+        ""  # why the last attempt to take, verify, delete or trim has failed, or what is wrong with snapshots
     )
-    trouble: str = ""  # why the last attempt to take, verify, delete or trim has failed
     needed_from: Offset | None = None  # the log may be deleted below; None: this node does not trim it
-    needed_by: str = ""  # whom that offset is for
+    needed_by: str = ""  # by what the log is needed from that offset on
 
 
 NOTHING_KNOWN = SnapshotReport()

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from replicator.errors import ReplicatorError, SnapshotError
-from replicator.intervals import REPOSITORY_LOOK_S, SNAPSHOT_REVIEW_S, UNFINISHED_UPLOAD_S
+from replicator.errors import ReplicatorError
+from replicator.intervals import MAX_SNAPSHOT_RETRY_S, REPOSITORY_LOOK_S, SNAPSHOT_REVIEW_S, UNFINISHED_UPLOAD_S
 from replicator.log.port import Log, LogExtent
 from replicator.node.background import in_daemon_thread
 from replicator.node.outage_log import OutageLog
 from replicator.node.snapshots import ListedSnapshot, SnapshotProgress, SnapshotReport
 from replicator.position import Offset
-from replicator.protocol.log_state import LogState
 from replicator.protocol.trimming import Need, first_need
 from replicator.snapshots.jobs import Jobs
 from replicator.snapshots.listing import listed
@@ -85,124 +84,144 @@ class SnapshotService:
         finally:
             self._machine.forget_dead_readers()
         logger.info("snapshot %s is in %s", manifest.name, self._repository.url)
-        self.report = replace(self.report, snapshots=tuple(await self.listed()))
+        await self.listed()
         return manifest
 
     async def listed(self) -> list[ListedSnapshot]:
-        return await in_daemon_thread(self._listed)
+        found = await in_daemon_thread(self._listed)
+        self.report = replace(self.report, snapshots=tuple(found))
+        return found
 
     async def run(self) -> None:
-        """Look at the repository, and do what a snapshotter does, until cancelled."""
+        """Look at the repository, and do what a snapshotter does, until cancelled. Less often while that fails."""
         loop = asyncio.get_running_loop()
-        looked_s = -REPOSITORY_LOOK_S
+        looked_s, pause_s = -REPOSITORY_LOOK_S, SNAPSHOT_REVIEW_S
         while True:
-            if self._is_snapshotter() or loop.time() - looked_s >= REPOSITORY_LOOK_S:
+            if loop.time() - looked_s >= (pause_s if self._is_snapshotter() else REPOSITORY_LOOK_S):
                 looked_s = loop.time()
-                await self.look()
+                has_succeeded = await self.look()
+                pause_s = SNAPSHOT_REVIEW_S if has_succeeded else min(2 * pause_s, MAX_SNAPSHOT_RETRY_S)
             await asyncio.sleep(SNAPSHOT_REVIEW_S)
 
-    async def look(self) -> None:
-        """Once."""
+    async def look(self) -> bool:
+        """Once. Returns whether all that was to be done could be done."""
         try:
             found = await self.listed()
-            self.report = replace(self.report, snapshots=tuple(found))
-            if self._is_snapshotter():
+            if self._is_snapshotter() and self._machine.state.timeline:
                 await self._review(found)
         except ReplicatorError as error:
             self._outage.failed(error)
-            self.report = replace(self.report, trouble=str(error))
+            trouble = str(error)
         except Exception as error:
             logger.exception("snapshots")
-            self.report = replace(self.report, trouble=repr(error))
+            trouble = repr(error)
         else:
             self._outage.ended()
-            self.report = replace(self.report, trouble="")
+            self.report = replace(self.report, trouble="; ".join(self._refused.values()))
+            return True
+        self.report = replace(self.report, trouble=trouble)
+        return False
 
     async def _review(self, found: Sequence[ListedSnapshot]) -> None:
         """Several snapshotters may do this at the same time: each step can be repeated."""
-        state = self._machine.state
-        if not state.timeline:
-            return
-        self._refused = {it.manifest.name: why for it in found if (why := self._refused.get(it.manifest.name))}
-        kept = await self._prune(await self._of_this_log(found))  # first, as the repository may be full
+        names = {it.manifest.name for it in found}
+        self._refused = {name: why for name, why in self._refused.items() if name in names}
+        await self._prune()  # first, as the repository may be full
         await self._delete_unfinished()
-        if await self._renew(kept, state):
-            kept = await self._prune(await self._of_this_log(await self.listed()))
+        await self._take_if_due()
+        await self._verify_newest()
+        await self._prune()
         if self._settings.trims:
-            await self._trim_below(kept)
-        self.report = replace(self.report, snapshots=tuple(await self.listed()))
-        if self._refused:
-            raise SnapshotError("; ".join(self._refused.values()))
+            await self._trim_log()
 
-    async def _renew(self, ours: Sequence[ListedSnapshot], state: LogState) -> bool:
-        """Take a snapshot if one is due, and verify the newest one. Returns whether anything was done."""
-        reason = due(self._settings.schedule, await self._since(ours[0].manifest if ours else None, state))
-        if reason is not None:
-            logger.info("taking a snapshot: %s", reason)
-            await self.take()
-            ours = await self._of_this_log(await self.listed())
-        is_new = bool(ours) and ours[0].verified_at_ms is None and ours[0].manifest.name not in self._refused
-        if is_new:
-            await self._verify(ours[0].manifest.name)
-        return reason is not None or is_new
+    @property
+    def _ours(self) -> list[ListedSnapshot]:
+        """Those of the log of this node, as of the last look: the highest offset first."""
+        end = self._machine.state.offset
+        return [
+            it
+            for it in self.report.snapshots or ()
+            if it.manifest.topic_id == self._log.identity and it.manifest.offset <= end
+        ]
 
-    async def _of_this_log(self, found: Sequence[ListedSnapshot]) -> list[ListedSnapshot]:
-        """A verified one may be of a past that Kafka has lost since: it is refused then."""
-        end, ours = self._machine.state.offset, []
-        for it in found:
-            if it.manifest.topic_id != self._log.identity or it.manifest.offset > end:
-                continue
-            if it.verified_at_ms is not None and not await is_in_log(self._log, it.manifest):
-                name = it.manifest.name
-                self._refused[name] = f"snapshot {name} contains other records than the log: Kafka has lost them"
-                continue
-            ours.append(it)
-        return ours
+    async def _in_log(self) -> list[ListedSnapshot]:
+        """Those of `_ours`, without what Kafka has lost since it was verified: that replaces no other and no log."""
+        found = []
+        for it in self._ours:
+            if it.verified_at_ms is None or await is_in_log(self._log, it.manifest):
+                found.append(it)
+            else:
+                self._refuse(it.manifest.name, "contains other records than the log: Kafka has lost them")
+        return found
 
-    async def _since(self, newest: Manifest | None, state: LogState) -> Since:
-        """`newest` None: since the start of the log."""
-        extent = await self._log.extent()
-        records = state.offset - newest.offset if newest else state.offset - extent.start + 1
-        in_log = state.offset - extent.start + 1
-        size = (extent.size_bytes or 0) * records // in_log if in_log > 0 else 0
-        taken_at_ms = newest.taken_at_ms if newest else self._started_ms
-        digest = f"{self._machine.meta.digest:032x}"
-        has_changes = newest is None or newest.digest != digest
-        return Since(records, size, abs(_now_ms() - taken_at_ms) / 1000, has_changes)  # clocks differ
+    def _refuse(self, name: str, why: str) -> None:
+        if name not in self._refused:
+            self._refused[name] = f"snapshot {name} {why}"
+            logger.error("%s", self._refused[name])
 
-    async def _verify(self, name: str) -> None:
-        """A snapshot that is refused is not looked at again by this process."""
-        last = await self._jobs.verify(name)
-        if last.passed:
-            logger.info("snapshot %s is verified", name)
-        else:
-            logger.error("snapshot %s is not what it should be: %s: %s", name, last.what, last.detail)
-            self._refused[name] = f"snapshot {name} is not verified: {last.detail}"
-
-    async def _prune(self, ours: Sequence[ListedSnapshot]) -> list[ListedSnapshot]:
-        """Returns those that are kept."""
-        candidates = [Kept(it.manifest.name, it.manifest.taken_at_ms, it.verified_at_ms is not None) for it in ours]
-        names = obsolete(candidates, self._settings.keep, self._settings.keep_s, _now_ms())
-        for name in names:
+    async def _prune(self) -> None:
+        if not self._obsolete(self._ours):
+            return
+        for name in self._obsolete(await self._in_log()):
             await in_daemon_thread(partial(self._repository.delete, name))
             self._refused.pop(name, None)
             logger.info("deleted snapshot %s", name)
-        return [it for it in ours if it.manifest.name not in names]
+        await self.listed()
+
+    def _obsolete(self, snapshots: Sequence[ListedSnapshot]) -> list[str]:
+        candidates = [
+            Kept(it.manifest.name, it.manifest.taken_at_ms, it.verified_at_ms is not None) for it in snapshots
+        ]
+        return obsolete(candidates, self._settings.keep, self._settings.keep_s, _now_ms())
 
     async def _delete_unfinished(self) -> None:
-        for name in await in_daemon_thread(lambda: self._repository.delete_unfinished(UNFINISHED_UPLOAD_S)):
+        complete = {it.manifest.name for it in self.report.snapshots or ()}
+        for name in await in_daemon_thread(lambda: self._repository.delete_unfinished(UNFINISHED_UPLOAD_S, complete)):
             logger.info("deleted snapshot %s, whose upload was not completed", name)
 
-    async def _trim_below(self, kept: Sequence[ListedSnapshot]) -> None:
-        if not any(it.verified_at_ms is not None for it in kept):
+    async def _take_if_due(self) -> None:
+        newest = next(iter(self._ours), None)
+        reason = due(self._settings.schedule, await self._since(newest.manifest if newest else None))
+        if reason is not None:
+            logger.info("taking a snapshot: %s", reason)
+            await self.take()
+
+    async def _since(self, newest: Manifest | None) -> Since:
+        """`newest` None: since the start of the log."""
+        extent, last = await self._log.extent(), self._machine.state.offset
+        records = last - newest.offset if newest else last - extent.start + 1
+        in_log = last - extent.start + 1
+        size = (extent.size_bytes or 0) * records // in_log if in_log > 0 else 0
+        taken_at_ms = newest.taken_at_ms if newest else self._started_ms
+        has_changes = newest is None or newest.digest != f"{self._machine.meta.digest:032x}"
+        return Since(records, size, abs(_now_ms() - taken_at_ms) / 1000, has_changes)  # clocks differ
+
+    async def _verify_newest(self) -> None:
+        """One that is refused is not verified again by this process."""
+        newest = next(iter(self._ours), None)
+        if newest is None or newest.verified_at_ms is not None or newest.manifest.name in self._refused:
             return
-        snapshots = [Need(f"snapshot {it.manifest.name}", Offset(it.manifest.offset)) for it in kept]
+        name = newest.manifest.name
+        last = await self._jobs.verify(name)
+        if last.passed:
+            logger.info("snapshot %s is verified", name)
+            await self.listed()
+        else:
+            self._refuse(name, f"is not verified ({last.what}): {last.detail}")
+
+    async def _trim_log(self) -> None:
         extent = await self._log.extent()
-        first = first_need([*snapshots, *self._kept_bytes(extent), *await in_daemon_thread(self._needs)])
-        start = extent.start
-        if first.offset > start:
-            start = await in_daemon_thread(lambda: self._trim(first.offset))
+        others = [*self._kept_bytes(extent), *await in_daemon_thread(self._needs)]
+        first = _first_need(self._ours, others)
+        if first is not None and first.offset > extent.start:
+            first = _first_need(await self._in_log(), others)
+        if first is None:
+            return
+        if first.offset > extent.start:
+            start = await in_daemon_thread(partial(self._trim, first.offset))
             logger.info("deleted the log below offset %d: %s needs it from there on", start, first.by)
+        elif first.by != self.report.needed_by:
+            logger.info("the log below offset %d is not deleted: %s needs it", first.offset, first.by)
         self.report = replace(self.report, needed_from=first.offset, needed_by=first.by)
 
     def _kept_bytes(self, extent: LogExtent) -> Iterator[Need]:
@@ -217,6 +236,15 @@ class SnapshotService:
         found = listed(self._repository, self._verified)
         self._verified = [it for it in found if it.verified_at_ms is not None]
         return found
+
+
+def _first_need(snapshots: Sequence[ListedSnapshot], others: Sequence[Need]) -> Need | None:
+    """None: nothing may be deleted, as no snapshot is verified."""
+    if not any(it.verified_at_ms is not None for it in snapshots):
+        return None
+    return first_need(
+        [*(Need(f"snapshot {it.manifest.name}", Offset(it.manifest.offset)) for it in snapshots), *others]
+    )
 
 
 def _now_ms() -> int:
