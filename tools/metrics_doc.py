@@ -13,14 +13,11 @@ from prometheus_client.core import Metric
 
 from replicator.log.port import LogExtent
 from replicator.node.change_stream import PublisherReport, PublisherState
-from replicator.node.damage import HEAL_CAUSES
-from replicator.node.health import NodeState
 from replicator.node.replica_progress import ReplicaLag
 from replicator.node.snapshots import ListedSnapshot, SnapshotReport
 from replicator.node.status import NodeStatus
 from replicator.position import NodeId, Offset
 from replicator.protocol.roles import Role
-from replicator.records.types import Reason
 from replicator.server.http.metrics import MetricsInput, NodeCollector
 from replicator.server.stats import Stats
 from replicator.store.snapshot import Manifest
@@ -36,12 +33,8 @@ def example() -> MetricsInput:
     status = NodeStatus(
         id=n1,
         role=Role.LEADER,
-        source=None,
-        state=NodeState.SERVING,
-        trouble="",
         epoch=1,
         leader=n1,
-        leader_silent_ms=0.0,
         timeline="00",
         topic_id="",
         seq=1,
@@ -50,21 +43,7 @@ def example() -> MetricsInput:
         digest="",
         entries=1,
         store_bytes=1,
-        kafka_answers=True,
-        outage_ms=None,
-        lag_ms=0.0,
-        lease_left_ms=600.0,
-        is_idle=False,
         holds_leadership=True,
-        void_records=0,
-        inflight=0,
-        refusal="",
-        ignored_timing={},
-        elected=None,
-        term_ms=None,
-        claims=dict.fromkeys(Reason, 0),
-        healed=None,
-        heals=dict.fromkeys(HEAL_CAUSES, 0),
     )
     snapshot = Manifest(
         name="",

@@ -17,16 +17,26 @@ from replicator.protocol.roles import Role
 from replicator.records.types import Reason
 
 
-@dataclass(frozen=True, slots=True)
+def _no_claims() -> dict[Reason, int]:
+    return dict.fromkeys(Reason, 0)
+
+
+def _no_heals() -> dict[Cause, int]:
+    return dict(NO_HEALS.counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
+    """The defaults are those of a follower that serves, has caught up, and has nothing to report."""
+
     id: NodeId
-    role: Role
-    source: SourceName | None  # where a follower's records come from; None: it does not follow
-    state: NodeState
-    trouble: str  # why the node does not serve; empty if it does
+    role: Role = Role.FOLLOWER
+    source: SourceName | None = None  # where a follower's records come from; None: it does not follow
+    state: NodeState = NodeState.SERVING
+    trouble: str = ""  # why the node does not serve; empty if it does
     epoch: int
-    leader: NodeId | None
-    leader_silent_ms: float  # since its last record or heartbeat was received here; 0 if this node leads
+    leader: NodeId | None = None
+    leader_silent_ms: float = 0.0  # since its last record or heartbeat was received here; 0 if this node leads
     timeline: str
     topic_id: str
     seq: int
@@ -35,21 +45,21 @@ class NodeStatus:
     digest: str
     entries: int
     store_bytes: int  # on disk
-    kafka_answers: bool  # False: this node waits for Kafka
-    outage_ms: float | None  # while Kafka does not answer: how long ago the last record was written, if one was read
-    lag_ms: float  # age of the last record applied; 0 if it is the last one in the log
-    lease_left_ms: float
-    is_idle: bool  # a leader that renews its lease only for a read
-    holds_leadership: bool  # a leader that holds its lease, or renews it as soon as a read needs it
-    void_records: int
-    inflight: int
-    refusal: str  # why this leader takes no writes now; empty if it does
-    ignored_timing: dict[str, int]  # settings of its config that the cluster's timing overrides
-    elected: Term | None  # how this term began, if this process has read it
-    term_ms: float | None  # how long ago that was
-    claims: dict[Reason, int]  # accepted ones that this process has read
+    kafka_answers: bool = True  # False: this node waits for Kafka
+    outage_ms: float | None = None  # while Kafka does not answer: the age of the last record, if one was read
+    lag_ms: float = 0.0  # age of the last record applied; 0 if it is the last one in the log
+    lease_left_ms: float = 0.0
+    is_idle: bool = False  # a leader that renews its lease only for a read
+    holds_leadership: bool = False  # a leader that holds its lease, or renews it as soon as a read needs it
+    void_records: int = 0
+    inflight: int = 0
+    refusal: str = ""  # why this leader takes no writes now; empty if it does
+    ignored_timing: dict[str, int] = field(default_factory=dict)  # own settings that the cluster's timing overrides
+    elected: Term | None = None  # how this term began, if this process has read it
+    term_ms: float | None = None  # how long ago that was
+    claims: dict[Reason, int] = field(default_factory=_no_claims)  # accepted ones that this process has read
     healed: Heal | None = None  # how the store was rebuilt last
-    heals: dict[Cause, int] = field(default_factory=dict)  # how often this process has rebuilt it
+    heals: dict[Cause, int] = field(default_factory=_no_heals)  # how often this process has rebuilt it
 
 
 def node_status(

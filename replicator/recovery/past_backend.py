@@ -10,7 +10,6 @@ from typing import NoReturn, TypeVar
 
 from replicator.errors import NotLeader, Stale
 from replicator.node.backlog import CommittedBatch, RecordSink, StreamRequest
-from replicator.node.health import NodeState
 from replicator.node.leader_link import CommittedOffset
 from replicator.node.recent_records import RecentRecords
 from replicator.node.replica import ChangeListener, RowListener
@@ -19,9 +18,8 @@ from replicator.node.status import NodeStatus
 from replicator.node.writes import Done
 from replicator.position import Epoch, NodeId, Offset, Token
 from replicator.protocol.levels import Level, LevelKind, check_timeline
-from replicator.protocol.roles import Role
 from replicator.records.codec import RecordCodec
-from replicator.records.types import Membership, Reason, Timing
+from replicator.records.types import Membership, Timing
 from replicator.store.machine import Machine
 from replicator.store.view import Transaction, View
 
@@ -135,13 +133,7 @@ class PastBackend:
         past = self._past
         return NodeStatus(
             id=NodeId(f"view@{past.offset}"),
-            role=Role.FOLLOWER,
-            source=None,
-            state=NodeState.SERVING,
-            trouble="",
             epoch=past.epoch,
-            leader=None,
-            leader_silent_ms=0.0,
             timeline=past.timeline,
             topic_id=past.topic_id,
             seq=past.seq,
@@ -150,17 +142,4 @@ class PastBackend:
             digest=past.digest,
             entries=past.entries,
             store_bytes=self._machine.size_bytes,
-            kafka_answers=True,
-            outage_ms=None,
-            lag_ms=0.0,
-            lease_left_ms=0.0,
-            is_idle=False,
-            holds_leadership=False,
-            void_records=0,
-            inflight=0,
-            refusal="",
-            ignored_timing={},
-            elected=None,
-            term_ms=None,
-            claims=dict.fromkeys(Reason, 0),
         )
