@@ -272,6 +272,7 @@ class TestDamage:
             ({"taken_at_ms": 10**20}, "is damaged"),
             ({"cluster": "c" * 100_000}, "is damaged"),
             ({"surprise": 1}, "is damaged"),
+            ({"chain": "no digits"}, "is damaged"),
         ],
     )
     def test_a_manifest_that_is_not_ours(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,20 +17,17 @@ from replicator.log.memory import MemoryLog
 from replicator.log.port import LogExtent
 from replicator.node.snapshots import SnapshotProgress
 from replicator.position import Offset
-from replicator.protocol.acceptance import judge
 from replicator.protocol.log_state import LogState
 from replicator.protocol.trimming import Need
-from replicator.records.codec import RecordCodec
 from replicator.snapshots.jobs import Job, JobSettings, ProcessJobs, Task, encode_progress
 from replicator.snapshots.repository import Repository, Verification
 from replicator.snapshots.retention import Schedule
 from replicator.snapshots.service import SnapshotService, SnapshotSettings
-from replicator.snapshots.verification import Check, is_in_log
+from replicator.snapshots.verification import Check
 from replicator.store import snapshot
 from replicator.store.machine import Machine, open_machine
 from replicator.store.snapshot import Manifest
 from tests.memory_cluster import until
-from tests.stream_fixture import MadeUpLog
 from tests.test_store import state_at, write
 
 EVERY_TEN = Schedule(records=10, bytes=0, seconds=0)
@@ -122,11 +118,11 @@ class Subject:
 def subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Subject]:
     subject = Subject(tmp_path)
 
-    async def contains(log: MemoryLog, manifest: Manifest) -> bool:
-        subject.compared.append(manifest.offset)
-        return manifest.offset not in subject.lost
+    async def holds(log: MemoryLog, state: LogState) -> bool:
+        subject.compared.append(state.offset)
+        return state.offset not in subject.lost
 
-    monkeypatch.setattr("replicator.snapshots.service.is_in_log", contains)  # the log of these tests has no records
+    monkeypatch.setattr("replicator.snapshots.service.log_holds", holds)  # the log of these tests has no records
     yield subject
     subject.machine.close()
 
@@ -495,38 +491,3 @@ class TestLostPast:
         await service.look()
         assert subject.names() == [19]
         assert subject.compared == [9, 19, 9, 19]  # to delete the snapshot, then to trim the log
-
-
-async def test_the_log_is_searched_for_the_last_record_of_a_snapshot() -> None:
-    log, made_up = MemoryLog(), MadeUpLog()
-    entries = [made_up.claim(), *(made_up.write(f"SET k {number}") for number in range(60))]
-    await log.append([entry.payload for entry in entries])
-    state = LogState()
-    for offset, payload in entries[:41]:
-        state, _ = judge(state, offset, RecordCodec().decode(payload, state.timeline))
-
-    def manifest(**changes: object) -> Manifest:
-        known = Manifest(
-            "name",
-            "shop",
-            "topic",
-            state.timeline.hex(),
-            40,
-            state.seq,
-            state.epoch,
-            state.chain.hex(),
-            "",
-            0,
-            1,
-            "",
-            0,
-        )
-        return replace(known, **changes)  # type: ignore[arg-type]
-
-    assert await is_in_log(log, manifest())
-    assert await is_in_log(log, manifest(offset=45))  # records after it may be void
-    assert not await is_in_log(log, manifest(chain=bytes(8).hex()))
-    assert not await is_in_log(log, manifest(seq=state.seq + 1))
-    assert not await is_in_log(log, manifest(offset=99))
-    log.trim(Offset(41))
-    assert await is_in_log(log, manifest())  # nobody can tell

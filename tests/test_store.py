@@ -315,6 +315,7 @@ def test_a_snapshot_has_an_offset_and_can_be_restored(tmp_path: Path, machine: M
     machine.reserve_for_copy()
     manifest = snapshot.take(machine.copy_to, tmp_path / "snapshots")
     assert (manifest.offset, manifest.entries, manifest.cluster) == (41, len(ROWS), "test")
+    assert manifest.state == machine.state
     assert snapshot.take(machine.copy_to, tmp_path / "snapshots") == manifest  # the same state is not copied again
     machine.apply([write(b"later", None, b"s1")], state_at(42))
     later = snapshot.take(machine.copy_to, tmp_path / "snapshots")
@@ -333,6 +334,11 @@ def test_a_copy_that_is_not_as_its_manifest_says_is_refused(tmp_path: Path, mach
     manifest = snapshot.take(machine.copy_to, tmp_path / "snapshots")
     copy = tmp_path / "snapshots" / manifest.name
     snapshot.check_meta(snapshot.meta_of(copy), manifest)
+    earlier = replace(manifest, leader="", incarnation=0, leader_offset=0)  # by a version that did not write these
+    assert earlier.state is None
+    snapshot.check_meta(snapshot.meta_of(copy), earlier)
+    with pytest.raises(SnapshotError, match="the state of the log of snapshot"):
+        snapshot.check_meta(snapshot.meta_of(copy), replace(manifest, leader="n9"))
     for change in ({"cluster": "other"}, {"offset": 1}, {"chain": "00"}, {"digest": "0" * 32}, {"entries": 2}):
         with pytest.raises(SnapshotError, match=f"the {next(iter(change))} of snapshot {manifest.name} is "):
             snapshot.check_meta(snapshot.meta_of(copy), replace(manifest, **change))

@@ -244,6 +244,8 @@ def _check(name: str, manifest: Manifest, parts: tuple[Part, ...]) -> None:
             raise ValueError(f"{field.name} is {str(value)[:80]!r}")
     if manifest.taken_at_ms > _MAX_TIME_MS:
         raise ValueError(f"taken_at_ms is {manifest.taken_at_ms}")
+    for digits in (manifest.timeline, manifest.chain):
+        bytes.fromhex(digits)
     for part in parts:
         if not _PART.fullmatch(part.name) or type(part.bytes) is not int or not 0 < part.bytes <= PART_BYTES:
             raise ValueError(f"part {part}")

@@ -17,6 +17,7 @@ from replicator.intervals import MAX_SNAPSHOT_RETRY_S, REPOSITORY_LOOK_S, SNAPSH
 from replicator.log.port import Log, LogExtent
 from replicator.node.background import in_daemon_thread
 from replicator.node.outage_log import OutageLog
+from replicator.node.past import log_holds
 from replicator.node.snapshots import ListedSnapshot, SnapshotProgress, SnapshotReport
 from replicator.position import Offset
 from replicator.protocol.trimming import Need, first_need
@@ -24,7 +25,6 @@ from replicator.snapshots.jobs import Jobs
 from replicator.snapshots.listing import listed
 from replicator.snapshots.repository import Repository
 from replicator.snapshots.retention import Kept, Schedule, Since, due, obsolete
-from replicator.snapshots.verification import is_in_log
 from replicator.store.machine import Machine
 from replicator.store.snapshot import Manifest
 
@@ -148,10 +148,11 @@ class SnapshotService:
         """Those of `_ours`, without what Kafka has lost since it was verified: that replaces no other and no log."""
         found = []
         for it in self._ours:
-            if it.verified_at_ms is None or await is_in_log(self._log, it.manifest):
-                found.append(it)
-            else:
+            state = it.manifest.state
+            if it.verified_at_ms is not None and state and await log_holds(self._log, state) is False:
                 self._refuse(it.manifest.name, "contains other records than the log: Kafka has lost them")
+            else:
+                found.append(it)
         return found
 
     def _refuse(self, name: str, why: str) -> None:

@@ -16,17 +16,11 @@ from replicator.errors import LogDamage, LogTrimmed, SnapshotError, StoreError, 
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.port import Log
-from replicator.position import Offset
+from replicator.node.past import log_holds
 from replicator.protocol.log_state import LogState
-from replicator.protocol.verification import is_truncated, truncated, verify
-from replicator.records.chain import link
-from replicator.records.codec import BARRIER, NotARecord, RecordCodec
-from replicator.records.types import Claim, Record
 from replicator.snapshots.repository import Repository, StoredSnapshot, Verification
 from replicator.snapshots.transfer import in_total
 from replicator.store.snapshot import Manifest, check_content, check_meta, meta_of
-
-_LOOKED_AT = 50  # records; the last ones may be void
 
 CompareWithLog = Callable[[str, LogState], str]
 """With the topic id and the state of the log of a snapshot. Returns what was compared; raises `ReplicatorError`."""
@@ -108,69 +102,21 @@ async def _compare(kafka: LogAccess, topic_id: str, state: LogState) -> str:
 
 
 async def compare_with_log(log: Log, topic_id: str, state: LogState) -> str:
-    """Whether a replica with this state can read on in the log. Raises `LogDamage`, `SnapshotError`, …"""
+    """Whether a replica with this state can read on in the log. Raises `SnapshotError`, and as `log_holds`."""
     if log.identity != topic_id:
         raise SnapshotError(f"it is of the topic with id {topic_id}, and the log is now the one with id {log.identity}")
-    start, end = await log.start(), await log.end()
-    if is_truncated(state, end):
-        raise truncated(state, end)
+    start = await log.start()
     if start > state.offset + 1:
         raise SnapshotError(f"the log begins at offset {start}, so a replica cannot read on from {state.offset + 1}")
-    if start > state.leader_offset:
+    is_held = await log_holds(log, state)
+    if is_held is None:
         return f"the log begins at offset {start}: what the snapshot contains was deleted from it"
-    reader = log.reader(state.leader_offset)
-    try:
-        offset, payload = (await reader.next())[0]
-    finally:
-        await reader.close()
-    verify(state, state.leader_offset, _record(offset, payload, state))
-    return f"the record at offset {offset} and its chain are those of the snapshot"
-
-
-async def is_in_log(log: Log, manifest: Manifest) -> bool:
-    """Whether the log holds the last accepted record of a snapshot, or begins after it, so that nobody can tell.
-
-    Only the last records before its offset are looked at. Raises what `Reader.next` does.
-    """
-    start, last = await log.start(), Offset(manifest.offset)
-    if start > last:
-        return True
-    if await log.end() <= last:
-        return False
-    reader = log.reader(Offset(max(start, last - _LOOKED_AT)))
-    codec, timeline, offset = RecordCodec(), bytes.fromhex(manifest.timeline), Offset(-1)
-    try:
-        while offset < last:
-            for offset, payload in await reader.next():
-                if offset > last:
-                    break
-                if payload != BARRIER and _ends_with(codec, payload, timeline, manifest):
-                    return True
-    finally:
-        await reader.close()
-    return False
-
-
-def _ends_with(codec: RecordCodec, payload: bytes, timeline: bytes, manifest: Manifest) -> bool:
-    """Whether the chain and seq of a snapshot are those after this record."""
-    try:
-        record = codec.decode(payload, timeline)
-    except (NotARecord, LogDamage):
-        return False
-    header, chain = record.header, bytes.fromhex(manifest.chain)
-    if isinstance(record.body, Claim):
-        return link(header.chain, record.encoded_body) == chain
-    return (header.epoch, record.last_seq, header.chain) == (manifest.epoch, manifest.seq, chain)
-
-
-def _record(offset: Offset, payload: bytes, state: LogState) -> Record | None:
-    """None: there is none at the offset of the last accepted record."""
-    if offset != state.leader_offset or payload == BARRIER:
-        return None
-    try:
-        return RecordCodec().decode(payload, state.timeline)
-    except NotARecord:
-        return None
+    if not is_held:
+        raise SnapshotError(
+            f"the log ends at offset {await log.end()}, or holds other records than the snapshot, which was taken at "
+            f"offset {state.offset}: Kafka has lost them"
+        )
+    return f"the record at offset {state.leader_offset} and its chain are those of the snapshot"
 
 
 def _check_manifest(snapshot: StoredSnapshot, cluster: str) -> str:

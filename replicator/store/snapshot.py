@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from replicator.errors import SnapshotError, StoreError
+from replicator.position import Author, Epoch, NodeId, Offset, Seq
+from replicator.protocol.log_state import LogState
 from replicator.store import environment
 from replicator.store.digest import recount
 from replicator.store.durable import sync
@@ -46,6 +48,24 @@ class Manifest:
     sha256: str  # of data.mdb
     taken_at_ms: int  # since 1970
     format: int = FORMAT
+    leader: str = ""  # at that offset, and its incarnation; empty: not written, as by earlier versions
+    incarnation: int = 0
+    leader_offset: int = 0  # of the last accepted record
+
+    @property
+    def state(self) -> LogState | None:
+        """Of the log; None: not known."""
+        if not self.leader:
+            return None
+        return LogState(
+            bytes.fromhex(self.timeline),
+            Epoch(self.epoch),
+            Author(NodeId(self.leader), self.incarnation),
+            Seq(self.seq),
+            bytes.fromhex(self.chain),
+            Offset(self.offset),
+            Offset(self.leader_offset),
+        )
 
 
 def take(copy: Callable[[Path], None], folder: Path) -> Manifest:
@@ -148,6 +168,7 @@ def check_meta(meta: Meta, manifest: Manifest) -> None:
         ("chain", state.chain.hex(), manifest.chain),
         ("digest", f"{meta.digest:032x}", manifest.digest),
         ("entries", meta.entries, manifest.entries),
+        ("state of the log", state, manifest.state or state),
     ):
         if stored != described:
             raise SnapshotError(
@@ -209,4 +230,7 @@ def _describe(copy: Path) -> Manifest:
         bytes=(copy / "data.mdb").stat().st_size,
         sha256=sha256,
         taken_at_ms=time.time_ns() // 1_000_000,
+        leader=state.leader.node if state.leader else "",
+        incarnation=state.leader.incarnation if state.leader else 0,
+        leader_offset=max(0, state.leader_offset),
     )
