@@ -21,8 +21,8 @@ from replicator.intervals import KAFKA_ANSWER_S, NODE_RETRY_MS, RESTORE_POLL_S
 from replicator.log.kafka.acks import KafkaAcks
 from replicator.log.kafka.admin import ensure_topics, trim
 from replicator.log.kafka.applied import KafkaAppliedOffsets
-from replicator.log.kafka.extent import applied_offsets, offset_at
 from replicator.log.kafka.log import KafkaLog
+from replicator.log.kafka.node_offsets import applied_offsets, offset_at
 from replicator.log.kafka.security import security_of
 from replicator.node.applied_reporter import AppliedReporter
 from replicator.node.background import in_daemon_thread, run_with_background

@@ -7,13 +7,15 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicator.node.snapshots import ListedSnapshot
 from replicator.position import Offset
 from replicator.protocol.trimming import Need, first_need
-from replicator.snapshots.retention import Kept, Schedule, Since, due, obsolete
+from replicator.snapshots.retention import Schedule, Since, due, obsolete
+from replicator.store.snapshot import Manifest
 
 NEVER = Schedule(records=0, bytes=0, seconds=0)
 MUCH = Since(records=10**9, bytes=10**12, seconds=1e6, has_changes=True)
-KEPT = st.lists(st.tuples(st.integers(0, 100), st.booleans()), max_size=12)
+TAKEN = st.lists(st.tuples(st.integers(0, 100), st.booleans()), max_size=12)
 
 
 class TestDue:
@@ -32,8 +34,15 @@ class TestDue:
         assert due(everything, replace(MUCH, has_changes=False)) is not None  # heartbeats fill the log, too
 
 
-def snapshots(taken: list[tuple[int, bool]]) -> list[Kept]:
-    return [Kept(str(number), at_ms * 1000, verified) for number, (at_ms, verified) in enumerate(taken)]
+def snapshots(taken: list[tuple[int, bool]]) -> list[ListedSnapshot]:
+    """Named after their place in the list: taken at so many seconds, and whether they are verified."""
+    return [
+        ListedSnapshot(
+            Manifest(str(number), "", "", "", 0, 0, 0, "", "", 0, 0, "", taken_at_ms=at_s * 1000),
+            verified_at_ms=1 if verified else None,
+        )
+        for number, (at_s, verified) in enumerate(taken)
+    ]
 
 
 class TestObsolete:
@@ -45,18 +54,18 @@ class TestObsolete:
     def test_too_few_verified_ones_keep_all(self) -> None:
         assert obsolete(snapshots([(50, False), (40, True), (30, False)]), keep=2, keep_s=0, now_ms=10**9) == []
 
-    @given(KEPT, st.integers(0, 5), st.integers(0, 100))
+    @given(TAKEN, st.integers(0, 5), st.integers(0, 100))
     def test_what_is_left_is_never_less_than_promised(
         self, taken: list[tuple[int, bool]], keep: int, keep_s: int
     ) -> None:
         found = snapshots(taken)
         deleted = set(obsolete(found, keep, keep_s, now_ms=100_000))
-        left = [it for it in found if it.name not in deleted]
-        verified = [it for it in found if it.verified]
-        assert [it for it in left if it.verified][: max(1, keep)] == verified[: max(1, keep)]
+        left = [it for it in found if it.manifest.name not in deleted]
+        verified = [it for it in found if it.verified_at_ms is not None]
+        assert [it for it in left if it.verified_at_ms is not None][: max(1, keep)] == verified[: max(1, keep)]
         for it in found:
-            if it.name in deleted:
-                assert 100_000 - it.taken_at_ms >= keep_s * 1000
+            if it.manifest.name in deleted:
+                assert 100_000 - it.manifest.taken_at_ms >= keep_s * 1000
                 assert found.index(it) > found.index(verified[0])
 
 

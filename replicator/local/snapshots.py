@@ -14,10 +14,11 @@ from replicator.errors import SnapshotError
 from replicator.local.folder import STORE
 from replicator.local.progress import ProgressReporter
 from replicator.log.kafka.security import KafkaSecurity
+from replicator.node.snapshots import ListedSnapshot
 from replicator.snapshots import restoring
 from replicator.snapshots.listing import listed
 from replicator.snapshots.repository import Repository, StoredSnapshot
-from replicator.snapshots.retention import Kept, obsolete
+from replicator.snapshots.retention import obsolete
 from replicator.snapshots.transfer import OnTransferred, in_total
 from replicator.snapshots.verification import Check, LogAccess, verify_and_note
 from replicator.store import boot
@@ -94,13 +95,12 @@ def prune(repository: Repository, cluster: str, keep: int, keep_s: int, unfinish
 
     `keep` counts those of each log: a cluster whose topic was recreated has several.
     """
-    logs: dict[str, list[Kept]] = defaultdict(list)
+    logs: dict[str, list[ListedSnapshot]] = defaultdict(list)
     for it in listed(repository):
         if it.manifest.cluster == cluster:
-            kept = Kept(it.manifest.name, it.manifest.taken_at_ms, it.verified_at_ms is not None)
-            logs[it.manifest.topic_id].append(kept)
+            logs[it.manifest.topic_id].append(it)
     now_ms = time.time_ns() // 1_000_000
-    names = [name for kept in logs.values() for name in obsolete(kept, keep, keep_s, now_ms)]
+    names = [name for found in logs.values() for name in obsolete(found, keep, keep_s, now_ms)]
     for name in names:
         repository.delete(name)
     return names + repository.delete_unfinished(unfinished_s)

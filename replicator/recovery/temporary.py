@@ -1,4 +1,4 @@
-"""A store for a while."""
+"""Temporary stores: of commands that read the past."""
 
 from __future__ import annotations
 

@@ -43,12 +43,12 @@ class Objects:
             raise ConfigError(f"invalid repository {self.url}: {error}") from None
         self._is_local = isinstance(self._fs, LocalFileSystem)
 
-    def read(self, path: str, most: int) -> bytes:
-        """Not more than so many bytes. Raises `FileNotFoundError`, `RepositoryUnavailable`, `ConfigError`."""
+    def read(self, path: str, max_bytes: int) -> bytes:
+        """The beginning, if it is longer. Raises `FileNotFoundError`, `RepositoryUnavailable`, `ConfigError`."""
         with self._translated(f"read {path}"):
             at = self._at(path)
-            is_small = self._fs.info(at)["size"] <= most  # S3 has no range of an empty file
-            return bytes(self._fs.cat_file(at) if is_small else self._fs.cat_file(at, start=0, end=most))
+            is_small = self._fs.info(at)["size"] <= max_bytes  # S3 has no range of an empty file
+            return bytes(self._fs.cat_file(at) if is_small else self._fs.cat_file(at, start=0, end=max_bytes))
 
     def write(self, path: str, data: bytes) -> None:
         """All of it or nothing. Raises `SnapshotError` (the disk is full), `RepositoryUnavailable`, `ConfigError`."""

@@ -69,7 +69,7 @@ class Repository:
         self.url = self._objects.url
 
     def listed(self) -> list[StoredSnapshot]:
-        """The complete snapshots, the highest offset first. Those that cannot be read are left out (see `damaged`)."""
+        """The complete snapshots, the highest offset first. Those that cannot be read are left out (`problems`)."""
         found = []
         for name in self.names():
             try:
@@ -79,7 +79,7 @@ class Repository:
         return sorted(found, key=lambda it: it.manifest.offset, reverse=True)
 
     def problems(self) -> dict[str, str]:
-        """What is wrong with snapshots that cannot be read, by name; unfinished ones are none."""
+        """What is wrong with snapshots that cannot be read, by name. Unfinished ones are left out."""
         found = {}
         for name in self.names():
             try:

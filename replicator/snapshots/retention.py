@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from replicator.node.snapshots import ListedSnapshot
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -25,15 +27,6 @@ class Since:
     has_changes: bool  # of entries: an idle leader appends heartbeats only
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A snapshot, as far as the decision needs it."""
-
-    name: str
-    taken_at_ms: int
-    verified: bool
-
-
 def due(schedule: Schedule, since: Since) -> str | None:
     """Why a snapshot is to be taken now, for the log of the node; None: it is not. Without new records it never is."""
     if since.records <= 0:
@@ -47,15 +40,15 @@ def due(schedule: Schedule, since: Since) -> str | None:
     return None
 
 
-def obsolete(snapshots: Sequence[Kept], keep: int, keep_s: int, now_ms: int) -> list[str]:
-    """Those that may be deleted. `snapshots`: the newest first.
+def obsolete(snapshots: Sequence[ListedSnapshot], keep: int, keep_s: int, now_ms: int) -> list[str]:
+    """The names of those that may be deleted. `snapshots`: of one log, the newest first.
 
     The `keep` newest verified ones stay, and at least one; so do those that are younger than `keep_s`, and all that are
     newer than the newest verified one, as they are not verified yet. While too few are verified, all stay.
     """
-    verified = [it.name for it in snapshots if it.verified]
-    if len(verified) < max(1, keep):
+    verified = [it for it in snapshots if it.verified_at_ms is not None]
+    kept = verified[: max(1, keep)]
+    if len(kept) < max(1, keep):
         return []
-    kept = set(verified[: max(1, keep)])
-    older = snapshots[[it.name for it in snapshots].index(verified[0]) :]
-    return [it.name for it in older if it.name not in kept and now_ms - it.taken_at_ms >= keep_s * 1000]
+    older = snapshots[snapshots.index(kept[0]) :]
+    return [it.manifest.name for it in older if it not in kept and now_ms - it.manifest.taken_at_ms >= keep_s * 1000]

@@ -24,7 +24,7 @@ from replicator.protocol.trimming import Need, first_need
 from replicator.snapshots.jobs import Jobs
 from replicator.snapshots.listing import listed
 from replicator.snapshots.repository import Repository
-from replicator.snapshots.retention import Kept, Schedule, Since, due, obsolete
+from replicator.snapshots.retention import Schedule, Since, due, obsolete
 from replicator.store.machine import Machine
 from replicator.store.snapshot import Manifest
 
@@ -170,10 +170,7 @@ class SnapshotService:
         await self.listed()
 
     def _obsolete(self, snapshots: Sequence[ListedSnapshot]) -> list[str]:
-        candidates = [
-            Kept(it.manifest.name, it.manifest.taken_at_ms, it.verified_at_ms is not None) for it in snapshots
-        ]
-        return obsolete(candidates, self._settings.keep, self._settings.keep_s, _now_ms())
+        return obsolete(snapshots, self._settings.keep, self._settings.keep_s, _now_ms())
 
     async def _delete_unfinished(self) -> None:
         complete = {it.manifest.name for it in self.report.snapshots or ()}

@@ -10,7 +10,7 @@ from confluent_kafka.admin import ResourceType  # type: ignore[attr-defined]
 
 from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.log.kafka.admin import KafkaAdmin
-from replicator.log.kafka.extent import headroom
+from replicator.log.kafka.node_offsets import headroom
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.kafka.topic import wal_topic
 from replicator.position import NodeId

@@ -1,4 +1,4 @@
-"""Which part of the log is needed: how far nodes have applied it, and where it was at a time. Everything blocks."""
+"""Where the nodes are in the log, as they have committed it to Kafka, and the offset of a time. It all blocks."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _consumer(bootstrap: str, cluster: str, group: str, security: KafkaSecurity 
     """It never becomes a member of the group. Raises `BrokerUnavailable`, `ConfigError`."""
     settings = {
         "bootstrap.servers": bootstrap,
-        "client.id": client_id_of(cluster, None, "extent"),
+        "client.id": client_id_of(cluster, None, "node-offsets"),
         "group.id": group,
         "enable.auto.commit": False,
         "auto.offset.reset": "earliest",
