@@ -17,7 +17,7 @@ import zstandard
 from replicator.errors import ConfigError, RepositoryUnavailable, SnapshotError, StoreError, StoreFull
 from replicator.limits import PART_BYTES
 from replicator.local.progress import NO_PROGRESS
-from replicator.local.snapshots import prune, restore_node
+from replicator.local.snapshots import newest, prune, restore_node
 from replicator.snapshots import restoring, transfer
 from replicator.snapshots.objects import Objects, shown_url
 from replicator.snapshots.repository import Repository, StoredSnapshot, Unfinished, Verification
@@ -207,6 +207,15 @@ class TestPublishing:
             repository.note_verified(name, Verification(offset, "n1"))
         deleted = prune(repository, "shop", keep=1, keep_s=0, unfinished_s=3600)
         assert sorted(int(name[:20]) for name in deleted) == [1, 3]
+
+    def test_the_newest_one_of_a_cluster(self, repository: Repository, copy: tuple[Path, Manifest]) -> None:
+        """A restored cluster has lower offsets than the former one, and the same repository."""
+        for offset, cluster in ((1, "shop-2"), (2, "shop"), (3, "shop")):
+            name = f"{offset:020d}-{'a' * 8}"
+            repository.publish(copy[0], replace(copy[1], name=name, offset=offset, cluster=cluster), ignore)
+        assert [newest(repository, it).manifest.offset for it in ("shop-2", "shop", None)] == [1, 3, 3]
+        with pytest.raises(SnapshotError, match="there is no snapshot of cluster other in"):
+            newest(repository, "other")
 
     def test_a_verification_is_kept(self, repository: Repository, copy: tuple[Path, Manifest]) -> None:
         stored = publish(repository, copy)

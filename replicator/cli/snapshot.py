@@ -22,7 +22,6 @@ from replicator.cli.output import (
     print_whole,
 )
 from replicator.config import DEFAULT_KEEP
-from replicator.errors import SnapshotError
 from replicator.intervals import UNFINISHED_UPLOAD_S
 from replicator.local import snapshots
 from replicator.local.admin_client import TakenSnapshot, find_cluster
@@ -30,13 +29,12 @@ from replicator.local.folder import ClusterFolder
 from replicator.local.operations import take_snapshot
 from replicator.node.snapshots import ListedSnapshot
 from replicator.snapshots.listing import listed
-from replicator.snapshots.repository import Repository, StoredSnapshot
 
 app = typer.Typer(help="Take, verify and restore snapshots.", no_args_is_help=True)
 app.command("open")(snapshot_open.open_)
 
 Name = Annotated[str, typer.Argument(help="The name of a snapshot, see `snapshot list`.")]
-Newest = Annotated[str | None, typer.Argument(help="The name of a snapshot; by default the newest.")]
+Newest = Annotated[str | None, typer.Argument(help="The name of a snapshot; by default the newest of the cluster.")]
 
 
 @app.command()
@@ -121,7 +119,8 @@ def show(
     Example: replicator snapshot show
     """
     opened = options.open_repository(dir, repository)
-    stored = _named(opened, name)
+    cluster = ClusterFolder(dir).load().name if repository is None else None
+    stored = opened.get(name) if name is not None else snapshots.newest(opened, cluster)
     verification = opened.verification(stored.name)
     fields = {
         **asdict(stored.manifest),
@@ -158,7 +157,7 @@ def verify(
     """
     kafka = options.find_kafka(dir, bootstrap, cluster, config)
     opened = options.open_repository(dir, repository)
-    stored = _named(opened, name)
+    stored = opened.get(name) if name is not None else snapshots.newest(opened, kafka.cluster)
     checks = []
     with ConsoleProgress(errors if json else console) as progress:
         progress.step(f"verifying snapshot {stored.name}")
@@ -217,16 +216,6 @@ def prune(
         {"deleted": names},
         json=json,
     )
-
-
-def _named(repository: Repository, name: str | None) -> StoredSnapshot:
-    """By default the newest one. Raises `SnapshotError`."""
-    if name is not None:
-        return repository.get(name)
-    found = repository.listed()
-    if not found:
-        raise SnapshotError(f"there is no snapshot in {repository.url}: `replicator snapshot take` takes one")
-    return found[0]
 
 
 def _as_json(listed: ListedSnapshot) -> dict[str, object]:

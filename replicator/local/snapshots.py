@@ -44,6 +44,15 @@ def choose(
     return None
 
 
+def newest(repository: Repository, cluster: str | None) -> StoredSnapshot:
+    """Of the cluster; None: of any. Raises `SnapshotError`, `RepositoryUnavailable`, `ConfigError`."""
+    for stored in repository.listed():
+        if cluster in (None, stored.manifest.cluster):
+            return stored
+    of = f" of cluster {cluster}" if cluster else ""
+    raise SnapshotError(f"there is no snapshot{of} in {repository.url}: `replicator snapshot take` takes one")
+
+
 def restore(
     repository: Repository,
     choice: Callable[[], StoredSnapshot],

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 
-from replicator.errors import SnapshotError, StoreError
+from replicator.errors import StoreError
 from replicator.local.folder import STORE, ClusterFile, ClusterFolder
 from replicator.local.progress import ProgressReporter
-from replicator.local.snapshots import choose, restore
-from replicator.snapshots.repository import Repository, StoredSnapshot
+from replicator.local.snapshots import newest, restore
+from replicator.snapshots.repository import Repository
 from replicator.store.machine import read_meta
 
 FORMER_STORE = f"{STORE}.former"
@@ -37,14 +37,3 @@ def prepare_store(folder: ClusterFolder, cluster: ClusterFile, id: str, progress
         progress.done(f"{id}: its store, of cluster {meta.cluster}, is kept in {kept}")
     repository = Repository(folder.repository(cluster))
     restore(repository, lambda: newest(repository, cluster.name), store, progress)
-
-
-def newest(repository: Repository, cluster: str) -> StoredSnapshot:
-    """Raises `SnapshotError`, `RepositoryUnavailable`, `ConfigError`."""
-    found = choose(repository, None, cluster)
-    if found is None:
-        raise SnapshotError(
-            f"there is no snapshot of cluster {cluster} in {repository.url}, from which its nodes start: "
-            "`replicator snapshot take` takes one"
-        )
-    return found
