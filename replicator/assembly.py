@@ -45,6 +45,7 @@ from replicator.server.leader_link import RedisLeaderLink
 from replicator.server.redis.descriptors import fit_clients
 from replicator.server.redis.server import RedisServer
 from replicator.server.registration import register
+from replicator.server.service_manager import ServiceManager
 from replicator.snapshots.jobs import JobSettings, ProcessJobs
 from replicator.snapshots.repository import Repository
 from replicator.snapshots.retention import Schedule
@@ -63,8 +64,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-async def run_node(config: NodeConfig) -> None:
+async def run_node(config: NodeConfig, manager: ServiceManager | None = None) -> None:
     """Run one node until SIGTERM or SIGINT. Raises `ReplicatorError` if it cannot start."""
+    manager = manager or ServiceManager()
     configured, timeouts = _timing(config)
     # a node creates millions of records and changes, which form no reference cycles: collect less often
     gc.set_threshold(100_000, 20, 20)
@@ -72,18 +74,19 @@ async def run_node(config: NodeConfig) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    running = asyncio.create_task(_run(config, configured, timeouts))
+    running = asyncio.create_task(_run(config, configured, timeouts, manager))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
     if not running.done():
         logger.info("stopping")
+        manager.stopping()
         running.cancel()
     stopping.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
 
 
-async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> None:
+async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts, manager: ServiceManager) -> None:
     """Run nodes one after the other: each time the store of one was rebuilt, another one."""
     settings = config.node
     async with AsyncExitStack() as parts:
@@ -93,6 +96,7 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts) -> No
         admin = HttpServer(identity, settings.password, protected=config.is_protected, hosts=hosts)
         await admin.start(settings.http)
         parts.push_async_callback(admin.close)
+        parts.push_async_callback(_cancel, asyncio.create_task(manager.report(admin.service_state)))
         parts.callback(os.close, boot.lock(settings.dir))
         replacement.recover(settings.dir)
 
@@ -255,7 +259,7 @@ def _reporter(config: NodeConfig, node: Node, context: NodeContext) -> AppliedRe
 def _change_stream(config: NodeConfig, context: NodeContext, log: KafkaLog) -> ChangeStreamService:
     settings, security, machine = config.node, security_of(config.kafka), context.replica.machine
     publisher = PublisherSettings(
-        config.kafka.bootstrap, settings.cluster, NodeId(settings.id), config.backfill_dir, security
+        config.kafka.bootstrap, settings.cluster, NodeId(settings.id), config.backfill_dir, security, config.logs
     )
 
     async def copy() -> snapshot.Manifest:
@@ -349,7 +353,14 @@ def _snapshots(config: NodeConfig, machine: Machine, log: KafkaLog) -> SnapshotS
         return found
 
     job_settings = JobSettings(
-        config.node.dir / STORE, config.copies_dir, config.repository, config.node.id, cluster, bootstrap, security
+        config.node.dir / STORE,
+        config.copies_dir,
+        config.repository,
+        config.node.id,
+        cluster,
+        bootstrap,
+        security,
+        config.logs,
     )
     return SnapshotService(
         machine,

@@ -5,7 +5,6 @@ It gets its work as the first line of stdin, and ends when stdin is closed, so i
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -15,9 +14,8 @@ from replicator import priority
 
 
 def begin(niceness: int) -> bytes:
-    """To be called first, at the start of the process. Returns its work."""
+    """To be called first, at the start of the process. Returns its work, which says how it logs (`logging_setup`)."""
     priority.lower(niceness)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     node = FileIO(sys.stdin.fileno(), closefd=False)  # the buffer of stdin would be locked when Python ends
     work = node.readline()
     threading.Thread(target=_end_with, args=(node,), daemon=True).start()

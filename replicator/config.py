@@ -14,6 +14,7 @@ import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -21,6 +22,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 from replicator.address import Address, parse_host
 from replicator.errors import ConfigError
 from replicator.limits import MAX_NAME_CHARS
+from replicator.logging_setup import LogFormat, LogLevel, LogSettings
 
 Section = Mapping[str, Any]
 T = TypeVar("T")
@@ -73,6 +75,12 @@ class NodeSection:
     protected_mode: Annotated[
         str, "`yes`: without a password, only clients on the node's own machine are served. `no`: all are."
     ] = "yes"
+    log_level: Annotated[
+        LogLevel, "The least severe messages that the node logs: `debug`, `info`, `warning` or `error`."
+    ] = LogLevel.INFO
+    log_format: Annotated[
+        LogFormat, "How the node writes messages to stderr: `text`, or `json`, one object a line."
+    ] = LogFormat.TEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +142,10 @@ class NodeConfig:
     def is_protected(self) -> bool:
         """Whether only clients on this machine are served."""
         return not self.node.password and self.node.protected_mode == "yes"
+
+    @property
+    def logs(self) -> LogSettings:
+        return LogSettings(self.node.log_level, self.node.log_format)
 
     @property
     def repository(self) -> str:
@@ -296,7 +308,15 @@ def _convert(section: str, name: str, kind: Any, value: Any) -> Any:
         return _whole_number(f"{section}.{name}", value)
     if not isinstance(value, str | Path):
         raise ConfigError(f"{section}.{name} must be a string: write it in quotes")
+    if issubclass(kind, StrEnum):
+        return _one_of(f"{section}.{name}", kind, str(value))
     return str(value) if kind is str else Path(value).expanduser()
+
+
+def _one_of(setting: str, kind: type[StrEnum], text: str) -> StrEnum:
+    if text not in list(kind):
+        raise ConfigError(f"{setting} is {text!r}: expected one of {', '.join(kind)}")
+    return kind(text)
 
 
 def _at(setting: str, parse: Callable[[str], T], text: str) -> T:

@@ -100,4 +100,5 @@ REGISTRATION_TIMEOUT_S = 5.0
 REPORTS_TIMEOUT_MS = 300  # for the leader to report the state of its replicas to another node
 XREAD_CHECK_S = 5.0  # of a blocked XREAD, between two checks that the store can still be read
 TOPOLOGY_POLL_S = 0.05  # while clients subscribe to events of Redis Sentinel
+SERVICE_STATUS_S = 0.1  # between two looks at the state of the process, for its service manager
 STOP_TIMEOUT_S = 0.7  # for replies to clients of either server when the node stops

@@ -12,6 +12,7 @@ import pytest
 
 from replicator.errors import BadRequest, BrokerUnavailable, ConfigError, Loading
 from replicator.log.kafka.security import PLAINTEXT
+from replicator.logging_setup import LogSettings
 from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.position import NodeId, Offset
 from replicator.protocol.log_state import LogState
@@ -21,7 +22,7 @@ from replicator.stream.run_publisher import PublisherSettings
 from replicator.stream.service import ChangeStreamService, NodeSource
 from tests.memory_cluster import until
 
-SETTINGS = PublisherSettings("127.0.0.1:1", "c", NodeId("n1"), Path("snapshots"), PLAINTEXT)
+SETTINGS = PublisherSettings("127.0.0.1:1", "c", NodeId("n1"), Path("snapshots"), PLAINTEXT, LogSettings())
 PUBLISHING = PublisherReport(PublisherState.PUBLISHING, offset=7, changes=3)
 FAILED = PublisherReport(PublisherState.FAILED, trouble="the topic was deleted")
 

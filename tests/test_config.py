@@ -11,6 +11,7 @@ from replicator.address import Address
 from replicator.cli.main import app
 from replicator.config import NodeConfig, load, load_kafka, misspelt
 from replicator.errors import ConfigError
+from replicator.logging_setup import LogFormat, LogLevel, LogSettings
 from replicator.protocol.timing import SETTINGS
 
 REQUIRED = {"node": {"id": "n1", "cluster": "shop", "dir": "/data"}, "kafka": {"bootstrap": "kafka:9092"}}
@@ -48,6 +49,15 @@ def test_the_command_line_overrides_the_environment_which_overrides_the_file(fil
     assert config.node.cluster == "from-env"
     assert config.node.dir == Path("given")
     assert config.timing == {"lease_ms": 1000}
+
+
+def test_how_a_node_logs(file: Path) -> None:
+    assert load(None, {}, REQUIRED).logs == LogSettings(LogLevel.INFO, LogFormat.TEXT)
+    file.write_text('[node]\nlog_format = "json"\nlog_level = "error"\n')
+    config = load(file, {"REPLICATOR_NODE_LOG_LEVEL": "debug"}, REQUIRED)
+    assert config.logs == LogSettings(LogLevel.DEBUG, LogFormat.JSON)
+    with pytest.raises(ConfigError, match=r"node\.log_format is 'xml': expected one of text, json"):
+        load(None, {"REPLICATOR_NODE_LOG_FORMAT": "xml"}, REQUIRED)
 
 
 @pytest.mark.parametrize(

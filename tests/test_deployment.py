@@ -46,6 +46,7 @@ from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.options import KafkaOptions
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused
+from replicator.logging_setup import LogSettings
 from replicator.position import NodeId, Offset
 from replicator.protocol.log_state import LogState
 from replicator.stream import BlockingChangeStream
@@ -57,8 +58,11 @@ from replicator.stream.settings import Progress
 from tests.process_cluster import wait_for
 from tests.secured_kafka import SecuredKafka, start_secured_kafka
 from tests.stream_fixture import MadeUpLog
+from tests.systemd_files import environment_file
 
-PAGE = Path(__file__).parents[1] / "docs" / "deployment.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "deployment.md"
+FILES = ROOT / "compose" / "systemd"
 CLUSTER = "shop"
 USERS = ("shop", "operator", "audit")
 HOSTS = {"10.0.0.1": "127.0.0.2", "10.0.0.2": "127.0.0.3", "10.0.0.3": "127.0.0.4"}
@@ -91,8 +95,18 @@ def commands(tool: str) -> list[list[str]]:
     return [words[1:] for words in map(shlex.split, lines) if words and words[0] == tool]
 
 
-NODE, OPERATOR = (next(it for it in blocks("toml") if f'username = "{user}"' in it) for user in ("shop", "operator"))
-ENVIRONMENT = dict(line.split("=", 1) for line in next(it for it in blocks("sh") if "KAFKA_PASSWORD=" in it).split())
+NODE, UNIT = (FILES / "node.toml.example").read_text(), (FILES / "replicator.service").read_text()
+[OPERATOR] = blocks("toml")
+ENVIRONMENT = environment_file(FILES / "node.env.example")
+
+
+def test_the_page_installs_the_files_of_the_folder() -> None:
+    installed = [words[-2:] for words in commands("install") if words[0] == "-m"]
+    assert {source for source, _ in installed} == {str(it.relative_to(ROOT)) for it in FILES.iterdir()}
+    [unit] = [target for source, target in installed if source.endswith(".service")]
+    assert unit == "/etc/systemd/system/replicator.service"
+    for _, target in installed:
+        assert target == unit or f"={target}" in UNIT or f" {target}" in UNIT
 
 
 def parsed(words: Sequence[str], *options: str) -> argparse.Namespace:
@@ -228,12 +242,12 @@ class Hosts:
 
     def start(self, number: int) -> None:
         """Node n`number`, by the command of the unit and the file of its host."""
-        [unit], address = blocks("ini"), list(HOSTS.values())[number - 1]
+        address = list(HOSTS.values())[number - 1]
         shown = NODE.replace('id = "n1"', f'id = "n{number}"').replace("priority = 1", f"priority = {number}")
         text = self.adapted(shown.replace("10.0.0.1", address).replace("0.0.0.0", address))
         file = self.folder / f"n{number}.toml"
         file.write_text(text.replace("/var/lib/replicator", str(self.folder / f"n{number}")))
-        [command] = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+        [command] = re.findall(r"^ExecStart=(.*)$", UNIT, re.MULTILINE)
         words = command.replace("/etc/replicator/node.toml", str(file)).split()
         assert Path(words[0]).name == "replicator"
         with open(self.folder / f"n{number}.log", "ab") as log:
@@ -484,7 +498,9 @@ def test_the_change_stream_with_the_acls_of_the_page(authorized: Authorized) -> 
     for entry in (log.claim(), log.write("SET k v")):
         producer.produce(f"{name}.wal", entry.payload)
     producer.flush()
-    settings = PublisherSettings(bootstrap, name, NodeId("n1"), Path("none"), authorized.security("shop"))
+    settings = PublisherSettings(
+        bootstrap, name, NodeId("n1"), Path("none"), authorized.security("shop"), LogSettings()
+    )
     publishing = subprocess.Popen(PUBLISHER, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert publishing.stdin is not None
     try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from replicator.errors import BrokerUnavailable, ConfigError, RepositoryUnavaila
 from replicator.log.kafka.security import PLAINTEXT
 from replicator.log.memory import MemoryLog
 from replicator.log.port import LogExtent
+from replicator.logging_setup import LogFormat, LogLevel, LogSettings
 from replicator.node.snapshots import SnapshotProgress
 from replicator.position import Offset
 from replicator.protocol.log_state import LogState
@@ -324,8 +327,27 @@ class TestProcess:
     @pytest.fixture
     def settings(self, subject: Subject, tmp_path: Path) -> JobSettings:
         return JobSettings(
-            subject.machine.folder, tmp_path / "copies", subject.repository.url, "n1", "shop", "127.0.0.1:1", PLAINTEXT
+            subject.machine.folder,
+            tmp_path / "copies",
+            subject.repository.url,
+            "n1",
+            "shop",
+            "127.0.0.1:1",
+            PLAINTEXT,
+            LogSettings(),
         )
+
+    async def test_it_logs_as_its_node(
+        self, subject: Subject, settings: JobSettings, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        settings = replace(settings, logs=LogSettings(LogLevel.WARNING, LogFormat.JSON))
+        job = Job(Task.TAKE, settings)
+        assert Job.decode(job.encode()) == job
+        (settings.copies / "without-a-manifest").mkdir(parents=True)
+        subject.apply_to(9)
+        await ProcessJobs(settings).take()
+        line = json.loads(capfd.readouterr().err)
+        assert (line["cluster"], line["node"], line["level"]) == ("shop", "n1", "WARNING")
 
     async def test_the_store_may_be_open(self, subject: Subject, settings: JobSettings) -> None:
         subject.apply_to(9)
@@ -379,6 +401,7 @@ class TestProcess:
         subject.apply_to(1)
         code = f"""
 import sys
+from dataclasses import replace
 from pathlib import Path
 from replicator.store import environment
 with environment.shared(Path({str(subject.machine.folder)!r})) as env:

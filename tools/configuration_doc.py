@@ -40,7 +40,7 @@ def settings(table: str) -> str:
     rows = []
     for it in fields(kind):
         hint, doc = described(kind, it.name)
-        unit = "ms" if it.name.endswith("_ms") else _TYPES[hint]
+        unit = "ms" if it.name.endswith("_ms") else _TYPES.get(hint, "string")
         default = "required" if it.default is MISSING else f"`{it.default}`" if it.default not in ("", None) else ""
         variable = f"{PREFIX}_{section}_{it.name}".upper()
         rows.append((f"`{it.name}`", f"`{variable}`", options.get((section, it.name), ""), unit, default, doc))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,21 +15,18 @@ from replicator.assembly import run_node
 from replicator.cli import options
 from replicator.cli.output import ConsoleProgress, console, errors, print_result
 from replicator.config import load
+from replicator.errors import ReplicatorError
 from replicator.local.cluster import LocalCluster
+from replicator.logging_setup import LogFormat, LogLevel, set_up
 from replicator.protocol import timing
+from replicator.server.service_manager import ServiceManager
 
 app = typer.Typer(help="Run, start and stop one node.", no_args_is_help=True)
 
 
-class LogLevel(StrEnum):
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
 STDERR = 2  # its file descriptor
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+logger = logging.getLogger(__name__)
 
 
 @app.command()
@@ -51,15 +46,23 @@ def run(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with sections node, kafka and timing.")] = None,
     log_level: Annotated[
-        LogLevel,
+        LogLevel | None,
         typer.Option(
             parser=options.choice(LogLevel),
             metavar=options.choices(LogLevel),
-            help="The least severe messages that are logged.",
+            help="The least severe messages that are logged; by default info.",
         ),
-    ] = LogLevel.INFO,
+    ] = None,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(
+            parser=options.choice(LogFormat),
+            metavar=options.choices(LogFormat),
+            help="How messages are written to stderr: lines of text, the default, or JSON, one object a line.",
+        ),
+    ] = None,
 ) -> None:
-    """Run a node in the foreground until SIGTERM, for instance in a container.
+    """Run a node in the foreground until SIGTERM, for instance in a container or as a service of systemd.
 
     Each setting can also be in the file, or in the environment as REPLICATOR_NODE_ID, REPLICATOR_NODE_PASSWORD,
     REPLICATOR_KAFKA_BOOTSTRAP, REPLICATOR_KAFKA_SECURITY_PROTOCOL, REPLICATOR_TIMING_READ_MS, ….
@@ -67,8 +70,6 @@ def run(
     Example: replicator node run --id n1 --cluster shop --bootstrap kafka:9092 --dir /var/lib/replicator
     """
     faulthandler.enable(STDERR)  # a store whose file is truncated ends the process with SIGBUS: say so
-    logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format=LOG_FORMAT)
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
     node: dict[str, Any] = {
         "id": id,
         "cluster": cluster,
@@ -77,11 +78,21 @@ def run(
         "http": http,
         "advertise": advertise,
         "priority": priority,
+        "log_level": log_level,
+        "log_format": log_format,
     }
     kafka: dict[str, Any] = {"bootstrap": bootstrap}
     given = {"node": node, "kafka": kafka, "snapshots": {"repository": snapshots}}
     settings = load(config, os.environ, given, timing_names=timing.SETTINGS)
-    uvloop.run(run_node(settings))
+    set_up(settings.logs, settings.node.cluster, settings.node.id)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
+    try:
+        uvloop.run(run_node(settings, ServiceManager.taken_from(os.environ)))
+    except ReplicatorError as error:
+        if settings.node.log_format is LogFormat.TEXT:
+            raise
+        logger.critical("%s", error)
+        raise typer.Exit(1) from None
 
 
 @app.command()

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from replicator import errors
 from replicator.errors import ReplicatorError, SnapshotError
 from replicator.log.kafka.security import KafkaSecurity
+from replicator.logging_setup import LogSettings
 from replicator.node.snapshots import SnapshotProgress
 from replicator.snapshots.verification import Check
 from replicator.store.snapshot import Manifest
@@ -53,6 +54,7 @@ class JobSettings:
     cluster: str
     bootstrap: str
     security: KafkaSecurity
+    logs: LogSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,9 @@ class Job:
         fields = json.loads(line)
         settings = fields["settings"]
         security = KafkaSecurity(**settings.pop("security"))
-        store, copies = Path(settings.pop("store")), Path(settings.pop("copies"))
-        return cls(Task(fields["task"]), JobSettings(store, copies, security=security, **settings), fields["snapshot"])
+        store, copies, logs = Path(settings.pop("store")), Path(settings.pop("copies")), settings.pop("logs")
+        job = JobSettings(store, copies, security=security, logs=LogSettings.of(logs), **settings)
+        return cls(Task(fields["task"]), job, fields["snapshot"])
 
 
 class ProcessJobs:

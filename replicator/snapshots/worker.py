@@ -15,6 +15,7 @@ from typing import Any
 
 from replicator import child_process, errors
 from replicator.errors import ReplicatorError, SnapshotError
+from replicator.logging_setup import set_up
 from replicator.node.snapshots import SnapshotProgress
 from replicator.snapshots.jobs import Job, JobSettings, Task, encode_progress
 from replicator.snapshots.repository import Repository
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     job = Job.decode(child_process.begin(NICENESS))
+    set_up(job.settings.logs, job.settings.cluster, job.settings.node)
     try:
         reply: dict[str, Any] = {"result": asdict(run(job))}
     except ReplicatorError as error:

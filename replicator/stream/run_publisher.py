@@ -17,6 +17,7 @@ from types import FrameType
 from replicator import child_process
 from replicator.errors import ReplicatorError
 from replicator.log.kafka.security import KafkaSecurity
+from replicator.logging_setup import LogSettings, set_up
 from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.position import NodeId
 from replicator.stream.kafka_access import KafkaAccess
@@ -33,6 +34,7 @@ class PublisherSettings:
     node: NodeId
     snapshots: Path
     security: KafkaSecurity
+    logs: LogSettings
 
     def encode(self) -> bytes:
         return json.dumps(asdict(self), default=str).encode() + b"\n"
@@ -40,11 +42,17 @@ class PublisherSettings:
     @classmethod
     def decode(cls, line: bytes) -> PublisherSettings:
         fields = json.loads(line)
-        return cls(security=KafkaSecurity(**fields.pop("security")), snapshots=Path(fields.pop("snapshots")), **fields)
+        return cls(
+            security=KafkaSecurity(**fields.pop("security")),
+            snapshots=Path(fields.pop("snapshots")),
+            logs=LogSettings.of(fields.pop("logs")),
+            **fields,
+        )
 
 
 def main() -> None:
     settings = PublisherSettings.decode(child_process.begin(NICENESS))
+    set_up(settings.logs, settings.cluster, settings.node)
     os.set_blocking(sys.stdout.fileno(), False)
     signal.signal(signal.SIGTERM, _exit)
     kafka = KafkaAccess(settings.bootstrap, settings.cluster, settings.node, settings.security)

@@ -36,6 +36,7 @@ from replicator.server.http.metrics import CONTENT_TYPE, MetricsInput, render, r
 from replicator.server.identity import Identity, encode_incarnation
 from replicator.server.listening import cannot_listen
 from replicator.server.protection import HOW_TO_OPEN, is_loopback, is_own_host, is_same_site
+from replicator.server.service_manager import ServiceState
 from replicator.server.stats import Stats
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -130,6 +131,13 @@ class HttpServer:
         """The process runs another node of the same id."""
         self._identity = identity
         self.state = NodeState.WAITING
+
+    def service_state(self) -> ServiceState:
+        """Of the process, with its node or without one."""
+        if self._served is None:
+            return ServiceState(self.state, self.waiting_for)
+        status = self._served.node.status()
+        return ServiceState(status.state, status.trouble or status.role)
 
     def _accept(self) -> asyncio.BaseProtocol:
         server = self._runner.server
