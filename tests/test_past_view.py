@@ -23,8 +23,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.address import Address
-from replicator.cli.snapshot_open import find_snapshot, parse_target
+from replicator.cli.snapshot_open import parse_target
 from replicator.errors import ConfigError, LogTrimmed, NotLeader, SnapshotError, Stale
+from replicator.local.snapshots import newest
 from replicator.log.kafka.admin import trim
 from replicator.position import Epoch, Offset, Token
 from replicator.protocol.levels import LINEARIZABLE, Level, LevelKind
@@ -267,9 +268,7 @@ def test_options() -> None:
 
 def test_there_may_be_no_snapshot(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="there is no snapshot in"):
-        find_snapshot(Repository(str(tmp_path)), None, None, None)
-    with pytest.raises(SnapshotError, match="invalid name"):
-        find_snapshot(Repository(str(tmp_path)), "../x", None, None)
+        newest(Repository(str(tmp_path)), None)
 
 
 async def test_the_newest_snapshot_before_the_target_is_chosen(past: Past, tmp_path: Path) -> None:
@@ -283,7 +282,7 @@ async def test_the_newest_snapshot_before_the_target_is_chosen(past: Past, tmp_p
     machine.close()
 
     def chosen(target: Target | None, cluster: str | None = "test") -> int:
-        return find_snapshot(repository, None, cluster, target).manifest.offset
+        return newest(repository, cluster, target).manifest.offset
 
     first, second, *_, last = past.offsets
     assert chosen(None) == chosen(None, None) == chosen(Offset(last + 5)) == last

@@ -21,10 +21,9 @@ from replicator.local.ports import is_free
 from replicator.log.kafka.log import KafkaLog
 from replicator.position import Offset
 from replicator.recovery.past_backend import PastState
-from replicator.recovery.past_view import bring_to, remove_expired, serve, state_of
+from replicator.recovery.past_view import bring_to, past_state, remove_expired, serve
 from replicator.recovery.roll_forward import Target
 from replicator.recovery.temporary import temporary_store
-from replicator.snapshots.repository import Repository, StoredSnapshot
 from replicator.store.machine import Machine, open_machine
 from replicator.store.snapshot import Manifest
 
@@ -77,7 +76,8 @@ def open_(
     if cluster is not None:
         checked_name("--cluster", cluster)
     opened = options.open_repository(dir, repository)
-    stored = find_snapshot(opened, name, cluster or (home.name if home is not None else None), target)
+    of_cluster = cluster or (home.name if home is not None else None)
+    stored = opened.get(name) if name is not None else snapshots.newest(opened, of_cluster, target)
     manifest = stored.manifest
     if cluster not in (None, manifest.cluster):
         raise SnapshotError(f"snapshot {stored.name} is of cluster {manifest.cluster}, not {cluster}: choose another")
@@ -101,32 +101,6 @@ def open_(
             raise BrokerUnavailable(f"{error}; {ClusterFolder(dir).kafka_remedy()}") from error
         finally:
             machine.close()
-
-
-def find_snapshot(
-    repository: Repository, name: str | None, cluster: str | None, target: Target | None
-) -> StoredSnapshot:
-    """The named one, or the newest before the target of the cluster, if that is known. Raises `SnapshotError`."""
-    if name is not None:
-        return repository.get(name)
-    found = [it for it in repository.listed() if cluster in (None, it.manifest.cluster)]
-    before = [it for it in found if _is_before(it.manifest, target)]
-    if before:
-        return before[0]
-    of = f" of cluster {cluster}" if cluster else ""
-    if not found:
-        raise SnapshotError(f"there is no snapshot{of} in {repository.url}: `replicator snapshot take` takes one")
-    oldest = found[-1].manifest
-    raise SnapshotError(
-        f"there is no snapshot{of} before that in {repository.url}: the oldest is at offset {oldest.offset}, of "
-        f"{datetime.fromtimestamp(oldest.taken_at_ms / 1000).isoformat(' ', 'seconds')}"
-    )
-
-
-def _is_before(manifest: Manifest, target: Target | None) -> bool:
-    if isinstance(target, datetime):
-        return manifest.taken_at_ms <= target.timestamp() * 1000
-    return target is None or manifest.offset <= target
 
 
 def parse_target(offset: int | None, time: str | None, hint: str = "--time") -> Target | None:
@@ -162,7 +136,7 @@ async def _show(
     json: bool,
 ) -> None:
     """Raises `ReplicatorError`."""
-    past = state_of(machine, manifest.taken_at_ms)
+    past = past_state(machine, manifest.taken_at_ms)
     if kafka is not None and target is not None:
         past = await _bring_to(machine, manifest, kafka, target, progress)
     remove_expired(machine, past.written_ms)

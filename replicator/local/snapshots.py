@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 from replicator.errors import SnapshotError
@@ -15,6 +16,7 @@ from replicator.local.folder import STORE
 from replicator.local.progress import ProgressReporter
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.node.snapshots import ListedSnapshot
+from replicator.recovery.roll_forward import Target
 from replicator.snapshots import restoring
 from replicator.snapshots.listing import listed
 from replicator.snapshots.repository import Repository, StoredSnapshot
@@ -22,6 +24,7 @@ from replicator.snapshots.retention import obsolete
 from replicator.snapshots.transfer import OnTransferred, in_total
 from replicator.snapshots.verification import Check, LogAccess, verify_and_note
 from replicator.store import boot
+from replicator.store.snapshot import Manifest
 
 
 def choose(
@@ -44,13 +47,29 @@ def choose(
     return None
 
 
-def newest(repository: Repository, cluster: str | None) -> StoredSnapshot:
-    """Of the cluster; None: of any. Raises `SnapshotError`, `RepositoryUnavailable`, `ConfigError`."""
-    for stored in repository.listed():
-        if cluster in (None, stored.manifest.cluster):
-            return stored
+def newest(repository: Repository, cluster: str | None, target: Target | None = None) -> StoredSnapshot:
+    """Of the cluster (None: of any), from which the target can be reached.
+
+    Raises `SnapshotError`, `RepositoryUnavailable`, `ConfigError`.
+    """
+    found = [it for it in repository.listed() if cluster in (None, it.manifest.cluster)]
     of = f" of cluster {cluster}" if cluster else ""
-    raise SnapshotError(f"there is no snapshot{of} in {repository.url}: `replicator snapshot take` takes one")
+    if not found:
+        raise SnapshotError(f"there is no snapshot{of} in {repository.url}: `replicator snapshot take` takes one")
+    for stored in found:
+        if _is_before(stored.manifest, target):
+            return stored
+    oldest = found[-1].manifest
+    raise SnapshotError(
+        f"there is no snapshot{of} before that in {repository.url}: the oldest is at offset {oldest.offset}, of "
+        f"{datetime.fromtimestamp(oldest.taken_at_ms / 1000).isoformat(' ', 'seconds')}"
+    )
+
+
+def _is_before(manifest: Manifest, target: Target | None) -> bool:
+    if isinstance(target, datetime):
+        return manifest.taken_at_ms <= target.timestamp() * 1000
+    return target is None or manifest.offset <= target
 
 
 def restore(

@@ -32,10 +32,10 @@ async def bring_to(machine: Machine, manifest: Manifest, log: Log, target: Targe
             "offset or time"
         )
     written_us = await roll_forward(machine, log, manifest.taken_at_ms, target, on_applied)
-    return state_of(machine, written_us // 1000)
+    return past_state(machine, written_us // 1000)
 
 
-def state_of(machine: Machine, written_ms: int) -> PastState:
+def past_state(machine: Machine, written_ms: int) -> PastState:
     meta = machine.meta
     state = meta.state
     return PastState(
