@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,8 +21,11 @@ from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.log_state import LogState
 from replicator.recovery.accepted_log import AcceptedRecord, LogBounds, bounds_of, read_accepted
 from replicator.recovery.history import ChangeKind, KeyChange, history_of, kind_of, values_in
+from replicator.recovery.history_reader import read_history
 from replicator.recovery.sources import CLOCK_MARGIN_MS, WORTH_RECORDS, choose_start, of_log
 from replicator.server.keyspace import WritableKeyspace
+from replicator.snapshots.repository import Repository, StoredSnapshot
+from replicator.snapshots.transfer import OnTransferred, ignore
 from replicator.store import snapshot
 from replicator.store.rows import Image
 from replicator.store.snapshot import Manifest
@@ -199,6 +202,57 @@ async def test_values_of_a_key_in_a_snapshot(cluster: MemoryCluster, tmp_path: P
     assert values(b"h") == [(None, Image("hash", None)), (b"a", Image("field", b"1")), (b"b", Image("field", b"2"))]
     assert values(b"h\0") == [(None, Image("string", b"beside"))]
     assert values(b"k") == []
+
+
+class Noted:
+    """`HistoryOutput`."""
+
+    def __init__(self) -> None:
+        self.restored: list[str] = []
+        self.begins: list[Offset] = []
+        self.kinds: list[ChangeKind] = []
+        self.read = (0, 1)
+
+    def show_restore(self, stored: StoredSnapshot) -> OnTransferred:
+        self.restored.append(stored.name)
+        return ignore
+
+    def note_begin(self, start: Offset, base: Manifest, *, is_restored: bool) -> None:
+        self.begins.append(start)
+
+    def add(self, found: Iterable[KeyChange]) -> None:
+        self.kinds += [it.kind for it in found]
+
+    def show_progress(self, read: int, total: int) -> None:
+        self.read = read, total
+
+
+async def test_the_history_begins_in_a_snapshot_if_the_log_was_trimmed(cluster: MemoryCluster, tmp_path: Path) -> None:
+    leader, repository = await cluster.leader(), Repository(str(tmp_path / "repository"))
+    leader.machine.reserve_for_copy()
+    taken = await asyncio.to_thread(snapshot.take, leader.machine.copy_to, tmp_path / "copies")
+    repository.publish(tmp_path / "copies" / taken.name, taken, ignore)
+    await leader.write(b"k2", b"sagain")
+    first = Offset(taken.offset + 1)
+
+    async def read(since: Offset | None = None, snapshots: Repository | None = repository) -> Noted:
+        output = Noted()
+        await read_history(cluster.log, "test", b"k2", since, snapshots, tmp_path / "views", output)
+        assert output.read[0] == output.read[1]
+        return output
+
+    whole = await read()
+    assert (whole.kinds, whole.begins, whole.restored) == ([ChangeKind.CREATED, ChangeKind.UPDATED], [], [])
+    assert (await read(since=first)).kinds == [ChangeKind.UPDATED]
+    cluster.log.trim(first)
+    rest = await read()
+    assert (rest.kinds, rest.begins) == ([ChangeKind.SNAPSHOT, ChangeKind.UPDATED], [first])
+    assert rest.restored == [taken.name]
+    later = await read(since=first)
+    assert (later.kinds, later.begins, later.restored) == ([ChangeKind.UPDATED], [], [taken.name])
+    assert not (tmp_path / "views").exists()
+    with pytest.raises(LogTrimmed, match="no snapshot has the state before"):
+        await read(snapshots=None)
 
 
 def test_from_is_an_offset_or_a_time() -> None:

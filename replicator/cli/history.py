@@ -24,17 +24,13 @@ from replicator.cli.options import KafkaOfCluster, views_folder
 from replicator.cli.output import ConsoleProgress, console, errors
 from replicator.errors import BrokerUnavailable
 from replicator.local.folder import ClusterFolder
-from replicator.local.snapshots import restore as restore_snapshot
+from replicator.local.snapshots import show_restore
 from replicator.log.kafka.log import KafkaLog
-from replicator.node.log_start import continues_another
 from replicator.position import Offset
-from replicator.protocol.log_state import LogState
-from replicator.recovery.accepted_log import bounds_of, read_accepted
-from replicator.recovery.history import ChangeKind, KeyChange, history_of, values_in
-from replicator.recovery.sources import choose_start, of_log
-from replicator.recovery.temporary import temporary_store
-from replicator.snapshots.repository import Repository
-from replicator.store import snapshot
+from replicator.recovery.history import ChangeKind, KeyChange
+from replicator.recovery.history_reader import read_history
+from replicator.snapshots.repository import Repository, StoredSnapshot
+from replicator.snapshots.transfer import OnTransferred
 from replicator.store.snapshot import Manifest
 
 STYLES = {
@@ -131,43 +127,14 @@ async def _read(
     """Raises `ReplicatorError`."""
     log = await KafkaLog.open(kafka.bootstrap, kafka.cluster, security=kafka.security)
     try:
-        bounds = await bounds_of(log)
-        known = of_log(await asyncio.to_thread(_manifests, snapshots), kafka.cluster, log.identity)
-        restored = await continues_another(log)
-        base, is_trimmed = choose_start(known, bounds, since, is_restored=restored)
-        state = LogState()
-        if base is not None and snapshots is not None:
-            with temporary_store(temporary) as store:
-                await asyncio.to_thread(output.restore, snapshots, base.name, store)
-                state = snapshot.meta_of(store).state
-                if is_trimmed:
-                    output.note_begin(bounds.start, base, is_restored=restored)
-                    output.add(values_in(kafka.cluster, store, base.taken_at_ms, state, output.row))
-        first = state.offset + 1
-        async with contextlib.aclosing(read_accepted(log, state, bounds)) as read:
-            async for judged in read:
-                for accepted in judged.accepted:
-                    changes = history_of(kafka.cluster, output.row, accepted)
-                    output.add(change for change in changes if _is_since(change, since))
-                output.show_progress(judged.state.offset + 1 - first, bounds.end - first)
+        await read_history(log, kafka.cluster, output.row, since, snapshots, temporary, output)
     finally:
         await log.close()
     output.finish()
 
 
-def _manifests(snapshots: Repository | None) -> list[Manifest]:
-    return [] if snapshots is None else [it.manifest for it in snapshots.listed()]
-
-
-def _is_since(change: KeyChange, since: Offset | datetime | None) -> bool:
-    source = change.change.source
-    if isinstance(since, datetime):
-        return source.timestamp_us >= since.timestamp() * 1e6
-    return since is None or source.offset >= since
-
-
 class _Output:
-    """Prints what is found: at once, unless only the last changes are wanted, or a progress bar would be disturbed."""
+    """`HistoryOutput`: prints at once, unless only the last changes are wanted, or it would disturb a progress bar."""
 
     def __init__(
         self, cluster: str, row: bytes, format: HistoryFormat, limit: int | None, progress: ConsoleProgress
@@ -181,8 +148,8 @@ class _Output:
         self._held: deque[KeyChange] = deque(maxlen=limit)
         self._found = 0
 
-    def restore(self, snapshots: Repository, name: str, store: Path) -> None:
-        restore_snapshot(snapshots, lambda: snapshots.get(name), store, self._progress)
+    def show_restore(self, stored: StoredSnapshot) -> OnTransferred:
+        return show_restore(self._progress, stored)
 
     def note_begin(self, start: Offset, base: Manifest, *, is_restored: bool) -> None:
         why = "the cluster was restored from a snapshot" if is_restored else "it was trimmed"

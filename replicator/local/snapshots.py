@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from replicator.errors import SnapshotError
@@ -80,12 +81,12 @@ def restore(
     on_begun: Callable[[], object] = lambda: None,
 ) -> StoredSnapshot:
     """As `restoring.restore`."""
+    return restoring.restore(repository, choice, store, partial(show_restore, progress), on_begun)
 
-    def show(stored: StoredSnapshot) -> OnTransferred:
-        progress.step(f"restoring snapshot {stored.name}")
-        return counter(progress, "restored, MiB", stored.bytes)
 
-    return restoring.restore(repository, choice, store, show, on_begun)
+def show_restore(progress: ProgressReporter, stored: StoredSnapshot) -> OnTransferred:
+    progress.step(f"restoring snapshot {stored.name}")
+    return counter(progress, "restored, MiB", stored.bytes)
 
 
 def restore_node(repository: Repository, stored: StoredSnapshot, folder: Path, progress: ProgressReporter) -> None:
