@@ -158,7 +158,7 @@ def open_repository(dir: Path, url: str | None) -> Repository:
 
 
 def views_folder(dir: Path) -> Path:
-    """For stores that are restored for a while."""
+    """The folder of temporary stores."""
     return dir / "views" if ClusterFolder(dir).exists() else Path(tempfile.gettempdir()) / "replicator-views"
 
 

@@ -22,6 +22,7 @@ from replicator.cli.output import (
     print_whole,
 )
 from replicator.config import DEFAULT_KEEP
+from replicator.errors import SnapshotError
 from replicator.intervals import UNFINISHED_UPLOAD_S
 from replicator.local import snapshots
 from replicator.local.admin_client import TakenSnapshot, find_cluster
@@ -78,12 +79,11 @@ def list_(
 
     Example: replicator snapshot list --json
     """
+    problems: list[SnapshotError] = []
     if connect is not None:
         found = find_cluster(dir, connect, password).any_node().list_snapshots()
-        problems = {}
     else:
-        opened = options.open_repository(dir, repository)
-        found, problems = listed(opened), opened.problems()
+        found = listed(options.open_repository(dir, repository), on_problem=problems.append)
     if json:
         print_json([_as_json(it) for it in found])
         return
@@ -103,8 +103,8 @@ def list_(
             "no" if it.verified_at_ms is None else _moment(it.verified_at_ms),
         )
     print_whole(table)
-    for problem in problems.values():
-        errors.print(problem, markup=False, highlight=False)
+    for problem in problems:
+        errors.print(str(problem), markup=False, highlight=False)
 
 
 @app.command()

@@ -62,6 +62,8 @@ from replicator.stream import management
 from replicator.stream.kafka_access import KafkaAccess
 
 ASK_S = 2.0
+WORK = "restore"
+"""The folder of the restored store and its copy, until the restore is complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +120,13 @@ class LocalRestore:
                 f"snapshot {manifest.name} is of cluster {manifest.cluster}, not of {cluster.name} or one from which "
                 "it was restored: choose another one"
             )
-        to_time = target.isoformat() if isinstance(target, datetime) else None
         return RestorePlan(
             snapshot=manifest.name,
             source=manifest.cluster,
             former=cluster.name,
             name=_new_name(cluster, name),
-            to_offset=None if target is None or to_time else int(target),  # type: ignore[arg-type]
-            to_time=to_time,
+            to_offset=target if isinstance(target, int) else None,
+            to_time=target.isoformat() if isinstance(target, datetime) else None,
             new=NewTimeline(f"{randbits(128):032x}", randbits(63), time.time_ns() // 1000),
         )
 
@@ -251,9 +252,6 @@ class LocalRestore:
             return NodeAdmin(http, self._password).status(ASK_S).cluster in clusters
         except (NodeUnreachable, NodeRefused):
             return False
-
-
-WORK = "restore"
 
 
 class _Steps:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, StoreError
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Log
@@ -30,9 +30,6 @@ class NewTimeline:
     timeline: str  # 32 hexadecimal digits
     incarnation: int
     timestamp_us: int
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @property
     def author(self) -> Author:

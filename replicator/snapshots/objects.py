@@ -18,6 +18,8 @@ from replicator.errors import ConfigError, ReplicatorError, RepositoryUnavailabl
 from replicator.store.durable import sync
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# names of errors of botocore
+_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError"}
 _S3 = {"connect_timeout": 5, "read_timeout": 15, "retries": {"max_attempts": 3}}
 
 
@@ -136,9 +138,6 @@ class Objects:
                 ) from None
             # each file system has errors of its own
             raise RepositoryUnavailable(f"repository {self.url} cannot {doing} now: {_text(error)}") from error
-
-
-_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError"}
 
 
 def shown_url(url: str) -> str:

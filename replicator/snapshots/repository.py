@@ -69,7 +69,7 @@ class Repository:
         self.url = self._objects.url
 
     def listed(self) -> list[StoredSnapshot]:
-        """The complete snapshots, the highest offset first. Those that cannot be read are left out (`problems`)."""
+        """The complete snapshots, the highest offset first. Those that cannot be read are left out."""
         found = []
         for name in self.names():
             try:
@@ -77,18 +77,6 @@ class Repository:
             except SnapshotError:
                 continue
         return sorted(found, key=lambda it: it.manifest.offset, reverse=True)
-
-    def problems(self) -> dict[str, str]:
-        """What is wrong with snapshots that cannot be read, by name. Unfinished ones are left out."""
-        found = {}
-        for name in self.names():
-            try:
-                self.get(name)
-            except Unfinished:
-                continue
-            except SnapshotError as error:
-                found[name] = str(error)
-        return found
 
     def get(self, name: str) -> StoredSnapshot:
         """Raises `SnapshotError`, `Unfinished`."""
