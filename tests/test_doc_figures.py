@@ -22,6 +22,7 @@ from replicator.intervals import (
     TRUNCATED_MS,
 )
 from replicator.local.kafka.jars import KAFKA_VERSION
+from replicator.log.kafka.admin import ACKS_SETTINGS, WAL_SETTINGS
 from replicator.protocol.pace import NON_MEMBER_INTERVALS, Pace
 from replicator.protocol.timing import MAX_DRIFT, Timeouts
 from replicator.records.types import VERSION, Timing
@@ -135,3 +136,16 @@ def test_the_figures_of_measurements_are_those_of_the_benchmarks() -> None:
     assert len(cited) >= 8
     rounded = {"12,000"}
     assert [it for it in cited if it not in measured and it not in rounded] == []
+
+
+def test_operations_lists_the_settings_of_the_topics() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text().partition("## Topics and their settings")[2]
+    rows = re.findall(r"^\| `([a-z.]+(?:`, `[a-z.]+)*)` \| `([^|]+)` \| ", page, re.MULTILINE)
+    listed = {
+        name: value
+        for names, values in rows
+        for name, value in zip(names.split("`, `"), values.split("`, `"), strict=True)
+    }
+    assert listed == WAL_SETTINGS
+    [acks] = re.findall(r"^`<cluster>\.acks` has (.*?):", page, re.MULTILINE | re.DOTALL)
+    assert dict(re.findall(r"`([a-z.]+)`\s`([a-z0-9]+)`", acks)) == ACKS_SETTINGS
