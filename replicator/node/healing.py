@@ -241,20 +241,25 @@ class Healer:
 
     async def _try(self, damage: Damage, manifest: Manifest, unusable: dict[str, str]) -> bool:
         """Restore a snapshot that the log holds. Returns whether it could be used; else `unusable` has the reason."""
-        name = manifest.name
+        name, new = manifest.name, self._folder / replacement.NEW
         try:
+            if manifest.state is not None:
+                await self._check_in_log(manifest.state)  # before it is transferred, which may take long
             self._report(f"{damage.error}. The store is being rebuilt from snapshot {name}")
             await self._with_space(damage, lambda: self._restore(manifest))
-            new = self._folder / replacement.NEW
             meta = await asyncio.to_thread(snapshot.meta_of, new)
-            if await self._retried(lambda: log_holds(self._log, meta.state)) is False:
-                raise SnapshotError("the log does not hold what it contains")
+            await self._check_in_log(meta.state)
             await asyncio.to_thread(snapshot.check_content, new)
         except SnapshotError as error:
             logger.warning("snapshot %s cannot be used: %s", name, error)
             unusable[name] = str(error)
             return False
         return True
+
+    async def _check_in_log(self, state: LogState) -> None:
+        """Raises `SnapshotError`, `LogDamage`."""
+        if await self._retried(lambda: log_holds(self._log, state)) is False:
+            raise SnapshotError("the log does not hold what it contains")
 
     def _restore(self, manifest: Manifest) -> None:
         try:
