@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
 
@@ -79,15 +78,12 @@ def open_(
     of_cluster = cluster or (home.name if home is not None else None)
     stored = opened.get(name) if name is not None else snapshots.newest(opened, of_cluster, target)
     manifest = stored.manifest
-    if cluster not in (None, manifest.cluster):
-        raise SnapshotError(f"snapshot {stored.name} is of cluster {manifest.cluster}, not {cluster}: choose another")
+    if cluster is None and home is not None and manifest.cluster in home.former:
+        cluster = manifest.cluster
     kafka = None if target is None else options.find_kafka(dir, bootstrap, cluster, config)
-    if kafka is not None and cluster is None and home is not None and manifest.cluster in home.former:
-        kafka = replace(kafka, cluster=manifest.cluster)
-    if kafka is not None and kafka.cluster != manifest.cluster:
-        raise SnapshotError(
-            f"snapshot {stored.name} is of cluster {manifest.cluster}, not {kafka.cluster}: choose another"
-        )
+    wanted = cluster if kafka is None else kafka.cluster
+    if wanted not in (None, manifest.cluster):
+        raise SnapshotError(f"snapshot {stored.name} is of cluster {manifest.cluster}, not {wanted}: choose another")
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
     parent = options.views_folder(dir)
     with ConsoleProgress(errors if json else console) as progress, temporary_store(parent) as store:
