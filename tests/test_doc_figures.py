@@ -16,9 +16,12 @@ from replicator.intervals import (
     BARRIER_PAUSE_MS,
     CHECKPOINT_MS,
     HTTP_TIMEOUT_S,
+    MAX_SNAPSHOT_RETRY_S,
     OFFSET_COMMIT_MS,
     OUTAGE_LOG_S,
     PUBLISHER_SESSION_MS,
+    SNAPSHOT_POLL_MS,
+    SNAPSHOT_REVIEW_S,
     TRUNCATED_MS,
 )
 from replicator.local.kafka.jars import KAFKA_VERSION
@@ -34,7 +37,8 @@ from tools.configuration_doc import bytes_text
 
 ROOT = Path(__file__).parents[1]
 TIMING, TIMEOUTS, PACE = Timing(), Timeouts(), Pace()
-NODE = load(None, {}, {"node": {"id": "n1", "cluster": "c", "dir": "/"}, "kafka": {"bootstrap": "k:1"}}).node
+CONFIG = load(None, {}, {"node": {"id": "n1", "cluster": "c", "dir": "/"}, "kafka": {"bootstrap": "k:1"}})
+NODE, SNAPSHOTS = CONFIG.node, CONFIG.snapshots
 LONGEST_KEY_BYTES = limits.MAX_KEY_BYTES - len(encode_key("kv", b"", b""))
 GO_REDIS = re.findall(r"go-redis/v9 v(\d+\.\d+)", (ROOT / "tests/clients/go/go.mod").read_text())[0]
 CLIENT_TIMEOUT_S = inspect.signature(Client).parameters["timeout_s"].default
@@ -109,6 +113,10 @@ FIGURES = [
     ("docs/operations.md", "used its lease for {}, and", duration(PACE.idle_after_ms)),
     ("docs/operations.md", "appends a heartbeat every {}, which", duration(PACE.idle_heartbeat_ms)),
     ("docs/operations.md", "a checkpoint every {}", duration(CHECKPOINT_MS)),
+    ("docs/operations.md", "and looks again every {}:", duration(SNAPSHOT_POLL_MS)),
+    ("docs/snapshots.md", "there are new records and {} records", f"{SNAPSHOTS.every_records:,}"),
+    ("docs/snapshots.md", "has failed. It is repeated after {}, and", f"{2 * SNAPSHOT_REVIEW_S:g} s"),
+    ("docs/snapshots.md", "pauses that double up to {} minutes", f"{MAX_SNAPSHOT_RETRY_S / 60:g}"),
     ("docs/configuration.md", "authenticate within {}", f"{AUTH_TIMEOUT_S:g} s"),
     ("docs/configuration.md", "after {} without a complete request", f"{HTTP_TIMEOUT_S:g} s"),
     ("docs/configuration.md", "arrive within {}", f"{HTTP_TIMEOUT_S:g} s"),

@@ -66,7 +66,7 @@ class SnapshotService:
         self._trim = trim
         self._outage = OutageLog(logger, "taking snapshots")
         self._verified: list[ListedSnapshot] = []  # as of the last look
-        self._refused: dict[str, str] = {}  # why a verification has failed, by snapshot
+        self._refused: dict[str, str] = {}  # what is wrong with snapshots, by name
         self._started_ms = _now_ms()
         self.report = SnapshotReport()
 
