@@ -8,7 +8,7 @@
     │   └── LogReplaced          the topic was deleted, or deleted and recreated
     ├── LogTrimmed               the requested offset is below the start of the log: start from a snapshot
     ├── LogEnded                 the cluster was restored, as another one: this log has ended, and its nodes stop
-    ├── UpgradeNeeded            a record has a newer format than this program can read
+    ├── UpgradeNeeded            a record, or the state of a stream, has a newer format than this program can read
     ├── Replaced                 another process has registered the id of this node; this one stops serving
     ├── Diverged                 the store of this replica does not match the log, or its own digest
     ├── StoreError               the local store cannot be opened or written

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from replicator import __version__
 from replicator.address import Address
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.log_state import LogState
@@ -35,6 +36,7 @@ def test_the_encoding_is_json_of_format_1() -> None:
     fields = json.loads(Meta("c", "topic", NEXT, 10, 6, {"kv": 7}, PAIR).encode())
     assert fields == {
         "format": 1,
+        "written_by": __version__,
         "cluster": "c",
         "topic_id": "topic",
         "timeline": "74" * 16,

@@ -14,6 +14,7 @@ from typing import Any
 
 import fastavro
 
+from replicator import formats
 from replicator.errors import LogDamage, UpgradeNeeded
 from replicator.position import Author
 from replicator.records import bodies, fast
@@ -77,8 +78,8 @@ class RecordCodec:
         if writer is None:
             if is_own and version in _PLAUSIBLE_VERSIONS:
                 raise UpgradeNeeded(
-                    f"a record has version {version}, but this program reads versions up to {max(self._writers)}: "
-                    "install a newer replicator on this node"
+                    f"{formats.newer('a record', version, max(self._writers))} on this node. docs/compatibility.md "
+                    "says which one reads it"
                 )
             raise NotARecord("it does not begin with the header of a record")
         try:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from replicator import formats
 from replicator.errors import RepositoryUnavailable, SnapshotError, StoreFull
 from replicator.limits import MAX_MANIFEST_BYTES, PART_BYTES
 from replicator.snapshots.objects import Objects
@@ -210,15 +211,18 @@ def _decoded(name: str, encoded: bytes) -> StoredSnapshot:
         content: dict[str, Any] = json.loads(encoded)
         format = content["manifest"]["format"]
         if type(format) is int and format > FORMAT:
-            raise SnapshotError(
-                f"snapshot {name} has format {format}, and this program reads up to {FORMAT}: use a newer version"
-            )
+            raise SnapshotError(formats.newer(f"snapshot {name}", format, FORMAT, _written_by(content)))
         manifest = Manifest(**content["manifest"])
         parts = tuple(Part(**it) for it in content["parts"])
         _check(name, manifest, parts)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SnapshotError(f"the manifest of snapshot {name} is damaged ({error!r}): delete the snapshot") from error
     return StoredSnapshot(manifest, parts)
+
+
+def _written_by(content: dict[str, Any]) -> str:
+    version = content["manifest"].get("written_by", "")
+    return version[:_MAX_CHARS] if isinstance(version, str) else ""
 
 
 def _check(name: str, manifest: Manifest, parts: tuple[Part, ...]) -> None:

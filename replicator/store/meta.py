@@ -10,6 +10,7 @@ import struct
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from replicator import __version__, formats
 from replicator.address import Address
 from replicator.errors import StoreError
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
@@ -64,6 +65,7 @@ def _encode_term(cluster: str, topic_id: str, state: LogState, membership: Membe
     """The fields that change only with a claim or the membership, without the opening brace."""
     fields = {
         "format": FORMAT,
+        "written_by": __version__,
         "cluster": cluster,
         "topic_id": topic_id,
         "timeline": state.timeline.hex(),
@@ -80,10 +82,10 @@ def decode_meta(encoded: bytes) -> Meta:
     """Raises `StoreError`."""
     fields: dict[str, Any] = json.loads(encoded)
     if fields["format"] != FORMAT:
-        raise StoreError(
-            f"the store has format {fields['format']}, but this program reads format {FORMAT}: "
-            "move its folder away, and the node builds it again from a snapshot or the log"
-        )
+        newer = formats.newer("the store", fields["format"], FORMAT, fields.get("written_by", ""))
+        older = f"the store has format {fields['format']}, which this program (replicator {__version__}) does not read"
+        problem = f"{newer}, or" if fields["format"] > FORMAT else f"{older}:"
+        raise StoreError(f"{problem} move its folder away: the node builds it again from a snapshot or the log")
     leader = fields["leader"]
     write, wait_for, quorum, named = fields["policy"]
     return Meta(

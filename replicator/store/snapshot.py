@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from replicator import __version__
 from replicator.errors import SnapshotError, StoreError
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.log_state import LogState
@@ -51,6 +52,7 @@ class Manifest:
     leader: str = ""  # at that offset, and its incarnation; empty: not written, as by earlier versions
     incarnation: int = 0
     leader_offset: int = 0  # of the last accepted record
+    written_by: str = ""  # the version of the program
 
     @property
     def state(self) -> LogState | None:
@@ -233,4 +235,5 @@ def _describe(copy: Path) -> Manifest:
         leader=state.leader.node if state.leader else "",
         incarnation=state.leader.incarnation if state.leader else 0,
         leader_offset=max(0, state.leader_offset),
+        written_by=__version__,
     )

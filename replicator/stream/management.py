@@ -9,13 +9,14 @@ from enum import StrEnum
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from replicator import __version__
 from replicator.errors import BadRequest, ConfigError
 from replicator.limits import MAX_RETENTION_MS, MAX_STREAM_PARTITIONS
 from replicator.log.kafka.topic import changes_topic
 from replicator.stream.envelope import StreamFormat
 from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.registry import register_schemas
-from replicator.stream.settings import Backfill, Progress, StreamSettings, StreamState
+from replicator.stream.settings import STATE_VERSION, Backfill, Progress, StreamSettings, StreamState
 from replicator.stream.state_topic import Fenced, StreamWriter, read_state
 from replicator.stream.topics import create_topics, delete_topics
 
@@ -154,7 +155,7 @@ def set_enabled(kafka: KafkaAccess, enabled: bool) -> StreamState:
     state = read_state(kafka)  # again: the publisher may have committed in between
     if state is None:
         raise ConfigError("the change stream was reset meanwhile: `replicator stream enable` creates one")
-    settings = replace(state.settings, enabled=enabled)
+    settings = replace(state.settings, enabled=enabled, version=STATE_VERSION, written_by=__version__)
     writer.commit(settings=settings)
     return StreamState(settings, state.progress)
 

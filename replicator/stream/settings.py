@@ -9,12 +9,16 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from replicator import __version__, formats
+from replicator.errors import UpgradeNeeded
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.log_state import LogState
 from replicator.stream.avro_envelope import AvroFormat
 from replicator.stream.envelope import EnvelopeFormat, StreamFormat
 from replicator.stream.json_envelope import JsonFormat
 
+STATE_VERSION = 1
+"""Of the settings and the progress."""
 SETTINGS_KEY, PROGRESS_KEY = b"settings", b"progress"
 _SCHEMA_PREFIX = b"\x00"
 """Of messages in the wire format of Confluent's schema registry; the id of the schema follows, in 4 bytes."""
@@ -47,6 +51,8 @@ class StreamSettings:
     compacted: bool = False
     registry: Registry | None = None
     backfill: Backfill | None = None
+    version: int = STATE_VERSION
+    written_by: str = __version__
 
     def envelope_format(self) -> EnvelopeFormat:
         if self.format is StreamFormat.JSON:
@@ -60,8 +66,12 @@ class StreamSettings:
 
     @classmethod
     def decode(cls, value: bytes) -> StreamSettings:
-        """Raises `ValueError`, `TypeError` or `KeyError`."""
+        """Raises `UpgradeNeeded`, and `ValueError`, `TypeError` or `KeyError`."""
         fields: dict[str, Any] = json.loads(value)
+        version = fields.setdefault("version", 1)  # the first one was not written
+        if type(version) is int and version > STATE_VERSION:
+            written_by = str(fields.get("written_by", ""))
+            raise UpgradeNeeded(formats.newer("the state of the change stream", version, STATE_VERSION, written_by))
         registry, backfill = fields.pop("registry"), fields.pop("backfill")
         return cls(
             format=StreamFormat(fields.pop("format")),

@@ -28,7 +28,7 @@ class Fenced(BrokerUnavailable):
 def read_state(kafka: KafkaAccess) -> StreamState | None:
     """As of the last transaction that ended; None if there is no change stream.
 
-    Raises `BrokerUnavailable`, `LogDamage`, and `ConfigError` (access denied).
+    Raises `BrokerUnavailable`, `LogDamage`, `UpgradeNeeded`, and `ConfigError` (access denied).
     """
     topic = stream_topic(kafka.cluster)
     consumer = Consumer({**consumer_settings(kafka, "stream-state"), "fetch.wait.max.ms": LOOKUP_WAIT_MS})
