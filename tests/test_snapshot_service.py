@@ -492,6 +492,9 @@ class TestLostPast:
         assert subject.names() == [29, 19, 9]  # the good ones are kept
         assert subject.trimmed == []  # the oldest of them needs the log
         assert "contains other records than the log" in service.report.trouble
+        subject.lost.clear()  # the end of the log was shown late
+        await service.look()
+        assert (subject.names(), service.report.trouble) == ([29, 19], "")
 
     async def test_it_does_not_replace_a_part_of_the_log(self, subject: Subject) -> None:
         subject.needs = [Need("replica n2", Offset(0))]

@@ -145,14 +145,19 @@ class SnapshotService:
         ]
 
     async def _in_log(self) -> list[ListedSnapshot]:
-        """Those of `_ours`, without what Kafka has lost since it was verified: that replaces no other and no log."""
+        """Those of `_ours` but the verified ones that the log does not hold any more, as Kafka has lost its end since.
+
+        These must neither replace other snapshots nor a part of the log.
+        """
         found = []
         for it in self._ours:
-            state = it.manifest.state
-            if it.verified_at_ms is not None and state and await log_holds(self._log, state) is False:
-                self._refuse(it.manifest.name, "contains other records than the log: Kafka has lost them")
-            else:
-                found.append(it)
+            name, state = it.manifest.name, it.manifest.state
+            if it.verified_at_ms is not None:
+                if state is not None and await log_holds(self._log, state) is False:
+                    self._refuse(name, "contains other records than the log: Kafka has lost them")
+                    continue
+                self._refused.pop(name, None)  # a new leader of the partition may show the end of the log late
+            found.append(it)
         return found
 
     def _refuse(self, name: str, why: str) -> None:
