@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from ipaddress import ip_address
@@ -193,6 +193,28 @@ def load(
 def load_kafka(file: Path | None, environment: Mapping[str, str], bootstrap: str | None) -> KafkaSection:
     """The section `[kafka]` alone, for commands that speak to Kafka without being a node. Raises `ConfigError`."""
     return _kafka_section(_merged(file, environment, {"kafka": {"bootstrap": bootstrap}}, frozenset())["kafka"])
+
+
+def passwords_from_files(environment: MutableMapping[str, str]) -> None:
+    """Replace each `REPLICATOR_<SECTION>_PASSWORD_FILE`, as in containers, by the password in that file.
+
+    White space at its end is not part of it. Raises `ConfigError`.
+    """
+    for variable in (f"{PREFIX}_NODE_PASSWORD", f"{PREFIX}_KAFKA_PASSWORD"):
+        file = environment.pop(f"{variable}_FILE", "")
+        if not file:
+            continue
+        if environment.get(variable):
+            raise ConfigError(f"{variable} and {variable}_FILE are both set: unset one of them")
+        try:
+            password = Path(file).read_text().rstrip()
+        except OSError as error:
+            raise ConfigError(f"{file} ({variable}_FILE) cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{file} ({variable}_FILE) is not text in UTF-8") from error
+        if not password:
+            raise ConfigError(f"{file} ({variable}_FILE) is empty: write the password into it")
+        environment[variable] = password
 
 
 def misspelt(environment: Iterable[str], timing_names: Collection[str]) -> list[tuple[str, str]]:

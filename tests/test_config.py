@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from replicator.address import Address
-from replicator.cli.main import app
-from replicator.config import NodeConfig, load, load_kafka, misspelt
+from replicator.cli.main import app, main
+from replicator.config import NodeConfig, load, load_kafka, misspelt, passwords_from_files
 from replicator.errors import ConfigError
 from replicator.logging_setup import LogFormat, LogLevel, LogSettings
 from replicator.protocol.timing import SETTINGS
@@ -205,3 +205,39 @@ def test_a_config_is_immutable() -> None:
     config: NodeConfig = load(None, {}, REQUIRED)
     with pytest.raises(AttributeError):
         config.node.id = "n2"  # type: ignore[misc]
+
+
+def test_a_password_comes_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "node_password").write_text("s3cret \u00e9\n")
+    environment = {"REPLICATOR_NODE_PASSWORD_FILE": str(tmp_path / "node_password"), "PATH": "/bin"}
+    passwords_from_files(environment)
+    assert environment == {"REPLICATOR_NODE_PASSWORD": "s3cret \u00e9", "PATH": "/bin"}
+    assert not misspelt(environment, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("content", "other", "message"),
+    [
+        (None, {}, r"password \(REPLICATOR_KAFKA_PASSWORD_FILE\) cannot be read: No such file or directory"),
+        (b"\n", {}, "is empty: write the password into it"),
+        (b"\xff", {}, "is not text in UTF-8"),
+        (b"a", {"REPLICATOR_KAFKA_PASSWORD": "b"}, "are both set: unset one of them"),
+    ],
+)
+def test_a_file_that_contains_no_password(
+    tmp_path: Path, content: bytes | None, other: dict[str, str], message: str
+) -> None:
+    file = tmp_path / "password"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        passwords_from_files({"REPLICATOR_KAFKA_PASSWORD_FILE": str(file), **other})
+
+
+def test_commands_report_a_password_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REPLICATOR_NODE_PASSWORD_FILE", "/nowhere/password")
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert "/nowhere/password (REPLICATOR_NODE_PASSWORD_FILE) cannot be read" in capsys.readouterr().err

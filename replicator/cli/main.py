@@ -17,7 +17,7 @@ from typer.main import get_group
 
 from replicator import __version__
 from replicator.cli.output import print_error
-from replicator.config import misspelt
+from replicator.config import misspelt, passwords_from_files
 from replicator.errors import ReplicatorError
 from replicator.protocol import timing
 
@@ -111,6 +111,7 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths may have bytes that the terminal's encoding has not
     try:
+        passwords_from_files(os.environ)
         app()
     except SystemExit:
         _flush_output()
