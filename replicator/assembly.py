@@ -21,9 +21,11 @@ from replicator.intervals import KAFKA_ANSWER_S, NODE_RETRY_MS, RESTORE_POLL_S
 from replicator.log.kafka.acks import KafkaAcks
 from replicator.log.kafka.admin import ensure_topics, trim
 from replicator.log.kafka.applied import KafkaAppliedOffsets
+from replicator.log.kafka.brokers import Brokers
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.node_offsets import applied_offsets, offset_at
 from replicator.log.kafka.security import security_of
+from replicator.log.kafka.topic import wal_topic
 from replicator.node.applied_reporter import AppliedReporter
 from replicator.node.background import in_daemon_thread, run_with_background
 from replicator.node.clock import SystemClock
@@ -282,6 +284,7 @@ async def _open_log(config: NodeConfig) -> KafkaLog:
     node = NodeId(config.node.id)
     store = config.node.dir / STORE
     if not replacement.is_rebuilt(config.node.dir) and not has_followed_a_log(store):
+        await Brokers(kafka.bootstrap, security).topic_id(wal_topic(cluster))  # librdkafka only once Kafka answers
         await in_daemon_thread(
             lambda: ensure_topics(
                 kafka.bootstrap,

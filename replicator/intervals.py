@@ -20,8 +20,8 @@ OFFSETS_RETRY_S = 0.05
 FETCH_RETRY_S = 0.02  # doubled after each failure
 MAX_FETCH_RETRY_S = 0.2
 IDENTITY_CHECK_MS = 2_000  # between two checks that the topic was not deleted and created again
-LEADER_LOOKUP_MS = 1_000  # for the answers of the brokers that are asked for the leader of a partition
-LEADER_WAIT_MS = 100  # for the answers of other brokers after the first one that names a leader
+BROKER_ANSWER_MS = 1_000  # for the answers of all brokers to a question about a topic
+OTHER_ANSWERS_MS = 100  # for those of the other brokers after the first one that suffices
 LEADER_CHECK_MS = 2_000  # between two lookups without a failure: a former leader may answer without an error
 
 # The change stream

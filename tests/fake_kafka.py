@@ -13,16 +13,17 @@ from aiokafka.protocol.admin import ApiVersionRequest_v0, ApiVersionResponse_v0
 from aiokafka.protocol.fetch import FetchRequest_v9, FetchResponse_v9
 from aiokafka.protocol.offset import OffsetRequest_v4, OffsetResponse_v4
 from aiokafka.protocol.produce import ProduceRequest_v3, ProduceResponse_v3
-from aiokafka.protocol.types import Array, Int8, Int32, Int64, Schema, String
+from aiokafka.protocol.types import Array, Int8, Int32, Int64, Schema, String, TaggedFields
 
 from replicator.address import Address
-from replicator.log.kafka.metadata import MetadataRequestV7, MetadataResponseV7
+from replicator.log.kafka.metadata import NO_ID, MetadataRequestV10, MetadataResponseV10
 from replicator.log.kafka.partition import encode_batch
 from replicator.log.kafka.requests import EARLIEST
 
 HOST = "127.0.0.1"
 MAX_BYTES = 1 << 20
 THROTTLE_MS = 20
+TOPIC_ID = "cQvwtYYkT/C5hm+NfTQmIA"
 NONE, UNKNOWN_TOPIC, NOT_ENOUGH_REPLICAS, FENCED_EPOCH, UNKNOWN_EPOCH = 0, 3, 19, 74, 75
 
 
@@ -34,7 +35,7 @@ class ListOffsetsRequestV4(OffsetRequest_v4):  # type: ignore[misc]
     SCHEMA = Schema(("replica_id", Int32), ("isolation_level", Int8), ("topics", Array(*TOPIC)))
 
 
-REQUESTS = {it.API_KEY: it for it in (ProduceRequest_v3, FetchRequest_v9, ListOffsetsRequestV4, MetadataRequestV7)}
+REQUESTS = {it.API_KEY: it for it in (ProduceRequest_v3, FetchRequest_v9, ListOffsetsRequestV4, MetadataRequestV10)}
 
 
 class FakeBroker:
@@ -51,6 +52,7 @@ class FakeBroker:
         self.throttles = 0  # answers to fetches that exceed a quota
         self.hangs = False  # accepts connections, and answers nothing
         self.topic_exists = True
+        self.topic_id = TOPIC_ID
         self.metadata_requests = 0
         self.client_ids: set[str] = set()
         self.peers: Sequence[FakeBroker] = ()
@@ -89,7 +91,11 @@ class FakeBroker:
                 self.client_ids.add(request.read(name_size).decode())
                 if self.hangs:
                     continue
-                answer = struct.pack(">i", correlation) + (await self._answer(key, version, request)).encode()
+                flexible = key == MetadataRequestV10.API_KEY
+                if flexible:
+                    TaggedFields.decode(request)
+                header = struct.pack(">i", correlation) + (TaggedFields.encode({}) if flexible else b"")
+                answer = header + (await self._answer(key, version, request)).encode()
                 writer.write(struct.pack(">i", len(answer)) + answer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -104,7 +110,7 @@ class FakeBroker:
             )
         request: Any = REQUESTS[key].decode(body)
         assert version == request.API_VERSION
-        if isinstance(request, MetadataRequestV7):
+        if isinstance(request, MetadataRequestV10):
             return self._metadata(request)
         topic: str
         asked: tuple[Any, ...]
@@ -133,11 +139,12 @@ class FakeBroker:
 
     def _metadata(self, request: Any) -> Any:
         self.metadata_requests += 1
-        [topic] = request.topics
-        partition: tuple[Any, ...] = (NONE, 0, self.leader, self.epoch, [1], [1], [])
-        topics = [(NONE, topic, False, [partition])] if self.topic_exists else [(UNKNOWN_TOPIC, topic, False, [])]
-        brokers = [(it.node, HOST, it.port, None) for it in self.peers]
-        return MetadataResponseV7(0, brokers, "fake", 1, topics)
+        [(_, topic, _)] = request.topics
+        partition: tuple[Any, ...] = (NONE, 0, self.leader, self.epoch, [1], [1], [], {})
+        found: tuple[Any, ...] = (NONE, topic, self.topic_id, False, [partition], 0, {})
+        topics = [found if self.topic_exists else (UNKNOWN_TOPIC, topic, NO_ID, False, [], 0, {})]
+        brokers: list[tuple[Any, ...]] = [(it.node, HOST, it.port, None, {}) for it in self.peers]
+        return MetadataResponseV10(0, brokers, "fake", 1, topics, 0, {})
 
 
 @asynccontextmanager

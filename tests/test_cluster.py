@@ -303,7 +303,7 @@ def test_nodes_wait_for_a_broker_that_starts_later(tmp_path: Path) -> None:
     starting = threading.Thread(target=cluster.up, args=(1,))
     starting.start()
     try:
-        wait_for(lambda: "does not answer" in str(cluster.node("n1", "/readyz")))
+        wait_for(lambda: "is unavailable" in str(cluster.node("n1", "/readyz")))
         broker.start()
         starting.join(WAIT_S)
         assert cluster.client("n1").set("a", "1")

@@ -15,7 +15,8 @@ from replicator import assembly
 from replicator.bench.peers import free_port
 from replicator.errors import BrokerUnavailable
 from replicator.log.kafka import admin
-from replicator.log.kafka.admin import TopicLookup, ensure_topics
+from replicator.log.kafka.admin import ensure_topics
+from replicator.log.kafka.brokers import Brokers
 from replicator.node.background import in_daemon_thread
 from replicator.position import Author, NodeId
 from replicator.server.http.app import HttpServer
@@ -42,7 +43,7 @@ async def test_a_look_up_of_a_topic_that_fails_leaves_no_thread(absent: str) -> 
     before = threads()
     for _ in range(2):
         with pytest.raises(BrokerUnavailable):
-            await TopicLookup(absent).topic_id("log")
+            await Brokers(absent).topic_id("log")
     await until(lambda: not threads() - before)
 
 

@@ -12,12 +12,12 @@ from unittest.mock import patch
 import pytest
 
 from replicator.errors import BrokerUnavailable, LogTruncated
-from replicator.intervals import LEADER_LOOKUP_MS
+from replicator.intervals import BROKER_ANSWER_MS
+from replicator.log.kafka.brokers import Brokers
 from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.options import KafkaOptions
 from replicator.log.kafka.partition_leader import LeaderLookup
-from replicator.log.kafka.security import PLAINTEXT
 from replicator.log.kafka.topic_monitor import TopicMonitor
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.position import NodeId, Offset
@@ -34,7 +34,8 @@ async def same_id(topic: str) -> str:
 
 
 def lookup_at(brokers: Sequence[FakeBroker]) -> LeaderLookup:
-    return LeaderLookup(bootstrap(brokers), "c.wal", PLAINTEXT, client_id=client_id_of("c", NodeId("n1"), "log"))
+    client_id = client_id_of("c", NodeId("n1"), "log")
+    return LeaderLookup(Brokers(bootstrap(brokers), client_id=client_id), "c.wal")
 
 
 @asynccontextmanager
@@ -260,7 +261,7 @@ async def test_a_broker_that_hangs_delays_no_request_for_long(brokers: list[Fake
     former, new, other = brokers
     former.hangs = True
     elect([new, other], leader=new, epoch=2)
-    async with open_log(brokers) as log, asyncio.timeout(LEADER_LOOKUP_MS / 1000):
+    async with open_log(brokers) as log, asyncio.timeout(BROKER_ANSWER_MS / 1000):
         assert await log.append([b"a"]) == 0
 
 
@@ -273,6 +274,23 @@ async def test_a_broker_that_is_not_named_is_asked_once_it_is_known(brokers: lis
     assert other.metadata_requests == 1
 
 
+async def test_the_id_of_a_topic_is_that_of_most_brokers(brokers: list[FakeBroker]) -> None:
+    asked = Brokers(bootstrap(brokers))
+    assert await asked.topic_id("c.wal") == brokers[0].topic_id
+    brokers[0].topic_id = "Q/adYqEKRNmtOKXJoEuBhw"  # cut off, it has not learned that the topic was created again
+    assert await asked.topic_id("c.wal") == brokers[1].topic_id
+    for broker in brokers[1:]:
+        broker.topic_exists = False
+    assert await asked.topic_id("c.wal") == brokers[0].topic_id
+    brokers[0].topic_exists = False
+    assert await asked.topic_id("c.wal") is None
+
+
+async def test_a_broker_that_hangs_does_not_hide_what_the_others_know(brokers: list[FakeBroker]) -> None:
+    brokers[0].hangs = True
+    assert await Brokers(bootstrap(brokers)).topic_id("c.wal") == brokers[1].topic_id
+
+
 async def test_only_a_topic_that_no_broker_knows_is_created(brokers: list[FakeBroker]) -> None:
     created: list[str] = []
 
@@ -281,7 +299,7 @@ async def test_only_a_topic_that_no_broker_knows_is_created(brokers: list[FakeBr
         for broker in brokers:
             broker.topic_exists = True
 
-    lookup = LeaderLookup(bootstrap(brokers), "c.acks", PLAINTEXT, recreate=create)
+    lookup = LeaderLookup(Brokers(bootstrap(brokers)), "c.acks", recreate=create)
     brokers[0].topic_exists = False
     elect(brokers[1:], leader=brokers[1], epoch=2)
     assert (await lookup.find()).epoch == 2 and not created

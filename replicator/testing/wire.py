@@ -9,11 +9,12 @@ from typing import Any
 
 from replicator.address import Address
 from replicator.errors import BrokerUnavailable
+from replicator.log.kafka.brokers import Brokers, PartitionLeader
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.metadata import TopicMetadataRequest
 from replicator.log.kafka.options import KafkaOptions
 from replicator.log.kafka.partition import OFFSET_OUT_OF_RANGE
-from replicator.log.kafka.partition_leader import LeaderLookup, PartitionLeader
+from replicator.log.kafka.partition_leader import LeaderLookup
 from replicator.log.kafka.requests import (
     EARLIEST,
     PARTITION,
@@ -24,7 +25,6 @@ from replicator.log.kafka.requests import (
     Produce,
     Produced,
 )
-from replicator.log.kafka.security import PLAINTEXT
 from replicator.log.kafka.topic_monitor import TopicMonitor
 from replicator.position import Offset
 from replicator.testing.faults import AppendFault
@@ -69,13 +69,19 @@ def _address(broker: int) -> Address:
 class SimLookup(LeaderLookup):
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._replicas = {_address(it.broker): it for it in link.kafka.partition.replicas}
-        super().__init__(",".join(map(str, self._replicas)), _TOPIC, PLAINTEXT)
+        super().__init__(SimBrokers(link), _TOPIC)
 
     async def find(self) -> PartitionLeader:
         if self._link.cut:
             raise BrokerUnavailable("this process was killed")
         return await super().find()
+
+
+class SimBrokers(Brokers):
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._replicas = {_address(it.broker): it for it in link.kafka.partition.replicas}
+        super().__init__(",".join(map(str, self._replicas)))
 
     async def connect(self, address: Address, timeout_ms: int) -> SimConnection:
         link, kafka, replica = self._link, self._link.kafka, self._replicas[address]
@@ -93,7 +99,7 @@ class SimLookup(LeaderLookup):
 
 
 class SimConnection:
-    """To one broker. Takes requests as `log.kafka.partition` and `log.kafka.partition_leader` make them."""
+    """To one broker. Takes requests as `log.kafka.partition` and `log.kafka.brokers` make them."""
 
     def __init__(self, link: Link, replica: Replica) -> None:
         self._link = link
@@ -252,8 +258,10 @@ class SimConnection:
 
     def _describe(self, request: TopicMetadataRequest, answer: asyncio.Future[Any]) -> None:
         replica = self._replica
-        addresses = [(it.broker, _address(it.broker)) for it in self._kafka.partition.replicas]
-        brokers = [(broker, address.host, address.port, None) for broker, address in addresses]
-        partition: tuple[Any, ...] = (_NONE, PARTITION, replica.leader, replica.epoch, [], [], [])
-        response = SimpleNamespace(brokers=brokers, topics=[(_NONE, _TOPIC, False, [partition])])
+        brokers: list[tuple[Any, ...]] = []
+        for it in self._kafka.partition.replicas:
+            address = _address(it.broker)
+            brokers.append((it.broker, address.host, address.port, None, {}))
+        partition: tuple[Any, ...] = (_NONE, PARTITION, replica.leader, replica.epoch, [], [], [], {})
+        response = SimpleNamespace(brokers=brokers, topics=[(_NONE, _TOPIC, TOPIC_ID, False, [partition], 0, {})])
         self._kafka.later(self._kafka.message_ms(), deliver, answer, response)

@@ -7,6 +7,7 @@ from typing import Self
 
 from replicator.errors import BrokerUnavailable
 from replicator.log.kafka.admin import KafkaAdmin, recreate_acks_topic
+from replicator.log.kafka.brokers import Brokers
 from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.cursor import Cursor, OffsetOutOfRange
 from replicator.log.kafka.offsets import list_offset_with_retry
@@ -21,7 +22,7 @@ from replicator.log.kafka.partition import (
 )
 from replicator.log.kafka.partition_leader import LeaderLookup
 from replicator.log.kafka.requests import LATEST
-from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
+from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.kafka.topic import acks_topic
 from replicator.position import NodeId
 
@@ -51,13 +52,8 @@ class KafkaAcks:
     ) -> Self:
         """A missing topic is created. Raises `BrokerUnavailable`, also if the log does not exist either."""
         admin = KafkaAdmin(bootstrap, security, client_id_of(cluster, node, "admin"))
-        lookup = LeaderLookup(
-            bootstrap,
-            acks_topic(cluster),
-            security or PLAINTEXT,
-            client_id=client_id_of(cluster, node, "acks"),
-            recreate=lambda: recreate_acks_topic(admin, cluster),
-        )
+        brokers = Brokers(bootstrap, security, client_id_of(cluster, node, "acks"))
+        lookup = LeaderLookup(brokers, acks_topic(cluster), recreate=lambda: recreate_acks_topic(admin, cluster))
         client = PartitionClient(lookup, options.append_timeout_ms)
         try:
             end = await list_offset_with_retry(client, LATEST, options.offsets_timeout_ms)

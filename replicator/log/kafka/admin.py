@@ -145,31 +145,6 @@ class KafkaAdmin:
         )
 
 
-class TopicLookup:
-    """Looks up the ids of topics without blocking the event loop."""
-
-    def __init__(
-        self, bootstrap: str, security: KafkaSecurity | None = None, client_id: str = DEFAULT_CLIENT_ID
-    ) -> None:
-        self._admin = KafkaAdmin(bootstrap, security, client_id)
-
-    async def topic_id(self, topic: str) -> str | None:
-        """None if there is no such topic. Raises `BrokerUnavailable`."""
-        try:
-            description = await asyncio.wrap_future(self._admin.describe(topic))
-        except KafkaException as error:
-            if error.args[0].code() in MISSING:
-                return None
-            raise self._unavailable(topic, error) from error
-        return str(description.topic_id)
-
-    def _unavailable(self, topic: str, error: KafkaException) -> BrokerUnavailable:
-        translated = self._admin.translated(error)
-        if isinstance(translated, BrokerUnavailable):
-            return translated
-        return BrokerUnavailable(f"topic {topic} cannot be described: {_reason(error, 'Describe', topic)}")
-
-
 def topic_id(bootstrap: str, topic: str, *, security: KafkaSecurity | None = None) -> str | None:
     """None if there is no such topic. Raises `BrokerUnavailable`, `ConfigError`."""
     description = KafkaAdmin(bootstrap, security).describe_or_none(topic)

@@ -14,7 +14,7 @@ from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 
 from replicator.errors import BrokerUnavailable
-from replicator.intervals import ADMIN_TIMEOUT_S, LEADER_LOOKUP_MS, OFFSET_COMMIT_RETRY_S
+from replicator.intervals import ADMIN_TIMEOUT_S, BROKER_ANSWER_MS, OFFSET_COMMIT_RETRY_S
 from replicator.log.kafka.authorization import DENIED, missing_acl
 from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.failure_text import describe_code, describe_failure
@@ -104,7 +104,7 @@ class KafkaAppliedOffsets:
         for host, port, _ in collect_hosts(self._bootstrap):
             connection = self._connection_to(host, port)
             try:
-                async with asyncio.timeout(LEADER_LOOKUP_MS / 1000):
+                async with asyncio.timeout(BROKER_ANSWER_MS / 1000):
                     await connection.connect()
             except (KafkaError, OSError, TimeoutError) as error:
                 connection.close()

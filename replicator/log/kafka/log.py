@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, LogReplaced, LogTrimmed, LogTruncated
-from replicator.log.kafka.admin import TopicLookup
+from replicator.log.kafka.brokers import Brokers
 from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.cursor import Cursor, OffsetOutOfRange
 from replicator.log.kafka.offsets import list_offset_with_retry
@@ -23,7 +23,7 @@ from replicator.log.kafka.partition import (
 )
 from replicator.log.kafka.partition_leader import NO_EPOCH, LeaderLookup
 from replicator.log.kafka.requests import EARLIEST, LATEST
-from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
+from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.kafka.topic import wal_topic
 from replicator.log.kafka.topic_monitor import TopicMonitor
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry, LogExtent
@@ -88,12 +88,12 @@ class KafkaLog:
 
         Raises `BrokerUnavailable`, and `ConfigError` if the topic does not exist.
         """
-        topic, ids = wal_topic(cluster), TopicLookup(bootstrap, security, client_id_of(cluster, node, "admin"))
-        identity = await ids.topic_id(topic)
+        topic, brokers = wal_topic(cluster), Brokers(bootstrap, security, client_id_of(cluster, node, "log"))
+        identity = await brokers.topic_id(topic)
         if identity is None:
             raise ConfigError(f"there is no topic {topic} at {bootstrap}: check the cluster name, or create it first")
-        lookup = LeaderLookup(bootstrap, topic, security or PLAINTEXT, client_id=client_id_of(cluster, node, "log"))
-        log = cls(lookup, TopicMonitor(topic, identity, ids.topic_id, options.identity_check_ms), options)
+        lookup = LeaderLookup(brokers, topic)
+        log = cls(lookup, TopicMonitor(topic, identity, brokers.topic_id, options.identity_check_ms), options)
         try:
             await log.end()
         except BaseException:

@@ -22,8 +22,9 @@ from aiokafka.record.memory_records import MemoryRecords
 from replicator.errors import BrokerUnavailable, ReplicatorError
 from replicator.log.kafka.authorization import TOPIC_AUTHORIZATION_FAILED, missing_acl
 from replicator.log.kafka.broker_connection import Connection
+from replicator.log.kafka.brokers import PartitionLeader
 from replicator.log.kafka.failure_text import describe_code, describe_failure
-from replicator.log.kafka.partition_leader import NO_EPOCH, LeaderLookup, PartitionLeader
+from replicator.log.kafka.partition_leader import NO_EPOCH, LeaderLookup
 from replicator.log.kafka.requests import (
     EARLIEST,
     DescribeLogDirs,
@@ -223,13 +224,10 @@ class PartitionClient:
         try:
             async with asyncio.timeout_at(deadline):
                 leader = await self._lookup.find()
-                connection = await self._lookup.connect_to_partition(leader.address, self._timeout_ms)
+                connection = await self._lookup.brokers.connect_to_partition(leader.address, self._timeout_ms)
                 await self._verify(connection, leader)
         except (KafkaError, OSError, TimeoutError) as error:
-            why = describe_failure(error, self._timeout_ms)
-            raise BrokerUnavailable(
-                f"Kafka at {self._lookup.bootstrap} is unavailable: {why}. Check the address, and that Kafka is running"
-            ) from error
+            raise self._lookup.brokers.unavailable(describe_failure(error, self._timeout_ms)) from error
         if self._leader is not None and leader != self._leader:
             self.leader_changes += 1
         self._leader = leader

@@ -11,10 +11,10 @@ from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, I
 from replicator.address import Address
 from replicator.errors import BrokerUnavailable
 from replicator.log.kafka.admin import KafkaAdmin
+from replicator.log.kafka.brokers import Brokers
 from replicator.log.kafka.failure_text import describe_code
 from replicator.log.kafka.partition_leader import LeaderLookup
 from replicator.log.kafka.requests import PARTITION
-from replicator.log.kafka.security import PLAINTEXT
 
 METADATA_TOPIC = "__cluster_metadata"
 TIMEOUT_MS = 2_000
@@ -78,8 +78,7 @@ class DescribeQuorumRequest(Request[DescribeQuorumRequestV0]):  # type: ignore[m
 
 async def partition_leader(bootstrap: str, topic: str) -> int:
     """The node that leads the partition of the topic. Raises `BrokerUnavailable`."""
-    lookup = LeaderLookup(bootstrap, topic, PLAINTEXT)
-    return (await lookup.find()).node
+    return (await LeaderLookup(Brokers(bootstrap), topic).find()).node
 
 
 def in_sync_replicas(bootstrap: str, topic: str) -> int:
@@ -90,11 +89,11 @@ def in_sync_replicas(bootstrap: str, topic: str) -> int:
 
 async def active_controller(bootstrap: str) -> int:
     """The node that leads the quorum of the controllers. Raises `BrokerUnavailable`."""
-    lookup = LeaderLookup(bootstrap, METADATA_TOPIC, PLAINTEXT)
+    brokers = Brokers(bootstrap)
     why = ""
     for address in map(Address.parse, bootstrap.split(",")):
         try:
-            connection = await lookup.connect(address, TIMEOUT_MS)
+            connection = await brokers.connect(address, TIMEOUT_MS)
             try:
                 response: Any = await connection.send(DescribeQuorumRequest())
             finally:
