@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 COMPILED := build/compiled
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all compiled lint docs bench clean
+.PHONY: help demo test test-all images compiled lint docs bench clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -16,11 +16,14 @@ demo: $(READY) ## load 28,000 airports, kill and add replicas, compare all of th
 	$(BIN)/replicator demo$(if $(BASE_PORT), --base-port $(BASE_PORT))
 
 test: lint ## everything on one real broker of Apache Kafka
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not kafka and not registry" --no-header -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not kafka and not registry and not containers" --no-header -q
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "kafka and not brokers" --no-header -q
 
-test-all: test ## test, the failures of a Kafka of three brokers, and a schema registry
-	$(BIN)/python -m pytest -m "brokers or registry" --no-header -q
+test-all: test ## test, the failures of a Kafka of three brokers, a schema registry, and the stack in containers
+	$(BIN)/python -m pytest -m "brokers or registry or containers" --no-header -q
+
+images: $(READY) ## build the images of the stack in containers, without an image registry (needs Docker, debootstrap and root)
+	tools/images/build
 
 compiled: $(READY) ## build a wheel with compiled modules into dist/, and run the fast tests on it (needs a C compiler)
 	rm -rf $(COMPILED) dist && mkdir -p $(COMPILED) dist
@@ -28,7 +31,7 @@ compiled: $(READY) ## build a wheel with compiled modules into dist/, and run th
 	cd $(COMPILED) && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(CURDIR)/$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(CURDIR)/dist .
 	rm -rf $(COMPILED)/replicator $(COMPILED)/*.so
 	$(BIN)/python -m zipfile -e dist/*.whl $(COMPILED)
-	cd $(COMPILED) && EXPECTED_BUILD=compiled PYTHONPATH=. $(CURDIR)/$(BIN)/python -m pytest -n 2 --dist worksteal -m "not kafka and not registry" --no-header -q
+	cd $(COMPILED) && EXPECTED_BUILD=compiled PYTHONPATH=. $(CURDIR)/$(BIN)/python -m pytest -n 2 --dist worksteal -m "not kafka and not registry and not containers" --no-header -q
 
 lint: $(READY) ## style, types, layers
 	$(BIN)/ruff check .

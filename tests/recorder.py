@@ -41,10 +41,20 @@ class Read(Operation):
 class Recorder:
     """`writers` write at the leader and read in a session at any node; `readers` read at every level."""
 
-    def __init__(self, name: str, ports: dict[str, int], leader: str, keys: int, writers: int, readers: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        ports: dict[str, int],
+        leader: str,
+        keys: int,
+        writers: int,
+        readers: int,
+        password: str = "",
+    ) -> None:
         self.history = History()
         self.keys = [b"%b:k%d" % (name.encode(), number) for number in range(keys)]
         self.ports = ports
+        self.password = password
         self.leader = leader
         self.stopping = False
         clients = [*((f"{name}:w{number}", True) for number in range(writers))]
@@ -100,7 +110,7 @@ class RecordingClient:
         self._writes = writes
         self._rng = random.Random(seed)
         self._timeout_s = READ_TIMEOUTS_S[seed % len(READ_TIMEOUTS_S)]
-        self._connections = {id: RedisConnection(port, "") for id, port in recorder.ports.items()}
+        self._connections = {id: RedisConnection(port, recorder.password) for id, port in recorder.ports.items()}
         self._token: Token | None = None
 
     async def run(self) -> None:

@@ -88,6 +88,7 @@ Connect = Annotated[
     Address | None,
     typer.Option(
         "--connect",
+        envvar="REPLICATOR_CONNECT",
         metavar="HOST:PORT",
         parser=parse_address,
         help="HTTP or Redis port of any node of the cluster.",
@@ -128,7 +129,10 @@ KafkaBootstrap = Annotated[
     str | None,
     typer.Option("--bootstrap", metavar="HOST:PORT", parser=parse_bootstrap, help="Kafka, without a cluster folder."),
 ]
-KafkaCluster = Annotated[str | None, typer.Option("--cluster", help="The cluster's name, without a cluster folder.")]
+KafkaCluster = Annotated[
+    str | None,
+    typer.Option("--cluster", envvar="REPLICATOR_NODE_CLUSTER", help="The cluster's name, without a cluster folder."),
+]
 KafkaConfig = Annotated[
     Path | None, typer.Option("--config", help="A TOML file whose section kafka has the TLS and SASL settings.")
 ]
@@ -144,7 +148,10 @@ class KafkaOfCluster:
 RepositoryUrl = Annotated[
     str | None,
     typer.Option(
-        "--repository", metavar="URL", help="A folder, or s3://bucket/prefix; by default that of the cluster in --dir."
+        "--repository",
+        envvar="REPLICATOR_SNAPSHOTS_REPOSITORY",
+        metavar="URL",
+        help="A folder, or s3://bucket/prefix; by default that of the cluster in --dir.",
     ),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,8 @@ from replicator.cli.output import ConsoleProgress, console, errors, print_result
 from replicator.errors import ConfigError
 from replicator.local.admin_client import find_cluster
 from replicator.local.cluster import LocalCluster, Origin
+from replicator.local.compose import ComposeReplica
+from replicator.local.compose import add_replica as add_container
 from replicator.local.operations import promote as promote_replica
 from replicator.local.operations import remove_foreign_member
 from replicator.local.operations import set_mode as set_member_mode
@@ -50,6 +53,9 @@ def add(
             help="sync: writes wait for it, if the policy says so; snapshotter: serves no clients.",
         ),
     ] = RequestedMode.ASYNC,
+    compose: Annotated[
+        bool, typer.Option("--compose", help="As a container: a service beside those of compose.yaml in this folder.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Start a new replica on this machine, and return when it has caught up and is a member.
@@ -61,6 +67,11 @@ def add(
     if from_log + from_snapshot + (name is not None) > 1:
         raise ConfigError("--from-log, --from-snapshot and --snapshot exclude each other: give one of them")
     origin = Origin.LOG if from_log else Origin.SNAPSHOT if from_snapshot else Origin.VERIFIED
+    if compose:
+        with ConsoleProgress(errors if json else console) as progress:
+            resp = add_container(ComposeReplica(id, origin, name, Mode(mode)), Path.cwd(), progress)
+        print_result(f"{id} serves at {resp}", {"node": id, "mode": mode, "resp": str(resp)}, json=json)
+        return
     with ConsoleProgress(errors if json else console) as progress:
         cluster = LocalCluster(dir, options.environment_password(), progress)
         entry = cluster.add_replica(id, origin=origin, snapshot_name=name, mode=Mode(mode))

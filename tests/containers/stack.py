@@ -1,0 +1,166 @@
+"""The stack of `compose/compose.yaml`, from a copy of its folder, at ports of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from testcontainers.compose import DockerCompose
+
+from replicator.address import Address
+from replicator.bench.peers import free_port
+from replicator.local.resp_connection import CommandFailed, RespConnection
+from tests.doc_pages import ROOT
+
+T = TypeVar("T")
+
+CLUSTER = "shop"
+NODES = ("n1", "n2", "n3")
+BROKERS = ("kafka1", "kafka2", "kafka3")
+PORTS = [
+    *(f"{node.upper()}_{kind}" for node in NODES for kind in ("PORT", "HTTP_PORT")),
+    *(f"{broker.upper()}_PORT" for broker in BROKERS),
+    "POSTGRES_PORT",
+    "PROMETHEUS_PORT",
+]
+COMMAND_S = 300
+
+
+def missing() -> str | None:
+    """Why the stack cannot be started on this machine; None if it can."""
+    for command in (["docker", "info"], ["docker", "compose", "version"]):
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=30)
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"no container engine: `{' '.join(command)}` fails ({error})"
+    images = subprocess.run(["docker", "images", "--quiet", "replicator"], capture_output=True, text=True).stdout
+    return None if images.strip() else "the images are missing: run tools/images/build"
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    folder: Path
+    environment: dict[str, str]
+
+    @property
+    def password(self) -> str:
+        return (self.folder / "secrets" / "node_password").read_text().strip()
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Of Redis clients."""
+        return {node: int(self.environment[f"{node.upper()}_PORT"]) for node in NODES}
+
+    @property
+    def bootstrap(self) -> str:
+        return ",".join(f"127.0.0.1:{self.environment[f'{broker.upper()}_PORT']}" for broker in BROKERS)
+
+    def docker(self, *arguments: str) -> str:
+        done = subprocess.run(
+            ["docker", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S,
+        )
+        assert done.returncode == 0, f"docker {arguments}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def compose(self, *arguments: str) -> str:
+        return self.docker("compose", *arguments)
+
+    def execute(self, service: str, *command: str) -> str:
+        return self.compose("exec", "-T", service, *command)
+
+    def status(self, node: str) -> Any:
+        return json.loads(self.execute(node, "replicator", "status", "--json"))
+
+    def container(self, service: str) -> str:
+        return self.compose("ps", "--all", "--quiet", service).strip()
+
+    def ask(self, node: str, *command: str) -> Any:
+        """The reply of the node. Raises `CommandFailed`, `OSError`."""
+        with RespConnection(Address("127.0.0.1", self.ports[node]), self.password, timeout_s=10) as connection:
+            return connection.execute(*command)
+
+    def leader(self, nodes: tuple[str, ...] = NODES) -> str:
+        """The one of `nodes` that is leader; waits until there is one."""
+
+        def found() -> str | None:
+            for node in nodes:
+                try:
+                    if self.ask(node, "ROLE")[0] == b"master":
+                        return node
+                except (CommandFailed, OSError):
+                    continue
+            return None
+
+        return wait_for(found)
+
+    @contextmanager
+    def paused(self, service: str) -> Iterator[None]:
+        self.compose("pause", service)
+        try:
+            yield
+        finally:
+            self.compose("unpause", service)
+
+    @contextmanager
+    def cut_off(self, service: str) -> Iterator[None]:
+        """Without a network, so also without its published ports."""
+        network, container = f"{self.environment['COMPOSE_PROJECT_NAME']}_default", self.container(service)
+        self.docker("network", "disconnect", network, container)
+        try:
+            yield
+        finally:
+            self.docker("network", "connect", "--alias", service, network, container)
+
+
+def wait_for(find: Callable[[], T | None], timeout_s: float = 90) -> T:
+    """The first result that is neither None nor false."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := find()):
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {find.__qualname__}"
+        time.sleep(0.2)
+    return found
+
+
+def prepared(folder: Path) -> Stack:
+    """A copy of the folder `compose`, whose files commands may change, with free ports."""
+    shutil.copytree(ROOT / "compose", folder, ignore=shutil.ignore_patterns("wheels", "*_password"))
+    ports = {name: str(free_port()) for name in PORTS}
+    project = f"replicator-test-{secrets.token_hex(4)}"
+    environment = os.environ | ports | {"COMPOSE_PROJECT_NAME": project, "COMPOSE_PROFILES": "full"}
+    return Stack(folder, environment)
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Stack]:
+    """The stack, once all services are healthy."""
+    stack = prepared(folder)
+    (folder / "secrets").mkdir(exist_ok=True)
+    for name in ("node", "postgres", "grafana"):
+        (folder / "secrets" / f"{name}_password").write_text(secrets.token_hex(16))
+    with patched(stack.environment), DockerCompose(folder, compose_file_name="compose.yaml", wait=True):
+        yield stack
+
+
+@contextmanager
+def patched(environment: dict[str, str]) -> Iterator[None]:
+    """testcontainers starts `docker` with the environment of this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield

@@ -1,0 +1,173 @@
+"""The compose stack as files, and `replicator replica add --compose` with a `docker` that is not there."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from replicator import __version__
+from replicator.address import Address
+from replicator.errors import ConfigError
+from replicator.local.cluster import Origin
+from replicator.local.compose import ComposeFailed, ComposeReplica, add_replica
+from replicator.local.kafka.jars import KAFKA_VERSION
+from replicator.local.progress import NoProgress
+from replicator.records.types import Mode
+from tests.doc_pages import ROOT, blocks
+
+FOLDER = ROOT / "compose"
+TEXT = (FOLDER / "compose.yaml").read_text()
+STACK = yaml.safe_load(TEXT)
+SERVICES: dict[str, Any] = STACK["services"]
+N4 = ComposeReplica("n4", Origin.VERIFIED, None, Mode.ASYNC)
+
+
+def test_the_images_are_those_of_this_version() -> None:
+    assert SERVICES["kafka1"]["image"] == f"apache/kafka:{KAFKA_VERSION}"
+    assert SERVICES["n1"]["image"] == f"${{REPLICATOR_IMAGE:-replicator:{__version__}}}"
+
+
+def test_each_port_is_in_the_settings_with_its_default() -> None:
+    settings = dict(re.findall(r"^(\w+_PORT)=(\d+)$", (FOLDER / ".env").read_text(), re.MULTILINE))
+    assert dict(re.findall(r"\$\{(\w+_PORT):-(\d+)\}", TEXT)) == settings
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_each_service_is_bounded(name: str) -> None:
+    service = SERVICES[name]
+    assert service["mem_limit"] and service["logging"]["options"] and service["cap_drop"] == ["ALL"]
+    assert service.get("read_only") or name.startswith("kafka")  # its image writes its settings into its own folders
+
+
+def test_the_lock_has_all_that_the_image_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = (project["optional-dependencies"][name] for name in ("client", "postgres", "registry", "s3"))
+    needed = [*project["dependencies"], *(it for some in extras for it in some)]
+    lock = (FOLDER / "requirements.txt").read_text()
+    pinned = set(re.findall(r"^([\w.-]+)==[^\n]* \\\n    --hash=", lock, re.MULTILINE))
+    assert {re.split(r"[\[>=<]", it)[0].lower() for it in needed} <= pinned
+
+
+def test_prometheus_scrapes_services_of_the_stack() -> None:
+    jobs = yaml.safe_load((FOLDER / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    targets = {it for job in jobs for some in job["static_configs"] for it in some["targets"]}
+    assert targets == {f"{name}:8001" for name in ("n1", "n2", "n3", "snapshotter", "sink")}
+
+
+class Notices(NoProgress):
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+
+class FakeDocker:
+    """Compose as it answers for this stack; `snapshots` are those of the repository, the newest first."""
+
+    def __init__(self, snapshots: Sequence[dict[str, Any]] = (), fails: str = "nothing") -> None:
+        self.commands: list[str] = []
+        self._snapshots = snapshots
+        self._fails = fails
+
+    def __call__(self, arguments: Sequence[str]) -> str:
+        command = " ".join(arguments)
+        self.commands.append(command)
+        if self._fails in command:
+            raise ComposeFailed(f"`docker {command}` has failed")
+        if "config" in arguments:
+            nodes = {
+                name: {
+                    "environment": {**SERVICES[name]["environment"], "REPLICATOR_NODE_RESP": f"0.0.0.0:700{number}"},
+                    "ports": [{"target": 8001, "published": f"800{number}"}],
+                }
+                for number, name in enumerate(("n1", "n2", "n3"), 1)
+            }
+            return json.dumps({"services": {**nodes, "postgres": {}}})
+        return json.dumps(self._snapshots) if "list" in arguments else ""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "compose.yaml").write_text(TEXT)
+    (tmp_path / ".env").write_text("COMPOSE_PROFILES=full\nN1_PORT=7001\n")
+    return tmp_path
+
+
+def test_a_replica_starts_from_the_newest_verified_snapshot(folder: Path) -> None:
+    docker = FakeDocker([{"name": "new", "verified_at_ms": None}, {"name": "old", "verified_at_ms": 1}])
+    assert add_replica(N4, folder, NoProgress(), docker) == Address("127.0.0.1", 7004)
+    both = "compose --file compose.yaml --file compose.n4.yaml"
+    run = f"{both} run --rm --no-deps --env REPLICATOR_CONNECT= n4 snapshot"
+    assert docker.commands == [
+        "compose config --format json",
+        f"{run} list --json --repository /snapshots",
+        f"{run} restore old --repository /snapshots --to /var/lib/replicator/node",
+        f"{both} up --detach --no-deps --wait --wait-timeout 600 n4",
+    ]
+    assert (folder / ".env").read_text() == (
+        "COMPOSE_PROFILES=full\nN1_PORT=7001\nCOMPOSE_FILE=compose.yaml:compose.n4.yaml\n"
+    )
+
+
+def test_the_file_of_a_replica_is_the_one_that_the_readme_shows(folder: Path) -> None:
+    add_replica(N4, folder, NoProgress(), FakeDocker())
+    written = "".join(re.sub(r"^#.*\n", "", (folder / "compose.n4.yaml").read_text(), flags=re.MULTILINE))
+    assert written in [block.text for block in blocks(FOLDER / "README.md") if block.language == "yaml"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "commands"),
+    [
+        (ComposeReplica("n4", Origin.LOG, None, Mode.ASYNC), ["config", "up"]),
+        (ComposeReplica("n4", Origin.VERIFIED, None, Mode.SYNC), ["config", "list", "up", "set-mode n4 sync"]),
+        (ComposeReplica("n4", Origin.VERIFIED, "chosen", Mode.ASYNC), ["config", "restore chosen", "up"]),
+    ],
+)
+def test_the_source_and_the_mode_of_a_replica(folder: Path, wanted: ComposeReplica, commands: list[str]) -> None:
+    docker = FakeDocker()
+    add_replica(wanted, folder, NoProgress(), docker)
+    assert len(docker.commands) == len(commands)
+    assert all(some in command for some, command in zip(commands, docker.commands, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (ComposeReplica("n1", Origin.LOG, None, Mode.ASYNC), "already has a service n1"),
+        (ComposeReplica("../n4", Origin.LOG, None, Mode.ASYNC), "node.id"),
+        (ComposeReplica("n4", Origin.SNAPSHOT, None, Mode.ASYNC), "there is no snapshot in /snapshots"),
+    ],
+)
+def test_replicas_that_are_refused(folder: Path, wanted: ComposeReplica, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        add_replica(wanted, folder, NoProgress(), FakeDocker())
+
+
+def test_a_snapshot_that_cannot_be_restored_leaves_nothing(folder: Path) -> None:
+    chosen = ComposeReplica("n4", Origin.VERIFIED, "lost", Mode.ASYNC)
+    with pytest.raises(ComposeFailed, match="restore lost"):
+        add_replica(chosen, folder, NoProgress(), FakeDocker(fails="restore"))
+    assert not (folder / "compose.n4.yaml").exists()
+
+
+def test_a_folder_without_a_stack(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no compose\.yaml in"):
+        add_replica(N4, tmp_path, NoProgress(), FakeDocker())
+
+
+def test_a_replica_that_does_not_start_is_not_remembered(folder: Path) -> None:
+    progress = Notices()
+    with pytest.raises(ComposeFailed, match="up --detach"):
+        add_replica(N4, folder, progress, FakeDocker(fails=" up "))
+    assert "COMPOSE_FILE" not in (folder / ".env").read_text()
+    assert "logs n4" in progress.notices[0]
+    with pytest.raises(ConfigError, match="is left from another replica n4: delete it"):
+        add_replica(N4, folder, progress, FakeDocker())
