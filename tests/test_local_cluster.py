@@ -24,6 +24,8 @@ from replicator.local.ports import free_base_port
 from replicator.local.process import identify
 from replicator.local.status import StatusReply, parse_status
 from replicator.log.kafka.security import KafkaSecurity
+from replicator.records.types import Change, Write
+from replicator.store.machine import open_machine
 
 NEEDS_PASSWORD = "this cluster was started with a password: set REPLICATOR_NODE_PASSWORD"
 
@@ -244,6 +246,19 @@ def test_a_cluster_with_its_own_kafka_keeps_it(dir: Path) -> None:
     with pytest.raises(ConfigError, match=r"its Kafka is its own, at 127\.0\.0\.1:9092, not kafka:9092"):
         cluster.start(1)
     assert cluster.folder.load().own_broker
+
+
+def test_a_store_that_was_truncated_stops_no_start_of_a_restored_cluster(dir: Path) -> None:
+    cluster = FakeCluster(dir)
+    restored = ClusterFile("c", "kafka:9092", False, free_base_port(4), former=("old",))
+    cluster.folder.save(restored.with_node("n1").with_node("n2"))
+    for id in ("n1", "n2"):
+        rows = [Change("kv", b"row%d" % number, b"", None, b"s" * 5000) for number in range(100)]
+        machine = open_machine(cluster.folder.node_dir(id) / "store", "c", "topic")
+        machine.apply([Write(tuple(rows))], machine.state)
+        machine.close()
+    os.truncate(cluster.folder.node_dir("n1") / "store" / "data.mdb", 8192)
+    assert cluster.start() == ("n1", "n2")
 
 
 def test_an_interrupted_start_says_what_runs_and_how_to_stop_it(dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def test_a_lost_node_is_replaced(cluster: Cluster) -> None:
 @pytest.mark.kafka
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("damage", ["overwritten", "truncated"])
-def test_a_damaged_store_is_moved_away_and_rebuilt(cluster: Cluster, damage: str) -> None:
+def test_a_damaged_store_is_rebuilt(cluster: Cluster, damage: str) -> None:
     _, damaged, _ = roles(cluster)
     store = cluster.folder.node_dir(damaged) / "store"
     cluster.run("node", "stop", damaged)
@@ -88,16 +88,11 @@ def test_a_damaged_store_is_moved_away_and_rebuilt(cluster: Cluster, damage: str
             file.write(b"\xff" * 8192)
         else:
             file.truncate(8192)
-    if damage == "overwritten":
-        cluster.run("node", "start", damaged)
-        quoted(cluster.folder.log_file(damaged).read_text(), "MDB_INVALID: File is not an LMDB file")
-        assert any((store.parent / "quarantine").iterdir())
-    else:
-        cluster.run("node", "start", damaged, code=1)
-        quoted(cluster.folder.log_file(damaged).read_text(), "Fatal Python error: Bus error")
-        store.rename(store.with_name(f"store.{damage}"))
-        cluster.run("node", "start", damaged)
-    quoted(cluster.folder.log_file(damaged).read_text().replace(damaged, "n2"), "n2 reads the log from offset 0 on")
+    cluster.run("node", "start", damaged)
+    log = cluster.folder.log_file(damaged).read_text()
+    quoted(log, "the store of this node is rebuilt: ")
+    quoted(log, "MDB_INVALID: File is not an LMDB file" if damage == "overwritten" else "data.mdb was truncated")
+    assert any((store.parent / "quarantine").iterdir())
     assert len(cluster.caught_up()) == len(IDS)
 
 

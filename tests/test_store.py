@@ -36,6 +36,7 @@ from replicator.store.values import decode_value, encode_value
 from tests.copies import restore_copy
 from tests.damage import flip
 
+PAGE = 4096
 ROWS = [b"row%05d" % number for number in range(5000)]
 
 
@@ -204,6 +205,40 @@ def test_a_store_that_a_crash_of_the_system_has_damaged_is_not_read(tmp_path: Pa
     machine = open_machine(tmp_path, "test", "topic")
     assert machine.state == LogState()
     machine.close()
+
+
+def fill(folder: Path, rows: int) -> None:
+    machine = open_machine(folder, "test", "topic")
+    machine.apply([write(row, None, b"s" * 5000) for row in ROWS[:rows]], state_at(0))
+    machine.close()
+
+
+@pytest.mark.parametrize("pages", [2, 3, 50, -1])
+def test_a_file_that_was_truncated_is_noticed_before_it_is_read(tmp_path: Path, pages: int) -> None:
+    fill(tmp_path, 200)
+    file = tmp_path / "data.mdb"
+    os.truncate(file, pages * PAGE if pages > 0 else file.stat().st_size + pages)
+    for read in (lambda: open_machine(tmp_path, "test", "topic"), lambda: read_meta(tmp_path)):
+        with pytest.raises(StoreUnreadable, match=r"data\.mdb was truncated"):
+            read()
+    with pytest.raises(StoreUnreadable), environment.read_only(tmp_path):
+        pass
+    assert has_followed_a_log(tmp_path)
+
+
+def test_an_intact_file_may_end_before_pages_that_are_free(tmp_path: Path) -> None:
+    """LMDB does not write what one transaction allocates and frees."""
+    fill(tmp_path, 200)
+    machine = open_machine(tmp_path, "test", "topic")
+    large = b"s" * 500_000
+    machine.apply([write(b"a", None, large), write(b"a", large, None)], state_at(1))
+    last_page = machine._env.info()["last_pgno"]
+    machine.close()
+    assert (tmp_path / "data.mdb").stat().st_size < last_page * PAGE
+    open_machine(tmp_path, "test", "topic").close()
+    os.truncate(tmp_path / "data.mdb", (tmp_path / "data.mdb").stat().st_size - PAGE)
+    with pytest.raises(StoreUnreadable):
+        open_machine(tmp_path, "test", "topic")
 
 
 def test_damaged_metadata_are_noticed(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def run(
 
     Example: replicator node run --id n1 --cluster shop --bootstrap kafka:9092 --dir /var/lib/replicator
     """
-    faulthandler.enable(STDERR)  # a store whose file is truncated ends the process with SIGBUS: say so
+    faulthandler.enable(STDERR)  # a store whose file is truncated while it is open ends the process (SIGBUS): say so
     node: dict[str, Any] = {
         "id": id,
         "cluster": cluster,

@@ -29,6 +29,7 @@ from replicator.store.meta import (
     encode_suspended,
     encode_timing,
 )
+from replicator.store.pages import lacks_pages
 
 T = TypeVar("T")
 
@@ -51,7 +52,10 @@ def open_environment(folder: Path, map_bytes: int = FIRST_MAP_BYTES) -> Any:
     """Raises `StoreError`."""
     try:
         file = folder / "data.mdb"
-        size = max(map_bytes, 2 * file.stat().st_size if file.exists() else 0)
+        size = map_bytes
+        if file.exists():
+            _check_pages(file)
+            size = max(map_bytes, 2 * file.stat().st_size)
         # with writemap, a full disk would raise SIGBUS instead of an error
         return lmdb.open(str(folder), map_size=size, max_dbs=3, sync=False, metasync=False, readahead=False)
     except lmdb.Error as error:
@@ -61,11 +65,20 @@ def open_environment(folder: Path, map_bytes: int = FIRST_MAP_BYTES) -> Any:
 @contextlib.contextmanager
 def read_only(store: Path) -> Iterator[Any]:
     """A store that no process changes: its folder, or the file. Creates no file. Raises `StoreError`."""
+    file = store / "data.mdb" if store.is_dir() else store
+    if file.exists():
+        _check_pages(file)
     try:
         with lmdb.open(str(store), subdir=store.is_dir(), max_dbs=3, readonly=True, lock=False, create=False) as env:
             yield env
     except lmdb.Error as error:
         raise store_error(store, error) from error
+
+
+def _check_pages(file: Path) -> None:
+    """Raises `StoreUnreadable`."""
+    if lacks_pages(file):
+        raise StoreUnreadable(f"the store in {file.parent} cannot be read (data.mdb was truncated): {_REBUILT}")
 
 
 @contextlib.contextmanager
