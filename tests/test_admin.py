@@ -358,7 +358,11 @@ async def test_a_snapshot_is_taken_and_listed(servers: HttpServers) -> None:
     _, listed = await client.ask("GET", "/snapshots")
     assert [it["name"] for it in listed["snapshots"]] == [taken["name"]]
     [it] = listed["snapshots"]
-    assert it == {**{name: value for name, value in taken.items() if name != "repository"}, "verified_at_ms": None}
+    assert it == {
+        **{name: value for name, value in taken.items() if name != "repository"},
+        "verified_at_ms": None,
+        "failure": "",
+    }
     assert (Path(taken["repository"]) / taken["name"] / "manifest.json").exists()
     assert await client.ask("GET", "/snapshots/progress") == (200, {"progress": None})
 

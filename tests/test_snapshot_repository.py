@@ -15,14 +15,32 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from replicator.errors import ConfigError, RepositoryUnavailable, SnapshotError, StoreError, StoreFull
+from replicator.errors import (
+    BrokerUnavailable,
+    ConfigError,
+    RepositoryUnavailable,
+    SnapshotError,
+    StoreError,
+    StoreFull,
+)
 from replicator.limits import PART_BYTES
 from replicator.local.progress import NO_PROGRESS
 from replicator.local.snapshots import newest, prune, restore_node
-from replicator.snapshots import restoring, transfer
+from replicator.log.kafka.security import PLAINTEXT
+from replicator.log.memory import MemoryLog
+from replicator.protocol.log_state import LogState
+from replicator.snapshots import restoring, transfer, verification
 from replicator.snapshots.listing import listed
 from replicator.snapshots.objects import Objects, shown_url
-from replicator.snapshots.repository import Repository, StoredSnapshot, Unfinished, Verification
+from replicator.snapshots.repository import (
+    FailedVerification,
+    FolderUnusable,
+    Repository,
+    StoredSnapshot,
+    Unfinished,
+    Verification,
+)
+from replicator.snapshots.verification import Check, LogAccess, verify_and_note
 from replicator.store import boot, environment, snapshot
 from replicator.store.machine import Machine, open_machine, read_meta
 from replicator.store.snapshot import Manifest
@@ -194,7 +212,13 @@ class TestPublishing:
         with pytest.raises(SnapshotError, match="of another log, of cluster shop: use a repository for each cluster"):
             repository.publish(copy[0], replace(copy[1], topic_id="another"), ignore)
 
-    @pytest.mark.parametrize("content", ["[" * 100_000, "[]", '{"verified_at_ms": "x", "by": ""}', "{}", "\x00"])
+    @pytest.mark.parametrize(
+        "content",
+        [
+            *("[" * 100_000, "[]", '{"verified_at_ms": "x", "by": ""}', "{}", "\x00", "5", '{"failure": 1}'),
+            '{"failed_at_ms": "x", "by": "", "failure": ""}',
+        ],
+    )
     def test_a_verification_without_sense(
         self, repository: Repository, url: str, copy: tuple[Path, Manifest], content: str
     ) -> None:
@@ -206,7 +230,7 @@ class TestPublishing:
         for offset, topic in ((1, "old"), (2, "old"), (3, "new"), (4, "new")):
             name = f"{offset:020d}-{'a' * 8}"
             repository.publish(copy[0], replace(copy[1], name=name, offset=offset, topic_id=topic), ignore)
-            repository.note_verified(name, Verification(offset, "n1"))
+            repository.note_verification(name, Verification(offset, "n1"))
         deleted = prune(repository, "shop", keep=1, keep_s=0, unfinished_s=3600)
         assert sorted(int(name[:20]) for name in deleted) == [1, 3]
 
@@ -222,10 +246,59 @@ class TestPublishing:
     def test_a_verification_is_kept(self, repository: Repository, copy: tuple[Path, Manifest]) -> None:
         stored = publish(repository, copy)
         assert repository.verification(stored.name) is None
-        verification = Verification(1, "n1")
-        repository.note_verified(stored.name, verification)
-        assert repository.verification(stored.name) == verification
+        result = Verification(1, "n1")
+        repository.note_verification(stored.name, result)
+        assert repository.verification(stored.name) == result
         assert repository.listed() == [stored]
+
+    def test_a_failed_verification_replaces_the_former_one(
+        self, repository: Repository, copy: tuple[Path, Manifest]
+    ) -> None:
+        for offset in (1, 2):
+            name = f"{offset:020d}-{'a' * 8}"
+            repository.publish(copy[0], replace(copy[1], name=name, offset=offset), ignore)
+            repository.note_verification(name, Verification(offset, "n1"))
+        failed = FailedVerification(3, "n1", "checksums: part-00000 does not match its checksum")
+        repository.note_verification(name, failed)
+        assert repository.verification(name) == failed
+        assert not repository.is_verified(name)
+        assert [(it.verified_at_ms, it.failure) for it in listed(repository)] == [(None, failed.failure), (1, "")]
+        assert prune(repository, "shop", keep=1, keep_s=0, unfinished_s=3600) == []
+
+    def test_one_that_failed_is_sent_again(self, repository: Repository, url: str, copy: tuple[Path, Manifest]) -> None:
+        stored = publish(repository, copy)
+        path = f"{stored.name}/{stored.parts[1].name}"
+        good = Objects(url).read(path, 1 << 20)
+        Objects(url).write(path, good[:-1])
+        repository.note_verification(stored.name, FailedVerification(1, "n1", "checksums: …"))
+        assert publish(repository, copy) == stored
+        assert Objects(url).read(path, 1 << 20) == good
+        assert repository.verification(stored.name) is None
+
+    def test_one_that_has_lost_parts_does_not_replace_others(
+        self, repository: Repository, url: str, copy: tuple[Path, Manifest]
+    ) -> None:
+        for offset in (1, 2):
+            name = f"{offset:020d}-{'a' * 8}"
+            stored = repository.publish(copy[0], replace(copy[1], name=name, offset=offset), ignore)
+            repository.note_verification(name, Verification(offset, "n1"))
+        assert repository.missing_parts(name) == []
+        path = f"{name}/{stored.parts[0].name}"
+        Objects(url).write(path, Objects(url).read(path, 1 << 20)[:-1])
+        assert repository.missing_parts(name) == [stored.parts[0].name]
+        assert prune(repository, "shop", keep=1, keep_s=0, unfinished_s=3600) == []
+
+    def test_the_sizes_of_the_parts_may_be_unknown(
+        self, repository: Repository, url: str, copy: tuple[Path, Manifest]
+    ) -> None:
+        """As in a manifest of an earlier version."""
+        stored = publish(repository, copy)
+        fields = asdict(stored)
+        del fields["stored_bytes"]
+        Objects(url).write(f"{stored.name}/manifest.json", json.dumps(fields).encode())
+        assert repository.missing_parts(stored.name) == []
+        Objects(url).delete(f"{stored.name}/{stored.parts[1].name}")
+        assert repository.missing_parts(stored.name) == [stored.parts[1].name]
 
     def test_several_may_write_the_same_file(self, repository: Repository, url: str) -> None:
         objects, data = Objects(url), [bytes([it]) * 200_000 for it in range(8)]
@@ -395,6 +468,76 @@ class TestDamage:
         Objects(url).write("other/manifest.json", b"{}")
         assert repository.listed() == []
         assert repository.delete_unfinished(-60) == []
+
+
+class TestVerification:
+    @pytest.fixture
+    def verified(self, url: str, copy: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch) -> StoredSnapshot:
+        async def compare(*args: object) -> str:
+            return "the log holds it"
+
+        monkeypatch.setattr(verification, "_compare", compare)
+        stored = publish(Repository(url), copy)
+        assert self.verify(url, stored, copy[0].parent / "0")[-1].passed
+        assert Repository(url).is_verified(stored.name)
+        return stored
+
+    def verify(self, url: str, stored: StoredSnapshot, folder: Path, cluster: str = "shop") -> list[Check]:
+        folder.mkdir(exist_ok=True)
+        kafka = LogAccess("127.0.0.1:1", cluster, PLAINTEXT)
+        return list(verify_and_note(Repository(url), stored, kafka, "n1", folder, lambda what, done, total: None))
+
+    def test_one_that_fails_withdraws_the_former_one(self, url: str, verified: StoredSnapshot, tmp_path: Path) -> None:
+        path = f"{verified.name}/{verified.parts[1].name}"
+        good = Objects(url).read(path, 1 << 20)
+        Objects(url).write(path, good[: len(good) // 2])
+        assert [it.passed for it in self.verify(url, verified, tmp_path / "1")] == [True, False]
+        found = Repository(url).verification(verified.name)
+        assert isinstance(found, FailedVerification)
+        assert found.failure.startswith(f"checksums: {verified.parts[1].name} does not match its checksum")
+        Objects(url).write(path, good)
+        assert self.verify(url, verified, tmp_path / "2")[-1].passed
+        assert Repository(url).is_verified(verified.name)
+
+    @pytest.mark.parametrize("problem", ["folder", "space", "kafka", "cluster", "topic"])
+    def test_one_that_cannot_be_made_withdraws_nothing(
+        self, url: str, verified: StoredSnapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str
+    ) -> None:
+        expected: dict[str, tuple[type[Exception], str]] = {
+            "folder": (FolderUnusable, "choose another folder"),
+            "space": (StoreFull, "are free"),
+            "kafka": (BrokerUnavailable, "no answer"),
+        }
+        cluster = "another" if problem == "cluster" else "shop"
+
+        async def compare(kafka: LogAccess, topic_id: str, state: LogState) -> str:
+            if problem == "kafka":
+                raise BrokerUnavailable("no answer")
+            return await verification.compare_with_log(MemoryLog(), topic_id, state)
+
+        def refuse(descriptor: int, data: bytes, offset: int) -> int:
+            raise OSError(13, "Permission denied")
+
+        monkeypatch.setattr(verification, "_compare", compare)
+        if problem == "folder":
+            monkeypatch.setattr(os, "pwrite", refuse)
+        if problem == "space":
+            usage = shutil.disk_usage(tmp_path)
+            monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1))
+        if problem in expected:
+            kind, text = expected[problem]
+            with pytest.raises(kind, match=text):
+                self.verify(url, verified, tmp_path / "1", cluster)
+        else:
+            assert not self.verify(url, verified, tmp_path / "1", cluster)[-1].passed
+        assert Repository(url).is_verified(verified.name)
+
+    def test_one_that_is_deleted_meanwhile_leaves_nothing(
+        self, url: str, verified: StoredSnapshot, tmp_path: Path
+    ) -> None:
+        Repository(url).delete(verified.name)
+        assert not self.verify(url, verified, tmp_path / "1")[-1].passed
+        assert Repository(url).names() == []
 
 
 class TestTrouble:

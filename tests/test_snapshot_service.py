@@ -23,7 +23,7 @@ from replicator.position import Offset
 from replicator.protocol.log_state import LogState
 from replicator.protocol.trimming import Need
 from replicator.snapshots.jobs import Job, JobSettings, ProcessJobs, Task, encode_progress
-from replicator.snapshots.repository import Repository, Verification
+from replicator.snapshots.repository import FailedVerification, Repository, Verification
 from replicator.snapshots.retention import Schedule
 from replicator.snapshots.service import SnapshotService, SnapshotSettings
 from replicator.snapshots.verification import Check
@@ -70,8 +70,8 @@ class OwnJobs:
 
     async def verify(self, name: str) -> Check:
         self.verified.append(name)
-        if self.check.passed:
-            self._repository.note_verified(name, Verification(1, "n1"))
+        result = Verification(1, "n1") if self.check.passed else FailedVerification(1, "n1", self.check.detail)
+        self._repository.note_verification(name, result)
         return self.check
 
 
@@ -475,6 +475,63 @@ with environment.shared(Path({str(subject.machine.folder)!r})) as env:
     def test_every_kind_of_error_can_be_raised_again(self) -> None:
         for kind in (RepositoryUnavailable, ConfigError, SnapshotError, StoreFull, BrokerUnavailable):
             assert getattr(errors, kind.__name__) is kind
+
+
+class TestLostVerification:
+    """A snapshot that was verified, and is damaged since."""
+
+    async def test_one_whose_verification_fails_later_counts_no_more(self, subject: Subject) -> None:
+        service = subject.service(keep=2)
+        for offset in (9, 19):
+            subject.apply_to(offset)
+            await service.look()
+        name = subject.repository.listed()[0].name
+        subject.repository.note_verification(name, FailedVerification(2, "ada@host", "checksums: damaged"))
+        subject.jobs.check = Check("checksums", False, "damaged")
+        subject.trimmed.clear()
+        await subject.service(keep=1).look()
+        await service.look()
+        assert subject.names() == [19, 9]
+        assert subject.trimmed == []
+        damaged, good = service.report.snapshots or ()
+        assert (damaged.verified_at_ms, damaged.failure, good.verified_at_ms) == (None, "damaged", 1)
+        subject.apply_to(29)
+        subject.jobs.check = Check("log", True, "")
+        await service.look()
+        assert (subject.names(), service.report.trouble) == ([29, 9], "")
+        assert subject.trimmed == []
+
+    async def test_a_verification_that_fails_while_the_needs_are_asked_for(self, subject: Subject) -> None:
+        def needs() -> Sequence[Need]:
+            [stored] = subject.repository.listed()
+            subject.repository.note_verification(stored.name, FailedVerification(2, "ada@host", "digest: differs"))
+            return []
+
+        subject.apply_to(9)
+        service = subject.service()
+        service._needs = needs
+        await service.look()
+        assert subject.trimmed == []
+
+    @pytest.mark.parametrize("damage", ["gone", "shorter"])
+    async def test_its_parts_are_looked_at_before_something_is_deleted(self, subject: Subject, damage: str) -> None:
+        subject.needs = [Need("replica n2", Offset(0))]
+        service = subject.service(keep=2)
+        for offset in (9, 19):
+            subject.apply_to(offset)
+            await service.look()
+        stored = subject.repository.listed()[0]
+        part = Path(subject.repository.url) / stored.name / stored.parts[0].name
+        if damage == "gone":
+            part.unlink()
+        else:
+            part.write_bytes(part.read_bytes()[:-1])
+        subject.needs.clear()
+        other = subject.service(keep=1)
+        await other.look()
+        assert subject.names() == [19, 9]
+        assert subject.trimmed == [9]  # the damaged one counts for nothing, and the good one needs the log from there
+        assert f"snapshot {stored.name} has lost parts" in other.report.trouble
 
 
 class TestLostPast:

@@ -98,6 +98,10 @@ def test_a_snapshot_is_verified_against_the_log(cluster: Cluster) -> None:
     output = cluster.run("snapshot", "verify", "--json", code=1)
     report = json.loads(output[output.index("{") :])
     assert [(it["what"], it["passed"]) for it in report["checks"]] == [("manifest", True), ("checksums", False)]
+    [damaged] = listed(cluster)
+    assert damaged["verified_at_ms"] is None and "does not match its checksum" in damaged["failure"]
+    assert "failed" in cluster.run("snapshot", "list")
+    assert "does not match its checksum" in cluster.run("snapshot", "show")
     assert "does not match its checksum" in cluster.run("replica", "add", "n2", "--from-snapshot", code=1)
     assert [it["id"] for it in cluster.status()["nodes"]] == ["n1"]
     assert not cluster.folder.node_dir("n2").exists()

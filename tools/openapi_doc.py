@@ -75,7 +75,7 @@ def reference(shape: Shape) -> Schema:
 
 def shapes() -> dict[Shape, Schema]:
     manifest, member = schema_of(Manifest)["properties"], schema_of(Member)["properties"]
-    listed = {**manifest, "verified_at_ms": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}
+    listed = {**manifest, "verified_at_ms": {"anyOf": [{"type": "integer"}, {"type": "null"}]}, "failure": TEXT}
     leader = {"leader": {"anyOf": [NODE_ID, {"type": "null"}]}}
     roles = an_object(
         {"id": NODE_ID, "role": schema_of(Role), "state": schema_of(NodeState), **leader},

@@ -30,6 +30,7 @@ from replicator.local.folder import ClusterFolder
 from replicator.local.operations import take_snapshot
 from replicator.node.snapshots import ListedSnapshot
 from replicator.snapshots.listing import listed
+from replicator.snapshots.repository import FailedVerification, Verification
 
 app = typer.Typer(help="Take, verify and restore snapshots.", no_args_is_help=True)
 app.command("open")(snapshot_open.open_)
@@ -100,7 +101,7 @@ def list_(
             str(manifest.bytes),
             manifest.digest[:12],
             _moment(manifest.taken_at_ms),
-            "no" if it.verified_at_ms is None else _moment(it.verified_at_ms),
+            _verified(it),
         )
     print_whole(table)
     for problem in problems:
@@ -125,9 +126,15 @@ def show(
     fields = {
         **asdict(stored.manifest),
         "parts": len(stored.parts),
-        "verified_at_ms": verification.verified_at_ms if verification else None,
-        "verified_by": verification.by if verification else None,
+        "verified_at_ms": verification.verified_at_ms if isinstance(verification, Verification) else None,
+        "verified_by": verification.by if isinstance(verification, Verification) else None,
     }
+    if isinstance(verification, FailedVerification):
+        fields |= {
+            "verification_failed_at_ms": verification.failed_at_ms,
+            "verification_failed_by": verification.by,
+            "failure": verification.failure,
+        }
     if json:
         print_json(fields)
         return
@@ -219,7 +226,13 @@ def prune(
 
 
 def _as_json(listed: ListedSnapshot) -> dict[str, object]:
-    return {**asdict(listed.manifest), "verified_at_ms": listed.verified_at_ms}
+    return {**asdict(listed.manifest), "verified_at_ms": listed.verified_at_ms, "failure": listed.failure}
+
+
+def _verified(listed: ListedSnapshot) -> str:
+    if listed.failure:
+        return "failed"
+    return "no" if listed.verified_at_ms is None else _moment(listed.verified_at_ms)
 
 
 def _moment(ms: int) -> str:

@@ -110,7 +110,7 @@ class NodeAdmin:
     def list_snapshots(self) -> list[ListedSnapshot]:
         """The highest offset first."""
         return [
-            ListedSnapshot(Manifest(**known_fields(Manifest, it)), it["verified_at_ms"])
+            ListedSnapshot(Manifest(**known_fields(Manifest, it)), it["verified_at_ms"], it.get("failure", ""))
             for it in self._request("GET", "/snapshots", timeout_s=LISTING_S)["snapshots"]
         ]
 

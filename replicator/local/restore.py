@@ -386,7 +386,7 @@ class _Steps:
     def verify(self) -> None:
         """So that nodes start from it. Raises `SnapshotError`."""
         plan, repository = self._plan, self._repository
-        if repository.verification(plan.seed) is not None:
+        if repository.is_verified(plan.seed):
             return
         self._progress.step(f"verifying snapshot {plan.seed}")
         stored = repository.get(plan.seed)

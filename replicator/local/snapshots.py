@@ -43,7 +43,7 @@ def choose(
         return stored
     for stored in repository.listed():
         is_ours = stored.manifest.cluster == cluster and topic_id in (None, stored.manifest.topic_id)
-        if is_ours and (not verified or repository.verification(stored.name)):
+        if is_ours and (not verified or repository.is_verified(stored.name)):
             return stored
     return None
 
@@ -122,11 +122,13 @@ def verify(
 def prune(repository: Repository, cluster: str, keep: int, keep_s: int, unfinished_s: float) -> list[str]:
     """Delete old snapshots, and uploads that were not completed. Returns their names.
 
-    `keep` counts those of each log: a cluster whose topic was recreated has several.
+    `keep` counts those of each log: a cluster whose topic was recreated has several. Verified ones that have lost parts
+    do not count, and stay.
     """
     logs: dict[str, list[ListedSnapshot]] = defaultdict(list)
     for it in listed(repository):
-        if it.manifest.cluster == cluster:
+        is_whole = it.verified_at_ms is None or not repository.missing_parts(it.manifest.name)
+        if it.manifest.cluster == cluster and is_whole:
             logs[it.manifest.topic_id].append(it)
     now_ms = time.time_ns() // 1_000_000
     names = [name for found in logs.values() for name in obsolete(found, keep, keep_s, now_ms)]

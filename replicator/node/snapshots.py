@@ -13,6 +13,7 @@ from replicator.store.snapshot import Manifest
 class ListedSnapshot:
     manifest: Manifest
     verified_at_ms: int | None  # since 1970; None: it is not verified
+    failure: str = ""  # of its last verification; empty: it has not failed
 
 
 @dataclass(frozen=True, slots=True)

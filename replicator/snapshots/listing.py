@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 
 from replicator.errors import SnapshotError
 from replicator.node.snapshots import ListedSnapshot
-from replicator.snapshots.repository import Repository, Unfinished
+from replicator.snapshots.repository import FailedVerification, Repository, Unfinished, Verification
+from replicator.store.snapshot import Manifest
 
 
 def listed(
@@ -16,21 +17,31 @@ def listed(
 ) -> list[ListedSnapshot]:
     """The highest offset first. It blocks.
 
-    `verified`: what is known already; it cannot change any more, so it is not read again. `on_problem` is called with
-    what is wrong with each that cannot be read. Raises `RepositoryUnavailable`, `ConfigError`.
+    `verified`: those that were, so their manifests are known and are not read again; another verification may have
+    failed since. `on_problem` is called with what is wrong with each that cannot be read. Raises
+    `RepositoryUnavailable`, `ConfigError`.
     """
-    known = {it.manifest.name: it for it in verified}
+    known = {it.manifest.name: it.manifest for it in verified}
     found = []
     for name in repository.names():
-        if name in known:
-            found.append(known[name])
-            continue
         try:
-            manifest, verification = repository.get(name).manifest, repository.verification(name)
+            verification = repository.verification(name)
+            is_known = name in known and isinstance(verification, Verification)
+            manifest = known[name] if is_known else repository.get(name).manifest
         except Unfinished:
             continue  # or it was deleted meanwhile
         except SnapshotError as error:
             on_problem(error)
             continue
-        found.append(ListedSnapshot(manifest, verification.verified_at_ms if verification else None))
+        found.append(_listed(manifest, verification))
     return sorted(found, key=lambda it: it.manifest.offset, reverse=True)
+
+
+def _listed(manifest: Manifest, verification: Verification | FailedVerification | None) -> ListedSnapshot:
+    match verification:
+        case Verification(verified_at_ms):
+            return ListedSnapshot(manifest, verified_at_ms)
+        case FailedVerification():
+            return ListedSnapshot(manifest, None, verification.failure)
+        case None:
+            return ListedSnapshot(manifest, None)

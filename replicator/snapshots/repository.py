@@ -2,7 +2,7 @@
 
 URL/<offset>-<first 8 digits of the chain>/part-00000-<checksum>.zst   parts of the copy (`transfer`)
                                            /manifest.json               written last: without it, it is unfinished
-                                           /verification.json           by whom it was verified, if it was
+                                           /verification.json           the result of its last verification, if any
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class StoredSnapshot:
 
     manifest: Manifest
     parts: tuple[Part, ...]
+    stored_bytes: tuple[int, ...] = ()  # of each part, compressed; empty: not written, as by earlier versions
 
     @property
     def name(self) -> str:
@@ -49,8 +50,17 @@ class StoredSnapshot:
         return sum(part.bytes for part in self.parts)
 
     def has_all(self, present: Mapping[str, int]) -> bool:
-        """Whether its parts are among these files."""
-        return all(present.get(part.name) for part in self.parts)
+        """Whether its parts are among these files, with the sizes that they had when it was published."""
+        return not self.missing(present)
+
+    def missing(self, present: Mapping[str, int]) -> list[str]:
+        """Its parts that are not among these files, or have another size than when it was published."""
+        sizes = self.stored_bytes or (None,) * len(self.parts)
+        return [
+            part.name
+            for part, size in zip(self.parts, sizes, strict=True)
+            if not present.get(part.name) or size not in (None, present[part.name])
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +69,15 @@ class Verification:
 
     verified_at_ms: int  # since 1970
     by: str  # the node, or the host
+
+
+@dataclass(frozen=True, slots=True)
+class FailedVerification:
+    """A check has failed: the snapshot is not verified, whatever was found before. Earlier versions ignore it."""
+
+    failed_at_ms: int  # since 1970
+    by: str  # the node, or the host
+    failure: str  # which check, and why
 
 
 class Repository:
@@ -97,14 +116,19 @@ class Repository:
         """
         name = checked_name(manifest.name)
         present = self._objects.sizes(name)
-        if _MANIFEST in present and (found := self._complete(manifest, present)) is not None:
-            return found
+        if _MANIFEST in present:
+            found = self._complete(manifest, present)
+            if isinstance(self.verification(name), FailedVerification):
+                present = {}  # send all parts again
+            elif found is not None:
+                return found
 
         def send(part: str, data: bytes) -> None:
             self._objects.write(f"{name}/{part}", data)
 
         parts = send_parts(copy / "data.mdb", send, lambda part: bool(present.get(part)), on_sent)
-        stored = StoredSnapshot(manifest, parts)
+        sizes = self._objects.sizes(name)
+        stored = StoredSnapshot(manifest, parts, tuple(sizes.get(part.name, 0) for part in parts))
         self._objects.delete(f"{name}/{_VERIFICATION}")  # of one whose parts were lost
         self._objects.write(f"{name}/{_MANIFEST}", json.dumps(asdict(stored), indent=1).encode())
         if not stored.has_all(self._objects.sizes(name)):
@@ -125,7 +149,9 @@ class Repository:
         return found if found.has_all(present) else None
 
     def fetch(self, snapshot: StoredSnapshot, file: Path, on_received: OnTransferred) -> None:
-        """Write the copy to a new file, and compare it with its checksums. Raises `SnapshotError`, `StoreFull`."""
+        """Write the copy to a new file, and compare it with its checksums. Raises `SnapshotError`, `FolderUnusable`,
+        `StoreFull`.
+        """
 
         def receive(part: str) -> bytes:
             try:
@@ -142,19 +168,32 @@ class Repository:
         except OSError as error:
             if is_full(error):
                 raise StoreFull(f"{file} cannot be written: {error.strerror}. Free some space, and try again") from None
-            raise SnapshotError(f"{file} cannot be written ({error.strerror}): choose another folder") from None
+            raise FolderUnusable(f"{file} cannot be written ({error.strerror}): choose another folder") from None
 
-    def verification(self, name: str) -> Verification | None:
-        """None if the snapshot was not verified."""
+    def verification(self, name: str) -> Verification | FailedVerification | None:
+        """The result of the last one. None if there was none."""
         try:
-            found = Verification(
-                **json.loads(self._objects.read(f"{checked_name(name)}/{_VERIFICATION}", MAX_MANIFEST_BYTES))
-            )
+            content = json.loads(self._objects.read(f"{checked_name(name)}/{_VERIFICATION}", MAX_MANIFEST_BYTES))
+            if "failure" in content:
+                failed = FailedVerification(**content)
+                return failed if (type(failed.failed_at_ms), type(failed.failure)) == (int, str) else None
+            found = Verification(**content)
         except (FileNotFoundError, ValueError, TypeError, RecursionError):
             return None
         return found if type(found.verified_at_ms) is int else None
 
-    def note_verified(self, name: str, verification: Verification) -> None:
+    def is_verified(self, name: str) -> bool:
+        return isinstance(self.verification(name), Verification)
+
+    def missing_parts(self, name: str) -> list[str]:
+        """The parts of a snapshot that are gone, or have another size than when it was published: a cheap check.
+
+        Raises `SnapshotError`, `Unfinished`.
+        """
+        return self.get(name).missing(self._objects.sizes(name))
+
+    def note_verification(self, name: str, verification: Verification | FailedVerification) -> None:
+        """It replaces the former one."""
         self._objects.write(f"{checked_name(name)}/{_VERIFICATION}", json.dumps(asdict(verification)).encode())
 
     def delete(self, name: str) -> None:
@@ -193,6 +232,10 @@ class Unfinished(SnapshotError):
     """It has no manifest."""
 
 
+class FolderUnusable(SnapshotError):
+    """The folder to which a snapshot is restored. This says nothing about the snapshot."""
+
+
 def checked_name(name: str) -> str:
     """Raises `SnapshotError` if it is not the name of a snapshot."""
     if not _NAME.fullmatch(name):
@@ -214,10 +257,13 @@ def _decoded(name: str, encoded: bytes) -> StoredSnapshot:
             raise SnapshotError(formats.newer(f"snapshot {name}", format, FORMAT, _written_by(content)))
         manifest = Manifest(**content["manifest"])
         parts = tuple(Part(**it) for it in content["parts"])
+        stored_bytes = tuple(content.get("stored_bytes", ()))
         _check(name, manifest, parts)
+        if any(type(it) is not int for it in stored_bytes) or len(stored_bytes) not in (0, len(parts)):
+            raise ValueError("stored_bytes")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SnapshotError(f"the manifest of snapshot {name} is damaged ({error!r}): delete the snapshot") from error
-    return StoredSnapshot(manifest, parts)
+    return StoredSnapshot(manifest, parts, stored_bytes)
 
 
 def _written_by(content: dict[str, Any]) -> str:

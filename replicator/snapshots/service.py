@@ -23,7 +23,7 @@ from replicator.position import Offset
 from replicator.protocol.trimming import Need, first_need
 from replicator.snapshots.jobs import Jobs
 from replicator.snapshots.listing import listed
-from replicator.snapshots.repository import Repository
+from replicator.snapshots.repository import Repository, Unfinished
 from replicator.snapshots.retention import Schedule, Since, due, obsolete
 from replicator.store.machine import Machine
 from replicator.store.snapshot import Manifest
@@ -145,14 +145,21 @@ class SnapshotService:
         ]
 
     async def _in_log(self) -> list[ListedSnapshot]:
-        """Those of `_ours` but the verified ones that the log does not hold any more, as Kafka has lost its end since.
-
-        These must neither replace other snapshots nor a part of the log.
+        """Those of `_ours`, as they are now, but the verified ones that must neither replace other snapshots nor a part
+        of the log: the log does not hold them any more, as Kafka has lost its end since, or they have lost parts.
         """
+        await self.listed()  # a verification may have failed since the last look
         found = []
         for it in self._ours:
             name, state = it.manifest.name, it.manifest.state
             if it.verified_at_ms is not None:
+                try:
+                    missing = await in_daemon_thread(partial(self._repository.missing_parts, name))
+                except Unfinished:  # another snapshotter has deleted it meanwhile
+                    continue
+                if missing:
+                    self._refuse(name, f"has lost parts, or they have another size than at first: {missing[0]}")
+                    continue
                 if state is not None and await log_holds(self._log, state) is False:
                     self._refuse(name, "contains other records than the log: Kafka has lost them")
                     continue

@@ -12,18 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from replicator.errors import LogDamage, LogTrimmed, SnapshotError, StoreError, StoreFull
+from replicator.errors import LogDamage, LogTrimmed, SnapshotError
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.port import Log
 from replicator.node.past import log_holds
 from replicator.protocol.log_state import LogState
-from replicator.snapshots.repository import Repository, StoredSnapshot, Verification
+from replicator.snapshots.repository import (
+    FailedVerification,
+    FolderUnusable,
+    Repository,
+    StoredSnapshot,
+    Verification,
+)
 from replicator.snapshots.transfer import in_total
 from replicator.store.snapshot import Manifest, check_content, check_meta, meta_of
 
-CompareWithLog = Callable[[str, LogState], str]
-"""With the topic id and the state of the log of a snapshot. Returns what was compared; raises `ReplicatorError`."""
+MAX_FAILURE_CHARS = 1000
 
 OnProgress = Callable[[str, int, int], None]
 """Called with what is counted, how much of it is done, and how much there is."""
@@ -42,35 +47,8 @@ class LogAccess(NamedTuple):
     security: KafkaSecurity
 
 
-def verify_snapshot(
-    repository: Repository,
-    snapshot: StoredSnapshot,
-    cluster: str,
-    compare: CompareWithLog,
-    folder: Path,
-    on_progress: OnProgress,
-) -> Iterator[Check]:
-    """The checks in order; it ends with the first one that fails. The copy is restored to `folder`, which is empty.
-
-    Raises `RepositoryUnavailable`, `ConfigError`, `BrokerUnavailable`, and `StoreFull` of the folder.
-    """
-    manifest = snapshot.manifest
-    steps: tuple[tuple[str, Callable[[], str]], ...] = (
-        ("manifest", lambda: _check_manifest(snapshot, cluster)),
-        ("checksums", lambda: _fetch(repository, snapshot, folder / "data.mdb", on_progress)),
-        ("metadata", lambda: _check_meta(folder, manifest)),
-        ("digest", lambda: _check_content(folder, manifest, on_progress)),
-        ("log", lambda: compare(manifest.topic_id, meta_of(folder).state)),
-    )
-    for what, step in steps:
-        try:
-            detail = step()
-        except StoreFull:
-            raise
-        except _FAILED as error:
-            yield Check(what, False, str(error))
-            return
-        yield Check(what, True, detail)
+class OfAnotherLog(SnapshotError):
+    """The snapshot cannot be compared with this log. This says nothing about the snapshot."""
 
 
 def verify_and_note(
@@ -81,16 +59,44 @@ def verify_and_note(
     folder: Path,
     on_progress: OnProgress,
 ) -> Iterator[Check]:
-    """As `verify_snapshot`, with the log on Kafka; if all checks pass, that is noted in the repository. It blocks."""
+    """The checks in order; it ends with the first one that fails. The copy is restored to `folder`, which is empty.
 
-    def compare(topic_id: str, state: LogState) -> str:
-        return asyncio.run(_compare(kafka, topic_id, state))
+    The result is noted in the repository, instead of the former one. It blocks. Nothing is noted if a check cannot be
+    made: raises `RepositoryUnavailable`, `ConfigError`, `BrokerUnavailable`, and `StoreFull` and
+    `FolderUnusable` of the folder.
+    """
+    manifest = snapshot.manifest
+    steps: tuple[tuple[str, Callable[[], str]], ...] = (
+        ("manifest", lambda: _check_manifest(snapshot, kafka.cluster)),
+        ("checksums", lambda: _fetch(repository, snapshot, folder / "data.mdb", on_progress)),
+        ("metadata", lambda: _check_meta(folder, manifest)),
+        ("digest", lambda: _check_content(folder, manifest, on_progress)),
+        ("log", lambda: asyncio.run(_compare(kafka, manifest.topic_id, meta_of(folder).state))),
+    )
+    for what, step in steps:
+        try:
+            detail = step()
+        except FolderUnusable:
+            raise
+        except OfAnotherLog as error:
+            yield Check(what, False, str(error))
+            return
+        except (SnapshotError, LogDamage, LogTrimmed) as error:
+            yield Check(what, False, str(error))
+            _note_failed(repository, snapshot.name, by, f"{what}: {error}")
+            return
+        yield Check(what, True, detail)
+    repository.note_verification(snapshot.name, Verification(_now_ms(), by))
 
-    check = None
-    for check in verify_snapshot(repository, snapshot, kafka.cluster, compare, folder, on_progress):
-        yield check
-    if check is not None and check.passed:
-        repository.note_verified(snapshot.name, Verification(time.time_ns() // 1_000_000, by))
+
+def _note_failed(repository: Repository, name: str, by: str, failure: str) -> None:
+    """Unless it was deleted meanwhile: then nothing of it must be left."""
+    if name in repository.names():
+        repository.note_verification(name, FailedVerification(_now_ms(), by, failure[:MAX_FAILURE_CHARS]))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 async def _compare(kafka: LogAccess, topic_id: str, state: LogState) -> str:
@@ -104,7 +110,7 @@ async def _compare(kafka: LogAccess, topic_id: str, state: LogState) -> str:
 async def compare_with_log(log: Log, topic_id: str, state: LogState) -> str:
     """Whether a replica with this state can read on in the log. Raises `SnapshotError`, and as `log_holds`."""
     if log.identity != topic_id:
-        raise SnapshotError(f"it is of the topic with id {topic_id}, and the log is now the one with id {log.identity}")
+        raise OfAnotherLog(f"it is of the topic with id {topic_id}, and the log is now the one with id {log.identity}")
     start = await log.start()
     if start > state.offset + 1:
         raise SnapshotError(f"the log begins at offset {start}, so a replica cannot read on from {state.offset + 1}")
@@ -122,7 +128,7 @@ async def compare_with_log(log: Log, topic_id: str, state: LogState) -> str:
 def _check_manifest(snapshot: StoredSnapshot, cluster: str) -> str:
     manifest = snapshot.manifest
     if manifest.cluster != cluster:
-        raise SnapshotError(f"it is of cluster {manifest.cluster}, not {cluster}")
+        raise OfAnotherLog(f"it is of cluster {manifest.cluster}, not {cluster}")
     return f"format {manifest.format}, offset {manifest.offset}, {len(snapshot.parts)} parts"
 
 
@@ -140,6 +146,3 @@ def _check_meta(folder: Path, manifest: Manifest) -> str:
 def _check_content(folder: Path, manifest: Manifest, on_progress: OnProgress) -> str:
     check_content(folder, lambda count: on_progress("entries", count, manifest.entries))
     return f"{manifest.entries} entries, digest {manifest.digest[:12]}"
-
-
-_FAILED = (SnapshotError, StoreError, LogDamage, LogTrimmed)
