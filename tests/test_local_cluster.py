@@ -22,9 +22,11 @@ from replicator.local.cluster import LocalCluster
 from replicator.local.folder import ClusterFile, ClusterFolder, NodeEntry
 from replicator.local.ports import free_base_port
 from replicator.local.process import identify
+from replicator.local.restore import LocalRestore, RestorePlan
 from replicator.local.status import StatusReply, parse_status
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.records.types import Change, Write
+from replicator.recovery.new_timeline import NewTimeline
 from replicator.store.machine import open_machine
 
 NEEDS_PASSWORD = "this cluster was started with a password: set REPLICATOR_NODE_PASSWORD"
@@ -238,6 +240,40 @@ def test_the_address_of_kafka_can_be_corrected_while_no_node_runs(dir: Path) -> 
     cluster.stop_node("n1")
     assert cluster.start(bootstrap="other:9092") == ("n1",)
     assert cluster.folder.load().bootstrap == "other:9092"
+
+
+def test_the_repository_of_snapshots_changes_while_no_node_runs_only(dir: Path, tmp_path: Path) -> None:
+    cluster = FakeCluster(dir)
+    cluster.start(1)
+    before = (dir / "cluster.json").read_text()
+    with pytest.raises(ConfigError, match=r"n1 use the snapshots in .*/snapshots, not .*/other \(to change that, stop"):
+        cluster.up(None, bootstrap=None, snapshots=str(tmp_path / "other"))
+    cluster.up(None, bootstrap=None, snapshots=str(dir / "snapshots"))  # the same
+    assert (dir / "cluster.json").read_text() == before
+    cluster.stop_node("n1")
+    with pytest.raises(ConfigError):
+        cluster.up(None, bootstrap=None, snapshots="unknown://x")
+    assert (dir / "cluster.json").read_text() == before
+    cluster.up(None, bootstrap=None, snapshots=str(tmp_path / "other"))
+    assert cluster.folder.load().snapshots == str(tmp_path / "other")
+
+
+@pytest.mark.parametrize(("name", "can_abort"), [("c", True), ("c-2", False)])
+def test_the_steps_after_an_interrupted_restore_are_those_that_are_possible(
+    dir: Path, monkeypatch: pytest.MonkeyPatch, name: str, can_abort: bool
+) -> None:
+    monkeypatch.setattr(local_cluster, "wait_ready", lambda *_: None)
+    cluster = FakeCluster(dir)
+    cluster.start(1)
+    cluster.folder.save(replace(cluster.folder.load(), name=name))
+    plan = RestorePlan("s1", "c", "c", "c-2", None, None, NewTimeline("ab" * 16, 1, 2))
+    LocalRestore(dir, "", cluster.reported)._save(plan)
+    cluster.start(name=None)
+    [notice] = cluster.reported.notices
+    assert "--resume` completes it" in notice and ("--abort" in notice) == can_abort
+    with pytest.raises(ConfigError) as refused:
+        LocalRestore(dir, "", cluster.reported).plan("s1", None, None)
+    assert ("--abort" in str(refused.value)) == can_abort
 
 
 def test_a_cluster_with_its_own_kafka_keeps_it(dir: Path) -> None:

@@ -56,7 +56,7 @@ def up(
     """Start a cluster in the background, and return when all nodes serve.
 
     If the cluster exists, start its nodes that are not running; --nodes adds nodes, and removes none. Other options
-    must then be left out or be the same. --bootstrap may change while no node runs.
+    must then be left out or be the same. --bootstrap and --snapshots may change while no node runs.
 
     Example: replicator cluster up --nodes 3 --dir ./demo
     """

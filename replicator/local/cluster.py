@@ -81,19 +81,13 @@ class LocalCluster:
 
         `nodes` None: the nodes that the cluster has, or 3 if it has none. `bootstrap` None: its Kafka; a new cluster
         starts one in the folder. `base_port` and `name` are for a new cluster. An existing cluster refuses fewer nodes
-        and other values than it has, but a Kafka at another address is accepted while no node runs.
+        and other values than it has, but a Kafka at another address, and another repository of snapshots, are accepted
+        while no node runs.
         """
         folder = self.folder
         with folder.lock(create=True):
-            cluster = self._planned(nodes, bootstrap, base_port, name)
-            if folder.restore_plan.exists():
-                self._progress.notice(
-                    f"a restore was interrupted, and the cluster is {cluster.name} now: `replicator cluster restore "
-                    "--resume` completes the restore, and --abort gives it up"
-                )
-            if snapshots is not None:
-                Repository(snapshots)
-                cluster = replace(cluster, snapshots=snapshots)
+            cluster = self._planned(nodes, bootstrap, base_port, name, snapshots)
+            self._notice_restore(cluster)
             with self._reporting_what_runs(cluster.nodes):
                 if not cluster.bootstrap or cluster.own_broker:
                     cluster = replace(cluster, own_broker=True)
@@ -107,8 +101,24 @@ class LocalCluster:
         with self._reporting_what_runs(cluster.nodes):
             wait_ready(folder, self.admin, cluster.nodes, UP_S, self._progress)
 
+    def _notice_restore(self, cluster: ClusterFile) -> None:
+        """If one was interrupted."""
+        if not self.folder.restore_plan.exists():
+            return
+        from replicator.local.restore import LocalRestore  # takes long, and is rarely needed
+
+        try:
+            plan = LocalRestore(self.folder.dir, self.password, self._progress).pending()
+        except ConfigError as error:
+            self._progress.notice(str(error))
+        else:
+            if plan is not None:
+                self._progress.notice(
+                    f"a restore was interrupted, and the cluster is {cluster.name} now: {plan.next_steps(cluster)}"
+                )
+
     def _planned(
-        self, nodes: int | None, bootstrap: str | None, base_port: int | None, name: str | None
+        self, nodes: int | None, bootstrap: str | None, base_port: int | None, name: str | None, snapshots: str | None
     ) -> ClusterFile:
         """What `up` saves and starts. Raises `ConfigError`, `BrokerUnavailable`: then nothing has changed."""
         folder = self.folder
@@ -116,13 +126,16 @@ class LocalCluster:
         if folder.exists():
             self.check_password()
             cluster = folder.load()
-            self._check_same(cluster, nodes, bootstrap, base_port, name)
+            self._check_same(cluster, nodes, bootstrap, base_port, name, snapshots)
         else:
             name = checked_name("cluster name", DEFAULT_NAME if name is None else name)
             cluster = ClusterFile(name, "", False, base_port or DEFAULT_BASE_PORT)
         if bootstrap not in (None, cluster.bootstrap):
             self.check_kafka(bootstrap)
             cluster = replace(cluster, bootstrap=bootstrap, own_broker=False)
+        if snapshots not in (None, folder.repository(cluster)):
+            Repository(snapshots)
+            cluster = replace(cluster, snapshots=snapshots)
         cluster = replace(cluster, has_password=bool(self.password))
         for index in range(1, _node_count(cluster, nodes) + 1):
             cluster = cluster.with_node(f"n{index}")
@@ -133,7 +146,13 @@ class LocalCluster:
         return cluster
 
     def _check_same(
-        self, cluster: ClusterFile, nodes: int | None, bootstrap: str | None, base_port: int | None, name: str | None
+        self,
+        cluster: ClusterFile,
+        nodes: int | None,
+        bootstrap: str | None,
+        base_port: int | None,
+        name: str | None,
+        snapshots: str | None,
     ) -> None:
         """Raises `ConfigError` if the cluster has other values, which cannot be changed now."""
         different = []
@@ -146,15 +165,15 @@ class LocalCluster:
             )
         if base_port not in (None, cluster.base_port):
             different.append(f"its base port is {cluster.base_port}, not {base_port}")
+        running = ", ".join(entry.id for entry in cluster.nodes if self.folder.process(entry.id))
+        stop_first = "(to change that, stop them first: `replicator cluster down`)"
+        if running and snapshots not in (None, repository := self.folder.repository(cluster)):
+            different.append(f"{running} use the snapshots in {repository}, not {snapshots} {stop_first}")
         if cluster.bootstrap and bootstrap not in (None, cluster.bootstrap):
-            running = ", ".join(entry.id for entry in cluster.nodes if self.folder.process(entry.id))
             if cluster.own_broker:
                 different.append(f"its Kafka is its own, at {cluster.bootstrap}, not {bootstrap}")
             elif running:
-                different.append(
-                    f"{running} use Kafka at {cluster.bootstrap}, not {bootstrap} "
-                    "(to change that, stop them first: `replicator cluster down`)"
-                )
+                different.append(f"{running} use Kafka at {cluster.bootstrap}, not {bootstrap} {stop_first}")
         if different:
             raise ConfigError(
                 f"there is a cluster in {self.folder.dir} with other options: {'; '.join(different)}. "

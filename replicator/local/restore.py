@@ -94,6 +94,11 @@ class RestorePlan:
             return f"snapshot {self.snapshot}, and the log up to offset {self.to_offset}"
         return f"snapshot {self.snapshot}"
 
+    def next_steps(self, cluster: ClusterFile) -> str:
+        """What is possible if it was interrupted."""
+        abort = "" if cluster.name == self.name else ", and --abort gives it up"
+        return f"`replicator cluster restore --resume` completes it{abort}"
+
 
 class LocalRestore:
     """The methods raise `ReplicatorError`; `ConfigError` if nothing was done."""
@@ -111,8 +116,7 @@ class LocalRestore:
         cluster = folder.load()
         if (pending := self.pending()) is not None:
             raise ConfigError(
-                f"a restore of {pending.former} as {pending.name} was interrupted: `replicator cluster restore "
-                "--resume` completes it, and --abort gives it up"
+                f"a restore of {pending.former} as {pending.name} was interrupted: {pending.next_steps(cluster)}"
             )
         manifest = self._repository(cluster).get(snapshot_name).manifest
         if manifest.cluster not in (cluster.name, *cluster.former):
