@@ -140,6 +140,7 @@ async def test_a_repeated_failure_is_logged_at_its_begin_at_its_end_and_rarely_b
         "sending acks failed for 60 s, and succeeds again",
         f"sending acks fails: {NO_KAFKA}",
     ]
+    assert [it.levelname for it in caplog.records] == ["WARNING", "WARNING", "INFO", "WARNING"]
 
 
 async def test_acks_that_fail_again_and_again_are_logged_once(

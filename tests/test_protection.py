@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from replicator.address import Address
 from replicator.config import NodeConfig, load
 from replicator.errors import ConfigError
 from replicator.intervals import AUTH_TIMEOUT_S
 from replicator.limits import RESERVED_DESCRIPTORS
+from replicator.local.admin_client import NodeUnreachable, find_cluster
 from replicator.server.http import app
 from replicator.server.http.app import HttpServer
 from replicator.server.protection import is_loopback, is_own_host, is_same_site
@@ -196,3 +198,19 @@ def test_protected_mode_is_the_default() -> None:
 def test_folders_of_data_are_private(tmp_path: Path) -> None:
     open_machine(tmp_path / "n1" / "store", "c", "t").close()
     assert (tmp_path / "n1" / "store").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("password", "message"),
+    [("", "NOAUTH"), ("wrong", "WRONGPASS"), (PASSWORD, r"127\.0\.0\.1:1 \(connection refused\)")],
+)
+def test_a_command_that_connects_to_a_redis_port_is_not_taken_for_a_browser(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, password: str, message: str
+) -> None:
+    served = ServerThread(tmp_path, password=PASSWORD, http_address=Address("127.0.0.1", 1))
+    try:
+        with pytest.raises(NodeUnreachable, match=message):
+            find_cluster(tmp_path, Address("127.0.0.1", served.port), password)
+    finally:
+        served.close()
+    assert "speaks HTTP" not in caplog.text

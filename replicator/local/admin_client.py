@@ -16,7 +16,7 @@ from typing import Any
 from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.folder import ClusterFolder
-from replicator.local.resp_connection import CommandFailed, RespConnection
+from replicator.local.resp_connection import CommandFailed, NotRedis, RespConnection
 from replicator.local.status import MemberInfo, MemberStatus, StatusReply, known_fields, parse_status, unreachable
 from replicator.node.snapshots import ListedSnapshot, SnapshotProgress
 from replicator.records.types import Mode, Policy
@@ -290,23 +290,24 @@ def find_cluster(dir: Path, connect: Address | None, password: str) -> ClusterAd
     if connect is None:
         ids = {entry.http: entry.id for entry in ClusterFolder(dir).load_nodes()}
         return ClusterAdmin(list(ids), password, ids=ids)
-    admin = ClusterAdmin([connect], password, CHECK_CONNECT)
-    try:
-        admin.any_status()
-        return admin
-    except NodeUnreachable:
-        http = _http_address(connect, password)
-        if http is None:
-            raise
-        return ClusterAdmin([http], password, CHECK_CONNECT)
+    admin = ClusterAdmin([_http_address(connect, password) or connect], password, CHECK_CONNECT)
+    admin.any_status()
+    return admin
 
 
 def _http_address(address: Address, password: str) -> Address | None:
-    """The HTTP address that a node reports to Redis clients; None if there is no node at `address`."""
+    """The HTTP address that a node reports to Redis clients; None if nothing at `address` speaks the Redis protocol.
+
+    It is asked first, because a node takes a request in HTTP at its Redis port for an attack. Raises `NodeUnreachable`.
+    """
     try:
         with RespConnection(address, password, TIMEOUT_S) as connection:
             info = connection.execute("INFO", "replicator")
         fields = dict(line.partition(":")[::2] for line in info.decode(errors="replace").splitlines())
         return Address.parse(fields["http"])
-    except (OSError, CommandFailed, AttributeError, KeyError, ConfigError):
+    except (OSError, NotRedis):
         return None
+    except CommandFailed as error:
+        raise NodeUnreachable(f"no node answers at {address} ({error}). {CHECK_CONNECT}") from error
+    except (AttributeError, KeyError, ConfigError) as error:
+        raise NodeUnreachable(f"the program at {address} is not a replicator node. {CHECK_CONNECT}") from error

@@ -18,7 +18,11 @@ Words = Sequence[str | bytes | int]
 
 
 class CommandFailed(ReplicatorError):
-    """The server answered with an error, or not in the Redis protocol."""
+    """The server answered with an error."""
+
+
+class NotRedis(CommandFailed):
+    """The server answered, but not in the Redis protocol."""
 
 
 class RespConnection:
@@ -69,5 +73,5 @@ class RespConnection:
                     raise ConnectionResetError("the server closed the connection")
                 self._replies.feed(data)
         except hiredis.ProtocolError as error:
-            raise CommandFailed(f"the server does not speak the Redis protocol: {error}") from error
+            raise NotRedis(f"the server does not speak the Redis protocol: {error}") from error
         return reply

@@ -26,10 +26,10 @@ class OutageLog:
         now_s = self._now_s()
         if self._began_s is None:
             self._began_s = self._logged_s = now_s
-            self._logger.info("%s fails: %s", self._what, error)
+            self._logger.warning("%s fails: %s", self._what, error)
         elif now_s - self._logged_s >= OUTAGE_LOG_S:
             self._logged_s = now_s
-            self._logger.info("%s has failed for %.0f s: %s", self._what, now_s - self._began_s, error)
+            self._logger.warning("%s has failed for %.0f s: %s", self._what, now_s - self._began_s, error)
 
     def ended(self) -> None:
         """An attempt has succeeded, also if none had failed."""
