@@ -17,6 +17,7 @@ from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.position import NodeId, Offset
 from replicator.protocol.log_state import LogState
 from replicator.store.snapshot import Manifest
+from replicator.stream import service as service_module
 from replicator.stream.management import StartFrom, StreamOptions
 from replicator.stream.run_publisher import PublisherSettings
 from replicator.stream.service import ChangeStreamService, NodeSource
@@ -117,6 +118,14 @@ async def test_a_process_that_ends_without_a_report_has_failed() -> None:
     async with running(program(PUBLISHING, then=FAILS)) as service:
         await until(lambda: service.report.state is PublisherState.FAILED)
         assert service.report.trouble == "its process ended with status 1"
+
+
+async def test_a_process_that_ends_after_it_stopped_reporting_has_failed_for_that_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service_module, "REPORT_TIMEOUT_S", 0)
+    async with running(program(PUBLISHING, then=FAILS)) as service:
+        await until(lambda: service.report.trouble == "its process ended with status 1")
 
 
 async def test_a_program_that_cannot_be_started_or_understood_does_not_end_the_node() -> None:

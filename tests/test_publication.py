@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
+from unittest.mock import Mock
 
 import pytest
 
 from replicator.errors import LogDamage
 from replicator.log.port import Entry
+from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.position import Offset
 from replicator.protocol.log_state import LogState
 from replicator.server.keyspace import WritableKeyspace
 from replicator.server.redis.dedup import Dedup
 from replicator.store.rows import Image
+from replicator.stream import publisher
 from replicator.stream.change import Op
 from replicator.stream.envelope import StreamFormat
 from replicator.stream.publication import Publication, StreamMessage
-from replicator.stream.publisher import bounded
-from replicator.stream.settings import Progress, Registry, StreamSettings
+from replicator.stream.publisher import PublishingTerm, bounded
+from replicator.stream.settings import Progress, Registry, StreamSettings, StreamState
+from replicator.stream.state_topic import StreamWriter
 from replicator.stream.tail import NOTHING
 from tests.change_log import changes_in, check_exactly_once
 from tests.memory_cluster import MemoryCluster, submit, until
@@ -176,3 +181,29 @@ def test_progress_before_the_first_record_is_stored(cluster: MemoryCluster) -> N
     progress = Progress(LogState(), backfilling=True, last_key=b"\x00\xff")
     assert Progress.decode(progress.encode()) == progress
     assert Progress(LogState()).state.offset == Offset(-1)
+
+
+class SlowKafka:
+    """Instead of a `StreamWriter`: each transaction takes 2 s."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def commit(self, messages: Sequence[StreamMessage], progress: Progress) -> None:
+        self.now_s += 2
+
+
+def test_each_transaction_is_reported_although_many_entries_were_read_at_once(
+    cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka, reports = SlowKafka(), list[PublisherReport]()
+    monkeypatch.setattr(publisher, "TRANSACTION_CHANGES", 1)
+    monkeypatch.setattr(publisher, "time", Mock(monotonic=lambda: kafka.now_s, time_ns=lambda: 0))
+    state = StreamState(SETTINGS, Progress(LogState()))
+    term = PublishingTerm(cast(StreamWriter, kafka), Publication("test", SETTINGS), state, reports.append)
+    term.end = Offset(len(cluster.log.entries))
+    term.publish(cluster.log.entries)
+    assert kafka.now_s == 2 * len(reports) > 2
+    assert [it.changes for it in reports] == sorted({it.changes for it in reports})
+    assert reports[-1].changes == len(changes_in("test", cluster.log.entries))
+    assert {it.state for it in reports} == {PublisherState.PUBLISHING}

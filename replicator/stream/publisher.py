@@ -162,14 +162,15 @@ class Publisher:
             return
         if time.monotonic() - self._checked_s >= STREAM_CHECK_S:
             self._check_topics(term.settings)
+        _, end = consumer.get_watermark_offsets(TopicPartition(self._log, 0), cached=True)
+        term.end = Offset(end)
         if term.is_backfilling:
             term.backfill(self._snapshots)
             if not term.is_backfilling:
                 consumer.resume(consumer.assignment())
         else:
             term.publish(entries)
-        _, end = consumer.get_watermark_offsets(TopicPartition(self._log, 0), cached=True)
-        term.report(Offset(end))
+        term.report()
 
     def _read(self, consumer: Consumer) -> list[Entry]:
         """The next entries, or none after a while. Raises `BrokerUnavailable`, `LogTrimmed`."""
@@ -222,6 +223,7 @@ class PublishingTerm:
         self._settings, self._progress = state
         self._report = report
         self._read_up_to = self._progress.state  # further than the progress while there is nothing to publish
+        self.end = Offset(0)  # of the log, as far as it is known
         self._last_us = 0  # when the last record that was read was written
         self._committed_s = self._reported_s = time.monotonic()
         self._reported_changes = self._progress.changes
@@ -262,15 +264,16 @@ class PublishingTerm:
             if published.messages:
                 changes = self._progress.changes + published.changes
                 self._commit(published.messages, Progress(published.state, changes))
+                self.report()  # the entries may be many transactions
         if self._read_up_to != self._progress.state and time.monotonic() - self._committed_s >= PROGRESS_S:
             self._commit((), self._progress._replace(state=self._read_up_to))
 
-    def report(self, end: Offset) -> None:
-        """`end`: of the log, as far as it is known."""
+    def report(self) -> None:
+        """If the last time is long enough ago."""
         now_s = time.monotonic()
         if now_s - self._reported_s < PUBLISHER_REPORT_S:
             return
-        changes, lag = self._progress.changes, max(0, end - self._read_up_to.offset - 1)
+        changes, lag = self._progress.changes, max(0, self.end - self._read_up_to.offset - 1)
         self._report(
             PublisherReport(
                 PublisherState.BACKFILLING if self.is_backfilling else PublisherState.PUBLISHING,

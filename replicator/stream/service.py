@@ -206,7 +206,7 @@ class ChangeStreamService:
             async for line in process.stdout:
                 self._note(PublisherReport.decode(line))
             status = await process.wait()
-            if status and self.report.state is not PublisherState.FAILED:
+            if status and self._report.state is not PublisherState.FAILED:
                 self._note(PublisherReport(PublisherState.FAILED, trouble=f"its process ended with status {status}"))
         finally:
             await _stop(process)
