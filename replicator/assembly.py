@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from replicator.config import NodeConfig, NodeSection, check_known
+from replicator.daemon_thread import in_daemon_thread
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, ReplicatorError, StoreUnreadable
 from replicator.intervals import KAFKA_ANSWER_S, NODE_RETRY_MS, RESTORE_POLL_S
 from replicator.log.kafka.acks import KafkaAcks
@@ -27,7 +28,7 @@ from replicator.log.kafka.node_offsets import applied_offsets, offset_at
 from replicator.log.kafka.security import security_of
 from replicator.log.kafka.topic import wal_topic
 from replicator.node.applied_reporter import AppliedReporter
-from replicator.node.background import in_daemon_thread, run_with_background
+from replicator.node.background import run_with_background
 from replicator.node.clock import SystemClock
 from replicator.node.context import NodeContext, open_context
 from replicator.node.damage import HealHistory

@@ -13,11 +13,11 @@ import pytest
 
 from replicator import assembly
 from replicator.bench.peers import free_port
+from replicator.daemon_thread import in_daemon_thread
 from replicator.errors import BrokerUnavailable
 from replicator.log.kafka import admin
 from replicator.log.kafka.admin import ensure_topics
 from replicator.log.kafka.brokers import Brokers
-from replicator.node.background import in_daemon_thread
 from replicator.position import Author, NodeId
 from replicator.server.http.app import HttpServer
 from replicator.server.identity import Identity

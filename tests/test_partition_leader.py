@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
 from unittest.mock import patch
 
 import pytest
 
-from replicator.address import Address
 from replicator.errors import BrokerUnavailable, LogTruncated
 from replicator.intervals import BROKER_ANSWER_MS
 from replicator.log.kafka.brokers import Brokers
@@ -311,22 +308,3 @@ async def test_only_a_topic_that_no_broker_knows_is_created(brokers: list[FakeBr
     with pytest.raises(BrokerUnavailable, match=r"c\.acks does not exist"):
         await lookup.find()
     assert created == ["c.acks"] and await lookup.find()
-
-
-async def test_a_look_up_of_a_host_that_is_cancelled_logs_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = asyncio.get_running_loop()
-    logged: list[dict[str, Any]] = []
-    loop.set_exception_handler(lambda _, context: logged.append(context))
-    answers: list[asyncio.Future[Any]] = [loop.create_future()]
-    monkeypatch.setattr(loop, "getaddrinfo", lambda *_: answers[0])
-    connecting = asyncio.create_task(Brokers("kafka:9092").connect(Address("kafka", 9092), 1000))
-    await asyncio.sleep(0)
-    connecting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await connecting
-    answers[0].set_exception(socket.gaierror(-2, "Name or service not known"))
-    answers.clear()
-    del connecting
-    await asyncio.sleep(0)
-    gc.collect()
-    assert not logged

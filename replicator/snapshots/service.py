@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from replicator.daemon_thread import in_daemon_thread
 from replicator.errors import ReplicatorError
 from replicator.intervals import MAX_SNAPSHOT_RETRY_S, REPOSITORY_LOOK_S, SNAPSHOT_REVIEW_S, UNFINISHED_UPLOAD_S
 from replicator.log.port import Log, LogExtent
-from replicator.node.background import in_daemon_thread
 from replicator.node.outage_log import OutageLog
 from replicator.node.past import log_holds
 from replicator.node.snapshots import ListedSnapshot, SnapshotProgress, SnapshotReport

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 
-from aiokafka.conn import AIOKafkaConnection, collect_hosts
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 
+from replicator.address import Address
 from replicator.errors import BrokerUnavailable
 from replicator.intervals import ADMIN_TIMEOUT_S, BROKER_ANSWER_MS, OFFSET_COMMIT_RETRY_S
 from replicator.log.kafka.authorization import DENIED, missing_acl
+from replicator.log.kafka.brokers import Brokers
 from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.failure_text import describe_code, describe_failure
 from replicator.log.kafka.requests import PARTITION
-from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
+from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.kafka.topic import consumer_group, wal_topic
 from replicator.log.port import OffsetCommitRefused
 from replicator.position import NodeId, Offset
@@ -36,8 +38,7 @@ class KafkaAppliedOffsets:
     def __init__(self, bootstrap: str, cluster: str, node: NodeId, *, security: KafkaSecurity | None = None) -> None:
         """Raises `ConfigError` if a file of `security` cannot be used."""
         self._bootstrap = bootstrap
-        self._client_id = client_id_of(cluster, node, "offsets")
-        self._settings = (security or PLAINTEXT).for_aiokafka()
+        self._brokers = Brokers(bootstrap, security, client_id_of(cluster, node, "offsets"))
         self._group = consumer_group(cluster, node)
         self._topic = wal_topic(cluster)
         self._coordinator: AIOKafkaConnection | None = None
@@ -95,25 +96,15 @@ class KafkaAppliedOffsets:
         finally:
             broker.close()
         if not found.error_code:
-            self._coordinator = self._connection_to(found.host, found.port)
-            await self._coordinator.connect()
+            self._coordinator = await self._brokers.connect(Address(found.host, found.port), TIMEOUT_MS)
         return int(found.error_code)
 
     async def _connect_to_any(self) -> AIOKafkaConnection:
         failure: Exception = TimeoutError()
-        for host, port, _ in collect_hosts(self._bootstrap):
-            connection = self._connection_to(host, port)
+        for address in sorted(self._brokers.addresses, key=str):
             try:
                 async with asyncio.timeout(BROKER_ANSWER_MS / 1000):
-                    await connection.connect()
+                    return await self._brokers.connect(address, TIMEOUT_MS)
             except (KafkaError, OSError, TimeoutError) as error:
-                connection.close()
                 failure = error
-            else:
-                return connection
         raise failure
-
-    def _connection_to(self, host: str, port: int) -> AIOKafkaConnection:
-        return AIOKafkaConnection(
-            host, port, client_id=self._client_id, request_timeout_ms=TIMEOUT_MS, **self._settings
-        )

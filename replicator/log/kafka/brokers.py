@@ -7,11 +7,9 @@ Unlike librdkafka, which may end its process if a request to a broker that is do
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from aiokafka.conn import AIOKafkaConnection, collect_hosts
@@ -24,6 +22,7 @@ from replicator.log.kafka.authorization import TOPIC_AUTHORIZATION_FAILED, missi
 from replicator.log.kafka.broker_connection import BrokerConnection, Connection
 from replicator.log.kafka.client_id import DEFAULT_CLIENT_ID
 from replicator.log.kafka.failure_text import describe_code, describe_failure
+from replicator.log.kafka.host_lookup import HostLookup
 from replicator.log.kafka.metadata import NO_ID, TopicMetadataRequest
 from replicator.log.kafka.requests import PARTITION
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
@@ -59,6 +58,7 @@ class Brokers:
         self.bootstrap = bootstrap
         self.advertised: frozenset[Address] = frozenset()
         self._client_id = client_id
+        self._hosts = HostLookup()
         self._settings = (security or PLAINTEXT).for_aiokafka()
         self._named = frozenset(Address(host, port) for host, port, _ in collect_hosts(bootstrap))
 
@@ -68,14 +68,14 @@ class Brokers:
 
     async def connect(self, address: Address, timeout_ms: int) -> AIOKafkaConnection:
         """Raises `KafkaError`, `OSError`, `TimeoutError`."""
-        await _look_up(address)
+        await self._hosts.check(address.host)
         connection = self._connection_to(address, timeout_ms)
         await connection.connect()
         return connection
 
     async def connect_to_partition(self, address: Address, timeout_ms: int) -> Connection:
         """For `PartitionRequest` only. Raises `KafkaError`, `OSError`, `TimeoutError`."""
-        await _look_up(address)
+        await self._hosts.check(address.host)
         return await BrokerConnection.open(self._connection_to(address, timeout_ms), self._client_id)
 
     async def topic_id(self, topic: str) -> str | None:
@@ -138,19 +138,6 @@ class Brokers:
             return _answer(topic, await connection.send(TopicMetadataRequest(topic)))
         finally:
             connection.close()
-
-
-async def _look_up(address: Address) -> None:
-    """Raises `OSError` if there is no such host, as that of a container that has stopped.
-
-    uvloop logs an error if a connection is cancelled while it looks up such a host; a look-up of ours ends in silence.
-    """
-    with contextlib.suppress(ValueError):
-        ip_address(address.host)
-        return
-    lookup = asyncio.ensure_future(asyncio.get_running_loop().getaddrinfo(address.host, address.port))
-    lookup.add_done_callback(lambda it: it.cancelled() or it.exception())
-    await asyncio.shield(lookup)
 
 
 def _answer(topic: str, response: Any) -> TopicAnswer:
