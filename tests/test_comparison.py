@@ -12,10 +12,12 @@ import pytest
 from rich.console import Console
 
 from replicator.cli.verify import draw
-from replicator.errors import BadRequest, Busy, NotLeader
+from replicator.errors import BadRequest, Busy, NotLeader, StoreFull
 from replicator.limits import COMPARED_RANGES, MAX_KEY_BYTES
+from replicator.local import comparison as comparison_module
 from replicator.local.admin_client import ClusterAdmin
 from replicator.local.comparison import DIFFERS, EQUAL, NOT_COMPARED, StoreComparisonReport, compare_stores
+from replicator.node import store_comparison
 from replicator.node.store_comparison import END, SLICE, KeyRange, StoreComparison
 from replicator.position import Offset
 from replicator.records.types import Mode
@@ -168,6 +170,36 @@ async def test_a_snapshotter_is_compared_and_a_node_that_does_not_answer_is_not(
     assert results(report) == {"n1": EQUAL, "n2": EQUAL, "n3": EQUAL, "n9": NOT_COMPARED}
     assert not report.all_equal
     assert {it.mode for it in report.nodes} == {"async", "snapshotter"}
+
+
+async def test_a_node_that_applies_nothing_is_not_compared_and_the_others_are(
+    servers: HttpServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the others would not keep their states for so long, and have applied other checkpoints since."""
+    leader = await started(servers, 10)
+    await compare(servers, ["n1", "n2", "n3"])
+    monkeypatch.setattr(store_comparison, "COMPARISON_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(comparison_module, "KEEP_S", 0.2)
+    slow = next(it for it in ("n2", "n3") if it != leader.node.status().id)
+
+    def full(*_: object) -> None:
+        raise StoreFull("the disk is full")
+
+    async def append_checkpoints() -> None:
+        while True:
+            leader.node.comparison._hook.is_requested = True
+            await leader.write(b"more", b"s")
+            await asyncio.sleep(0.3)
+
+    monkeypatch.setattr(servers.cluster.nodes[slow].machine, "apply", full)
+    appending = asyncio.create_task(append_checkpoints())
+    admin = ClusterAdmin([leader.node.membership.members[0].http], "")
+    report = await asyncio.to_thread(compare_stores, admin, 10, apply_s=4.0)
+    appending.cancel()
+    assert results(report) == {**dict.fromkeys(("n1", "n2", "n3"), EQUAL), slow: NOT_COMPARED}
+    [trouble] = [it.trouble for it in report.nodes if it.trouble]
+    assert re.fullmatch(r"it has not applied the log up to offset \d+ within 4 s: the disk is full", trouble)
+    await until(lambda: not any(it.node.comparison._id for it in servers.cluster.nodes.values()))
 
 
 # One node

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from replicator.store.digest import DIGEST_MASK
 from replicator.store.keys import decode_key
 
 APPLY_S = 60.0  # for a replica to apply the checkpoint
+KEEP_S = 3.0  # between two requests to a node that keeps its state until the others have applied the checkpoint
 
 T = TypeVar("T")
 
@@ -73,6 +75,7 @@ class _Compared:
 
     status: MemberStatus
     admin: ComparisonAdmin
+    keeps_state: bool = False  # until it is told to end the comparison
     trouble: str = ""  # not empty: it is not compared any more
     digest: int = 0
     entries: int = 0
@@ -86,7 +89,7 @@ def compare_stores(
     statuses, id = admin.statuses(), secrets.token_hex(8)
     leader = admin.leader().http
     nodes = [_Compared(it, ComparisonAdmin(admin.node(it.member.http), id)) for it in statuses]
-    with ThreadPoolExecutor(max_workers=16) as pool:
+    with ThreadPoolExecutor(max_workers=max(1, len(nodes))) as pool:
         comparison = _Comparison(nodes, pool, progress)
         try:
             return comparison.run(next(it for it in nodes if it.status.member.http == leader), limit, apply_s)
@@ -105,13 +108,13 @@ class _Comparison:
         for node in self._nodes:
             if node.status.node.state in (UNREACHABLE, FAILED, REPLACED):
                 node.trouble = node.status.node.trouble or node.status.node.state
-        self._each(lambda node: node.admin.begin())
+        self._each(_begin)
         if leader.trouble:
             raise NodeRefused(f"{leader.status.member.node}: {leader.trouble}")
         self._progress.step("appending a checkpoint")
         self._offset = leader.admin.checkpoint()
         self._progress.step(f"waiting until all nodes have applied offset {self._offset}")
-        self._each(lambda node: self._await_state(node, apply_s))
+        self._await_states(apply_s)
         if leader.trouble:
             raise NodeRefused(f"{leader.status.member.node}: {leader.trouble}")
         differing = list(self._differing_ranges(leader))
@@ -122,7 +125,7 @@ class _Comparison:
 
     def end(self) -> None:
         for node in self._nodes:
-            if not node.trouble:
+            if node.keeps_state:
                 self._pool.submit(_end, node)
 
     @property
@@ -137,18 +140,39 @@ class _Comparison:
                 return ask(node)
             except ReplicatorError as error:
                 node.trouble = str(error)
+                if isinstance(error, NodeUnreachable):
+                    node.keeps_state = False  # it ends by itself
                 return None
 
         nodes = self._compared
         answers = zip(nodes, self._pool.map(answer, nodes), strict=True)
         return {node.status.member.node: it for node, it in answers if not node.trouble}  # type: ignore[misc]
 
-    def _await_state(self, node: _Compared, apply_s: float) -> None:
-        deadline = time.monotonic() + apply_s
+    def _await_states(self, apply_s: float) -> None:
+        deadline, waiting = time.monotonic() + apply_s, {it.status.member.node for it in self._compared}
+        are_settled = threading.Event()
+
+        def await_state(node: _Compared) -> None:
+            try:
+                node.own = self._state_before(node, deadline, apply_s)
+            finally:
+                waiting.discard(node.status.member.node)
+                if not waiting:
+                    are_settled.set()
+            while not are_settled.wait(KEEP_S):  # a node without requests would end the comparison
+                node.admin.state(self._offset)
+
+        self._each(await_state)
+
+    def _state_before(self, node: _Compared, deadline: float, apply_s: float) -> tuple[str, int]:
         while (state := node.admin.state(self._offset)) is None:
             if time.monotonic() > deadline:
-                raise ReplicatorError(f"it has not applied the log up to offset {self._offset} within {apply_s:.0f} s")
-        node.own = state
+                trouble = node.admin.node.status().node.trouble
+                raise ReplicatorError(
+                    f"it has not applied the log up to offset {self._offset} within {apply_s:.0f} s"
+                    + (f": {trouble}" if trouble else "")
+                )
+        return state
 
     def _differing_ranges(self, leader: _Compared) -> Iterator[tuple[str, str]]:
         start, total = "", leader.own[1] if leader.own else 0
@@ -211,6 +235,11 @@ class _Comparison:
             trouble = f"its entries do not have the digest that was written down with them: {node.own[0]}"
         result = EQUAL if (node.digest, node.entries) == most and not trouble else DIFFERS
         return ComparedNode(member.node, role, member.mode, result, node.entries, found, trouble, lost)
+
+
+def _begin(node: _Compared) -> None:
+    node.admin.begin()
+    node.keeps_state = True
 
 
 def _end(node: _Compared) -> None:

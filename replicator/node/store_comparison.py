@@ -71,6 +71,7 @@ class StoreComparison:
         self._hook = context.replica.checkpoints
         self._id = ""  # empty: there is no comparison
         self._states: dict[Offset, KeptState] = {}
+        self._compared: Offset | None = None  # whose state was asked for last, and is kept; later ones replace others
         self._queued: dict[PendingWrite, KeptState] = {}  # of a leader, whose checkpoint is not in the log yet
         self._changed = asyncio.Event()
         self._expiry: asyncio.TimerHandle | None = None
@@ -164,6 +165,7 @@ class StoreComparison:
     def _state(self, id: str, offset: Offset) -> KeptState:
         self._check(id)
         state = self._states.get(offset)
+        self._compared = offset
         if state is None:
             raise Busy(f"this node does not have its state at offset {offset} any more: run `replicator verify` again")
         return state
@@ -185,7 +187,7 @@ class StoreComparison:
     def _keep(self, offset: Offset, state: KeptState) -> None:
         self._states[offset] = state
         while len(self._states) > KEPT_STATES:
-            self._states.pop(min(self._states)).close()
+            self._states.pop(min(it for it in self._states if it != self._compared)).close()
         self._changed.set()
 
     async def _wait_for_change(self) -> None:
@@ -202,7 +204,7 @@ class StoreComparison:
         self._expiry = asyncio.get_running_loop().call_later(COMPARISON_TIMEOUT_S, self._end)
 
     def _end(self) -> None:
-        self._id = ""
+        self._id, self._compared = "", None
         self._hook.is_requested = False
         self._hook.on_applied = self._hook.on_queued = None
         if self._expiry is not None:
