@@ -20,6 +20,7 @@ import pytest
 import redis
 
 from replicator.errors import ConfigError, LogDamage
+from replicator.local.cluster import LocalCluster, Origin
 from replicator.local.folder import ClusterFile, ClusterFolder
 from replicator.local.ports import free_base_port
 from replicator.local.progress import NO_PROGRESS
@@ -168,6 +169,7 @@ def test_a_cluster_continues_from_an_earlier_offset(cluster: Cluster, tmp_path: 
     refused = cluster.run("stream", "enable", code=1)
     assert "this cluster was restored from a snapshot, so the changes before that are not in its log" in refused
     cluster.run("stream", "enable", "--from", "snapshot")
+    assert "so a replica needs a snapshot" in cluster.run("replica", "add", "n3", "--from-log", code=1)
     cluster.run("replica", "add", "n3")
     wait_for(lambda: cluster.client("n3").get("k") == b"wanted")
     history = cluster.run("history", "k")
@@ -436,6 +438,13 @@ def test_names_of_restored_clusters() -> None:
     for used in ("shop", "shop-2"):
         with pytest.raises(ConfigError, match=f"{used} has a log already"):
             _new_name(file("shop-2", "shop"), used)
+
+
+def test_a_log_that_begins_with_the_content_of_another_is_not_enough_for_a_replica(tmp_path: Path) -> None:
+    cluster = LocalCluster(tmp_path)
+    assert cluster._source(file("shop"), Origin.LOG, None) is None
+    with pytest.raises(ConfigError, match=r"the log of shop-2 begins with the content of shop.*: leave --from-log out"):
+        cluster._source(file("shop-2", "shop"), Origin.LOG, None)
 
 
 def test_a_plan_survives_in_a_file(tmp_path: Path) -> None:

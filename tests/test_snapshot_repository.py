@@ -24,8 +24,10 @@ from replicator.errors import (
     StoreFull,
 )
 from replicator.limits import PART_BYTES
+from replicator.local.folder import ClusterFile, ClusterFolder
 from replicator.local.progress import NO_PROGRESS
-from replicator.local.snapshots import newest, prune, restore_node
+from replicator.local.snapshots import best, choose, delete, newest, prune, restore_node
+from replicator.local.stores import prepare_store
 from replicator.log.kafka.security import PLAINTEXT
 from replicator.log.memory import MemoryLog
 from replicator.protocol.log_state import LogState
@@ -92,7 +94,7 @@ def ignore(size: int) -> None:
 
 
 def restore(repository: Repository, stored: StoredSnapshot, store: Path, on_received: Callable[[int], None]) -> None:
-    restoring.restore(repository, lambda: stored, store, lambda stored: on_received)
+    restoring.restore(repository, restoring.only(stored), store, lambda stored: on_received)
 
 
 def publish(repository: Repository, copy: tuple[Path, Manifest]) -> StoredSnapshot:
@@ -468,6 +470,91 @@ class TestDamage:
         Objects(url).write("other/manifest.json", b"{}")
         assert repository.listed() == []
         assert repository.delete_unfinished(-60) == []
+
+
+class TestFallback:
+    """The newest snapshot is damaged, and an older one is not."""
+
+    @pytest.fixture
+    def names(self, repository: Repository, url: str, machine: Machine, tmp_path: Path) -> list[str]:
+        """The newest first. The newest verified one is damaged."""
+        names: list[str] = []
+        for offset in (51, 52, 53):
+            machine.apply([write(b"row%d" % offset, None, b"s1")], state_at(offset))
+            taken = snapshot.take(machine.copy_to, tmp_path / "copies")
+            stored = repository.publish(tmp_path / "copies" / taken.name, taken, ignore)
+            names.insert(0, stored.name)
+        for name in names[1:]:
+            repository.note_verification(name, Verification(1, "n1"))
+        damage(url, repository.get(names[1]))
+        return names
+
+    def test_the_next_one_is_restored(self, repository: Repository, names: list[str], tmp_path: Path) -> None:
+        skipped: list[str] = []
+        choice = best(repository, "shop")
+        stored = restoring.restore(repository, choice, tmp_path / "new", on_skipped=skipped.append)
+        assert stored.name == names[2]  # the older verified one, before the newest one
+        [why] = skipped
+        assert why.startswith(f"snapshot {names[1]} cannot be restored: part-00000-")
+        assert "does not match its checksum" in why
+        meta = read_meta(tmp_path / "new")
+        assert meta is not None and meta.state.offset == 51
+
+    def test_the_error_names_those_that_were_tried(
+        self, repository: Repository, url: str, names: list[str], tmp_path: Path
+    ) -> None:
+        damage(url, repository.get(names[2]))
+        repository.note_verification(names[0], FailedVerification(1, "n1", "digest: …"))
+        choice = best(repository, "shop")
+        tried = rf"snapshot {names[1]} cannot be restored: .*; snapshot {names[2]} cannot be restored: "
+        with pytest.raises(SnapshotError, match=tried):
+            restoring.restore(repository, choice, tmp_path / "new")
+        with pytest.raises(SnapshotError, match=rf"^snapshot {names[1]} cannot be restored: [^;]*$"):
+            restoring.restore(repository, restoring.only(repository.get(names[1])), tmp_path / "new")
+        assert not (tmp_path / "new" / "data.mdb").exists()
+
+    def test_a_new_replica(self, repository: Repository, names: list[str]) -> None:
+        for skipped, verified, expected in (
+            ((), True, 1),
+            ((), False, 0),
+            (names[1:2], True, 2),
+            (names[:2], False, 2),
+        ):
+            chosen = choose(repository, None, "shop", topic_id="topic", verified=verified, skipped=skipped)
+            assert chosen is not None and chosen.name == names[expected]
+        assert choose(repository, None, "shop", verified=True, skipped=names) is None
+
+    def test_a_node_of_a_restored_cluster(
+        self, repository: Repository, url: str, names: list[str], tmp_path: Path
+    ) -> None:
+        folder = ClusterFolder(tmp_path / "cluster")
+        cluster = ClusterFile("shop", "", True, 7001, snapshots=url, former=("old",))
+        prepare_store(folder, cluster, "n1", NO_PROGRESS)
+        meta = read_meta(folder.node_dir("n1") / "store")
+        assert meta is not None and meta.state.offset == 51
+        for name in (names[0], names[2]):
+            damage(url, repository.get(name))
+        with pytest.raises(
+            SnapshotError, match=r"n2 cannot start from .* was restored: snapshot .*; snapshot .*; snap"
+        ):
+            prepare_store(folder, cluster, "n2", NO_PROGRESS)
+
+    def test_one_is_deleted_by_name(self, repository: Repository, url: str, names: list[str]) -> None:
+        delete(repository, names[1], force=False)
+        with pytest.raises(SnapshotError, match="the only verified snapshot of this log of cluster shop"):
+            delete(repository, names[2], force=False)
+        with pytest.raises(SnapshotError, match="there is no snapshot"):
+            delete(repository, names[1], force=True)
+        delete(repository, names[2], force=True)
+        Objects(url).write(f"{names[0]}/manifest.json", b"damaged")
+        delete(repository, names[0], force=False)
+        assert repository.names() == []
+
+
+def damage(url: str, stored: StoredSnapshot) -> None:
+    path = f"{stored.name}/{stored.parts[0].name}"
+    data = Objects(url).read(path, 1 << 20)
+    Objects(url).write(path, data[: len(data) // 2] + data[len(data) // 2 + 1 :])
 
 
 class TestVerification:

@@ -102,9 +102,31 @@ def test_a_snapshot_is_verified_against_the_log(cluster: Cluster) -> None:
     assert damaged["verified_at_ms"] is None and "does not match its checksum" in damaged["failure"]
     assert "failed" in cluster.run("snapshot", "list")
     assert "does not match its checksum" in cluster.run("snapshot", "show")
-    assert "does not match its checksum" in cluster.run("replica", "add", "n2", "--from-snapshot", code=1)
+    refused = cluster.run("replica", "add", "n2", "--from-snapshot", code=1)
+    assert f"snapshot {taken['name']} cannot be restored: " in refused
+    assert "does not match its checksum" in refused and "choose another one with --snapshot" in refused
     assert [it["id"] for it in cluster.status()["nodes"]] == ["n1"]
     assert not cluster.folder.node_dir("n2").exists()
+    newer = take_verified(cluster)
+    [part] = (Path(taken["repository"]) / newer).glob("part-*")
+    good = part.read_bytes()
+    part.write_bytes(good[:-1])
+    assert f"snapshot {newer} cannot be restored" in cluster.run("replica", "add", "n2", code=1)
+    part.write_bytes(good)
+    write(cluster, 100, 10)
+    newest = take_verified(cluster)
+    [part] = (Path(taken["repository"]) / newest).glob("part-*")
+    part.write_bytes(b"")
+    output = cluster.run("replica", "add", "n2")
+    assert f"snapshot {newest} cannot be restored" in output and f"restored snapshot {newer}" in output
+    assert f"deleted snapshot {newest}" in cluster.run("snapshot", "delete", newest)
+    assert "the only verified" in cluster.run("snapshot", "delete", newer, code=1)
+
+
+def take_verified(cluster: Cluster) -> str:
+    name = str(json.loads(cluster.run("snapshot", "take", "--json"))["name"])
+    cluster.run("snapshot", "verify", name)
+    return name
 
 
 def test_names_that_are_none(cluster: Cluster) -> None:

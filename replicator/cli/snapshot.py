@@ -225,6 +225,22 @@ def prune(
     )
 
 
+@app.command()
+def delete(
+    name: Name,
+    force: Annotated[bool, typer.Option("--force", help="Also the only verified one of its log.")] = False,
+    dir: options.Dir = options.DEFAULT_DIR,
+    repository: options.RepositoryUrl = None,
+    json: options.Json = False,
+) -> None:
+    """Delete one snapshot, for example a damaged one.
+
+    Example: replicator snapshot delete 00000000000000000049-06a8f67a
+    """
+    snapshots.delete(options.open_repository(dir, repository), name, force=force)
+    print_result(f"deleted snapshot {name}", {"deleted": [name]}, json=json)
+
+
 def _as_json(listed: ListedSnapshot) -> dict[str, object]:
     return {**asdict(listed.manifest), "verified_at_ms": listed.verified_at_ms, "failure": listed.failure}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -23,6 +24,7 @@ from replicator.recovery.past_backend import PastState
 from replicator.recovery.past_view import bring_to, past_state, remove_expired, serve
 from replicator.recovery.roll_forward import Target
 from replicator.recovery.temporary import temporary_store
+from replicator.snapshots.restoring import only
 from replicator.store.machine import Machine, open_machine
 from replicator.store.snapshot import Manifest
 
@@ -76,7 +78,8 @@ def open_(
         checked_name("--cluster", cluster)
     opened = options.open_repository(dir, repository)
     of_cluster = cluster or (home.name if home is not None else None)
-    stored = opened.get(name) if name is not None else snapshots.newest(opened, of_cluster, target)
+    choice = only(opened.get(name)) if name is not None else partial(snapshots.newest, opened, of_cluster, target)
+    stored = choice(())
     manifest = stored.manifest
     if cluster is None and home is not None and manifest.cluster in home.former:
         cluster = manifest.cluster
@@ -87,7 +90,7 @@ def open_(
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
     parent = options.views_folder(dir)
     with ConsoleProgress(errors if json else console) as progress, temporary_store(parent) as store:
-        snapshots.restore(opened, lambda: stored, store, progress)
+        manifest = snapshots.restore(opened, choice, store, progress).manifest
         machine = open_machine(store, manifest.cluster, manifest.topic_id)
         try:
             uvloop.run(_show(machine, manifest, kafka, target, port, password, progress, json=json))

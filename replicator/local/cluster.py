@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
@@ -29,6 +29,7 @@ from replicator.log.kafka.security import KafkaSecurity, security_of
 from replicator.log.kafka.topic import wal_topic
 from replicator.records.types import Mode
 from replicator.snapshots.repository import Repository, StoredSnapshot
+from replicator.snapshots.restoring import Choice
 
 UP_S = 120
 START_S = 600
@@ -48,7 +49,7 @@ class Origin(StrEnum):
 
 class Source(NamedTuple):
     repository: Repository
-    choice: Callable[[], StoredSnapshot]
+    choice: Choice
 
 
 class LocalCluster:
@@ -317,6 +318,11 @@ class LocalCluster:
     def _source(self, cluster: ClusterFile, origin: Origin, name: str | None) -> Source | None:
         """None: the log. Raises `SnapshotError`, `RepositoryUnavailable`, `ConfigError`."""
         if name is None and origin is Origin.LOG:
+            if cluster.former:
+                raise ConfigError(
+                    f"the log of {cluster.name} begins with the content of {cluster.former[-1]}, from which it was "
+                    "restored, so a replica needs a snapshot: leave --from-log out"
+                )
             return None
         repository = Repository(self.folder.repository(cluster))
         verified = name is None and origin is Origin.VERIFIED
@@ -324,20 +330,27 @@ class LocalCluster:
             return None
         log_id = topic_id(cluster.bootstrap, wal_topic(cluster.name), security=self._security(cluster.bootstrap))
 
-        def choice() -> StoredSnapshot:
-            chosen = choose(repository, name, cluster.name, topic_id=log_id, verified=verified)
+        def choice(skipped: Collection[str]) -> StoredSnapshot:
+            chosen = choose(repository, name, cluster.name, topic_id=log_id, verified=verified, skipped=skipped)
             if chosen is None:
                 raise SnapshotError(f"there is no snapshot in {repository.url}: `replicator snapshot take` takes one")
             return chosen
 
         if verified and choose(repository, None, cluster.name, topic_id=log_id, verified=True) is None:
             return None
-        choice()
+        choice(())
         return Source(repository, choice)
 
     def _restore(self, source: Source, id: str, start: Callable[[], object]) -> None:
         """The node starts meanwhile, and waits."""
-        stored = restore(source.repository, source.choice, self.folder.node_dir(id) / STORE, self._progress, start)
+        store = self.folder.node_dir(id) / STORE
+        try:
+            stored = restore(source.repository, source.choice, store, self._progress, start)
+        except SnapshotError as error:
+            raise SnapshotError(
+                f"{error}. Choose another one of `replicator snapshot list` with --snapshot, or delete what is damaged "
+                "with `replicator snapshot delete NAME`"
+            ) from error
         self._progress.done(
             f"restored snapshot {stored.name}: {id} reads the log from offset {stored.manifest.offset + 1}"
         )

@@ -53,6 +53,7 @@ from replicator.recovery.new_timeline import (
 from replicator.recovery.roll_forward import Target, roll_forward
 from replicator.recovery.temporary import temporary_store
 from replicator.snapshots.repository import Repository, StoredSnapshot
+from replicator.snapshots.restoring import only
 from replicator.store import snapshot
 from replicator.store.durable import replace_file, sync
 from replicator.store.machine import open_machine, read_meta
@@ -299,7 +300,7 @@ class _Steps:
         store = self._work / STORE
         shutil.rmtree(self._work, ignore_errors=True)
         stored = repository.get(plan.snapshot)
-        await asyncio.to_thread(restore, repository, lambda: stored, store, self._progress)
+        await asyncio.to_thread(restore, repository, only(stored), store, self._progress)
         await self._roll_forward(store, stored.manifest)
         identity = await self._create_log()
         rebase(store, plan.name, identity, content_of, without_processes)
@@ -457,7 +458,7 @@ class _Steps:
 
     def _state_of(self, stored: StoredSnapshot) -> LogState:
         with temporary_store(self._work) as store:
-            restore(self._repository, lambda: stored, store, self._progress)
+            restore(self._repository, only(stored), store, self._progress)
             return snapshot.meta_of(store).state
 
     async def reset(self) -> None:

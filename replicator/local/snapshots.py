@@ -7,7 +7,7 @@ import platform
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,8 @@ from replicator.node.snapshots import ListedSnapshot
 from replicator.recovery.roll_forward import Target
 from replicator.snapshots import restoring
 from replicator.snapshots.listing import listed
-from replicator.snapshots.repository import Repository, StoredSnapshot
+from replicator.snapshots.repository import Repository, StoredSnapshot, checked_name
+from replicator.snapshots.restoring import Choice, only
 from replicator.snapshots.retention import obsolete
 from replicator.snapshots.transfer import OnTransferred, in_total
 from replicator.snapshots.verification import Check, LogAccess, verify_and_note
@@ -29,12 +30,18 @@ from replicator.store.snapshot import Manifest
 
 
 def choose(
-    repository: Repository, name: str | None, cluster: str, *, topic_id: str | None = None, verified: bool = False
+    repository: Repository,
+    name: str | None,
+    cluster: str,
+    *,
+    topic_id: str | None = None,
+    verified: bool = False,
+    skipped: Collection[str] = (),
 ) -> StoredSnapshot | None:
     """The named snapshot, or the newest one of the cluster, and of the log with that id; None: there is none.
 
-    `verified`: only of those that are. Raises `SnapshotError` (there is no such name, or it is of another cluster),
-    `RepositoryUnavailable`, `ConfigError`.
+    `verified`: only of those that are. `skipped`: the names of others that cannot be used.
+    Raises `SnapshotError` (there is no such name, or it is of another cluster), `RepositoryUnavailable`, `ConfigError`.
     """
     if name is not None:
         stored = repository.get(name)
@@ -43,13 +50,31 @@ def choose(
         return stored
     for stored in repository.listed():
         is_ours = stored.manifest.cluster == cluster and topic_id in (None, stored.manifest.topic_id)
-        if is_ours and (not verified or repository.is_verified(stored.name)):
+        if is_ours and stored.name not in skipped and (not verified or repository.is_verified(stored.name)):
             return stored
     return None
 
 
-def newest(repository: Repository, cluster: str | None, target: Target | None = None) -> StoredSnapshot:
-    """Of the cluster (None: of any), from which the target can be reached.
+def best(repository: Repository, cluster: str) -> Choice:
+    """The newest verified snapshot of the cluster; without one, the newest whose verification has not failed."""
+
+    def choice(skipped: Collection[str]) -> StoredSnapshot:
+        found = [
+            it
+            for it in listed(repository)
+            if it.manifest.cluster == cluster and not it.failure and it.manifest.name not in skipped
+        ]
+        if not found:
+            raise SnapshotError(f"{repository.url} has no snapshot of cluster {cluster} that can be used")
+        return repository.get(next((it for it in found if it.verified_at_ms is not None), found[0]).manifest.name)
+
+    return choice
+
+
+def newest(
+    repository: Repository, cluster: str | None, target: Target | None = None, skipped: Collection[str] = ()
+) -> StoredSnapshot:
+    """Of the cluster (None: of any), from which the target can be reached. `skipped`: others, which cannot be used.
 
     Raises `SnapshotError`, `RepositoryUnavailable`, `ConfigError`.
     """
@@ -58,7 +83,7 @@ def newest(repository: Repository, cluster: str | None, target: Target | None = 
     if not found:
         raise SnapshotError(f"there is no snapshot{of} in {repository.url}: `replicator snapshot take` takes one")
     for stored in found:
-        if _is_before(stored.manifest, target):
+        if _is_before(stored.manifest, target) and stored.name not in skipped:
             return stored
     oldest = found[-1].manifest
     raise SnapshotError(
@@ -75,13 +100,17 @@ def _is_before(manifest: Manifest, target: Target | None) -> bool:
 
 def restore(
     repository: Repository,
-    choice: Callable[[], StoredSnapshot],
+    choice: Choice,
     store: Path,
     progress: ProgressReporter,
     on_begun: Callable[[], object] = lambda: None,
 ) -> StoredSnapshot:
     """As `restoring.restore`."""
-    return restoring.restore(repository, choice, store, partial(show_restore, progress), on_begun)
+
+    def on_skipped(why: str) -> None:
+        progress.notice(f"{why}. The next one is used instead")
+
+    return restoring.restore(repository, choice, store, partial(show_restore, progress), on_begun, on_skipped)
 
 
 def show_restore(progress: ProgressReporter, stored: StoredSnapshot) -> OnTransferred:
@@ -94,7 +123,7 @@ def restore_node(repository: Repository, stored: StoredSnapshot, folder: Path, p
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = boot.lock(folder)
     try:
-        restore(repository, lambda: stored, folder / STORE, progress)
+        restore(repository, only(stored), folder / STORE, progress)
     finally:
         os.close(lock)
 
@@ -135,6 +164,24 @@ def prune(repository: Repository, cluster: str, keep: int, keep_s: int, unfinish
     for name in names:
         repository.delete(name)
     return names + repository.delete_unfinished(unfinished_s)
+
+
+def delete(repository: Repository, name: str, *, force: bool) -> None:
+    """`force`: also the only verified one of its log.
+
+    Raises `SnapshotError`, `RepositoryUnavailable`, `ConfigError`.
+    """
+    if checked_name(name) not in repository.names():
+        raise SnapshotError(f"there is no snapshot {name} in {repository.url}: see `replicator snapshot list`")
+    verified = [it.manifest for it in listed(repository) if it.verified_at_ms is not None]
+    for manifest in verified:
+        is_last = manifest.name == name and [it.topic_id for it in verified].count(manifest.topic_id) == 1
+        if is_last and not force:
+            raise SnapshotError(
+                f"{name} is the only verified snapshot of this log of cluster {manifest.cluster}, and a log that was "
+                "trimmed is worth nothing without one: take and verify another one first, or give --force"
+            )
+    repository.delete(name)
 
 
 def counter(progress: ProgressReporter, unit: str, total: int) -> OnTransferred:

@@ -18,7 +18,7 @@ from replicator.recovery.history import KeyChange, history_of, values_in
 from replicator.recovery.sources import choose_start, of_log
 from replicator.recovery.temporary import temporary_store
 from replicator.snapshots.repository import Repository, StoredSnapshot
-from replicator.snapshots.restoring import restore
+from replicator.snapshots.restoring import only, restore
 from replicator.snapshots.transfer import OnTransferred
 from replicator.store import snapshot
 from replicator.store.snapshot import Manifest
@@ -60,7 +60,7 @@ async def read_history(
     state = LogState()
     if snapshots is not None and (base := start.base) is not None:
         with temporary_store(folder) as store:
-            await asyncio.to_thread(restore, snapshots, lambda: snapshots.get(base.name), store, output.show_restore)
+            await asyncio.to_thread(restore, snapshots, only(snapshots.get(base.name)), store, output.show_restore)
             state = snapshot.meta_of(store).state
             if start.is_trimmed:
                 output.note_begin(bounds.start, base, is_restored=is_restored)

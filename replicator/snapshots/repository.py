@@ -233,7 +233,7 @@ class Unfinished(SnapshotError):
 
 
 class FolderUnusable(SnapshotError):
-    """The folder to which a snapshot is restored. This says nothing about the snapshot."""
+    """The folder to which a snapshot is to be restored. This says nothing about the snapshot."""
 
 
 def checked_name(name: str) -> str:

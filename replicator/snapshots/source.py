@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from replicator.snapshots.repository import Repository
-from replicator.snapshots.restoring import restore
+from replicator.snapshots.restoring import only, restore
 from replicator.store.snapshot import Manifest
 
 
@@ -22,4 +22,4 @@ class RepositorySource:
         return [stored.manifest for stored in self._repository.listed()]
 
     def restore(self, name: str, store: Path) -> None:
-        restore(self._repository, lambda: self._repository.get(name), store)
+        restore(self._repository, only(self._repository.get(name)), store)
