@@ -17,6 +17,7 @@ from replicator.errors import LogDamage, NoReplicas, NotLeader, ReplicatorError,
 from replicator.intervals import STREAMING_ACK_MS
 from replicator.node.commit_times import PRECISION, SPACING_MS, CommitTimes
 from replicator.node.latencies import LATENCY_BOUNDS_S, Histogram
+from replicator.node.snapshots import SnapshotReport
 from replicator.position import NodeId, Offset
 from replicator.records.types import VERSION, Mode, Policy
 from replicator.server.http.metrics import MetricsInput, render
@@ -75,6 +76,19 @@ def test_promtool_accepts_the_expressions_of_the_page(tmp_path: Path) -> None:
     rules.write_text(json.dumps({"groups": [{"name": "page", "rules": recorded}]}))  # which is YAML, too
     check = subprocess.run(["promtool", "check", "rules", str(rules)], capture_output=True, text=True, check=False)
     assert check.returncode == 0, check.stdout + check.stderr
+
+
+def test_snapshots_of_other_clusters_do_not_count() -> None:
+    """The repository of a restored cluster has those of the former one, too."""
+    [own] = example().snapshots.snapshots or ()
+    former = replace(own, manifest=replace(own.manifest, cluster="shop", offset=900, taken_at_ms=900_000))
+    own = replace(own, manifest=replace(own.manifest, cluster="shop-2", offset=9, taken_at_ms=1_000_000))
+    for snapshots, count, offset in (((former, own), 1, 9), ((former,), 0, None)):
+        values = replace(example(), cluster="shop-2", snapshots=SnapshotReport(snapshots))
+        found = parsed(render(values).decode())
+        assert found["replicator_snapshots"] == count
+        assert found.get("replicator_snapshot_offset") == found.get("replicator_snapshot_verified_offset") == offset
+        assert found.get("replicator_snapshot_timestamp_seconds") == (offset and 1000)
 
 
 def test_units_are_base_units() -> None:

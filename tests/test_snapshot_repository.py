@@ -245,6 +245,18 @@ class TestPublishing:
         with pytest.raises(SnapshotError, match="there is no snapshot of cluster other in"):
             newest(repository, "other")
 
+    def test_those_of_the_cluster_are_listed_first(self, repository: Repository, copy: tuple[Path, Manifest]) -> None:
+        for offset, cluster in ((1, "shop-2"), (2, "shop-2"), (50, "shop"), (60, "older"), (51, "shop")):
+            name, taken_ms = f"{offset:020d}-{'a' * 8}", {"shop-2": 3000, "shop": 2000, "older": 1000}[cluster] + offset
+            of = replace(copy[1], name=name, offset=offset, cluster=cluster, taken_at_ms=taken_ms)
+            repository.publish(copy[0], of, ignore)
+
+        def offsets(cluster: str | None) -> list[int]:
+            return [it.manifest.offset for it in listed(repository, cluster=cluster)]
+
+        assert offsets("shop-2") == offsets(None) == [2, 1, 51, 50, 60]
+        assert offsets("older") == [60, 2, 1, 51, 50]
+
     def test_a_verification_is_kept(self, repository: Repository, copy: tuple[Path, Manifest]) -> None:
         stored = publish(repository, copy)
         assert repository.verification(stored.name) is None

@@ -76,7 +76,9 @@ def list_(
     password: options.Password = "",
     json: options.Json = False,
 ) -> None:
-    """List the snapshots, the newest first. With --connect a node is asked, otherwise the repository is read.
+    """List the snapshots, those of the cluster first, and of each cluster the newest first.
+
+    With --connect a node is asked, otherwise the repository is read.
 
     Example: replicator snapshot list --json
     """
@@ -84,7 +86,8 @@ def list_(
     if connect is not None:
         found = find_cluster(dir, connect, password).any_node().list_snapshots()
     else:
-        found = listed(options.open_repository(dir, repository), on_problem=problems.append)
+        cluster = ClusterFolder(dir).load().name if ClusterFolder(dir).exists() else None
+        found = listed(options.open_repository(dir, repository), on_problem=problems.append, cluster=cluster)
     if json:
         print_json([_as_json(it) for it in found])
         return

@@ -108,7 +108,7 @@ class NodeAdmin:
         return progress and SnapshotProgress(**known_fields(SnapshotProgress, progress))
 
     def list_snapshots(self) -> list[ListedSnapshot]:
-        """The highest offset first."""
+        """Those of its cluster first; of each cluster the highest offset first."""
         return [
             ListedSnapshot(Manifest(**known_fields(Manifest, it)), it["verified_at_ms"], it.get("failure", ""))
             for it in self._request("GET", "/snapshots", timeout_s=LISTING_S)["snapshots"]

@@ -29,7 +29,7 @@ class SnapshotProgress:
 class SnapshotReport:
     """As of the last look at the repository."""
 
-    snapshots: tuple[ListedSnapshot, ...] | None = None  # the highest offset first; None: it has not answered yet
+    snapshots: tuple[ListedSnapshot, ...] | None = None  # as `listed`; None: it has not answered yet
     trouble: str = (
         ""  # why the last attempt to take, verify, delete or trim has failed, or what is wrong with snapshots
     )
@@ -61,5 +61,5 @@ class SnapshotControl(Protocol):
         ...
 
     async def listed(self) -> list[ListedSnapshot]:
-        """The highest offset first."""
+        """Those of the cluster of this node first; of each cluster the highest offset first."""
         ...

@@ -14,8 +14,10 @@ def listed(
     repository: Repository,
     verified: Iterable[ListedSnapshot] = (),
     on_problem: Callable[[SnapshotError], object] = lambda error: None,
+    cluster: str | None = None,
 ) -> list[ListedSnapshot]:
-    """The highest offset first. It blocks.
+    """Those of `cluster` first, then those of others, such as one from which it was restored, whose offsets are of
+    another log; of each cluster the highest offset first. It blocks.
 
     `verified`: those that were, so their manifests are known and are not read again; another verification may have
     failed since. `on_problem` is called with what is wrong with each that cannot be read. Raises
@@ -34,7 +36,15 @@ def listed(
             on_problem(error)
             continue
         found.append(_listed(manifest, verification))
-    return sorted(found, key=lambda it: it.manifest.offset, reverse=True)
+    taken_ms: dict[str, int] = {}  # the newest of each cluster
+    for it in found:
+        taken_ms[it.manifest.cluster] = max(it.manifest.taken_at_ms, taken_ms.get(it.manifest.cluster, 0))
+
+    def order(it: ListedSnapshot) -> tuple[bool, int, str, int]:
+        of = it.manifest.cluster
+        return of != cluster, -taken_ms[of], of, -it.manifest.offset
+
+    return sorted(found, key=order)
 
 
 def _listed(manifest: Manifest, verification: Verification | FailedVerification | None) -> ListedSnapshot:

@@ -243,7 +243,7 @@ class SnapshotService:
             yield Need(f"the setting keep_log_mb ({kept >> 20})", Offset(max(0, end - entries)))
 
     def _listed(self) -> list[ListedSnapshot]:
-        found = listed(self._repository, self._verified)
+        found = listed(self._repository, self._verified, cluster=self._machine.meta.cluster)
         self._verified = [it for it in found if it.verified_at_ms is not None]
         return found
 

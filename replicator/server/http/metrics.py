@@ -6,7 +6,7 @@ Names end in their unit or `_total`, and times and sizes are in seconds and byte
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
@@ -27,7 +27,7 @@ from replicator.node.health import NodeState
 from replicator.node.latencies import LATENCY_BOUNDS_S, Histogram, StageLatencies
 from replicator.node.record_source import SourceName
 from replicator.node.replica_progress import ReplicaLag
-from replicator.node.snapshots import NOTHING_KNOWN, SnapshotReport
+from replicator.node.snapshots import NOTHING_KNOWN, ListedSnapshot, SnapshotReport
 from replicator.node.status import NodeStatus
 from replicator.position import NodeId
 from replicator.protocol.healing import Cause
@@ -210,14 +210,17 @@ class NodeCollector(Collector):
                 extent.size_bytes,
             )
         yield _gauge("log_end_offset", "Offset of the last record in the log that this node knows.", status.end_offset)
-        listed = snapshots.snapshots
+        listed = _of_cluster(snapshots.snapshots, self._values.cluster)
         if listed is not None:
-            yield _gauge("snapshots", "Number of snapshots in the repository, as of the last look.", len(listed))
+            yield _gauge(
+                "snapshots", "Number of snapshots of this cluster in the repository, as of the last look.", len(listed)
+            )
         if listed:
             newest = listed[0].manifest
             yield _gauge(
                 "snapshot_timestamp_seconds",
-                "Unix time at which the newest snapshot was taken: its age is time() minus this. Absent without one.",
+                "Unix time at which the newest snapshot of this cluster was taken: its age is time() minus this. "
+                "Absent without one.",
                 newest.taken_at_ms / 1000,
             )
             yield _gauge("snapshot_size_bytes", "Size of the newest snapshot. Absent without one.", newest.bytes)
@@ -272,6 +275,11 @@ class NodeCollector(Collector):
             "Age of the last record that was published, if there are later ones. Absent unless this node publishes.",
             publisher.lag_ms / 1000,
         )
+
+
+def _of_cluster(snapshots: Sequence[ListedSnapshot] | None, cluster: str) -> list[ListedSnapshot] | None:
+    """The repository of a restored cluster has those of the former one, too, whose offsets have another meaning."""
+    return None if snapshots is None else [it for it in snapshots if it.manifest.cluster == cluster]
 
 
 class NoNodeCollector(Collector):
