@@ -300,5 +300,7 @@ def test_the_history_on_kafka(kafka: str, tmp_path: Path) -> None:
     trimmed = cluster.run("history", "k")
     assert f"the history is complete from offset {taken['offset'] + 1} on" in trimmed
     assert trimmed.count("in snapshot") == 1 and trimmed.count("deleted  ") == 1 and "created" not in trimmed
+    assert "does not exist" in cluster.run(*by_kafka, "--repository", str(tmp_path / "none"), code=1)
+    (tmp_path / "none").mkdir()
     assert "no snapshot has the state before" in cluster.run(*by_kafka, "--repository", str(tmp_path / "none"), code=1)
     cluster.run("cluster", "down", "--purge")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from replicator.cli.options import open_repository
 from replicator.errors import (
     BrokerUnavailable,
     ConfigError,
@@ -647,6 +649,43 @@ class TestTrouble:
         with pytest.raises(ConfigError, match="invalid repository nowhere://x"):
             Repository("nowhere://x")
 
+    @pytest.mark.parametrize("url", ["", " ", "s3:/foo", "s3:foo", "s3://", "s3:///x", "ftp:/h/x"])
+    def test_a_url_that_names_another_place_than_is_meant(self, url: str) -> None:
+        with pytest.raises(ConfigError, match=r"invalid repository .*: expected "):
+            Repository(url)
+
+    def test_a_host_that_cannot_be_looked_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*args: object, **options: object) -> None:
+            raise socket.gaierror(-2, "Name or service not known")
+
+        monkeypatch.setattr("socket.create_connection", fail)
+        with pytest.raises(RepositoryUnavailable, match=r"ftp://h/x cannot be opened now: .*Name or service not known"):
+            Repository("ftp://ada:secret@h/x")
+
+    def test_a_folder_that_does_not_exist(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="does not exist: correct its name"):
+            Repository(str(tmp_path / "missing")).check_exists()
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(ConfigError, match="is not a folder"):
+            Repository(str(tmp_path / "file")).check_exists()
+        (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+        Repository(str(tmp_path / "link")).check_exists()
+
+    def test_commands_that_read_a_repository_that_does_not_exist(self, tmp_path: Path) -> None:
+        cluster = ClusterFolder(tmp_path)
+        missing = str(tmp_path / "missing")
+        for configured, given, fails in (("", None, False), (missing, None, True), ("", missing, True)):
+            cluster.save(ClusterFile("shop", "", True, 7001, snapshots=configured))
+            if fails:
+                with pytest.raises(ConfigError, match="does not exist"):
+                    open_repository(tmp_path, given)
+            else:
+                assert open_repository(tmp_path, given).listed() == []
+        cluster.save(ClusterFile("shop", "", True, 7001, snapshots=missing))
+        open_repository(tmp_path, None, needs_one=False)  # the log may be enough
+        with pytest.raises(ConfigError, match="does not exist"):
+            open_repository(tmp_path, missing, needs_one=False)
+
     def test_passwords_are_not_shown(self) -> None:
         assert shown_url("sftp://ada:secret@host/x") == "sftp://host/x"
         assert shown_url("/tmp/a@b") == "/tmp/a@b"
@@ -667,6 +706,9 @@ class TestTrouble:
     def test_a_bucket_that_does_not_exist(self, bucket: str, copy: tuple[Path, Manifest]) -> None:
         with pytest.raises(ConfigError, match=r"s3://missing/x does not exist .*create the bucket"):
             publish(Repository("s3://missing/x"), copy)
+        with pytest.raises(ConfigError, match=r"s3://missing/x does not exist: .*create the bucket"):
+            Repository("s3://missing/x").check_exists()
+        Repository(f"{bucket}/{uuid.uuid4().hex}").check_exists()
 
     def test_a_full_disk_while_restoring(
         self, repository: Repository, copy: tuple[Path, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

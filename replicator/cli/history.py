@@ -87,7 +87,8 @@ def history(
     since = _parse_since(start)
     kafka = options.find_kafka(dir, bootstrap, cluster, config)
     has_folder = ClusterFolder(dir).exists()
-    snapshots = options.open_repository(dir, repository) if repository or has_folder else None
+    wants_snapshots = repository is not None or has_folder
+    snapshots = options.open_repository(dir, repository, needs_one=False) if wants_snapshots else None
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
     try:
         with contextlib.suppress(KeyboardInterrupt), ConsoleProgress(errors) as progress:

@@ -156,12 +156,21 @@ RepositoryUrl = Annotated[
 ]
 
 
-def open_repository(dir: Path, url: str | None) -> Repository:
-    """The repository of snapshots at the URL, or that of the folder. Raises `ConfigError`."""
-    if url is not None:
-        return Repository(url)
-    folder = ClusterFolder(dir)
-    return Repository(folder.repository(folder.load()))
+def open_repository(dir: Path, url: str | None, *, needs_one: bool = True) -> Repository:
+    """The repository of snapshots at the URL, or that of the folder.
+
+    `needs_one`: that of the folder, too, must exist. Raises `ConfigError`, `RepositoryUnavailable`.
+    """
+    is_given = url is not None
+    if url is None:
+        folder = ClusterFolder(dir)
+        cluster = folder.load()
+        url = folder.repository(cluster)
+        needs_one = needs_one and bool(cluster.snapshots)  # else the first snapshot creates it
+    found = Repository(url)
+    if is_given or needs_one:
+        found.check_exists()
+    return found
 
 
 def views_folder(dir: Path) -> Path:

@@ -107,6 +107,8 @@ def list_(
             _verified(it),
         )
     print_whole(table)
+    if not found:
+        errors.print("there is no snapshot: `replicator snapshot take` takes one", markup=False, highlight=False)
     for problem in problems:
         errors.print(str(problem), markup=False, highlight=False)
 

@@ -20,6 +20,7 @@ from replicator.store.durable import sync
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # names of errors of botocore
 _CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError"}
+_BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
 _S3 = {"connect_timeout": 5, "read_timeout": 15, "retries": {"max_attempts": 3}}
 
 
@@ -27,23 +28,46 @@ class Objects:
     """Files by path below a URL. For several threads at once."""
 
     def __init__(self, url: str) -> None:
-        """Raises `ConfigError`."""
+        """Raises `ConfigError`, `RepositoryUnavailable`."""
         self.url = shown_url(url)
+        _check(url, self.url)
         options: dict[str, Any] = {"use_listings_cache": False} if "://" in url and not url.startswith("file:") else {}
         if url.startswith("s3:"):
             options["config_kwargs"] = _S3
         if url.startswith("memory:"):
             raise ConfigError(f"repository {self.url} would be lost with this process: name a folder, or s3://…")
-        try:
-            self._fs, self._root = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)
-        except ImportError as error:
-            raise ConfigError(
-                f"repository {self.url} needs a package that is not installed ({error}); for S3: "
-                "pip install 'replicator[s3]'"
-            ) from None
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"invalid repository {self.url}: {error}") from None
+        with self._translated("be opened"):  # some connect at once
+            try:
+                self._fs, self._root = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)
+            except ImportError as error:
+                raise ConfigError(
+                    f"repository {self.url} needs a package that is not installed ({error}); for S3: "
+                    "pip install 'replicator[s3]'"
+                ) from None
+            except (ValueError, TypeError, FileNotFoundError) as error:
+                raise ConfigError(f"invalid repository {self.url}: {error}") from None
         self._is_local = isinstance(self._fs, LocalFileSystem)
+
+    def check_exists(self) -> None:
+        """The folder, or the bucket: a prefix in it need not exist. Raises `ConfigError`, `RepositoryUnavailable`."""
+        is_bucket = not self._protocols.isdisjoint(_BUCKETS)
+        with self._translated("be read"):
+            try:
+                found = self._fs.info(self._root.split("/")[0] if is_bucket else self._root)
+            except FileNotFoundError:
+                remedy = "create the bucket" if is_bucket else "take a snapshot there first"
+                raise ConfigError(f"repository {self.url} does not exist: correct its name, or {remedy}") from None
+            except PermissionError:
+                if is_bucket:  # to read what is below a prefix, this right is not needed
+                    return
+                raise
+        if self._is_local and found["type"] != "directory":
+            raise ConfigError(f"repository {self.url} is not a folder: correct its name")
+
+    @property
+    def _protocols(self) -> set[str]:
+        protocol: str | tuple[str, ...] = self._fs.protocol
+        return {protocol} if isinstance(protocol, str) else set(protocol)
 
     def read(self, path: str, max_bytes: int) -> bytes:
         """The beginning, if it is longer. Raises `FileNotFoundError`, `RepositoryUnavailable`, `ConfigError`."""
@@ -138,6 +162,17 @@ class Objects:
                 ) from None
             # each file system has errors of its own
             raise RepositoryUnavailable(f"repository {self.url} cannot {doing} now: {_text(error)}") from error
+
+
+def _check(url: str, shown: str) -> None:
+    """Raises `ConfigError` if it names another place than was meant."""
+    if not url.strip():
+        raise ConfigError("invalid repository '': expected a folder, or s3://bucket/prefix")
+    scheme, colon, rest = url.partition(":")
+    if colon and scheme in fsspec.available_protocols() and scheme != "file" and not rest.startswith("//"):
+        raise ConfigError(f"invalid repository {shown}: expected {scheme}://…")
+    if scheme in _BUCKETS and not urlsplit(url).netloc:
+        raise ConfigError(f"invalid repository {shown}: expected {scheme}://bucket/prefix")
 
 
 def shown_url(url: str) -> str:

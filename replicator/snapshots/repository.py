@@ -84,9 +84,13 @@ class Repository:
     """For several threads at once. Every method raises `RepositoryUnavailable` and `ConfigError` (access denied)."""
 
     def __init__(self, url: str) -> None:
-        """`url`: a path, or what fsspec knows, such as s3://bucket/prefix. Raises `ConfigError`."""
+        """`url`: a path, or what fsspec knows, such as s3://bucket/prefix."""
         self._objects = Objects(url)
         self.url = self._objects.url
+
+    def check_exists(self) -> None:
+        """Before it is only read. The first snapshot creates the folder, but no bucket."""
+        self._objects.check_exists()
 
     def listed(self) -> list[StoredSnapshot]:
         """The complete snapshots, the highest offset first. Those that cannot be read are left out."""
