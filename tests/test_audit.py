@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from replicator.errors import Diverged
+from replicator.errors import Diverged, StoreUnreadable
 from replicator.limits import AUDIT_ENTRIES
 from replicator.records.types import Change, Write
 from replicator.store.keys import encode_key
@@ -79,6 +80,15 @@ def test_one_byte_is_found(machine: Machine, after: int) -> None:
     with pytest.raises(Diverged, match="faulty"):
         for _ in range(2):
             audited(machine)
+
+
+def test_a_file_that_was_truncated_is_found_before_it_is_read(machine: Machine) -> None:
+    for number in range(AUDIT_ENTRIES):
+        put(machine, b"row%d" % number, b"s" + bytes(100))
+    audited(machine)
+    os.truncate(machine.folder / "data.mdb", 8192)
+    with pytest.raises(StoreUnreadable, match=r"data\.mdb was truncated"):
+        machine.audit()
 
 
 def test_a_change_of_a_damaged_value_is_found_at_once(machine: Machine) -> None:

@@ -19,11 +19,11 @@ from replicator.node import node as node_module
 from replicator.node.health import NodeState
 from replicator.position import Offset
 from replicator.protocol import healing as decisions
-from replicator.protocol.healing import START_OF_LOG, Cause
+from replicator.protocol.healing import START_OF_LOG, Cause, Damage
 from replicator.records.types import Change, Mode, Policy, Write, WriteMode
 from replicator.store import replacement, snapshot
 from replicator.store.keys import encode_key
-from replicator.store.machine import Machine
+from replicator.store.machine import Machine, open_machine
 from tests.builds import needs_interpreted
 from tests.damage import flip
 from tests.healing_node import HealingCluster, HealingNode, SnapshotFolder
@@ -106,6 +106,36 @@ async def test_it_answers_no_reads_from_the_moment_on_at_which_the_damage_is_fou
         assert flip(follower.store, value(b"b"))
         await until(lambda: bool(seen))
     assert seen == [NodeState.HEALING]
+
+
+@pytest.mark.parametrize("what", ["folder", "file", "replaced"])
+async def test_a_store_that_is_deleted_under_its_node_is_rebuilt(cluster: HealingCluster, what: str) -> None:
+    leader, follower = await pair(cluster)
+    file = follower.store / "data.mdb"
+    if what == "folder":
+        shutil.rmtree(follower.store)
+    elif what == "file":
+        file.unlink()
+    else:
+        shutil.copy(file, file.with_name("copy"))
+        file.with_name("copy").replace(file)
+    follower.node.node.status()
+    await follower.healed()
+    await write(leader, b"d")
+    await holds(follower, b"a", b"b", b"c", b"d")
+    assert follower.history.counts[Cause.UNREADABLE] == 1
+    healed = follower.node.node.status().healed
+    assert healed is not None
+    assert f"data.mdb was {'replaced' if what == 'replaced' else 'deleted'}" in healed.damage.error
+
+
+def test_a_store_whose_folder_was_deleted_is_closed_and_marked(tmp_path: Path) -> None:
+    machine = open_machine(tmp_path / replacement.STORE, "test", "topic")
+    shutil.rmtree(machine.folder)
+    assert machine.size_bytes == 0
+    machine.close()
+    replacement.mark_damaged(tmp_path, Damage(Cause.UNREADABLE, "deleted", 1))
+    assert replacement.damage_of(tmp_path) == Damage(Cause.UNREADABLE, "deleted", 1)
 
 
 async def test_a_follower_is_rebuilt_from_a_snapshot(cluster: HealingCluster) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import time
 import urllib.request
@@ -98,6 +99,19 @@ def test_a_follower_with_a_flipped_byte_notices_it_within_a_checkpoint_interval(
     kept = replacement.quarantined(cluster.folder.node_dir(follower))
     assert kept is not None and b"<the right valud" in (kept / "data.mdb").read_bytes()
     print(f"noticed after {noticed_s:.2f} s")
+
+
+def test_a_store_that_is_deleted_under_a_follower_is_noticed_and_rebuilt(cluster: Cluster) -> None:
+    leader, follower, _ = roles(cluster)
+    cluster.client(leader).set("deleted", "1")
+    cluster.caught_up()
+    before = len(heals(cluster, follower))
+    shutil.rmtree(store(cluster, follower))
+    status = healed(cluster, follower, before + 1)
+    assert "data.mdb was deleted" in status["healed"]["damage"]["error"]
+    assert cluster.client(follower).get("deleted") == b"1"
+    assert "Traceback" not in cluster.folder.log_file(follower).read_text()
+    assert len(cluster.caught_up()) == len(IDS)
 
 
 def test_a_store_that_is_damaged_while_its_node_is_stopped_is_rebuilt(cluster: Cluster) -> None:

@@ -8,6 +8,7 @@ missing in its file ends the process (SIGBUS).
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -72,6 +73,7 @@ def mark_open(folder: Path, boot: str) -> None:
 
 
 def mark_closed(folder: Path) -> None:
-    """To be called when everything is on the disk."""
-    (folder / MARK).unlink(missing_ok=True)
-    sync(folder)
+    """To be called when everything is on the disk. The folder may have been deleted."""
+    with contextlib.suppress(FileNotFoundError):
+        (folder / MARK).unlink(missing_ok=True)
+        sync(folder)

@@ -78,7 +78,7 @@ def read_only(store: Path) -> Iterator[Any]:
 def _check_pages(file: Path) -> None:
     """Raises `StoreUnreadable`."""
     if lacks_pages(file):
-        raise StoreUnreadable(f"the store in {file.parent} cannot be read (data.mdb was truncated): {_REBUILT}")
+        raise unreadable(file.parent, "data.mdb was truncated")
 
 
 @contextlib.contextmanager
@@ -204,6 +204,10 @@ def is_full(error: Exception) -> bool:
     return any(os.strerror(number) in str(error) for number in _FULL)
 
 
+def unreadable(folder: Path, why: str) -> StoreUnreadable:
+    return StoreUnreadable(f"the store in {folder} cannot be read ({why}): {_REBUILT}")
+
+
 def store_error(folder: Path, error: Exception) -> StoreError:
     """The `StoreError` or `StoreFull` for an error of LMDB, which may have found damaged pages."""
     if is_full(error):
@@ -212,7 +216,7 @@ def store_error(folder: Path, error: Exception) -> StoreError:
             "No record was skipped"
         )
     if isinstance(error, _DAMAGED):
-        return StoreUnreadable(f"the store in {folder} cannot be read ({error}): {_REBUILT}")
+        return unreadable(folder, str(error))
     return StoreError(
         f"the store in {folder} cannot be used ({error}). If it is damaged, stop this node, move {folder} away, and "
         "start it again: the node rebuilds its store from the log, or from a snapshot (docs/runbook.md)"

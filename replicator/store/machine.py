@@ -47,6 +47,8 @@ class Machine:
         self._entries = env.open_db(b"entries")
         self._expiry = env.open_db(b"expiry")
         self._meta = env.open_db(b"meta")
+        found = self._file.stat()
+        self._opened, self._size = (found.st_dev, found.st_ino), found.st_size  # of its file, which LMDB never shortens
         self._copying = threading.Lock()
         self.view = LmdbView(env, self._entries, meta.rows)
         self._next_expiry_ms = self._read_next_expiry()
@@ -91,8 +93,30 @@ class Machine:
 
     @property
     def size_bytes(self) -> int:
-        """On disk."""
-        return (self.folder / "data.mdb").stat().st_size
+        """On disk. 0 if its file was deleted, which the next audit finds."""
+        try:
+            return self._file.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "data.mdb"
+
+    def _check_file(self) -> None:
+        """An open file goes on to work after it was deleted, and one that was truncated ends the process (SIGBUS).
+
+        Raises `StoreUnreadable`.
+        """
+        try:
+            found = self._file.stat()
+        except FileNotFoundError:
+            raise environment.unreadable(self.folder, "data.mdb was deleted") from None
+        if (found.st_dev, found.st_ino) != self._opened:
+            raise environment.unreadable(self.folder, "data.mdb was replaced")
+        if found.st_size < self._size:
+            raise environment.unreadable(self.folder, "data.mdb was truncated")
+        self._size = found.st_size
 
     def expired(self, now_ms: int, limit: int) -> list[bytes]:
         """Store keys of at most `limit` values that have expired, the oldest first."""
@@ -124,6 +148,7 @@ class Machine:
 
         Raises `Diverged`, `StoreError`.
         """
+        self._check_file()
         if self._audit is None:
             self._audit = StoreAudit()
         audit = self._audit

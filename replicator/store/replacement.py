@@ -37,6 +37,7 @@ _HEALED = "healed.json"
 def mark_damaged(folder: Path, damage: Damage) -> None:
     """`folder`: of the node, as below. Raises `StoreError`."""
     try:
+        (folder / STORE).mkdir(mode=0o700, exist_ok=True)  # it may have been deleted
         replace_file(folder / STORE / DAMAGED, json.dumps(asdict(damage)).encode())
     except OSError as error:
         raise file_error(folder, error) from error
