@@ -357,7 +357,7 @@ def test_an_interrupted_restore_can_be_given_up(cluster: Cluster) -> None:
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_what_is_refused_changes_nothing(cluster: Cluster, kafka: str, tmp_path: Path) -> None:
     cluster.up(1)
     client = cluster.client(cluster.leader(["n1"]))
@@ -369,16 +369,25 @@ def test_what_is_refused_changes_nothing(cluster: Cluster, kafka: str, tmp_path:
     restore = ("cluster", "restore", "--yes", "--snapshot")
     assert "there is no snapshot" in cluster.run(*restore, f"{0:020d}-00000000", code=1)
     assert "invalid name of a snapshot" in cluster.run(*restore, f"../snapshots/{taken}", code=1)
-    assert "is beyond the end of the log" in cluster.run(*restore, taken, "--to-offset", "1000000", code=1)
-    assert "is before the snapshot" in cluster.run(*restore, taken, "--to-offset", "0", code=1)
-    assert "is in the future" in cluster.run(*restore, taken, "--to-time", "2999-01-01", code=1)
     assert "invalid --name" in cluster.run(*restore, taken, "--name", "a/b", code=1)
     assert "has a log already" in cluster.run(*restore, taken, "--name", cluster.name, code=1)
     assert "Continue?" in cluster.run("cluster", "restore", "--snapshot", taken, code=1)
+    for point, why in (
+        (("--to-offset", "1000000"), "is beyond the end of the log"),
+        (("--to-offset", "0"), "is before the snapshot"),
+        (("--to-time", "2020-01-01"), "has records that were written after"),
+        (("--to-time", "2999-01-01"), "is in the future"),
+    ):
+        refused = cluster.run("cluster", "restore", "--snapshot", taken, *point, code=1)
+        assert why in refused and "Continue?" not in refused
+    end = position(cluster, "k")
+    asked = cluster.run("cluster", "restore", "--to-offset", str(end), code=1)
+    assert f"from snapshot {taken}, and the log up to offset {end}" in asked and "Continue?" in asked
 
     other = Cluster(tmp_path / "other", kafka)
     other.up(1)
-    assert "has records of another cluster" in cluster.run(*restore, taken, "--name", other.name, code=1)
+    refused = cluster.run("cluster", "restore", "--snapshot", taken, "--name", other.name, code=1)
+    assert "has records of another cluster" in refused and "Continue?" not in refused
     foreign = take(other) if accepts(other.client(other.leader(["n1"]))) else ""
     shutil.copytree(other.dir / "snapshots" / foreign, cluster.dir / "snapshots" / foreign)
     assert f"is of cluster {other.name}" in cluster.run(*restore, foreign, code=1)

@@ -32,7 +32,7 @@ from replicator.protocol.levels import LINEARIZABLE, Level, LevelKind
 from replicator.recovery.accepted_log import Judged, LogBounds, bounds_of, read_accepted
 from replicator.recovery.past_backend import PastBackend
 from replicator.recovery.past_view import bring_to, remove_expired
-from replicator.recovery.roll_forward import Target, check_reachable, cut
+from replicator.recovery.roll_forward import Target, check_reachable, check_target, cut
 from replicator.recovery.temporary import temporary_store
 from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.server.redis.server import RedisServer
@@ -127,6 +127,9 @@ async def test_targets_that_cannot_be_reached(past: Past, tmp_path: Path) -> Non
     async def refused(target: Target, match: str, error: type[Exception] = ConfigError) -> None:
         with pytest.raises(error, match=match):
             await past.digest_at(target, tmp_path / "store")
+        if error is not SnapshotError:  # as it is known before the snapshot is restored
+            with pytest.raises(error, match=match):
+                await check_target(past.cluster.log, past.taken, target)
 
     await refused(Offset(past.taken.offset - 1), f"is before the snapshot, which is at offset {past.taken.offset}")
     await refused(end, f"offset {end} is beyond the end of the log, whose last offset is {end - 1}")

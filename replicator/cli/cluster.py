@@ -158,7 +158,11 @@ def timing(
 def restore(
     snapshot: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="A snapshot of `replicator snapshot list`.", show_default=False),
+        typer.Option(
+            metavar="ID",
+            help="A snapshot of `replicator snapshot list`; by default the newest before --to-offset or --to-time.",
+            show_default=False,
+        ),
     ] = None,
     to_offset: Annotated[
         int | None,
@@ -200,9 +204,14 @@ def restore(
                 print_line(f"gave up the restore: the cluster is {plan.former}, as before")
                 return
         else:
-            if snapshot is None:
-                raise typer.BadParameter("name a snapshot: see `replicator snapshot list`", param_hint="--snapshot")
-            plan = restoring.plan(snapshot, parse_target(to_offset, to_time, "--to-time"), name)
+            target = parse_target(to_offset, to_time, "--to-time")
+            if snapshot is None and target is None:
+                raise typer.BadParameter(
+                    "name a snapshot (see `replicator snapshot list`), or a point with --to-offset or --to-time",
+                    param_hint="--snapshot",
+                )
+            plan = restoring.plan(snapshot, target, name)
+            restoring.check(plan)
         for sentence in restoring.describe(plan):
             progress.notice(f"- {sentence}")
         if not yes:

@@ -33,7 +33,7 @@ from replicator.errors import ConfigError, LogDamage, LogTrimmed, ReplicatorErro
 from replicator.local.admin_client import NodeAdmin, NodeRefused, NodeUnreachable
 from replicator.local.folder import STORE, ClusterFile, ClusterFolder
 from replicator.local.progress import ProgressReporter
-from replicator.local.snapshots import counter, restore, verify
+from replicator.local.snapshots import counter, newest, restore, verify
 from replicator.local.stores import FORMER_STORE
 from replicator.log.kafka.admin import delete_topics, ensure_topics, topic_id
 from replicator.log.kafka.log import KafkaLog
@@ -50,8 +50,9 @@ from replicator.recovery.new_timeline import (
     begin_log,
     end_log,
 )
-from replicator.recovery.roll_forward import Target, roll_forward
+from replicator.recovery.roll_forward import Target, check_target, roll_forward
 from replicator.recovery.temporary import temporary_store
+from replicator.snapshots.listing import listed
 from replicator.snapshots.repository import Repository, StoredSnapshot
 from replicator.snapshots.restoring import only
 from replicator.store import snapshot
@@ -111,15 +112,23 @@ class LocalRestore:
 
     # The plan
 
-    def plan(self, snapshot_name: str, target: Target | None, name: str | None) -> RestorePlan:
-        """What a restore would do. Raises `ConfigError`, `SnapshotError`."""
+    def plan(self, snapshot_name: str | None, target: Target | None, name: str | None) -> RestorePlan:
+        """What a restore would do. Without a name, from the newest snapshot of the cluster before the target.
+
+        Raises `ConfigError`, `SnapshotError`, `RepositoryUnavailable`.
+        """
         folder = self._folder
         cluster = folder.load()
         if (pending := self.pending()) is not None:
             raise ConfigError(
                 f"a restore of {pending.former} as {pending.name} was interrupted: {pending.next_steps(cluster)}"
             )
-        manifest = self._repository(cluster).get(snapshot_name).manifest
+        repository = self._repository(cluster)
+        if snapshot_name is not None:
+            manifest = repository.get(snapshot_name).manifest
+        else:
+            failed = [it.manifest.name for it in listed(repository) if it.failure]
+            manifest = newest(repository, cluster.name, target, failed).manifest
         if manifest.cluster not in (cluster.name, *cluster.former):
             raise SnapshotError(
                 f"snapshot {manifest.name} is of cluster {manifest.cluster}, not of {cluster.name} or one from which "
@@ -146,6 +155,14 @@ class LocalRestore:
             return None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{self._file} cannot be read ({error}): delete it, and restore again") from error
+
+    def check(self, plan: RestorePlan) -> None:
+        """Before somebody is asked: raises as `run` if nodes run, or the point or the name is impossible."""
+        with self._folder.lock():
+            cluster = self._folder.load()
+            self._check_stopped(cluster, plan)
+            steps = _Steps(self._folder, plan, self._start_kafka(cluster), self._progress, self._save)
+            asyncio.run(steps.check())
 
     def describe(self, plan: RestorePlan) -> Iterator[str]:
         """What `run` does, in sentences."""
@@ -279,6 +296,41 @@ class _Steps:
         self._save = save
         self._work = folder.dir / WORK
 
+    async def check(self) -> None:
+        """Whether the target can be reached, and the new name is free. Raises `ReplicatorError`."""
+        plan = self._plan
+        if topic_id(self._bootstrap, wal_topic(plan.name), security=self._security) is not None:
+            await self._check_empty()
+        if plan.target is not None:
+            manifest = self._repository.get(plan.snapshot).manifest
+            log = await self._open_source(manifest)
+            try:
+                await check_target(log, manifest, plan.target)
+            finally:
+                await log.close()
+
+    async def _check_empty(self) -> str:
+        """The id of the topic of the new log. Raises `ConfigError` if it has records."""
+        name = self._plan.name
+        log = await self._open(name)
+        try:
+            if await log.end() > 0:
+                raise ConfigError(f"topic {wal_topic(name)} has records of another cluster: choose another --name")
+            return log.identity
+        finally:
+            await log.close()
+
+    async def _open_source(self, manifest: Manifest) -> KafkaLog:
+        """The log that continues the snapshot. Raises `SnapshotError` if there is another one now."""
+        log = await self._open(self._plan.source)
+        if log.identity == manifest.topic_id:
+            return log
+        await log.close()
+        raise SnapshotError(
+            f"snapshot {manifest.name} is of another log than topic {wal_topic(self._plan.source)} has now: "
+            "restore it without --to-offset and --to-time"
+        )
+
     async def go_on(self) -> None:
         """All steps after `build`. Raises `ReplicatorError`."""
         await self.begin()
@@ -314,13 +366,7 @@ class _Steps:
         plan = self._plan
         self._progress.step(f"creating the topics of {plan.name}")
         await asyncio.to_thread(ensure_topics, self._bootstrap, plan.name, security=self._security)
-        log = await self._open(plan.name)
-        try:
-            if await log.end() > 0:
-                raise ConfigError(f"topic {wal_topic(plan.name)} has records of another cluster: choose another --name")
-            return log.identity
-        finally:
-            await log.close()
+        return await self._check_empty()
 
     async def undo(self) -> None:
         """Delete the topics, if they have nothing but the first records, and the snapshot."""
@@ -347,13 +393,8 @@ class _Steps:
         machine = open_machine(store, plan.source, manifest.topic_id)
         try:
             if plan.target is not None:
-                log = await self._open(plan.source)
+                log = await self._open_source(manifest)
                 try:
-                    if log.identity != manifest.topic_id:
-                        raise SnapshotError(
-                            f"snapshot {manifest.name} is of another log than topic {wal_topic(plan.source)} has now: "
-                            "restore it without --to-offset and --to-time"
-                        )
                     await roll_forward(machine, log, manifest.taken_at_ms, plan.target, self._show_log)
                 finally:
                     await log.close()

@@ -16,6 +16,7 @@ from replicator.position import Offset
 from replicator.records.types import Single, singles
 from replicator.recovery.accepted_log import Judged, LogBounds, bounds_of, read_accepted
 from replicator.store.machine import Machine
+from replicator.store.snapshot import Manifest
 
 Target = Offset | datetime
 """The last offset to apply; or a time, by the clocks of the leaders: the first record after it ends the recovery."""
@@ -46,6 +47,17 @@ async def roll_forward(machine: Machine, log: Log, taken_ms: int, target: Target
             if is_complete:
                 break
     return written_us or taken_ms * 1000
+
+
+async def check_target(log: Log, manifest: Manifest, target: Target) -> None:
+    """Before the snapshot is restored: raises `ConfigError`, `LogTrimmed` and `LogDamage`, as `roll_forward`."""
+    bounds, first = await bounds_of(log), Offset(manifest.offset + 1)
+    check_reachable(target, first, bounds)
+    if isinstance(target, datetime) and manifest.state is not None:
+        async with contextlib.aclosing(read_accepted(log, manifest.state, bounds)) as read:
+            async for judged in read:
+                check_not_before(target, judged.compared_us or manifest.taken_at_ms * 1000, first)
+                return
 
 
 def check_reachable(target: Target, first: Offset, bounds: LogBounds) -> None:
