@@ -31,7 +31,7 @@ from replicator.position import Epoch, Offset, Token
 from replicator.protocol.levels import LINEARIZABLE, Level, LevelKind
 from replicator.recovery.accepted_log import Judged, LogBounds, bounds_of, read_accepted
 from replicator.recovery.past_backend import PastBackend
-from replicator.recovery.past_view import bring_to, remove_expired
+from replicator.recovery.past_view import bring_to, remove_expired, replay_to
 from replicator.recovery.roll_forward import Target, check_reachable, check_target, cut
 from replicator.recovery.temporary import temporary_store
 from replicator.server.keyspace import Keyspace, WritableKeyspace
@@ -119,6 +119,29 @@ async def test_the_store_at_each_offset_and_time_is_that_of_the_leader_then(past
             store = tmp_path / f"{offset}-{late_ms}"
             digest, _ = await past.digest_at(moment(past.written_ms[offset] + late_ms), store)
             assert digest == past.digests[offset]
+
+
+async def test_without_a_snapshot_the_log_is_applied_from_its_start(past: Past, tmp_path: Path) -> None:
+    log = past.cluster.log
+
+    async def at(target: Target, name: str) -> tuple[str, Offset]:
+        machine = open_machine(tmp_path / name, "test", past.taken.topic_id)
+        try:
+            found = await replay_to(machine, log, target, lambda done, all: None)
+            assert machine.recount() == (machine.meta.digest, machine.meta.entries)
+            return found.digest, found.offset
+        finally:
+            machine.close()
+
+    for offset in past.offsets:
+        assert await at(offset, f"at-{offset}") == (past.digests[offset], offset)
+    assert (await at(moment(past.written_ms[past.offsets[1]]), "time"))[0] == past.digests[past.offsets[1]]
+    assert (await at(Offset(0), "first"))[1] == 0
+    with pytest.raises(ConfigError, match="no record from before that time"):
+        await at(moment(BEGIN_MS - 1), "early")
+    log.trim(Offset(1))
+    with pytest.raises(LogTrimmed, match="begins at offset 1, because it was trimmed"):
+        await at(past.offsets[0], "trimmed")
 
 
 async def test_targets_that_cannot_be_reached(past: Past, tmp_path: Path) -> None:
@@ -340,7 +363,8 @@ def test_time_travel_on_kafka(kafka: str, tmp_path: Path) -> None:
 
     before, beyond = str(taken["offset"] - 1), "1000000"
     assert "is before the snapshot" in cluster.run("snapshot", "open", taken["name"], "--offset", before, code=1)
-    assert "there is no snapshot" in cluster.run("snapshot", "open", "--offset", before, code=1)
+    with opened(cluster, "--offset", before) as (view, shown):  # from the start of the log
+        assert shown["offset"] == taken["offset"] - 1 and view.get("k") in (None, b"old")
     assert "is beyond the end of the log" in cluster.run("snapshot", "open", "--offset", beyond, code=1)
     assert "is in the future" in cluster.run("snapshot", "open", "--time", "2999-01-01", code=1)
     assert "there is no snapshot" in cluster.run("snapshot", "open", f"{0:020d}-00000000", code=1)
@@ -355,6 +379,8 @@ def test_time_travel_on_kafka(kafka: str, tmp_path: Path) -> None:
 
     trim(kafka, cluster.name, Offset(written["offset"]))
     offset = str(written["offset"])
+    refused = cluster.run("snapshot", "open", "--offset", before, code=1)
+    assert "there is no snapshot" in refused and "because it was trimmed" in refused
     assert "after the snapshot, were deleted" in cluster.run("snapshot", "open", "--offset", offset, code=1)
     manifest = cluster.dir / "snapshots" / taken["name"] / "manifest.json"
     fields = json.loads(manifest.read_text())

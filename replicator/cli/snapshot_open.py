@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,14 +15,16 @@ from replicator.cli import options
 from replicator.cli.options import KafkaOfCluster
 from replicator.cli.output import ConsoleProgress, console, errors, print_json_line, print_line
 from replicator.config import checked_name
-from replicator.errors import BrokerUnavailable, ConfigError, SnapshotError
+from replicator.errors import BrokerUnavailable, ConfigError, LogTrimmed, SnapshotError
 from replicator.local import snapshots
 from replicator.local.folder import ClusterFolder
 from replicator.local.ports import is_free
+from replicator.log.kafka.admin import topic_id
 from replicator.log.kafka.log import KafkaLog
+from replicator.log.kafka.topic import wal_topic
 from replicator.position import Offset
 from replicator.recovery.past_backend import PastState
-from replicator.recovery.past_view import bring_to, past_state, remove_expired, serve
+from replicator.recovery.past_view import bring_to, past_state, remove_expired, replay_to, serve
 from replicator.recovery.roll_forward import Target
 from replicator.recovery.temporary import temporary_store
 from replicator.snapshots.restoring import only
@@ -65,8 +68,9 @@ def open_(
 ) -> None:
     """Serve a read-only view of the past to Redis clients on this machine, until Ctrl-C.
 
-    As of the snapshot, or as of a later offset or time, up to which the log is applied. No node needs to run. Writes
-    are refused, and keys that had expired by then are gone. The data are copied to a temporary folder.
+    As of the snapshot, or as of a later offset or time, up to which the log is applied: from its start, if no snapshot
+    is older and the log is complete. No node needs to run. Writes are refused, and keys that had expired by then are
+    gone. The data are copied to a temporary folder.
 
     Example: replicator snapshot open --port 7100
     Example: replicator snapshot open --time 2026-01-31T12:00 --port 7100
@@ -79,7 +83,14 @@ def open_(
     opened = options.open_repository(dir, repository)
     of_cluster = cluster or (home.name if home is not None else None)
     choice = only(opened.get(name)) if name is not None else partial(snapshots.newest, opened, of_cluster, target)
-    stored = choice(())
+    try:
+        stored = choice(())
+    except SnapshotError as error:
+        if name is not None or target is None:
+            raise
+        of_log = options.find_kafka(dir, bootstrap, cluster, config)
+        _open_log_start(of_log, target, options.views_folder(dir), port, password, error, json=json)
+        return
     manifest = stored.manifest
     if cluster is None and home is not None and manifest.cluster in home.former:
         cluster = manifest.cluster
@@ -98,6 +109,31 @@ def open_(
             if bootstrap is not None:
                 raise
             raise BrokerUnavailable(f"{error}; {ClusterFolder(dir).kafka_remedy()}") from error
+        finally:
+            machine.close()
+
+
+def _open_log_start(
+    kafka: KafkaOfCluster,
+    target: Target,
+    parent: Path,
+    port: int,
+    password: str,
+    missing: SnapshotError,
+    *,
+    json: bool,
+) -> None:
+    """No snapshot is before the target: apply the log from its start, if it is complete. Raises `ReplicatorError`."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
+    topic = topic_id(kafka.bootstrap, wal_topic(kafka.cluster), security=kafka.security)
+    if topic is None:
+        raise missing
+    with ConsoleProgress(errors if json else console) as progress, temporary_store(parent) as store:
+        machine = open_machine(store, kafka.cluster, topic)
+        try:
+            uvloop.run(_show(machine, None, kafka, target, port, password, progress, json=json))
+        except LogTrimmed as error:
+            raise SnapshotError(f"{missing}; {error}") from error
         finally:
             machine.close()
 
@@ -125,7 +161,7 @@ def check_port(port: int) -> None:
 
 async def _show(
     machine: Machine,
-    manifest: Manifest,
+    manifest: Manifest | None,
     kafka: KafkaOfCluster | None,
     target: Target | None,
     port: int,
@@ -134,8 +170,8 @@ async def _show(
     *,
     json: bool,
 ) -> None:
-    """Raises `ReplicatorError`."""
-    past = past_state(machine, manifest.taken_at_ms)
+    """`manifest`: None if the store is empty. Raises `ReplicatorError`."""
+    past = past_state(machine, manifest.taken_at_ms if manifest is not None else 0)
     if kafka is not None and target is not None:
         past = await _bring_to(machine, manifest, kafka, target, progress)
     remove_expired(machine, past.written_ms)
@@ -162,12 +198,16 @@ async def _show(
 
 
 async def _bring_to(
-    machine: Machine, manifest: Manifest, kafka: KafkaOfCluster, target: Target, progress: ConsoleProgress
+    machine: Machine, manifest: Manifest | None, kafka: KafkaOfCluster, target: Target, progress: ConsoleProgress
 ) -> PastState:
     log = await KafkaLog.open(kafka.bootstrap, kafka.cluster, security=kafka.security)
+
+    def show(done: int, all: int) -> None:
+        progress.bar("log", "reading the log", done, all)
+
     try:
-        return await bring_to(
-            machine, manifest, log, target, lambda done, all: progress.bar("log", "reading the log", done, all)
-        )
+        if manifest is None:
+            return await replay_to(machine, log, target, show)
+        return await bring_to(machine, manifest, log, target, show)
     finally:
         await log.close()

@@ -7,8 +7,9 @@ import signal
 from collections.abc import Callable
 
 from replicator.address import Address
-from replicator.errors import SnapshotError
+from replicator.errors import ConfigError, LogTrimmed, SnapshotError
 from replicator.log.port import Log
+from replicator.node.log_start import continues_another
 from replicator.position import Offset
 from replicator.records.types import Change, Write
 from replicator.recovery.past_backend import PastBackend, PastState
@@ -32,6 +33,21 @@ async def bring_to(machine: Machine, manifest: Manifest, log: Log, target: Targe
             "offset or time"
         )
     written_us = await roll_forward(machine, log, manifest.taken_at_ms, target, on_applied)
+    return past_state(machine, written_us // 1000)
+
+
+async def replay_to(machine: Machine, log: Log, target: Target, on_applied: OnApplied) -> PastState:
+    """An empty store, with the log applied from its start up to the target.
+
+    Raises as `roll_forward`, and `LogTrimmed` if the log does not have all data.
+    """
+    if start := await log.start():
+        raise LogTrimmed(f"the log begins at offset {start}, because it was trimmed")
+    if await continues_another(log):
+        raise LogTrimmed("the log begins with the content of another cluster, from which this one was restored")
+    written_us = await roll_forward(machine, log, 0, target, on_applied)
+    if machine.state.offset < 0:
+        raise ConfigError("the log has no record from before that time")
     return past_state(machine, written_us // 1000)
 
 
