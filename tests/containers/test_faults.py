@@ -46,8 +46,7 @@ async def during(fault: AbstractContextManager[None]) -> AsyncIterator[None]:
 
 
 def same_digests(stack: Stack) -> bool:
-    nodes = [it for it in stack.status("n1")["nodes"] if it["node"] in NODES]
-    return len({(it["offset"], it["digest"]) for it in nodes}) == 1
+    return len({it["digest"] for it in stack.status("n1")["nodes"] if it["id"] in NODES}) == 1
 
 
 def up(stack: Stack, *services: str) -> str:
@@ -88,6 +87,13 @@ async def test_everything_is_restarted_one_after_the_other(stack: Stack, capsys:
             await asyncio.to_thread(stack.compose, "restart", "--no-deps", service)
             await asyncio.to_thread(up, stack, service)
             await recorder.wait_for_more(WRITES // 4, 1)
+
+
+def test_a_node_that_is_stopped_ends_by_itself(stack: Stack) -> None:
+    node = stack.leader()
+    stack.compose("stop", node)
+    assert stack.docker("inspect", "--format", "{{.State.ExitCode}}", stack.container(node)).strip() == "0"
+    up(stack, node)
 
 
 def test_the_sink_has_all_rows(stack: Stack) -> None:
