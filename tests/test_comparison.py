@@ -22,6 +22,7 @@ from replicator.node.store_comparison import END, SLICE, KeyRange, StoreComparis
 from replicator.position import Offset
 from replicator.records.types import Mode
 from replicator.store.keys import encode_key
+from tests.builds import needs_interpreted
 from tests.damage import flip
 from tests.memory_cluster import MemoryCluster, RunningNode, until
 from tests.modes_cluster import STEADY
@@ -172,6 +173,7 @@ async def test_a_snapshotter_is_compared_and_a_node_that_does_not_answer_is_not(
     assert {it.mode for it in report.nodes} == {"async", "snapshotter"}
 
 
+@needs_interpreted
 async def test_a_node_that_applies_nothing_is_not_compared_and_the_others_are(
     servers: HttpServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
