@@ -56,7 +56,7 @@ def test_an_unknown_timing_is_refused_with_the_known_ones(tmp_path: Path) -> Non
 
 
 def test_an_address_without_a_port_is_refused() -> None:
-    result = CliRunner().invoke(app, ["status", "--connect", "127.0.0.1"])
+    result = CliRunner().invoke(app, ["status", "--connect", "127.0.0.1"], env={"COLUMNS": "200"})
     assert result.exit_code == 2
     assert "invalid address '127.0.0.1'" in result.output
 
