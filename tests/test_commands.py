@@ -13,18 +13,20 @@ import sys
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from replicator.address import Address
 from replicator.cli import demo, node, output, replica, snapshot, status
 from replicator.cli.main import app, main
 from replicator.cli.output import ConsoleProgress, count
-from replicator.errors import ConfigError
+from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.admin_client import ClusterAdmin, NodeUnreachable
 from replicator.local.cluster import LocalCluster, Origin
-from replicator.local.folder import NodeEntry
+from replicator.local.folder import ClusterFolder, NodeEntry
 from replicator.local.operations import policy_of
 from replicator.local.ports import free_base_port
 from replicator.local.status import MemberStatus, parse_status
@@ -336,3 +338,26 @@ main()
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+
+
+@pytest.mark.parametrize(
+    ("has_folder", "arguments", "connects_to"),
+    [
+        (False, [], "127.0.0.1:1"),
+        (True, [], None),
+        (True, ["--connect", "127.0.0.1:2"], "127.0.0.1:2"),
+    ],
+)
+def test_the_environment_of_a_node_names_one_where_there_is_no_folder_of_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_folder: bool, arguments: list[str], connects_to: str | None
+) -> None:
+    asked: list[Address | None] = []
+
+    def find(dir: Path, connect: Address | None, password: str) -> NoReturn:
+        asked.append(connect)
+        raise ReplicatorError("not needed")
+
+    monkeypatch.setattr("replicator.cli.status.find_cluster", find)
+    monkeypatch.setattr(ClusterFolder, "exists", lambda folder: has_folder and folder.dir == tmp_path)
+    CliRunner().invoke(app, ["status", *arguments, "--dir", str(tmp_path)], env={"REPLICATOR_CONNECT": "127.0.0.1:1"})
+    assert asked == [connects_to and Address.parse(connects_to)]

@@ -23,6 +23,7 @@ from replicator.log.kafka.security import KafkaSecurity, security_of
 from replicator.snapshots.repository import Repository
 
 E = TypeVar("E", bound=StrEnum)
+V = TypeVar("V")
 
 DEFAULT_DIR = Path("replicator-data")
 
@@ -80,6 +81,14 @@ def choices(kind: type[StrEnum]) -> str:
     return "|".join(kind)
 
 
+def without_folder(context: typer.Context, parameter: typer.CallbackParam, value: V) -> V | None:
+    """The environment of a node, as in its container, does not count where there is the folder of a cluster."""
+    source = context.get_parameter_source(str(parameter.name))
+    from_environment = source is not None and source.name == "ENVIRONMENT"
+    folder = ClusterFolder(context.params.get("dir") or DEFAULT_DIR)
+    return None if from_environment and folder.exists() else value
+
+
 Dir = Annotated[
     Path,
     typer.Option("--dir", envvar="REPLICATOR_DIR", help="The folder of the cluster.", show_default=True),
@@ -89,6 +98,7 @@ Connect = Annotated[
     typer.Option(
         "--connect",
         envvar="REPLICATOR_CONNECT",
+        callback=without_folder,
         metavar="HOST:PORT",
         parser=parse_address,
         help="HTTP or Redis port of any node of the cluster.",
@@ -131,7 +141,12 @@ KafkaBootstrap = Annotated[
 ]
 KafkaCluster = Annotated[
     str | None,
-    typer.Option("--cluster", envvar="REPLICATOR_NODE_CLUSTER", help="The cluster's name, without a cluster folder."),
+    typer.Option(
+        "--cluster",
+        envvar="REPLICATOR_NODE_CLUSTER",
+        callback=without_folder,
+        help="The cluster's name, without a cluster folder.",
+    ),
 ]
 KafkaConfig = Annotated[
     Path | None, typer.Option("--config", help="A TOML file whose section kafka has the TLS and SASL settings.")
@@ -150,6 +165,7 @@ RepositoryUrl = Annotated[
     typer.Option(
         "--repository",
         envvar="REPLICATOR_SNAPSHOTS_REPOSITORY",
+        callback=without_folder,
         metavar="URL",
         help="A folder, or s3://bucket/prefix; by default that of the cluster in --dir.",
     ),
