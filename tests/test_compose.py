@@ -102,7 +102,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_replica_starts_from_the_newest_verified_snapshot(folder: Path) -> None:
-    docker = FakeDocker([{"name": "new", "verified_at_ms": None}, {"name": "old", "verified_at_ms": 1}])
+    docker = FakeDocker(
+        [
+            {"name": "foreign", "cluster": "other", "verified_at_ms": 1},
+            {"name": "new", "cluster": "shop", "verified_at_ms": None},
+            {"name": "old", "cluster": "shop", "verified_at_ms": 1},
+        ]
+    )
     assert add_replica(N4, folder, NoProgress(), docker) == Address("127.0.0.1", 7004)
     both = "compose --file compose.yaml --file compose.n4.yaml"
     run = f"{both} run --rm --no-deps --env REPLICATOR_CONNECT= n4 snapshot"

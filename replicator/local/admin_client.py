@@ -30,6 +30,8 @@ PROMOTE_S = 15.0
 COMPARISON_S = 20.0  # to compute the digests of so many entries, under load; the others keep their states for longer
 CHANGE_STREAM_S = 60.0  # creates or deletes topics, and may have to wait for a publisher's transaction
 
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # nodes are never behind a proxy for the web
+
 START_NODES = "Start them with `replicator cluster up`"
 CHECK_CONNECT = "Check --connect, and that the node is running"
 
@@ -137,7 +139,7 @@ class NodeAdmin:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.http.url(path), data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            with _DIRECT.open(request, timeout=timeout_s) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
             raise NodeRefused(self._refusal(error)) from error

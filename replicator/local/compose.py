@@ -129,6 +129,8 @@ def _newest(origin: Origin, docker: Docker, run: Sequence[str], nodes: Mapping[s
     repository = _repository(nodes)
     found = json.loads(docker([*run, "snapshot", "list", "--json", "--repository", repository]))
     for snapshot in found:
+        if snapshot["cluster"] != next(iter(nodes.values())).get("REPLICATOR_NODE_CLUSTER"):
+            continue
         if origin is Origin.SNAPSHOT or snapshot["verified_at_ms"] is not None:
             return str(snapshot["name"])
     if origin is Origin.SNAPSHOT:
@@ -138,8 +140,10 @@ def _newest(origin: Origin, docker: Docker, run: Sequence[str], nodes: Mapping[s
 
 def _service(id: str, *, template: str, resp: int, http: int, priority: int) -> str:
     return f"""\
-# Written by `replicator replica add {id} --compose`. To remove it: `replicator replica remove {id}`,
-# `docker compose rm --stop --force --volumes {id}`, then delete this file, and its name in .env.
+# Written by `replicator replica add {id} --compose`. To remove it:
+#   docker compose exec {template} replicator replica remove {id}
+#   docker compose rm --stop --force {id}
+# then remove its volume, this file, and its name in .env.
 services:
   {id}:
     extends: {{ file: compose.yaml, service: {template} }}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aiokafka.conn import AIOKafkaConnection, collect_hosts
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
 
 from replicator.address import Address
 from replicator.errors import BrokerUnavailable
@@ -85,6 +85,8 @@ class Brokers:
         if ids:
             [(id, _)] = ids.most_common(1)  # one that is cut off may know that of a deleted topic
             return id
+        if 2 * len(answers) <= len(self.addresses):  # one that is cut off does not know of a topic that is new
+            raise self.unavailable(f"{len(answers)} of {len(self.addresses)} brokers answer, and do not know the topic")
         trouble = next((answer.trouble for answer in answers if not answer.missing), None)
         if trouble is not None:
             raise BrokerUnavailable(trouble)
@@ -136,6 +138,8 @@ class Brokers:
         connection = await self.connect(broker, BROKER_ANSWER_MS)
         try:
             return _answer(topic, await connection.send(TopicMetadataRequest(topic)))
+        except NotImplementedError as error:  # of aiokafka
+            raise IncompatibleBrokerVersion("Kafka 2.8 or newer is needed") from error
         finally:
             connection.close()
 
@@ -151,8 +155,9 @@ def _answer(topic: str, response: Any) -> TopicAnswer:
         return TopicAnswer(brokers, None, None, missing_acl("Describe", f"topic {topic}"), denied=True)
     if code:
         return TopicAnswer(brokers, None, None, f"topic {topic}: {describe_code(code)}")
-    known = None if id == NO_ID else id
+    if id == NO_ID:
+        return TopicAnswer(brokers, None, None, f"topic {topic} has no id: all brokers must be Kafka 2.8 or newer")
     for _, partition, node, epoch, *_ in partitions:
         if partition == PARTITION and node in addresses:
-            return TopicAnswer(brokers, PartitionLeader(epoch, node, addresses[node]), known, "")
-    return TopicAnswer(brokers, None, known, f"topic {topic} has no leader")
+            return TopicAnswer(brokers, PartitionLeader(epoch, node, addresses[node]), id, "")
+    return TopicAnswer(brokers, None, id, f"topic {topic} has no leader")

@@ -31,7 +31,10 @@ class HostLookup:
         if running is None:
             running = self._running[host] = asyncio.create_task(in_daemon_thread(lambda: self._resolve(host)))
             running.add_done_callback(lambda ended: self._ended(host, ended))
-        await asyncio.shield(running)
+        try:
+            await asyncio.shield(running)
+        except UnicodeError as error:
+            raise OSError(f"{host} is not the name of a host: {error}") from error
 
     def _ended(self, host: str, ended: asyncio.Task[Any]) -> None:
         del self._running[host]
