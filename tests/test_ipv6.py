@@ -198,6 +198,7 @@ def test_status_shows_brackets(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_errors_show_brackets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["replicator", "status", "--connect", "[fd00::1]:port"])
+    monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):
         main()
     assert "invalid address '[fd00::1]:port'" in capsys.readouterr().err
