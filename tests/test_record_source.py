@@ -224,10 +224,18 @@ async def test_acks_of_an_earlier_term_do_not_count(cluster: ModesCluster) -> No
     cluster.stall(cluster.n2)
     cluster.n2.link.cut = True
     await cluster.take_over(cluster.n3)
-    cluster.acks.let("n2")
     state, n1 = cluster.n3.machine.state, cluster.n1.node._context.author
-    cluster.acks.publish(AckCodec().encode(Ack(state.timeline, n1, state.offset, state.seq, state.epoch, 0)))
-    await until(lambda: n1.node in cluster.n3.node.last_acks)  # which came after those of n2
+
+    def heard(timestamp_us: int) -> bool:
+        """Whether n3 has received an ack of n1 with that time, of which there is one more now."""
+        ack = Ack(state.timeline, n1, state.offset, state.seq, state.epoch, timestamp_us)
+        cluster.acks.publish(AckCodec().encode(ack))
+        last = cluster.n3.node.last_acks.get(n1.node)
+        return last is not None and last.ack.timestamp_us == timestamp_us
+
+    await until(lambda: heard(1))  # a new leader does not receive acks at once
+    cluster.acks.let("n2")
+    await until(lambda: heard(2))  # which came after those of n2
     assert NodeId("n2") not in cluster.n3.node.last_acks
     writing.cancel()
 
