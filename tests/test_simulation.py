@@ -150,7 +150,7 @@ BROKEN_RULES = [
         "refused for|damaged",
         loss=True,
         events=("isolate",),
-        near=252,
+        near=637,
     ),
     BrokenRule(
         mutations.records_of_a_later_epoch_are_void, "serves a damaged log", loss=True, events=("pause",), near=790
@@ -163,7 +163,7 @@ BROKEN_RULES = [
         "is waiting|refused for",
         loss=True,
         events=("kill all", "pause"),
-        near=336,
+        near=387,
     ),
     BrokenRule(streams.sent_records_are_taken_as_they_come, "accepted other records|failed", near=4),
     BrokenRule(streams.records_are_sent_before_they_are_committed, "accepted other records|failed"),
@@ -174,7 +174,7 @@ BROKEN_RULES = [
         events=("isolate", "foreign append"),
         near=723,
     ),
-    BrokenRule(streams.followers_wait_for_their_leader_for_ever, "has not read epoch"),
+    BrokenRule(streams.followers_wait_for_their_leader_for_ever, "has not read epoch", near=43),
     BrokenRule(mutations.writes_wait_for_no_acks, "without the acks", WriteMode.SYNC),
     BrokenRule(mutations.unacknowledged_writes_are_confirmed, "answered without the acks", WriteMode.SYNC),
     BrokenRule(
@@ -190,6 +190,7 @@ BROKEN_RULES = [
         INVALIDATE,
         events=("start elsewhere and fall behind",),
         steps=STEPS_WITH_TWO_PROCESSES,
+        near=228,
     ),
     BrokenRule(
         mutations.processes_read_locally_before_they_are_registered,
