@@ -37,6 +37,7 @@ NOT_RUN = {
     r".* s3://backups/shop.*": "the bucket is an example: see test_snapshot_repository.py",
     r"replicator cluster restore .*": "needs a stopped cluster (test_cluster_restore.py)",
     r"replicator node stop n[123]": "before `cluster restore`",
+    r"replicator snapshot delete .*": "the name is an example (test_snapshots.py)",
     r"replicator snapshot open .*": "runs until Ctrl-C (test_past_view.py)",
     r"redis-cli -p 7100 .*": "a client of such a view",
     r".*1f…:4711.*": "the token is an example",
