@@ -177,15 +177,15 @@ def open_repository(dir: Path, url: str | None, *, needs_one: bool = True) -> Re
 
     `needs_one`: that of the folder, too, must exist. Raises `ConfigError`, `RepositoryUnavailable`.
     """
-    is_given = url is not None
     if url is None:
         folder = ClusterFolder(dir)
         cluster = folder.load()
-        url = folder.repository(cluster)
-        needs_one = needs_one and bool(cluster.snapshots)  # else the first snapshot creates it
-    found = Repository(url)
-    if is_given or needs_one:
-        found.check_exists()
+        found = Repository(folder.repository(cluster))
+        if not needs_one or not cluster.snapshots:  # the folder's own is created by the first snapshot
+            return found
+    else:
+        found = Repository(url)
+    found.check_exists()
     return found
 
 

@@ -77,13 +77,14 @@ def add_replica(
     compose = ["compose", *(word for name in files for word in ("--file", name))]
     resp = 1 + max(Address.parse(node[_RESP]).port for node in nodes.values())
     http = 1 + max(_published(config, HTTP_PORT), default=HTTP_PORT)
-    file.write_text(_service(id, template=next(iter(nodes)), resp=resp, http=http, priority=len(nodes) + 1))
+    template, settings = next(iter(nodes.items()))
+    file.write_text(_service(id, template=template, resp=resp, http=http, priority=len(nodes) + 1))
     try:
         run = [*compose, "run", "--rm", "--no-deps", "--env", "REPLICATOR_CONNECT=", id]
-        name = wanted.snapshot_name or _newest(wanted.origin, docker, run, nodes)
+        name = wanted.snapshot_name or _newest(wanted.origin, docker, run, settings)
         if name is not None:
             progress.step(f"restoring snapshot {name}")
-            docker([*run, "snapshot", "restore", name, "--repository", _repository(nodes), "--to", NODE_DIR])
+            docker([*run, "snapshot", "restore", name, "--repository", _repository(settings), "--to", NODE_DIR])
     except ReplicatorError:
         file.unlink()
         raise
@@ -99,7 +100,7 @@ def add_replica(
     return Address("127.0.0.1", resp)
 
 
-def _nodes(config: Mapping[str, Any]) -> dict[str, Any]:
+def _nodes(config: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
     """The environment of each service that is a node with a Redis port. Raises `ConfigError` if there is none."""
     environments = {name: service.get("environment") or {} for name, service in sorted(config["services"].items())}
     nodes = {name: it for name, it in environments.items() if {_ID, _RESP} <= it.keys()}
@@ -114,24 +115,23 @@ def _published(config: Mapping[str, Any], target: int) -> list[int]:
     return [int(port["published"]) for port in ports if port["target"] == target and port.get("published")]
 
 
-def _repository(nodes: Mapping[str, Any]) -> str:
-    """Raises `ConfigError` if the nodes share none."""
-    repository = next(iter(nodes.values())).get("REPLICATOR_SNAPSHOTS_REPOSITORY")
+def _repository(settings: Mapping[str, str]) -> str:
+    """That of a node. Raises `ConfigError` if it has none."""
+    repository = settings.get("REPLICATOR_SNAPSHOTS_REPOSITORY")
     if not repository:
         raise ConfigError("the nodes have no REPLICATOR_SNAPSHOTS_REPOSITORY in common: use --from-log")
-    return str(repository)
+    return repository
 
 
-def _newest(origin: Origin, docker: Docker, run: Sequence[str], nodes: Mapping[str, Any]) -> str | None:
+def _newest(origin: Origin, docker: Docker, run: Sequence[str], settings: Mapping[str, str]) -> str | None:
     """The snapshot to start from; None: the log. Raises `ConfigError` if there must be one."""
     if origin is Origin.LOG:
         return None
-    repository = _repository(nodes)
+    repository = _repository(settings)
     found = json.loads(docker([*run, "snapshot", "list", "--json", "--repository", repository]))
     for snapshot in found:
-        if snapshot["cluster"] != next(iter(nodes.values())).get("REPLICATOR_NODE_CLUSTER"):
-            continue
-        if origin is Origin.SNAPSHOT or snapshot["verified_at_ms"] is not None:
+        is_ours = snapshot["cluster"] == settings.get("REPLICATOR_NODE_CLUSTER")
+        if is_ours and (origin is Origin.SNAPSHOT or snapshot["verified_at_ms"] is not None):
             return str(snapshot["name"])
     if origin is Origin.SNAPSHOT:
         raise ConfigError(f"there is no snapshot in {repository}: take one with `replicator snapshot take`")
