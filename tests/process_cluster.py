@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -23,6 +23,7 @@ from redis.retry import Retry
 from replicator.local.folder import ClusterFolder
 from replicator.local.ports import free_base_port
 
+T = TypeVar("T")
 WAIT_S = 60
 
 
@@ -111,11 +112,13 @@ class Cluster:
         return found
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
+def wait_for(condition: Callable[[], T], timeout_s: float = WAIT_S) -> T:
+    """The first result that is true."""
     deadline = time.monotonic() + timeout_s
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)
+    return found
 
 
 @contextmanager

@@ -7,12 +7,11 @@ import os
 import secrets
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from testcontainers.compose import DockerCompose
@@ -21,8 +20,7 @@ from replicator.address import Address
 from replicator.bench.peers import free_port
 from replicator.local.resp_connection import CommandFailed, RespConnection
 from tests.doc_pages import ROOT
-
-T = TypeVar("T")
+from tests.process_cluster import wait_for
 
 CLUSTER = "shop"
 NODES = ("n1", "n2", "n3")
@@ -34,6 +32,7 @@ PORTS = [
     "PROMETHEUS_PORT",
 ]
 COMMAND_S = 300
+STACK_WAIT_S = 90  # longer than for processes: docker and Kafka start slowly
 
 
 def missing() -> str | None:
@@ -107,7 +106,9 @@ class Stack:
                     continue
             return None
 
-        return wait_for(found)
+        leader = wait_for(found, STACK_WAIT_S)
+        assert leader is not None
+        return leader
 
     @contextmanager
     def paused(self, service: str) -> Iterator[None]:
@@ -126,15 +127,6 @@ class Stack:
             yield
         finally:
             self.docker("network", "connect", "--alias", service, network, container)
-
-
-def wait_for(find: Callable[[], T | None], timeout_s: float = 90) -> T:
-    """The first result that is neither None nor false."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := find()):
-        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {find.__qualname__}"
-        time.sleep(0.2)
-    return found
 
 
 def prepared(folder: Path) -> Stack:

@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager, asynccontextmanager
 
 import pytest
 
-from tests.containers.stack import BROKERS, CLUSTER, NODES, Stack, wait_for
+from tests.containers.stack import BROKERS, CLUSTER, NODES, STACK_WAIT_S, Stack
+from tests.process_cluster import wait_for
 from tests.recorded_checks import canonical_of, violations
 from tests.recorder import Recorder
 
@@ -32,7 +33,7 @@ async def recorded(stack: Stack, name: str, capsys: pytest.CaptureFixture[str]) 
     with capsys.disabled():
         print(f"\n{name}, OK/REJECTED/UNKNOWN: {recorder}")
     assert not violations(recorder.history, canonical)
-    await asyncio.to_thread(wait_for, lambda: same_digests(stack))
+    await asyncio.to_thread(wait_for, lambda: same_digests(stack), STACK_WAIT_S)
 
 
 @asynccontextmanager
@@ -78,7 +79,7 @@ async def test_a_follower_is_cut_off(stack: Stack, capsys: pytest.CaptureFixture
         follower = next(it for it in NODES if it != leader)
         async with during(stack.cut_off(follower)):
             before = recorder.answered()["write"]
-            await asyncio.to_thread(wait_for, lambda: recorder.answered()["write"] >= before + WRITES)
+            await asyncio.to_thread(wait_for, lambda: recorder.answered()["write"] >= before + WRITES, STACK_WAIT_S)
 
 
 async def test_everything_is_restarted_one_after_the_other(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +106,7 @@ def test_the_sink_has_all_rows(stack: Stack) -> None:
         asked = ("psql", "--username=replicator", "--tuples-only", "--no-align", f"--command={query}")
         return stack.execute("postgres", *asked).strip() == "written"
 
-    wait_for(rows)
+    wait_for(rows, STACK_WAIT_S)
 
 
 def test_prometheus_scrapes_all_nodes(stack: Stack) -> None:
@@ -113,7 +114,7 @@ def test_prometheus_scrapes_all_nodes(stack: Stack) -> None:
         answer = stack.execute("n1", "python3", "-c", _TARGETS)
         return all(it["health"] == "up" for it in json.loads(answer)["data"]["activeTargets"])
 
-    wait_for(scraped)
+    wait_for(scraped, STACK_WAIT_S)
 
 
 _TARGETS = "import urllib.request as r; print(r.urlopen('http://prometheus:9090/api/v1/targets').read().decode())"
