@@ -89,7 +89,7 @@ def list_(
         cluster = ClusterFolder(dir).load().name if ClusterFolder(dir).exists() else None
         found = listed(options.open_repository(dir, repository), on_problem=problems.append, cluster=cluster)
     if json:
-        print_json([_as_json(it) for it in found])
+        print_json([it.as_json() for it in found])
         return
     columns = ("snapshot", "offset", "entries", "bytes", "digest", "taken", "verified")
     shows_cluster = len({it.manifest.cluster for it in found}) > 1  # also those from which this one was restored
@@ -244,10 +244,6 @@ def delete(
     """
     snapshots.delete(options.open_repository(dir, repository), name, force=force)
     print_result(f"deleted snapshot {name}", {"deleted": [name]}, json=json)
-
-
-def _as_json(listed: ListedSnapshot) -> dict[str, object]:
-    return {**asdict(listed.manifest), "verified_at_ms": listed.verified_at_ms, "failure": listed.failure}
 
 
 def _verified(listed: ListedSnapshot) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from replicator.position import Offset
 from replicator.store.snapshot import Manifest
@@ -14,6 +14,10 @@ class ListedSnapshot:
     manifest: Manifest
     verified_at_ms: int | None  # since 1970; None: it is not verified
     failure: str = ""  # of its last verification; empty: it has not failed
+
+    def as_json(self) -> dict[str, Any]:
+        """Its fields, beside those of the manifest: in lists of commands and of HTTP."""
+        return {**asdict(self.manifest), "verified_at_ms": self.verified_at_ms, "failure": self.failure}
 
 
 @dataclass(frozen=True, slots=True)

@@ -289,10 +289,7 @@ class HttpServer:
 
     async def _list_snapshots(self, request: web.Request) -> web.Response:
         snapshots = self._ready().snapshots
-        listed = [
-            {**asdict(it.manifest), "verified_at_ms": it.verified_at_ms, "failure": it.failure}
-            for it in await snapshots.listed()
-        ]
+        listed = [it.as_json() for it in await snapshots.listed()]
         return web.json_response({"repository": snapshots.repository, "snapshots": listed})
 
     async def _show_snapshot_progress(self, request: web.Request) -> web.Response:
