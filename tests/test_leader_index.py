@@ -16,6 +16,7 @@ from replicator.errors import BrokerUnavailable, LogDamage, NotLeader, Replicato
 from replicator.log.memory import MemoryLog
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry
 from replicator.node.election import Election
+from replicator.node.health import NodeState
 from replicator.node.leader_link import CommittedOffset
 from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.protocol.levels import Level, LevelKind
@@ -93,6 +94,7 @@ async def test_the_index_covers_an_append_in_flight_which_a_replica_may_show(tmp
     follower = await cluster.start("n2", priority=1)
     await leader.write(b"a", b"s0")
     await cluster.caught_up()
+    await until(lambda: follower.node.state is NodeState.SERVING)
     log.answers.clear()
     writing = begin_write(leader, b"a", b"s1")
     await until(lambda: stored(follower, A) == b"s1")
