@@ -317,7 +317,7 @@ def test_nodes_stop_if_the_topic_is_recreated(kafka: str, tmp_path: Path) -> Non
     cluster = Cluster(tmp_path, kafka)
     cluster.up(2)
     try:
-        cluster.client("n1").set("a", "1")
+        cluster.client(cluster.leader(["n1", "n2"])).set("a", "1")
         delete_topics(kafka, cluster.name)
         ensure_topics(kafka, cluster.name)
         for id in ("n1", "n2"):
