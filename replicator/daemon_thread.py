@@ -15,6 +15,11 @@ T = TypeVar("T")
 
 async def in_daemon_thread(work: Callable[[], T]) -> T:
     """As `asyncio.to_thread`, but a process that stops does not wait for the thread."""
+    return await asyncio.wrap_future(start_daemon_thread(work))
+
+
+def start_daemon_thread(work: Callable[[], T]) -> Future[T]:
+    """Returns the result that the work will have, or the exception that it will raise."""
     ended: Future[T] = Future()
 
     def run() -> None:
@@ -29,4 +34,4 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
 
     ended.set_running_or_notify_cancel()
     threading.Thread(target=run, daemon=True).start()
-    return await asyncio.wrap_future(ended)
+    return ended

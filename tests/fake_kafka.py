@@ -51,6 +51,7 @@ class FakeBroker:
         self.readable: int | None = None  # how many batches it returns at most
         self.throttles = 0  # answers to fetches that exceed a quota
         self.hangs = False  # accepts connections, and answers nothing
+        self.latency_ms = 0
         self.topic_exists = True
         self.topic_id = TOPIC_ID
         self.metadata_requests = 0
@@ -95,6 +96,7 @@ class FakeBroker:
                 if flexible:
                     TaggedFields.decode(request)
                 header = struct.pack(">i", correlation) + (TaggedFields.encode({}) if flexible else b"")
+                await asyncio.sleep(self.latency_ms / 1000)
                 answer = header + (await self._answer(key, version, request)).encode()
                 writer.write(struct.pack(">i", len(answer)) + answer)
         except (asyncio.IncompleteReadError, ConnectionError):

@@ -19,7 +19,8 @@ from replicator.local.kafka import BrokerState, LocalBroker
 from replicator.local.kafka.jars import kafka_home, kafka_version
 from replicator.local.kafka.java import parse_version
 from replicator.local.kafka.settings import BrokerLayout, Listener, port_of, server_properties, single_broker
-from replicator.log.kafka.admin import ensure_topics, topic_id
+from replicator.log.kafka.admin import ensure_topics
+from replicator.log.kafka.topic_ids import TopicIds
 
 
 def no_network(endpoint: str) -> Iterable[Path]:
@@ -117,7 +118,7 @@ def test_data_and_port_are_kept_over_stops_and_crashes(tmp_path: Path) -> None:
         broker.kill()
         assert broker.status().state is BrokerState.STALE
         assert LocalBroker(tmp_path).start() == bootstrap
-        assert topic_id(bootstrap, "kept.wal") == topic
+        assert TopicIds(bootstrap).get("kept.wal") == topic
         assert broker.stop() and not broker.stop()
         with socket.socket() as taken:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

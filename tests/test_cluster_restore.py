@@ -25,10 +25,11 @@ from replicator.local.folder import ClusterFile, ClusterFolder
 from replicator.local.ports import free_base_port
 from replicator.local.progress import NO_PROGRESS
 from replicator.local.restore import LocalRestore, RestorePlan, _new_name
-from replicator.log.kafka.admin import KafkaAdmin, delete_topic, topic_id
+from replicator.log.kafka.admin import KafkaAdmin, delete_topic
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import PLAINTEXT
 from replicator.log.kafka.topic import changes_topic, wal_topic
+from replicator.log.kafka.topic_ids import TopicIds
 from replicator.position import Offset
 from replicator.protocol.log_state import LogState
 from replicator.protocol.timeline import continued_as
@@ -144,7 +145,7 @@ def test_a_cluster_continues_from_an_earlier_offset(cluster: Cluster, tmp_path: 
     new = cluster.folder.load().name
     assert (new, cluster.folder.load().former) == (f"{old}-2", (old,))
     assert continued_as(state_at_end(cluster.bootstrap, old)) == new
-    assert topic_id(cluster.bootstrap, changes_topic(old)) is None
+    assert TopicIds(cluster.bootstrap).get(changes_topic(old)) is None
     assert not (cluster.dir / "restore.json").exists() and not (cluster.dir / "restore").exists()
 
     cluster.run("cluster", "up")
@@ -190,7 +191,7 @@ def check_that_it_is_restored_again(cluster: Cluster, old: str, new: str, taken:
     assert cluster.client(cluster.leader(["n1", "n2", "n3"])).get("k") == b"snapshot"
     cluster.run("cluster", "down", "--purge")
     for name in (old, new, f"{old}-again"):
-        assert topic_id(cluster.bootstrap, wal_topic(name)) is None
+        assert TopicIds(cluster.bootstrap).get(wal_topic(name)) is None
 
 
 def check_that_others_are_refused(cluster: Cluster, old: str, new: str, folder: Path) -> None:
@@ -347,9 +348,9 @@ def test_an_interrupted_restore_can_be_given_up(cluster: Cluster) -> None:
     stop(cluster)
     options = ["cluster", "restore", "--snapshot", taken, "--yes", "--dir", str(cluster.dir)]
     subprocess.run([sys.executable, "-c", KILLED, "begin", "after", *options], env=cluster.environment)
-    assert topic_id(cluster.bootstrap, wal_topic(f"{old}-2")) is not None
+    assert TopicIds(cluster.bootstrap).get(wal_topic(f"{old}-2")) is not None
     assert f"the cluster is {old}, as before" in cluster.run("cluster", "restore", "--abort")
-    assert topic_id(cluster.bootstrap, wal_topic(f"{old}-2")) is None
+    assert TopicIds(cluster.bootstrap).get(wal_topic(f"{old}-2")) is None
     assert [it.name for it in (cluster.dir / "snapshots").iterdir()] == [taken]
     cluster.run("cluster", "restore", "--snapshot", taken, "--yes")
     cluster.run("cluster", "up")

@@ -40,11 +40,12 @@ from replicator.local.kafka.jars import kafka_home
 from replicator.local.kafka.java import find_java
 from replicator.local.ports import random_free_ports
 from replicator.log.kafka.acks import KafkaAcks
-from replicator.log.kafka.admin import ACKS_SETTINGS, WAL_SETTINGS, KafkaAdmin, delete_topics, ensure_topics, topic_id
+from replicator.log.kafka.admin import ACKS_SETTINGS, WAL_SETTINGS, KafkaAdmin, delete_topics, ensure_topics
 from replicator.log.kafka.check import NOT_READABLE, check_topic
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.options import KafkaOptions
 from replicator.log.kafka.security import KafkaSecurity
+from replicator.log.kafka.topic_ids import TopicIds
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.logging_setup import LogSettings
 from replicator.position import NodeId, Offset
@@ -457,7 +458,7 @@ def test_an_operator_may_run_doctor_and_purge(authorized: Authorized) -> None:
         delete_topics(bootstrap, name, security=security)
     authorized.allow(deleting)
     delete_topics(bootstrap, name, security=security)
-    assert topic_id(authorized.kafka.plain, f"{name}.wal") is None
+    assert TopicIds(authorized.kafka.plain).get(f"{name}.wal") is None
     with pytest.raises(ConfigError, match=r"needs the ACL operation Describe on topic other\.wal"):
         check_topic(bootstrap, "other", security=security)
 

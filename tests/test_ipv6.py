@@ -26,7 +26,7 @@ from replicator.errors import ConfigError
 from replicator.local.admin_client import ClusterAdmin
 from replicator.local.status import MemberInfo, MemberStatus, unreachable
 from replicator.local.summary import summarise
-from replicator.log.kafka.admin import topic_id
+from replicator.log.kafka.brokers import Brokers
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.topic import wal_topic
 from replicator.position import NodeId
@@ -126,7 +126,7 @@ async def test_kafka_bootstrap_addresses(kafka: str, kafka_cluster: str) -> None
 
     async with await asyncio.start_server(forward, "::1", 0) as proxy:
         bootstrap = f"[::1]:{proxy.sockets[0].getsockname()[1]}"
-        assert await asyncio.to_thread(topic_id, bootstrap, wal_topic(kafka_cluster)) is not None
+        assert await Brokers(bootstrap).topic_id(wal_topic(kafka_cluster)) is not None
         log = await KafkaLog.open(bootstrap, kafka_cluster)
         assert await log.append([b"a"]) == 0
         await log.close()

@@ -19,13 +19,14 @@ from replicator.log.kafka.admin import (
     create_topic,
     delete_topics,
     ensure_topics,
-    topic_id,
     trim,
 )
 from replicator.log.kafka.applied import KafkaAppliedOffsets
+from replicator.log.kafka.brokers import Brokers
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.options import KafkaOptions
 from replicator.log.kafka.topic import acks_topic, wal_topic
+from replicator.log.kafka.topic_ids import TopicIds
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.position import NodeId, Offset
 from replicator.records.codec import BARRIER
@@ -150,11 +151,11 @@ async def test_acks_flow_again_after_their_topic_was_deleted(kafka: str, kafka_c
 
 async def test_a_receiver_alone_creates_the_topic_of_the_acks_again(kafka: str, kafka_cluster: str) -> None:
     receiver = await KafkaAcks.open(kafka, kafka_cluster, NodeId("n1"))
-    before = await asyncio.to_thread(topic_id, kafka, acks_topic(kafka_cluster))
+    before = await Brokers(kafka).topic_id(acks_topic(kafka_cluster))
     waiting = asyncio.create_task(receive_new(receiver))
     await asyncio.to_thread(delete_topic, kafka, acks_topic(kafka_cluster))
     async with asyncio.timeout(20):
-        while await asyncio.to_thread(topic_id, kafka, acks_topic(kafka_cluster)) in (None, before):  # noqa: ASYNC110
+        while await Brokers(kafka).topic_id(acks_topic(kafka_cluster)) in (None, before):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     waiting.cancel()
     await receiver.close()
@@ -192,7 +193,7 @@ def test_too_few_brokers_for_the_default_are_waited_for(kafka: str) -> None:
 async def test_the_topic_of_the_acks_is_not_created_without_the_log(kafka: str) -> None:
     with pytest.raises(BrokerUnavailable, match=r"nowhere\.acks"):
         await KafkaAcks.open(kafka, "nowhere", NodeId("n1"), options=KafkaOptions(offsets_timeout_ms=300))
-    assert topic_id(kafka, acks_topic("nowhere")) is None
+    assert TopicIds(kafka).get(acks_topic("nowhere")) is None
 
 
 async def receive_new(acks: KafkaAcks) -> None:
@@ -205,9 +206,10 @@ async def receive_new(acks: KafkaAcks) -> None:
 def delete_topic(bootstrap: str, topic: str) -> None:
     """Returns once the brokers do not know it any more."""
     admin = KafkaAdmin(bootstrap, None)
-    before = topic_id(bootstrap, topic)
+    ids = TopicIds(bootstrap)
+    before = ids.get(topic)
     admin.result(admin.client.delete_topics([topic])[topic])
-    while topic_id(bootstrap, topic) == before:
+    while ids.get(topic) == before:
         time.sleep(0.01)
 
 

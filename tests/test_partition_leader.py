@@ -11,8 +11,9 @@ from unittest.mock import patch
 
 import pytest
 
+from replicator.address import Address
 from replicator.errors import BrokerUnavailable, LogTruncated
-from replicator.intervals import BROKER_ANSWER_MS
+from replicator.intervals import BROKER_ANSWER_MS, OTHER_ANSWERS_MS
 from replicator.log.kafka.brokers import Brokers
 from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.log import KafkaLog
@@ -24,6 +25,7 @@ from replicator.position import NodeId, Offset
 from tests.fake_kafka import NOT_ENOUGH_REPLICAS, FakeBroker, bootstrap, elect, fake_brokers
 from tests.log_contract import read
 from tests.memory_cluster import until
+from tests.redis_fixture import free_port
 
 NEVER_MS = 3_600_000
 QUICK = KafkaOptions(append_timeout_ms=1_000, fetch_wait_ms=10, leader_check_ms=NEVER_MS, identity_check_ms=NEVER_MS)
@@ -276,14 +278,51 @@ async def test_a_broker_that_is_not_named_is_asked_once_it_is_known(brokers: lis
 
 async def test_the_id_of_a_topic_is_that_of_most_brokers(brokers: list[FakeBroker]) -> None:
     asked = Brokers(bootstrap(brokers))
-    assert await asked.topic_id("c.wal") == brokers[0].topic_id
-    brokers[0].topic_id = "Q/adYqEKRNmtOKXJoEuBhw"  # cut off, it has not learned that the topic was created again
+    first, second, third = brokers
+    assert await asked.topic_id("c.wal") == first.topic_id
+    first.topic_id = "Q/adYqEKRNmtOKXJoEuBhw"  # cut off, it has not learned that the topic was created again
+    assert await asked.topic_id("c.wal") == second.topic_id
+    second.topic_exists = False  # being deleted
+    with pytest.raises(BrokerUnavailable, match="most do not agree"):
+        await asked.topic_id("c.wal")
+    for broker in brokers:
+        broker.topic_exists = False
+    third.hangs = True
+    assert await asked.topic_id("c.wal") is None
+    second.hangs = True
+    with pytest.raises(BrokerUnavailable, match="1 of 3 brokers answer"):
+        await asked.topic_id("c.wal")
+
+
+async def test_a_broker_that_is_cut_off_is_not_believed_if_the_others_are_slow(brokers: list[FakeBroker]) -> None:
+    brokers[0].topic_id = "Q/adYqEKRNmtOKXJoEuBhw"
+    for broker in brokers[1:]:
+        broker.latency_ms = 2 * OTHER_ANSWERS_MS
+    asked = Brokers(bootstrap(brokers))
     assert await asked.topic_id("c.wal") == brokers[1].topic_id
     for broker in brokers[1:]:
-        broker.topic_exists = False
+        broker.hangs = True
+    monitor = TopicMonitor("c.wal", brokers[1].topic_id, asked.topic_id, NEVER_MS)
+    with pytest.raises(BrokerUnavailable, match="1 of 3 brokers answer"):
+        await monitor.verify()
+    monitor.check()
+    await monitor.close()
+
+
+async def test_two_bootstrap_addresses_of_one_broker_count_once(brokers: list[FakeBroker]) -> None:
+    stale, *others = brokers
+    stale.topic_id = "Q/adYqEKRNmtOKXJoEuBhw"
+    alias = f"localhost:{stale.port}"
+    asked = Brokers(f"{bootstrap([stale])},{alias}")
+    assert await asked.topic_id("c.wal") == others[0].topic_id
+
+
+async def test_the_bootstrap_addresses_are_asked_again_if_no_other_answers(brokers: list[FakeBroker]) -> None:
+    asked = Brokers(bootstrap(brokers))
+    asked.advertised = frozenset({Address("127.0.0.1", free_port())})
+    with pytest.raises(BrokerUnavailable):
+        await asked.topic_id("c.wal")
     assert await asked.topic_id("c.wal") == brokers[0].topic_id
-    brokers[0].topic_exists = False
-    assert await asked.topic_id("c.wal") is None
 
 
 async def test_a_broker_that_hangs_does_not_hide_what_the_others_know(brokers: list[FakeBroker]) -> None:

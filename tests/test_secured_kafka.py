@@ -18,11 +18,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from replicator.errors import BrokerUnavailable
-from replicator.log.kafka.admin import KafkaAdmin, ensure_topics, topic_id
+from replicator.log.kafka.admin import KafkaAdmin, ensure_topics
 from replicator.log.kafka.applied import KafkaAppliedOffsets
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.kafka.topic import wal_topic
+from replicator.log.kafka.topic_ids import TopicIds
 from replicator.log.port import OffsetCommitRefused
 from replicator.position import NodeId, Offset
 from tests.log_contract import read
@@ -127,4 +128,4 @@ def test_all_commands_take_the_login_from_the_environment(secured: tuple[str, Ka
     finally:
         cluster.environment |= {f"REPLICATOR_KAFKA_{name}": str(value) for name, value in login.items()}
         cluster.run("cluster", "down", "--purge")
-    assert topic_id(bootstrap, wal_topic(cluster.name), security=security) is None
+    assert TopicIds(bootstrap, security).get(wal_topic(cluster.name)) is None

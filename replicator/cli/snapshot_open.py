@@ -19,9 +19,9 @@ from replicator.errors import BrokerUnavailable, ConfigError, LogTrimmed, Snapsh
 from replicator.local import snapshots
 from replicator.local.folder import ClusterFolder
 from replicator.local.ports import is_free
-from replicator.log.kafka.admin import topic_id
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.topic import wal_topic
+from replicator.log.kafka.topic_ids import TopicIds
 from replicator.position import Offset
 from replicator.recovery.past_backend import PastState
 from replicator.recovery.past_view import bring_to, past_state, remove_expired, replay_to, serve
@@ -125,7 +125,7 @@ def _open_log_start(
 ) -> None:
     """No snapshot is before the target: apply the log from its start, if it is complete. Raises `ReplicatorError`."""
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
-    topic = topic_id(kafka.bootstrap, wal_topic(kafka.cluster), security=kafka.security)
+    topic = TopicIds(kafka.bootstrap, kafka.security).get(wal_topic(kafka.cluster))
     if topic is None:
         raise missing
     with ConsoleProgress(errors if json else console) as progress, temporary_store(parent) as store:

@@ -24,9 +24,10 @@ from replicator.local.progress import NO_PROGRESS, ProgressReporter
 from replicator.local.snapshots import choose, restore
 from replicator.local.stores import prepare_store
 from replicator.local.waiting import NodeFailed, NotReadyInTime, wait_ready
-from replicator.log.kafka.admin import KafkaAdmin, delete_topics, topic_id
+from replicator.log.kafka.admin import KafkaAdmin, delete_topics
 from replicator.log.kafka.security import KafkaSecurity, security_of
 from replicator.log.kafka.topic import wal_topic
+from replicator.log.kafka.topic_ids import TopicIds
 from replicator.records.types import Mode
 from replicator.snapshots.repository import Repository, StoredSnapshot
 from replicator.snapshots.restoring import Choice
@@ -328,7 +329,7 @@ class LocalCluster:
         verified = name is None and origin is Origin.VERIFIED
         if verified and not repository.names():
             return None
-        log_id = topic_id(cluster.bootstrap, wal_topic(cluster.name), security=self._security(cluster.bootstrap))
+        log_id = TopicIds(cluster.bootstrap, self._security(cluster.bootstrap)).get(wal_topic(cluster.name))
 
         def choice(skipped: Collection[str]) -> StoredSnapshot:
             chosen = choose(repository, name, cluster.name, topic_id=log_id, verified=verified, skipped=skipped)

@@ -35,7 +35,8 @@ from replicator.local.folder import STORE, ClusterFile, ClusterFolder
 from replicator.local.progress import ProgressReporter
 from replicator.local.snapshots import counter, newest, restore, verify
 from replicator.local.stores import FORMER_STORE
-from replicator.log.kafka.admin import delete_topics, ensure_topics, topic_id
+from replicator.log.kafka.admin import delete_topics, ensure_topics
+from replicator.log.kafka.brokers import Brokers
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import KafkaSecurity, security_of
 from replicator.log.kafka.topic import stream_topic, wal_topic
@@ -299,7 +300,7 @@ class _Steps:
     async def check(self) -> None:
         """Whether the target can be reached, and the new name is free. Raises `ReplicatorError`."""
         plan = self._plan
-        if topic_id(self._bootstrap, wal_topic(plan.name), security=self._security) is not None:
+        if await Brokers(self._bootstrap, self._security).topic_id(wal_topic(plan.name)) is not None:
             await self._check_empty()
         if plan.target is not None:
             manifest = self._repository.get(plan.snapshot).manifest
@@ -503,13 +504,10 @@ class _Steps:
             return snapshot.meta_of(store).state
 
     async def reset(self) -> None:
-        await asyncio.to_thread(self._reset)
-
-    def _reset(self) -> None:
         former = self._plan.former
-        if topic_id(self._bootstrap, stream_topic(former), security=self._security) is not None:
+        if await Brokers(self._bootstrap, self._security).topic_id(stream_topic(former)) is not None:
             self._progress.step(f"resetting the change stream of {former}")
-            management.reset(KafkaAccess(self._bootstrap, former, None, self._security))
+            await asyncio.to_thread(management.reset, KafkaAccess(self._bootstrap, former, None, self._security))
             self._progress.done(
                 f"reset the change stream of {former}: `replicator stream enable --from snapshot` creates that of "
                 f"{self._plan.name}"

@@ -231,7 +231,6 @@ class _Reader:
         await asyncio.sleep(0)  # aiokafka cannot stop a consumer whose tasks have not begun
 
     async def stop(self) -> None:
-        self._check.close()
         await self._consumer.stop()
 
     def lag(self) -> int:

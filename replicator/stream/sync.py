@@ -122,7 +122,6 @@ class BlockingChangeStream:
         return self._ahead.lag(self._consumer.get_watermark_offsets(it, cached=True)[1] for it in partitions)
 
     def close(self) -> None:
-        self._check.close()
         self._consumer.close()
 
     def __enter__(self) -> Self:

@@ -145,12 +145,6 @@ class KafkaAdmin:
         )
 
 
-def topic_id(bootstrap: str, topic: str, *, security: KafkaSecurity | None = None) -> str | None:
-    """None if there is no such topic. Raises `BrokerUnavailable`, `ConfigError`."""
-    description = KafkaAdmin(bootstrap, security).describe_or_none(topic)
-    return None if description is None else str(description.topic_id)
-
-
 def ensure_topics(
     bootstrap: str,
     cluster: str,

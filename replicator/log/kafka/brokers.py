@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, NamedTuple
 
 from aiokafka.conn import AIOKafkaConnection, collect_hosts
@@ -37,19 +38,32 @@ class PartitionLeader(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class TopicAnswer:
-    """What one broker knows of a topic."""
+class KnownTopic:
+    brokers: frozenset[Address]  # that are up, as far as the one that answers knows
+    id: str
+    leader: PartitionLeader | None  # None: there is none now
 
+
+class Reason(Enum):
+    """Why a broker does not say anything about a topic."""
+
+    MISSING = auto()
+    DENIED = auto()  # this login may not describe it
+    OTHER = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownTopic:
     brokers: frozenset[Address]
-    leader: PartitionLeader | None  # None: the topic does not exist, or has no leader now
-    id: str | None
+    reason: Reason
     trouble: str
-    missing: bool = False  # the topic does not exist
-    denied: bool = False  # this user may not describe the topic
+
+
+TopicAnswer = KnownTopic | UnknownTopic  # what one broker knows of a topic
 
 
 class Brokers:
-    """Those of the bootstrap addresses, and those that Kafka has advertised last."""
+    """Those that Kafka has advertised last; at first, and if none of them answers, the bootstrap addresses."""
 
     def __init__(
         self, bootstrap: str, security: KafkaSecurity | None = None, client_id: str = DEFAULT_CLIENT_ID
@@ -64,36 +78,46 @@ class Brokers:
 
     @property
     def addresses(self) -> frozenset[Address]:
-        return self._named | self.advertised
+        """One for each broker, once Kafka has answered: two bootstrap addresses may be of the same one."""
+        return self.advertised or self._named
 
     async def connect(self, address: Address, timeout_ms: int) -> AIOKafkaConnection:
         """Raises `KafkaError`, `OSError`, `TimeoutError`."""
-        await self._hosts.check(address.host)
+        await self._check_host(address, timeout_ms)
         connection = self._connection_to(address, timeout_ms)
         await connection.connect()
         return connection
 
     async def connect_to_partition(self, address: Address, timeout_ms: int) -> Connection:
         """For `PartitionRequest` only. Raises `KafkaError`, `OSError`, `TimeoutError`."""
-        await self._hosts.check(address.host)
+        await self._check_host(address, timeout_ms)
         return await BrokerConnection.open(self._connection_to(address, timeout_ms), self._client_id)
 
     async def topic_id(self, topic: str) -> str | None:
-        """None if all brokers that answer say that there is no such topic. Raises `BrokerUnavailable`."""
-        answers = await self.ask(topic, lambda answer: answer.id is not None)
-        ids = Counter(answer.id for answer in answers if answer.id is not None)
-        if ids:
-            [(id, _)] = ids.most_common(1)  # one that is cut off may know that of a deleted topic
-            return id
-        if 2 * len(answers) <= len(self.addresses):  # one that is cut off does not know of a topic that is new
-            raise self.unavailable(f"{len(answers)} of {len(self.addresses)} brokers answer, and do not know the topic")
-        trouble = next((answer.trouble for answer in answers if not answer.missing), None)
-        if trouble is not None:
-            raise BrokerUnavailable(trouble)
-        return None
+        """As most brokers say: one that is cut off from the others does not know what they have changed since.
 
-    async def ask(self, topic: str, suffices: Callable[[TopicAnswer], bool]) -> list[TopicAnswer]:
-        """The answers of all brokers, or those that arrive soon after one that suffices: a broker may hang.
+        None if they say that there is no such topic. Raises `BrokerUnavailable`.
+        """
+        if not self.advertised:
+            self._learn(await self.ask(topic, bool))
+        asked = self.addresses
+        answers = await self.ask(topic, lambda answers: agreed(answers, len(asked)) is not None)
+        self._learn(answers)
+        match agreed(answers, len(asked)):
+            case KnownTopic(id=id):
+                return id
+            case UnknownTopic(reason=Reason.MISSING):
+                return None
+            case UnknownTopic(trouble=trouble):
+                raise BrokerUnavailable(trouble)
+            case None:
+                said = ", ".join(sorted({it.id if isinstance(it, KnownTopic) else it.trouble for it in answers}))
+                raise self.unavailable(
+                    f"{len(answers)} of {len(asked)} brokers answer, and most do not agree on topic {topic}: {said}"
+                )
+
+    async def ask(self, topic: str, suffices: Callable[[Sequence[TopicAnswer]], bool]) -> list[TopicAnswer]:
+        """The answers of all brokers, or those that arrive soon after they suffice: a broker may hang.
 
         Raises `BrokerUnavailable` if none answers.
         """
@@ -114,13 +138,14 @@ class Brokers:
                         answers.append(task.result())
                     except (KafkaError, OSError, TimeoutError) as error:
                         failures.add(describe_failure(error, BROKER_ANSWER_MS))
-                if any(map(suffices, answers)):
+                if suffices(answers):
                     until_s = min(until_s, loop.time() + OTHER_ANSWERS_MS / 1000)
         finally:
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
         if not answers:
+            self.advertised = frozenset()
             raise self.unavailable("; ".join(sorted(failures)) or f"no answer within {BROKER_ANSWER_MS} ms")
         return answers
 
@@ -128,6 +153,14 @@ class Brokers:
         return BrokerUnavailable(
             f"Kafka at {self.bootstrap} is unavailable: {why}. Check the address, and that Kafka is running"
         )
+
+    def _learn(self, answers: Sequence[TopicAnswer]) -> None:
+        """A broker that is cut off takes itself for one of those that are up, the others do not."""
+        [(self.advertised, _)] = Counter(answer.brokers for answer in answers).most_common(1)
+
+    async def _check_host(self, address: Address, timeout_ms: int) -> None:
+        async with asyncio.timeout(timeout_ms / 1000):
+            await self._hosts.check(address.host)
 
     def _connection_to(self, address: Address, timeout_ms: int) -> AIOKafkaConnection:
         return AIOKafkaConnection(
@@ -144,20 +177,34 @@ class Brokers:
             connection.close()
 
 
+def agreed(answers: Sequence[TopicAnswer], asked: int) -> TopicAnswer | None:
+    """The answer that more than half of the brokers give, as to the id of a topic; None if there is none.
+
+    A topic that is missing at some brokers and known to others is just being created or deleted: no answer either.
+    """
+    groups = Counter(answer.id if isinstance(answer, KnownTopic) else answer.reason for answer in answers)
+    if Reason.MISSING in groups and any(isinstance(answer, KnownTopic) for answer in answers):
+        del groups[Reason.MISSING]
+    for said, count in groups.items():
+        if 2 * count > asked:
+            return next(it for it in answers if said == (it.id if isinstance(it, KnownTopic) else it.reason))
+    return None
+
+
 def _answer(topic: str, response: Any) -> TopicAnswer:
     addresses = {node: Address(host, port) for node, host, port, *_ in response.brokers}
     brokers = frozenset(addresses.values())
     [(code, _, id, _, partitions, *_)] = response.topics
     if code == UNKNOWN_TOPIC_OR_PARTITION:
-        why = f"topic {topic} does not exist, or this login may not use it"
-        return TopicAnswer(brokers, None, None, why, missing=True)
+        return UnknownTopic(brokers, Reason.MISSING, f"topic {topic} does not exist, or this login may not use it")
     if code == TOPIC_AUTHORIZATION_FAILED:
-        return TopicAnswer(brokers, None, None, missing_acl("Describe", f"topic {topic}"), denied=True)
+        return UnknownTopic(brokers, Reason.DENIED, missing_acl("Describe", f"topic {topic}"))
     if code:
-        return TopicAnswer(brokers, None, None, f"topic {topic}: {describe_code(code)}")
+        return UnknownTopic(brokers, Reason.OTHER, f"topic {topic}: {describe_code(code)}")
     if id == NO_ID:
-        return TopicAnswer(brokers, None, None, f"topic {topic} has no id: all brokers must be Kafka 2.8 or newer")
+        why = f"topic {topic} has no id: all brokers must be Kafka 2.8 or newer"
+        return UnknownTopic(brokers, Reason.OTHER, why)
     for _, partition, node, epoch, *_ in partitions:
         if partition == PARTITION and node in addresses:
-            return TopicAnswer(brokers, PartitionLeader(epoch, node, addresses[node]), id, "")
-    return TopicAnswer(brokers, None, id, f"topic {topic} has no leader")
+            return KnownTopic(brokers, id, PartitionLeader(epoch, node, addresses[node]))
+    return KnownTopic(brokers, id, None)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from replicator.errors import BrokerUnavailable
-from replicator.log.kafka.brokers import Brokers, PartitionLeader
+from replicator.log.kafka.brokers import Brokers, KnownTopic, PartitionLeader, Reason, TopicAnswer, UnknownTopic
 
 NO_EPOCH = -1
 
@@ -72,26 +72,37 @@ class LeaderLookup:
     async def _find(self) -> PartitionLeader:
         asked = len(self.brokers.addresses)
         answers = await self.brokers.ask(
-            self.topic, lambda answer: answer.leader is not None and answer.leader.epoch >= self.epoch
+            self.topic, lambda answers: any(leader.epoch >= self.epoch for leader in _leaders(answers))
         )
-        leaders = [answer.leader for answer in answers if answer.leader is not None]
+        leaders = _leaders(answers)
         if not leaders:
-            if self._recreate is not None and all(answer.missing for answer in answers):
-                await self._recreate()
-            denied = next((answer for answer in answers if answer.denied), None)
-            if denied is not None:  # neither the address is wrong, nor is Kafka down
-                raise BrokerUnavailable(denied.trouble)
-            raise self.brokers.unavailable(answers[0].trouble)
+            raise await self._without_leader(answers)
         best = max(leaders, key=lambda leader: leader.epoch)
         # A topic that was created again begins with a low epoch; a former leader that is cut off is in the minority.
         if best.epoch < self.epoch and 2 * len(answers) <= asked:
             raise self.brokers.unavailable(
                 f"{len(answers)} of {asked} brokers answer, and do not know the leader of epoch {self.epoch}"
             )
-        self.brokers.advertised = next(answer.brokers for answer in answers if answer.leader == best)
+        self.brokers.advertised = next(
+            answer.brokers for answer in answers if isinstance(answer, KnownTopic) and answer.leader == best
+        )
         if best.epoch != self.epoch:
             logger.info("%s: broker %d leads its partition in epoch %d", self.topic, best.node, best.epoch)
             self.epoch = best.epoch
             for listener in self._listeners:
                 listener()
         return best
+
+    async def _without_leader(self, answers: Sequence[TopicAnswer]) -> BrokerUnavailable:
+        unknown = [answer for answer in answers if isinstance(answer, UnknownTopic)]
+        missing = [answer for answer in unknown if answer.reason is Reason.MISSING]
+        if self._recreate is not None and len(missing) == len(answers):
+            await self._recreate()
+        denied = next((answer.trouble for answer in unknown if answer.reason is Reason.DENIED), None)
+        if denied is not None:  # neither the address is wrong, nor is Kafka down
+            return BrokerUnavailable(denied)
+        return self.brokers.unavailable(unknown[0].trouble if unknown else f"topic {self.topic} has no leader")
+
+
+def _leaders(answers: Sequence[TopicAnswer]) -> list[PartitionLeader]:
+    return [answer.leader for answer in answers if isinstance(answer, KnownTopic) and answer.leader is not None]
