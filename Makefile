@@ -46,7 +46,7 @@ bench: $(READY) ## measure it next to raw Kafka, raw LMDB and Redis
 	$(BIN)/replicator bench
 
 clean: ## remove what the other targets have made here
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis bench.json
+	rm -rf $(VENV) build dist compose/wheels .mypy_cache .ruff_cache .pytest_cache .hypothesis bench.json
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 …"; exit 1; }

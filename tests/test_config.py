@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,10 @@ def test_commands_report_a_password_that_cannot_be_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("REPLICATOR_NODE_PASSWORD_FILE", "/nowhere/password")
+    monkeypatch.setattr(sys, "argv", ["replicator", "status"])
     with pytest.raises(SystemExit, match="1"):
         main()
     assert "/nowhere/password (REPLICATOR_NODE_PASSWORD_FILE) cannot be read" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["replicator", "--version"])
+    with pytest.raises(SystemExit, match="0"):
+        main()

@@ -104,6 +104,7 @@ def replicator(
     """A replicated key-value store on a Kafka log. Any Redis client works with it."""
     for variable, meant in misspelt(os.environ, timing.SETTINGS):
         print_error("Warning:", "bold yellow", f"{variable} is not a setting, and ignored: did you mean {meant}?")
+    passwords_from_files(os.environ)  # before the options of commands are read
 
 
 def main() -> None:
@@ -111,7 +112,6 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths may have bytes that the terminal's encoding has not
     try:
-        passwords_from_files(os.environ)
         app()
     except SystemExit:
         _flush_output()

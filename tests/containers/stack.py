@@ -42,8 +42,12 @@ def missing() -> str | None:
             subprocess.run(command, check=True, capture_output=True, timeout=30)
         except (OSError, subprocess.SubprocessError) as error:
             return f"no container engine: `{' '.join(command)}` fails ({error})"
-    images = subprocess.run(["docker", "images", "--quiet", "replicator"], capture_output=True, text=True).stdout
-    return None if images.strip() else "the images are missing: run tools/images/build"
+    asked, profile = ["docker", "compose", "config", "--images"], {**os.environ, "COMPOSE_PROFILES": "full"}
+    images = subprocess.run(
+        asked, cwd=ROOT / "compose", env=profile, check=True, capture_output=True, text=True
+    ).stdout.split()
+    absent = [it for it in images if subprocess.run(["docker", "image", "inspect", it], capture_output=True).returncode]
+    return f"no image {', '.join(absent)}: run tools/images/build" if absent else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +133,19 @@ class Stack:
             self.docker("network", "connect", "--alias", service, network, container)
 
 
-def prepared(folder: Path) -> Stack:
+def prepared(folder: Path, profile: str = "full") -> Stack:
     """A copy of the folder `compose`, whose files commands may change, with free ports."""
     shutil.copytree(ROOT / "compose", folder, ignore=shutil.ignore_patterns("wheels", "*_password"))
     ports = {name: str(free_port()) for name in PORTS}
     project = f"replicator-test-{secrets.token_hex(4)}"
-    environment = os.environ | ports | {"COMPOSE_PROJECT_NAME": project, "COMPOSE_PROFILES": "full"}
+    environment = os.environ | ports | {"COMPOSE_PROJECT_NAME": project, "COMPOSE_PROFILES": profile}
     return Stack(folder, environment)
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Stack]:
+def running(folder: Path, profile: str = "full") -> Iterator[Stack]:
     """The stack, once all services are healthy."""
-    stack = prepared(folder)
+    stack = prepared(folder, profile)
     (folder / "secrets").mkdir(exist_ok=True)
     for name in ("node", "postgres", "grafana"):
         (folder / "secrets" / f"{name}_password").write_text(secrets.token_hex(16))
