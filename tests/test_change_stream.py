@@ -38,7 +38,7 @@ from replicator.stream.settings import Progress
 from replicator.stream.state_topic import Fenced, StreamWriter, read_state
 from replicator.stream.sync import BlockingChangeStream
 from replicator.stream.tail import NOTHING, published_positions
-from replicator.stream.topics import check_topics, create_topics
+from replicator.stream.topics import admin_of, check_topics, create_topics
 from tests.change_log import changes_in, check_exactly_once, read_log
 from tests.process_cluster import Cluster, stopped, wait_for
 from tests.stream_fixture import MadeUpLog
@@ -262,11 +262,11 @@ def test_only_one_writer_commits(kafka: str, kafka_cluster: str) -> None:
     state = read_state(access)
     assert state is not None
     assert state.progress.changes == 2
-    check_topics(access.topic_ids(), kafka_cluster, state.settings)
+    check_topics(admin_of(access), kafka_cluster, state.settings)
     assert state.settings.partitions == 2
     management.reset(access)
     with pytest.raises(LogDamage, match="was deleted"):
-        check_topics(access.topic_ids(), kafka_cluster, state.settings)
+        check_topics(admin_of(access), kafka_cluster, state.settings)
     assert read_state(access) is None
 
 

@@ -10,7 +10,6 @@ from confluent_kafka import KafkaError
 from replicator.errors import BrokerUnavailable
 from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.security import KafkaSecurity
-from replicator.log.kafka.topic_ids import TopicIds
 from replicator.position import NodeId
 
 _SILENT = logging.getLogger(f"{__name__}.librdkafka")
@@ -35,10 +34,6 @@ class KafkaAccess:
             "logger": _SILENT,  # what librdkafka logs, fatal errors included, is raised as an exception, too
             **self.security.for_librdkafka(),
         }
-
-    def topic_ids(self) -> TopicIds:
-        """Raises `ConfigError` when asked, if a file of `security` cannot be used."""
-        return TopicIds(self.bootstrap, self.security, client_id_of(self.cluster, self.node, "topic-ids"))
 
     def unavailable(self, error: KafkaError) -> BrokerUnavailable:
         return BrokerUnavailable(f"Kafka at {self.bootstrap} does not answer: {error.str()}")

@@ -30,7 +30,7 @@ from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.position import Start, StreamEnd, StreamPosition
 from replicator.stream.settings import StreamSettings
 from replicator.stream.state_topic import read_state
-from replicator.stream.topics import check_changes
+from replicator.stream.topic_check import check_changes
 
 
 @dataclass(frozen=True, slots=True)

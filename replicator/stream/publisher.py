@@ -58,7 +58,6 @@ class Publisher:
         self._report = report
         self._log = wal_topic(kafka.cluster)
         self._admin = admin_of(kafka)
-        self._ids = kafka.topic_ids()
         self._checked_s = 0.0  # when the topics were checked last
         self._term: PublishingTerm | None = None  # while the log is assigned to this publisher
         self._is_enabled = False
@@ -148,7 +147,7 @@ class Publisher:
 
     def _check_topics(self, settings: StreamSettings) -> None:
         """Raises `LogDamage`, `BrokerUnavailable`."""
-        check_topics(self._ids, self._kafka.cluster, settings)
+        check_topics(self._admin, self._kafka.cluster, settings)
         self._checked_s = time.monotonic()
 
     def _end(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -1,4 +1,4 @@
-"""Whether an open stream still reads the topic that it was opened on."""
+"""Whether a stream reads the topic of the change stream: when it is opened, and while it is open."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from concurrent.futures import Future
 
 from replicator.errors import BrokerUnavailable
 from replicator.intervals import IDENTITY_CHECK_MS
+from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.topic import changes_topic
+from replicator.log.kafka.topic_ids import TopicIds
 from replicator.stream.consumer import reset_error
 from replicator.stream.kafka_access import KafkaAccess
+from replicator.stream.settings import StreamSettings
+from replicator.stream.topics import check_id
 
 
 class TopicCheck:
@@ -21,7 +25,7 @@ class TopicCheck:
         self._topic, self._topic_id = changes_topic(kafka.cluster), topic_id
         self._confirmed_s = time.monotonic()  # when the last question was asked whose answer was this id
         self._asked_s = 0.0
-        self._ids = kafka.topic_ids()
+        self._ids = _topic_ids(kafka)
         self._answer: Future[str | None] | None = None  # to the question of `poll`, if it was not taken yet
 
     @property
@@ -50,3 +54,13 @@ class TopicCheck:
         if topic_id != self._topic_id:
             raise reset_error(self._topic)
         self._confirmed_s = asked_s
+
+
+def check_changes(kafka: KafkaAccess, settings: StreamSettings) -> None:
+    """As `topics.check_topics`, for a consumer, which need not know the log. Raises as it does."""
+    topic = changes_topic(kafka.cluster)
+    check_id(topic, _topic_ids(kafka).get(topic), settings.topic_id)
+
+
+def _topic_ids(kafka: KafkaAccess) -> TopicIds:
+    return TopicIds(kafka.bootstrap, kafka.security, client_id_of(kafka.cluster, kafka.node, "topic-ids"))

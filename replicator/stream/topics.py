@@ -9,7 +9,6 @@ from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.log.kafka.admin import KafkaAdmin, create_topic, delete_topic, wait_for_leader
 from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.topic import changes_topic, stream_topic, wal_topic
-from replicator.log.kafka.topic_ids import TopicIds
 from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.settings import StreamSettings
 
@@ -46,10 +45,10 @@ def create_topics(kafka: KafkaAccess, *, partitions: int, compacted: bool, reten
     return wait_for_leader(admin, changes, partitions), str(log.topic_id)
 
 
-def check_topics(ids: TopicIds, cluster: str, settings: StreamSettings) -> None:
+def check_topics(admin: KafkaAdmin, cluster: str, settings: StreamSettings) -> None:
     """Raises `LogDamage` if the log or the topic of changes was deleted or recreated, and `BrokerUnavailable`."""
-    _check(ids, wal_topic(cluster), settings.log_id)
-    _check(ids, changes_topic(cluster), settings.topic_id)
+    _check(admin, wal_topic(cluster), settings.log_id)
+    _check(admin, changes_topic(cluster), settings.topic_id)
 
 
 def exists(admin: KafkaAdmin, cluster: str) -> bool:
@@ -57,14 +56,14 @@ def exists(admin: KafkaAdmin, cluster: str) -> bool:
     return admin.describe_or_none(stream_topic(cluster)) is not None
 
 
-def check_changes(kafka: KafkaAccess, settings: StreamSettings) -> None:
-    """As `check_topics`, for a consumer, which need not know the log."""
-    _check(kafka.topic_ids(), changes_topic(kafka.cluster), settings.topic_id)
+def _check(admin: KafkaAdmin, topic: str, id: str) -> None:
+    description = admin.describe_or_none(topic)
+    check_id(topic, None if description is None else str(description.topic_id), id)
 
 
-def _check(ids: TopicIds, topic: str, id: str) -> None:
-    found = ids.get(topic)
-    if found != id:
+def check_id(topic: str, found: str | None, expected: str) -> None:
+    """`found`: None if there is no such topic. Raises `LogDamage`."""
+    if found != expected:
         raise LogDamage(
             f"topic {topic} was {'deleted' if found is None else 'deleted and recreated'} since the change "
             "stream was enabled: `replicator stream reset`, then enable it again"

@@ -7,7 +7,6 @@ from concurrent.futures import Future
 
 from replicator.address import Address
 from replicator.daemon_thread import start_daemon_thread
-from replicator.log.kafka.brokers import Brokers
 from replicator.log.kafka.client_id import DEFAULT_CLIENT_ID
 from replicator.log.kafka.security import KafkaSecurity
 
@@ -30,6 +29,8 @@ class TopicIds:
         return self.ask(topic).result()
 
     async def _topic_id(self, topic: str) -> str | None:
+        from replicator.log.kafka.brokers import Brokers  # a publisher of the change stream does not need aiokafka
+
         brokers = Brokers(*self._access)  # its lookups of hosts belong to this event loop
         brokers.advertised = self._advertised
         try:
