@@ -19,7 +19,9 @@ from replicator.local.cluster import Origin
 from replicator.local.compose import ComposeFailed, ComposeReplica, add_replica
 from replicator.local.kafka.jars import KAFKA_VERSION
 from replicator.local.progress import NoProgress
+from replicator.node.snapshots import ListedSnapshot
 from replicator.records.types import Mode
+from replicator.store.snapshot import Manifest
 from tests.doc_pages import ROOT, blocks
 
 FOLDER = ROOT / "compose"
@@ -94,6 +96,14 @@ class FakeDocker:
         return json.dumps(self._snapshots) if "list" in arguments else ""
 
 
+def listed_as(
+    name: str, *, verified_at_ms: int | None = None, failure: str = "", cluster: str = "shop"
+) -> dict[str, Any]:
+    """As `replicator snapshot list --json` prints it."""
+    manifest = Manifest(name, cluster, "topic", "", 0, 0, 0, "", "", 0, 0, "", 0)
+    return ListedSnapshot(manifest, verified_at_ms, failure).as_json()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "compose.yaml").write_text(TEXT)
@@ -104,9 +114,9 @@ def folder(tmp_path: Path) -> Path:
 def test_a_replica_starts_from_the_newest_verified_snapshot(folder: Path) -> None:
     docker = FakeDocker(
         [
-            {"name": "foreign", "cluster": "other", "verified_at_ms": 1},
-            {"name": "new", "cluster": "shop", "verified_at_ms": None},
-            {"name": "old", "cluster": "shop", "verified_at_ms": 1},
+            listed_as("foreign", verified_at_ms=1, cluster="other"),
+            listed_as("new"),
+            listed_as("old", verified_at_ms=1),
         ]
     )
     assert add_replica(N4, folder, NoProgress(), docker) == Address("127.0.0.1", 7004)
@@ -121,6 +131,12 @@ def test_a_replica_starts_from_the_newest_verified_snapshot(folder: Path) -> Non
     assert (folder / ".env").read_text() == (
         "COMPOSE_PROFILES=full\nN1_PORT=7001\nCOMPOSE_FILE=compose.yaml:compose.n4.yaml\n"
     )
+
+
+def test_a_snapshot_whose_verification_has_failed_is_not_restored(folder: Path) -> None:
+    docker = FakeDocker([listed_as("damaged", failure="digest: …"), listed_as("good")])
+    add_replica(ComposeReplica("n4", Origin.SNAPSHOT, None, Mode.ASYNC), folder, NoProgress(), docker)
+    assert "restore good" in docker.commands[2]
 
 
 def test_the_file_of_a_replica_is_the_one_that_the_readme_shows(folder: Path) -> None:

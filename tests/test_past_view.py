@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from replicator.address import Address
 from replicator.cli.snapshot_open import parse_target
 from replicator.errors import ConfigError, LogTrimmed, NotLeader, SnapshotError, Stale
-from replicator.local.snapshots import newest
+from replicator.local.snapshots import newest_before
 from replicator.log.kafka.admin import trim
 from replicator.position import Epoch, Offset, Token
 from replicator.protocol.levels import LINEARIZABLE, Level, LevelKind
@@ -294,7 +294,7 @@ def test_options() -> None:
 
 def test_there_may_be_no_snapshot(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="there is no snapshot in"):
-        newest(Repository(str(tmp_path)), None)
+        newest_before(Repository(str(tmp_path)), None, None)
 
 
 async def test_the_newest_snapshot_before_the_target_is_chosen(past: Past, tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ async def test_the_newest_snapshot_before_the_target_is_chosen(past: Past, tmp_p
     machine.close()
 
     def chosen(target: Target | None, cluster: str | None = "test") -> int:
-        return newest(repository, cluster, target).manifest.offset
+        return newest_before(repository, cluster, target).manifest.offset
 
     first, second, *_, last = past.offsets
     assert chosen(None) == chosen(None, None) == chosen(Offset(last + 5)) == last

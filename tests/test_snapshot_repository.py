@@ -28,7 +28,7 @@ from replicator.errors import (
 from replicator.limits import PART_BYTES
 from replicator.local.folder import ClusterFile, ClusterFolder
 from replicator.local.progress import NO_PROGRESS
-from replicator.local.snapshots import best, choose, delete, newest, prune, restore_node
+from replicator.local.snapshots import best, delete, newest, newest_before, newest_of_log, prune, restore_node
 from replicator.local.stores import prepare_store
 from replicator.log.kafka.security import PLAINTEXT
 from replicator.log.memory import MemoryLog
@@ -99,6 +99,10 @@ def restore(repository: Repository, stored: StoredSnapshot, store: Path, on_rece
     restoring.restore(repository, restoring.only(stored), store, lambda stored: on_received)
 
 
+def manifests(repository: Repository) -> list[Manifest]:
+    return [it.manifest for it in listed(repository)]
+
+
 def publish(repository: Repository, copy: tuple[Path, Manifest]) -> StoredSnapshot:
     return repository.publish(*copy, ignore)
 
@@ -111,7 +115,7 @@ class TestPublishing:
         stored = repository.publish(*copy, sent.append)
         assert len(stored.parts) > 2
         assert sum(sent) == stored.bytes == copy[1].bytes
-        assert repository.listed() == [stored]
+        assert manifests(repository) == [stored.manifest]
         received: list[int] = []
         restore(repository, repository.get(stored.name), tmp_path / "new", received.append)
         assert sorted(received) == sorted(sent)
@@ -130,9 +134,9 @@ class TestPublishing:
         folder = copy[0].parent
         later = snapshot.take(machine.copy_to, folder)
         second = repository.publish(folder / later.name, later, ignore)
-        assert repository.listed() == [second, first]
+        assert manifests(repository) == [second.manifest, first.manifest]
         repository.delete(first.name)
-        assert repository.listed() == [second]
+        assert manifests(repository) == [second.manifest]
         repository.delete(first.name)  # once more
 
     def test_an_interrupted_upload_goes_on(
@@ -151,7 +155,7 @@ class TestPublishing:
         monkeypatch.setattr(Objects, "write", fail_after_two)
         with pytest.raises(RepositoryUnavailable, match="cut off"):
             publish(repository, copy)
-        assert repository.listed() == []
+        assert manifests(repository) == []
         with pytest.raises(Unfinished, match="not complete"):
             repository.get(copy[1].name)
 
@@ -182,7 +186,7 @@ class TestPublishing:
         Objects(url).write(f"{other}/part-00000-{'0' * 16}.zst", b"x")
         assert repository.delete_unfinished(older_than_s=3600) == []
         assert repository.delete_unfinished(older_than_s=-60) == [other]
-        assert repository.listed() == [stored]
+        assert manifests(repository) == [stored.manifest]
 
     def test_parts_that_are_deleted_meanwhile(
         self, repository: Repository, url: str, copy: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
@@ -200,7 +204,7 @@ class TestPublishing:
             patched.setattr(Objects, "write", write_and_lose)
             with pytest.raises(RepositoryUnavailable, match=r"deleted from .* while it was uploaded: try again"):
                 publish(repository, copy)
-        assert repository.listed() == []
+        assert manifests(repository) == []
         assert publish(repository, copy).has_all(Objects(url).sizes(copy[1].name))
 
     def test_an_incomplete_one_is_completed(
@@ -265,7 +269,7 @@ class TestPublishing:
         result = Verification(1, "n1")
         repository.note_verification(stored.name, result)
         assert repository.verification(stored.name) == result
-        assert repository.listed() == [stored]
+        assert manifests(repository) == [stored.manifest]
 
     def test_a_failed_verification_replaces_the_former_one(
         self, repository: Repository, copy: tuple[Path, Manifest]
@@ -391,7 +395,7 @@ class TestDamage:
         Objects(url).write(f"{stored.name}/manifest.json", json.dumps(fields).encode())
         with pytest.raises(SnapshotError, match=problem):
             repository.get(stored.name)
-        assert repository.listed() == []
+        assert manifests(repository) == []
         problems: list[SnapshotError] = []
         assert listed(repository, on_problem=problems.append) == []
         assert re.search(problem, str(problems[0])) and len(problems) == 1
@@ -482,7 +486,7 @@ class TestDamage:
     def test_other_files_are_left_alone(self, repository: Repository, url: str, copy: tuple[Path, Manifest]) -> None:
         Objects(url).write("readme.txt", b"x")
         Objects(url).write("other/manifest.json", b"{}")
-        assert repository.listed() == []
+        assert manifests(repository) == []
         assert repository.delete_unfinished(-60) == []
 
 
@@ -534,9 +538,19 @@ class TestFallback:
             (names[1:2], True, 2),
             (names[:2], False, 2),
         ):
-            chosen = choose(repository, None, "shop", topic_id="topic", verified=verified, skipped=skipped)
-            assert chosen is not None and chosen.name == names[expected]
-        assert choose(repository, None, "shop", verified=True, skipped=names) is None
+            choice = newest_of_log(repository, "shop", "topic", verified=verified)
+            assert choice(skipped).name == names[expected]
+        repository.note_verification(names[0], FailedVerification(1, "n1", "digest: …"))
+        assert newest_of_log(repository, "shop", "topic", verified=False)(()).name == names[1]
+        for topic_id, skipped in (("topic", names), ("another", [])):
+            with pytest.raises(SnapshotError, match="there is no snapshot in"):
+                newest_of_log(repository, "shop", topic_id, verified=True)(skipped)
+
+    def test_one_whose_verification_failed_is_only_shown(self, repository: Repository, names: list[str]) -> None:
+        repository.note_verification(names[0], FailedVerification(1, "n1", "digest: …"))
+        assert newest(repository, "shop").name == names[0]
+        assert newest_before(repository, "shop", None).name == names[1]
+        assert newest_before(repository, "shop", None, names[:2]).name == names[2]
 
     def test_a_node_of_a_restored_cluster(
         self, repository: Repository, url: str, names: list[str], tmp_path: Path
@@ -643,7 +657,7 @@ class TestVerification:
 
 class TestTrouble:
     def test_a_repository_that_does_not_exist_is_empty(self, repository: Repository) -> None:
-        assert repository.listed() == []
+        assert manifests(repository) == []
 
     def test_a_url_of_an_unknown_kind(self) -> None:
         with pytest.raises(ConfigError, match="invalid repository nowhere://x"):
@@ -680,7 +694,7 @@ class TestTrouble:
                 with pytest.raises(ConfigError, match="does not exist"):
                     open_repository(tmp_path, given)
             else:
-                assert open_repository(tmp_path, given).listed() == []
+                assert listed(open_repository(tmp_path, given)) == []
         cluster.save(ClusterFile("shop", "", True, 7001, snapshots=missing))
         open_repository(tmp_path, None, needs_one=False)  # the log may be enough
         with pytest.raises(ConfigError, match="does not exist"):
@@ -694,14 +708,14 @@ class TestTrouble:
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
         with pytest.raises(RepositoryUnavailable, match=rf"repository {bucket}/x cannot list snapshots now"):
-            Repository(f"{bucket}/x").listed()
+            listed(Repository(f"{bucket}/x"))
 
     def test_s3_without_credentials(self, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.delenv(name)
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         with pytest.raises(ConfigError, match="no valid credentials"):
-            Repository(f"{bucket}/x").listed()
+            listed(Repository(f"{bucket}/x"))
 
     def test_a_bucket_that_does_not_exist(self, bucket: str, copy: tuple[Path, Manifest]) -> None:
         with pytest.raises(ConfigError, match=r"s3://missing/x does not exist .*create the bucket"):

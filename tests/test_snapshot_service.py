@@ -23,6 +23,7 @@ from replicator.position import Offset
 from replicator.protocol.log_state import LogState
 from replicator.protocol.trimming import Need
 from replicator.snapshots.jobs import Job, JobSettings, ProcessJobs, Task, encode_progress
+from replicator.snapshots.listing import listed
 from replicator.snapshots.repository import FailedVerification, Repository, Verification
 from replicator.snapshots.retention import Schedule
 from replicator.snapshots.service import SnapshotService, SnapshotSettings
@@ -109,7 +110,7 @@ class Subject:
 
     def names(self) -> list[int]:
         """The offsets of the snapshots."""
-        return [it.manifest.offset for it in self.repository.listed()]
+        return [it.manifest.offset for it in listed(self.repository)]
 
     def _trim(self, offset: Offset) -> Offset:
         self.trimmed.append(offset)
@@ -485,7 +486,7 @@ class TestLostVerification:
         for offset in (9, 19):
             subject.apply_to(offset)
             await service.look()
-        name = subject.repository.listed()[0].name
+        name = listed(subject.repository)[0].manifest.name
         subject.repository.note_verification(name, FailedVerification(2, "ada@host", "checksums: damaged"))
         subject.jobs.check = Check("checksums", False, "damaged")
         subject.trimmed.clear()
@@ -503,8 +504,10 @@ class TestLostVerification:
 
     async def test_a_verification_that_fails_while_the_needs_are_asked_for(self, subject: Subject) -> None:
         def needs() -> Sequence[Need]:
-            [stored] = subject.repository.listed()
-            subject.repository.note_verification(stored.name, FailedVerification(2, "ada@host", "digest: differs"))
+            [snapshot] = listed(subject.repository)
+            subject.repository.note_verification(
+                snapshot.manifest.name, FailedVerification(2, "ada@host", "digest: differs")
+            )
             return []
 
         subject.apply_to(9)
@@ -520,7 +523,7 @@ class TestLostVerification:
         for offset in (9, 19):
             subject.apply_to(offset)
             await service.look()
-        stored = subject.repository.listed()[0]
+        stored = subject.repository.get(listed(subject.repository)[0].manifest.name)
         part = Path(subject.repository.url) / stored.name / stored.parts[0].name
         if damage == "gone":
             part.unlink()

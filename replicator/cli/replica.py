@@ -41,7 +41,7 @@ def add(
     id: Annotated[str, typer.Argument(help="Name of the new node.")],
     dir: options.Dir = options.DEFAULT_DIR,
     from_snapshot: Annotated[
-        bool, typer.Option("--from-snapshot", help="Start from the newest snapshot, verified or not.")
+        bool, typer.Option("--from-snapshot", help="Start from the newest snapshot, also if it is not verified yet.")
     ] = False,
     from_log: Annotated[bool, typer.Option("--from-log", help="Read the log from its beginning.")] = False,
     name: Annotated[str | None, typer.Option("--snapshot", help="Start from the snapshot of this name.")] = None,

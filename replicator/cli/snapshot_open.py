@@ -82,7 +82,9 @@ def open_(
         checked_name("--cluster", cluster)
     opened = options.open_repository(dir, repository)
     of_cluster = cluster or (home.name if home is not None else None)
-    choice = only(opened.get(name)) if name is not None else partial(snapshots.newest, opened, of_cluster, target)
+    choice = (
+        only(opened.get(name)) if name is not None else partial(snapshots.newest_before, opened, of_cluster, target)
+    )
     try:
         stored = choice(())
     except SnapshotError as error:

@@ -111,10 +111,7 @@ class NodeAdmin:
 
     def list_snapshots(self) -> list[ListedSnapshot]:
         """Those of its cluster first; of each cluster the highest offset first."""
-        return [
-            ListedSnapshot(Manifest(**known_fields(Manifest, it)), it["verified_at_ms"], it.get("failure", ""))
-            for it in self._request("GET", "/snapshots", timeout_s=LISTING_S)["snapshots"]
-        ]
+        return [listed_snapshot(it) for it in self._request("GET", "/snapshots", timeout_s=LISTING_S)["snapshots"]]
 
     def change_stream(self) -> ChangeStreamInfo:
         return _change_stream(self._request("GET", "/stream", timeout_s=CHANGE_STREAM_S))
@@ -158,6 +155,13 @@ class NodeAdmin:
                 return "the password is wrong: correct REPLICATOR_NODE_PASSWORD"
             return "a password is needed: set REPLICATOR_NODE_PASSWORD"
         return _error_text(error) or f"the program at {self.http} is not a replicator node (HTTP {error.code})"
+
+
+def listed_snapshot(fields: Mapping[str, Any]) -> ListedSnapshot:
+    """From what `ListedSnapshot.as_json` returns, perhaps in another version."""
+    return ListedSnapshot(
+        Manifest(**known_fields(Manifest, fields)), fields["verified_at_ms"], fields.get("failure", "")
+    )
 
 
 def _change_stream(reply: dict[str, Any]) -> ChangeStreamInfo:

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
@@ -21,7 +21,7 @@ from replicator.local.folder import STORE, ClusterFile, ClusterFolder, NodeEntry
 from replicator.local.operations import remove_foreign_member, remove_member, set_mode
 from replicator.local.ports import check_free, free_base_port
 from replicator.local.progress import NO_PROGRESS, ProgressReporter
-from replicator.local.snapshots import choose, restore
+from replicator.local.snapshots import named, newest_of_log, restore
 from replicator.local.stores import prepare_store
 from replicator.local.waiting import NodeFailed, NotReadyInTime, wait_ready
 from replicator.log.kafka.admin import KafkaAdmin, delete_topics
@@ -29,8 +29,8 @@ from replicator.log.kafka.security import KafkaSecurity, security_of
 from replicator.log.kafka.topic import wal_topic
 from replicator.log.kafka.topic_ids import TopicIds
 from replicator.records.types import Mode
-from replicator.snapshots.repository import Repository, StoredSnapshot
-from replicator.snapshots.restoring import Choice
+from replicator.snapshots.repository import Repository
+from replicator.snapshots.restoring import Choice, only
 
 UP_S = 120
 START_S = 600
@@ -44,7 +44,7 @@ class Origin(StrEnum):
     """Where a new replica gets its data from."""
 
     VERIFIED = "verified"  # the newest verified snapshot, or the log if there is none
-    SNAPSHOT = "snapshot"  # the newest snapshot
+    SNAPSHOT = "snapshot"  # the newest snapshot, unless its verification has failed
     LOG = "log"  # its beginning
 
 
@@ -326,20 +326,19 @@ class LocalCluster:
                 )
             return None
         repository = Repository(self.folder.repository(cluster))
-        verified = name is None and origin is Origin.VERIFIED
+        if name is not None:
+            return Source(repository, only(named(repository, name, cluster.name)))
+        verified = origin is Origin.VERIFIED
         if verified and not repository.names():
             return None
         log_id = TopicIds(cluster.bootstrap, self._security(cluster.bootstrap)).get(wal_topic(cluster.name))
-
-        def choice(skipped: Collection[str]) -> StoredSnapshot:
-            chosen = choose(repository, name, cluster.name, topic_id=log_id, verified=verified, skipped=skipped)
-            if chosen is None:
-                raise SnapshotError(f"there is no snapshot in {repository.url}: `replicator snapshot take` takes one")
-            return chosen
-
-        if verified and choose(repository, None, cluster.name, topic_id=log_id, verified=True) is None:
-            return None
-        choice(())
+        choice = newest_of_log(repository, cluster.name, log_id, verified=verified)
+        try:
+            choice(())
+        except SnapshotError:
+            if verified:
+                return None
+            raise
         return Source(repository, choice)
 
     def _restore(self, source: Source, id: str, start: Callable[[], object]) -> None:

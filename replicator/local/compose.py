@@ -16,14 +16,16 @@ from typing import Any
 from replicator.address import Address
 from replicator.config import checked_name
 from replicator.errors import ConfigError, ReplicatorError
+from replicator.local.admin_client import listed_snapshot
 from replicator.local.cluster import Origin
 from replicator.local.progress import ProgressReporter
 from replicator.records.types import Mode
+from replicator.snapshots.listing import first_verified, usable
 
 HTTP_PORT = 8001  # of the image
 NODE_DIR = "/var/lib/replicator/node"  # REPLICATOR_NODE_DIR of the image
 READY_S = 600
-_ID, _RESP = "REPLICATOR_NODE_ID", "REPLICATOR_NODE_RESP"
+_ID, _CLUSTER, _RESP = "REPLICATOR_NODE_ID", "REPLICATOR_NODE_CLUSTER", "REPLICATOR_NODE_RESP"
 
 Docker = Callable[[Sequence[str]], str]
 """Runs `docker` with arguments, and returns what it prints. Raises `ComposeFailed`."""
@@ -103,9 +105,9 @@ def add_replica(
 def _nodes(config: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
     """The environment of each service that is a node with a Redis port. Raises `ConfigError` if there is none."""
     environments = {name: service.get("environment") or {} for name, service in sorted(config["services"].items())}
-    nodes = {name: it for name, it in environments.items() if {_ID, _RESP} <= it.keys()}
+    nodes = {name: it for name, it in environments.items() if {_ID, _CLUSTER, _RESP} <= it.keys()}
     if not nodes:
-        raise ConfigError(f"no service of compose.yaml has {_ID} and {_RESP}: add a replica by hand")
+        raise ConfigError(f"no service of compose.yaml has {_ID}, {_CLUSTER} and {_RESP}: add a replica by hand")
     return nodes
 
 
@@ -128,11 +130,11 @@ def _newest(origin: Origin, docker: Docker, run: Sequence[str], settings: Mappin
     if origin is Origin.LOG:
         return None
     repository = _repository(settings)
-    found = json.loads(docker([*run, "snapshot", "list", "--json", "--repository", repository]))
-    for snapshot in found:
-        is_ours = snapshot["cluster"] == settings.get("REPLICATOR_NODE_CLUSTER")
-        if is_ours and (origin is Origin.SNAPSHOT or snapshot["verified_at_ms"] is not None):
-            return str(snapshot["name"])
+    listed = json.loads(docker([*run, "snapshot", "list", "--json", "--repository", repository]))
+    found = usable(map(listed_snapshot, listed), settings[_CLUSTER])
+    chosen = first_verified(found) if origin is Origin.VERIFIED else next(iter(found), None)
+    if chosen is not None:
+        return chosen.manifest.name
     if origin is Origin.SNAPSHOT:
         raise ConfigError(f"there is no snapshot in {repository}: take one with `replicator snapshot take`")
     return None

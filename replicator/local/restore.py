@@ -33,7 +33,7 @@ from replicator.errors import ConfigError, LogDamage, LogTrimmed, ReplicatorErro
 from replicator.local.admin_client import NodeAdmin, NodeRefused, NodeUnreachable
 from replicator.local.folder import STORE, ClusterFile, ClusterFolder
 from replicator.local.progress import ProgressReporter
-from replicator.local.snapshots import counter, newest, restore, verify
+from replicator.local.snapshots import counter, newest_before, restore, verify
 from replicator.local.stores import FORMER_STORE
 from replicator.log.kafka.admin import delete_topics, ensure_topics
 from replicator.log.kafka.brokers import Brokers
@@ -54,7 +54,7 @@ from replicator.recovery.new_timeline import (
 from replicator.recovery.roll_forward import Target, check_target, roll_forward
 from replicator.recovery.temporary import temporary_store
 from replicator.snapshots.listing import listed
-from replicator.snapshots.repository import Repository, StoredSnapshot
+from replicator.snapshots.repository import Repository
 from replicator.snapshots.restoring import only
 from replicator.store import snapshot
 from replicator.store.durable import replace_file, sync
@@ -128,8 +128,7 @@ class LocalRestore:
         if snapshot_name is not None:
             manifest = repository.get(snapshot_name).manifest
         else:
-            failed = [it.manifest.name for it in listed(repository) if it.failure]
-            manifest = newest(repository, cluster.name, target, failed).manifest
+            manifest = newest_before(repository, cluster.name, target).manifest
         if manifest.cluster not in (cluster.name, *cluster.former):
             raise SnapshotError(
                 f"snapshot {manifest.name} is of cluster {manifest.cluster}, not of {cluster.name} or one from which "
@@ -493,14 +492,14 @@ class _Steps:
                         found.append(meta.state)
         yield from sorted(found, key=lambda it: it.offset, reverse=True)
         yield LogState()
-        for stored in self._repository.listed():
-            if stored.manifest.topic_id == topic:
+        for it in listed(self._repository):
+            if it.manifest.topic_id == topic:
                 with contextlib.suppress(SnapshotError, StoreError):
-                    yield self._state_of(stored)
+                    yield self._state_of(it.manifest.name)
 
-    def _state_of(self, stored: StoredSnapshot) -> LogState:
+    def _state_of(self, snapshot_name: str) -> LogState:
         with temporary_store(self._work) as store:
-            restore(self._repository, only(stored), store, self._progress)
+            restore(self._repository, only(self._repository.get(snapshot_name)), store, self._progress)
             return snapshot.meta_of(store).state
 
     async def reset(self) -> None:

@@ -19,7 +19,7 @@ from replicator.log.kafka.security import KafkaSecurity
 from replicator.node.snapshots import ListedSnapshot
 from replicator.recovery.roll_forward import Target
 from replicator.snapshots import restoring
-from replicator.snapshots.listing import listed
+from replicator.snapshots.listing import first_verified, listed, usable
 from replicator.snapshots.repository import Repository, StoredSnapshot, checked_name
 from replicator.snapshots.restoring import Choice, only
 from replicator.snapshots.retention import obsolete
@@ -29,67 +29,80 @@ from replicator.store import boot
 from replicator.store.snapshot import Manifest
 
 
-def choose(
-    repository: Repository,
-    name: str | None,
-    cluster: str,
-    *,
-    topic_id: str | None = None,
-    verified: bool = False,
-    skipped: Collection[str] = (),
-) -> StoredSnapshot | None:
-    """The named snapshot, or the newest one of the cluster, and of the log with that id; None: there is none.
-
-    `verified`: only of those that are. `skipped`: the names of others that cannot be used.
-    Raises `SnapshotError` (there is no such name, or it is of another cluster), `RepositoryUnavailable`, `ConfigError`.
+def named(repository: Repository, name: str, cluster: str) -> StoredSnapshot:
+    """Raises `SnapshotError` (there is no such name, or it is of another cluster), `RepositoryUnavailable`,
+    `ConfigError`.
     """
-    if name is not None:
-        stored = repository.get(name)
-        if stored.manifest.cluster != cluster:
-            raise SnapshotError(f"snapshot {name} is of cluster {stored.manifest.cluster}, not {cluster}")
-        return stored
-    for stored in repository.listed():
-        is_ours = stored.manifest.cluster == cluster and topic_id in (None, stored.manifest.topic_id)
-        if is_ours and stored.name not in skipped and (not verified or repository.is_verified(stored.name)):
-            return stored
-    return None
+    stored = repository.get(name)
+    if stored.manifest.cluster != cluster:
+        raise SnapshotError(f"snapshot {name} is of cluster {stored.manifest.cluster}, not {cluster}")
+    return stored
 
 
-def best(repository: Repository, cluster: str) -> Choice:
-    """The newest verified snapshot of the cluster; without one, the newest whose verification has not failed."""
+def newest_of_log(repository: Repository, cluster: str, topic_id: str | None, *, verified: bool) -> Choice:
+    """The newest snapshot of the log with that id; `verified`: only of those that are."""
 
     def choice(skipped: Collection[str]) -> StoredSnapshot:
-        found = [
-            it
-            for it in listed(repository)
-            if it.manifest.cluster == cluster and not it.failure and it.manifest.name not in skipped
-        ]
-        if not found:
-            raise SnapshotError(f"{repository.url} has no snapshot of cluster {cluster} that can be used")
-        return repository.get(next((it for it in found if it.verified_at_ms is not None), found[0]).manifest.name)
+        found = usable(listed(repository), cluster, topic_id=topic_id, skipped=skipped)
+        chosen = first_verified(found) if verified else next(iter(found), None)
+        if chosen is None:
+            raise SnapshotError(f"there is no snapshot in {repository.url}: `replicator snapshot take` takes one")
+        return repository.get(chosen.manifest.name)
 
     return choice
 
 
-def newest(
-    repository: Repository, cluster: str | None, target: Target | None = None, skipped: Collection[str] = ()
-) -> StoredSnapshot:
-    """Of the cluster (None: of any), from which the target can be reached. `skipped`: others, which cannot be used.
+def best(repository: Repository, cluster: str) -> Choice:
+    """The newest verified snapshot of the cluster; without one, the newest."""
+
+    def choice(skipped: Collection[str]) -> StoredSnapshot:
+        found = usable(listed(repository), cluster, skipped=skipped)
+        if not found:
+            raise SnapshotError(f"{repository.url} has no snapshot of cluster {cluster} that can be used")
+        return repository.get((first_verified(found) or found[0]).manifest.name)
+
+    return choice
+
+
+def newest(repository: Repository, cluster: str | None) -> StoredSnapshot:
+    """Of the cluster (None: of any), also if its verification has failed.
 
     Raises `SnapshotError`, `RepositoryUnavailable`, `ConfigError`.
     """
-    found = [it for it in repository.listed() if cluster in (None, it.manifest.cluster)]
-    of = f" of cluster {cluster}" if cluster else ""
+    for it in listed(repository, cluster=cluster):
+        if cluster in (None, it.manifest.cluster):
+            return repository.get(it.manifest.name)
+    raise _missing(repository, cluster)
+
+
+def newest_before(
+    repository: Repository, cluster: str | None, target: Target | None, skipped: Collection[str] = ()
+) -> StoredSnapshot:
+    """Of the cluster (None: of any), from which the target (None: the snapshot itself) can be reached.
+
+    `skipped`: the names of others that cannot be used. Raises `SnapshotError`, `RepositoryUnavailable`, `ConfigError`.
+    """
+    found = usable(listed(repository, cluster=cluster), cluster)
     if not found:
-        raise SnapshotError(f"there is no snapshot{of} in {repository.url}: `replicator snapshot take` takes one")
-    for stored in found:
-        if _is_before(stored.manifest, target) and stored.name not in skipped:
-            return stored
+        raise _missing(repository, cluster)
+    for it in usable(found, cluster, skipped=skipped):
+        if _is_before(it.manifest, target):
+            return repository.get(it.manifest.name)
     oldest = found[-1].manifest
     raise SnapshotError(
-        f"there is no snapshot{of} before that in {repository.url}: the oldest is at offset {oldest.offset}, of "
-        f"{datetime.fromtimestamp(oldest.taken_at_ms / 1000).isoformat(' ', 'seconds')}"
+        f"there is no snapshot{_of(cluster)} before that in {repository.url}: the oldest is at offset {oldest.offset}, "
+        f"of {datetime.fromtimestamp(oldest.taken_at_ms / 1000).isoformat(' ', 'seconds')}"
     )
+
+
+def _missing(repository: Repository, cluster: str | None) -> SnapshotError:
+    return SnapshotError(
+        f"there is no snapshot{_of(cluster)} in {repository.url}: `replicator snapshot take` takes one"
+    )
+
+
+def _of(cluster: str | None) -> str:
+    return f" of cluster {cluster}" if cluster else ""
 
 
 def _is_before(manifest: Manifest, target: Target | None) -> bool:

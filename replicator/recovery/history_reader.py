@@ -17,6 +17,7 @@ from replicator.recovery.accepted_log import bounds_of, read_accepted
 from replicator.recovery.history import KeyChange, history_of, values_in
 from replicator.recovery.sources import choose_start, of_log
 from replicator.recovery.temporary import temporary_store
+from replicator.snapshots.listing import listed
 from replicator.snapshots.repository import Repository, StoredSnapshot
 from replicator.snapshots.restoring import only, restore
 from replicator.snapshots.transfer import OnTransferred
@@ -54,7 +55,7 @@ async def read_history(
 ) -> None:
     """Of the key `row`. `folder`: for a temporary store. Raises `ReplicatorError`."""
     bounds = await bounds_of(log)
-    manifests = [] if snapshots is None else await asyncio.to_thread(lambda: [it.manifest for it in snapshots.listed()])
+    manifests = [] if snapshots is None else [it.manifest for it in await asyncio.to_thread(listed, snapshots)]
     is_restored = await continues_another(log)
     start = choose_start(of_log(manifests, cluster, log.identity), bounds, since, is_restored=is_restored)
     state = LogState()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from replicator.errors import SnapshotError
 from replicator.node.snapshots import ListedSnapshot
@@ -45,6 +45,30 @@ def listed(
         return of != cluster, -taken_ms[of], of, -it.manifest.offset
 
     return sorted(found, key=order)
+
+
+def usable(
+    snapshots: Iterable[ListedSnapshot],
+    cluster: str | None,
+    *,
+    topic_id: str | None = None,
+    skipped: Collection[str] = (),
+) -> list[ListedSnapshot]:
+    """Those of the cluster (None: of any), and of the log with that id, whose last verification has not failed, in the
+    same order. `skipped`: the names of others that cannot be used.
+    """
+    return [
+        it
+        for it in snapshots
+        if cluster in (None, it.manifest.cluster)
+        and topic_id in (None, it.manifest.topic_id)
+        and not it.failure
+        and it.manifest.name not in skipped
+    ]
+
+
+def first_verified(snapshots: Sequence[ListedSnapshot]) -> ListedSnapshot | None:
+    return next((it for it in snapshots if it.verified_at_ms is not None), None)
 
 
 def _listed(manifest: Manifest, verification: Verification | FailedVerification | None) -> ListedSnapshot:

@@ -92,16 +92,6 @@ class Repository:
         """Before it is only read. The first snapshot creates the folder, but no bucket."""
         self._objects.check_exists()
 
-    def listed(self) -> list[StoredSnapshot]:
-        """The complete snapshots, the highest offset first. Those that cannot be read are left out."""
-        found = []
-        for name in self.names():
-            try:
-                found.append(self.get(name))
-            except SnapshotError:
-                continue
-        return sorted(found, key=lambda it: it.manifest.offset, reverse=True)
-
     def get(self, name: str) -> StoredSnapshot:
         """Raises `SnapshotError`, `Unfinished`."""
         checked_name(name)

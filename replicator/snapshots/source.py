@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from replicator.snapshots.listing import listed
 from replicator.snapshots.repository import Repository
 from replicator.snapshots.restoring import only, restore
 from replicator.store.snapshot import Manifest
@@ -19,7 +20,7 @@ class RepositorySource:
         return self._repository.url
 
     def listed(self) -> Sequence[Manifest]:
-        return [stored.manifest for stored in self._repository.listed()]
+        return [it.manifest for it in listed(self._repository)]
 
     def restore(self, name: str, store: Path) -> None:
         restore(self._repository, only(self._repository.get(name)), store)
