@@ -14,7 +14,7 @@ from replicator import priority
 
 
 def begin(niceness: int) -> bytes:
-    """To be called first, at the start of the process. Returns its work, which says how it logs (`logging_setup`)."""
+    """Call it first in the process. Returns its work, which says how it logs (`logging_setup`)."""
     priority.lower(niceness)
     node = FileIO(sys.stdin.fileno(), closefd=False)  # the buffer of stdin would be locked when Python ends
     work = node.readline()

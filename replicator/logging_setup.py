@@ -66,7 +66,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up(settings: LogSettings, cluster: str, node: str) -> None:
-    """To be called once, by a process of this node."""
+    """Configure the logging of this process. Call it before the first message is logged."""
     handler = logging.StreamHandler(sys.stderr)
     if settings.format is LogFormat.JSON:
         handler.setFormatter(JsonFormatter(cluster, node))

@@ -10,7 +10,7 @@ _AUTOGROUP = Path("/proc/self/autogroup")
 
 
 def lower(niceness: int) -> None:
-    """To be called first: threads that this process starts inherit it.
+    """Call it first: threads that this process starts inherit it.
 
     Where Linux has autogroups, niceness counts within a session only, and the session has a niceness of its own
     (sched(7)). It is lowered if this process has begun the session, and so does not share it with others.

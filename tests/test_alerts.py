@@ -86,7 +86,7 @@ CASES = [
         {f"replicator_leader{N1}": "1x60", f"replicator_leader{N2}": "1x60"},
         {f"replicator_leader{N1}": "1x57 0x3", f"replicator_leader{N2}": "0x57 1x3"},
         JOB,
-        "2 nodes of replicator take themselves for the leader",
+        "2 nodes of replicator report that they are leader",
     ),
     Case(
         "NotServing",
@@ -206,7 +206,7 @@ CASES = [
         {PUBLISHING: "0x60", STANDBY: "1x60"},
         {PUBLISHING: "1x60", STANDBY: "1x60"},
         JOB,
-        "nobody publishes the change stream of replicator",
+        "no node publishes the change stream of replicator",
         severity="critical",
     ),
     Case(
@@ -214,7 +214,7 @@ CASES = [
         {PUBLISHING: "1x20 0x40", STANDBY: "1x60"},
         {PUBLISHING: "0x60", STANDBY: "0x60"},  # it is disabled
         JOB,
-        "nobody publishes the change stream of replicator",
+        "no node publishes the change stream of replicator",
         severity="critical",
     ),
     Case(

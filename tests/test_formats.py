@@ -25,11 +25,11 @@ SETTINGS = StreamSettings("topic", "log", StreamFormat.JSON)
 
 
 def test_the_error_names_the_version_that_reads_it() -> None:
-    assert formats.newer("the store", 2, 1, "0.7.0") == (
+    assert formats.describe_newer("the store", 2, 1, "0.7.0") == (
         f"the store has format 2, but this program (replicator {__version__}) reads up to 1: install replicator 0.7.0 "
         "or a later version"
     )
-    assert formats.newer("a record", 4, 3).endswith("reads up to 3: install a newer replicator")
+    assert formats.describe_newer("a record", 4, 3).endswith("reads up to 3: install a newer replicator")
 
 
 def test_a_newer_store_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

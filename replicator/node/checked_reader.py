@@ -31,7 +31,7 @@ class CheckedReader:
         self.compare_again()
 
     async def next(self) -> Sequence[Entry]:
-        """For `Replica.read`, to be called before the next call. Raises as `Reader.next`."""
+        """The entries for `Replica.read`, which must read them before the next call. Raises as `Reader.next`."""
         while True:
             if not self._comparing:
                 self.compared.set()

@@ -33,7 +33,7 @@ class Resolution:
 
 
 def check(context: NodeContext) -> None:
-    """To be called after each read of the log: ends the role `checking` once the last append was read.
+    """Call it after each read of the log: it ends the role `checking` once the last append was read.
 
     Raises `LogDamage` if the log does not hold it.
     """

@@ -77,10 +77,8 @@ class RecordCodec:
         writer = self._writers.get(version)
         if writer is None:
             if is_own and version in _PLAUSIBLE_VERSIONS:
-                raise UpgradeNeeded(
-                    f"{formats.newer('a record', version, max(self._writers))} on this node. docs/compatibility.md "
-                    "says which one reads it"
-                )
+                newer = formats.describe_newer("a record", version, max(self._writers))
+                raise UpgradeNeeded(f"{newer} on this node. docs/compatibility.md says which one reads it")
             raise NotARecord("it does not begin with the header of a record")
         try:
             header, body_at = self._headers.read(payload)

@@ -1,4 +1,4 @@
-"""What a node tells systemd, or another service manager that speaks its protocol (sd_notify(3)).
+"""Reports the state of a node to systemd, or to another service manager with the same protocol (sd_notify(3)).
 
 The protocol is one datagram to the socket that `NOTIFY_SOCKET` names, so this needs no library.
 """
@@ -38,7 +38,7 @@ class ServiceState(NamedTuple):
 
 
 class ServiceManager:
-    """Without an address there is none, and nothing is sent."""
+    """Without an address, there is no service manager, and nothing is sent."""
 
     def __init__(self, address: str = "") -> None:
         """`address`: a path, or `@` and the name of an abstract socket."""
@@ -53,7 +53,7 @@ class ServiceManager:
         return cls(environment.pop(NOTIFY_SOCKET, ""))
 
     async def report(self, state: Callable[[], ServiceState]) -> None:
-        """Report each change until cancelled. What could not be sent is sent again."""
+        """Report each change of the state until cancelled. What could not be sent is sent again."""
         while self._address:
             now = state()
             lines = [] if now.text == self._status else [f"STATUS={now.text}"]
@@ -67,7 +67,7 @@ class ServiceManager:
     def stopping(self) -> None:
         if self._address:
             self._send(["STATUS=stopping", "STOPPING=1"])
-            self._address = ""  # nothing is reported after that
+            self._address = ""  # nothing may be reported after that
 
     def _send(self, lines: list[str]) -> bool:
         try:

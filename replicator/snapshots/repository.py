@@ -248,7 +248,7 @@ def _decoded(name: str, encoded: bytes) -> StoredSnapshot:
         content: dict[str, Any] = json.loads(encoded)
         format = content["manifest"]["format"]
         if type(format) is int and format > FORMAT:
-            raise SnapshotError(formats.newer(f"snapshot {name}", format, FORMAT, _written_by(content)))
+            raise SnapshotError(formats.describe_newer(f"snapshot {name}", format, FORMAT, _written_by(content)))
         manifest = Manifest(**content["manifest"])
         parts = tuple(Part(**it) for it in content["parts"])
         stored_bytes = tuple(content.get("stored_bytes", ()))

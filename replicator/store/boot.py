@@ -66,14 +66,14 @@ def is_marked(folder: Path) -> bool:
 
 
 def mark_open(folder: Path, boot: str) -> None:
-    """To be called before the store is opened."""
+    """Call it before the store is opened."""
     (folder / MARK).write_text(boot)
     sync(folder / MARK)
     sync(folder)
 
 
 def mark_closed(folder: Path) -> None:
-    """To be called when everything is on the disk. The folder may have been deleted."""
+    """Call it when everything is on the disk. The folder may have been deleted."""
     with contextlib.suppress(FileNotFoundError):
         (folder / MARK).unlink(missing_ok=True)
         sync(folder)

@@ -45,18 +45,18 @@ class LmdbView:
             snapshot.end()
 
     def end_snapshots(self) -> None:
-        """To be called before the store is resized or closed."""
+        """Call it before the store is resized or closed."""
         while self._snapshots:
             self._snapshots.pop().end()
 
     def end_transaction(self) -> None:
-        """To be called before the store is written, resized or closed."""
+        """Call it before the store is written, resized or closed."""
         if self._transaction is not None:
             self._transaction.abort()
             self._transaction = None
 
     def set_rows(self, rows: Mapping[str, int]) -> None:
-        """To be called after a batch is applied."""
+        """Call it after a batch is applied."""
         self._rows = rows
 
     def _begin(self) -> Any:

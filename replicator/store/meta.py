@@ -82,7 +82,7 @@ def decode_meta(encoded: bytes) -> Meta:
     """Raises `StoreError`."""
     fields: dict[str, Any] = json.loads(encoded)
     if fields["format"] != FORMAT:
-        newer = formats.newer("the store", fields["format"], FORMAT, fields.get("written_by", ""))
+        newer = formats.describe_newer("the store", fields["format"], FORMAT, fields.get("written_by", ""))
         older = f"the store has format {fields['format']}, which this program (replicator {__version__}) does not read"
         problem = f"{newer}, or" if fields["format"] > FORMAT else f"{older}:"
         raise StoreError(f"{problem} move its folder away: the node builds it again from a snapshot or the log")

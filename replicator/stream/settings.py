@@ -71,7 +71,9 @@ class StreamSettings:
         version = fields.setdefault("version", 1)  # the first one was not written
         if type(version) is int and version > STATE_VERSION:
             written_by = str(fields.get("written_by", ""))
-            raise UpgradeNeeded(formats.newer("the state of the change stream", version, STATE_VERSION, written_by))
+            raise UpgradeNeeded(
+                formats.describe_newer("the state of the change stream", version, STATE_VERSION, written_by)
+            )
         registry, backfill = fields.pop("registry"), fields.pop("backfill")
         return cls(
             format=StreamFormat(fields.pop("format")),

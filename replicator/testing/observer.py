@@ -59,7 +59,7 @@ class Observer:
         self._nodes[life.process] = node, life
 
     def forget(self, life: Running) -> None:
-        """To be called before the process is killed."""
+        """Call it before the process is killed."""
         for known in (self._nodes, self._states, self._lease_until_s):
             known.pop(life.process, None)
         self._registered.discard(life.process)

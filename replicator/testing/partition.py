@@ -83,7 +83,7 @@ class Replica:
 
     @property
     def leads(self) -> bool:
-        """Whether it takes itself for the leader."""
+        """Whether it believes that it is the leader."""
         return self.leader == self.broker
 
     @property

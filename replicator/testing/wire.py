@@ -43,7 +43,7 @@ _NEVER_MS = 10**9
 
 
 def open_log(link: Link) -> KafkaLog:
-    """To be called in the process of the link."""
+    """Call it in the process of the link."""
     kafka = link.kafka
     options = KafkaOptions(
         append_timeout_ms=APPEND_TIMEOUT_MS,

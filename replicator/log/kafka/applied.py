@@ -1,7 +1,6 @@
 """The port `AppliedOffsets` on Apache Kafka: commits to a consumer group without members.
 
-It uses the codecs of aiokafka, because the admin client of librdkafka aborts the process if a request about a consumer
-group times out (https://github.com/confluentinc/librdkafka/issues/4605).
+It uses the codecs of aiokafka, not the admin client of librdkafka, which may end its process (see `brokers`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The brokers of a Kafka: connections to them, and what each of them knows of a topic.
 
 Unlike librdkafka, which may end its process if a request to a broker that is down times out at the wrong moment
-(librdkafka issue 4605), aiokafka may be used for as long as Kafka is down.
+(https://github.com/confluentinc/librdkafka/issues/4605), aiokafka may be used for as long as Kafka is down.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class KnownTopic:
     leader: PartitionLeader | None  # None: there is none now
 
 
-class Reason(Enum):
-    """Why a broker does not say anything about a topic."""
+class UnknownTopicReason(Enum):
+    """Why a broker does not describe a topic."""
 
     MISSING = auto()
     DENIED = auto()  # this login may not describe it
@@ -55,7 +55,7 @@ class Reason(Enum):
 @dataclass(frozen=True, slots=True)
 class UnknownTopic:
     brokers: frozenset[Address]
-    reason: Reason
+    reason: UnknownTopicReason
     trouble: str
 
 
@@ -94,9 +94,9 @@ class Brokers:
         return await BrokerConnection.open(self._connection_to(address, timeout_ms), self._client_id)
 
     async def topic_id(self, topic: str) -> str | None:
-        """As most brokers say: one that is cut off from the others does not know what they have changed since.
+        """The id that most brokers answer: one that is cut off from the others does not know what has changed since.
 
-        None if they say that there is no such topic. Raises `BrokerUnavailable`.
+        None if they answer that there is no such topic. Raises `BrokerUnavailable`.
         """
         if not self.advertised:
             self._learn(await self.ask(topic, bool))
@@ -106,7 +106,7 @@ class Brokers:
         match agreed(answers, len(asked)):
             case KnownTopic(id=id):
                 return id
-            case UnknownTopic(reason=Reason.MISSING):
+            case UnknownTopic(reason=UnknownTopicReason.MISSING):
                 return None
             case UnknownTopic(trouble=trouble):
                 raise BrokerUnavailable(trouble)
@@ -155,7 +155,7 @@ class Brokers:
         )
 
     def _learn(self, answers: Sequence[TopicAnswer]) -> None:
-        """A broker that is cut off takes itself for one of those that are up, the others do not."""
+        """As most answers list them: a broker that is cut off lists itself, and the others do not list it."""
         [(self.advertised, _)] = Counter(answer.brokers for answer in answers).most_common(1)
 
     async def _check_host(self, address: Address, timeout_ms: int) -> None:
@@ -183,8 +183,8 @@ def agreed(answers: Sequence[TopicAnswer], asked: int) -> TopicAnswer | None:
     A topic that is missing at some brokers and known to others is just being created or deleted: no answer either.
     """
     groups = Counter(answer.id if isinstance(answer, KnownTopic) else answer.reason for answer in answers)
-    if Reason.MISSING in groups and any(isinstance(answer, KnownTopic) for answer in answers):
-        del groups[Reason.MISSING]
+    if UnknownTopicReason.MISSING in groups and any(isinstance(answer, KnownTopic) for answer in answers):
+        del groups[UnknownTopicReason.MISSING]
     for said, count in groups.items():
         if 2 * count > asked:
             return next(it for it in answers if said == (it.id if isinstance(it, KnownTopic) else it.reason))
@@ -196,14 +196,16 @@ def _answer(topic: str, response: Any) -> TopicAnswer:
     brokers = frozenset(addresses.values())
     [(code, _, id, _, partitions, *_)] = response.topics
     if code == UNKNOWN_TOPIC_OR_PARTITION:
-        return UnknownTopic(brokers, Reason.MISSING, f"topic {topic} does not exist, or this login may not use it")
+        return UnknownTopic(
+            brokers, UnknownTopicReason.MISSING, f"topic {topic} does not exist, or this login may not use it"
+        )
     if code == TOPIC_AUTHORIZATION_FAILED:
-        return UnknownTopic(brokers, Reason.DENIED, missing_acl("Describe", f"topic {topic}"))
+        return UnknownTopic(brokers, UnknownTopicReason.DENIED, missing_acl("Describe", f"topic {topic}"))
     if code:
-        return UnknownTopic(brokers, Reason.OTHER, f"topic {topic}: {describe_code(code)}")
+        return UnknownTopic(brokers, UnknownTopicReason.OTHER, f"topic {topic}: {describe_code(code)}")
     if id == NO_ID:
         why = f"topic {topic} has no id: all brokers must be Kafka 2.8 or newer"
-        return UnknownTopic(brokers, Reason.OTHER, why)
+        return UnknownTopic(brokers, UnknownTopicReason.OTHER, why)
     for _, partition, node, epoch, *_ in partitions:
         if partition == PARTITION and node in addresses:
             return KnownTopic(brokers, id, PartitionLeader(epoch, node, addresses[node]))

@@ -12,7 +12,14 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from replicator.errors import BrokerUnavailable
-from replicator.log.kafka.brokers import Brokers, KnownTopic, PartitionLeader, Reason, TopicAnswer, UnknownTopic
+from replicator.log.kafka.brokers import (
+    Brokers,
+    KnownTopic,
+    PartitionLeader,
+    TopicAnswer,
+    UnknownTopic,
+    UnknownTopicReason,
+)
 
 NO_EPOCH = -1
 
@@ -22,7 +29,7 @@ logger = logging.getLogger(__name__)
 class LeaderLookup:
     """One for all clients of a partition: what one of them learns is known to the others.
 
-    `recreate` is called if all brokers that answer say that the topic does not exist.
+    `recreate` is called if all brokers that answer report that the topic does not exist.
     """
 
     def __init__(self, brokers: Brokers, topic: str, *, recreate: Callable[[], Awaitable[None]] | None = None) -> None:
@@ -87,7 +94,7 @@ class LeaderLookup:
             answer.brokers for answer in answers if isinstance(answer, KnownTopic) and answer.leader == best
         )
         if best.epoch != self.epoch:
-            logger.info("%s: broker %d leads its partition in epoch %d", self.topic, best.node, best.epoch)
+            logger.info("%s: broker %d is the leader of its partition in epoch %d", self.topic, best.node, best.epoch)
             self.epoch = best.epoch
             for listener in self._listeners:
                 listener()
@@ -95,10 +102,10 @@ class LeaderLookup:
 
     async def _without_leader(self, answers: Sequence[TopicAnswer]) -> BrokerUnavailable:
         unknown = [answer for answer in answers if isinstance(answer, UnknownTopic)]
-        missing = [answer for answer in unknown if answer.reason is Reason.MISSING]
+        missing = [answer for answer in unknown if answer.reason is UnknownTopicReason.MISSING]
         if self._recreate is not None and len(missing) == len(answers):
             await self._recreate()
-        denied = next((answer.trouble for answer in unknown if answer.reason is Reason.DENIED), None)
+        denied = next((answer.trouble for answer in unknown if answer.reason is UnknownTopicReason.DENIED), None)
         if denied is not None:  # neither the address is wrong, nor is Kafka down
             return BrokerUnavailable(denied)
         return self.brokers.unavailable(unknown[0].trouble if unknown else f"topic {self.topic} has no leader")

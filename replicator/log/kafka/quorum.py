@@ -77,7 +77,7 @@ class DescribeQuorumRequest(Request[DescribeQuorumRequestV0]):  # type: ignore[m
 
 
 async def partition_leader(bootstrap: str, topic: str) -> int:
-    """The node that leads the partition of the topic. Raises `BrokerUnavailable`."""
+    """The id of the broker that is the leader of the partition. Raises `BrokerUnavailable`."""
     return (await LeaderLookup(Brokers(bootstrap), topic).find()).node
 
 
@@ -88,7 +88,7 @@ def in_sync_replicas(bootstrap: str, topic: str) -> int:
 
 
 async def active_controller(bootstrap: str) -> int:
-    """The node that leads the quorum of the controllers. Raises `BrokerUnavailable`."""
+    """Its node id. Raises `BrokerUnavailable`."""
     brokers = Brokers(bootstrap)
     why = ""
     for address in map(Address.parse, bootstrap.split(",")):

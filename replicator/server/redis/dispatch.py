@@ -37,7 +37,7 @@ from replicator.store.view import KeyBlocked, RowIsExpiring, Transaction, Transa
 
 
 class Dispatcher:
-    """Of one connection. `wait_for_view` makes it wait; `resume_read` is to be called when the future has ended."""
+    """Of one connection. `wait_for_view` makes it wait; call `resume_read` when the future has ended."""
 
     def __init__(
         self, connection: ConnectionContext, replies: Replies, wait_for_view: Callable[[ViewAt], None]
