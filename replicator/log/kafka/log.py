@@ -108,7 +108,7 @@ class KafkaLog:
 
     async def topic_id(self, topic: str) -> str | None:
         """Of any topic of this Kafka; None if there is no such topic. Raises `BrokerUnavailable`."""
-        return await self._monitor.topic_id(topic)
+        return await self._lookup.brokers.topic_id(topic)
 
     async def append(self, payloads: Sequence[bytes]) -> Offset:
         """Sends one record batch, once, with acks=all. Raises `LogTruncated` if the log ends before the last one."""

@@ -19,7 +19,7 @@ class TopicMonitor:
         self.identity = identity
         self.damage: str | None = None  # once set, never changes again
         self._topic = topic
-        self.topic_id = lookup
+        self._lookup = lookup
         self._interval_ms = interval_ms
         self._task = asyncio.create_task(self._run())
 
@@ -30,7 +30,7 @@ class TopicMonitor:
 
     async def verify(self) -> None:
         """Ask Kafka now. Raises `LogReplaced`, `BrokerUnavailable`."""
-        found = await self.topic_id(self._topic)
+        found = await self._lookup(self._topic)
         if found != self.identity and self.damage is None:
             change = "was deleted" if found is None else f"was deleted and recreated (its id is now {found})"
             self.damage = (
