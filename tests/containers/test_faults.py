@@ -111,8 +111,9 @@ def test_the_sink_has_all_rows(stack: Stack) -> None:
 
 def test_prometheus_scrapes_all_nodes(stack: Stack) -> None:
     def scraped() -> bool:
-        answer = stack.execute("n1", "python3", "-c", _TARGETS)
-        return all(it["health"] == "up" for it in json.loads(answer)["data"]["activeTargets"])
+        targets = json.loads(stack.execute("n1", "python3", "-c", _TARGETS))["data"]["activeTargets"]
+        expected = {f"{name}:8001": "up" for name in (*NODES, "snapshotter", "sink")}
+        return {it["labels"]["instance"]: it["health"] for it in targets} == expected
 
     wait_for(scraped, STACK_WAIT_S)
 
