@@ -99,7 +99,7 @@ class SnapshotsSection:
     keep: Annotated[int, "A snapshotter deletes all but so many verified snapshots, the newest ones."] = DEFAULT_KEEP
     keep_s: Annotated[int, "Snapshots that are younger than that are not deleted, either."] = 0
     trim: Annotated[
-        str, "`yes`: a snapshotter deletes the part of the log that nobody needs any more. `no`: it stays for good."
+        str, "`yes`: a snapshotter deletes the part of the log that is no longer needed. `no`: it stays for good."
     ] = "no"
     keep_log_s: Annotated[int, "Records that are younger than that are not deleted, for audits."] = 0
     keep_log_mb: Annotated[int, "As many MiB of the log, about, are not deleted."] = 0
@@ -260,10 +260,10 @@ def _kafka_section(values: Mapping[str, Any]) -> KafkaSection:
 
 
 def _check_reachable(node: NodeSection) -> None:
-    """Raises `ConfigError` if others would be told to connect to 0.0.0.0 or [::], which is no address of a machine."""
+    """Raises `ConfigError` if others would connect to 0.0.0.0 or [::], which is not the address of a host."""
     if _is_unspecified(node.advertise):
         raise ConfigError(
-            f"node.advertise is {node.advertise}, to which nobody can connect: name a host of this machine"
+            f"node.advertise is {node.advertise}, which is not the address of a host: name a host of this machine"
         )
     for name, address in (("resp", node.resp), ("http", node.http)):
         if not node.advertise and _is_unspecified(address.host):

@@ -116,6 +116,7 @@ FIGURES = [
     ("docs/operations.md", "and looks again every {}:", duration(SNAPSHOT_POLL_MS)),
     ("docs/snapshots.md", "there are new records and {} records", f"{SNAPSHOTS.every_records:,}"),
     ("docs/snapshots.md", "has failed. It is repeated after {}, and", f"{2 * SNAPSHOT_REVIEW_S:g} s"),
+    ("docs/operations.md", "It tries again every {} minutes,", f"{MAX_SNAPSHOT_RETRY_S / 60:g}"),
     ("docs/snapshots.md", "pauses that double up to {} minutes", f"{MAX_SNAPSHOT_RETRY_S / 60:g}"),
     ("docs/configuration.md", "authenticate within {}", f"{AUTH_TIMEOUT_S:g} s"),
     ("docs/configuration.md", "after {} without a complete request", f"{HTTP_TIMEOUT_S:g} s"),
