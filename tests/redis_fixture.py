@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import subprocess
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -18,6 +17,7 @@ from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
 from replicator.address import Address
+from replicator.local.ports import random_free_port
 from replicator.node.claim import send_claim
 from replicator.node.clock import Clock
 from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts
@@ -89,7 +89,7 @@ class ServerThread:
     async def _start(self, nodes: int) -> None:
         self.cluster = cluster = MemoryCluster(self._folder, self._timing, clock=self._clock, timeouts=self._timeouts)
         for index in range(nodes):
-            port = free_port()
+            port = random_free_port()
             running = await cluster.start(f"n{index + 1}", priority=index, resp=str(Address(self._host, port)))
             server = RedisServer(running.node, Address(self._host, port), cluster=CLUSTER, **self._options)
             await server.start()
@@ -149,19 +149,13 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
         thread.close()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def real_redis(folder: Path, *more: str) -> Iterator[int]:
     """The port of a Redis of our own, started with `more` options."""
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed (Debian: redis-server)")
-    port = free_port()
+    port = random_free_port()
     options = [
         "--port",
         str(port),

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from replicator.local.kafka.java import find_java
+from replicator.local.ports import random_free_port
 from tests.process_cluster import wait_for
-from tests.redis_fixture import free_port
 
 GROUP, ARTIFACT, VERSION = "io.apicurio", "apicurio-registry-app", "2.6.13.Final"
 
@@ -26,7 +26,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("registry")
     with tarfile.open(component.artifact(classifier="all", packaging="tar.gz").resolve()) as archive:
         archive.extractall(folder, filter="data")
-    port = free_port()
+    port = random_free_port()
     listen = (f"-Dquarkus.http.port={port}", "-Dquarkus.http.host=127.0.0.1")
     program = folder / f"{ARTIFACT}-{VERSION}-runner.jar"
     with open(folder / "log", "wb") as log:

@@ -26,7 +26,8 @@ from replicator.bench.redis_benchmark import BenchmarkRun
 from replicator.bench.rounds import BenchmarkFigure, medians, summarize
 from replicator.cli.bench_modes import draw_expectations, draw_rows
 from replicator.errors import ReplicatorError
-from tests.redis_fixture import ServerThread, free_port
+from replicator.local.ports import random_free_port
+from tests.redis_fixture import ServerThread
 
 PGBENCH = """pgbench (15.6)
 transaction type: upsert.sql
@@ -177,7 +178,7 @@ def test_the_driver_reports_why_it_cannot_start(server: ServerThread) -> None:
     with pytest.raises(ReplicatorError, match="unknown read level"):
         run_load(Workload(server.port, 1, 0.2, [("GET", KEY)], [("REPL.READ", "nonsense")]))
     with pytest.raises(ReplicatorError, match="refused"):
-        run_load(Workload(free_port(), 1, 0.2, [("GET", KEY)]))
+        run_load(Workload(random_free_port(), 1, 0.2, [("GET", KEY)]))
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from contextlib import suppress
 import pytest
 
 from replicator import assembly
-from replicator.bench.peers import free_port
 from replicator.daemon_thread import in_daemon_thread
 from replicator.errors import BrokerUnavailable
+from replicator.local.ports import random_free_port
 from replicator.log.kafka import admin
 from replicator.log.kafka.admin import ensure_topics
 from replicator.log.kafka.brokers import Brokers
@@ -30,7 +30,7 @@ def absent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(admin, "ADMIN_TIMEOUT_S", 0.1)
     gc.collect()
     gc.disable()
-    yield f"127.0.0.1:{free_port()}"
+    yield f"127.0.0.1:{random_free_port()}"
     gc.enable()
 
 

@@ -11,11 +11,12 @@ import hiredis
 import pytest
 
 from replicator.address import Address
+from replicator.local.ports import random_free_port
 from replicator.node.leader_link import LinkFailed
 from replicator.position import Author, NodeId, Offset
 from replicator.records.types import Member
 from replicator.server.leader_link import RedisLeaderLink
-from tests.redis_fixture import PASSWORD, STEADY, ServerThread, free_port
+from tests.redis_fixture import PASSWORD, STEADY, ServerThread
 from tests.test_redis_differential import Raw
 
 
@@ -83,7 +84,7 @@ async def test_a_link_connects_again_after_its_connection_was_lost(pair: ServerT
 
 
 async def test_a_node_that_is_not_there_is_unreachable(pair: ServerThread, link: RedisLeaderLink) -> None:
-    member = replace(pair.node(0).member, resp=Address("127.0.0.1", free_port()))
+    member = replace(pair.node(0).member, resp=Address("127.0.0.1", random_free_port()))
     with pytest.raises(LinkFailed, match=r"no connection to 127\.0\.0\.1:"):
         await ask(link, pair, leader=member)
 

@@ -14,6 +14,7 @@ import pytest
 from replicator.address import Address
 from replicator.errors import BrokerUnavailable, LogTruncated
 from replicator.intervals import BROKER_ANSWER_MS, OTHER_ANSWERS_MS
+from replicator.local.ports import random_free_port
 from replicator.log.kafka.brokers import Brokers
 from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.log import KafkaLog
@@ -25,7 +26,6 @@ from replicator.position import NodeId, Offset
 from tests.fake_kafka import NOT_ENOUGH_REPLICAS, FakeBroker, bootstrap, elect, fake_brokers
 from tests.log_contract import read
 from tests.memory_cluster import until
-from tests.redis_fixture import free_port
 
 NEVER_MS = 3_600_000
 QUICK = KafkaOptions(append_timeout_ms=1_000, fetch_wait_ms=10, leader_check_ms=NEVER_MS, identity_check_ms=NEVER_MS)
@@ -319,7 +319,7 @@ async def test_two_bootstrap_addresses_of_one_broker_count_once(brokers: list[Fa
 
 async def test_the_bootstrap_addresses_are_asked_again_if_no_other_answers(brokers: list[FakeBroker]) -> None:
     asked = Brokers(bootstrap(brokers))
-    asked.advertised = frozenset({Address("127.0.0.1", free_port())})
+    asked.advertised = frozenset({Address("127.0.0.1", random_free_port())})
     with pytest.raises(BrokerUnavailable):
         await asked.topic_id("c.wal")
     assert await asked.topic_id("c.wal") == brokers[0].topic_id

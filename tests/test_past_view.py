@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from replicator.address import Address
 from replicator.cli.snapshot_open import parse_target
 from replicator.errors import ConfigError, LogTrimmed, NotLeader, SnapshotError, Stale
+from replicator.local.ports import random_free_port
 from replicator.local.snapshots import newest_before
 from replicator.log.kafka.admin import trim
 from replicator.position import Epoch, Offset, Token
@@ -43,7 +44,6 @@ from replicator.store.snapshot import Manifest
 from tests.copies import restore_copy
 from tests.memory_cluster import MemoryCluster, SetWallClock, submit
 from tests.process_cluster import Cluster, wait_for
-from tests.redis_fixture import free_port
 
 BEGIN_MS = 1_700_000_000_000
 
@@ -399,7 +399,7 @@ def test_a_view_that_was_killed_leaves_nothing_behind(kafka: str, tmp_path: Path
     cluster.client(cluster.leader(["n1"])).set("k", "1")
     cluster.run("snapshot", "take")
     command = [sys.executable, "-m", "replicator", "snapshot", "open", "--json", "--dir", str(cluster.dir)]
-    port = free_port()
+    port = random_free_port()
     killed = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, env=cluster.environment)
     wait_for(lambda: redis_answers(port))
     os.kill(killed.pid, signal.SIGKILL)

@@ -10,11 +10,12 @@ import pytest
 
 from replicator.address import Address
 from replicator.errors import ReplicatorError
+from replicator.local.ports import random_free_port
 from replicator.node.leader_link import LinkFailed
 from replicator.node.node import Node
 from replicator.node.replica_progress import ReplicaReport
 from replicator.server.replica_reports import ReplicaReports
-from tests.redis_fixture import PASSWORD, ServerThread, free_port
+from tests.redis_fixture import PASSWORD, ServerThread
 from tests.test_redis_server import wait_for
 
 
@@ -55,7 +56,7 @@ def test_another_password_gets_no_answer(pair: ServerThread, password: str, word
 
 def test_a_leader_that_is_not_there(pair: ServerThread) -> None:
     with pytest.raises(ReplicatorError, match="no connection"):
-        pair.run(ReplicaReports("").ask(Address("127.0.0.1", free_port())))
+        pair.run(ReplicaReports("").ask(Address("127.0.0.1", random_free_port())))
 
 
 @pytest.mark.parametrize("answer", [b":1\r\n", b"*1\r\n*1\r\n:1\r\n", b"*1\r\n*4\r\n:1\r\n:1\r\n:1\r\n:1\r\n"])

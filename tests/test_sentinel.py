@@ -16,10 +16,11 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
+from replicator.local.ports import random_free_ports
 from replicator.node.health import CatchingUp, NodeState
 from replicator.protocol.lease import Lease
 from replicator.records.types import Timing
-from tests.redis_fixture import CLUSTER, ServerThread, free_port, real_redis
+from tests.redis_fixture import CLUSTER, ServerThread, real_redis
 from tests.test_redis_differential import Raw
 from tests.test_redis_server import wait_for
 
@@ -133,7 +134,7 @@ def real_sentinel(folder: Path) -> Iterator[int]:
     if program is None:
         pytest.skip("redis-server is not installed (Debian: redis-server)")
     watchers: list[subprocess.Popen[bytes]] = []
-    ports = [free_port(), free_port()]
+    ports = random_free_ports(2)
     with real_redis(folder) as master, real_redis(folder, "--replicaof", "127.0.0.1", str(master)):
         try:
             for port in ports:

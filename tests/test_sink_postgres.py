@@ -9,8 +9,8 @@ from itertools import groupby
 
 import pytest
 
-from replicator.bench.peers import free_port
 from replicator.errors import ConfigError
+from replicator.local.ports import random_free_port
 from replicator.stream.change import Change
 from replicator.stream.sinks.port import SinkFailed, SinkUnavailable
 from replicator.stream.sinks.postgres import PostgresSink
@@ -215,7 +215,9 @@ class TestExactlyOnce:
 
 class TestBadInput:
     def test_a_server_that_is_away(self) -> None:
-        settings = SinkSettings("sink", "shop", Target.parse(f"postgres:host=127.0.0.1 port={free_port()} dbname=a"))
+        settings = SinkSettings(
+            "sink", "shop", Target.parse(f"postgres:host=127.0.0.1 port={random_free_port()} dbname=a")
+        )
         with pytest.raises(SinkUnavailable, match=r"PostgreSQL does not answer: .*Connection refused"):
             PostgresSink(settings).open()
 

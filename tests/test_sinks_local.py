@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from replicator.address import Address
-from replicator.bench.peers import free_port
 from replicator.cli.main import app
 from replicator.errors import ConfigError
+from replicator.local.ports import random_free_port
 from replicator.local.process import identify
 from replicator.local.sinks import (
     RunOptions,
@@ -167,7 +167,7 @@ class TestRunning:
 
 class TestMetrics:
     def test_metrics_are_served(self, folder: SinkFolder) -> None:
-        address, found = Address("127.0.0.1", free_port()), list[str]()
+        address, found = Address("127.0.0.1", random_free_port()), list[str]()
         stream = FakeStream(plain_changes(9))
         control = ProcessControl(lambda: False)
 
@@ -188,7 +188,7 @@ class TestMetrics:
             urllib.request.urlopen(address.url("/metrics"), timeout=10)
 
     def test_an_address_that_is_in_use(self) -> None:
-        address = Address("127.0.0.1", free_port())
+        address = Address("127.0.0.1", random_free_port())
         metrics = SinkMetrics("out", lambda: SinkReport(SinkState.RUNNING, None))
         stop = serve_metrics(address, metrics)
         with pytest.raises(ConfigError, match="metrics cannot be served"):

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from replicator.address import Address
 from replicator.errors import ConfigError, ReplicatorError
+from replicator.local.ports import random_free_port
 from replicator.local.resp_connection import CommandFailed, RespConnection
 
 READY_S = 30.0
@@ -38,12 +38,6 @@ class SystemAccount:
 
 
 SAME_ACCOUNT = SystemAccount()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -98,7 +92,7 @@ def redis_server(folder: Path, *options: str) -> Iterator[int]:
     if program is None:
         raise ConfigError("Redis is not installed (Debian: apt-get install redis-server)")
     folder.mkdir(parents=True)
-    port = free_port()
+    port = random_free_port()
     line = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", *options]
     with running(line, folder, signal.SIGTERM) as process:
         wait_until(lambda: _answers(port), process, folder)

@@ -18,8 +18,9 @@ from math import ceil
 from pathlib import Path
 
 from replicator.bench.closed_loop import KEYS, WARM_UP_SHARE, LoadResult, percentile
-from replicator.bench.peers import SystemAccount, free_port, running, wait_until
+from replicator.bench.peers import SystemAccount, running, wait_until
 from replicator.errors import ConfigError, ReplicatorError
+from replicator.local.ports import random_free_port
 
 LEAST_S = 3  # on a busy machine, many clients have not finished one transaction after 1 s
 DEBIAN = Path("/usr/lib/postgresql")
@@ -171,7 +172,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         folder = Path(name)
         _check_reachable(folder, account)
         account.own(folder)
-        server = PostgresServer(programs, folder, account, free_port(), secrets.token_hex(16))
+        server = PostgresServer(programs, folder, account, random_free_port(), secrets.token_hex(16))
         server.write("password", server.password)
         server.run("initdb", "-D", "primary", "-U", "bench", "-A", "scram-sha-256", "--pwfile", "password", "-N")
         with server.running("primary") as process:
@@ -183,7 +184,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 def postgres_pair() -> Iterator[PostgresServer]:
     """The primary of a pair; the standby has caught up. Raises as `postgres_server`."""
     with postgres_server() as primary:
-        standby = replace(primary, port=free_port())
+        standby = replace(primary, port=random_free_port())
         primary.query(*FILL)
         primary.run("pg_basebackup", "-D", "standby", "-R", "-c", "fast")
         with standby.running("standby") as process:

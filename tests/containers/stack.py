@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from testcontainers.compose import DockerCompose
 
 from replicator.address import Address
-from replicator.bench.peers import free_port
+from replicator.local.ports import random_free_ports
 from replicator.local.resp_connection import CommandFailed, RespConnection
 from tests.doc_pages import ROOT
 from tests.process_cluster import wait_for
@@ -25,12 +26,7 @@ from tests.process_cluster import wait_for
 CLUSTER = "shop"
 NODES = ("n1", "n2", "n3")
 BROKERS = ("kafka1", "kafka2", "kafka3")
-PORTS = [
-    *(f"{node.upper()}_{kind}" for node in NODES for kind in ("PORT", "HTTP_PORT")),
-    *(f"{broker.upper()}_PORT" for broker in BROKERS),
-    "POSTGRES_PORT",
-    "PROMETHEUS_PORT",
-]
+PORTS = re.findall(r"^(\w+_PORT)=", (ROOT / "compose" / ".env").read_text(), re.MULTILINE)
 COMMAND_S = 300
 STACK_WAIT_S = 90  # longer than for processes: docker and Kafka start slowly
 
@@ -136,7 +132,7 @@ class Stack:
 def prepared(folder: Path, profile: str = "full") -> Stack:
     """A copy of the folder `compose`, whose files commands may change, with free ports."""
     shutil.copytree(ROOT / "compose", folder, ignore=shutil.ignore_patterns("wheels", "*_password"))
-    ports = {name: str(free_port()) for name in PORTS}
+    ports = dict(zip(PORTS, map(str, random_free_ports(len(PORTS))), strict=True))
     project = f"replicator-test-{secrets.token_hex(4)}"
     environment = os.environ | ports | {"COMPOSE_PROJECT_NAME": project, "COMPOSE_PROFILES": profile}
     return Stack(folder, environment)
