@@ -9,7 +9,7 @@ COMPILED := build/compiled
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all images compiled lint docs bench clean
 
-help: ## what there is
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(READY) ## load 28,000 airports, kill and add replicas, compare all of them; BASE_PORT=7001 chooses ports
@@ -45,7 +45,7 @@ docs: $(READY) ## the documentation as a site, in build/site
 bench: $(READY) ## measure it next to raw Kafka, raw LMDB and Redis
 	$(BIN)/replicator bench
 
-clean: ## remove what the other targets have made here
+clean: ## remove the files of the other targets
 	rm -rf $(VENV) build dist compose/wheels .mypy_cache .ruff_cache .pytest_cache .hypothesis bench.json
 
 $(READY): pyproject.toml

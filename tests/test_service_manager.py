@@ -108,6 +108,8 @@ async def test_an_address_that_cannot_be_used_disturbs_nothing(address: str) -> 
     await asyncio.sleep(0)
     manager.stopping()
     reporting.cancel()
+    [ended] = await asyncio.gather(reporting, return_exceptions=True)
+    assert not isinstance(ended, Exception)
 
 
 def test_processes_of_a_node_do_not_report_for_it() -> None:

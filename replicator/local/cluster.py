@@ -48,7 +48,9 @@ class Origin(StrEnum):
     LOG = "log"  # its beginning
 
 
-class Source(NamedTuple):
+class ReplicaSource(NamedTuple):
+    """The repository and the snapshot in it from which a new replica starts."""
+
     repository: Repository
     choice: Choice
 
@@ -316,7 +318,7 @@ class LocalCluster:
                 raise ReplicatorError(f"{id} was added, but is still async: {error}") from error
         return entry
 
-    def _source(self, cluster: ClusterFile, origin: Origin, name: str | None) -> Source | None:
+    def _source(self, cluster: ClusterFile, origin: Origin, name: str | None) -> ReplicaSource | None:
         """None: the log. Raises `SnapshotError`, `RepositoryUnavailable`, `ConfigError`."""
         if name is None and origin is Origin.LOG:
             if cluster.former:
@@ -327,7 +329,7 @@ class LocalCluster:
             return None
         repository = Repository(self.folder.repository(cluster))
         if name is not None:
-            return Source(repository, only(named(repository, name, cluster.name)))
+            return ReplicaSource(repository, only(named(repository, name, cluster.name)))
         verified = origin is Origin.VERIFIED
         if verified and not repository.names():
             return None
@@ -339,9 +341,9 @@ class LocalCluster:
             if verified:
                 return None
             raise
-        return Source(repository, choice)
+        return ReplicaSource(repository, choice)
 
-    def _restore(self, source: Source, id: str, start: Callable[[], object]) -> None:
+    def _restore(self, source: ReplicaSource, id: str, start: Callable[[], object]) -> None:
         """The node starts meanwhile, and waits."""
         store = self.folder.node_dir(id) / STORE
         try:

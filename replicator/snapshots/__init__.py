@@ -3,7 +3,7 @@
 repository.py    a folder or a bucket with snapshots, on fsspec
 objects.py       its files: read and written whole
 transfer.py      a copy of a store as compressed parts, and back
-listing.py       the snapshots in it, and which of them are verified
+listing.py       the snapshots in it, which of them are verified, and which can be used
 restoring.py     puts a snapshot into the folder of a store
 source.py        the same for a node that rebuilds its store
 verification.py  restores a snapshot elsewhere and compares it with its manifest and with the log

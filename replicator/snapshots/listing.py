@@ -1,4 +1,4 @@
-"""The snapshots in a repository, and which of them are verified."""
+"""The snapshots in a repository, which of them are verified, and which can be used."""
 
 from __future__ import annotations
 

@@ -38,10 +38,15 @@ def missing() -> str | None:
             subprocess.run(command, check=True, capture_output=True, timeout=30)
         except (OSError, subprocess.SubprocessError) as error:
             return f"no container engine: `{' '.join(command)}` fails ({error})"
-    asked, profile = ["docker", "compose", "config", "--images"], {**os.environ, "COMPOSE_PROFILES": "full"}
-    images = subprocess.run(
-        asked, cwd=ROOT / "compose", env=profile, check=True, capture_output=True, text=True
-    ).stdout.split()
+    config = subprocess.run(
+        ["docker", "compose", "config", "--images"],
+        cwd=ROOT / "compose",
+        env={**os.environ, "COMPOSE_PROFILES": "full"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    images = config.stdout.split()
     absent = [it for it in images if subprocess.run(["docker", "image", "inspect", it], capture_output=True).returncode]
     return f"no image {', '.join(absent)}: run tools/images/build" if absent else None
 
