@@ -87,7 +87,7 @@ def add_replica(
         if name is not None:
             progress.step(f"restoring snapshot {name}")
             docker([*run, "snapshot", "restore", name, "--repository", _repository(settings), "--to", NODE_DIR])
-    except ReplicatorError:
+    except (ReplicatorError, KeyboardInterrupt):
         file.unlink()
         raise
     try:
@@ -95,7 +95,7 @@ def add_replica(
         docker([*compose, "up", "--detach", "--no-deps", "--wait", "--wait-timeout", str(READY_S), id])
         if wanted.mode is not Mode.ASYNC:
             docker([*compose, "exec", "-T", id, "replicator", "replica", "set-mode", id, wanted.mode.value])
-    except ReplicatorError:
+    except (ReplicatorError, KeyboardInterrupt):
         progress.notice(f"{file} stays: `docker compose --file compose.yaml --file {file.name} logs {id}` may say more")
         raise
     _remember(folder, files)
