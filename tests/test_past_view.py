@@ -33,7 +33,7 @@ from replicator.protocol.levels import LINEARIZABLE, Level, LevelKind
 from replicator.recovery.accepted_log import Judged, LogBounds, bounds_of, read_accepted
 from replicator.recovery.past_backend import PastBackend
 from replicator.recovery.past_view import bring_to, remove_expired, replay_to
-from replicator.recovery.roll_forward import Target, check_reachable, check_target, cut
+from replicator.recovery.roll_forward import RecoveryTarget, check_reachable, check_target, cut
 from replicator.recovery.temporary import temporary_store
 from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.server.redis.server import RedisServer
@@ -66,7 +66,7 @@ class Past:
         restore_copy(self.folder / self.taken.name, store)
         return open_machine(store, "test", self.taken.topic_id)
 
-    async def digest_at(self, target: Target, store: Path) -> tuple[str, Offset]:
+    async def digest_at(self, target: RecoveryTarget, store: Path) -> tuple[str, Offset]:
         machine = self.restored(store)
         try:
             past = await bring_to(machine, self.taken, self.cluster.log, target, lambda done, all: None)
@@ -124,7 +124,7 @@ async def test_the_store_at_each_offset_and_time_is_that_of_the_leader_then(past
 async def test_without_a_snapshot_the_log_is_applied_from_its_start(past: Past, tmp_path: Path) -> None:
     log = past.cluster.log
 
-    async def at(target: Target, name: str) -> tuple[str, Offset]:
+    async def at(target: RecoveryTarget, name: str) -> tuple[str, Offset]:
         machine = open_machine(tmp_path / name, "test", past.taken.topic_id)
         try:
             found = await replay_to(machine, log, target, lambda done, all: None)
@@ -147,7 +147,7 @@ async def test_without_a_snapshot_the_log_is_applied_from_its_start(past: Past, 
 async def test_targets_that_cannot_be_reached(past: Past, tmp_path: Path) -> None:
     first, end = past.offsets[0], await past.cluster.log.end()
 
-    async def refused(target: Target, match: str, error: type[Exception] = ConfigError) -> None:
+    async def refused(target: RecoveryTarget, match: str, error: type[Exception] = ConfigError) -> None:
         with pytest.raises(error, match=match):
             await past.digest_at(target, tmp_path / "store")
         if error is not SnapshotError:  # as it is known before the snapshot is restored
@@ -307,7 +307,7 @@ async def test_the_newest_snapshot_before_the_target_is_chosen(past: Past, tmp_p
         repository.publish(tmp_path / "copies" / taken.name, dated, lambda size: None)
     machine.close()
 
-    def chosen(target: Target | None, cluster: str | None = "test") -> int:
+    def chosen(target: RecoveryTarget | None, cluster: str | None = "test") -> int:
         return newest_before(repository, cluster, target).manifest.offset
 
     first, second, *_, last = past.offsets

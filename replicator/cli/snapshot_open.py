@@ -25,7 +25,7 @@ from replicator.log.kafka.topic_ids import TopicIds
 from replicator.position import Offset
 from replicator.recovery.past_backend import PastState
 from replicator.recovery.past_view import bring_to, past_state, remove_expired, replay_to, serve
-from replicator.recovery.roll_forward import Target
+from replicator.recovery.roll_forward import RecoveryTarget
 from replicator.recovery.temporary import temporary_store
 from replicator.snapshots.restoring import only
 from replicator.store.machine import Machine, open_machine
@@ -117,7 +117,7 @@ def open_(
 
 def _open_log_start(
     kafka: KafkaOfCluster,
-    target: Target,
+    target: RecoveryTarget,
     parent: Path,
     port: int,
     password: str,
@@ -140,7 +140,7 @@ def _open_log_start(
             machine.close()
 
 
-def parse_target(offset: int | None, time: str | None, hint: str = "--time") -> Target | None:
+def parse_target(offset: int | None, time: str | None, hint: str = "--time") -> RecoveryTarget | None:
     """Raises `BadParameter`. `hint`: the option of the time."""
     if time is None:
         return None if offset is None else Offset(offset)
@@ -165,7 +165,7 @@ async def _show(
     machine: Machine,
     manifest: Manifest | None,
     kafka: KafkaOfCluster | None,
-    target: Target | None,
+    target: RecoveryTarget | None,
     port: int,
     password: str,
     progress: ConsoleProgress,
@@ -200,7 +200,11 @@ async def _show(
 
 
 async def _bring_to(
-    machine: Machine, manifest: Manifest | None, kafka: KafkaOfCluster, target: Target, progress: ConsoleProgress
+    machine: Machine,
+    manifest: Manifest | None,
+    kafka: KafkaOfCluster,
+    target: RecoveryTarget,
+    progress: ConsoleProgress,
 ) -> PastState:
     log = await KafkaLog.open(kafka.bootstrap, kafka.cluster, security=kafka.security)
 

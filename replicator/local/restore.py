@@ -51,7 +51,7 @@ from replicator.recovery.new_timeline import (
     begin_log,
     end_log,
 )
-from replicator.recovery.roll_forward import Target, check_target, roll_forward
+from replicator.recovery.roll_forward import RecoveryTarget, check_target, roll_forward
 from replicator.recovery.temporary import temporary_store
 from replicator.snapshots.listing import listed
 from replicator.snapshots.repository import Repository
@@ -84,7 +84,7 @@ class RestorePlan:
     first: tuple[str, ...] = ()  # the first records of its log, in hexadecimal digits
 
     @property
-    def target(self) -> Target | None:
+    def target(self) -> RecoveryTarget | None:
         if self.to_time is not None:
             return datetime.fromisoformat(self.to_time)
         return None if self.to_offset is None else Offset(self.to_offset)
@@ -113,7 +113,7 @@ class LocalRestore:
 
     # The plan
 
-    def plan(self, snapshot_name: str | None, target: Target | None, name: str | None) -> RestorePlan:
+    def plan(self, snapshot_name: str | None, target: RecoveryTarget | None, name: str | None) -> RestorePlan:
         """What a restore would do. Without a name, from the newest snapshot of the cluster before the target.
 
         Raises `ConfigError`, `SnapshotError`, `RepositoryUnavailable`.

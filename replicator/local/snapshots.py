@@ -17,7 +17,7 @@ from replicator.local.folder import STORE
 from replicator.local.progress import ProgressReporter
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.node.snapshots import ListedSnapshot
-from replicator.recovery.roll_forward import Target
+from replicator.recovery.roll_forward import RecoveryTarget
 from replicator.snapshots import restoring
 from replicator.snapshots.listing import first_verified, listed, usable
 from replicator.snapshots.repository import Repository, StoredSnapshot, checked_name
@@ -76,7 +76,7 @@ def newest(repository: Repository, cluster: str | None) -> StoredSnapshot:
 
 
 def newest_before(
-    repository: Repository, cluster: str | None, target: Target | None, skipped: Collection[str] = ()
+    repository: Repository, cluster: str | None, target: RecoveryTarget | None, skipped: Collection[str] = ()
 ) -> StoredSnapshot:
     """Of the cluster (None: of any), from which the target (None: the snapshot itself) can be reached.
 
@@ -105,7 +105,7 @@ def _of(cluster: str | None) -> str:
     return f" of cluster {cluster}" if cluster else ""
 
 
-def _is_before(manifest: Manifest, target: Target | None) -> bool:
+def _is_before(manifest: Manifest, target: RecoveryTarget | None) -> bool:
     if isinstance(target, datetime):
         return manifest.taken_at_ms <= target.timestamp() * 1000
     return target is None or manifest.offset <= target

@@ -13,7 +13,7 @@ from replicator.node.log_start import continues_another
 from replicator.position import Offset
 from replicator.records.types import Change, Write
 from replicator.recovery.past_backend import PastBackend, PastState
-from replicator.recovery.roll_forward import OnApplied, Target, roll_forward
+from replicator.recovery.roll_forward import OnApplied, RecoveryTarget, roll_forward
 from replicator.server.redis.descriptors import fit_clients
 from replicator.server.redis.server import RedisServer
 from replicator.store.keys import decode_key, row_range
@@ -24,7 +24,9 @@ MAX_CLIENTS = 1_000
 EXPIRED_AT_ONCE = 1_000
 
 
-async def bring_to(machine: Machine, manifest: Manifest, log: Log, target: Target, on_applied: OnApplied) -> PastState:
+async def bring_to(
+    machine: Machine, manifest: Manifest, log: Log, target: RecoveryTarget, on_applied: OnApplied
+) -> PastState:
     """The store of a snapshot, with the log applied up to the target. Raises as `roll_forward`, and `SnapshotError`."""
     if log.identity != manifest.topic_id:
         raise SnapshotError(
@@ -36,7 +38,7 @@ async def bring_to(machine: Machine, manifest: Manifest, log: Log, target: Targe
     return past_state(machine, written_us // 1000)
 
 
-async def replay_to(machine: Machine, log: Log, target: Target, on_applied: OnApplied) -> PastState:
+async def replay_to(machine: Machine, log: Log, target: RecoveryTarget, on_applied: OnApplied) -> PastState:
     """An empty store, with the log applied from its start up to the target.
 
     Raises as `roll_forward`, and `LogTrimmed` if the log does not have all data.

@@ -18,14 +18,14 @@ from replicator.recovery.accepted_log import Judged, LogBounds, bounds_of, read_
 from replicator.store.machine import Machine
 from replicator.store.snapshot import Manifest
 
-Target = Offset | datetime
+RecoveryTarget = Offset | datetime
 """The last offset to apply; or a time, by the clocks of the leaders: the first record after it ends the recovery."""
 
 OnApplied = Callable[[int, int], None]
 """Called with the number of offsets that were read, and how many there are at most."""
 
 
-async def roll_forward(machine: Machine, log: Log, taken_ms: int, target: Target, on_applied: OnApplied) -> int:
+async def roll_forward(machine: Machine, log: Log, taken_ms: int, target: RecoveryTarget, on_applied: OnApplied) -> int:
     """Returns when the last accepted record was written (us since 1970, by its author's clock).
 
     `taken_ms`: when the snapshot was taken. Raises `ConfigError` (the target cannot be reached), `LogTrimmed`,
@@ -49,7 +49,7 @@ async def roll_forward(machine: Machine, log: Log, taken_ms: int, target: Target
     return written_us or taken_ms * 1000
 
 
-async def check_target(log: Log, manifest: Manifest, target: Target) -> None:
+async def check_target(log: Log, manifest: Manifest, target: RecoveryTarget) -> None:
     """Before the snapshot is restored: raises `ConfigError`, `LogTrimmed` and `LogDamage`, as `roll_forward`."""
     bounds, first = await bounds_of(log), Offset(manifest.offset + 1)
     check_reachable(target, first, bounds)
@@ -60,7 +60,7 @@ async def check_target(log: Log, manifest: Manifest, target: Target) -> None:
                 return
 
 
-def check_reachable(target: Target, first: Offset, bounds: LogBounds) -> None:
+def check_reachable(target: RecoveryTarget, first: Offset, bounds: LogBounds) -> None:
     """Raises `ConfigError`, `LogTrimmed`. `first`: the offset after that of the snapshot."""
     if isinstance(target, datetime):
         if target > datetime.now().astimezone():
@@ -90,7 +90,7 @@ def check_not_before(target: datetime, known_us: int, first: Offset) -> None:
         )
 
 
-def cut(judged: Judged, target: Target) -> tuple[Judged, bool]:
+def cut(judged: Judged, target: RecoveryTarget) -> tuple[Judged, bool]:
     """What comes before the target, and whether the target is reached. A target that is an offset cuts nothing."""
     if not isinstance(target, datetime):
         return judged, False
