@@ -20,7 +20,7 @@ OFFSETS_RETRY_S = 0.05
 FETCH_RETRY_S = 0.02  # doubled after each failure
 MAX_FETCH_RETRY_S = 0.2
 IDENTITY_CHECK_MS = 2_000  # between two checks that the topic was not deleted and created again
-BROKER_ANSWER_MS = 1_000  # for the answers of all brokers to a question about a topic
+BROKER_ANSWER_MS = 2_000  # for the answers of all brokers to a question about a topic, each over a new connection
 OTHER_ANSWERS_MS = 100  # for those of the other brokers after the first one that suffices
 LEADER_CHECK_MS = 2_000  # between two lookups without a failure: a former leader may answer without an error
 

@@ -52,6 +52,7 @@ class FakeBroker:
         self.throttles = 0  # answers to fetches that exceed a quota
         self.hangs = False  # accepts connections, and answers nothing
         self.latency_ms = 0
+        self.kafka = "fake"  # the id of its Kafka
         self.topic_exists = True
         self.topic_id = TOPIC_ID
         self.metadata_requests = 0
@@ -146,7 +147,7 @@ class FakeBroker:
         found: tuple[Any, ...] = (NONE, topic, self.topic_id, False, [partition], 0, {})
         topics = [found if self.topic_exists else (UNKNOWN_TOPIC, topic, NO_ID, False, [], 0, {})]
         brokers: list[tuple[Any, ...]] = [(it.node, HOST, it.port, None, {}) for it in self.peers]
-        return MetadataResponseV10(0, brokers, "fake", 1, topics, 0, {})
+        return MetadataResponseV10(0, brokers, self.kafka, 1, topics, 0, {})
 
 
 @asynccontextmanager

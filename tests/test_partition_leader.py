@@ -11,10 +11,8 @@ from unittest.mock import patch
 
 import pytest
 
-from replicator.address import Address
 from replicator.errors import BrokerUnavailable, LogTruncated
 from replicator.intervals import BROKER_ANSWER_MS, OTHER_ANSWERS_MS
-from replicator.local.ports import random_free_port
 from replicator.log.kafka.brokers import Brokers
 from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.log import KafkaLog
@@ -23,7 +21,7 @@ from replicator.log.kafka.partition_leader import LeaderLookup
 from replicator.log.kafka.topic_monitor import TopicMonitor
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.position import NodeId, Offset
-from tests.fake_kafka import NOT_ENOUGH_REPLICAS, FakeBroker, bootstrap, elect, fake_brokers
+from tests.fake_kafka import NOT_ENOUGH_REPLICAS, TOPIC_ID, FakeBroker, bootstrap, elect, fake_brokers
 from tests.log_contract import read
 from tests.memory_cluster import until
 
@@ -244,7 +242,7 @@ async def test_a_former_leader_alone_is_not_believed(brokers: list[FakeBroker]) 
     assert (await lookup.find()).node == new.node
     await new.stop()
     await other.stop()
-    with pytest.raises(BrokerUnavailable, match="1 of 3 brokers answer, and do not know the leader of epoch 2"):
+    with pytest.raises(BrokerUnavailable, match=r"do not know the leader of epoch 2\. 1 of 3 brokers answer"):
         await lookup.find()
     await new.start()
     assert await lookup.find() == (2, new.node, (await lookup.find()).address)
@@ -256,6 +254,10 @@ async def test_a_topic_that_was_created_again_begins_with_a_low_epoch(brokers: l
     lookup = lookup_at(brokers)
     await lookup.find()
     elect(brokers, leader=brokers[1], epoch=0)
+    with pytest.raises(BrokerUnavailable, match="do not know the leader of epoch 7"):
+        await lookup.find()  # the same topic, so they are not up to date
+    for broker in brokers:
+        broker.topic_id = "Q/adYqEKRNmtOKXJoEuBhw"
     assert (await lookup.find()).epoch == lookup.epoch == 0
 
 
@@ -267,13 +269,13 @@ async def test_a_broker_that_hangs_delays_no_request_for_long(brokers: list[Fake
         assert await log.append([b"a"]) == 0
 
 
-async def test_a_broker_that_is_not_named_is_asked_once_it_is_known(brokers: list[FakeBroker]) -> None:
+async def test_a_broker_that_is_not_named_is_asked_as_soon_as_it_is_known(brokers: list[FakeBroker]) -> None:
     former, new, other = brokers
     lookup = lookup_at([former])
     await lookup.find()
     elect([new, other], leader=new, epoch=2)
     assert (await lookup.find()).node == new.node
-    assert other.metadata_requests == 1
+    assert other.metadata_requests == 2
 
 
 async def test_the_id_of_a_topic_is_that_of_most_brokers(brokers: list[FakeBroker]) -> None:
@@ -283,7 +285,7 @@ async def test_the_id_of_a_topic_is_that_of_most_brokers(brokers: list[FakeBroke
     first.topic_id = "Q/adYqEKRNmtOKXJoEuBhw"  # cut off, it has not learned that the topic was created again
     assert await asked.topic_id("c.wal") == second.topic_id
     second.topic_exists = False  # being deleted
-    with pytest.raises(BrokerUnavailable, match="most do not agree"):
+    with pytest.raises(BrokerUnavailable, match="most brokers do not agree"):
         await asked.topic_id("c.wal")
     for broker in brokers:
         broker.topic_exists = False
@@ -317,12 +319,73 @@ async def test_two_bootstrap_addresses_of_one_broker_count_once(brokers: list[Fa
     assert await asked.topic_id("c.wal") == others[0].topic_id
 
 
-async def test_the_bootstrap_addresses_are_asked_again_if_no_other_answers(brokers: list[FakeBroker]) -> None:
-    asked = Brokers(bootstrap(brokers))
-    asked.advertised = frozenset({Address("127.0.0.1", random_free_port())})
-    with pytest.raises(BrokerUnavailable):
+async def test_the_bootstrap_addresses_are_asked_also_while_others_are_known(brokers: list[FakeBroker]) -> None:
+    """A broker that was alone for a time may list only itself, and is cut off once the others are back."""
+    former, *others = brokers
+    former.peers = [former]
+    elect(others, leader=others[0], epoch=2)
+    for broker in others:
+        broker.peers = others
+    lookup = lookup_at(brokers)
+    assert (await lookup.find()).node == others[0].node
+    assert await lookup.brokers.topic_id("c.wal") == TOPIC_ID
+
+
+async def test_an_outage_does_not_make_a_client_forget_the_brokers(brokers: list[FakeBroker]) -> None:
+    asked = Brokers(bootstrap(brokers[:1]))
+    assert await asked.topic_id("c.wal") == TOPIC_ID
+    for broker in brokers:
+        await broker.stop()
+    with pytest.raises(BrokerUnavailable, match=rf"127\.0\.0\.1:{brokers[1].port}: "):
         await asked.topic_id("c.wal")
-    assert await asked.topic_id("c.wal") == brokers[0].topic_id
+    for broker in brokers[1:]:
+        await broker.start()
+    assert await asked.topic_id("c.wal") == TOPIC_ID
+    await brokers[0].start()
+
+
+async def test_a_former_leader_that_answers_sooner_is_not_believed_for_long(brokers: list[FakeBroker]) -> None:
+    former, *others = brokers
+    async with open_log(brokers) as log:
+        assert await log.append([b"a"]) == 0
+        for broker in others:
+            broker.add(b"a")
+            broker.latency_ms = OTHER_ANSWERS_MS
+        elect(others, leader=others[0], epoch=2)
+        former.append_error = NOT_ENOUGH_REPLICAS
+        log._lookup.watch(10)
+        async with asyncio.timeout(10):
+            while log._lookup.epoch != 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert await log.append([b"b"]) == 1
+    assert not former.batches[1:]
+
+
+async def test_the_leader_of_another_topic_of_that_name_is_not_followed(brokers: list[FakeBroker]) -> None:
+    """Another Kafka, or a broker that is cut off and has the topic that was deleted."""
+    foreign, *others = brokers
+    foreign.topic_id, foreign.epoch = "Q/adYqEKRNmtOKXJoEuBhw", 99
+    elect(others, leader=others[0], epoch=2)
+    lookup = LeaderLookup(Brokers(bootstrap(brokers)), "c.wal", TOPIC_ID)
+    assert (await lookup.find()).node == others[0].node
+    assert (await lookup_at(brokers).find()).node == others[0].node  # the id of most brokers
+
+
+async def test_brokers_of_another_kafka_are_ignored(
+    brokers: list[FakeBroker], caplog: pytest.LogCaptureFixture
+) -> None:
+    foreign, *others = brokers
+    foreign.kafka, foreign.peers = "other", [foreign]
+    foreign.epoch = 99
+    for broker in others:
+        broker.peers = others
+    elect(others, leader=others[0], epoch=2)
+    lookup = lookup_at(brokers)
+    for _ in range(2):
+        assert (await lookup.find()).node == others[0].node
+    assert caplog.text.count(f"127.0.0.1:{foreign.port} is the address of a broker of another Kafka") == 1
+    with pytest.raises(BrokerUnavailable, match="brokers of different Kafkas"):
+        await Brokers(bootstrap(brokers[:2])).topic_id("c.wal")
 
 
 async def test_a_broker_that_hangs_does_not_hide_what_the_others_know(brokers: list[FakeBroker]) -> None:

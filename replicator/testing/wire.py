@@ -9,7 +9,7 @@ from typing import Any
 
 from replicator.address import Address
 from replicator.errors import BrokerUnavailable
-from replicator.log.kafka.brokers import Brokers, PartitionLeader
+from replicator.log.kafka.brokers import Brokers
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.metadata import TopicMetadataRequest
 from replicator.log.kafka.options import KafkaOptions
@@ -25,6 +25,7 @@ from replicator.log.kafka.requests import (
     Produce,
     Produced,
 )
+from replicator.log.kafka.topic_answers import PartitionLeader
 from replicator.log.kafka.topic_monitor import TopicMonitor
 from replicator.position import Offset
 from replicator.testing.faults import AppendFault
@@ -69,7 +70,7 @@ def _address(broker: int) -> Address:
 class SimLookup(LeaderLookup):
     def __init__(self, link: Link) -> None:
         self._link = link
-        super().__init__(SimBrokers(link), _TOPIC)
+        super().__init__(SimBrokers(link), _TOPIC, TOPIC_ID)
 
     async def find(self) -> PartitionLeader:
         if self._link.cut:
@@ -263,5 +264,6 @@ class SimConnection:
             address = _address(it.broker)
             brokers.append((it.broker, address.host, address.port, None, {}))
         partition: tuple[Any, ...] = (_NONE, PARTITION, replica.leader, replica.epoch, [], [], [], {})
-        response = SimpleNamespace(brokers=brokers, topics=[(_NONE, _TOPIC, TOPIC_ID, False, [partition], 0, {})])
+        topic: tuple[Any, ...] = (_NONE, _TOPIC, TOPIC_ID, False, [partition], 0, {})
+        response = SimpleNamespace(cluster_id="simulated", brokers=brokers, topics=[topic])
         self._kafka.later(self._kafka.message_ms(), deliver, answer, response)

@@ -14,7 +14,7 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 
 from replicator.address import Address
 from replicator.errors import BrokerUnavailable
-from replicator.intervals import ADMIN_TIMEOUT_S, BROKER_ANSWER_MS, OFFSET_COMMIT_RETRY_S
+from replicator.intervals import ADMIN_TIMEOUT_S, OFFSET_COMMIT_RETRY_S
 from replicator.log.kafka.authorization import DENIED, missing_acl
 from replicator.log.kafka.brokers import Brokers
 from replicator.log.kafka.client_id import client_id_of
@@ -89,7 +89,7 @@ class KafkaAppliedOffsets:
 
     async def _find_coordinator(self) -> int:
         """Connect to it. Returns the error code of Kafka, 0 without one."""
-        broker = await self._connect_to_any()
+        broker = await self._brokers.connect_to_any(TIMEOUT_MS)
         try:
             found = await broker.send(FindCoordinatorRequest(self._group, GROUP_COORDINATOR))
         finally:
@@ -97,13 +97,3 @@ class KafkaAppliedOffsets:
         if not found.error_code:
             self._coordinator = await self._brokers.connect(Address(found.host, found.port), TIMEOUT_MS)
         return int(found.error_code)
-
-    async def _connect_to_any(self) -> AIOKafkaConnection:
-        failure: Exception = TimeoutError()
-        for address in sorted(self._brokers.addresses, key=str):
-            try:
-                async with asyncio.timeout(BROKER_ANSWER_MS / 1000):
-                    return await self._brokers.connect(address, TIMEOUT_MS)
-            except (KafkaError, OSError, TimeoutError) as error:
-                failure = error
-        raise failure

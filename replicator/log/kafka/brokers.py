@@ -7,11 +7,11 @@ Unlike librdkafka, which may end its process if a request to a broker that is do
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 from aiokafka.conn import AIOKafkaConnection, collect_hosts
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
@@ -27,43 +27,22 @@ from replicator.log.kafka.host_lookup import HostLookup
 from replicator.log.kafka.metadata import NO_ID, TopicMetadataRequest
 from replicator.log.kafka.requests import PARTITION
 from replicator.log.kafka.security import PLAINTEXT, KafkaSecurity
+from replicator.log.kafka.topic_answers import (
+    KnownTopic,
+    PartitionLeader,
+    TopicAnswer,
+    TopicAnswers,
+    UnknownTopic,
+    UnknownTopicReason,
+)
 
 UNKNOWN_TOPIC_OR_PARTITION = 3
 
-
-class PartitionLeader(NamedTuple):
-    epoch: int
-    node: int
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class KnownTopic:
-    brokers: frozenset[Address]  # that are up, as far as the one that answers knows
-    id: str
-    leader: PartitionLeader | None  # None: there is none now
-
-
-class UnknownTopicReason(Enum):
-    """Why a broker does not describe a topic."""
-
-    MISSING = auto()
-    DENIED = auto()  # this login may not describe it
-    OTHER = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class UnknownTopic:
-    brokers: frozenset[Address]
-    reason: UnknownTopicReason
-    trouble: str
-
-
-TopicAnswer = KnownTopic | UnknownTopic  # what one broker knows of a topic
+logger = logging.getLogger(__name__)
 
 
 class Brokers:
-    """Those that Kafka has advertised last; at first, and if none of them answers, the bootstrap addresses."""
+    """Those of the bootstrap addresses, and those that Kafka has advertised last."""
 
     def __init__(
         self, bootstrap: str, security: KafkaSecurity | None = None, client_id: str = DEFAULT_CLIENT_ID
@@ -75,11 +54,12 @@ class Brokers:
         self._hosts = HostLookup()
         self._settings = (security or PLAINTEXT).for_aiokafka()
         self._named = frozenset(Address(host, port) for host, port, _ in collect_hosts(bootstrap))
+        self._kafka: str | None = None  # the id of the Kafka, once most of the addresses have given it
+        self._foreign: frozenset[Address] = frozenset()  # of brokers of another Kafka
 
     @property
     def addresses(self) -> frozenset[Address]:
-        """One for each broker, once Kafka has answered: two bootstrap addresses may be of the same one."""
-        return self.advertised or self._named
+        return self._named | self.advertised
 
     async def connect(self, address: Address, timeout_ms: int) -> AIOKafkaConnection:
         """Raises `KafkaError`, `OSError`, `TimeoutError`."""
@@ -88,22 +68,34 @@ class Brokers:
         await connection.connect()
         return connection
 
+    async def connect_to_any(self, timeout_ms: int) -> AIOKafkaConnection:
+        """To the broker that answers first. Raises as `connect`."""
+        attempts = [asyncio.create_task(self.connect(it, timeout_ms)) for it in sorted(self.addresses, key=str)]
+        first: AIOKafkaConnection | None = None
+        failure: Exception = TimeoutError()
+        try:
+            for attempt in asyncio.as_completed(attempts):
+                try:
+                    first = await attempt
+                except (KafkaError, OSError, TimeoutError) as error:
+                    failure = error
+                else:
+                    return first
+            raise failure
+        finally:
+            for other in attempts:
+                other.add_done_callback(partial(_close_unless, first))
+                other.cancel()
+
     async def connect_to_partition(self, address: Address, timeout_ms: int) -> Connection:
         """For `PartitionRequest` only. Raises `KafkaError`, `OSError`, `TimeoutError`."""
         await self._check_host(address, timeout_ms)
         return await BrokerConnection.open(self._connection_to(address, timeout_ms), self._client_id)
 
     async def topic_id(self, topic: str) -> str | None:
-        """The id that most brokers answer: one that is cut off from the others does not know what has changed since.
-
-        None if they answer that there is no such topic. Raises `BrokerUnavailable`.
-        """
-        if not self.advertised:
-            self._learn(await self.ask(topic, bool))
-        asked = self.addresses
-        answers = await self.ask(topic, lambda answers: agreed(answers, len(asked)) is not None)
-        self._learn(answers)
-        match agreed(answers, len(asked)):
+        """As most brokers report; None if they report that there is no such topic. Raises `BrokerUnavailable`."""
+        answers = await self.ask(topic, lambda it: it.are_most and it.agreed() is not None)
+        match answers.agreed():
             case KnownTopic(id=id):
                 return id
             case UnknownTopic(reason=UnknownTopicReason.MISSING):
@@ -111,52 +103,70 @@ class Brokers:
             case UnknownTopic(trouble=trouble):
                 raise BrokerUnavailable(trouble)
             case None:
-                said = ", ".join(sorted({it.id if isinstance(it, KnownTopic) else it.trouble for it in answers}))
-                raise self.unavailable(
-                    f"{len(answers)} of {len(asked)} brokers answer, and most do not agree on topic {topic}: {said}"
-                )
+                raise self.unavailable(f"most brokers do not agree on topic {topic}. {answers.describe()}")
 
-    async def ask(self, topic: str, suffices: Callable[[Sequence[TopicAnswer]], bool]) -> list[TopicAnswer]:
+    async def ask(self, topic: str, suffices: Callable[[TopicAnswers], bool]) -> TopicAnswers:
         """The answers of all brokers, or those that arrive soon after they suffice: a broker may hang.
 
-        Raises `BrokerUnavailable` if none answers.
+        Raises `BrokerUnavailable` if none answers, or as many of one Kafka as of another.
         """
         loop = asyncio.get_running_loop()
         until_s = loop.time() + BROKER_ANSWER_MS / 1000
-        answers: list[TopicAnswer] = []
-        failures: set[str] = set()
-        pending = {asyncio.create_task(self._ask(it, topic)) for it in sorted(self.addresses, key=str)}
+        answers: dict[Address, TopicAnswer] = {}
+        failures: dict[Address, str] = {}
+        asked = dict.fromkeys(sorted(self.addresses, key=str))
+        pending = {asyncio.create_task(self._ask(it, topic)): it for it in asked}
         try:
             while pending:
-                done, pending = await asyncio.wait(
+                done, _ = await asyncio.wait(
                     pending, timeout=until_s - loop.time(), return_when=asyncio.FIRST_COMPLETED
                 )
                 if not done:
                     break
                 for task in done:
+                    address = pending.pop(task)
                     try:
-                        answers.append(task.result())
+                        answer = answers[address] = task.result()
                     except (KafkaError, OSError, TimeoutError) as error:
-                        failures.add(describe_failure(error, BROKER_ANSWER_MS))
-                if suffices(answers):
+                        failures[address] = describe_failure(error, BROKER_ANSWER_MS)
+                        continue
+                    for other in sorted(answer.brokers - asked.keys(), key=str):
+                        if self._kafka in (None, answer.kafka):
+                            asked[other] = None
+                            pending[asyncio.create_task(self._ask(other, topic))] = other
+                if suffices(TopicAnswers(answers, len(asked))):
                     until_s = min(until_s, loop.time() + OTHER_ANSWERS_MS / 1000)
         finally:
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
-        if not answers:
-            self.advertised = frozenset()
-            raise self.unavailable("; ".join(sorted(failures)) or f"no answer within {BROKER_ANSWER_MS} ms")
-        return answers
+        found = TopicAnswers(self._of_one_kafka(answers), len(asked))
+        if not found.by_address:
+            why = "; ".join(f"{address}: {failure}" for address, failure in sorted(failures.items(), key=str))
+            raise self.unavailable(why or f"no answer within {BROKER_ANSWER_MS} ms")
+        self.advertised = found.brokers
+        return found
+
+    def _of_one_kafka(self, answers: Mapping[Address, TopicAnswer]) -> dict[Address, TopicAnswer]:
+        """Without those of another one, whose broker has got the address of one of ours. Raises `BrokerUnavailable`."""
+        kafka = self._kafka
+        if kafka is None and answers:
+            counts = Counter(answer.kafka for address, answer in answers.items() if address in self._named)
+            [(kafka, count), *others] = counts.most_common()
+            if others and others[0][1] == count:
+                raise self.unavailable("its addresses are of brokers of different Kafkas: correct kafka.bootstrap")
+            if 2 * count > len(self._named):
+                self._kafka = kafka
+        foreign = frozenset(address for address, answer in answers.items() if answer.kafka != kafka)
+        for address in foreign - self._foreign:
+            logger.warning("%s is the address of a broker of another Kafka: it is ignored", address)
+        self._foreign = foreign
+        return {address: answer for address, answer in answers.items() if address not in foreign}
 
     def unavailable(self, why: str) -> BrokerUnavailable:
         return BrokerUnavailable(
             f"Kafka at {self.bootstrap} is unavailable: {why}. Check the address, and that Kafka is running"
         )
-
-    def _learn(self, answers: Sequence[TopicAnswer]) -> None:
-        """As most answers list them: a broker that is cut off lists itself, and the others do not list it."""
-        [(self.advertised, _)] = Counter(answer.brokers for answer in answers).most_common(1)
 
     async def _check_host(self, address: Address, timeout_ms: int) -> None:
         async with asyncio.timeout(timeout_ms / 1000):
@@ -177,36 +187,26 @@ class Brokers:
             connection.close()
 
 
-def agreed(answers: Sequence[TopicAnswer], asked: int) -> TopicAnswer | None:
-    """The answer that more than half of the brokers give, as to the id of a topic; None if there is none.
-
-    A topic that is missing at some brokers and known to others is just being created or deleted: no answer either.
-    """
-    groups = Counter(answer.id if isinstance(answer, KnownTopic) else answer.reason for answer in answers)
-    if UnknownTopicReason.MISSING in groups and any(isinstance(answer, KnownTopic) for answer in answers):
-        del groups[UnknownTopicReason.MISSING]
-    for said, count in groups.items():
-        if 2 * count > asked:
-            return next(it for it in answers if said == (it.id if isinstance(it, KnownTopic) else it.reason))
-    return None
+def _close_unless(kept: AIOKafkaConnection | None, attempt: asyncio.Task[AIOKafkaConnection]) -> None:
+    if not attempt.cancelled() and attempt.exception() is None and attempt.result() is not kept:
+        attempt.result().close()
 
 
 def _answer(topic: str, response: Any) -> TopicAnswer:
     addresses = {node: Address(host, port) for node, host, port, *_ in response.brokers}
-    brokers = frozenset(addresses.values())
+    brokers, kafka = frozenset(addresses.values()), response.cluster_id
     [(code, _, id, _, partitions, *_)] = response.topics
     if code == UNKNOWN_TOPIC_OR_PARTITION:
-        return UnknownTopic(
-            brokers, UnknownTopicReason.MISSING, f"topic {topic} does not exist, or this login may not use it"
-        )
+        why = f"topic {topic} does not exist, or this login may not use it"
+        return UnknownTopic(kafka, brokers, UnknownTopicReason.MISSING, why)
     if code == TOPIC_AUTHORIZATION_FAILED:
-        return UnknownTopic(brokers, UnknownTopicReason.DENIED, missing_acl("Describe", f"topic {topic}"))
+        return UnknownTopic(kafka, brokers, UnknownTopicReason.DENIED, missing_acl("Describe", f"topic {topic}"))
     if code:
-        return UnknownTopic(brokers, UnknownTopicReason.OTHER, f"topic {topic}: {describe_code(code)}")
+        return UnknownTopic(kafka, brokers, UnknownTopicReason.OTHER, f"topic {topic}: {describe_code(code)}")
     if id == NO_ID:
         why = f"topic {topic} has no id: all brokers must be Kafka 2.8 or newer"
-        return UnknownTopic(brokers, UnknownTopicReason.OTHER, why)
+        return UnknownTopic(kafka, brokers, UnknownTopicReason.OTHER, why)
     for _, partition, node, epoch, *_ in partitions:
         if partition == PARTITION and node in addresses:
-            return KnownTopic(brokers, id, PartitionLeader(epoch, node, addresses[node]))
-    return KnownTopic(brokers, id, None)
+            return KnownTopic(kafka, brokers, id, PartitionLeader(epoch, node, addresses[node]))
+    return KnownTopic(kafka, brokers, id, None)

@@ -92,7 +92,7 @@ class KafkaLog:
         identity = await brokers.topic_id(topic)
         if identity is None:
             raise ConfigError(f"there is no topic {topic} at {bootstrap}: check the cluster name, or create it first")
-        lookup = LeaderLookup(brokers, topic)
+        lookup = LeaderLookup(brokers, topic, identity)
         log = cls(lookup, TopicMonitor(topic, identity, brokers.topic_id, options.identity_check_ms), options)
         try:
             await log.end()

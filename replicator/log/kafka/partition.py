@@ -22,7 +22,6 @@ from aiokafka.record.memory_records import MemoryRecords
 from replicator.errors import BrokerUnavailable, ReplicatorError
 from replicator.log.kafka.authorization import TOPIC_AUTHORIZATION_FAILED, missing_acl
 from replicator.log.kafka.broker_connection import Connection
-from replicator.log.kafka.brokers import PartitionLeader
 from replicator.log.kafka.failure_text import describe_code, describe_failure
 from replicator.log.kafka.partition_leader import NO_EPOCH, LeaderLookup
 from replicator.log.kafka.requests import (
@@ -37,6 +36,7 @@ from replicator.log.kafka.requests import (
     Produce,
     Produced,
 )
+from replicator.log.kafka.topic_answers import PartitionLeader
 from replicator.log.port import Entry
 from replicator.position import Offset
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from replicator.errors import BrokerUnavailable
-from replicator.log.kafka.brokers import (
-    Brokers,
+from replicator.log.kafka.brokers import Brokers
+from replicator.log.kafka.topic_answers import (
     KnownTopic,
     PartitionLeader,
-    TopicAnswer,
+    TopicAnswers,
     UnknownTopic,
     UnknownTopicReason,
 )
@@ -32,10 +32,20 @@ class LeaderLookup:
     `recreate` is called if all brokers that answer report that the topic does not exist.
     """
 
-    def __init__(self, brokers: Brokers, topic: str, *, recreate: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self,
+        brokers: Brokers,
+        topic: str,
+        topic_id: str | None = None,
+        *,
+        recreate: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`topic_id`: None if the topic may be deleted and created again; then that of most brokers counts."""
         self.brokers = brokers
         self.topic = topic
         self.epoch = NO_EPOCH  # the highest known one: a connection of a lower epoch is to a former leader
+        self._topic_id = topic_id
+        self._id = ""  # of the topic that has `epoch`
         self._recreate = recreate
         self._listeners: list[Callable[[], None]] = []
         self._finding: asyncio.Task[PartitionLeader] | None = None
@@ -69,7 +79,7 @@ class LeaderLookup:
         while True:
             await asyncio.sleep(interval_ms / 1000)
             with contextlib.suppress(BrokerUnavailable):  # the requests of the clients fail on their own
-                await self.find()
+                self._take(await self.brokers.ask(self.topic, lambda answers: False))  # the others may be slower
 
     def _found(self, finding: asyncio.Task[PartitionLeader]) -> None:
         self._finding = None
@@ -77,39 +87,43 @@ class LeaderLookup:
             finding.exception()  # retrieved: all callers may have been cancelled
 
     async def _find(self) -> PartitionLeader:
-        asked = len(self.brokers.addresses)
-        answers = await self.brokers.ask(
-            self.topic, lambda answers: any(leader.epoch >= self.epoch for leader in _leaders(answers))
-        )
-        leaders = _leaders(answers)
-        if not leaders:
+        answers = await self.brokers.ask(self.topic, self._suffice)
+        found = self._take(answers)
+        if found is None:
             raise await self._without_leader(answers)
-        best = max(leaders, key=lambda leader: leader.epoch)
-        # A topic that was created again begins with a low epoch; a former leader that is cut off is in the minority.
-        if best.epoch < self.epoch and 2 * len(answers) <= asked:
+        return found
+
+    def _suffice(self, answers: TopicAnswers) -> bool:
+        """Whether the leader is probably among them."""
+        epochs = [leader.epoch for leader in answers.leaders(self._topic_id or self._id)]
+        if self.epoch == NO_EPOCH or not epochs:
+            return answers.are_most and answers.agreed() is not None
+        return max(epochs) >= self.epoch
+
+    def _take(self, answers: TopicAnswers) -> PartitionLeader | None:
+        """The leader of the highest epoch; None if there is none. Raises `BrokerUnavailable`."""
+        agreed = answers.agreed()
+        id = self._topic_id or (agreed.id if isinstance(agreed, KnownTopic) else self._id)
+        best = max(answers.leaders(id), key=lambda leader: leader.epoch, default=None)
+        if best is None:
+            return None
+        if id == self._id and best.epoch < self.epoch:  # the epochs of a topic that was created again begin with 0
             raise self.brokers.unavailable(
-                f"{len(answers)} of {asked} brokers answer, and do not know the leader of epoch {self.epoch}"
+                f"the brokers that answer do not know the leader of epoch {self.epoch}. {answers.describe()}"
             )
-        self.brokers.advertised = next(
-            answer.brokers for answer in answers if isinstance(answer, KnownTopic) and answer.leader == best
-        )
-        if best.epoch != self.epoch:
+        if (id, best.epoch) != (self._id, self.epoch):
             logger.info("%s: broker %d is the leader of its partition in epoch %d", self.topic, best.node, best.epoch)
-            self.epoch = best.epoch
+            self._id, self.epoch = id, best.epoch
             for listener in self._listeners:
                 listener()
         return best
 
-    async def _without_leader(self, answers: Sequence[TopicAnswer]) -> BrokerUnavailable:
-        unknown = [answer for answer in answers if isinstance(answer, UnknownTopic)]
+    async def _without_leader(self, answers: TopicAnswers) -> BrokerUnavailable:
+        unknown = [answer for answer in answers.by_address.values() if isinstance(answer, UnknownTopic)]
         missing = [answer for answer in unknown if answer.reason is UnknownTopicReason.MISSING]
-        if self._recreate is not None and len(missing) == len(answers):
+        if self._recreate is not None and len(missing) == len(answers.by_address) and answers.agreed() is not None:
             await self._recreate()
         denied = next((answer.trouble for answer in unknown if answer.reason is UnknownTopicReason.DENIED), None)
         if denied is not None:  # neither the address is wrong, nor is Kafka down
             return BrokerUnavailable(denied)
         return self.brokers.unavailable(unknown[0].trouble if unknown else f"topic {self.topic} has no leader")
-
-
-def _leaders(answers: Sequence[TopicAnswer]) -> list[PartitionLeader]:
-    return [answer.leader for answer in answers if isinstance(answer, KnownTopic) and answer.leader is not None]
