@@ -146,7 +146,10 @@ class RecordingClient:
             operation.answer(Outcome.UNKNOWN, _now_s(), repr(error))
         else:
             if not isinstance(reply, hiredis.ReplyError):
-                operation.answer(Outcome.OK, _now_s(), offset=self._note_token(token).offset)
+                if isinstance(token, hiredis.ReplyError):  # the node has failed since, so where the write is is unknown
+                    operation.answer(Outcome.UNKNOWN, _now_s(), str(token))
+                else:
+                    operation.answer(Outcome.OK, _now_s(), offset=self._note_token(token).offset)
                 return
             unknown = str(reply).startswith("UNKNOWN")
             operation.answer(Outcome.UNKNOWN if unknown else Outcome.REJECTED, _now_s(), str(reply))

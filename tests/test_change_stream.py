@@ -270,6 +270,25 @@ def test_only_one_writer_commits(kafka: str, kafka_cluster: str) -> None:
     assert read_state(access) is None
 
 
+def test_settings_are_changed_although_a_publisher_begins_meanwhile(
+    kafka: str, kafka_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = KafkaAccess(kafka, kafka_cluster, NodeId("n1"), PLAINTEXT)
+    management.create(access, StreamOptions(), StreamStart(Progress(LogState())))
+    publishers = [StreamWriter(access) for _ in range(2)]
+
+    class Overtaken(StreamWriter):
+        def open(self) -> None:
+            super().open()
+            if publishers:
+                publishers.pop().open()
+
+    monkeypatch.setattr(management, "StreamWriter", Overtaken)
+    assert not management.set_enabled(access, False).settings.enabled
+    state = read_state(access)
+    assert state is not None and not state.settings.enabled and not publishers
+
+
 def test_the_end_of_each_partition_is_found(kafka: str, kafka_cluster: str) -> None:
     """Behind tombstones, transactions that were aborted, and what is longer than the first look."""
     access = KafkaAccess(kafka, kafka_cluster, NodeId("n1"), PLAINTEXT)

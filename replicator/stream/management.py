@@ -20,6 +20,8 @@ from replicator.stream.settings import STATE_VERSION, Backfill, Progress, Stream
 from replicator.stream.state_topic import Fenced, StreamWriter, read_state
 from replicator.stream.topics import create_topics, delete_topics
 
+FENCED_ATTEMPTS = 5
+
 E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
 
@@ -148,6 +150,13 @@ def create(kafka: KafkaAccess, options: StreamOptions, start: StreamStart) -> St
 
 def set_enabled(kafka: KafkaAccess, enabled: bool) -> StreamState:
     """The publisher that runs is fenced, and finds the new settings. Raises `BrokerUnavailable`, `ConfigError`."""
+    for _ in range(FENCED_ATTEMPTS - 1):
+        with contextlib.suppress(Fenced):  # by a publisher that has just begun
+            return _set_enabled(kafka, enabled)
+    return _set_enabled(kafka, enabled)
+
+
+def _set_enabled(kafka: KafkaAccess, enabled: bool) -> StreamState:
     if read_state(kafka) is None:
         raise ConfigError("there is no change stream: `replicator stream enable` creates one")
     writer = StreamWriter(kafka)
