@@ -14,6 +14,12 @@ from types import TracebackType
 
 TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
+# Libraries whose less severe messages are never logged: at DEBUG, they write passwords, keys and data.
+LEAST_LEVELS = {
+    "aiokafka": logging.CRITICAL,  # its errors reach us as exceptions
+    **dict.fromkeys(("aiobotocore", "botocore", "fsspec", "s3fs", "urllib3"), logging.WARNING),
+}
+
 logger = logging.getLogger(__name__)
 
 
@@ -75,7 +81,10 @@ def set_up(settings: LogSettings, cluster: str, node: str) -> None:
         threading.excepthook = _log_exception_of_thread
     else:
         handler.setFormatter(logging.Formatter(TEXT_FORMAT))
-    logging.basicConfig(level=settings.level.upper(), handlers=[handler])
+    level: int = getattr(logging, settings.level.upper())
+    logging.basicConfig(level=level, handlers=[handler])
+    for name, least in LEAST_LEVELS.items():
+        logging.getLogger(name).setLevel(max(level, least))
 
 
 def _log_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

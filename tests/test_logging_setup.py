@@ -104,6 +104,57 @@ def test_a_message_as_text() -> None:
     assert line.endswith(" INFO a: b\n")
 
 
+def test_libraries_that_log_passwords_do_not_at_debug() -> None:
+    libraries = ("aiokafka.conn", "botocore.auth", "aiobotocore.endpoint", "s3fs", "fsspec", "urllib3.connectionpool")
+    code = f"""
+for name in {libraries}:
+    logging.getLogger(name).debug("TOPSECRET")
+    logging.getLogger(name).info("TOPSECRET")
+logging.getLogger("replicator.node").debug("shown")
+"""
+    stderr = run(code, LogSettings(LogLevel.DEBUG)).stderr
+    assert "shown" in stderr and "TOPSECRET" not in stderr
+
+
+def test_libraries_log_no_less_severe_messages_than_the_node() -> None:
+    code = "logging.getLogger('botocore.auth').warning('no'); logging.getLogger('botocore.auth').error('yes')"
+    stderr = run(code, LogSettings(LogLevel.ERROR)).stderr
+    assert ("yes" in stderr, "WARNING" in stderr) == (True, False)
+
+
+def test_a_kafka_password_is_not_logged_at_debug() -> None:
+    """`aiokafka` logs each request, SASL's too, with what is in it."""
+    code = """
+import asyncio, struct
+from aiokafka.conn import create_conn
+
+REPLIES = {
+    18: struct.pack(">hi", 0, 2) + struct.pack(">hhhhhh", 17, 0, 1, 36, 0, 0),  # ApiVersions
+    17: struct.pack(">hih", 0, 1, 5) + b"PLAIN",  # SaslHandshake
+    36: struct.pack(">hhi", 0, -1, 0),  # SaslAuthenticate
+}
+
+async def serve(reader, writer):
+    while length := await reader.readexactly(4):
+        request = await reader.readexactly(struct.unpack(">i", length)[0])
+        key, _, id = struct.unpack(">hhi", request[:8])
+        reply = struct.pack(">i", id) + REPLIES[key]
+        writer.write(struct.pack(">i", len(reply)) + reply)
+
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    options = dict(sasl_mechanism="PLAIN", sasl_plain_username="shop", sasl_plain_password="TOPSECRET")
+    await create_conn("127.0.0.1", port, security_protocol="SASL_PLAINTEXT", **options)
+    print("connected")
+
+asyncio.run(main())
+"""
+    done = run(code, LogSettings(LogLevel.DEBUG))
+    assert "connected" in done.stdout, done.stderr
+    assert "TOPSECRET" not in done.stderr
+
+
 # The processes of a node
 
 

@@ -85,7 +85,6 @@ def run(
     given = {"node": node, "kafka": kafka, "snapshots": {"repository": snapshots}}
     settings = load(config, os.environ, given, timing_names=timing.SETTINGS)
     set_up(settings.logs, settings.node.cluster, settings.node.id)
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
     try:
         uvloop.run(run_node(settings, ServiceManager.taken_from(os.environ)))
     except ReplicatorError as error:
