@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,7 @@ from replicator.config import NodeConfig, load
 from replicator.errors import ConfigError
 from replicator.intervals import AUTH_TIMEOUT_S
 from replicator.limits import RESERVED_DESCRIPTORS
-from replicator.local.admin_client import NodeUnreachable, find_cluster
+from replicator.local.admin_client import NodeAdmin, NodeUnreachable, find_cluster
 from replicator.server.http import app
 from replicator.server.http.app import HttpServer
 from replicator.server.protection import is_loopback, is_own_host, is_same_site
@@ -53,10 +54,10 @@ def test_loopback() -> None:
 def test_host_and_origin() -> None:
     for header in ("127.0.0.1:8001", "localhost:8001", "[::1]:8001", "10.0.0.1", "N1.shop:8001"):
         assert is_own_host(header, ["n1.shop"])
-    for header in ("evil.example:8001", "", "n1.shop.evil.example", "localhost.evil.example:8001"):
+    for header in ("evil.example:8001", "", "n1.shop.evil.example", "localhost.evil.example:8001", "[::1", "\udce4"):
         assert not is_own_host(header, ["n1.shop"])
     assert is_same_site(None, "h:1") and is_same_site("http://h:1", "h:1")
-    for origin in ("null", "http://evil.example", "http://h:2"):
+    for origin in ("null", "http://evil.example", "http://h:2", "http://[", "http://h:1\udce4"):
         assert not is_same_site(origin, "h:1")
 
 
@@ -96,6 +97,32 @@ async def test_without_a_password_only_this_machine_may_write(
 
 def _protect(http: HttpServer) -> None:
     http._protected = True
+
+
+@pytest.mark.parametrize(
+    ("password", "header", "status"),
+    [
+        ("", b"Host: [::1", 403),
+        ("", b"Host: \xe4", 403),
+        ("", b"Host: localhost\r\nOrigin: http://[", 403),
+        (PASSWORD, b"Host: localhost\r\nAuthorization: Bearer \xe4", 401),
+        ("pässw", b"Host: localhost\r\nAuthorization: Bearer p\xe4ssw", 401),  # in Latin-1
+        ("pässw", b"Host: localhost\r\nAuthorization: Bearer p\xc3\xa4ssw", 415),
+    ],
+)
+async def test_unreadable_headers_are_refused(servers: HttpServers, password: str, header: bytes, status: int) -> None:
+    client, _ = await single_leader(servers, password)
+    reader, writer = await asyncio.open_connection(client.http.host, client.http.port)
+    writer.write(b"POST /snapshots HTTP/1.1\r\n" + header + b"\r\nContent-Length: 0\r\n\r\n")
+    assert (await reader.readline()).startswith(f"HTTP/1.1 {status} ".encode())
+    writer.close()
+
+
+async def test_a_password_that_is_not_ascii(servers: HttpServers) -> None:
+    client, _ = await single_leader(servers, "päss€")
+    assert await asyncio.to_thread(NodeAdmin(client.http, "päss€").snapshot_progress) is None
+    taken = await asyncio.to_thread(NodeAdmin(client.http, "päss€").take_snapshot)
+    assert taken.manifest.cluster == "test"
 
 
 async def test_with_a_password_any_name_and_machine_will_do(servers: HttpServers) -> None:

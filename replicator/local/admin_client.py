@@ -132,7 +132,8 @@ class NodeAdmin:
     def _request(self, method: str, path: str, body: Any = None, timeout_s: float = TIMEOUT_S) -> Any:
         headers = {"Content-Type": "application/json"}
         if self.password:
-            headers["Authorization"] = f"Bearer {self.password}"
+            # urllib encodes headers in Latin-1, and nodes expect UTF-8
+            headers["Authorization"] = f"Bearer {self.password}".encode(errors="surrogateescape").decode("latin-1")
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.http.url(path), data, headers, method=method)
         try:

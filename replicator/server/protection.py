@@ -7,6 +7,7 @@ cannot hide that name in `Host`.
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
@@ -27,13 +28,27 @@ def is_loopback(host: str) -> bool:
 
 def is_own_host(header: str, own: Collection[str]) -> bool:
     """Whether a `Host` header names this node: by an IP address, as `localhost`, or by one of its own names."""
-    host = urlsplit(f"//{header}").hostname or ""
+    try:
+        host = urlsplit(f"//{header}").hostname or ""
+    except ValueError:  # such as an unclosed bracket
+        return False
     return _ip_address(host) is not None or host == "localhost" or host in {name.lower() for name in own}
 
 
 def is_same_site(origin: str | None, host: str) -> bool:
     """Whether a request with these headers `Origin` and `Host` does not come from a page of another site."""
-    return origin is None or urlsplit(origin).netloc.lower() == host.lower()
+    if origin is None:
+        return True
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
+
+
+def is_bearer(header: str, password: str) -> bool:
+    """Whether an `Authorization` header has the password, in UTF-8. It may have any bytes."""
+    expected = f"Bearer {password}".encode(errors="surrogateescape")
+    return hmac.compare_digest(header.encode(errors="surrogateescape"), expected)
 
 
 def _ip_address(host: str) -> IPv4Address | IPv6Address | None:

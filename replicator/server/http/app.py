@@ -8,7 +8,6 @@ Errors are `{"error": message}`. A node that is not the leader answers 409, with
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -35,7 +34,7 @@ from replicator.server.http.members import member_routes
 from replicator.server.http.metrics import CONTENT_TYPE, MetricsInput, render, render_without_node
 from replicator.server.identity import Identity, encode_incarnation
 from replicator.server.listening import cannot_listen
-from replicator.server.protection import HOW_TO_OPEN, is_loopback, is_own_host, is_same_site
+from replicator.server.protection import HOW_TO_OPEN, is_bearer, is_loopback, is_own_host, is_same_site
 from replicator.server.service_manager import ServiceState
 from replicator.server.stats import Stats
 
@@ -173,8 +172,7 @@ class HttpServer:
         if not is_same_site(request.headers.get("Origin"), host):
             return _error(403, "a page of another site sent this request: remove the header Origin to send it yourself")
         if self._password:
-            expected = f"Bearer {self._password}"
-            if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), expected.encode()):
+            if not is_bearer(request.headers.get("Authorization", ""), self._password):
                 return _error(401, "this request needs the header Authorization: Bearer <password>")
         elif self._protected and not is_loopback(request.remote or ""):
             return _error(403, HOW_TO_OPEN)
