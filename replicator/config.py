@@ -31,6 +31,7 @@ PREFIX = "REPLICATOR"
 DEFAULT_KEEP = 3  # snapshots
 _RESP, _HTTP = Address("127.0.0.1", 7001), Address("127.0.0.1", 8001)
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARS - 1}}}")  # valid in topic and folder names
+_CONTROL = re.compile(r"[\0\r\n]")  # in no path, host, user name or password
 # Variables that Kubernetes and Docker set for a service, whatever its name.
 _SERVICE_VARIABLE = re.compile(
     r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PORT|PROTO|ADDR))?)"
@@ -54,6 +55,27 @@ def checked_bootstrap(text: str) -> str:
         return ",".join(str(Address.parse(address.strip())) for address in text.split(","))
     except ConfigError as error:
         raise ConfigError(f"{error}, or several of them, separated by commas") from None
+
+
+def expanded(what: str, path: str | Path) -> Path:
+    """`path`, with the home folder instead of a `~` that it begins with. Raises `ConfigError`."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"{what} is {str(path)!r}, and there is no such home folder: write the path in full"
+        ) from None
+
+
+def checked_password(what: str, text: str) -> str:
+    """`text`, if clients can send it over each protocol. Raises `ConfigError` without it."""
+    if _CONTROL.search(text):
+        raise ConfigError(f"{what} has a line break or a NUL in it: choose a password of one line")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{what} is not text in UTF-8: choose another password") from None
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,23 +220,25 @@ def load_kafka(file: Path | None, environment: Mapping[str, str], bootstrap: str
 def passwords_from_files(environment: MutableMapping[str, str]) -> None:
     """Replace each `REPLICATOR_<SECTION>_PASSWORD_FILE`, as in containers, by the password in that file.
 
-    White space at its end is not part of it. Raises `ConfigError`.
+    White space at its end is not part of it, nor is the byte order mark that some editors begin a file with. Raises
+    `ConfigError`, also if a password in the environment is invalid.
     """
     for variable in (f"{PREFIX}_NODE_PASSWORD", f"{PREFIX}_KAFKA_PASSWORD"):
         file = environment.pop(f"{variable}_FILE", "")
         if not file:
+            checked_password(variable, environment.get(variable, ""))
             continue
         if environment.get(variable):
             raise ConfigError(f"{variable} and {variable}_FILE are both set: unset one of them")
         try:
-            password = Path(file).read_text().rstrip()
+            password = Path(file).read_text(encoding="utf-8-sig").rstrip()
         except OSError as error:
             raise ConfigError(f"{file} ({variable}_FILE) cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"{file} ({variable}_FILE) is not text in UTF-8") from error
         if not password:
             raise ConfigError(f"{file} ({variable}_FILE) is empty: write the password into it")
-        environment[variable] = password
+        environment[variable] = checked_password(f"the password in {file} ({variable}_FILE)", password)
 
 
 def misspelt(environment: Iterable[str], timing_names: Collection[str]) -> list[tuple[str, str]]:
@@ -330,9 +354,14 @@ def _convert(section: str, name: str, kind: Any, value: Any) -> Any:
         return _whole_number(f"{section}.{name}", value)
     if not isinstance(value, str | Path):
         raise ConfigError(f"{section}.{name} must be a string: write it in quotes")
+    setting, text = f"{section}.{name}", str(value)
+    if name == "password":
+        return checked_password(setting, text)
+    if _CONTROL.search(text):
+        raise ConfigError(f"{setting} is {text!r}: remove the line break or NUL in it")
     if issubclass(kind, StrEnum):
-        return _one_of(f"{section}.{name}", kind, str(value))
-    return str(value) if kind is str else Path(value).expanduser()
+        return _one_of(setting, kind, text)
+    return text if kind is str else expanded(setting, text)
 
 
 def _one_of(setting: str, kind: type[StrEnum], text: str) -> StrEnum:

@@ -180,12 +180,30 @@ def test_passwords_are_not_in_the_text_of_a_config() -> None:
         ("[node]\nmax_clients = -1\n", r"node\.max_clients is -1"),
         ("[timing]\nlease_ms = 2.5\n", r"timing\.lease_ms is 2\.5"),
         ("[kafka]\nusername = 5\n", r"kafka\.username must be a string"),
+        ('[node]\nadvertise = "\\u0000"\n', r"node\.advertise is '\\x00'"),
+        ('[snapshots]\nrepository = "a\\u0000b"\n', r"snapshots\.repository is 'a\\x00b'"),
+        ('[kafka]\ncafile = "a\\nb"\n', r"kafka\.cafile is 'a\\nb'"),
+        ('[node]\npassword = "a\\nb"\n', r"^node\.password has a line break or a NUL in it: choose a password of one"),
+        ('[kafka]\npassword = "a\\u0000b"\n', r"^kafka\.password has a line break or a NUL in it"),
     ],
 )
 def test_an_invalid_file_is_refused_with_the_reason(file: Path, content: str, message: str) -> None:
     file.write_text(content)
     with pytest.raises(ConfigError, match=message):
         load(file, {}, REQUIRED)
+
+
+@pytest.mark.parametrize(
+    ("dir", "message"),
+    [
+        ("a\0b", r"^node\.dir is 'a\\x00b': remove the line break or NUL in it"),
+        ("~nosuchuser/x", r"^node\.dir is '~nosuchuser/x', and there is no such home folder: write the path in full"),
+    ],
+)
+def test_a_folder_that_cannot_be(dir: str, message: str) -> None:
+    for value in (dir, Path(dir)):
+        with pytest.raises(ConfigError, match=message):
+            load(None, {}, {**REQUIRED, "node": {**REQUIRED["node"], "dir": value}})
 
 
 def test_a_missing_file_is_an_error(file: Path) -> None:
@@ -219,12 +237,28 @@ def test_a_password_comes_from_a_file(tmp_path: Path) -> None:
     assert not misspelt(environment, SETTINGS)
 
 
+def test_a_byte_order_mark_is_not_part_of_a_password(tmp_path: Path) -> None:
+    (tmp_path / "password").write_bytes(b"\xef\xbb\xbfs3cret\r\n")
+    environment = {"REPLICATOR_NODE_PASSWORD_FILE": str(tmp_path / "password")}
+    passwords_from_files(environment)
+    assert environment == {"REPLICATOR_NODE_PASSWORD": "s3cret"}
+
+
+@pytest.mark.parametrize("password", ["two\nlines", "a\r", "a\0b", "\udcff"])
+def test_a_password_in_the_environment_that_cannot_be_sent(password: str) -> None:
+    with pytest.raises(ConfigError, match=r"^REPLICATOR_NODE_PASSWORD .*: choose a") as raised:
+        passwords_from_files({"REPLICATOR_NODE_PASSWORD": password})
+    assert password not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("content", "other", "message"),
     [
         (None, {}, r"password \(REPLICATOR_KAFKA_PASSWORD_FILE\) cannot be read: No such file or directory"),
         (b"\n", {}, "is empty: write the password into it"),
         (b"\xff", {}, "is not text in UTF-8"),
+        (b"ab\0cd", {}, r"the password in .*password \(REPLICATOR_KAFKA_PASSWORD_FILE\) has a line break or a NUL"),
+        (b"two\nlines\n", {}, "choose a password of one line"),
         (b"a", {"REPLICATOR_KAFKA_PASSWORD": "b"}, "are both set: unset one of them"),
     ],
 )

@@ -48,6 +48,7 @@ class TestTargets:
         ("text", "message"),
         [
             ("kafka:x", "unknown target kafka: expected jsonl:PATH"),
+            ("jsonl:~nosuchuser/x", "the target is '~nosuchuser/x', and there is no such home folder"),
             ("jsonl:", "invalid target 'jsonl:'"),
             ("changes.jsonl", "invalid target 'changes.jsonl'"),
             ("postgres:dbname=a password=secret", "leave it out, and set PGPASSWORD"),

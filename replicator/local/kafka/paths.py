@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from replicator.config import expanded
+
 
 def cache_dir() -> Path:
-    """For what can be downloaded again: `$REPLICATOR_CACHE`, or `replicator` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    """For what can be downloaded again: `$REPLICATOR_CACHE`, or `replicator` in `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises `ConfigError`.
+    """
     own = os.environ.get("REPLICATOR_CACHE")
-    return Path(own).expanduser() if own else _xdg("XDG_CACHE_HOME", ".cache")
+    return expanded("REPLICATOR_CACHE", own) if own else _xdg("XDG_CACHE_HOME", ".cache")
 
 
 def default_broker_dir() -> Path:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from replicator.config import expanded
 from replicator.errors import BadRequest, ConfigError
 from replicator.patterns import glob
 from replicator.store.rows import KEYSPACE_TABLE
@@ -41,7 +41,7 @@ class Target:
             raise ConfigError(f"invalid target {text!r}: {_TARGETS}")
         match scheme:
             case "jsonl" | "parquet":
-                return cls(TargetKind(scheme), str(Path(rest).expanduser().absolute()))
+                return cls(TargetKind(scheme), str(expanded("the target", rest).absolute()))
             case "postgres" | "postgresql":
                 return cls(TargetKind.POSTGRES, _checked_dsn(f"postgresql:{rest}" if rest.startswith("//") else rest))
             case "http" | "https":
