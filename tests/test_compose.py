@@ -73,17 +73,22 @@ class Notices(NoProgress):
 
 
 class FakeDocker:
-    """Compose as it answers for this stack; `snapshots` are those of the repository, the newest first."""
+    """Compose as it answers for this stack; `snapshots` are those of the repository, the newest first.
+
+    `added`: nodes of other files, from 4 on.
+    """
 
     def __init__(
         self,
         snapshots: Sequence[dict[str, Any]] = (),
         fails: str = "nothing",
         error: BaseException | None = None,
+        added: Sequence[str] = (),
     ) -> None:
         self.commands: list[str] = []
         self._snapshots = snapshots
         self._fails = fails
+        self._added = added
         self._error = error or ComposeFailed(f"`docker … {fails}` has failed")
 
     def __call__(self, arguments: Sequence[str]) -> str:
@@ -92,12 +97,13 @@ class FakeDocker:
         if self._fails in command:
             raise self._error
         if "config" in arguments:
+            names = ("n1", "n2", "n3", *(() if "--file" in arguments else self._added))
             nodes = {
                 name: {
-                    "environment": {**SERVICES[name]["environment"], "REPLICATOR_NODE_RESP": f"0.0.0.0:700{number}"},
+                    "environment": {**SERVICES["n1"]["environment"], "REPLICATOR_NODE_RESP": f"0.0.0.0:700{number}"},
                     "ports": [{"target": 8001, "published": f"800{number}"}],
                 }
-                for number, name in enumerate(("n1", "n2", "n3"), 1)
+                for number, name in enumerate(names, 1)
             }
             return json.dumps({"services": {**nodes, "postgres": {}}})
         return json.dumps(self._snapshots) if "list" in arguments else ""
@@ -131,6 +137,7 @@ def test_a_replica_starts_from_the_newest_verified_snapshot(folder: Path) -> Non
     run = f"{both} run --rm --no-deps --env REPLICATOR_CONNECT= n4 snapshot"
     assert docker.commands == [
         "compose config --format json",
+        "compose --file compose.yaml config --format json",
         f"{run} list --json --repository /snapshots",
         f"{run} restore old --repository /snapshots --to /var/lib/replicator/node",
         f"{both} up --detach --no-deps --wait --wait-timeout 600 n4",
@@ -143,7 +150,15 @@ def test_a_replica_starts_from_the_newest_verified_snapshot(folder: Path) -> Non
 def test_a_snapshot_whose_verification_has_failed_is_not_restored(folder: Path) -> None:
     docker = FakeDocker([listed_as("damaged", failure="digest: …"), listed_as("good")])
     add_replica(ComposeReplica("n4", Origin.SNAPSHOT, None, Mode.ASYNC), folder, NoProgress(), docker)
-    assert "restore good" in docker.commands[2]
+    assert "restore good" in docker.commands[3]
+
+
+def test_a_replica_is_like_a_service_of_compose_yaml_not_of_another_file(folder: Path) -> None:
+    """The service of another file would need the volume that only this file has."""
+    add_replica(ComposeReplica("b5", Origin.LOG, None, Mode.ASYNC), folder, NoProgress(), FakeDocker(added=["a4"]))
+    written = yaml.safe_load((folder / "compose.b5.yaml").read_text().replace("!override", ""))["services"]["b5"]
+    assert written["extends"] == {"file": "compose.yaml", "service": "n1"}
+    assert written["environment"]["REPLICATOR_NODE_RESP"] == "0.0.0.0:7005"
 
 
 def test_the_file_of_a_replica_is_the_one_that_the_readme_shows(folder: Path) -> None:
@@ -155,16 +170,20 @@ def test_the_file_of_a_replica_is_the_one_that_the_readme_shows(folder: Path) ->
 @pytest.mark.parametrize(
     ("wanted", "commands"),
     [
-        (ComposeReplica("n4", Origin.LOG, None, Mode.ASYNC), ["config", "up"]),
-        (ComposeReplica("n4", Origin.VERIFIED, None, Mode.SYNC), ["config", "list", "up", "set-mode n4 sync"]),
-        (ComposeReplica("n4", Origin.VERIFIED, "chosen", Mode.ASYNC), ["config", "restore chosen", "up"]),
+        (ComposeReplica("n4", Origin.LOG, None, Mode.ASYNC), ["up"]),
+        (
+            ComposeReplica("n4", Origin.VERIFIED, None, Mode.SYNC),
+            ["list", "up", "set-mode n4 sync"],
+        ),
+        (ComposeReplica("n4", Origin.VERIFIED, "chosen", Mode.ASYNC), ["restore chosen", "up"]),
     ],
 )
 def test_the_source_and_the_mode_of_a_replica(folder: Path, wanted: ComposeReplica, commands: list[str]) -> None:
     docker = FakeDocker()
     add_replica(wanted, folder, NoProgress(), docker)
-    assert len(docker.commands) == len(commands)
-    assert all(some in command for some, command in zip(commands, docker.commands, strict=True))
+    ran = [command for command in docker.commands if " config " not in command]
+    assert len(ran) == len(commands)
+    assert all(some in command for some, command in zip(commands, ran, strict=True))
 
 
 @pytest.mark.parametrize(

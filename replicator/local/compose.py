@@ -70,6 +70,10 @@ def add_replica(
         raise ConfigError(f"there is no compose.yaml in {folder}: go to the folder compose of this project first")
     config = json.loads(docker(["compose", "config", "--format", "json"]))
     nodes = _nodes(config)
+    templates = json.loads(docker(["compose", "--file", base.name, "config", "--format", "json"]))["services"]
+    template = next((name for name in nodes if name in templates), None)  # others may extend services themselves
+    if template is None:
+        raise _no_node()
     if id in config["services"]:
         raise ConfigError(f"{base} already has a service {id}: choose another name")
     file = folder / f"compose.{id}.yaml"
@@ -79,7 +83,7 @@ def add_replica(
     compose = ["compose", *(word for name in files for word in ("--file", name))]
     resp = 1 + max(Address.parse(node[_RESP]).port for node in nodes.values())
     http = 1 + max(_published(config, HTTP_PORT), default=HTTP_PORT)
-    template, settings = next(iter(nodes.items()))
+    settings = nodes[template]
     file.write_text(_service(id, template=template, resp=resp, http=http, priority=len(nodes) + 1))
     try:
         run = [*compose, "run", "--rm", "--no-deps", "--env", "REPLICATOR_CONNECT=", id]
@@ -107,8 +111,12 @@ def _nodes(config: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
     environments = {name: service.get("environment") or {} for name, service in sorted(config["services"].items())}
     nodes = {name: it for name, it in environments.items() if {_ID, _CLUSTER, _RESP} <= it.keys()}
     if not nodes:
-        raise ConfigError(f"no service of compose.yaml has {_ID}, {_CLUSTER} and {_RESP}: add a replica by hand")
+        raise _no_node()
     return nodes
+
+
+def _no_node() -> ConfigError:
+    return ConfigError(f"no service of compose.yaml has {_ID}, {_CLUSTER} and {_RESP}: add a replica by hand")
 
 
 def _published(config: Mapping[str, Any], target: int) -> list[int]:
