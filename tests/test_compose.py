@@ -118,7 +118,8 @@ def listed_as(
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("COMPOSE_FILE", raising=False)
     (tmp_path / "compose.yaml").write_text(TEXT)
     (tmp_path / ".env").write_text("COMPOSE_PROFILES=full\nN1_PORT=7001\n")
     return tmp_path
@@ -151,6 +152,25 @@ def test_a_snapshot_whose_verification_has_failed_is_not_restored(folder: Path) 
     docker = FakeDocker([listed_as("damaged", failure="digest: …"), listed_as("good")])
     add_replica(ComposeReplica("n4", Origin.SNAPSHOT, None, Mode.ASYNC), folder, NoProgress(), docker)
     assert "restore good" in docker.commands[3]
+
+
+@pytest.mark.parametrize("name", ["compose.override.yaml", "docker-compose.override.yml"])
+def test_an_override_file_stays_in_effect(folder: Path, name: str) -> None:
+    """Docker Compose reads it by itself only while COMPOSE_FILE is not set."""
+    (folder / name).write_text("services: { n1: { mem_limit: 4g } }\n")
+    (folder / "docker-compose.override.yaml").write_text("services: {}\n")  # another one is not read
+    docker = FakeDocker()
+    add_replica(N4, folder, NoProgress(), docker)
+    assert f"COMPOSE_FILE=compose.yaml:{name}:compose.n4.yaml\n" in (folder / ".env").read_text()
+    assert docker.commands[-1].startswith(f"compose --file compose.yaml --file {name} --file compose.n4.yaml up ")
+
+
+def test_other_files_in_the_environment_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPOSE_FILE", "compose.yaml:other.yaml")
+    docker = FakeDocker()
+    with pytest.raises(ConfigError, match=r"COMPOSE_FILE is set in the environment.*: unset it"):
+        add_replica(N4, folder, NoProgress(), docker)
+    assert not docker.commands
 
 
 def test_a_replica_is_like_a_service_of_compose_yaml_not_of_another_file(folder: Path) -> None:

@@ -7,6 +7,7 @@ new service from then on.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,13 @@ from replicator.snapshots.listing import first_verified, usable
 HTTP_PORT = 8001  # of the image
 NODE_DIR = "/var/lib/replicator/node"  # REPLICATOR_NODE_DIR of the image
 READY_S = 600
+# Beside compose.yaml, Docker Compose reads the first of these that exists, unless COMPOSE_FILE is set.
+OVERRIDES = (
+    "compose.override.yml",
+    "compose.override.yaml",
+    "docker-compose.override.yml",
+    "docker-compose.override.yaml",
+)
 _ID, _CLUSTER, _RESP = "REPLICATOR_NODE_ID", "REPLICATOR_NODE_CLUSTER", "REPLICATOR_NODE_RESP"
 
 Docker = Callable[[Sequence[str]], str]
@@ -62,12 +70,17 @@ def add_replica(
 ) -> Address:
     """Start the replica, and return where it serves once it is ready. `folder`: that of `compose.yaml`.
 
-    Raises `ConfigError` (no such project, the name is taken, no such snapshot), `ComposeFailed`.
+    Raises `ConfigError` (no such project, the name is taken, no such snapshot, other files are set), `ComposeFailed`.
     """
     id = checked_name("node.id", wanted.id)
     base = folder / "compose.yaml"
     if not base.is_file():
         raise ConfigError(f"there is no compose.yaml in {folder}: go to the folder compose of this project first")
+    if "COMPOSE_FILE" in os.environ:
+        raise ConfigError(
+            f"COMPOSE_FILE is set in the environment, and hides the new replica, which .env in {folder} will name: "
+            "unset it; files that you need can be named in that .env"
+        )
     config = json.loads(docker(["compose", "config", "--format", "json"]))
     nodes = _nodes(config)
     templates = json.loads(docker(["compose", "--file", base.name, "config", "--format", "json"]))["services"]
@@ -170,12 +183,12 @@ volumes: {{ {id}: }}
 
 
 def _files(folder: Path) -> list[str]:
-    """Those that `.env` names."""
+    """Those that `.env` names; without any, those that Docker Compose reads by default."""
     for line in _settings(folder):
         name, _, value = line.partition("=")
         if name.strip() == "COMPOSE_FILE" and value.strip():
             return value.strip().split(":")
-    return ["compose.yaml"]
+    return ["compose.yaml", *[name for name in OVERRIDES if (folder / name).exists()][:1]]
 
 
 def _settings(folder: Path) -> list[str]:
