@@ -110,10 +110,15 @@ class FakeDocker:
 
 
 def listed_as(
-    name: str, *, verified_at_ms: int | None = None, failure: str = "", cluster: str = "shop"
+    name: str,
+    *,
+    verified_at_ms: int | None = None,
+    failure: str = "",
+    cluster: str = "shop",
+    log: str = "topic",
 ) -> dict[str, Any]:
     """As `replicator snapshot list --json` prints it."""
-    manifest = Manifest(name, cluster, "topic", "", 0, 0, 0, "", "", 0, 0, "", 0)
+    manifest = Manifest(name, cluster, log, "", 0, 0, 0, "", "", 0, 0, "", 0)
     return ListedSnapshot(manifest, verified_at_ms, failure).as_json()
 
 
@@ -179,6 +184,14 @@ def test_a_replica_is_like_a_service_of_compose_yaml_not_of_another_file(folder:
     written = yaml.safe_load((folder / "compose.b5.yaml").read_text().replace("!override", ""))["services"]["b5"]
     assert written["extends"] == {"file": "compose.yaml", "service": "n1"}
     assert written["environment"]["REPLICATOR_NODE_RESP"] == "0.0.0.0:7005"
+
+
+@pytest.mark.parametrize(("origin", "ran"), [(Origin.VERIFIED, "up"), (Origin.SNAPSHOT, "restore new")])
+def test_a_snapshot_of_a_former_log_is_not_restored(folder: Path, origin: Origin, ran: str) -> None:
+    docker = FakeDocker([listed_as("new"), listed_as("old", log="former", verified_at_ms=1)])
+    add_replica(ComposeReplica("n4", origin, None, Mode.ASYNC), folder, NoProgress(), docker)
+    assert f" {ran} " in docker.commands[3]
+    assert not any("restore old" in command for command in docker.commands)
 
 
 def test_the_file_of_a_replica_is_the_one_that_the_readme_shows(folder: Path) -> None:

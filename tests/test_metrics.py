@@ -91,6 +91,19 @@ def test_snapshots_of_other_clusters_do_not_count() -> None:
         assert found.get("replicator_snapshot_timestamp_seconds") == (offset and 1000)
 
 
+def test_snapshots_of_a_former_log_do_not_count() -> None:
+    """The topic of the log was deleted: the new log begins at offset 0 again."""
+    [own] = example().snapshots.snapshots or ()
+    former = replace(own, manifest=replace(own.manifest, topic_id="former", offset=900, taken_at_ms=900_000))
+    own = replace(own, manifest=replace(own.manifest, topic_id="present", offset=9, taken_at_ms=1_000_000))
+    status = replace(example().status, topic_id="present")
+    for snapshots, count, offset in (((own, former), 1, 9), ((former, own), 1, 9), ((former,), 0, None)):
+        found = parsed(render(replace(example(), status=status, snapshots=SnapshotReport(snapshots))).decode())
+        assert found["replicator_snapshots"] == count
+        assert found.get("replicator_snapshot_offset") == found.get("replicator_snapshot_verified_offset") == offset
+        assert found.get("replicator_snapshot_timestamp_seconds") == (offset and 1000)
+
+
 def test_units_are_base_units() -> None:
     names = [metric.name for metric in described()]
     assert len(set(names)) == len(names)

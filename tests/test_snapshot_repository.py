@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,9 @@ from replicator.local.snapshots import best, delete, newest, newest_before, newe
 from replicator.local.stores import prepare_store
 from replicator.log.kafka.security import PLAINTEXT
 from replicator.log.memory import MemoryLog
+from replicator.position import Offset
 from replicator.protocol.log_state import LogState
+from replicator.recovery.roll_forward import RecoveryTarget
 from replicator.snapshots import restoring, transfer, verification
 from replicator.snapshots.listing import listed
 from replicator.snapshots.objects import Objects, shown_url
@@ -250,6 +253,33 @@ class TestPublishing:
         assert [newest(repository, it).manifest.offset for it in ("shop-2", "shop", None)] == [1, 3, 3]
         with pytest.raises(SnapshotError, match="there is no snapshot of cluster other in"):
             newest(repository, "other")
+
+    def test_those_of_a_former_log_are_older(self, repository: Repository, copy: tuple[Path, Manifest]) -> None:
+        """The topic was deleted, and the new log has lower offsets."""
+        for offset, log, taken_s in ((900, "former", 1), (950, "former", 2), (50, "present", 3), (60, "present", 4)):
+            name = f"{offset:020d}-{'a' * 8}"
+            of = replace(copy[1], name=name, offset=offset, topic_id=log, taken_at_ms=taken_s * 1000)
+            repository.publish(copy[0], of, ignore)
+            if log == "former":
+                repository.note_verification(name, Verification(1, "n1"))
+
+        def chosen(target: RecoveryTarget | None) -> int:
+            return newest_before(repository, "shop", target).manifest.offset
+
+        def at(seconds: float) -> datetime:
+            return datetime.fromtimestamp(seconds, UTC)
+
+        assert [it.manifest.offset for it in listed(repository, cluster="shop")] == [60, 50, 950, 900]
+        assert newest(repository, "shop").manifest.offset == newest(repository, None).manifest.offset == 60
+        assert best(repository, "shop")(()).manifest.offset == 60  # not verified yet
+        assert [chosen(it) for it in (None, Offset(1000), Offset(55))] == [60, 60, 50]
+        assert [chosen(at(it)) for it in (5, 3.5, 2.5, 1.5)] == [60, 50, 950, 900]
+        with pytest.raises(SnapshotError, match=r"no snapshot of cluster shop before that .* is at offset 50"):
+            chosen(Offset(49))
+        for offset in (50, 60):
+            repository.note_verification(f"{offset:020d}-{'a' * 8}", FailedVerification(1, "n1", "digest: …"))
+        with pytest.raises(SnapshotError, match="has no snapshot of cluster shop that can be used"):
+            best(repository, "shop")(())
 
     def test_those_of_the_cluster_are_listed_first(self, repository: Repository, copy: tuple[Path, Manifest]) -> None:
         for offset, cluster in ((1, "shop-2"), (2, "shop-2"), (50, "shop"), (60, "older"), (51, "shop")):

@@ -110,7 +110,7 @@ class NodeAdmin:
         return progress and SnapshotProgress(**known_fields(SnapshotProgress, progress))
 
     def list_snapshots(self) -> list[ListedSnapshot]:
-        """Those of its cluster first; of each cluster the highest offset first."""
+        """Those of its cluster first; of each cluster its present log first; of a log the highest offset first."""
         return [listed_snapshot(it) for it in self._request("GET", "/snapshots", timeout_s=LISTING_S)["snapshots"]]
 
     def change_stream(self) -> ChangeStreamInfo:

@@ -21,7 +21,7 @@ from replicator.local.admin_client import listed_snapshot
 from replicator.local.cluster import Origin
 from replicator.local.progress import ProgressReporter
 from replicator.records.types import Mode
-from replicator.snapshots.listing import first_verified, usable
+from replicator.snapshots.listing import first_verified, of_first_log, usable
 
 HTTP_PORT = 8001  # of the image
 NODE_DIR = "/var/lib/replicator/node"  # REPLICATOR_NODE_DIR of the image
@@ -147,12 +147,16 @@ def _repository(settings: Mapping[str, str]) -> str:
 
 
 def _newest(origin: Origin, docker: Docker, run: Sequence[str], settings: Mapping[str, str]) -> str | None:
-    """The snapshot to start from; None: the log. Raises `ConfigError` if there must be one."""
+    """The snapshot to start from, of the same log as the newest; None: the log. Raises `ConfigError` if there must be
+    one.
+    """
     if origin is Origin.LOG:
         return None
     repository = _repository(settings)
     listed = json.loads(docker([*run, "snapshot", "list", "--json", "--repository", repository]))
-    found = usable(map(listed_snapshot, listed), settings[_CLUSTER])
+    cluster = settings[_CLUSTER]
+    ours = [it for it in map(listed_snapshot, listed) if it.manifest.cluster == cluster]
+    found = usable(of_first_log(ours), cluster)
     chosen = first_verified(found) if origin is Origin.VERIFIED else next(iter(found), None)
     if chosen is not None:
         return chosen.manifest.name

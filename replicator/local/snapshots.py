@@ -19,7 +19,7 @@ from replicator.log.kafka.security import KafkaSecurity
 from replicator.node.snapshots import ListedSnapshot
 from replicator.recovery.roll_forward import RecoveryTarget
 from replicator.snapshots import restoring
-from replicator.snapshots.listing import first_verified, listed, usable
+from replicator.snapshots.listing import first_verified, listed, of_first_log, usable
 from replicator.snapshots.repository import Repository, StoredSnapshot, checked_name
 from replicator.snapshots.restoring import Choice, only
 from replicator.snapshots.retention import obsolete
@@ -53,10 +53,10 @@ def newest_of_log(repository: Repository, cluster: str, topic_id: str | None, *,
 
 
 def best(repository: Repository, cluster: str) -> Choice:
-    """The newest verified snapshot of the cluster; without one, the newest."""
+    """The newest verified snapshot of the cluster's present log; without one, the newest."""
 
     def choice(skipped: Collection[str]) -> StoredSnapshot:
-        found = usable(listed(repository), cluster, skipped=skipped)
+        found = usable(_of_present_log(repository, cluster), cluster, skipped=skipped)
         if not found:
             raise SnapshotError(f"{repository.url} has no snapshot of cluster {cluster} that can be used")
         return repository.get((first_verified(found) or found[0]).manifest.name)
@@ -69,20 +69,21 @@ def newest(repository: Repository, cluster: str | None) -> StoredSnapshot:
 
     Raises `SnapshotError`, `RepositoryUnavailable`, `ConfigError`.
     """
-    for it in listed(repository, cluster=cluster):
-        if cluster in (None, it.manifest.cluster):
-            return repository.get(it.manifest.name)
+    for it in _of_present_log(repository, cluster):
+        return repository.get(it.manifest.name)
     raise _missing(repository, cluster)
 
 
 def newest_before(
     repository: Repository, cluster: str | None, target: RecoveryTarget | None, skipped: Collection[str] = ()
 ) -> StoredSnapshot:
-    """Of the cluster (None: of any), from which the target (None: the snapshot itself) can be reached.
+    """Of the cluster (None: of any), from which the target (None: the snapshot itself) can be reached: of its present
+    log, or, for a time, of the log that the cluster had then.
 
     `skipped`: the names of others that cannot be used. Raises `SnapshotError`, `RepositoryUnavailable`, `ConfigError`.
     """
-    found = usable(listed(repository, cluster=cluster), cluster)
+    is_time = isinstance(target, datetime)
+    found = usable(listed(repository, cluster=cluster) if is_time else _of_present_log(repository, cluster), cluster)
     if not found:
         raise _missing(repository, cluster)
     for it in usable(found, cluster, skipped=skipped):
@@ -93,6 +94,13 @@ def newest_before(
         f"there is no snapshot{_of(cluster)} before that in {repository.url}: the oldest is at offset {oldest.offset}, "
         f"of {datetime.fromtimestamp(oldest.taken_at_ms / 1000).isoformat(' ', 'seconds')}"
     )
+
+
+def _of_present_log(repository: Repository, cluster: str | None) -> list[ListedSnapshot]:
+    """Also those that cannot be used: the snapshots of the log of which the newest one of the cluster (None: of any)
+    is.
+    """
+    return of_first_log([it for it in listed(repository, cluster=cluster) if cluster in (None, it.manifest.cluster)])
 
 
 def _missing(repository: Repository, cluster: str | None) -> SnapshotError:

@@ -65,5 +65,7 @@ class SnapshotControl(Protocol):
         ...
 
     async def listed(self) -> list[ListedSnapshot]:
-        """Those of the cluster of this node first; of each cluster the highest offset first."""
+        """Those of the cluster of this node first; of each cluster its present log first; of a log the highest offset
+        first.
+        """
         ...

@@ -17,7 +17,8 @@ def listed(
     cluster: str | None = None,
 ) -> list[ListedSnapshot]:
     """Those of `cluster` first, then those of others, such as one from which it was restored, whose offsets are of
-    another log; of each cluster the highest offset first. It blocks.
+    another log; of a cluster those of its present log first, that of the newest snapshot; of a log the highest offset
+    first. It blocks.
 
     `verified`: those that were, so their manifests are known and are not read again; another verification may have
     failed since. `on_problem` is called with what is wrong with each that cannot be read. Raises
@@ -36,15 +37,22 @@ def listed(
             on_problem(error)
             continue
         found.append(_listed(manifest, verification))
-    taken_ms: dict[str, int] = {}  # the newest of each cluster
-    for it in found:
-        taken_ms[it.manifest.cluster] = max(it.manifest.taken_at_ms, taken_ms.get(it.manifest.cluster, 0))
+    of_cluster: dict[str, int] = {}  # the time of the newest of each cluster, and of each log
+    of_log: dict[str, int] = {}
+    for manifest in (it.manifest for it in found):
+        of_cluster[manifest.cluster] = max(manifest.taken_at_ms, of_cluster.get(manifest.cluster, 0))
+        of_log[manifest.topic_id] = max(manifest.taken_at_ms, of_log.get(manifest.topic_id, 0))
 
-    def order(it: ListedSnapshot) -> tuple[bool, int, str, int]:
-        of = it.manifest.cluster
-        return of != cluster, -taken_ms[of], of, -it.manifest.offset
+    def order(it: ListedSnapshot) -> tuple[bool, int, str, int, str, int]:
+        of, log = it.manifest.cluster, it.manifest.topic_id
+        return of != cluster, -of_cluster[of], of, -of_log[log], log, -it.manifest.offset
 
     return sorted(found, key=order)
+
+
+def of_first_log(snapshots: Sequence[ListedSnapshot]) -> list[ListedSnapshot]:
+    """Those of the same log as the first: offsets of a former log, whose topic was deleted, have another meaning."""
+    return [it for it in snapshots if it.manifest.topic_id == snapshots[0].manifest.topic_id]
 
 
 def usable(

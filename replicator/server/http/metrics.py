@@ -210,16 +210,18 @@ class NodeCollector(Collector):
                 extent.size_bytes,
             )
         yield _gauge("log_end_offset", "Offset of the last record in the log that this node knows.", status.end_offset)
-        listed = _of_cluster(snapshots.snapshots, self._values.cluster)
+        listed = _of_log(snapshots.snapshots, self._values.cluster, status.topic_id)
         if listed is not None:
             yield _gauge(
-                "snapshots", "Number of snapshots of this cluster in the repository, as of the last look.", len(listed)
+                "snapshots",
+                "Number of snapshots of the log of this cluster in the repository, as of the last look.",
+                len(listed),
             )
         if listed:
             newest = listed[0].manifest
             yield _gauge(
                 "snapshot_timestamp_seconds",
-                "Unix time at which the newest snapshot of this cluster was taken: its age is time() minus this. "
+                "Unix time at which the newest snapshot of this log was taken: its age is time() minus this. "
                 "Absent without one.",
                 newest.taken_at_ms / 1000,
             )
@@ -277,9 +279,13 @@ class NodeCollector(Collector):
         )
 
 
-def _of_cluster(snapshots: Sequence[ListedSnapshot] | None, cluster: str) -> list[ListedSnapshot] | None:
-    """The repository of a restored cluster has those of the former one, too, whose offsets have another meaning."""
-    return None if snapshots is None else [it for it in snapshots if it.manifest.cluster == cluster]
+def _of_log(snapshots: Sequence[ListedSnapshot] | None, cluster: str, topic_id: str) -> list[ListedSnapshot] | None:
+    """The repository may have those of other logs, too, whose offsets have another meaning: of the cluster from which
+    this one was restored, and of a topic that was deleted.
+    """
+    if snapshots is None:
+        return None
+    return [it for it in snapshots if (it.manifest.cluster, it.manifest.topic_id) == (cluster, topic_id)]
 
 
 class NoNodeCollector(Collector):
