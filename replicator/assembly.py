@@ -351,7 +351,7 @@ def _snapshots(config: NodeConfig, machine: Machine, log: KafkaLog) -> SnapshotS
         if stream is not None:
             found.append(Need("the change stream", Offset(max(0, stream.progress.state.leader_offset))))
         if settings.keep_log_s:
-            first = offset_at(bootstrap, cluster, int(time.time() - settings.keep_log_s) * 1000, security=security)
+            first = offset_at(bootstrap, cluster, ms_before_now(settings.keep_log_s), security=security)
             if first is not None:
                 found.append(Need(f"the setting keep_log_s ({settings.keep_log_s})", first))
         return found
@@ -382,6 +382,11 @@ def _snapshots(config: NodeConfig, machine: Machine, log: KafkaLog) -> SnapshotS
         needs=needs,
         trim=lambda offset: trim(bootstrap, cluster, offset, security=security),
     )
+
+
+def ms_before_now(seconds: int) -> int:
+    """The time so long ago, as ms since 1970, and not before: Kafka takes some negative times for "the latest"."""
+    return max(0, int(time.time()) - seconds) * 1000
 
 
 def _timing(config: NodeConfig) -> tuple[Timing, Timeouts]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicator.assembly import ms_before_now
 from replicator.node.snapshots import ListedSnapshot
 from replicator.position import Offset
 from replicator.protocol.trimming import Need, first_need
@@ -72,3 +75,9 @@ class TestObsolete:
 def test_the_first_need_decides() -> None:
     needs = [Need("snapshot s", Offset(9)), Need("replica n2", Offset(4)), Need("the change stream", Offset(7))]
     assert first_need(needs) == Need("replica n2", Offset(4))
+
+
+def test_a_log_that_is_kept_for_ever() -> None:
+    """Of negative times, Kafka takes -1 for the end of the log and refuses most others."""
+    assert ms_before_now(2**31 - 1) == ms_before_now(10**400) == 0
+    assert ms_before_now(3600) == pytest.approx((time.time() - 3600) * 1000, abs=5000)
