@@ -46,13 +46,17 @@ LAG_OF_N2 = labelled("replicator_replica_lag_seconds", N1, "replica='n2'")
 PUBLISHING = labelled("replicator_change_stream", N1, "state='publishing'")
 STANDBY = labelled("replicator_change_stream", N2, "state='standby'")
 FAILED = labelled("replicator_change_stream", N1, "state='failed'")
+PUBLISHING_2 = labelled("replicator_change_stream", N2, "state='publishing'")
+# of a publisher that always fails, every 5 s: it is started again after 30 s, and is on standby until it fails
+FAILS = " ".join(["1 1 1 1 1 1 0"] * 60)
+STANDBY_FIRST = " ".join(["0 0 0 0 0 0 1"] * 60)
 SINK = "{job='replicator-sink', instance='sink:8001', sink='copy'}"
 BUILD_1, BUILD_2 = (f"replicator_build_info{{job='replicator', version='{it}'}}" for it in ("1", "2"))
 
 
 @dataclass(frozen=True)
 class Case:
-    """Samples every 30 s, as `promtool test rules` writes them."""
+    """Samples every `interval`, as `promtool test rules` writes them."""
 
     alert: str
     fires: Mapping[str, str]
@@ -60,6 +64,7 @@ class Case:
     labels: Mapping[str, str]
     summary: str
     at: str = "30m"
+    interval: str = "30s"
     severity: str = field(default="warning")
 
 
@@ -202,6 +207,20 @@ CASES = [
         severity="critical",
     ),
     Case(
+        "ChangeStreamFailed",
+        {
+            FAILED: FAILS,
+            labelled("replicator_change_stream", N1, "state='standby'"): STANDBY_FIRST,
+            PUBLISHING: "0x420",
+        },
+        {FAILED: FAILS, PUBLISHING: "0x420", PUBLISHING_2: "1x420"},
+        {**AT_N1, "state": "failed"},
+        "n1:8001 cannot publish the change stream",
+        at="29m5s",
+        interval="5s",
+        severity="critical",
+    ),
+    Case(
         "ChangeStreamStopped",
         {PUBLISHING: "0x60", STANDBY: "1x60"},
         {PUBLISHING: "1x60", STANDBY: "1x60"},
@@ -262,7 +281,7 @@ def unit_test(case: Case, rule: Mapping[str, Any], *, fires: bool) -> dict[str, 
     alert = {"exp_labels": labels, "exp_annotations": {**rule["annotations"], "summary": case.summary}}
     series = case.fires if fires else case.quiet
     return {
-        "interval": "30s",
+        "interval": case.interval,
         "input_series": [{"series": name, "values": values} for name, values in series.items()],
         "alert_rule_test": [
             {"eval_time": case.at, "alertname": rule["alert"], "exp_alerts": [alert] if fires else []},
