@@ -159,6 +159,17 @@ def test_a_snapshot_whose_verification_has_failed_is_not_restored(folder: Path) 
     assert "restore good" in docker.commands[3]
 
 
+def test_prometheus_must_be_told(folder: Path) -> None:
+    progress = Notices()
+    add_replica(N4, folder, progress, FakeDocker())
+    assert not progress.notices
+    (folder / "prometheus").mkdir()
+    (folder / "prometheus" / "prometheus.yml").touch()
+    add_replica(ComposeReplica("n5", Origin.LOG, None, Mode.ASYNC), folder, progress, FakeDocker())
+    [notice] = progress.notices
+    assert "add n5:8001 to the job replicator in prometheus/prometheus.yml" in notice
+
+
 @pytest.mark.parametrize("name", ["compose.override.yaml", "docker-compose.override.yml"])
 def test_an_override_file_stays_in_effect(folder: Path, name: str) -> None:
     """Docker Compose reads it by itself only while COMPOSE_FILE is not set."""

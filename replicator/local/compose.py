@@ -25,6 +25,7 @@ from replicator.snapshots.listing import first_verified, of_first_log, usable
 
 HTTP_PORT = 8001  # of the image
 NODE_DIR = "/var/lib/replicator/node"  # REPLICATOR_NODE_DIR of the image
+PROMETHEUS = Path("prometheus", "prometheus.yml")  # in the folder of compose.yaml
 READY_S = 600
 # Beside compose.yaml, Docker Compose reads the first of these that exists, unless COMPOSE_FILE is set.
 OVERRIDES = (
@@ -116,6 +117,11 @@ def add_replica(
         progress.notice(f"{file} stays: `docker compose --file compose.yaml --file {file.name} logs {id}` may say more")
         raise
     _remember(folder, files)
+    if (folder / PROMETHEUS).exists():
+        progress.notice(
+            f"Prometheus does not scrape {id} yet: add {id}:{HTTP_PORT} to the job replicator in {PROMETHEUS}, and "
+            "send it SIGHUP (`docker compose kill --signal SIGHUP prometheus`)"
+        )
     return Address("127.0.0.1", resp)
 
 
