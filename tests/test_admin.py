@@ -166,7 +166,7 @@ async def test_a_process_without_a_node_reports_what_became_of_the_store(
     servers: HttpServers, state: NodeState, health: int
 ) -> None:
     client, _ = await single_leader(servers, "")
-    client.server.heals.note(Heal(Damage(Cause.DIVERGED, "it differs", 0), "s1", 5, 0))
+    client.server.heals.note(Heal(Damage(Cause.DIVERGED, "it differs", 0), "s1", 5, 7000))
     client.server.detach_node(state, "it differs. The store is being rebuilt")
     for path, status in (("/healthz", health), ("/readyz", 503), ("/leader", 503), ("/replica", 503), ("/keys/a", 503)):
         found, answer = await client.ask("GET", path)
@@ -177,6 +177,8 @@ async def test_a_process_without_a_node_reports_what_became_of_the_store(
     metrics = await client.text("/metrics")
     assert f"replicator_healing {float(state is NodeState.HEALING)}" in metrics
     assert 'replicator_heals_total{cause="diverged"} 1.0' in metrics and "replicator_serving 0.0" in metrics
+    assert 'replicator_last_heal_timestamp_seconds{cause="diverged"} 7.0' in metrics
+    assert 'replicator_last_heal_timestamp_seconds{cause="truncated"} 0.0' in metrics
     client.server.restart_as(identity("n1", 2))
     _, answer = await client.ask("GET", "/status")
     assert (answer["incarnation"], answer["node"]["state"]) == (f"{2:016x}", NodeState.WAITING)

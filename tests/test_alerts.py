@@ -37,7 +37,7 @@ def labelled(metric: str, labels: str, more: str) -> str:
 
 ELECTIONS = [labelled("replicator_claims_total", node, "reason='election'") for node in (N1, N2)]
 REJECTED = labelled("replicator_rejected_writes_total", N1, "code='NOREPLICAS'")
-HEALS = labelled("replicator_heals_total", N1, "cause='diverged'")
+HEALED = labelled("replicator_last_heal_timestamp_seconds", N1, "cause='diverged'")
 UNKNOWN = labelled("replicator_writes_total", N1, "outcome='unknown'")
 WITHIN_1_S = labelled("replicator_command_duration_seconds_bucket", N1, "kind='write', le='1'")
 WITHIN_2_S = labelled("replicator_command_duration_seconds_bucket", N1, "kind='write', le='2.5'")
@@ -109,10 +109,11 @@ CASES = [
     ),
     Case(
         "Healed",
-        {HEALS: "0x30 1x30"},
-        {HEALS: "1x60"},
+        {HEALED: "-500000x2890 _x4 86800x110"},  # days ago, and when the process was started again
+        {HEALED: "0x1000 2000x2000"},  # more than a day ago
         {**AT_N1, "cause": "diverged"},
         "n1:8001 has rebuilt its store (diverged)",
+        at="25h",
     ),
     Case(
         "KafkaUnavailable",

@@ -19,6 +19,7 @@ from replicator.node.commit_times import PRECISION, SPACING_MS, CommitTimes
 from replicator.node.latencies import LATENCY_BOUNDS_S, Histogram
 from replicator.node.snapshots import SnapshotReport
 from replicator.position import NodeId, Offset
+from replicator.protocol.healing import Cause, Damage, Heal
 from replicator.records.types import VERSION, Mode, Policy
 from replicator.server.http.metrics import MetricsInput, render
 from replicator.server.redis.turns import Turns
@@ -102,6 +103,15 @@ def test_snapshots_of_a_former_log_do_not_count() -> None:
         assert found["replicator_snapshots"] == count
         assert found.get("replicator_snapshot_offset") == found.get("replicator_snapshot_verified_offset") == offset
         assert found.get("replicator_snapshot_timestamp_seconds") == (offset and 1000)
+
+
+def test_a_heal_of_a_former_process_is_known_by_its_time() -> None:
+    """A counter that is 1 before a restart and 1 after it has not increased."""
+    healed = Heal(Damage(Cause.TRUNCATED, "the log has lost its end", 0), "s1", 5, healed_at_ms=9_500)
+    for status, time_s in ((example().status, 0), (replace(example().status, healed=healed), 9.5)):
+        found = parsed(render(replace(example(), status=status)).decode())
+        assert found["replicator_last_heal_timestamp_seconds{cause=truncated}"] == time_s
+        assert found["replicator_last_heal_timestamp_seconds{cause=diverged}"] == 0
 
 
 def test_units_are_base_units() -> None:

@@ -30,7 +30,7 @@ from replicator.node.replica_progress import ReplicaLag
 from replicator.node.snapshots import NOTHING_KNOWN, ListedSnapshot, SnapshotReport
 from replicator.node.status import NodeStatus
 from replicator.position import NodeId
-from replicator.protocol.healing import Cause
+from replicator.protocol.healing import Cause, Heal
 from replicator.records.types import VERSION, Reason
 from replicator.server.build import is_compiled
 from replicator.server.stats import Stats
@@ -87,7 +87,7 @@ class NodeCollector(Collector):
         )
         yield _gauge("leader", "Whether this node is the leader (1) or not (0).", status.role.leads)
         yield _gauge("serving", "Whether this node answers reads (1) or not (0).", status.state is NodeState.SERVING)
-        yield from _healing(status.state, status.heals)
+        yield from _healing(status.state, status.heals, status.healed)
         yield _gauge(
             "kafka_up",
             "Whether Kafka answers this node, as far as it knows (1), or the node waits for Kafka (0).",
@@ -299,16 +299,23 @@ class NoNodeCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily("replicator_node", "Cluster and id of this node.", self._node)
         yield _gauge("serving", "Whether this node answers reads (1) or not (0).", False)
-        yield from _healing(self._state, self._heals.counts)
+        yield from _healing(self._state, self._heals.counts, self._heals.last)
 
 
-def _healing(state: NodeState, heals: Mapping[Cause, int]) -> Iterator[Metric]:
+def _healing(state: NodeState, heals: Mapping[Cause, int], last: Heal | None) -> Iterator[Metric]:
     yield _gauge(
         "healing",
         "Whether the store of this node is damaged and is being rebuilt (1) or not (0). The node serves nothing then.",
         state is NodeState.HEALING,
     )
     yield _counters("heals", "Number of times that this process has rebuilt its store, by cause.", "cause", heals)
+    yield _gauges(
+        "last_heal_timestamp_seconds",
+        "Unix time at which this node, perhaps in a former process, last rebuilt its store, at the cause of that. 0 at "
+        "the other causes.",
+        "cause",
+        {cause: last.healed_at_ms / 1000 if last and last.damage.cause is cause else 0.0 for cause in heals},
+    )
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:
