@@ -35,7 +35,10 @@ def labelled(metric: str, labels: str, more: str) -> str:
     return f"{metric}{labels[:-1]}, {more}}}"
 
 
-ELECTIONS = [labelled("replicator_claims_total", node, "reason='election'") for node in (N1, N2)]
+N3 = "{job='replicator', instance='n3:8001'}"
+ELECTIONS = [labelled("replicator_claims_total", node, "reason='election'") for node in (N1, N2, N3)]
+STARTED = [f"process_start_time_seconds{node}" for node in (N1, N2, N3)]
+FIVE = "0x10 1x10 2x10 3x10 4x10 5x10 5x60"
 REJECTED = labelled("replicator_rejected_writes_total", N1, "code='NOREPLICAS'")
 HEALED = labelled("replicator_last_heal_timestamp_seconds", N1, "cause='diverged'")
 UNKNOWN = labelled("replicator_writes_total", N1, "outcome='unknown'")
@@ -125,8 +128,19 @@ CASES = [
     ),
     Case(
         "FrequentElections",
-        dict.fromkeys(ELECTIONS, "0x10 1x10 2x10 3x10 4x10 5x10 5x60"),
-        {ELECTIONS[0]: "1x120", ELECTIONS[1]: "0x10 5x110"},  # n2 has started, and reads claims of the past
+        dict.fromkeys(ELECTIONS, FIVE) | dict.fromkeys(STARTED, "60x120"),  # all have started within the hour
+        # n3 has started, and reads claims of the past
+        {ELECTIONS[0]: "1x120", STARTED[0]: "-9000x120", ELECTIONS[2]: "0x10 9x110", STARTED[2]: "60x120"},
+        JOB,
+        "replicator has had 5 elections within an hour",
+        at="60m",
+    ),
+    Case(
+        "FrequentElections",
+        # n3 is cut off from Kafka, and reads no claims
+        {**dict.fromkeys(ELECTIONS[:2], FIVE), ELECTIONS[2]: "7x120", **dict.fromkeys(STARTED, "-9000x120")},
+        # n3 has reached Kafka again, or rebuilt its store, and reads those of some hours
+        {**dict.fromkeys(ELECTIONS[:2], "1x120"), ELECTIONS[2]: "0x80 9x40", **dict.fromkeys(STARTED, "-9000x120")},
         JOB,
         "replicator has had 5 elections within an hour",
         at="60m",
