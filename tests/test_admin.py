@@ -401,6 +401,29 @@ async def test_a_follower_registers_itself_and_its_new_address_after_a_restart(s
         await follower.stop()
 
 
+async def test_a_node_with_another_password_reports_that(
+    servers: HttpServers, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration, "REGISTRATION_RETRY_S", 0.001)
+    await leader_n1(servers, PASSWORD)
+    follower, identity, member = await start_n2(servers)
+    refusals: list[str] = []
+    note = follower.node.note_registration
+
+    def noted(refusal: str) -> None:
+        refusals.append(refusal)
+        note(refusal)
+
+    monkeypatch.setattr(follower.node, "note_registration", noted)
+    registering = asyncio.create_task(register(follower.node, identity, member, "wrong"))
+    await until(lambda: len(refusals) > 3)
+    assert "another password than n1" in follower.node.status().trouble
+    assert caplog.text.count("another password than n1") == 1
+    registering.cancel()
+    await register(follower.node, identity, member, PASSWORD)
+    assert not follower.node.status().trouble
+
+
 @pytest.mark.parametrize("path", ["/status", "/metrics"])
 @pytest.mark.parametrize("moved", [True, False])
 async def test_a_status_that_is_asked_for_while_the_store_is_rebuilt(

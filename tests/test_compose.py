@@ -162,11 +162,12 @@ def test_a_snapshot_whose_verification_has_failed_is_not_restored(folder: Path) 
 def test_prometheus_must_be_told(folder: Path) -> None:
     progress = Notices()
     add_replica(N4, folder, progress, FakeDocker())
-    assert not progress.notices
+    [notice] = progress.notices
+    assert "n4 may become leader" in notice
     (folder / "prometheus").mkdir()
     (folder / "prometheus" / "prometheus.yml").touch()
     add_replica(ComposeReplica("n5", Origin.LOG, None, Mode.ASYNC), folder, progress, FakeDocker())
-    [notice] = progress.notices
+    _, notice, _ = progress.notices
     assert "add n5:8001 to the job replicator in prometheus/prometheus.yml" in notice
 
 

@@ -283,3 +283,14 @@ def test_commands_report_a_password_that_cannot_be_read(
     monkeypatch.setattr(sys, "argv", ["replicator", "--version"])
     with pytest.raises(SystemExit, match="0"):
         main()
+
+
+def test_a_file_with_a_password_is_no_misspelt_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("secret")
+    monkeypatch.setenv("REPLICATOR_NODE_PASSWORD_FILE", str(tmp_path / "password"))
+    monkeypatch.setattr(sys, "argv", ["replicator", "status", "--dir", str(tmp_path)])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert "Warning" not in capsys.readouterr().err

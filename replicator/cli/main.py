@@ -102,9 +102,9 @@ def replicator(
     ] = False,
 ) -> None:
     """A replicated key-value store on a Kafka log. Any Redis client works with it."""
+    passwords_from_files(os.environ)  # before the options of commands are read
     for variable, meant in misspelt(os.environ, timing.SETTINGS):
         print_error("Warning:", "bold yellow", f"{variable} is not a setting, and ignored: did you mean {meant}?")
-    passwords_from_files(os.environ)  # before the options of commands are read
 
 
 def main() -> None:

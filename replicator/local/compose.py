@@ -122,6 +122,7 @@ def add_replica(
             f"Prometheus does not scrape {id} yet: add {id}:{HTTP_PORT} to the job replicator in {PROMETHEUS}, and "
             "send it SIGHUP (`docker compose kill --signal SIGHUP prometheus`)"
         )
+    progress.notice(f"{id} may become leader: add {id} to /etc/hosts where the other nodes are, and to your clients")
     return Address("127.0.0.1", resp)
 
 

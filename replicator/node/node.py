@@ -343,6 +343,10 @@ class Node:
         """This process is about to ask the leader to register it. Returns the incarnation that it replaces."""
         return self._context.registration.ask(self.membership)
 
+    def note_registration(self, refusal: str) -> None:
+        """The leader has answered a request to register this process. `refusal`: empty if it has accepted it."""
+        self._context.registration.refusal = refusal
+
     def make_eligible(self) -> None:
         """Allow this node to start elections, once it is known that no other process uses its id."""
         self._context.roles.eligible = True

@@ -14,6 +14,7 @@ class Registration:
     def __init__(self, own: Author) -> None:
         self._own = own
         self._replaces: int | None = None  # what it first asked to replace; None: it has not asked yet
+        self.refusal = ""  # why the leader has not registered this process
 
     def ask(self, membership: Membership) -> int:
         """This process asks to be registered, having read this membership. Returns the incarnation that it replaces."""

@@ -74,7 +74,7 @@ def node_status(
         role=roles.role,
         source=None if roles.role.leads else source,
         state=health.state,
-        trouble=health.health.trouble,
+        trouble=health.health.trouble or _refusal(context),
         epoch=log_state.epoch,
         leader=log_state.leader.node if log_state.leader else None,
         leader_silent_ms=roles.leader_silent_ms(),
@@ -102,6 +102,12 @@ def node_status(
         healed=healed.last if healed else None,
         heals=dict((healed or NO_HEALS).counts),
     )
+
+
+def _refusal(context: NodeContext) -> str:
+    """Why this process, which is not a member, is not registered."""
+    is_member = context.replica.machine.meta.membership.includes(context.author)
+    return "" if is_member else context.registration.refusal
 
 
 def _last_record_ms(context: NodeContext, now_us: int) -> float | None:

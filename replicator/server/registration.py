@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -81,8 +82,20 @@ async def _request_registration(session: aiohttp.ClientSession, node: Node, memb
             "timeline": node.status().timeline,
         }
         async with session.put(leader.http.url("/members"), json=fields) as answer:
+            refusal = await _refusal(leader, answer)
+        node.note_registration(refusal)
+        if refusal:
+            outage.failed(ReplicatorError(refusal))
+        else:
             outage.ended()
-            if answer.status not in (202, 409):
-                logger.warning("%s refused to register this node: %s", leader.node, await answer.text(errors="replace"))
     except (aiohttp.ClientError, TimeoutError, LookupError) as error:  # LookupError: an unknown charset
         outage.failed(ReplicatorError(f"{leader.node} does not answer at {leader.http}: {error}"))
+
+
+async def _refusal(leader: Member, answer: aiohttp.ClientResponse) -> str:
+    """Why the leader does not register this process; empty if it does, or if another one has registered meanwhile."""
+    if answer.status in (HTTPStatus.ACCEPTED, HTTPStatus.CONFLICT):
+        return ""
+    if answer.status == HTTPStatus.UNAUTHORIZED:
+        return f"this node has another password than {leader.node}: give all nodes the same one, and restart this one"
+    return f"{leader.node} refused to register this node: {await answer.text(errors='replace')}"
