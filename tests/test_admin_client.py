@@ -12,6 +12,7 @@ import pytest
 
 from replicator.address import Address
 from replicator.local.admin_client import ClusterAdmin, NodeAdmin, NodeRefused, NodeUnreachable, find_cluster
+from replicator.local.ports import random_free_port
 from replicator.local.resp_connection import CommandFailed, RespConnection
 
 Serve = Callable[[bytes], Address]
@@ -111,8 +112,9 @@ def bulk(text: bytes) -> bytes:
     return b"$%d\r\n%s\r\n" % (len(text), text)
 
 
-@pytest.mark.parametrize("http", [b"127.0.0.1:8001", b"[::1]:8001"])
-def test_the_redis_port_of_a_node_names_its_http_address(serve: Serve, tmp_path: Path, http: bytes) -> None:
+@pytest.mark.parametrize("host", [b"127.0.0.1", b"[::1]"])
+def test_the_redis_port_of_a_node_names_its_http_address(serve: Serve, tmp_path: Path, host: bytes) -> None:
+    http = b"%b:%d" % (host, random_free_port())
     info = bulk(b"# Replicator\r\nnode:n1\r\nhttp:" + http + b"\r\n")
     asked = serve(info)
     with pytest.raises(NodeUnreachable, match=re.escape(f"{http.decode()} (")):
