@@ -153,7 +153,7 @@ BROKEN_RULES = [
         near=637,
     ),
     BrokenRule(
-        mutations.records_of_a_later_epoch_are_void, "serves a damaged log", loss=True, events=("pause",), near=790
+        mutations.records_of_a_later_epoch_are_void, "serves a damaged log", loss=True, events=("pause",), near=683
     ),
     BrokenRule(
         mutations.leases_run_from_the_last_copy_of_a_claim, "hold a lease", events=("foreign append", "pause"), near=60
@@ -182,7 +182,7 @@ BROKEN_RULES = [
         "not linearizable",
         INVALIDATE,
         events=("cut off and set async",),
-        near=83,
+        near=524,
     ),
     BrokenRule(
         mutations.replaced_processes_are_not_waited_for,
@@ -197,7 +197,7 @@ BROKEN_RULES = [
         "not linearizable",
         INVALIDATE,
         events=("start elsewhere and fall behind",),
-        near=312,
+        near=220,
         steps=STEPS_WITH_TWO_PROCESSES,
     ),
     BrokenRule(
