@@ -103,7 +103,7 @@ def test_a_snapshot_is_verified_against_the_log(cluster: Cluster) -> None:
     assert "failed" in cluster.run("snapshot", "list")
     assert "does not match its checksum" in cluster.run("snapshot", "show")
     refused = cluster.run("replica", "add", "n2", "--from-snapshot", code=1)
-    assert f"snapshot {taken['name']} cannot be restored: " in refused
+    assert f"there is no snapshot whose verification has not failed ({taken['name']}: " in refused
     assert "does not match its checksum" in refused and "snapshot delete NAME" in refused
     assert [it["id"] for it in cluster.status()["nodes"]] == ["n1"]
     assert not cluster.folder.node_dir("n2").exists()

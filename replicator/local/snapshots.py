@@ -7,7 +7,7 @@ import platform
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -43,13 +43,28 @@ def newest_of_log(repository: Repository, cluster: str, topic_id: str | None, *,
     """The newest snapshot of the log with that id; `verified`: only of those that are."""
 
     def choice(skipped: Collection[str]) -> StoredSnapshot:
-        found = usable(listed(repository), cluster, topic_id=topic_id, skipped=skipped)
+        snapshots = listed(repository)
+        found = usable(snapshots, cluster, topic_id=topic_id, skipped=skipped)
         chosen = first_verified(found) if verified else next(iter(found), None)
         if chosen is None:
-            raise SnapshotError(f"there is no snapshot in {repository.url}: `replicator snapshot take` takes one")
+            raise SnapshotError(
+                f"there is no snapshot{_failures(snapshots, cluster)} in {repository.url}: `replicator snapshot take` "
+                "takes one"
+            )
         return repository.get(chosen.manifest.name)
 
     return choice
+
+
+def _failures(snapshots: Iterable[ListedSnapshot], cluster: str) -> str:
+    """Those that cannot be used, and why, as a part of a sentence; empty if there are none."""
+    failed = [it for it in snapshots if it.failure and it.manifest.cluster == cluster]
+    reasons = "; ".join(f"{it.manifest.name}: {it.failure}" for it in failed)
+    return (
+        f" whose verification has not failed ({reasons}; `replicator snapshot delete NAME` deletes it)"
+        if failed
+        else ""
+    )
 
 
 def best(repository: Repository, cluster: str) -> Choice:
