@@ -63,6 +63,10 @@ def stream(cluster: Cluster) -> Iterator[Cluster]:
     cluster.run("stream", "reset", "--yes")
 
 
+PUBLISHED_WAIT_S = 120
+"""Also after a publisher was killed: its group, and the node, take half a minute on a loaded machine."""
+
+
 def leader(cluster: Cluster) -> Any:
     return cluster.client(cluster.leader(NODES))
 
@@ -96,7 +100,7 @@ def published(cluster: Cluster, start: Start = StreamEnd.EARLIEST) -> list[Chang
             found.extend(more)
             return any(it.position >= last for it in more)
 
-        wait_for(read_all)
+        wait_for(read_all, PUBLISHED_WAIT_S)
         found += changes.read(10_000, 0.5)
     return found
 
