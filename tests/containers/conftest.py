@@ -14,7 +14,7 @@ def _engine() -> None:
         pytest.skip(why)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """For all tests that leave it as they found it."""
     with running(tmp_path_factory.mktemp("stack") / "compose") as stack:
