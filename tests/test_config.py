@@ -289,6 +289,7 @@ def test_a_file_with_a_password_is_no_misspelt_setting(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "password").write_text("secret")
+    monkeypatch.setenv("REPLICATOR_NODE_PASSWORD", "")  # which the program sets: restored after the test
     monkeypatch.setenv("REPLICATOR_NODE_PASSWORD_FILE", str(tmp_path / "password"))
     monkeypatch.setattr(sys, "argv", ["replicator", "status", "--dir", str(tmp_path)])
     with pytest.raises(SystemExit, match="1"):
