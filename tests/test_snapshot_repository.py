@@ -574,7 +574,7 @@ class TestFallback:
         assert newest_of_log(repository, "shop", "topic", verified=False)(()).name == names[1]
         for topic_id, skipped in (("topic", names), ("another", [])):
             with pytest.raises(
-                SnapshotError, match=r"there is no snapshot whose verification has not failed \(.*digest"
+                SnapshotError, match=r"no snapshot whose verification has not failed \(.*digest"
             ):
                 newest_of_log(repository, "shop", topic_id, verified=True)(skipped)
 
