@@ -573,9 +573,7 @@ class TestFallback:
         repository.note_verification(names[0], FailedVerification(1, "n1", "digest: …"))
         assert newest_of_log(repository, "shop", "topic", verified=False)(()).name == names[1]
         for topic_id, skipped in (("topic", names), ("another", [])):
-            with pytest.raises(
-                SnapshotError, match=r"no snapshot whose verification has not failed \(.*digest"
-            ):
+            with pytest.raises(SnapshotError, match=r"no snapshot whose verification has not failed \(.*digest"):
                 newest_of_log(repository, "shop", topic_id, verified=True)(skipped)
 
     def test_one_whose_verification_failed_is_only_shown(self, repository: Repository, names: list[str]) -> None:
