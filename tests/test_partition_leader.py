@@ -18,6 +18,7 @@ from replicator.log.kafka.client_id import client_id_of
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.options import KafkaOptions
 from replicator.log.kafka.partition_leader import LeaderLookup
+from replicator.log.kafka.topic_ids import TopicIds
 from replicator.log.kafka.topic_monitor import TopicMonitor
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.position import NodeId, Offset
@@ -341,6 +342,16 @@ async def test_an_outage_does_not_make_a_client_forget_the_brokers(brokers: list
     for broker in brokers[1:]:
         await broker.start()
     assert await asked.topic_id("c.wal") == TOPIC_ID
+    await brokers[0].start()
+
+
+async def test_programs_ask_the_brokers_that_they_know_while_no_bootstrap_address_answers(
+    brokers: list[FakeBroker],
+) -> None:
+    ids = TopicIds(bootstrap(brokers[:1]))
+    assert await asyncio.to_thread(ids.get, "c.wal") == TOPIC_ID
+    await brokers[0].stop()
+    assert await asyncio.to_thread(ids.get, "c.wal") == TOPIC_ID
     await brokers[0].start()
 
 

@@ -151,7 +151,8 @@ class Brokers:
         """Without those of another one, whose broker has got the address of one of ours. Raises `BrokerUnavailable`."""
         kafka = self._kafka
         if kafka is None and answers:
-            counts = Counter(answer.kafka for address, answer in answers.items() if address in self._named)
+            named = [answer for address, answer in answers.items() if address in self._named]
+            counts = Counter(answer.kafka for answer in named or answers.values())
             [(kafka, count), *others] = counts.most_common()
             if others and others[0][1] == count:
                 raise self.unavailable("its addresses are of brokers of different Kafkas: correct kafka.bootstrap")
