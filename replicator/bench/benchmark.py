@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from replicator.bench.cluster import benchmark_cluster
 from replicator.bench.memory import MemoryGrowth, measure_memory
 from replicator.bench.peers import redis_server
 from replicator.bench.raw_rates import kafka_rates, lmdb_rates
@@ -24,7 +25,7 @@ from replicator.bench.redis_benchmark import BenchmarkLoad, BenchmarkRun, run_re
 from replicator.bench.replay import ReplayRate, measure_replay
 from replicator.bench.rounds import BenchmarkFigure, medians, summarize
 from replicator.errors import ConfigError
-from replicator.local.cluster import LocalCluster, temporary_cluster
+from replicator.local.cluster import LocalCluster
 from replicator.local.progress import ProgressReporter
 
 LOADS = (
@@ -80,9 +81,7 @@ def run_benchmark(
     """`requests`: of the largest load in each round; `writes`: while memory is measured. Raises `ReplicatorError`."""
     with (
         tempfile.TemporaryDirectory(prefix="replicator-bench-", ignore_cleanup_errors=True) as name,
-        temporary_cluster(
-            "bench", 1, bootstrap=bootstrap, password=password, progress=progress, spare_ports=1
-        ) as cluster,
+        benchmark_cluster(1, bootstrap=bootstrap, password=password, progress=progress, spare_ports=1) as cluster,
     ):
         raw, ours, redis = _measure_rounds(cluster, Path(name), requests, rounds, progress)
         memory = measure_memory(cluster, "n1", writes, progress)

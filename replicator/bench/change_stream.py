@@ -16,9 +16,10 @@ from typing import NamedTuple
 from replicator.address import Address
 from replicator.bench.benchmark import machine_name
 from replicator.bench.closed_loop import KEYS, Workload, key_name, percentile, run_load, value_of
+from replicator.bench.cluster import benchmark_cluster
 from replicator.bench.subjects import SET
 from replicator.errors import ReplicatorError
-from replicator.local.cluster import LocalCluster, temporary_cluster
+from replicator.local.cluster import LocalCluster
 from replicator.local.progress import ProgressReporter
 from replicator.local.resp_connection import RespConnection
 from replicator.stream.position import StreamEnd
@@ -71,7 +72,7 @@ def measure_change_stream(
     Raises `ReplicatorError`.
     """
     measured = []
-    with temporary_cluster("bench", 2, bootstrap=None, password=password, progress=progress) as cluster:
+    with benchmark_cluster(2, bootstrap=None, password=password, progress=progress) as cluster:
         subject = _Subject(cluster, password)
         progress.step("warming up")
         subject.load(seconds)

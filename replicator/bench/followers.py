@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from replicator.bench.benchmark import KAFKA, cpu_pids, machine_name
+from replicator.bench.cluster import benchmark_cluster
 from replicator.bench.redis_benchmark import BenchmarkLoad, BenchmarkRun, run_redis_benchmark
 from replicator.bench.rounds import BenchmarkFigure, summarize
-from replicator.local.cluster import temporary_cluster
 from replicator.local.progress import ProgressReporter
 from replicator.local.waiting import wait_caught_up
 
@@ -39,8 +39,8 @@ def measure_followers(
 ) -> FollowersReport:
     """Async followers, as others do not change what the broker does. Raises `ReplicatorError`."""
     runs: list[BenchmarkRun] = []
-    with temporary_cluster(
-        "bench", 1 + few, bootstrap=None, password=password, progress=progress, spare_ports=many - few
+    with benchmark_cluster(
+        1 + few, bootstrap=None, password=password, progress=progress, spare_ports=many - few
     ) as cluster:
         port = cluster.resp_ports["n1"]
         progress.step("warming Kafka up")

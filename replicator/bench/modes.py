@@ -21,10 +21,10 @@ from typing import NamedTuple
 from replicator.bench import mode_rows
 from replicator.bench.benchmark import machine_name
 from replicator.bench.closed_loop import KEYS, CommandWords
+from replicator.bench.cluster import benchmark_cluster
 from replicator.bench.mode_rows import AT_FOLLOWER, AT_LEADER, WRITES, ExpectationResult, ModeRow, median_row
 from replicator.bench.subjects import WAIT, ClusterSubject, Measure, postgres_writes, redis_writes
 from replicator.errors import ReplicatorError
-from replicator.local.cluster import temporary_cluster
 from replicator.local.progress import ProgressReporter
 from replicator.records.types import WriteMode
 
@@ -62,7 +62,7 @@ def measure_modes(
     """Raises `ReplicatorError` if the cluster cannot be started; a row that fails has `trouble`."""
     with tempfile.TemporaryDirectory(prefix="replicator-bench-", ignore_cleanup_errors=True) as name:
         dir = Path(name)
-        with temporary_cluster("bench", 3, bootstrap=bootstrap, password=password, progress=progress) as cluster:
+        with benchmark_cluster(3, bootstrap=bootstrap, password=password, progress=progress) as cluster:
             subject = ClusterSubject(cluster, seconds)
             progress.step("writing all keys")
             subject.fill()

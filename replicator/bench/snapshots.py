@@ -17,11 +17,12 @@ from statistics import median
 from replicator.address import Address
 from replicator.bench.benchmark import machine_name
 from replicator.bench.closed_loop import LoadResult, Workload, key_name, run_load
+from replicator.bench.cluster import benchmark_cluster
 from replicator.bench.peers import redis_server
 from replicator.bench.postgres import postgres_server
 from replicator.bench.subjects import SET
 from replicator.errors import ConfigError, ReplicatorError
-from replicator.local.cluster import LocalCluster, Origin, temporary_cluster
+from replicator.local.cluster import LocalCluster, Origin
 from replicator.local.progress import ProgressReporter
 from replicator.local.resp_connection import RespConnection
 from replicator.records.types import Mode
@@ -67,7 +68,7 @@ def measure_snapshots(
     keys: int, seconds: float, rounds: int, *, password: str, progress: ProgressReporter
 ) -> SnapshotBenchmark:
     """`seconds`: of each load. Raises `ReplicatorError`."""
-    with temporary_cluster("bench", 2, bootstrap=None, password=password, progress=progress, spare_ports=2) as cluster:
+    with benchmark_cluster(2, bootstrap=None, password=password, progress=progress, spare_ports=2) as cluster:
         subject = _Subject(cluster, password)
         progress.step(f"writing {keys:,} keys")
         with RespConnection(subject.leader, password) as connection:

@@ -25,7 +25,7 @@ from replicator.bench.peers import redis_pair
 from replicator.bench.postgres import postgres_pair
 from replicator.errors import ReplicatorError
 from replicator.local.cluster import LocalCluster
-from replicator.local.operations import policy_of, promote, set_mode, set_policy
+from replicator.local.operations import policy_of, set_mode, set_policy
 from replicator.local.resp_connection import CommandFailed, RespConnection
 from replicator.local.waiting import wait_caught_up
 from replicator.records.types import Mode, Policy, WriteMode
@@ -102,10 +102,8 @@ class ClusterSubject:
             return str(connection.execute("REPL.TOKEN").decode())
 
     def _configure(self, sync: Sequence[str], wait_for: str, write: WriteMode) -> None:
-        """Returns once n1 leads with these settings, and the others have caught up. Raises `ReplicatorError`."""
+        """Returns once the settings are in effect, and the followers have caught up. Raises `ReplicatorError`."""
         status = self._admin.leader().status()
-        if status.node.id != "n1":
-            promote(self._admin, "n1")
         modes = {member.node: member.mode for member in status.members}
         wanted = {id: Mode.SYNC if id in sync else Mode.ASYNC for id in self._ports}
         changed = [id for id, mode in wanted.items() if modes[id] != mode]
