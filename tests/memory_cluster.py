@@ -22,6 +22,7 @@ from replicator.node.node import Node
 from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.protocol.pace import ALWAYS_STEADY
 from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts
+from replicator.protocol.upstream import LEADER
 from replicator.records.types import VERSION, Member, Membership, Mode, Timing
 from replicator.store.machine import Machine, open_machine
 
@@ -118,17 +119,17 @@ class MemoryLink:
         except ReplicatorError as error:
             raise LinkFailed(str(error)) from error
 
-    async def open_stream(self, leader: Member, request: StreamRequest) -> RecordStream:
-        running = self._nodes[leader.node]
+    async def open_stream(self, upstream: Member, request: StreamRequest) -> RecordStream:
+        running = self._nodes[upstream.node]
         if self.stream_limit <= len(self.opened) or self.cut or running.task.done():
             raise LinkFailed("the connection is refused")
         stream = MemoryStream(running.node)
         try:
-            first = running.node.start_stream(request, stream.sink)
+            missing = running.node.start_stream(request, stream.sink)
         except ReplicatorError as error:
             raise LinkFailed(str(error)) from error
-        if first is not None:
-            stream.sink.send(first)
+        for batch in missing:
+            stream.sink.send(batch)
         self.opened.append(stream)
         return stream
 
@@ -154,10 +155,13 @@ class MemoryStream:
         self.taken += 1
         return received
 
-    def ack(self, payload: bytes) -> None:
-        self.acks.append(payload)
+    def ack(self, *payloads: bytes) -> None:
+        self.acks += payloads
         if not self.loses_acks:
-            self._leader.record_ack(self.sink, payload)
+            self._leader.record_acks(self.sink, payloads)
+
+    def report_below(self, below: Mapping[Author, int]) -> None:
+        self._leader.set_below(self.sink, below)
 
     def close(self) -> None:
         self._leader.end_stream(self.sink)
@@ -214,6 +218,7 @@ class MemoryCluster:
         self.version = VERSION  # of records, in a new log
         self.pace = ALWAYS_STEADY  # of the nodes that are started from now on
         self.stream_limit = 0  # `MemoryLink.stream_limit` of the nodes that are started from now on
+        self.upstreams: dict[str, str] = {}  # the wanted upstreams of nodes that are started from now on
         self.nodes: dict[str, RunningNode] = {}  # the last process of each
         self._started: list[RunningNode] = []
 
@@ -245,6 +250,7 @@ class MemoryCluster:
             configured_names=Timing.__dataclass_fields__,
             timeouts=self.timeouts,
             pace=self.pace,
+            upstream=self.upstreams.get(name, LEADER),
         )
         member = replace(self.member(name, priority, resp), incarnation=author.incarnation)
         link = MemoryLink(self.nodes)

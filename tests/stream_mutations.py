@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager
 from math import inf
 from unittest.mock import patch
@@ -60,7 +60,7 @@ def leaders_send_to_followers_with_another_past() -> AbstractContextManager[obje
 
     def start_stream(
         self: ReplicationBacklog, request: StreamRequest, sink: RecordSink, membership: Membership
-    ) -> CommittedBatch | None:
+    ) -> list[CommittedBatch]:
         chain = next((end.chain for end in self._ends() if end.seq == request.seq), request.chain)
         return genuine(self, request._replace(chain=chain), sink, membership)
 
@@ -71,9 +71,9 @@ def leaders_send_to_followers_with_another_past() -> AbstractContextManager[obje
 def acks_of_earlier_terms_count() -> AbstractContextManager[object]:
     """A replica may have acked records that Kafka has lost, and others are at their offsets now."""
 
-    def record(self: ReplicaProgress, payload: bytes, sender: Author | None = None) -> None:
+    def record(self: ReplicaProgress, payload: bytes, senders: Container[Author] | None = None) -> None:
         ack = self._codec.decode(payload)
-        genuine(self, self._codec.encode(ack._replace(epoch=self._epoch)), sender)
+        genuine(self, self._codec.encode(ack._replace(epoch=self._epoch)), senders)
 
     genuine = ReplicaProgress.record
     return patch.object(ReplicaProgress, "record", record)

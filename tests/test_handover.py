@@ -85,7 +85,7 @@ async def test_writes_wait_for_the_successor_and_are_then_redirected_to_it(clust
 
 
 async def streams_to(leader: RunningNode, *names: str) -> None:
-    await until(lambda: {author.node for author in leader.node._backlog.followers()} == set(names))
+    await until(lambda: {author.node for author in leader.node._backlog.receivers} == set(names))
 
 
 @with_streams

@@ -186,7 +186,7 @@ async def test_acks_that_overtake_each_other_do_not_go_back(cluster: ModesCluste
     assert await cluster.n1.node.wait_acked(first, 1, 10_000) == 1
     second = await cluster.n1.write(b"b", b"1")
     assert await cluster.n1.node.wait_acked(second, 1, 10_000) == 1
-    cluster.n1.node.record_ack(stream.sink, stream.acks[-2])
+    cluster.n1.node.record_acks(stream.sink, [stream.acks[-2]])
     assert cluster.n1.node.last_acks[NodeId("n2")].ack.offset >= second
 
 
@@ -207,7 +207,7 @@ async def test_a_stream_carries_the_acks_of_its_follower_only(cluster: ModesClus
     stream = await stream_of(cluster.n2)
     state, author = cluster.n1.machine.state, cluster.n3.node._context.author
     forged = Ack(state.timeline, author, Offset(10**9), state.seq, state.epoch, 0)
-    cluster.n1.node.record_ack(stream.sink, AckCodec().encode(forged))
+    cluster.n1.node.record_acks(stream.sink, [AckCodec().encode(forged)])
     await cluster.acked(cluster.n3)
     assert cluster.n1.node.last_acks[NodeId("n3")].ack.offset < 10**9
 

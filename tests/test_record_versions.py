@@ -95,8 +95,8 @@ async def test_the_version_rises_once_all_members_have_said_that_they_read_it(cl
     cluster.n2.link.stream_limit = 99
     await until(lambda: bool(cluster.n2.link.opened))
     node = cluster.n1.node
-    assert list(node._backlog.versions()) == [cluster.n2.node._context.author]  # n3 has said nothing
-    node.membership_changes.raise_version(node._backlog.versions())  # as at each review
+    assert list(node._backlog.receivers) == [cluster.n2.node._context.author]  # n3 has said nothing
+    node.membership_changes.raise_version(node._backlog.receivers)  # as at each review
     assert node.membership.version == node.membership_changes.latest.version == 2
     cluster.n3.link.stream_limit = 99
     await until(lambda: all(it.node.membership.version == 3 for it in cluster.nodes.values()))

@@ -1,8 +1,9 @@
-"""The last records that this leader has committed, and the followers that it sends them to.
+"""The last accepted records of this term, and the followers that this node sends them to.
 
-A record is sent only once it is committed, so it is in the log. Offsets are contiguous: a misplaced append or an
-unknown outcome ends the backlog and all streams. Only between a follower's position and the first record may the log
-have void entries. A follower that misses a record, or whose stream times out, reads the log (`record_source`).
+The leader adds a record once it is committed, a follower once it has applied it (`relay`): so it is in the log. A
+misplaced append or an unknown outcome of the leader, and a claim that a follower has read, end all streams. A receiver
+judges each record as if it had read it in the log; if it misses one, or its stream times out, it reads the log
+(`record_source`). The log may have void entries between two batches.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -67,7 +68,7 @@ class CommittedBatch:
 
 
 class RecordSink(Protocol):
-    """The leader's end of a stream to one follower."""
+    """The sender's end of a stream to one follower."""
 
     def send(self, batch: CommittedBatch) -> None: ...
 
@@ -76,10 +77,16 @@ class RecordSink(Protocol):
         ...
 
     def send_heartbeat(self) -> None:
-        """Show that the leader is alive, and request an ack."""
+        """Report that the leader is alive, and request an ack."""
         ...
 
     def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class _Stream:
+    request: StreamRequest
+    below: Mapping[Author, int]  # the processes that the follower sends records to, directly or not, and their versions
 
 
 class ReplicationBacklog:
@@ -87,26 +94,36 @@ class ReplicationBacklog:
         self._own = own
         self._batches: deque[CommittedBatch] = deque()
         self._bytes = 0  # of all batches
-        self._term: tuple[bytes, Epoch] | None = None  # timeline and epoch; None: this node does not append now
+        self._term: tuple[bytes, Epoch] | None = None  # timeline and epoch; None: this node sends no records now
         self._start = RecordEnd(Seq(0), GENESIS)  # before the first batch
-        self._streams: dict[RecordSink, StreamRequest] = {}  # in the order in which they began; one for each node
+        self._streams: dict[RecordSink, _Stream] = {}  # in the order in which they began; one for each node
+        self.receivers_changed = asyncio.Event()  # set when `receivers` may have; who waits for it clears it
         self._requesting = False  # acks, before the event loop goes on
 
     @contextmanager
     def term(self, state: LogState) -> Iterator[None]:
-        """Held while this node appends, from `state` on. At its end, all streams are closed."""
-        self._term, self._start = (state.timeline, state.epoch), RecordEnd(state.seq, state.chain)
+        """Held while this node sends records, from `state` on. At its end, all streams are closed."""
+        self.restart(state)
         try:
             yield
         finally:
-            self._term = None
-            self._batches.clear()
-            self._bytes = 0
-            for sink in list(self._streams):
-                self._close(sink, "this node does not append now")
+            self.stop()
+
+    def restart(self, state: LogState) -> None:
+        """Another term has begun. All streams are closed."""
+        self.stop("another term has begun")
+        self._term, self._start = (state.timeline, state.epoch), RecordEnd(state.seq, state.chain)
+
+    def stop(self, why: str = "this node sends no records now") -> None:
+        """All streams are closed, and none begins until `term` or `restart`."""
+        self._term = None
+        self._batches.clear()
+        self._bytes = 0
+        for sink in list(self._streams):
+            self._close(sink, why)
 
     def add(self, batch: CommittedBatch) -> None:
-        """Send a committed batch. Its offsets follow those of the batch before."""
+        """Send a batch that follows the one before."""
         self._batches.append(batch)
         self._bytes += batch.size_bytes
         while self._bytes > REPLICATION_BACKLOG_BYTES and len(self._batches) > 1:
@@ -116,7 +133,7 @@ class ReplicationBacklog:
         for sink in list(self._streams):
             sink.send(batch)
 
-    def start_stream(self, request: StreamRequest, sink: RecordSink, membership: Membership) -> CommittedBatch | None:
+    def start_stream(self, request: StreamRequest, sink: RecordSink, membership: Membership) -> list[CommittedBatch]:
         """Begin to send records to `sink`. Returns those that the caller sends first.
 
         Raises `NotLeader`; `BadRequest` if the process is not registered; `Busy` if the backlog does not reach back to
@@ -124,35 +141,56 @@ class ReplicationBacklog:
         """
         timeline, epoch, seq, after, author, _ = request
         if (timeline, epoch) != self._term:
-            raise NotLeader(f"this node does not lead epoch {epoch} of timeline {timeline.hex()}")
+            raise NotLeader(f"this node has no records of epoch {epoch} of timeline {timeline.hex()}")
         if author == self._own or not membership.includes(author):
             raise BadRequest(f"{author} is not a follower that is registered")
         if RecordEnd(seq, after) not in self._ends():
             raise Busy(f"the records after seq {seq} are not in the backlog: read the log")
-        for former in [it for it, known in self._streams.items() if known.author.node == author.node]:
+        for former in [it for it, known in self._streams.items() if known.request.author.node == author.node]:
             self._close(former, "the node has opened another one")
-        self._streams[sink] = request
+        self._streams[sink] = _Stream(request, {})
+        self.receivers_changed.set()
         logger.info("sending records to %s, from seq %d on", author, seq + 1)
         return self._after(seq)
 
     def end_stream(self, sink: RecordSink) -> None:
         """The connection was lost."""
-        request = self._streams.pop(sink, None)
-        if request is not None:
-            logger.info("sending no more records to %s: the connection was closed", request.author)
+        stream = self._streams.pop(sink, None)
+        if stream is not None:
+            self.receivers_changed.set()
+            logger.info("sending no more records to %s: the connection was closed", stream.request.author)
 
     def _close(self, sink: RecordSink, why: str) -> None:
-        logger.info("closing the stream of records to %s: %s", self._streams.pop(sink).author, why)
+        logger.info("closing the stream of records to %s: %s", self._streams.pop(sink).request.author, why)
+        self.receivers_changed.set()
         sink.close()
 
-    def follower(self, sink: RecordSink) -> Author | None:
-        """The process at the other end; None if the stream has ended."""
-        request = self._streams.get(sink)
-        return None if request is None else request.author
+    def set_below(self, sink: RecordSink, below: Mapping[Author, int]) -> None:
+        """The processes that receive records by way of that follower, with the newest version that each reads.
 
-    def followers(self) -> frozenset[Author]:
-        """The processes that receive records now."""
-        return frozenset(request.author for request in self._streams.values())
+        If this process is one of them, it receives what it sends: the stream is closed.
+        """
+        stream = self._streams.get(sink)
+        if stream is None:
+            return
+        if self._own in below:
+            self._close(sink, "this node receives records by way of it")
+            return
+        stream.below = below
+        self.receivers_changed.set()
+
+    def receivers_over(self, sink: RecordSink) -> dict[Author, int]:
+        """The processes that receive records over that stream, with the newest version that each reads.
+
+        Empty if the stream has ended.
+        """
+        stream = self._streams.get(sink)
+        return {} if stream is None else {**stream.below, stream.request.author: stream.request.version}
+
+    @property
+    def receivers(self) -> dict[Author, int]:
+        """The processes that receive records from here, as of `receivers_over`."""
+        return dict(chain.from_iterable(self.receivers_over(sink).items() for sink in self._streams))
 
     def request_acks(self) -> None:
         """Request one ack of each follower, however often this is called before the event loop goes on."""
@@ -165,10 +203,6 @@ class ReplicationBacklog:
         for sink in list(self._streams):
             sink.send_heartbeat()
 
-    def versions(self) -> dict[Author, int]:
-        """The newest version of records that each follower reads."""
-        return {request.author: request.version for request in self._streams.values()}
-
     def _send_requests(self) -> None:
         self._requesting = False
         for sink in list(self._streams):
@@ -178,11 +212,10 @@ class ReplicationBacklog:
         """The positions from which on followers may receive records."""
         return chain([self._start], *(batch.ends for batch in self._batches))
 
-    def _after(self, seq: Seq) -> CommittedBatch | None:
-        """All records after that one, as one batch."""
-        payloads = [payload for batch in self._batches for payload in batch.payloads]
-        ends = [end for batch in self._batches for end in batch.ends]
-        skipped = sum(end.seq <= seq for end in ends)
-        if skipped == len(ends):
-            return None
-        return CommittedBatch(Offset(self._batches[0].base + skipped), payloads[skipped:], ends[skipped:])
+    def _after(self, seq: Seq) -> list[CommittedBatch]:
+        """All records after that one."""
+        batches = [it for it in self._batches if it.ends[-1].seq > seq]
+        if batches and (known := sum(end.seq <= seq for end in batches[0].ends)):
+            base, payloads, ends = batches[0].base, batches[0].payloads, batches[0].ends
+            batches[0] = CommittedBatch(Offset(base + known), payloads[known:], ends[known:])
+        return batches

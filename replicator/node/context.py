@@ -17,6 +17,7 @@ from replicator.node.writes import PendingWrite, Writes
 from replicator.position import Author, Offset
 from replicator.protocol.pace import DEFAULT_PACE, Pace
 from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts, TimingState
+from replicator.protocol.upstream import LEADER
 from replicator.records.codec import RecordCodec
 from replicator.records.types import Single, Timing
 from replicator.store.machine import Machine
@@ -26,6 +27,7 @@ from replicator.store.machine import Machine
 class NodeContext:
     author: Author
     priority: int  # nodes with lower numbers become leader sooner
+    upstream: str  # as `protocol.upstream.upstreams` takes it
     replica: Replica
     registration: Registration
     writes: Writes
@@ -67,6 +69,7 @@ def open_context(
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
     pace: Pace = DEFAULT_PACE,
     eligible: bool = True,
+    upstream: str = LEADER,
 ) -> NodeContext:
     """`timing`: for a new cluster. `eligible`: whether the node may start elections at once (`RoleState.eligible`)."""
     writes = Writes(machine.view)
@@ -75,6 +78,7 @@ def open_context(
     return NodeContext(
         author=author,
         priority=priority,
+        upstream=upstream,
         replica=Replica(machine, RecordCodec(), clock, latencies.apply),
         registration=Registration(author),
         writes=writes,

@@ -15,7 +15,8 @@ from replicator.node.election import Election
 from replicator.node.health import NodeHealth
 from replicator.node.leader_link import StreamSignal
 from replicator.node.outage_log import OutageLog
-from replicator.node.record_source import FromKafka, FromLeader, RecordSource
+from replicator.node.record_source import FromKafka, FromStream, RecordSource
+from replicator.node.relay import Relay
 from replicator.node.replica import Accepted, Applied
 from replicator.node.timing import follow
 from replicator.position import Seq
@@ -29,12 +30,19 @@ logger = logging.getLogger(__name__)
 
 class Follower:
     def __init__(
-        self, context: NodeContext, health: NodeHealth, acks: Acks, source: RecordSource, ack_outage: OutageLog
+        self,
+        context: NodeContext,
+        health: NodeHealth,
+        acks: Acks,
+        source: RecordSource,
+        relay: Relay,
+        ack_outage: OutageLog,
     ) -> None:
         self._context = context
         self._health = health
         self._election = Election(context)
         self._source = source
+        self._relay = relay
         self._acks = AckSender(context.author, context.replica, acks, context.clock, source, ack_outage)
 
     async def run(self) -> None:
@@ -47,6 +55,7 @@ class Follower:
                 self._source.keep_streaming(),
                 self._source.end_if_awaited(),
                 self._acks.run(),
+                self._relay.run(),
             )
         finally:
             self._source.close()
@@ -59,9 +68,11 @@ class Follower:
             match await self._source.next():
                 case FromKafka(entries):
                     await self._apply(entries, context.replica.read)
-                case FromLeader(entries, signal):
+                case FromStream(entries, signal):
                     problem = await self._apply(entries, context.replica.apply_sent)
                     self._acks.after_read(ack_requested=signal is not None)
+                    if signal is not None:
+                        self._relay.received(signal)
                     if signal is StreamSignal.HEARTBEAT:
                         self._note_contact()
                     if problem is not None:
@@ -75,6 +86,7 @@ class Follower:
             membership = self._context.replica.machine.meta.membership
             accepted, entries, problem = apply(entries)
             self._take(accepted, membership)
+            self._relay.applied(accepted)
             if problem is not None or not entries:
                 return problem
             await asyncio.sleep(0)
@@ -98,7 +110,7 @@ class Follower:
         roles, writes = context.roles, context.writes
         if accepted:
             self._note_contact()
-        for offset, record in accepted:
+        for (offset, _), record in accepted:
             header, body, _ = record
             if type(body) is Claim:
                 logger.info("epoch %d: %s is the leader (%s)", body.epoch, body.leader, body.reason)

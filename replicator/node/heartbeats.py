@@ -117,6 +117,6 @@ class Heartbeats:
 
         The applied membership is the committed one: this leader has appended nothing else for some time.
         """
-        context, streams, progress = self._context, self._backlog.followers(), self._progress
+        context, receivers, progress = self._context, self._backlog.receivers.keys(), self._progress
         authors = {member.author for member in context.replica.machine.meta.membership.members} - {context.author}
-        return authors <= streams and all(progress.streamed_ms(author) >= since_ms for author in authors)
+        return authors <= receivers and all(progress.streamed_ms(author) >= since_ms for author in authors)

@@ -283,7 +283,7 @@ class Leader:
         context, roles = self._context, self._context.roles
         self._timing.append_first()
         self._membership.repeat_refused_registration()
-        self._membership.raise_version(self._backlog.versions())
+        self._membership.raise_version(self._backlog.receivers)
         self._refuse(self._commitment.refusal)
         for member in self._membership.latest.members:
             if member.mode is Mode.JOINING and self._progress.acked(member.author) >= self._reviewed:

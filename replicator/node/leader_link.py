@@ -1,8 +1,8 @@
-"""The interface between a node and the leader, when that is another node. The adapter is `server.leader_link`."""
+"""The interface between a node and others: the leader, and the upstream. The adapter is `server.leader_link`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
@@ -27,7 +27,7 @@ class CommittedOffset(NamedTuple):
 
 
 class StreamSignal(Enum):
-    """A message of the leader that is not a record. Each requests an ack once all records before it are applied.
+    """A message that is not a record. Each requests an ack once all records before it are applied.
 
     The values are those of the messages between nodes (`server.record_stream`).
     """
@@ -42,14 +42,18 @@ class ReceivedRecords(NamedTuple):
 
 
 class RecordStream(Protocol):
-    """The follower's end of a stream: the records that a leader has committed, in the order in which they arrive."""
+    """The follower's end of a stream: records that the leader has committed, in the order in which they arrive."""
 
     async def next(self) -> ReceivedRecords:
         """Wait for more. One task at a time; cancelling it loses nothing. Raises `LinkFailed`."""
         ...
 
-    def ack(self, payload: bytes) -> None:
-        """Send an ack, as `log.port.Acks.send` does, but without waiting. It may be lost."""
+    def ack(self, *payloads: bytes) -> None:
+        """Send acks, as `log.port.Acks.send` does, but without waiting. They may be lost."""
+        ...
+
+    def report_below(self, below: Mapping[Author, int]) -> None:
+        """Report the processes to which this node sends records, with the newest version that each reads."""
         ...
 
     def close(self) -> None:
@@ -65,10 +69,10 @@ class LeaderLink(Protocol):
         """
         ...
 
-    async def open_stream(self, leader: Member, request: StreamRequest) -> RecordStream:
-        """Open a stream of the records that `leader` commits after those that this node has read.
+    async def open_stream(self, upstream: Member, request: StreamRequest) -> RecordStream:
+        """Open a stream of the records of the leader, sent by `upstream`, after those that this node has read.
 
-        The caller limits the time, by cancelling it. Raises `LinkFailed`, also if the leader refuses
+        The caller limits the time, by cancelling it. Raises `LinkFailed`, also if `upstream` refuses
         (`ReplicationBacklog.start_stream`).
         """
         ...

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from replicator.errors import BrokerUnavailable, Busy, Loading, Replaced, ReplicatorError, StoreFull
+from replicator.errors import BadRequest, BrokerUnavailable, Busy, Loading, Replaced, ReplicatorError, StoreFull
 from replicator.intervals import AUDIT_MS, AUDIT_PAUSE_MS, NODE_RETRY_MS, REVIEW_MS, STATUS_END_MS
 from replicator.log.port import Acks, LogExtent
 from replicator.node.background import run_with_background
@@ -28,6 +28,7 @@ from replicator.node.membership import MembershipChanges
 from replicator.node.outage_log import OutageLog
 from replicator.node.reads import NodeReads
 from replicator.node.record_source import RecordSource
+from replicator.node.relay import Relay
 from replicator.node.replica import ChangeListener, RowListener
 from replicator.node.replica_progress import LastAck, ReplicaLag, ReplicaProgress, ReplicaReport
 from replicator.node.status import NodeStatus, node_status
@@ -64,6 +65,7 @@ class Node:
         self._acks = acks
         self._link = link
         self._source: RecordSource | None = None  # None: this node has not followed yet
+        self._relay: Relay | None = None  # as `_source`
         self._ack_outage = OutageLog(logger, "sending acks to Kafka")  # outlives the follower, which is made anew then
         self._backlog = ReplicationBacklog(context.author)
         self._progress = ReplicaProgress(context.author, acks, context.clock, self._backlog.request_acks)
@@ -80,6 +82,7 @@ class Node:
         self.are_changing = self._client_writes.are_changing
         self.submit = self._client_writes.submit
         self.end_stream = self._backlog.end_stream
+        self.set_below = self._backlog.set_below
         self.wait_acked = self._progress.wait
         self.committed_offset = leader_index.committed_offset
         self.recent = context.replica.recent
@@ -123,8 +126,11 @@ class Node:
                     if roles.role is not logged:
                         logger.info("%s is %s", self._context.author, roles.role)
                         logged = roles.role
-                    self._source = RecordSource(self._context, self._link)
-                    follower = Follower(self._context, self._health, self._acks, self._source, self._ack_outage)
+                    source = self._source = RecordSource(self._context, self._link, self._backlog)
+                    relay = self._relay = Relay(
+                        self._context.author, self._backlog, self._context.replica, source, self._acks
+                    )
+                    follower = Follower(self._context, self._health, self._acks, source, relay, self._ack_outage)
                     await self._until_damaged(follower.run())
             except (BrokerUnavailable, StoreFull) as error:
                 self._health.blocked(error)
@@ -207,8 +213,7 @@ class Node:
         return self._health.state
 
     def status(self) -> NodeStatus:
-        source = None if self._source is None else self._source.source.name
-        return node_status(self._context, self._health, source, self._healed)
+        return node_status(self._context, self._health, self._source, self._healed)
 
     async def current_status(self) -> NodeStatus:
         """The status, after asking the log for its end, which must not delay it: the state reports what is wrong."""
@@ -229,15 +234,20 @@ class Node:
             self._health.check()
             raise
 
-    def start_stream(self, request: StreamRequest, sink: RecordSink) -> CommittedBatch | None:
-        """As `ReplicationBacklog.start_stream`."""
+    def start_stream(self, request: StreamRequest, sink: RecordSink) -> Sequence[CommittedBatch]:
+        """As `ReplicationBacklog.start_stream`. Raises `BadRequest` also if that process sends records to this one."""
+        if self._source is not None and self._source.upstream == request.author:
+            raise BadRequest(f"{self._context.author} receives its records from {request.author}")
         return self._backlog.start_stream(request, sink, self.membership)
 
-    def record_ack(self, sink: RecordSink, payload: bytes) -> None:
-        """An ack has arrived over this stream."""
-        follower = self._backlog.follower(sink)
-        if follower is not None:
-            self._progress.record(payload, follower)
+    def record_acks(self, sink: RecordSink, payloads: Sequence[bytes]) -> None:
+        """Acks have arrived over this stream."""
+        senders = self._backlog.receivers_over(sink)
+        if self._context.roles.role.leads:
+            for payload in payloads:
+                self._progress.record(payload, senders)
+        elif senders and self._relay is not None:
+            self._relay.pass_on(payloads)
 
     def store(self) -> View:
         """The current state of the store. Raises as `NodeHealth.store`."""

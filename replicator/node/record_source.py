@@ -1,11 +1,12 @@
-"""The log as a follower reads it: from Kafka, or as a stream of records from the leader.
+"""The log as a follower reads it: from Kafka, or as a stream of records from its upstream, the leader or a follower.
 
-    from     to       when
-    Kafka    Opened   the leader has agreed to send what follows the store's position
-    Opened   Leader   Kafka has returned what it was asked for
-    Leader   Kafka    a record is missing or differs, no record or heartbeat has come for `stream_timeout_ms` (or no
-                      record for `AWAITED_MS` while a task waits for an offset that is in the log), or the connection is
-                      lost
+    from       to         when
+    Kafka      Opened     an upstream has agreed to send what follows the store's position
+    Opened     Streaming  Kafka has returned what it was asked for
+    Streaming  Streaming  a preferred upstream has agreed to send what follows
+    Streaming  Kafka      a record is missing or differs, no record or heartbeat has come for `stream_timeout_ms` (or no
+                          record for `AWAITED_MS` while a task waits for an offset that is in the log), or the
+                          connection is lost
 
 A follower starts with Kafka, and compares its store with the log. It compares them again after each stream, because
 Kafka may have lost records meanwhile.
@@ -22,19 +23,19 @@ from typing import TypeAlias
 
 from replicator.intervals import (
     AWAITED_MS,
-    MAX_STREAM_RETRY_MS,
     STREAM_GRACE_MS,
     STREAM_OPEN_TIMEOUT_MS,
     STREAM_RETRY_MS,
 )
 from replicator.log.port import Entry
-from replicator.node.backlog import StreamRequest
+from replicator.node.backlog import ReplicationBacklog, StreamRequest
 from replicator.node.checked_reader import CheckedReader
-from replicator.node.client_writes import leading_member
 from replicator.node.context import NodeContext
-from replicator.node.leader_link import LeaderLink, LinkFailed, RecordStream, StreamSignal
+from replicator.node.leader_link import LeaderLink, LinkFailed, ReceivedRecords, RecordStream, StreamSignal
+from replicator.node.upstream_choice import UpstreamChoice
 from replicator.position import Author
 from replicator.protocol.timing import stream_timeout_ms
+from replicator.protocol.upstream import upstreams
 from replicator.records.types import Member
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 class SourceName(StrEnum):
     KAFKA = "kafka"
     LEADER = "leader"
+    FOLLOWER = "follower"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,14 @@ class FromKafka:
 
 
 @dataclass(frozen=True, slots=True)
-class FromLeader:
+class FromStream:
     entries: Sequence[Entry]  # may be empty
     signal: StreamSignal | None  # after them
 
 
 @dataclass(frozen=True, slots=True)
 class Kafka:
-    name = SourceName.KAFKA
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,75 +68,97 @@ class Opened:
     """The stream is used after the next read from Kafka, which may bring records that it has, too."""
 
     stream: RecordStream
-    leader: Author
-    name = SourceName.KAFKA
+    upstream: Author
+    leader: Author  # when the stream began
 
 
 @dataclass(frozen=True, slots=True)
-class Leader:
+class Streaming:
     stream: RecordStream
-    leader: Author
+    upstream: Author
     received_ms: float  # when the last records came
     contact_ms: float  # when the last records or heartbeat came
-    name = SourceName.LEADER
 
 
-Source: TypeAlias = Kafka | Opened | Leader
+Source: TypeAlias = Kafka | Opened | Streaming
 
 
 class RecordSource:
-    def __init__(self, context: NodeContext, link: LeaderLink) -> None:
+    def __init__(self, context: NodeContext, link: LeaderLink, backlog: ReplicationBacklog) -> None:
+        """`backlog`: the processes that receive records from it send none to this one."""
         self._context = context
         self._link = link
+        self._backlog = backlog
         self._reader = CheckedReader(context.reader, context.log, context.replica, context.clock)
         self.compared = self._reader.compared  # as `CheckedReader.compared`
         self.source: Source = Kafka()
         self.stream_ended = asyncio.Event()  # set while there is no stream
         self.stream_ended.set()
+        self._choice = UpstreamChoice()
         self._refusal = ""  # logged last
-        self._brought_records = True  # the last stream, if there was one
 
     @property
     def stream(self) -> RecordStream | None:
         """The one that records come from."""
-        return self.source.stream if isinstance(self.source, Leader) else None
+        return self.source.stream if isinstance(self.source, Streaming) else None
 
-    async def next(self) -> FromKafka | FromLeader:
+    @property
+    def upstream(self) -> Author | None:
+        """The process that sends records here, or has agreed to."""
+        return None if isinstance(self.source, Kafka) else self.source.upstream
+
+    @property
+    def name(self) -> SourceName:
+        if not isinstance(self.source, Streaming):
+            return SourceName.KAFKA
+        leads = self.source.upstream == self._context.replica.state.leader
+        return SourceName.LEADER if leads else SourceName.FOLLOWER
+
+    async def next(self) -> FromKafka | FromStream:
         """For `Replica.read` or `Replica.apply_sent`. Raises as `Reader.next`."""
         while True:
             match self.source:
                 case Kafka():
                     return FromKafka(await self._reader.next())
-                case Opened(_, leader) if leader != self._context.replica.state.leader:
+                case Opened(_, _, leader) if leader != self._context.replica.state.leader:
                     self.close()
-                case Opened(stream, leader):
-                    now_ms = self._context.clock.elapsed_ms()
-                    self.source = Leader(stream, leader, received_ms=now_ms, contact_ms=now_ms)
-                    logger.info("receiving records from %s", leader)
-                    return FromLeader((), StreamSignal.GETACK)  # for what was read from Kafka
-                case Leader() as leader:
-                    if (received := await self._receive(leader)) is not None:
+                case Opened(stream, upstream, _):
+                    self._stream_from(stream, upstream)
+                    return FromStream((), StreamSignal.GETACK)  # for what was read from Kafka
+                case Streaming() as source:
+                    if (received := await self._receive(source)) is not None:
                         return received
 
-    async def _receive(self, leader: Leader) -> FromLeader | None:
+    def _stream_from(self, stream: RecordStream, upstream: Author) -> None:
+        now_ms = self._context.clock.elapsed_ms()
+        self.source = Streaming(stream, upstream, received_ms=now_ms, contact_ms=now_ms)
+        logger.info("receiving records from %s", upstream)
+
+    async def _receive(self, source: Streaming) -> FromStream | None:
         clock, timeout_ms = self._context.clock, stream_timeout_ms(self._context.timing)
-        left_ms = leader.contact_ms + timeout_ms - clock.elapsed_ms()
+        left_ms = source.contact_ms + timeout_ms - clock.elapsed_ms()
+        failure = ""
+        received = ReceivedRecords((), None)
         try:
             async with asyncio.timeout(max(STREAM_GRACE_MS, left_ms) / 1000):
-                entries, signal = await leader.stream.next()
+                received = await source.stream.next()
         except LinkFailed as error:
-            self.end_stream(str(error))
-            return None
+            failure = str(error)
         except TimeoutError:
-            self.end_stream(f"no record and no heartbeat for {timeout_ms:.0f} ms")
+            failure = f"no record and no heartbeat for {timeout_ms:.0f} ms"
+        if self.source is not source:
+            return None  # another stream has taken its place, and brings the same records
+        if failure:
+            self.end_stream(failure)
             return None
+        entries, signal = received
         now_ms = clock.elapsed_ms()
         if entries:
-            self.source = replace(leader, received_ms=now_ms, contact_ms=now_ms)
-            self._brought_records = True
+            self.source = replace(source, received_ms=now_ms, contact_ms=now_ms)
+            self._choice.brought_records(source.upstream)
         elif signal is StreamSignal.HEARTBEAT:
-            self.source = replace(leader, contact_ms=now_ms)
-        return FromLeader(entries, signal)
+            self.source = replace(source, contact_ms=now_ms)
+        return FromStream(entries, signal)
 
     def stop_streaming(self) -> None:
         """The leader learns at once that there is no stream, `next` when it receives from it."""
@@ -148,20 +172,21 @@ class RecordSource:
         self._reader.compare_again()
 
     async def keep_streaming(self) -> None:
-        """Run until cancelled: ask the leader for its records while they are read from Kafka."""
+        """Run until cancelled: ask for a stream while there is none, or none from the upstream that is preferred."""
         await self.compared.wait()
-        clock = self._context.clock
-        asked, pause_ms, due_ms = None, STREAM_RETRY_MS, 0.0
+        context, clock = self._context, self._context.clock
         while True:
-            await self.stream_ended.wait()
-            leader, now_ms = self._leader(), clock.elapsed_ms()
-            if leader is not None and (leader.author != asked or now_ms >= due_ms):
-                useful, self._brought_records = self._brought_records, False
-                opened = await self._open(leader)
-                again = leader.author == asked and not (opened and useful)
-                pause_ms = min(2 * pause_ms, MAX_STREAM_RETRY_MS) if again else STREAM_RETRY_MS
-                asked, due_ms = leader.author, now_ms + pause_ms
-            await clock.sleep(STREAM_RETRY_MS)  # for whichever leader there is then
+            leader, now_ms = context.replica.state.leader, clock.elapsed_ms()
+            if leader is not None and context.roles.eligible and not isinstance(self.source, Opened):
+                membership = context.replica.machine.meta.membership
+                members = upstreams(membership, leader, context.author, context.upstream)
+                receivers = self._backlog.receivers
+                others = [member for member in members if member.author not in receivers]
+                upstream = self._choice.next(others, self.upstream, now_ms)
+                if upstream is not None:
+                    self._choice.asked(upstream.author, now_ms)
+                    await self._open(upstream, leader)
+            await clock.sleep(STREAM_RETRY_MS)
 
     async def end_if_awaited(self) -> None:
         """Run until cancelled: end a stream without records while a task waits for an offset that is in the log."""
@@ -174,33 +199,30 @@ class RecordSource:
                 continue
             await context.clock.sleep(AWAITED_MS)
             match self.source:
-                case Leader(stream, _, received_ms, _) if context.clock.elapsed_ms() - received_ms >= AWAITED_MS:
+                case Streaming(stream, _, received_ms, _) if context.clock.elapsed_ms() - received_ms >= AWAITED_MS:
                     if replica.awaited is not None:
                         stream.close()  # `next` notices
 
-    async def _open(self, leader: Member) -> bool:
-        """Whether there is a stream now."""
+    async def _open(self, upstream: Member, leader: Author) -> None:
         request = StreamRequest.of(self._context.replica.state, self._context.author)
         try:
             async with asyncio.timeout(STREAM_OPEN_TIMEOUT_MS / 1000):
-                stream = await self._link.open_stream(leader, request)
+                stream = await self._link.open_stream(upstream, request)
         except (LinkFailed, TimeoutError) as error:
-            refusal = f"no records from {leader.author}: {error or f'no answer within {STREAM_OPEN_TIMEOUT_MS} ms'}"
+            refusal = f"no records from {upstream.author}: {error or f'no answer within {STREAM_OPEN_TIMEOUT_MS} ms'}"
             if refusal != self._refusal:
                 logger.info("%s", refusal)
                 self._refusal = refusal
-            return False
-        self.source = Opened(stream, leader.author)
-        self.stream_ended.clear()
-        return True
-
-    def _leader(self) -> Member | None:
-        """The leader, if it is another process, both are registered, and this one does not stop."""
-        replica, own = self._context.replica, self._context.author
-        member, leader = leading_member(self._context), replica.state.leader
-        if member is None or leader == own or member.author != leader or not self._context.roles.eligible:
-            return None
-        return member if replica.machine.meta.membership.includes(own) else None
+            return
+        match self.source:
+            case Streaming(former, _, _, _) if leader == self._context.replica.state.leader:
+                self._stream_from(stream, upstream.author)
+                former.close()
+            case Streaming():
+                stream.close()
+            case _:
+                self.source = Opened(stream, upstream.author, leader)
+                self.stream_ended.clear()
 
     def close(self) -> None:
         """Close the stream."""

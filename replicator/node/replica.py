@@ -35,7 +35,7 @@ ChangeListener = Callable[[int, Sequence[Single]], None]
 
 
 class Accepted(NamedTuple):
-    offset: Offset
+    entry: Entry
     record: Record
 
 
@@ -73,7 +73,7 @@ class Replica:
         return self.machine.state
 
     def read(self, entries: Sequence[Entry]) -> Applied:
-        """Apply the next entries of the log, as many as may be applied at once.
+        """Apply the next entries of the log, as many as may be applied at once. An accepted claim is the last of them.
 
         Entries that were read before are compared with the store's state (`protocol.verification`). Raises what that,
         `RecordCodec.decode`, `judge` and `apply` do.
@@ -107,11 +107,11 @@ class Replica:
                 continue
             state, void = judge(state, offset, record)
             if void is None:
-                accepted.append(Accepted(offset, record))
+                accepted.append(Accepted(entry, record))
                 if changed := _changes(record):
                     changes += changed
                     changing.append(entry)
-                elif self._ends_batch(record):
+                elif type(record.body) is Claim or self._ends_batch(record):
                     break
             else:
                 void_records += 1
@@ -126,7 +126,7 @@ class Replica:
         return Applied(accepted, entries[read:])
 
     def apply_sent(self, entries: Sequence[Entry]) -> Applied:
-        """Apply records that the leader has sent, as many as may be applied at once. Raises what `apply` does."""
+        """Apply records that another node has sent, as many as may be applied at once. Raises what `apply` does."""
         state = self.state
         accepted: list[Accepted] = []
         changing: list[Entry] = []  # as in `read`
@@ -149,7 +149,7 @@ class Replica:
                 problem = f"the record at offset {offset} is not the next one after offset {state.offset}"
                 break
             state = after
-            accepted.append(Accepted(offset, record))
+            accepted.append(Accepted(entry, record))
             if changed := _changes(record):
                 changes += changed
                 changing.append(entry)
@@ -170,7 +170,7 @@ class Replica:
 
             if accepted and self._ends_batch(accepted[-1].record):
                 assert self.checkpoints.on_applied is not None
-                self.checkpoints.on_applied(accepted[-1].offset)
+                self.checkpoints.on_applied(accepted[-1].entry.offset)
 
     def _ends_batch(self, record: Record) -> bool:
         """Whether the state at this record is to be kept, so nothing is applied together with it that follows it."""
@@ -194,7 +194,7 @@ class Replica:
         return (self._written_us - self._used_us) / 1000
 
     def _note_claims(self, leader: Author | None, accepted: Iterable[Accepted]) -> None:
-        for offset, (header, body, _) in accepted:
+        for (offset, _), (header, body, _) in accepted:
             if type(body) is Claim:
                 self.terms.note(leader, offset, header, body)
                 leader = body.leader

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 class LastAck:
     ack: Ack
     at_ms: float  # when it was received, on this node's clock
-    streamed_ms: float  # when one last came over a stream; -inf: none did
+    streamed_ms: float  # when one last came over a stream, directly or passed on; -inf: none did
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +130,8 @@ class ReplicaProgress:
             for payload in payloads:
                 self.record(payload)
 
-    def record(self, payload: bytes, sender: Author | None = None) -> None:
-        """Record an ack from the topic, or from the stream of `sender`.
+    def record(self, payload: bytes, senders: Container[Author] | None = None) -> None:
+        """Record an ack from the topic, or from a stream that carries the acks of `senders`.
 
         Acks may arrive out of order, so the highest offset counts.
         """
@@ -142,14 +142,14 @@ class ReplicaProgress:
             return
         if ack.author == self._own or (ack.timeline, ack.epoch) != (self._timeline, self._epoch):
             return  # this process sent it as a follower, or it is not of this term
-        if sender is not None and ack.author != sender:
-            logger.warning("%s sent an ack of %s", sender, ack.author)
+        if senders is not None and ack.author not in senders:
+            logger.warning("a stream has brought an ack of %s, which does not receive records by way of it", ack.author)
             return
         last = self._latest.get(ack.author)
         latest = ack if last is None or last.ack.offset <= ack.offset else last.ack
         now_ms = self._clock.elapsed_ms()
         before_ms = -inf if last is None else last.streamed_ms
-        self._latest[ack.author] = LastAck(latest, now_ms, before_ms if sender is None else now_ms)
+        self._latest[ack.author] = LastAck(latest, now_ms, before_ms if senders is None else now_ms)
         self._waiters.advance([last.ack.offset for last in self._of_members().values()])
         waiting, self._next = self._next, []
         for future in waiting:

@@ -8,7 +8,7 @@ from math import isfinite
 from replicator.node.context import NodeContext
 from replicator.node.damage import NO_HEALS, HealHistory
 from replicator.node.health import NodeHealth, NodeState
-from replicator.node.record_source import SourceName
+from replicator.node.record_source import RecordSource, SourceName
 from replicator.node.term_history import Term
 from replicator.node.timing import ignored_settings
 from replicator.position import NodeId
@@ -32,6 +32,7 @@ class NodeStatus:
     id: NodeId
     role: Role = Role.FOLLOWER
     source: SourceName | None = None  # where a follower's records come from; None: it does not follow
+    upstream: NodeId | None = None  # the node that sends them; None: they come from Kafka
     state: NodeState = NodeState.SERVING
     trouble: str = ""  # why the node does not serve; empty if it does
     epoch: int
@@ -63,7 +64,7 @@ class NodeStatus:
 
 
 def node_status(
-    context: NodeContext, health: NodeHealth, source: SourceName | None, healed: HealHistory | None = None
+    context: NodeContext, health: NodeHealth, source: RecordSource | None, healed: HealHistory | None = None
 ) -> NodeStatus:
     roles, replica = context.roles, context.replica
     kafka_answers = health.kafka_answers and not roles.log_unavailable
@@ -72,7 +73,8 @@ def node_status(
     return NodeStatus(
         id=context.author.node,
         role=roles.role,
-        source=None if roles.role.leads else source,
+        source=source.name if source is not None and not roles.role.leads else None,
+        upstream=_upstream(source) if not roles.role.leads else None,
         state=health.state,
         trouble=health.health.trouble or _refusal(context),
         epoch=log_state.epoch,
@@ -108,6 +110,10 @@ def _refusal(context: NodeContext) -> str:
     """Why this process, which is not a member, is not registered."""
     is_member = context.replica.machine.meta.membership.includes(context.author)
     return "" if is_member else context.registration.refusal
+
+
+def _upstream(source: RecordSource | None) -> NodeId | None:
+    return source.upstream.node if source is not None and source.upstream is not None else None
 
 
 def _last_record_ms(context: NodeContext, now_us: int) -> float | None:

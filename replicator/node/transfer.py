@@ -70,7 +70,7 @@ class LeadershipTransfer:
                 for member in in_order(context.replica.machine.meta.membership, own):
                     if not context.roles.role.leads:
                         return
-                    if member.author in self._backlog.followers():
+                    if member.author in self._backlog.receivers:
                         try:
                             await self._transfer(member.node, STOP_CATCH_UP_TIMEOUT_MS)
                         except Definite as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn, TypeVar
@@ -16,7 +16,7 @@ from replicator.node.replica import ChangeListener, RowListener
 from replicator.node.replica_progress import ReplicaReport
 from replicator.node.status import NodeStatus
 from replicator.node.writes import Done
-from replicator.position import Epoch, NodeId, Offset, Token
+from replicator.position import Author, Epoch, NodeId, Offset, Token
 from replicator.protocol.levels import Level, LevelKind, check_timeline
 from replicator.records.codec import RecordCodec
 from replicator.records.types import Membership, Timing
@@ -117,13 +117,16 @@ class PastBackend:
     async def committed_offset(self, timeline: bytes, epoch: Epoch) -> CommittedOffset:
         self._refuse("ask the leader of the cluster")
 
-    def start_stream(self, request: StreamRequest, sink: RecordSink) -> CommittedBatch | None:
+    def start_stream(self, request: StreamRequest, sink: RecordSink) -> Sequence[CommittedBatch]:
         self._refuse("ask the leader of the cluster")
 
     def end_stream(self, sink: RecordSink) -> None:
         pass
 
-    def record_ack(self, sink: RecordSink, payload: bytes) -> None:
+    def record_acks(self, sink: RecordSink, payloads: Sequence[bytes]) -> None:
+        pass
+
+    def set_below(self, sink: RecordSink, below: Mapping[Author, int]) -> None:
         pass
 
     def _refuse(self, instead: str) -> NoReturn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from replicator.node.backlog import CommittedBatch, RecordSink, StreamRequest
@@ -13,7 +13,7 @@ from replicator.node.replica import ChangeListener, RowListener
 from replicator.node.replica_progress import ReplicaReport
 from replicator.node.status import NodeStatus
 from replicator.node.writes import Done
-from replicator.position import Epoch, Offset, Token
+from replicator.position import Author, Epoch, Offset, Token
 from replicator.protocol.levels import Level
 from replicator.records.types import Membership, Timing
 from replicator.store.view import Transaction, View
@@ -92,14 +92,18 @@ class Backend(Protocol):
         """For other nodes: the leader's committed offset, as `node.leader_index` says. Raises as it does."""
         ...
 
-    def start_stream(self, request: StreamRequest, sink: RecordSink) -> CommittedBatch | None:
+    def start_stream(self, request: StreamRequest, sink: RecordSink) -> Sequence[CommittedBatch]:
         """Begin to send committed records to another node, as `ReplicationBacklog.start_stream`. Raises as it does."""
         ...
 
     def end_stream(self, sink: RecordSink) -> None: ...
 
-    def record_ack(self, sink: RecordSink, payload: bytes) -> None:
-        """An ack has arrived over this stream."""
+    def record_acks(self, sink: RecordSink, payloads: Sequence[bytes]) -> None:
+        """Acks have arrived over this stream."""
+        ...
+
+    def set_below(self, sink: RecordSink, below: Mapping[Author, int]) -> None:
+        """As `ReplicationBacklog.set_below`."""
         ...
 
     def status(self) -> NodeStatus: ...

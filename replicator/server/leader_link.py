@@ -40,16 +40,16 @@ class RedisLeaderLink:
             case _:
                 raise LinkFailed(f"{leader.node} at {leader.resp} answered: {reply}")
 
-    async def open_stream(self, leader: Member, request: StreamRequest) -> RecordStream:
+    async def open_stream(self, upstream: Member, request: StreamRequest) -> RecordStream:
         """As `LeaderLink.open_stream`."""
         timeline, epoch, seq, chain, (node, incarnation), version = request
-        connection = await LeaderConnection.open(leader.resp, self._password)
+        connection = await LeaderConnection.open(upstream.resp, self._password)
         stream = RedisRecordStream(connection)
         try:
             position = (timeline.hex(), str(epoch), str(seq), chain.hex())
             reply = await connection.ask("REPL.FOLLOW", *position, node, str(incarnation), str(version))
             if reply != b"OK":
-                raise LinkFailed(f"{leader.node} at {leader.resp} answered: {reply}")
+                raise LinkFailed(f"{upstream.node} at {upstream.resp} answered: {reply}")
         except BaseException:
             connection.close()
             raise

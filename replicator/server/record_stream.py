@@ -1,23 +1,25 @@
-"""The follower's end of a stream: a connection to the leader after REPL.FOLLOW (`server.redis.commands.nodes`).
+"""The follower's end of a stream: a connection to its upstream after REPL.FOLLOW (`server.redis.commands.nodes`).
 
     message                  meaning
     [offset, record, ...]    committed records, the first at this offset
-    GETACK                   the leader requests an ack of what it has sent before
+    GETACK                   the upstream requests acks of what it has sent before
     HEARTBEAT                the same; and the leader is alive, though it may append nothing for a while
 
-Acks are sent as `REPL.ACK ack`, which has no reply.
+Acks are sent as `REPL.ACK ack [ack ...]`, the processes below the follower as `REPL.BELOW`; neither has a reply.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from replicator.limits import RECEIVED_BYTES, SLICE_BYTES, SLICE_ENTRIES
 from replicator.log.port import Entry
 from replicator.node.leader_link import LinkFailed, ReceivedRecords, StreamSignal
-from replicator.position import Offset
+from replicator.position import Author, Offset
 from replicator.server.leader_connection import LeaderConnection
 
 
@@ -56,9 +58,14 @@ class RedisRecordStream:
             self._connection.transport.resume_reading()
         return ReceivedRecords(entries, signal)
 
-    def ack(self, payload: bytes) -> None:
+    def ack(self, *payloads: bytes) -> None:
         if self._connection.closed is None:
-            self._connection.send("REPL.ACK", payload)
+            self._connection.send("REPL.ACK", *payloads)
+
+    def report_below(self, below: Mapping[Author, int]) -> None:
+        if self._connection.closed is None:
+            words = ((author.node, str(author.incarnation), str(version)) for author, version in below.items())
+            self._connection.send("REPL.BELOW", *chain.from_iterable(words))
 
     def close(self) -> None:
         self._connection.close()
@@ -73,7 +80,7 @@ class RedisRecordStream:
             case b"GETACK" | b"HEARTBEAT":
                 self._messages.append(StreamSignal(message))
             case _:
-                self._connection.close(LinkFailed(f"the leader sent: {message!r:.200}"))
+                self._connection.close(LinkFailed(f"the upstream sent: {message!r:.200}"))
 
     def received(self) -> None:
         if self._waiting is not None and not self._waiting.done():

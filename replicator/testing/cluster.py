@@ -217,12 +217,12 @@ class SimLeaderLink:
 
         return await self._ask(leader.author, arrive)
 
-    async def open_stream(self, leader: Member, request: StreamRequest) -> SimRecordStream:
+    async def open_stream(self, upstream: Member, request: StreamRequest) -> SimRecordStream:
         def arrive(life: Running, answer: asyncio.Future[SimRecordStream]) -> None:
             loop = self._link.kafka.loop
             loop.call_soon(self._begin_stream, life, request, answer, context=life.process.context)
 
-        return await self._ask(leader.author, arrive)
+        return await self._ask(upstream.author, arrive)
 
     async def _ask(self, leader: Author, arrive: Callable[[Running, asyncio.Future[T]], None]) -> T:
         """`arrive`: called when the question has reached the process."""
@@ -259,12 +259,12 @@ class SimLeaderLink:
         kafka = self._link.kafka
         stream = SimRecordStream(self._link, life.link, life.node, life.process)
         try:
-            first = life.node.start_stream(request, stream.sink)
+            missing = life.node.start_stream(request, stream.sink)
         except ReplicatorError as error:
             kafka.later(kafka.message_ms(), deliver, answer, LinkFailed(str(error)))
             return
-        if first is not None:
-            stream.sink.send(first)
+        for batch in missing:
+            stream.sink.send(batch)
         if not life.link.isolated:
             kafka.later(kafka.message_ms(), self._deliver_stream, answer, stream)
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from replicator.log.port import Entry
 from replicator.node.backlog import CommittedBatch
 from replicator.node.leader_link import LinkFailed, ReceivedRecords, StreamSignal
 from replicator.node.node import Node
-from replicator.position import Offset
+from replicator.position import Author, Offset
 from replicator.testing.link import Link
 from replicator.testing.loop import Process
 
@@ -78,8 +78,11 @@ class SimRecordStream:
             entries += [Entry(Offset(batch.base + at), payload) for at, payload in enumerate(batch.payloads)]
         return ReceivedRecords(entries, None)
 
-    def ack(self, payload: bytes) -> None:
-        self._to_leader.send(self._at_leader, self._node.record_ack, self.sink, payload)
+    def ack(self, *payloads: bytes) -> None:
+        self._to_leader.send(self._at_leader, self._node.record_acks, self.sink, payloads)
+
+    def report_below(self, below: Mapping[Author, int]) -> None:
+        self._to_leader.send(self._at_leader, self._node.set_below, self.sink, below)
 
     def close(self) -> None:
         self.lose()

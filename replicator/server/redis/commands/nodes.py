@@ -1,4 +1,4 @@
-"""Commands that nodes send to the leader: for linearizable reads, a stream of its records, and its replicas' state."""
+"""Commands between nodes: for linearizable reads, streams of records, and the state of the leader's replicas."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def replicas(connection: ConnectionContext, args: Args) -> Reply:
 def start_stream(connection: ConnectionContext, args: Args) -> None:
     """REPL.FOLLOW timeline epoch seq chain node incarnation version: OK, and then each record after that seq.
 
-    From the leader of that epoch, once a record is committed. `version`: the newest version of records that the node
-    reads. The messages are those of `server.record_stream`.
+    From the leader of that epoch or one of its followers, once a record is committed. `version`: the newest version of
+    records that the node reads. The messages are those of `server.record_stream`.
     """
     refuse_in_multi(connection, "REPL.FOLLOW cannot be part of a transaction")
     _, timeline, epoch, seq, chain, node, incarnation, version = args
@@ -61,16 +61,31 @@ def start_stream(connection: ConnectionContext, args: Args) -> None:
     if connection.wait_for_own_writes(args):
         return
     sink = RedisRecordSink(connection)
-    first = connection.server.backend.start_stream(request, sink)
+    missing = connection.server.backend.start_stream(request, sink)
     connection.record_sink = sink
     connection.reply(OK)
-    if first is not None:
-        sink.send(first)
+    for batch in missing:
+        sink.send(batch)
 
 
-@control("repl.ack", 2)
+@control("repl.ack", -2)
 def ack(connection: ConnectionContext, args: Args) -> None:
-    """REPL.ACK payload: an ack (`records.codec.AckCodec`). No reply."""
+    """REPL.ACK payload [payload ...]: acks (`records.codec.AckCodec`) of the node or those below it. No reply."""
     if connection.record_sink is None:
         raise BadRequest("REPL.ACK is only accepted after REPL.FOLLOW")
-    connection.server.backend.record_ack(connection.record_sink, args[1])
+    connection.server.backend.record_acks(connection.record_sink, args[1:])
+
+
+@control("repl.below", -1)
+def set_below(connection: ConnectionContext, args: Args) -> None:
+    """REPL.BELOW [node incarnation version ...]: all processes to which the node sends records. No reply."""
+    if connection.record_sink is None:
+        raise BadRequest("REPL.BELOW is only accepted after REPL.FOLLOW")
+    fields = args[1:]
+    if len(fields) % 3:
+        raise BadRequest("REPL.BELOW takes the node, incarnation and version of each process")
+    below = {
+        Author(NodeId(node.decode(errors="replace")), integer(incarnation)): integer(version)
+        for node, incarnation, version in zip(fields[::3], fields[1::3], fields[2::3], strict=True)
+    }
+    connection.server.backend.set_below(connection.record_sink, below)

@@ -1,0 +1,112 @@
+"""A follower passes on what it applies: records and heartbeats down to the followers that receive from it, acks up.
+
+It also reports which processes those are, so that each node knows all below it. A process that finds itself there ends
+that stream: otherwise nodes that send records to each other in a circle would all be without any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+from replicator.errors import BrokerUnavailable
+from replicator.log.port import Acks
+from replicator.node.background import run_with_background
+from replicator.node.backlog import CommittedBatch, RecordEnd, ReplicationBacklog
+from replicator.node.leader_link import RecordStream, StreamSignal
+from replicator.node.record_source import RecordSource
+from replicator.node.replica import Accepted, Replica
+from replicator.position import Author
+from replicator.records.types import Claim
+
+
+class Relay:
+    def __init__(
+        self, author: Author, backlog: ReplicationBacklog, replica: Replica, source: RecordSource, acks: Acks
+    ) -> None:
+        self._author = author
+        self._backlog = backlog
+        self._replica = replica
+        self._source = source
+        self._acks = acks
+        self._received: list[bytes] = []  # acks that are not passed on yet
+        self._has_received = asyncio.Event()
+        self._sends = False
+        self._reported: tuple[RecordStream, dict[Author, int]] | None = None  # to which upstream, and what
+
+    async def run(self) -> None:
+        """Run until cancelled. Records are passed on once the store is known to hold what the log does."""
+        await self._source.compared.wait()
+        with self._backlog.term(self._replica.state):
+            self._sends = True
+            try:
+                await run_with_background(self._pass_on_acks(), self._report_changes())
+            finally:
+                self._sends = False
+
+    def applied(self, accepted: Sequence[Accepted]) -> None:
+        """These records were applied. A claim among them is the last one."""
+        if not self._sends or not accepted:
+            return
+        if type(accepted[-1].record.body) is Claim:
+            if self._replica.state.leader == self._author:
+                self._backlog.stop()  # until it appends
+            else:
+                self._backlog.restart(self._replica.state)
+            return
+        for batch in _batches(accepted):
+            self._backlog.add(batch)
+
+    def received(self, signal: StreamSignal) -> None:
+        """From the upstream; the first one when a stream begins."""
+        self._report_below()
+        if signal is StreamSignal.HEARTBEAT:
+            self._backlog.send_heartbeats()
+        else:
+            self._backlog.request_acks()
+
+    def pass_on(self, acks: Sequence[bytes]) -> None:
+        """Those of processes below this one. They are passed on together."""
+        self._received += acks
+        self._has_received.set()
+
+    async def _pass_on_acks(self) -> None:
+        while True:
+            await self._has_received.wait()
+            self._has_received.clear()
+            acks, self._received = self._received, []
+            stream = self._source.stream
+            if stream is not None:
+                self._report_below()  # only then does it accept their acks
+                stream.ack(*acks)
+                continue
+            for ack in acks:
+                try:
+                    await self._acks.send(ack)
+                except BrokerUnavailable:
+                    break  # later acks make up for these
+
+    async def _report_changes(self) -> None:
+        changed = self._backlog.receivers_changed
+        while True:
+            await changed.wait()
+            changed.clear()
+            self._report_below()
+
+    def _report_below(self) -> None:
+        """To the upstream, if it is another one, or if other processes receive records than were reported."""
+        stream, below = self._source.stream, self._backlog.receivers
+        if stream is not None and (stream, below) != self._reported:
+            stream.report_below(below)
+            self._reported = stream, below
+
+
+def _batches(accepted: Sequence[Accepted]) -> Iterator[CommittedBatch]:
+    """One for each row of consecutive offsets: the log may have void entries between them."""
+    first = 0
+    for at in range(1, len(accepted) + 1):
+        if at == len(accepted) or accepted[at].entry.offset != accepted[at - 1].entry.offset + 1:
+            part = accepted[first:at]
+            ends = [RecordEnd(it.record.last_seq, it.record.header.chain) for it in part]
+            yield CommittedBatch(part[0].entry.offset, [it.entry.payload for it in part], ends)
+            first = at
