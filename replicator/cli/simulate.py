@@ -32,6 +32,9 @@ def simulate(
     idle: Annotated[
         bool, typer.Option("--idle", help="Clients pause for long, and leaders are idle meanwhile.")
     ] = False,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="Followers have various upstreams, also each other.")
+    ] = False,
     events: Annotated[
         str | None,
         typer.Option(
@@ -48,7 +51,9 @@ def simulate(
 
     Example: replicator simulate --seed 7 --steps 4000 --trace
     """
-    plan = SimulationPlan(seed, steps, nodes, writes=writes, loss=loss, idle=idle, events=_parsed(events))
+    plan = SimulationPlan(
+        seed, steps, nodes, writes=writes, loss=loss, idle=idle, cascade=cascade, events=_parsed(events)
+    )
     logging.disable(logging.CRITICAL)  # nodes log every fault
     report = run(plan, print if trace else lambda line: None)
     print(report)

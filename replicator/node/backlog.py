@@ -103,16 +103,16 @@ class ReplicationBacklog:
     @contextmanager
     def term(self, state: LogState) -> Iterator[None]:
         """Held while this node sends records, from `state` on. At its end, all streams are closed."""
-        self.restart(state)
+        self.restart(state.timeline, state.epoch, RecordEnd(state.seq, state.chain))
         try:
             yield
         finally:
             self.stop()
 
-    def restart(self, state: LogState) -> None:
+    def restart(self, timeline: bytes, epoch: Epoch, start: RecordEnd) -> None:
         """Another term has begun. All streams are closed."""
         self.stop("another term has begun")
-        self._term, self._start = (state.timeline, state.epoch), RecordEnd(state.seq, state.chain)
+        self._term, self._start = (timeline, epoch), start
 
     def stop(self, why: str = "this node sends no records now") -> None:
         """All streams are closed, and none begins until `term` or `restart`."""

@@ -83,10 +83,10 @@ class Follower:
     async def _apply(self, entries: Sequence[Entry], apply: Callable[[Sequence[Entry]], Applied]) -> str | None:
         """Apply all entries in slices. Returns why some could not be applied; None: all were."""
         while True:
-            membership = self._context.replica.machine.meta.membership
+            before, membership = self._context.replica.state, self._context.replica.machine.meta.membership
             accepted, entries, problem = apply(entries)
             self._take(accepted, membership)
-            self._relay.applied(accepted)
+            self._relay.applied(before, accepted)
             if problem is not None or not entries:
                 return problem
             await asyncio.sleep(0)

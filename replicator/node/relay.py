@@ -16,8 +16,10 @@ from replicator.node.backlog import CommittedBatch, RecordEnd, ReplicationBacklo
 from replicator.node.leader_link import RecordStream, StreamSignal
 from replicator.node.record_source import RecordSource
 from replicator.node.replica import Accepted, Replica
-from replicator.position import Author
-from replicator.records.types import Claim
+from replicator.position import Author, Seq
+from replicator.protocol.log_state import LogState
+from replicator.records.chain import link
+from replicator.records.types import Claim, Record
 
 
 class Relay:
@@ -44,18 +46,24 @@ class Relay:
             finally:
                 self._sends = False
 
-    def applied(self, accepted: Sequence[Accepted]) -> None:
-        """These records were applied. A claim among them is the last one."""
+    def applied(self, before: LogState, accepted: Sequence[Accepted]) -> None:
+        """These records were applied to a store in the state `before`."""
         if not self._sends or not accepted:
             return
-        if type(accepted[-1].record.body) is Claim:
-            if self._replica.state.leader == self._author:
-                self._backlog.stop()  # until it appends
-            else:
-                self._backlog.restart(self._replica.state)
-            return
-        for batch in _batches(accepted):
+        ends = list(_ends(before, accepted))
+        claims = [at for at, it in enumerate(accepted) if type(it.record.body) is Claim]
+        if claims:
+            self._begin_term(accepted[claims[-1]].record, ends[claims[-1]])
+        first = claims[-1] + 1 if claims else 0
+        for batch in _batches(accepted[first:], ends[first:]):
             self._backlog.add(batch)
+
+    def _begin_term(self, claim: Record, end: RecordEnd) -> None:
+        assert isinstance(claim.body, Claim)
+        if claim.body.leader == self._author:
+            self._backlog.stop()  # until it appends
+        else:
+            self._backlog.restart(claim.header.timeline, claim.body.epoch, end)
 
     def received(self, signal: StreamSignal) -> None:
         """From the upstream; the first one when a stream begins."""
@@ -101,12 +109,22 @@ class Relay:
             self._reported = stream, below
 
 
-def _batches(accepted: Sequence[Accepted]) -> Iterator[CommittedBatch]:
+def _ends(before: LogState, accepted: Sequence[Accepted]) -> Iterator[RecordEnd]:
+    """Of each record."""
+    seq, chain = before.seq, before.chain
+    for _, record in accepted:
+        if type(record.body) is Claim:
+            seq, chain = Seq(seq + 1), link(chain, record.encoded_body)
+        else:
+            seq, chain = record.last_seq, record.header.chain
+        yield RecordEnd(seq, chain)
+
+
+def _batches(accepted: Sequence[Accepted], ends: Sequence[RecordEnd]) -> Iterator[CommittedBatch]:
     """One for each row of consecutive offsets: the log may have void entries between them."""
     first = 0
     for at in range(1, len(accepted) + 1):
         if at == len(accepted) or accepted[at].entry.offset != accepted[at - 1].entry.offset + 1:
-            part = accepted[first:at]
-            ends = [RecordEnd(it.record.last_seq, it.record.header.chain) for it in part]
-            yield CommittedBatch(part[0].entry.offset, [it.entry.payload for it in part], ends)
+            entries = [it.entry for it in accepted[first:at]]
+            yield CommittedBatch(entries[0].offset, [entry.payload for entry in entries], ends[first:at])
             first = at

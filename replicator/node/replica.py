@@ -73,7 +73,7 @@ class Replica:
         return self.machine.state
 
     def read(self, entries: Sequence[Entry]) -> Applied:
-        """Apply the next entries of the log, as many as may be applied at once. An accepted claim is the last of them.
+        """Apply the next entries of the log, as many as may be applied at once.
 
         Entries that were read before are compared with the store's state (`protocol.verification`). Raises what that,
         `RecordCodec.decode`, `judge` and `apply` do.
@@ -111,7 +111,7 @@ class Replica:
                 if changed := _changes(record):
                     changes += changed
                     changing.append(entry)
-                elif type(record.body) is Claim or self._ends_batch(record):
+                elif self._ends_batch(record):
                     break
             else:
                 void_records += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +23,7 @@ from replicator.node.node import Node
 from replicator.position import Author, Epoch, NodeId
 from replicator.protocol.pace import ALWAYS_STEADY, Pace
 from replicator.protocol.timing import Timeouts
+from replicator.protocol.upstream import LEADER
 from replicator.records.types import Member, Mode, Timing
 from replicator.server.redis.server import RedisServer
 from replicator.store import boot, environment
@@ -79,8 +80,9 @@ class SimNode:
         timing: Timing,
         peers: Mapping[str, SimNode],
         pace: Pace = ALWAYS_STEADY,
+        upstreams: Sequence[str] = (LEADER,),
     ) -> None:
-        """`peers`: all nodes by name."""
+        """`peers`: all nodes by name. `upstreams`: of which each process of this node has one, as configured."""
         self.name = name
         self.priority = priority
         self.life: Running | None = None
@@ -92,6 +94,7 @@ class SimNode:
         self._loop: SimLoop = kafka.loop
         self.timing = timing
         self._pace = pace
+        self._upstreams = upstreams
         self._peers = peers
 
     @property
@@ -119,7 +122,16 @@ class SimNode:
         log, acks = process.context.run(open_log, link), SimAcks(link)
         rng = random.Random(kafka.rng.getrandbits(64))
         context = open_context(
-            author, self.priority, machine, log, self.clock, self.timing, rng, timeouts=_TIMEOUTS, pace=self._pace
+            author,
+            self.priority,
+            machine,
+            log,
+            self.clock,
+            self.timing,
+            rng,
+            timeouts=_TIMEOUTS,
+            pace=self._pace,
+            upstream=random.Random(f"{self.name} {author.incarnation}").choice(self._upstreams),
         )
         member = replace(self.member, incarnation=author.incarnation)
         node = Node(context, acks, member, SimLeaderLink(link, self._peers))

@@ -18,6 +18,7 @@ from replicator.node.health import NodeState
 from replicator.position import BEFORE_LOG, NodeId, Offset, Token
 from replicator.protocol.pace import ALWAYS_STEADY
 from replicator.protocol.timing import MAX_DRIFT
+from replicator.protocol.upstream import AUTO, LEADER
 from replicator.records.codec import RecordCodec
 from replicator.records.types import Timing, WriteMode
 from replicator.testing import faults as fault_plans
@@ -68,6 +69,7 @@ class SimulationPlan:
     writes: WriteMode | None = None  # the write mode for most of the time; None: drawn
     loss: bool | None = None  # whether Kafka loses acknowledged records; None: drawn
     idle: bool = False  # whether clients pause for long, and leaders are idle then
+    cascade: bool = False  # whether followers may receive records from each other
     events: tuple[str, ...] = ()  # only these of `nemesis.EVENTS`; by default some of `FAULT_EVENTS` are drawn
 
     @property
@@ -76,7 +78,8 @@ class SimulationPlan:
         loss = {None: "", True: " --loss", False: " --no-loss"}[self.loss]
         events = f" --events '{','.join(self.events)}'" if self.events else ""
         idle = " --idle" if self.idle else ""
-        options = f"--steps {self.steps} --nodes {self.nodes}{writes}{loss}{idle}{events}"
+        cascade = " --cascade" if self.cascade else ""
+        options = f"--steps {self.steps} --nodes {self.nodes}{writes}{loss}{idle}{cascade}{events}"
         return f"replicator simulate --seed {self.seed} {options}"
 
 
@@ -132,7 +135,8 @@ class _Simulation:
         pace = QUICKLY_IDLE if plan.idle else ALWAYS_STEADY
         for priority, name in enumerate(names):
             timing = plan.timing or draw_timing(rng)
-            peers[name] = SimNode(name, priority, folder / name, self.kafka, timing, peers, pace)
+            upstreams = (AUTO, *names) if plan.cascade else (LEADER,)
+            peers[name] = SimNode(name, priority, folder / name, self.kafka, timing, peers, pace, upstreams)
         self.nodes = list(peers.values())
         self.observer = Observer(self.loop.time, self.trace)
         self.loop.after_step = self.observer.after_step
