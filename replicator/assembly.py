@@ -191,6 +191,7 @@ async def _run_node(
             configured_names=config.timing.keys() & Timing.__dataclass_fields__,
             timeouts=timeouts,
             eligible=False,
+            upstream=settings.upstream,
         )
         parts.push_async_callback(context.reader.close)
         member = Member(

@@ -23,6 +23,7 @@ from replicator.address import Address, parse_host
 from replicator.errors import ConfigError
 from replicator.limits import MAX_NAME_CHARS
 from replicator.logging_setup import LogFormat, LogLevel, LogSettings
+from replicator.position import AUTO, LEADER
 
 Section = Mapping[str, Any]
 T = TypeVar("T")
@@ -37,6 +38,13 @@ _SERVICE_VARIABLE = re.compile(
     r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PORT|PROTO|ADDR))?)"
 )
 _LIKENESS = 0.75  # of a misspelt name and the right one, as `difflib` measures it
+
+
+def checked_upstream(upstream: str, id: str) -> str:
+    """`upstream`, if the node `id` may have it. Raises `ConfigError`."""
+    if upstream == id:
+        raise ConfigError(f"node.upstream is {id}, this node itself: name another node, {LEADER} or {AUTO}")
+    return checked_name("node.upstream", upstream)
 
 
 def checked_name(what: str, text: str) -> str:
@@ -89,6 +97,11 @@ class NodeSection:
         str, "Host that clients and other nodes connect to. Default: the hosts of `resp` and of `http`."
     ] = ""
     priority: Annotated[int, "When the leader fails, nodes with lower values start an election sooner."] = 0
+    upstream: Annotated[
+        str,
+        "Where a follower receives records from: `leader`; the id of another node; or `auto`, its place in a tree of "
+        "all nodes. If that node does not send any, the next one above it does, or Kafka.",
+    ] = LEADER
     password: Annotated[
         str, "Password for Redis clients, and for HTTP requests that change something or read a key. Default: none."
     ] = field(default="", repr=False)
@@ -200,6 +213,7 @@ def load(
     node = _section("node", NodeSection, merged["node"])
     checked_name("node.id", node.id)
     checked_name("node.cluster", node.cluster)
+    checked_upstream(node.upstream, node.id)
     if node.advertise:
         node = replace(node, advertise=_at("node.advertise", parse_host, node.advertise))
     _check_reachable(node)

@@ -27,3 +27,7 @@ class Token(NamedTuple):
 
     timeline: str
     offset: Offset
+
+
+LEADER, AUTO = NodeId("leader"), NodeId("auto")
+"""Of a follower's upstream, instead of the id of a node: `protocol.upstream`."""

@@ -19,10 +19,9 @@ from replicator.node.context import open_context
 from replicator.node.damage import HealHistory
 from replicator.node.leader_link import CommittedOffset, LinkFailed, ReceivedRecords, RecordStream, StreamSignal
 from replicator.node.node import Node
-from replicator.position import Author, Epoch, NodeId, Offset
+from replicator.position import LEADER, Author, Epoch, NodeId, Offset
 from replicator.protocol.pace import ALWAYS_STEADY
 from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts
-from replicator.protocol.upstream import LEADER
 from replicator.records.types import VERSION, Member, Membership, Mode, Timing
 from replicator.store.machine import Machine, open_machine
 

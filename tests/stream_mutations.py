@@ -11,9 +11,11 @@ from replicator.node.appending import AppendOutcome
 from replicator.node.backlog import CommittedBatch, RecordSink, ReplicationBacklog, StreamRequest
 from replicator.node.leader import Leader
 from replicator.node.record_source import RecordSource
+from replicator.node.relay import Relay
 from replicator.node.replica_progress import ReplicaProgress
 from replicator.position import Author, Offset
 from replicator.protocol.log_state import LogState
+from replicator.records.codec import AckCodec
 from replicator.records.types import Membership, Record
 
 
@@ -77,3 +79,14 @@ def acks_of_earlier_terms_count() -> AbstractContextManager[object]:
 
     genuine = ReplicaProgress.record
     return patch.object(ReplicaProgress, "record", record)
+
+
+def followers_ack_for_those_below() -> AbstractContextManager[object]:
+    """A follower passes on acks as if all below it had applied what it has applied itself."""
+
+    def pass_on(self: Relay, acks: Sequence[bytes]) -> None:
+        offset = self._replica.state.offset
+        genuine(self, [codec.encode(codec.decode(ack)._replace(offset=offset)) for ack in acks])
+
+    genuine, codec = Relay.pass_on, AckCodec()
+    return patch.object(Relay, "pass_on", pass_on)

@@ -284,6 +284,7 @@ class Done(LocalCluster):
         origin: Origin = Origin.LOG,
         snapshot_name: str | None = None,
         mode: Mode = Mode.ASYNC,
+        upstream: str = "leader",
     ) -> NodeEntry:
         return NodeEntry(id, 7004, 8004, 3)
 

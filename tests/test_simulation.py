@@ -26,6 +26,7 @@ STEPS_WITH_LOSS = 4_000  # the cluster has to be rebuilt in them
 STEPS_WITH_TWO_PROCESSES = 6_000  # leases are lengthened before the second one starts
 SEEDS = 1_000
 IDLE_SEEDS = 150
+CASCADE_SEEDS = 150
 ENOUGH_SEEDS = 400  # to detect any broken rule
 
 
@@ -57,6 +58,16 @@ def test_simulations_with_idle_clients_have_no_violations(workers: ProcessPoolEx
     assert sum(report.outcomes.get("OK", 0) for report in reports) > 10 * IDLE_SEEDS
 
 
+@pytest.mark.timeout(600)
+def test_simulations_of_cascades_have_no_violations(workers: ProcessPoolExecutor) -> None:
+    plans = (SimulationPlan(seed, STEPS, nodes=5, cascade=True, idle=seed % 5 == 0) for seed in range(CASCADE_SEEDS))
+    reports = list(run_all(workers, plans))
+    wrong = [str(report) for report in reports if report.problems]
+    assert not wrong, "\n".join(wrong[:5])
+    assert len(reports) == CASCADE_SEEDS
+    assert sum(report.outcomes.get("OK", 0) for report in reports) > 10 * CASCADE_SEEDS
+
+
 class BrokenRule(NamedTuple):
     mutation: Mutation
     expected: str  # one of these phrases
@@ -66,6 +77,7 @@ class BrokenRule(NamedTuple):
     near: int = 0  # a seed shortly before one that detects it
     steps: int = STEPS
     idle: bool = False
+    cascade: bool = False
 
     @property
     def name(self) -> str:
@@ -167,6 +179,7 @@ BROKEN_RULES = [
     ),
     BrokenRule(streams.sent_records_are_taken_as_they_come, "accepted other records|failed", near=4),
     BrokenRule(streams.records_are_sent_before_they_are_committed, "accepted other records|failed"),
+    BrokenRule(streams.followers_ack_for_those_below, "without the acks|not linearizable", cascade=True),
     BrokenRule(
         streams.stores_are_not_compared_after_a_stream,
         "accepted other records",
@@ -229,7 +242,16 @@ def test_a_broken_rule_is_detected(
 ) -> None:
     steps = STEPS_WITH_LOSS if rule.loss else rule.steps
     plans = (
-        SimulationPlan(seed, steps, writes=rule.writes, loss=rule.loss, idle=rule.idle, events=rule.events)
+        SimulationPlan(
+            seed,
+            steps,
+            nodes=5 if rule.cascade else 3,
+            writes=rule.writes,
+            loss=rule.loss,
+            idle=rule.idle,
+            cascade=rule.cascade,
+            events=rule.events,
+        )
         for seed in count(rule.near)
     )
     for report in run_all(workers, islice(plans, ENOUGH_SEEDS), rule.mutation):

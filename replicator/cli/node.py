@@ -41,6 +41,9 @@ def run(
         str | None, typer.Option(metavar="HOST", help="The host that others connect to; required to listen at 0.0.0.0.")
     ] = None,
     priority: Annotated[int | None, typer.Option(help="Nodes with a lower number are preferred as leader.")] = None,
+    upstream: Annotated[
+        str | None, typer.Option(metavar="leader|auto|ID", help="Which node sends the log's records to this one.")
+    ] = None,
     snapshots: Annotated[
         str | None, typer.Option(metavar="URL", help="The repository of snapshots: a folder, or s3://bucket/prefix.")
     ] = None,
@@ -78,6 +81,7 @@ def run(
         "http": http,
         "advertise": advertise,
         "priority": priority,
+        "upstream": upstream,
         "log_level": log_level,
         "log_format": log_format,
     }

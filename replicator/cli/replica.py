@@ -18,6 +18,7 @@ from replicator.local.compose import add_replica as add_container
 from replicator.local.operations import promote as promote_replica
 from replicator.local.operations import remove_foreign_member
 from replicator.local.operations import set_mode as set_member_mode
+from replicator.position import LEADER
 from replicator.records.types import Mode
 
 app = typer.Typer(
@@ -53,6 +54,10 @@ def add(
             help="sync: writes wait for it, if the policy says so; snapshotter: serves no clients.",
         ),
     ] = RequestedMode.ASYNC,
+    upstream: Annotated[
+        str,
+        typer.Option(metavar="leader|auto|ID", help="Which node sends records to it: auto is its place in a tree."),
+    ] = LEADER,
     compose: Annotated[
         bool, typer.Option("--compose", help="As a container: a service beside those of compose.yaml in this folder.")
     ] = False,
@@ -68,13 +73,15 @@ def add(
         raise ConfigError("--from-log, --from-snapshot and --snapshot exclude each other: give one of them")
     origin = Origin.LOG if from_log else Origin.SNAPSHOT if from_snapshot else Origin.VERIFIED
     if compose:
+        if upstream != LEADER:
+            raise ConfigError("--upstream has no effect with --compose: set REPLICATOR_NODE_UPSTREAM in its file")
         with ConsoleProgress(errors if json else console) as progress:
             resp = add_container(ComposeReplica(id, origin, name, Mode(mode)), Path.cwd(), progress)
         print_result(f"{id} serves at {resp}", {"node": id, "mode": mode, "resp": str(resp)}, json=json)
         return
     with ConsoleProgress(errors if json else console) as progress:
         cluster = LocalCluster(dir, options.environment_password(), progress)
-        entry = cluster.add_replica(id, origin=origin, snapshot_name=name, mode=Mode(mode))
+        entry = cluster.add_replica(id, origin=origin, snapshot_name=name, mode=Mode(mode), upstream=upstream)
     added = {"node": id, "mode": mode, "resp": str(entry.resp), "http": str(entry.http)}
     print_result(f"{id} serves at {entry.resp}", added, json=json)
 

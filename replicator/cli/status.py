@@ -14,6 +14,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
+from rich.tree import Tree
 
 from replicator.address import Address
 from replicator.cli import options
@@ -21,7 +22,7 @@ from replicator.cli.output import console, count, plain_table, print_json, print
 from replicator.local.admin_client import ClusterAdmin, find_cluster
 from replicator.local.folder import ClusterFolder
 from replicator.local.status import FAILED, LEADING_ROLES, REPLACED, SERVING, UNREACHABLE
-from replicator.local.summary import ClusterSummary, awaits_others, summarise
+from replicator.local.summary import ClusterSummary, NodeSummary, awaits_others, summarise
 from replicator.node.change_stream import PublisherState
 from replicator.records.types import Mode, Policy, Timing, WaitFor, WriteMode
 
@@ -90,7 +91,7 @@ def draw(summary: ClusterSummary) -> list[RenderableType]:
         role = Text(node.role or "", "bold" if node.role in LEADING_ROLES else "")
         state = Text(node.state, colour)
         digest = (node.digest or "")[:8]
-        source = SOURCES.get(node.source or "", "")
+        source = node.upstream or "" if node.source == "follower" else SOURCES.get(node.source or "", "")
         table.add_row(node.id, role, node.mode, node.resp, state, source, applied, lag, entries, digest)
     log_size = "" if summary.log_bytes is None else f", {size(summary.log_bytes)}"
     title = f"{summary.cluster}: log end {summary.end_offset}{log_size}"
@@ -99,6 +100,7 @@ def draw(summary: ClusterSummary) -> list[RenderableType]:
     return [
         title,
         table,
+        *_draw_tree(summary),
         *_describe_stores(summary),
         *_describe_change_stream(summary),
         *_describe_outage(summary),
@@ -108,6 +110,23 @@ def draw(summary: ClusterSummary) -> list[RenderableType]:
         *_describe_heals(summary),
         *_ignored_settings(summary),
     ]
+
+
+def _draw_tree(summary: ClusterSummary) -> Iterator[RenderableType]:
+    """Which node receives its records from which, if any receives them from a follower."""
+    if not any(node.source == "follower" for node in summary.nodes):
+        return
+    below: dict[str, list[NodeSummary]] = {}
+    for node in sorted(summary.nodes, key=lambda it: it.id):
+        below.setdefault(node.upstream or "", []).append(node)
+    tree = Tree("Kafka")
+    levels = [(tree, below.get("", []))]
+    while levels:
+        branch, nodes = levels.pop()
+        for node in nodes:
+            lag = "" if node.lag_records is None else f", lag {node.lag_records}"
+            levels.append((branch.add(f"{node.id}{lag}"), below.pop(node.id, [])))
+    yield tree
 
 
 def _describe_stores(summary: ClusterSummary) -> Iterator[str]:

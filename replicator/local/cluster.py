@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replicator.address import Address
-from replicator.config import checked_bootstrap, checked_name, load_kafka
+from replicator.config import checked_bootstrap, checked_name, checked_upstream, load_kafka
 from replicator.errors import BrokerUnavailable, ConfigError, ReplicatorError, SnapshotError
 from replicator.local.admin_client import ClusterAdmin, find_cluster
 from replicator.local.folder import STORE, ClusterFile, ClusterFolder, NodeEntry
@@ -28,6 +28,7 @@ from replicator.log.kafka.admin import KafkaAdmin, delete_topics
 from replicator.log.kafka.security import KafkaSecurity, security_of
 from replicator.log.kafka.topic import wal_topic
 from replicator.log.kafka.topic_ids import TopicIds
+from replicator.position import AUTO, LEADER
 from replicator.records.types import Mode
 from replicator.snapshots.repository import Repository
 from replicator.snapshots.restoring import Choice, only
@@ -270,6 +271,7 @@ class LocalCluster:
         origin: Origin = Origin.VERIFIED,
         snapshot_name: str | None = None,
         mode: Mode = Mode.ASYNC,
+        upstream: str = LEADER,
     ) -> NodeEntry:
         """Start a new node, and return when it has caught up and is a member in that mode.
 
@@ -284,9 +286,11 @@ class LocalCluster:
                 raise ConfigError(f"{id} is in this cluster already: `replicator node start {id}` starts it")
             if folder.node_dir(id).exists():
                 raise ConfigError(f"{folder.node_dir(id)} already exists: move it away, or choose another name")
+            if checked_upstream(upstream, id) not in (LEADER, AUTO):
+                cluster.node(upstream)
             source = self._source(cluster, origin, snapshot_name)
             was_member = self.admin.any_status().member(id) is not None
-            cluster = cluster.with_node(id)
+            cluster = cluster.with_node(id, upstream)
             entry = cluster.node(id)
             check_free(entry.resp_port)
             check_free(entry.http_port)

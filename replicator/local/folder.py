@@ -27,6 +27,7 @@ from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.kafka import LocalBroker
 from replicator.local.ports import HTTP_ABOVE_RESP, check_free
 from replicator.local.process import ProcessIdentity, identify, is_alive, terminate
+from replicator.position import LEADER
 
 STOP_S = 15
 LOG_TAIL_LINES = 8
@@ -40,6 +41,7 @@ class NodeEntry:
     resp_port: int
     http_port: int
     priority: int
+    upstream: str = LEADER
 
     @property
     def resp(self) -> Address:
@@ -74,7 +76,7 @@ class ClusterFile:
         known = ", ".join(entry.id for entry in self.nodes) or "none"
         raise ConfigError(f"{id} is not a node of this cluster ({known}): `replicator replica add {id}` adds it")
 
-    def with_node(self, id: str) -> ClusterFile:
+    def with_node(self, id: str, upstream: str = LEADER) -> ClusterFile:
         """With the node added at the first unused pair of ports."""
         if self.has_node(id):
             return self
@@ -82,7 +84,7 @@ class ClusterFile:
         place = next(place for place in range(len(self.nodes) + 1) if self.base_port + place not in taken)
         port = self.base_port + place
         priority = max((it.priority for it in self.nodes), default=-1) + 1
-        return replace(self, nodes=(*self.nodes, NodeEntry(id, port, port + HTTP_ABOVE_RESP, priority)))
+        return replace(self, nodes=(*self.nodes, NodeEntry(id, port, port + HTTP_ABOVE_RESP, priority, upstream)))
 
     def without_node(self, id: str) -> ClusterFile:
         return replace(self, nodes=tuple(entry for entry in self.nodes if entry.id != id))
@@ -239,6 +241,7 @@ class ClusterFolder:
             "resp": str(entry.resp),
             "http": str(entry.http),
             "priority": str(entry.priority),
+            "upstream": entry.upstream,
             "snapshots": self.repository(cluster),
         }
         command = [sys.executable, "-m", "replicator", "node", "run"]

@@ -41,7 +41,8 @@ class NodeInfo:
     state: str
     trouble: str = ""  # empty if there is no problem
     role: str | None = None
-    source: str | None = None  # of a follower's records: kafka or leader
+    source: str | None = None  # of a follower's records: kafka, leader or follower
+    upstream: str | None = None  # the node that sends them
     kafka_answers: bool = True
     outage_ms: float | None = None  # while Kafka does not answer: how long ago the last record was written, if known
     epoch: int = 0

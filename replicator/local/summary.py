@@ -24,7 +24,8 @@ class NodeSummary:
     resp: str
     http: str
     state: str
-    source: str | None  # of a follower's records: kafka or leader
+    source: str | None  # of a follower's records: kafka, leader or follower
+    upstream: str | None  # the node that sends them
     kafka_answers: bool
     trouble: str  # empty if there is no problem
     applied_offset: int | None
@@ -136,6 +137,7 @@ def _summarise_node(status: MemberStatus, end_offset: int) -> NodeSummary:
         http=str(member.http),
         state=node.state,
         source=node.source,
+        upstream=node.upstream,
         kafka_answers=node.kafka_answers,
         trouble=node.trouble or node.refusal,
         applied_offset=applied,

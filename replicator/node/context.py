@@ -14,10 +14,9 @@ from replicator.node.registration import Registration
 from replicator.node.replica import Replica
 from replicator.node.role_state import RoleState
 from replicator.node.writes import PendingWrite, Writes
-from replicator.position import Author, Offset
+from replicator.position import LEADER, Author, Offset
 from replicator.protocol.pace import DEFAULT_PACE, Pace
 from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts, TimingState
-from replicator.protocol.upstream import LEADER
 from replicator.records.codec import RecordCodec
 from replicator.records.types import Single, Timing
 from replicator.store.machine import Machine

@@ -34,7 +34,7 @@ class Relay:
         self._received: list[bytes] = []  # acks that are not passed on yet
         self._has_received = asyncio.Event()
         self._sends = False
-        self._reported: tuple[RecordStream, dict[Author, int]] | None = None  # to which upstream, and what
+        self._reported: tuple[RecordStream | None, dict[Author, int]] = None, {}  # to which upstream, and what
 
     async def run(self) -> None:
         """Run until cancelled. Records are passed on once the store is known to hold what the log does."""
@@ -102,9 +102,11 @@ class Relay:
             self._report_below()
 
     def _report_below(self) -> None:
-        """To the upstream, if it is another one, or if other processes receive records than were reported."""
+        """To the upstream, if that does not know it."""
         stream, below = self._source.stream, self._backlog.receivers
-        if stream is not None and (stream, below) != self._reported:
+        if self._reported[0] is not stream:
+            self._reported = stream, {}
+        if stream is not None and below != self._reported[1]:
             stream.report_below(below)
             self._reported = stream, below
 

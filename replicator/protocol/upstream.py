@@ -12,12 +12,10 @@ different ones, or if a named node is itself below the node that names it, there
 
 from __future__ import annotations
 
-from replicator.position import Author, NodeId
+from replicator.position import AUTO, LEADER, Author, NodeId
 from replicator.protocol.candidates import in_order
 from replicator.records.types import Member, Membership
 
-LEADER = "leader"
-AUTO = "auto"
 FANOUT = 4
 """Followers that receive records from the same process, in the tree of `AUTO`."""
 

@@ -20,10 +20,9 @@ from replicator.node.context import open_context
 from replicator.node.health import NodeState
 from replicator.node.leader_link import CommittedOffset, LinkFailed
 from replicator.node.node import Node
-from replicator.position import Author, Epoch, NodeId
+from replicator.position import LEADER, Author, Epoch, NodeId
 from replicator.protocol.pace import ALWAYS_STEADY, Pace
 from replicator.protocol.timing import Timeouts
-from replicator.protocol.upstream import LEADER
 from replicator.records.types import Member, Mode, Timing
 from replicator.server.redis.server import RedisServer
 from replicator.store import boot, environment

@@ -15,10 +15,9 @@ from pathlib import Path
 from replicator.errors import StoreError
 from replicator.intervals import TRUNCATED_MS
 from replicator.node.health import NodeState
-from replicator.position import BEFORE_LOG, NodeId, Offset, Token
+from replicator.position import AUTO, BEFORE_LOG, LEADER, NodeId, Offset, Token
 from replicator.protocol.pace import ALWAYS_STEADY
 from replicator.protocol.timing import MAX_DRIFT
-from replicator.protocol.upstream import AUTO, LEADER
 from replicator.records.codec import RecordCodec
 from replicator.records.types import Timing, WriteMode
 from replicator.testing import faults as fault_plans

@@ -140,7 +140,8 @@ class NodeCollector(Collector):
         yield seconds
         yield _gauges(
             "record_source",
-            "Whether this follower receives records from Kafka or from the leader (1). All are 0 at the leader.",
+            "Whether this follower receives records from Kafka, from the leader or from a follower (1). All are 0 at the "
+            "leader.",
             "source",
             {source: float(status.source is source) for source in SourceName},
         )
