@@ -140,8 +140,7 @@ class NodeCollector(Collector):
         yield seconds
         yield _gauges(
             "record_source",
-            "Whether this follower receives records from Kafka, from the leader or from a follower (1). All are 0 at the "
-            "leader.",
+            "Whether this follower receives records from Kafka, the leader or a follower (1). All are 0 at the leader.",
             "source",
             {source: float(status.source is source) for source in SourceName},
         )
