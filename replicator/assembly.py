@@ -41,6 +41,7 @@ from replicator.protocol import timing
 from replicator.protocol.healing import Damage
 from replicator.protocol.timing import Timeouts
 from replicator.protocol.trimming import Need
+from replicator.protocol.upstream import UpstreamRule
 from replicator.records.types import Member, Mode, Timing
 from replicator.server.http.app import HttpServer
 from replicator.server.identity import Identity
@@ -191,7 +192,7 @@ async def _run_node(
             configured_names=config.timing.keys() & Timing.__dataclass_fields__,
             timeouts=timeouts,
             eligible=False,
-            upstream=settings.upstream,
+            upstream=UpstreamRule(settings.upstream, settings.fanout),
         )
         parts.push_async_callback(context.reader.close)
         member = Member(

@@ -21,9 +21,9 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from replicator.address import Address, parse_host
 from replicator.errors import ConfigError
-from replicator.limits import MAX_NAME_CHARS
+from replicator.limits import MAX_FANOUT, MAX_NAME_CHARS
 from replicator.logging_setup import LogFormat, LogLevel, LogSettings
-from replicator.position import AUTO, LEADER
+from replicator.position import AUTO, FANOUT, GOSSIP, LEADER
 
 Section = Mapping[str, Any]
 T = TypeVar("T")
@@ -43,7 +43,7 @@ _LIKENESS = 0.75  # of a misspelt name and the right one, as `difflib` measures 
 def checked_upstream(upstream: str, id: str) -> str:
     """`upstream`, if the node `id` may have it. Raises `ConfigError`."""
     if upstream == id:
-        raise ConfigError(f"node.upstream is {id}, this node itself: name another node, {LEADER} or {AUTO}")
+        raise ConfigError(f"node.upstream is {id}, this node itself: name another node, {LEADER}, {AUTO} or {GOSSIP}")
     return checked_name("node.upstream", upstream)
 
 
@@ -99,9 +99,15 @@ class NodeSection:
     priority: Annotated[int, "When the leader fails, nodes with lower values start an election sooner."] = 0
     upstream: Annotated[
         str,
-        "Where a follower receives records from: `leader`; the id of another node; or `auto`, its place in a tree of "
-        "all nodes. If that node does not send any, the next one above it does, or Kafka.",
+        "Where a follower receives records from: `leader`; the id of another node; `auto`, its place in a tree of all "
+        "nodes; or `gossip`, a few nodes fetch each range of the log from Kafka and pass it on. If that node does not "
+        "send any, the next one above it does, or Kafka.",
     ] = LEADER
+    fanout: Annotated[
+        int,
+        "To how many followers a node sends records in the tree of `auto` and in `gossip`, and how many fetch a range "
+        "from Kafka in `gossip`. The same for all nodes.",
+    ] = FANOUT
     password: Annotated[
         str, "Password for Redis clients, and for HTTP requests that change something or read a key. Default: none."
     ] = field(default="", repr=False)
@@ -214,6 +220,8 @@ def load(
     checked_name("node.id", node.id)
     checked_name("node.cluster", node.cluster)
     checked_upstream(node.upstream, node.id)
+    if not 1 <= node.fanout <= MAX_FANOUT:
+        raise ConfigError(f"node.fanout is {node.fanout}: expected 1 to {MAX_FANOUT}")
     if node.advertise:
         node = replace(node, advertise=_at("node.advertise", parse_host, node.advertise))
     _check_reachable(node)

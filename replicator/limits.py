@@ -173,6 +173,9 @@ MAX_HTTP_CONNECTIONS = 128
 REPLICATION_BACKLOG_BYTES = 4 << 20
 """Committed records that a leader keeps for followers that begin to stream. Bounds memory; others read the log."""
 
+MAX_FANOUT = 64
+"""Largest `node.fanout`. Each follower that receives records from a node costs it the time to send them."""
+
 MAX_STREAM_BYTES = 16 << 20
 """Records sent to a follower that it has not read. Bounds memory; the leader closes the connection."""
 

@@ -29,5 +29,8 @@ class Token(NamedTuple):
     offset: Offset
 
 
-LEADER, AUTO = NodeId("leader"), NodeId("auto")
+LEADER, AUTO, GOSSIP = NodeId("leader"), NodeId("auto"), NodeId("gossip")
 """Of a follower's upstream, instead of the id of a node: `protocol.upstream`."""
+
+FANOUT = 4
+"""Default of how many followers receive records from the same node: `protocol.upstream.UpstreamRule`."""

@@ -19,9 +19,10 @@ from replicator.node.context import open_context
 from replicator.node.damage import HealHistory
 from replicator.node.leader_link import CommittedOffset, LinkFailed, ReceivedRecords, RecordStream, StreamSignal
 from replicator.node.node import Node
-from replicator.position import LEADER, Author, Epoch, NodeId, Offset
+from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.protocol.pace import ALWAYS_STEADY
 from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts
+from replicator.protocol.upstream import DEFAULT_UPSTREAM, UpstreamRule
 from replicator.records.types import VERSION, Member, Membership, Mode, Timing
 from replicator.store.machine import Machine, open_machine
 
@@ -217,7 +218,7 @@ class MemoryCluster:
         self.version = VERSION  # of records, in a new log
         self.pace = ALWAYS_STEADY  # of the nodes that are started from now on
         self.stream_limit = 0  # `MemoryLink.stream_limit` of the nodes that are started from now on
-        self.upstreams: dict[str, str] = {}  # the wanted upstreams of nodes that are started from now on
+        self.upstreams: dict[str, UpstreamRule] = {}  # of nodes that are started from now on
         self.nodes: dict[str, RunningNode] = {}  # the last process of each
         self._started: list[RunningNode] = []
 
@@ -249,7 +250,7 @@ class MemoryCluster:
             configured_names=Timing.__dataclass_fields__,
             timeouts=self.timeouts,
             pace=self.pace,
-            upstream=self.upstreams.get(name, LEADER),
+            upstream=self.upstreams.get(name, DEFAULT_UPSTREAM),
         )
         member = replace(self.member(name, priority, resp), incarnation=author.incarnation)
         link = MemoryLink(self.nodes)

@@ -9,6 +9,7 @@ import pytest
 
 from replicator.node.record_source import SourceName
 from replicator.position import NodeId
+from replicator.protocol.upstream import UpstreamRule
 from replicator.records.types import Policy
 from tests.memory_cluster import RunningNode, until
 from tests.modes_cluster import ALL, ASYNC, SYNC, A, ModesCluster, read
@@ -19,7 +20,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[ModesCluster]:
     """n3 receives from n2, n4 from n3."""
     cluster = ModesCluster(tmp_path)
     cluster.stream_limit = 99
-    cluster.upstreams = {"n3": "n2", "n4": "n3"}
+    cluster.upstreams = {"n3": UpstreamRule("n2"), "n4": UpstreamRule("n3")}
     yield cluster
     await cluster.stop()
 
@@ -93,7 +94,7 @@ async def test_a_stalled_upstream_is_replaced(cluster: ModesCluster) -> None:
 
 
 async def test_nodes_that_name_each_other_receive_records(cluster: ModesCluster) -> None:
-    cluster.upstreams = {"n2": "n3", "n3": "n2"}
+    cluster.upstreams = {"n2": UpstreamRule("n3"), "n3": UpstreamRule("n2")}
     await cluster.set_up(Policy(), ASYNC, ASYNC, ASYNC)
     for value in (b"1", b"2", b"3"):
         offset = await cluster.n1.write(b"a", value)
@@ -102,7 +103,7 @@ async def test_nodes_that_name_each_other_receive_records(cluster: ModesCluster)
 
 
 async def test_a_circle_of_three_ends(cluster: ModesCluster) -> None:
-    cluster.upstreams = {"n2": "n4", "n3": "n2", "n4": "n3"}
+    cluster.upstreams = {"n2": UpstreamRule("n4"), "n3": UpstreamRule("n2"), "n4": UpstreamRule("n3")}
     await cluster.set_up(Policy(), ASYNC, ASYNC, ASYNC, ASYNC)
     await until(lambda: sorted(upstream(it) or "" for it in cluster.nodes.values()).count("n1") == 1)
     offset = await cluster.n1.write(b"a", b"1")

@@ -9,8 +9,8 @@ import pytest
 from replicator.address import Address
 from replicator.intervals import MAX_STREAM_RETRY_MS, STREAM_RETRY_MS
 from replicator.node.upstream_choice import UpstreamChoice
-from replicator.position import AUTO, LEADER, Author, NodeId
-from replicator.protocol.upstream import FANOUT, upstreams
+from replicator.position import AUTO, FANOUT, LEADER, Author, NodeId, Seq
+from replicator.protocol.upstream import UpstreamRule, upstreams
 from replicator.records.types import Member, Membership, Mode
 
 
@@ -23,7 +23,9 @@ def membership(count: int) -> Membership:
 
 
 def names(members: Membership, own: int, wanted: str, leader: int = 1) -> list[str]:
-    return [it.node for it in upstreams(members, member(leader).author, member(own).author, wanted)]
+    found = upstreams(UpstreamRule(wanted), members, member(leader).author, member(own).author, Seq(0))
+    assert found is not None
+    return [it.node for it in found]
 
 
 @pytest.mark.parametrize(
@@ -47,8 +49,9 @@ def test_the_upstreams_of_a_node(own: int, wanted: str, expected: list[str]) -> 
 
 
 def test_a_leader_that_is_not_registered_sends_nothing() -> None:
-    assert not upstreams(membership(3), Author(NodeId("n001"), 99), member(2).author, LEADER)
-    assert not upstreams(membership(3), member(9).author, member(2).author, "n003")
+    rule, members = UpstreamRule(), membership(3)
+    assert upstreams(rule, members, Author(NodeId("n001"), 99), member(2).author, Seq(0)) == ()
+    assert upstreams(UpstreamRule("n003"), members, member(9).author, member(2).author, Seq(0)) == ()
 
 
 @pytest.mark.parametrize("leader", [1, 17])

@@ -35,6 +35,9 @@ def simulate(
     cascade: Annotated[
         bool, typer.Option("--cascade", help="Followers have various upstreams, also each other.")
     ] = False,
+    gossip: Annotated[
+        bool, typer.Option("--gossip", help="Followers receive each range of the log from other ones.")
+    ] = False,
     events: Annotated[
         str | None,
         typer.Option(
@@ -52,7 +55,15 @@ def simulate(
     Example: replicator simulate --seed 7 --steps 4000 --trace
     """
     plan = SimulationPlan(
-        seed, steps, nodes, writes=writes, loss=loss, idle=idle, cascade=cascade, events=_parsed(events)
+        seed,
+        steps,
+        nodes,
+        writes=writes,
+        loss=loss,
+        idle=idle,
+        cascade=cascade,
+        gossip=gossip,
+        events=_parsed(events),
     )
     logging.disable(logging.CRITICAL)  # nodes log every fault
     report = run(plan, print if trace else lambda line: None)

@@ -14,9 +14,10 @@ from replicator.node.registration import Registration
 from replicator.node.replica import Replica
 from replicator.node.role_state import RoleState
 from replicator.node.writes import PendingWrite, Writes
-from replicator.position import LEADER, Author, Offset
+from replicator.position import Author, Offset
 from replicator.protocol.pace import DEFAULT_PACE, Pace
 from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts, TimingState
+from replicator.protocol.upstream import DEFAULT_UPSTREAM, UpstreamRule
 from replicator.records.codec import RecordCodec
 from replicator.records.types import Single, Timing
 from replicator.store.machine import Machine
@@ -26,7 +27,7 @@ from replicator.store.machine import Machine
 class NodeContext:
     author: Author
     priority: int  # nodes with lower numbers become leader sooner
-    upstream: str  # as `protocol.upstream.upstreams` takes it
+    upstream: UpstreamRule
     replica: Replica
     registration: Registration
     writes: Writes
@@ -68,7 +69,7 @@ def open_context(
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
     pace: Pace = DEFAULT_PACE,
     eligible: bool = True,
-    upstream: str = LEADER,
+    upstream: UpstreamRule = DEFAULT_UPSTREAM,
 ) -> NodeContext:
     """`timing`: for a new cluster. `eligible`: whether the node may start elections at once (`RoleState.eligible`)."""
     writes = Writes(machine.view)

@@ -19,7 +19,7 @@ from replicator.node.record_source import FromKafka, FromStream, RecordSource
 from replicator.node.relay import Relay
 from replicator.node.replica import Accepted, Applied
 from replicator.node.timing import follow
-from replicator.position import Seq
+from replicator.position import LEADER, Seq
 from replicator.protocol.ack_policy import required
 from replicator.protocol.roles import Role
 from replicator.protocol.timeline import check_not_ended
@@ -54,6 +54,7 @@ class Follower:
                 self._seek_leadership(),
                 self._source.keep_streaming(),
                 self._source.end_if_awaited(),
+                *([] if self._context.upstream.wanted == LEADER else [self._source.end_if_behind()]),
                 self._acks.run(),
                 self._relay.run(),
             )

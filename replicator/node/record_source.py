@@ -5,8 +5,8 @@
     Opened     Streaming  Kafka has returned what it was asked for
     Streaming  Streaming  a preferred upstream has agreed to send what follows
     Streaming  Kafka      a record is missing or differs, no record or heartbeat has come for `stream_timeout_ms` (or no
-                          record for `AWAITED_MS` while a task waits for an offset that is in the log), or the
-                          connection is lost
+                          record for `AWAITED_MS` while a task waits for an offset that is in the log), the connection
+                          is lost, the upstream falls behind, or this process is to fetch what follows (`gossip`)
 
 A follower starts with Kafka, and compares its store with the log. It compares them again after each stream, because
 Kafka may have lost records meanwhile.
@@ -15,14 +15,17 @@ Kafka may have lost records meanwhile.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
 
+from replicator.errors import BrokerUnavailable
 from replicator.intervals import (
     AWAITED_MS,
+    BEHIND_CHECK_MS,
     STREAM_GRACE_MS,
     STREAM_OPEN_TIMEOUT_MS,
     STREAM_RETRY_MS,
@@ -33,9 +36,9 @@ from replicator.node.checked_reader import CheckedReader
 from replicator.node.context import NodeContext
 from replicator.node.leader_link import LeaderLink, LinkFailed, ReceivedRecords, RecordStream, StreamSignal
 from replicator.node.upstream_choice import UpstreamChoice
-from replicator.position import Author
+from replicator.position import GOSSIP, Author
 from replicator.protocol.timing import stream_timeout_ms
-from replicator.protocol.upstream import upstreams
+from replicator.protocol.upstream import Distance, falls_behind, upstreams
 from replicator.records.types import Member
 
 logger = logging.getLogger(__name__)
@@ -95,6 +98,8 @@ class RecordSource:
         self.stream_ended = asyncio.Event()  # set while there is no stream
         self.stream_ended.set()
         self._choice = UpstreamChoice()
+        self._range = 0  # of the next record
+        self._range_began = asyncio.Event()
         self._refusal = ""  # logged last
 
     @property
@@ -116,6 +121,10 @@ class RecordSource:
 
     async def next(self) -> FromKafka | FromStream:
         """For `Replica.read` or `Replica.apply_sent`. Raises as `Reader.next`."""
+        range = self._context.upstream.range_of(self._context.replica.state.seq)
+        if range != self._range:
+            self._range = range
+            self._range_began.set()
         while True:
             match self.source:
                 case Kafka():
@@ -177,16 +186,33 @@ class RecordSource:
         context, clock = self._context, self._context.clock
         while True:
             leader, now_ms = context.replica.state.leader, clock.elapsed_ms()
+            self._range_began.clear()
             if leader is not None and context.roles.eligible and not isinstance(self.source, Opened):
-                membership = context.replica.machine.meta.membership
-                members = upstreams(membership, leader, context.author, context.upstream)
-                receivers = self._backlog.receivers
-                others = [member for member in members if member.author not in receivers]
-                upstream = self._choice.next(others, self.upstream, now_ms)
-                if upstream is not None:
+                state, membership = context.replica.state, context.replica.machine.meta.membership
+                members = upstreams(context.upstream, membership, leader, context.author, state.seq)
+                if members is None:
+                    self._fetch_range()
+                elif (upstream := self._preferred(members, now_ms)) is not None:
                     self._choice.asked(upstream.author, now_ms)
                     await self._open(upstream, leader)
-            await clock.sleep(STREAM_RETRY_MS)
+            await self._until_retry()
+
+    def _preferred(self, members: Sequence[Member], now_ms: float) -> Member | None:
+        receivers = self._backlog.receivers
+        others = [member for member in members if member.author not in receivers]
+        return self._choice.next(others, self.upstream, now_ms)
+
+    def _fetch_range(self) -> None:
+        if isinstance(self.source, Streaming):
+            self.end_stream("this node fetches the next range")
+
+    async def _until_retry(self) -> None:
+        if self._context.upstream.wanted != GOSSIP:
+            await self._context.clock.sleep(STREAM_RETRY_MS)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STREAM_RETRY_MS / 1000):
+                await self._range_began.wait()
 
     async def end_if_awaited(self) -> None:
         """Run until cancelled: end a stream without records while a task waits for an offset that is in the log."""
@@ -202,6 +228,28 @@ class RecordSource:
                 case Streaming(stream, _, received_ms, _) if context.clock.elapsed_ms() - received_ms >= AWAITED_MS:
                     if replica.awaited is not None:
                         stream.close()  # `next` notices
+
+    async def end_if_behind(self) -> None:
+        """Run until cancelled: end a stream from another follower if that falls behind (`falls_behind`)."""
+        context, clock = self._context, self._context.clock
+        before: tuple[RecordStream, Distance] | None = None
+        while True:
+            await clock.sleep(BEHIND_CHECK_MS)
+            match self.source:
+                case Streaming(stream, upstream, _, _) if upstream != context.replica.state.leader:
+                    pass
+                case _:
+                    before = None
+                    continue
+            try:
+                end = await context.log.end()
+            except BrokerUnavailable:
+                continue
+            distance = Distance(context.replica.state.offset, end)
+            if before is not None and before[0] is stream and falls_behind(before[1], distance):
+                logger.info("%s is %d records behind", upstream, distance.entries)
+                stream.close()  # `next` notices
+            before = stream, distance
 
     async def _open(self, upstream: Member, leader: Author) -> None:
         request = StreamRequest.of(self._context.replica.state, self._context.author)

@@ -4,34 +4,76 @@
     leader    the leader
     a node    that node, then the leader
     auto      its parent in a tree of all members, then the parent of that one, and so on up to the leader
+    gossip    those that send it the next range of the log (`gossip`); none: it fetches the range from Kafka
 
 The root of the tree is the leader. The candidates follow in their order (`candidates`), then the snapshotters; each has
-`FANOUT` children. All members compute the same tree from the same membership, so it has no loops. While they have read
+`fanout` children. All members compute the same tree from the same membership, so it has no loops. While they have read
 different ones, or if a named node is itself below the node that names it, there may be a loop: `node.relay` ends it.
 """
 
 from __future__ import annotations
 
-from replicator.position import AUTO, LEADER, Author, NodeId
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from replicator import position
+from replicator.position import FANOUT, GOSSIP, LEADER, Author, NodeId, Offset, Seq
 from replicator.protocol.candidates import in_order
+from replicator.protocol.gossip import RANGE_SEQS, order, range_of, senders
 from replicator.records.types import Member, Membership
 
-FANOUT = 4
-"""Followers that receive records from the same process, in the tree of `AUTO`."""
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRule:
+    """How a process chooses its upstream."""
+
+    wanted: str = LEADER  # or `AUTO`, `GOSSIP`, the id of a node
+    fanout: int = FANOUT
+    range_seqs: int = RANGE_SEQS
+
+    def range_of(self, seq: Seq) -> int:
+        """The range of the record that follows `seq`; always 0 if the upstream does not depend on it."""
+        return range_of(seq, self.range_seqs) if self.wanted == GOSSIP else 0
 
 
-def upstreams(membership: Membership, leader: Author, own: Author, wanted: str) -> tuple[Member, ...]:
-    """`wanted`: `LEADER`, `AUTO` or the id of a node.
+DEFAULT_UPSTREAM = UpstreamRule()
+
+
+def upstreams(
+    rule: UpstreamRule, membership: Membership, leader: Author, own: Author, seq: Seq
+) -> tuple[Member, ...] | None:
+    """`seq`: what this process has read. None: it fetches the records that follow from Kafka.
 
     Empty if this process is the leader, or if one of both is not registered.
     """
     root = membership.get(leader.node)
     if root is None or root.author != leader or own == leader or not membership.includes(own):
         return ()
-    if wanted == AUTO:
-        return _ancestors(_breadth_first(membership, root), own)
-    named = membership.get(NodeId(wanted)) if wanted != LEADER else None
+    match rule.wanted:
+        case position.LEADER:
+            return (root,)
+        case position.AUTO:
+            return _ancestors(_breadth_first(membership, root), own, rule.fanout)
+        case position.GOSSIP:
+            return senders(order(membership, leader, rule.range_of(seq)), own, rule.fanout) or None
+    named = membership.get(NodeId(rule.wanted))
     return (root,) if named is None or named.author in (own, leader) else (named, root)
+
+
+class Distance(NamedTuple):
+    """Of a follower from the end of the log."""
+
+    applied: Offset
+    end: Offset  # of the log: the offset of the next append
+
+    @property
+    def entries(self) -> int:
+        return self.end - 1 - self.applied
+
+
+def falls_behind(before: Distance, now: Distance) -> bool:
+    """Whether an upstream sends less than is appended: its follower is not even where the log ended `before`."""
+    return now.applied < before.end - 1 and now.entries >= before.entries
 
 
 def _breadth_first(membership: Membership, root: Member) -> list[Member]:
@@ -40,11 +82,11 @@ def _breadth_first(membership: Membership, root: Member) -> list[Member]:
     return [root, *candidates, *others]
 
 
-def _ancestors(order: list[Member], own: Author) -> tuple[Member, ...]:
+def _ancestors(order: list[Member], own: Author, fanout: int) -> tuple[Member, ...]:
     """From the parent to the root."""
     at = next(index for index, member in enumerate(order) if member.author == own)
     ancestors = []
     while at:
-        at = (at - 1) // FANOUT
+        at = (at - 1) // fanout
         ancestors.append(order[at])
     return tuple(ancestors)

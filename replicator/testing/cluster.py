@@ -20,9 +20,10 @@ from replicator.node.context import open_context
 from replicator.node.health import NodeState
 from replicator.node.leader_link import CommittedOffset, LinkFailed
 from replicator.node.node import Node
-from replicator.position import LEADER, Author, Epoch, NodeId
+from replicator.position import Author, Epoch, NodeId
 from replicator.protocol.pace import ALWAYS_STEADY, Pace
 from replicator.protocol.timing import Timeouts
+from replicator.protocol.upstream import DEFAULT_UPSTREAM, UpstreamRule
 from replicator.records.types import Member, Mode, Timing
 from replicator.server.redis.server import RedisServer
 from replicator.store import boot, environment
@@ -79,7 +80,7 @@ class SimNode:
         timing: Timing,
         peers: Mapping[str, SimNode],
         pace: Pace = ALWAYS_STEADY,
-        upstreams: Sequence[str] = (LEADER,),
+        upstreams: Sequence[UpstreamRule] = (DEFAULT_UPSTREAM,),
     ) -> None:
         """`peers`: all nodes by name. `upstreams`: of which each process of this node has one, as configured."""
         self.name = name

@@ -8,16 +8,17 @@ import hashlib
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from replicator.errors import StoreError
 from replicator.intervals import TRUNCATED_MS
 from replicator.node.health import NodeState
-from replicator.position import AUTO, BEFORE_LOG, LEADER, NodeId, Offset, Token
+from replicator.position import AUTO, BEFORE_LOG, GOSSIP, LEADER, NodeId, Offset, Token
 from replicator.protocol.pace import ALWAYS_STEADY
 from replicator.protocol.timing import MAX_DRIFT
+from replicator.protocol.upstream import UpstreamRule
 from replicator.records.codec import RecordCodec
 from replicator.records.types import Timing, WriteMode
 from replicator.testing import faults as fault_plans
@@ -54,6 +55,7 @@ SET_UP_S = 3.0  # virtual
 SETTLE_S = 30.0  # virtual: after the last fault, until there is one leader and all nodes have caught up
 SETTLE_AFTER_LOSS_S = SETTLE_S + TRUNCATED_MS / 1000 * (1 + MAX_DRIFT)
 NOTICE_S = 3.0  # virtual: until every node has read a record that follows a loss
+GOSSIP_RANGE_SEQS = 8
 _EXTRA_STEPS = 400_000  # to recover and settle after the faults end
 
 
@@ -69,6 +71,7 @@ class SimulationPlan:
     loss: bool | None = None  # whether Kafka loses acknowledged records; None: drawn
     idle: bool = False  # whether clients pause for long, and leaders are idle then
     cascade: bool = False  # whether followers may receive records from each other
+    gossip: bool = False  # whether all do
     events: tuple[str, ...] = ()  # only these of `nemesis.EVENTS`; by default some of `FAULT_EVENTS` are drawn
 
     @property
@@ -78,8 +81,15 @@ class SimulationPlan:
         events = f" --events '{','.join(self.events)}'" if self.events else ""
         idle = " --idle" if self.idle else ""
         cascade = " --cascade" if self.cascade else ""
-        options = f"--steps {self.steps} --nodes {self.nodes}{writes}{loss}{idle}{cascade}{events}"
+        gossip = " --gossip" if self.gossip else ""
+        options = f"--steps {self.steps} --nodes {self.nodes}{writes}{loss}{idle}{cascade}{gossip}{events}"
         return f"replicator simulate --seed {self.seed} {options}"
+
+    def upstreams(self, names: Sequence[str]) -> list[UpstreamRule]:
+        """Of which each process has one."""
+        if self.gossip:
+            return [UpstreamRule(GOSSIP, fanout, range_seqs=GOSSIP_RANGE_SEQS) for fanout in (1, 2)]
+        return [UpstreamRule(wanted) for wanted in ((AUTO, *names) if self.cascade else (LEADER,))]
 
 
 @dataclass(slots=True)
@@ -134,7 +144,7 @@ class _Simulation:
         pace = QUICKLY_IDLE if plan.idle else ALWAYS_STEADY
         for priority, name in enumerate(names):
             timing = plan.timing or draw_timing(rng)
-            upstreams = (AUTO, *names) if plan.cascade else (LEADER,)
+            upstreams = plan.upstreams(names)
             peers[name] = SimNode(name, priority, folder / name, self.kafka, timing, peers, pace, upstreams)
         self.nodes = list(peers.values())
         self.observer = Observer(self.loop.time, self.trace)
