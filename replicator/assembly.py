@@ -32,6 +32,7 @@ from replicator.node.background import run_with_background
 from replicator.node.clock import SystemClock
 from replicator.node.context import NodeContext, open_context
 from replicator.node.damage import HealHistory
+from replicator.node.disk_tail import DiskTail
 from replicator.node.healing import Healer, run_until_damaged
 from replicator.node.health import NodeState
 from replicator.node.log_start import continues_another
@@ -181,6 +182,7 @@ async def _run_node(
         parts.callback(machine.close)
         parts.push_async_callback(asyncio.to_thread, machine.wait_for_copy)
         logger.info("%s reads the log from offset %d on", settings.id, machine.state.offset + 1)
+        tail = DiskTail(settings.dir, settings.backlog_mb << 20) if settings.backlog_mb else None
         context = open_context(
             identity.author,
             settings.priority,
@@ -193,8 +195,11 @@ async def _run_node(
             timeouts=timeouts,
             eligible=False,
             upstream=UpstreamRule(settings.upstream, settings.fanout),
+            tail=tail,
         )
         parts.push_async_callback(context.reader.close)
+        if tail is not None:
+            parts.callback(tail.clear)
         member = Member(
             context.author.node,
             Mode.ASYNC,

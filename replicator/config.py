@@ -21,7 +21,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from replicator.address import Address, parse_host
 from replicator.errors import ConfigError
-from replicator.limits import MAX_FANOUT, MAX_NAME_CHARS
+from replicator.limits import MAX_BACKLOG_MB, MAX_FANOUT, MAX_NAME_CHARS
 from replicator.logging_setup import LogFormat, LogLevel, LogSettings
 from replicator.position import AUTO, FANOUT, GOSSIP, LEADER
 
@@ -108,6 +108,11 @@ class NodeSection:
         "To how many followers a node sends records in the tree of `auto` and in `gossip`, and how many fetch a range "
         "from Kafka in `gossip`. The same for all nodes.",
     ] = FANOUT
+    backlog_mb: Annotated[
+        int,
+        "MiB of its latest records that a node keeps on disk for followers that are behind; they read what is older "
+        "from Kafka. 0: only what fits into its memory (`REPLICATION_BACKLOG_BYTES`).",
+    ] = 256
     password: Annotated[
         str, "Password for Redis clients, and for HTTP requests that change something or read a key. Default: none."
     ] = field(default="", repr=False)
@@ -220,6 +225,8 @@ def load(
     checked_name("node.id", node.id)
     checked_name("node.cluster", node.cluster)
     checked_upstream(node.upstream, node.id)
+    if not 0 <= node.backlog_mb <= MAX_BACKLOG_MB:
+        raise ConfigError(f"node.backlog_mb is {node.backlog_mb}: expected 0 to {MAX_BACKLOG_MB}")
     if not 1 <= node.fanout <= MAX_FANOUT:
         raise ConfigError(f"node.fanout is {node.fanout}: expected 1 to {MAX_FANOUT}")
     if node.advertise:

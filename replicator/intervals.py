@@ -63,6 +63,7 @@ STREAM_RETRY_MS = 200  # after the first attempt to get a stream from a leader; 
 MAX_STREAM_RETRY_MS = 5_000
 STREAM_OPEN_TIMEOUT_MS = 1_000  # for the reply to REPL.FOLLOW
 STREAM_GRACE_MS = 50  # to read what has arrived, after this process was busy for longer than the timeout of the stream
+FEED_POLL_MS = 2  # until a follower that is behind has read what it was sent
 BEHIND_CHECK_MS = 1_000  # between two comparisons of what an upstream has sent with the end of the log
 AWAITED_MS = 100  # of a stream without records, while a task waits for an offset that is in the log
 REVIEW_MS = 100  # of unresponsive and joining replicas, and of overdue writes

@@ -173,6 +173,12 @@ MAX_HTTP_CONNECTIONS = 128
 REPLICATION_BACKLOG_BYTES = 4 << 20
 """Committed records that a leader keeps for followers that begin to stream. Bounds memory; others read the log."""
 
+MAX_BACKLOG_MB = 1 << 20
+"""Largest `node.backlog_mb`. A larger one is rejected as a mistake."""
+
+FEED_BYTES = 1 << 20
+"""Records sent to a follower that is behind, and that it has not read, up to which it is sent more. Bounds memory."""
+
 MAX_FANOUT = 64
 """Largest `node.fanout`. Each follower that receives records from a node costs it the time to send them."""
 

@@ -13,8 +13,9 @@ from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.log.memory import MemoryAckTopic, MemoryLog
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry, Log
-from replicator.node.backlog import CommittedBatch, StreamRequest
+from replicator.node.backlog import StreamRequest
 from replicator.node.clock import Clock, SystemClock
+from replicator.node.committed_batch import CommittedBatch
 from replicator.node.context import open_context
 from replicator.node.damage import HealHistory
 from replicator.node.leader_link import CommittedOffset, LinkFailed, ReceivedRecords, RecordStream, StreamSignal
@@ -179,6 +180,7 @@ class MemorySink:
         self.stalled = False  # what the leader sends is lost
         self.closed = False
         self.heartbeats = 0  # that the leader has sent
+        self.unsent_bytes = 0
         self._stream = stream
 
     def send(self, batch: CommittedBatch) -> None:

@@ -8,7 +8,8 @@ from math import inf
 from unittest.mock import patch
 
 from replicator.node.appending import AppendOutcome
-from replicator.node.backlog import CommittedBatch, RecordSink, ReplicationBacklog, StreamRequest
+from replicator.node.backlog import RecordSink, ReplicationBacklog, StreamRequest
+from replicator.node.committed_batch import CommittedBatch
 from replicator.node.leader import Leader
 from replicator.node.record_source import RecordSource
 from replicator.node.relay import Relay

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
 import pytest
 
 from replicator.address import Address
 from replicator.errors import BadRequest, Busy, NotLeader
 from replicator.node import backlog as backlog_module
-from replicator.node.backlog import CommittedBatch, RecordEnd, ReplicationBacklog, StreamRequest
+from replicator.node import disk_tail
+from replicator.node.backlog import ReplicationBacklog, StreamRequest
+from replicator.node.clock import SystemClock
+from replicator.node.committed_batch import CommittedBatch, RecordEnd
+from replicator.node.disk_tail import DiskTail
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.log_state import LogState
 from replicator.records.types import Member, Membership, Mode
@@ -28,6 +33,7 @@ class Sink:
     def __init__(self) -> None:
         self.records: list[bytes] = []
         self.closed = False
+        self.unsent_bytes = 0
 
     def send(self, batch: CommittedBatch) -> None:
         self.records += batch.payloads
@@ -177,3 +183,75 @@ def test_a_new_term_knows_nothing_of_the_one_before(backlog: ReplicationBacklog)
         assert not start(backlog, request(12, epoch=3))
         with pytest.raises(Busy):
             start(backlog, request(11, epoch=3))
+
+
+def test_a_follower_sends_to_a_process_that_is_not_registered_yet(backlog: ReplicationBacklog) -> None:
+    registered, other, sink = Sink(), Sink(), Sink()
+    asked = request(10)
+    with backlog.term(STATE):
+        start(backlog, asked, registered)
+        unregistered = asked._replace(author=N2._replace(incarnation=8))
+        for it in (other, sink):
+            assert backlog.start_stream(unregistered, it, MEMBERS, registered_only=False) == []
+        assert (registered.closed, other.closed, sink.closed) == (False, True, False)
+        start(backlog, asked)
+        assert registered.closed and sink.closed
+
+
+async def fed(backlog: ReplicationBacklog, sink: Sink, records: int) -> None:
+    """Until it has so many."""
+    feeding = asyncio.create_task(backlog.feed(SystemClock()))
+    async with asyncio.timeout(10):
+        while len(sink.records) < records and not sink.closed:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    feeding.cancel()
+
+
+async def test_a_follower_far_behind_is_fed_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog_module, "REPLICATION_BACKLOG_BYTES", 2 * batch(31, 11, 12).size_bytes)
+    backlog, sink = ReplicationBacklog(N1, DiskTail(tmp_path, 1 << 20)), Sink()
+    with backlog.term(STATE, on_disk=True):
+        for first in range(11, 31, 2):
+            backlog.add(batch(first + 20, first, first + 1))
+        with pytest.raises(Busy):
+            start(backlog, request(11, b"other"))
+        assert start(backlog, request(11), sink) == []
+        backlog.add(batch(51, 31, 32))
+        assert not sink.records
+        await fed(backlog, sink, 21)
+        assert sink.records == named(*range(12, 33))
+        backlog.add(batch(53, 33))
+        assert sink.records == named(*range(12, 34))
+        backlog.restart(STATE.timeline, Epoch(3), RecordEnd(Seq(34), b"chain 34"))
+        assert sink.closed
+        with pytest.raises(NotLeader):
+            start(backlog, request(11))
+
+
+async def test_a_follower_that_does_not_read_is_fed_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog_module, "REPLICATION_BACKLOG_BYTES", 1)
+    backlog, sink, other = ReplicationBacklog(N1, DiskTail(tmp_path, 1 << 20)), Sink(), Sink()
+    with backlog.term(STATE, on_disk=True):
+        for seq in range(11, 21):
+            backlog.add(batch(seq + 20, seq))
+        sink.unsent_bytes = 1 << 30
+        start(backlog, request(10), sink)
+        asked = request(10)._replace(author=N3)
+        assert backlog.start_stream(asked, other, MEMBERS) == []
+        await fed(backlog, other, 10)
+        assert other.records == named(*range(11, 21)) and not sink.records
+
+
+async def test_without_a_disk_the_rest_of_the_backlog_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backlog_module, "REPLICATION_BACKLOG_BYTES", 1)
+    monkeypatch.setattr(disk_tail, "CHUNK_BYTES", 1)
+    backlog = ReplicationBacklog(N1, DiskTail(tmp_path / "missing", 1 << 20))
+    with backlog.term(STATE, on_disk=True):
+        for seq in range(11, 14):
+            backlog.add(batch(seq + 20, seq))
+        assert start(backlog, request(12)) == named(13)
+        with pytest.raises(Busy):
+            start(backlog, request(11))
+    assert caplog.text.count("kept in memory only") == 1

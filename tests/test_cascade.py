@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from replicator.node.record_source import SourceName
-from replicator.position import NodeId
+from replicator.position import GOSSIP, NodeId
 from replicator.protocol.upstream import UpstreamRule
 from replicator.records.types import Policy
 from tests.memory_cluster import RunningNode, until
@@ -118,3 +118,55 @@ async def test_a_new_leader_has_a_tree_of_its_own(cluster: ModesCluster) -> None
     await form(cluster, n1="n2", n3="n2", n4="n3")
     await cluster.n2.write(b"a", b"1")
     assert await read(cluster.nodes["n4"], A) == b"1"
+
+
+GOSSIP_RULE = UpstreamRule(GOSSIP, fanout=1, range_seqs=4)
+
+
+async def test_ranges_come_from_kafka_and_from_each_other(cluster: ModesCluster) -> None:
+    names = ("n1", "n2", "n3", "n4")
+    cluster.upstreams = dict.fromkeys(names, GOSSIP_RULE)
+    await cluster.set_up(Policy(), ASYNC, ASYNC, ASYNC, ASYNC)
+    followers = [cluster.nodes[name] for name in names[1:]]
+    fetched: set[str] = set()
+    received: set[str] = set()
+    for number in range(100):
+        offset = await cluster.n1.write(b"a", b"%d" % number)
+        await until(lambda offset=offset: all(it.machine.state.offset >= offset for it in followers))  # type: ignore[misc]
+        for it in followers:
+            (fetched if upstream(it) is None else received).add(it.member.node)
+    assert fetched == received == {"n2", "n3", "n4"}
+    assert len({it.machine.state.chain for it in cluster.nodes.values()}) == 1
+
+
+async def test_a_follower_that_dies_does_not_delay_the_others(cluster: ModesCluster) -> None:
+    names = ("n1", "n2", "n3", "n4")
+    cluster.upstreams = dict.fromkeys(names, GOSSIP_RULE)
+    await cluster.set_up(Policy(), ASYNC, ASYNC, ASYNC, ASYNC)
+    await cluster.nodes["n4"].stop()
+    for number in range(60):
+        offset = await cluster.n1.write(b"a", b"%d" % number)
+        await until(
+            lambda offset=offset: all(cluster.nodes[it].machine.state.offset >= offset for it in names[1:3])  # type: ignore[misc]
+        )
+    assert len({cluster.nodes[it].machine.state.chain for it in names[:3]}) == 1
+
+
+async def test_a_fanout_larger_than_the_cluster(cluster: ModesCluster) -> None:
+    cluster.upstreams = dict.fromkeys(("n1", "n2", "n3"), UpstreamRule(GOSSIP, fanout=64, range_seqs=4))
+    await cluster.set_up(Policy(), ASYNC, ASYNC, ASYNC)
+    for number in range(10):
+        offset = await cluster.n1.write(b"a", b"%d" % number)
+        await until(lambda offset=offset: all(it.machine.state.offset >= offset for it in cluster.nodes.values()))  # type: ignore[misc]
+        assert upstream(cluster.n2) is upstream(cluster.n3) is None
+
+
+async def test_a_chain_of_ten(cluster: ModesCluster) -> None:
+    cluster.upstreams = {f"n{number}": UpstreamRule(f"n{number - 1}") for number in range(2, 11)}
+    await cluster.set_up(Policy(), *[ASYNC] * 10)
+    await form(cluster, **{f"n{number}": f"n{number - 1}" for number in range(2, 11)})
+    cluster.stall(cluster.nodes["n10"])
+    offset = await cluster.n1.write(b"a", b"1")
+    await until(lambda: cluster.nodes["n10"].machine.state.offset >= offset)
+    assert cluster.nodes["n10"].machine.state.chain == cluster.n1.machine.state.chain
+    assert await cluster.n1.node.wait_acked(offset, 9, 10_000) == 9

@@ -40,7 +40,9 @@ def names(members: Membership, own: int, wanted: str, leader: int = 1) -> list[s
         (5, AUTO, ["n001"]),
         (6, AUTO, ["n002", "n001"]),
         (22, AUTO, ["n006", "n002", "n001"]),
-        (40, AUTO, []),
+        (40, AUTO, ["n008", "n002"]),
+        (40, LEADER, []),
+        (40, "n002", ["n002"]),
     ],
 )
 def test_the_upstreams_of_a_node(own: int, wanted: str, expected: list[str]) -> None:

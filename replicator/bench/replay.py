@@ -30,12 +30,12 @@ def measure_replay(cluster: LocalCluster, id: str, progress: ProgressReporter) -
     folder.start_process(file, entry)
     folder.save(file)
     progress.step(f"replay of {target} records")
-    rate = _follow(admin.node(entry.http), target)
+    rate = follow(admin.node(entry.http), target)
     wait_ready(folder, admin, [entry], TIMEOUT_S, progress)
     return rate
 
 
-def _follow(node: NodeAdmin, target: int) -> ReplayRate | None:
+def follow(node: NodeAdmin, target: int) -> ReplayRate | None:
     first: tuple[float, int] | None = None
     deadline = time.monotonic() + TIMEOUT_S
     while True:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replicator.bench.benchmark import BenchmarkReport, run_benchmark
-from replicator.cli import bench_followers, bench_modes, bench_snapshots, bench_stream, options
+from replicator.cli import bench_followers, bench_modes, bench_scaling, bench_snapshots, bench_stream, options
 from replicator.cli.output import ConsoleProgress, console, errors, print_json, print_line, verdict
 
 app = typer.Typer()
@@ -19,6 +19,7 @@ app.command("modes")(bench_modes.modes)
 app.command("followers")(bench_followers.followers)
 app.command("stream")(bench_stream.stream)
 app.command("snapshots")(bench_snapshots.snapshots)
+app.command("scaling")(bench_scaling.scaling)
 
 
 @app.callback(invoke_without_command=True)

@@ -42,7 +42,8 @@ def run(
     ] = None,
     priority: Annotated[int | None, typer.Option(help="Nodes with a lower number are preferred as leader.")] = None,
     upstream: Annotated[
-        str | None, typer.Option(metavar="leader|auto|ID", help="Which node sends the log's records to this one.")
+        str | None,
+        typer.Option(metavar="leader|auto|gossip|ID", help="Which node sends records to this one."),
     ] = None,
     snapshots: Annotated[
         str | None, typer.Option(metavar="URL", help="The repository of snapshots: a folder, or s3://bucket/prefix.")

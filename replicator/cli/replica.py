@@ -56,7 +56,10 @@ def add(
     ] = RequestedMode.ASYNC,
     upstream: Annotated[
         str,
-        typer.Option(metavar="leader|auto|ID", help="Which node sends records to it: auto is its place in a tree."),
+        typer.Option(
+            metavar="leader|auto|gossip|ID",
+            help="Which node sends records to it: auto: its place in a tree; gossip: various ones.",
+        ),
     ] = LEADER,
     compose: Annotated[
         bool, typer.Option("--compose", help="As a container: a service beside those of compose.yaml in this folder.")

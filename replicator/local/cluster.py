@@ -28,7 +28,7 @@ from replicator.log.kafka.admin import KafkaAdmin, delete_topics
 from replicator.log.kafka.security import KafkaSecurity, security_of
 from replicator.log.kafka.topic import wal_topic
 from replicator.log.kafka.topic_ids import TopicIds
-from replicator.position import AUTO, LEADER
+from replicator.position import AUTO, GOSSIP, LEADER
 from replicator.records.types import Mode
 from replicator.snapshots.repository import Repository
 from replicator.snapshots.restoring import Choice, only
@@ -286,7 +286,7 @@ class LocalCluster:
                 raise ConfigError(f"{id} is in this cluster already: `replicator node start {id}` starts it")
             if folder.node_dir(id).exists():
                 raise ConfigError(f"{folder.node_dir(id)} already exists: move it away, or choose another name")
-            if checked_upstream(upstream, id) not in (LEADER, AUTO):
+            if checked_upstream(upstream, id) not in (LEADER, AUTO, GOSSIP):
                 cluster.node(upstream)
             source = self._source(cluster, origin, snapshot_name)
             was_member = self.admin.any_status().member(id) is not None

@@ -4,6 +4,9 @@ The leader adds a record once it is committed, a follower once it has applied it
 misplaced append or an unknown outcome of the leader, and a claim that a follower has read, end all streams. A receiver
 judges each record as if it had read it in the log; if it misses one, or its stream times out, it reads the log
 (`record_source`). The log may have void entries between two batches.
+
+The latest batches are in memory, and what was dropped from there is on disk (`disk_tail`). A follower whose position is
+on disk is sent what it lacks as fast as it reads it, and each record as it comes from then on.
 """
 
 from __future__ import annotations
@@ -11,23 +14,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple, Protocol
 
 from replicator.errors import BadRequest, Busy, NotLeader
-from replicator.limits import REPLICATION_BACKLOG_BYTES
-from replicator.position import Author, Epoch, Offset, Seq
+from replicator.intervals import FEED_POLL_MS
+from replicator.limits import FEED_BYTES, REPLICATION_BACKLOG_BYTES
+from replicator.node.clock import Clock
+from replicator.node.committed_batch import CommittedBatch, RecordEnd
+from replicator.node.disk_tail import DiskTail
+from replicator.position import Author, Epoch, Seq
 from replicator.protocol.log_state import LogState
 from replicator.records.chain import GENESIS
 from replicator.records.types import VERSION, Membership
 
 logger = logging.getLogger(__name__)
-
-RECORD_OVERHEAD_BYTES = 500
-"""What a record takes in memory besides its payload."""
 
 
 class StreamRequest(NamedTuple):
@@ -46,27 +50,6 @@ class StreamRequest(NamedTuple):
         return StreamRequest(state.timeline, state.epoch, state.seq, state.chain, author, VERSION)
 
 
-class RecordEnd(NamedTuple):
-    """The state of the log after a record."""
-
-    seq: Seq
-    chain: bytes
-
-
-@dataclass(frozen=True, slots=True, eq=False)  # compared by identity: it is encoded once for all followers
-class CommittedBatch:
-    """What was appended at once: records with consecutive offsets."""
-
-    base: Offset  # of the first record
-    payloads: Sequence[bytes]
-    ends: Sequence[RecordEnd]  # of each record
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the payloads, and of what else is kept in memory for each."""
-        return sum(map(len, self.payloads)) + RECORD_OVERHEAD_BYTES * len(self.payloads)
-
-
 class RecordSink(Protocol):
     """The sender's end of a stream to one follower."""
 
@@ -80,6 +63,11 @@ class RecordSink(Protocol):
         """Report that the leader is alive, and request an ack."""
         ...
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits for the follower to read."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -87,11 +75,16 @@ class RecordSink(Protocol):
 class _Stream:
     request: StreamRequest
     below: Mapping[Author, int]  # the processes that the follower sends records to, directly or not, and their versions
+    fed_to: RecordEnd | None  # what it was sent last, while it lacks records that are on disk; None: it lacks none
 
 
 class ReplicationBacklog:
-    def __init__(self, own: Author) -> None:
+    def __init__(self, own: Author, tail: DiskTail | None = None) -> None:
+        """`tail`: for what is dropped from memory."""
         self._own = own
+        self._tail = tail
+        self._on_disk = False
+        self._has_behind = asyncio.Event()  # set while a follower lacks records that are on disk
         self._batches: deque[CommittedBatch] = deque()
         self._bytes = 0  # of all batches
         self._term: tuple[bytes, Epoch] | None = None  # timeline and epoch; None: this node sends no records now
@@ -101,8 +94,12 @@ class ReplicationBacklog:
         self._requesting = False  # acks, before the event loop goes on
 
     @contextmanager
-    def term(self, state: LogState) -> Iterator[None]:
-        """Held while this node sends records, from `state` on. At its end, all streams are closed."""
+    def term(self, state: LogState, *, on_disk: bool = False) -> Iterator[None]:
+        """Held while this node sends records, from `state` on. At its end, all streams are closed.
+
+        `on_disk`: whether it keeps what is dropped from memory. A leader does not: others have more time for it.
+        """
+        self._on_disk = on_disk
         self.restart(state.timeline, state.epoch, RecordEnd(state.seq, state.chain))
         try:
             yield
@@ -119,6 +116,8 @@ class ReplicationBacklog:
         self._term = None
         self._batches.clear()
         self._bytes = 0
+        if self._tail is not None:
+            self._tail.clear()
         for sink in list(self._streams):
             self._close(sink, why)
 
@@ -129,29 +128,81 @@ class ReplicationBacklog:
         while self._bytes > REPLICATION_BACKLOG_BYTES and len(self._batches) > 1:
             first = self._batches.popleft()
             self._bytes -= first.size_bytes
+            self._keep_on_disk(first)
             self._start = first.ends[-1]
-        for sink in list(self._streams):
-            sink.send(batch)
+        for sink, stream in list(self._streams.items()):
+            if stream.fed_to is None:
+                sink.send(batch)
 
-    def start_stream(self, request: StreamRequest, sink: RecordSink, membership: Membership) -> list[CommittedBatch]:
+    def _keep_on_disk(self, batch: CommittedBatch) -> None:
+        if self._tail is None or not self._on_disk:
+            return
+        try:
+            self._tail.append(batch, self._start)
+        except OSError as error:
+            logger.warning("records for followers that are behind are kept in memory only: %s", error)
+            self._tail.clear()
+            self._tail = None
+
+    def start_stream(
+        self, request: StreamRequest, sink: RecordSink, membership: Membership, *, registered_only: bool = True
+    ) -> list[CommittedBatch]:
         """Begin to send records to `sink`. Returns those that the caller sends first.
 
-        Raises `NotLeader`; `BadRequest` if the process is not registered; `Busy` if the backlog does not reach back to
-        that seq, or its chain differs.
+        A process that is not registered does not end the stream of the one that is.
+
+        If those are on disk, `feed` sends them. Raises `NotLeader`; `BadRequest` if the process is not registered;
+        `Busy` if the backlog does not reach back to that seq, or its chain differs.
         """
         timeline, epoch, seq, after, author, _ = request
         if (timeline, epoch) != self._term:
             raise NotLeader(f"this node has no records of epoch {epoch} of timeline {timeline.hex()}")
-        if author == self._own or not membership.includes(author):
+        is_registered = membership.includes(author)
+        if author == self._own or (registered_only and not is_registered):
             raise BadRequest(f"{author} is not a follower that is registered")
-        if RecordEnd(seq, after) not in self._ends():
+        position = RecordEnd(seq, after)
+        in_memory = position in self._ends()
+        if not in_memory and (self._tail is None or self._tail.after(position) is None):
             raise Busy(f"the records after seq {seq} are not in the backlog: read the log")
-        for former in [it for it, known in self._streams.items() if known.request.author.node == author.node]:
-            self._close(former, "the node has opened another one")
-        self._streams[sink] = _Stream(request, {})
+        for former, known in list(self._streams.items()):
+            other = known.request.author
+            if other == author or (is_registered and other.node == author.node):
+                self._close(former, "the node has opened another one")
+        self._streams[sink] = _Stream(request, {}, None if in_memory else position)
         self.receivers_changed.set()
         logger.info("sending records to %s, from seq %d on", author, seq + 1)
-        return self._after(seq)
+        if in_memory:
+            return self._after(seq)
+        self._has_behind.set()
+        return []
+
+    async def feed(self, clock: Clock) -> None:
+        """Run until cancelled: send followers what they lack and what is on disk."""
+        while True:
+            await self._has_behind.wait()
+            behind = [it for it, stream in self._streams.items() if stream.fed_to is not None]
+            ready = [sink for sink in behind if sink.unsent_bytes < FEED_BYTES]
+            for sink in ready:
+                self._feed(sink, self._streams[sink])
+            if not behind:
+                self._has_behind.clear()
+            elif ready:
+                await asyncio.sleep(0)
+            else:
+                await clock.sleep(FEED_POLL_MS)
+
+    def _feed(self, sink: RecordSink, stream: _Stream) -> None:
+        assert stream.fed_to is not None
+        batches = self._tail.after(stream.fed_to) if self._tail is not None else None
+        if not batches and stream.fed_to in self._ends():
+            batches, stream.fed_to = self._after(stream.fed_to.seq), None
+        if batches is None:
+            self._close(sink, "its position is no longer in the backlog")
+            return
+        for batch in batches:
+            sink.send(batch)
+            if stream.fed_to is not None:
+                stream.fed_to = batch.ends[-1]
 
     def end_stream(self, sink: RecordSink) -> None:
         """The connection was lost."""
@@ -213,9 +264,5 @@ class ReplicationBacklog:
         return chain([self._start], *(batch.ends for batch in self._batches))
 
     def _after(self, seq: Seq) -> list[CommittedBatch]:
-        """All records after that one."""
-        batches = [it for it in self._batches if it.ends[-1].seq > seq]
-        if batches and (known := sum(end.seq <= seq for end in batches[0].ends)):
-            base, payloads, ends = batches[0].base, batches[0].payloads, batches[0].ends
-            batches[0] = CommittedBatch(Offset(base + known), payloads[known:], ends[known:])
-        return batches
+        """All records in memory after that one."""
+        return [rest for batch in self._batches if (rest := batch.after(seq)) is not None]

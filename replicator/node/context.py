@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from replicator.log.port import Log, Reader
 from replicator.node.clock import Clock
 from replicator.node.commit_point import CommitPoint
+from replicator.node.disk_tail import DiskTail
 from replicator.node.latencies import StageLatencies
 from replicator.node.registration import Registration
 from replicator.node.replica import Replica
@@ -28,6 +29,7 @@ class NodeContext:
     author: Author
     priority: int  # nodes with lower numbers become leader sooner
     upstream: UpstreamRule
+    tail: DiskTail | None  # the part of the backlog that is on disk
     replica: Replica
     registration: Registration
     writes: Writes
@@ -70,6 +72,7 @@ def open_context(
     pace: Pace = DEFAULT_PACE,
     eligible: bool = True,
     upstream: UpstreamRule = DEFAULT_UPSTREAM,
+    tail: DiskTail | None = None,
 ) -> NodeContext:
     """`timing`: for a new cluster. `eligible`: whether the node may start elections at once (`RoleState.eligible`)."""
     writes = Writes(machine.view)
@@ -79,6 +82,7 @@ def open_context(
         author=author,
         priority=priority,
         upstream=upstream,
+        tail=tail,
         replica=Replica(machine, RecordCodec(), clock, latencies.apply),
         registration=Registration(author),
         writes=writes,

@@ -26,9 +26,10 @@ from replicator.node.appending import (
     Refused,
 )
 from replicator.node.background import run_with_background
-from replicator.node.backlog import CommittedBatch, RecordEnd, ReplicationBacklog
+from replicator.node.backlog import ReplicationBacklog
 from replicator.node.claim import claim_record
 from replicator.node.commitment import Commitment
+from replicator.node.committed_batch import CommittedBatch, RecordEnd
 from replicator.node.context import NodeContext
 from replicator.node.grouping import in_records
 from replicator.node.heartbeats import Heartbeats

@@ -12,8 +12,9 @@ from replicator.errors import BadRequest, BrokerUnavailable, Busy, Loading, Repl
 from replicator.intervals import AUDIT_MS, AUDIT_PAUSE_MS, NODE_RETRY_MS, REVIEW_MS, STATUS_END_MS
 from replicator.log.port import Acks, LogExtent
 from replicator.node.background import run_with_background
-from replicator.node.backlog import CommittedBatch, RecordSink, ReplicationBacklog, StreamRequest
+from replicator.node.backlog import RecordSink, ReplicationBacklog, StreamRequest
 from replicator.node.client_writes import ClientWrites, leading_member
+from replicator.node.committed_batch import CommittedBatch
 from replicator.node.context import NodeContext
 from replicator.node.damage import DamageSignal, HealHistory
 from replicator.node.expiry import delete_expired
@@ -67,7 +68,7 @@ class Node:
         self._source: RecordSource | None = None  # None: this node has not followed yet
         self._relay: Relay | None = None  # as `_source`
         self._ack_outage = OutageLog(logger, "sending acks to Kafka")  # outlives the follower, which is made anew then
-        self._backlog = ReplicationBacklog(context.author)
+        self._backlog = ReplicationBacklog(context.author, context.tail)
         self._progress = ReplicaProgress(context.author, acks, context.clock, self._backlog.request_acks)
         self._client_writes = ClientWrites(context)
         self._healed = healed
@@ -103,6 +104,7 @@ class Node:
                 self._health.resume_when_applied(),
                 self.reads.at_follower.keep_lease(),
                 *([self._audit()] if self._healed is not None else ()),
+                *([self._backlog.feed(self._context.clock)] if self._context.tail is not None else ()),
             )
         finally:
             self._health.stop()
@@ -238,7 +240,8 @@ class Node:
         """As `ReplicationBacklog.start_stream`. Raises `BadRequest` also if that process sends records to this one."""
         if self._source is not None and self._source.upstream == request.author:
             raise BadRequest(f"{self._context.author} receives its records from {request.author}")
-        return self._backlog.start_stream(request, sink, self.membership)
+        leads = self._context.roles.role.leads
+        return self._backlog.start_stream(request, sink, self.membership, registered_only=leads)
 
     def record_acks(self, sink: RecordSink, payloads: Sequence[bytes]) -> None:
         """Acks have arrived over this stream."""

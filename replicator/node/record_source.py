@@ -185,10 +185,11 @@ class RecordSource:
         await self.compared.wait()
         context, clock = self._context, self._context.clock
         while True:
-            leader, now_ms = context.replica.state.leader, clock.elapsed_ms()
+            state, membership = context.replica.state, context.replica.machine.meta.membership
+            leader, now_ms = state.leader, clock.elapsed_ms()
+            stops = membership.includes(context.author) and not context.roles.eligible
             self._range_began.clear()
-            if leader is not None and context.roles.eligible and not isinstance(self.source, Opened):
-                state, membership = context.replica.state, context.replica.machine.meta.membership
+            if leader is not None and not stops and not isinstance(self.source, Opened):
                 members = upstreams(context.upstream, membership, leader, context.author, state.seq)
                 if members is None:
                     self._fetch_range()

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from replicator.errors import BrokerUnavailable
 from replicator.log.port import Acks
 from replicator.node.background import run_with_background
-from replicator.node.backlog import CommittedBatch, RecordEnd, ReplicationBacklog
+from replicator.node.backlog import ReplicationBacklog
+from replicator.node.committed_batch import CommittedBatch, RecordEnd
 from replicator.node.leader_link import RecordStream, StreamSignal
 from replicator.node.record_source import RecordSource
 from replicator.node.replica import Accepted, Replica
@@ -39,7 +40,7 @@ class Relay:
     async def run(self) -> None:
         """Run until cancelled. Records are passed on once the store is known to hold what the log does."""
         await self._source.compared.wait()
-        with self._backlog.term(self._replica.state):
+        with self._backlog.term(self._replica.state, on_disk=True):
             self._sends = True
             try:
                 await run_with_background(self._pass_on_acks(), self._report_changes())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from xxhash import xxh64_intdigest
 
-from replicator.position import Author, Seq
+from replicator.position import Author, NodeId, Seq
 from replicator.records.types import Member, Membership
 
 RANGE_SEQS = 1 << 16
@@ -30,14 +30,19 @@ def order(membership: Membership, leader: Author, range: int) -> list[Member]:
     return sorted(others, key=lambda member: xxh64_intdigest(f"{range} {member.node}".encode()))
 
 
-def senders(members: list[Member], own: Author, fanout: int) -> tuple[Member, ...]:
+def place(members: list[Member], node: NodeId) -> int:
+    """The last one if the node is not among them."""
+    return next((at for at, member in enumerate(members) if member.node == node), len(members))
+
+
+def senders(members: list[Member], own: NodeId, fanout: int) -> tuple[Member, ...]:
     """Which members send a range to this one, the nearest first; empty: it fetches the range from Kafka.
 
     `members`: in the order of the range.
     """
-    place = next(at for at, member in enumerate(members) if member.author == own)
+    at = place(members, own)
     found = []
-    while place >= fanout:
-        place = place // fanout - 1
-        found.append(members[place])
+    while at >= fanout:
+        at = at // fanout - 1
+        found.append(members[at])
     return tuple(found)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from replicator import position
 from replicator.position import FANOUT, GOSSIP, LEADER, Author, NodeId, Offset, Seq
 from replicator.protocol.candidates import in_order
-from replicator.protocol.gossip import RANGE_SEQS, order, range_of, senders
+from replicator.protocol.gossip import RANGE_SEQS, order, place, range_of, senders
 from replicator.records.types import Member, Membership
 
 
@@ -44,20 +44,24 @@ def upstreams(
 ) -> tuple[Member, ...] | None:
     """`seq`: what this process has read. None: it fetches the records that follow from Kafka.
 
-    Empty if this process is the leader, or if one of both is not registered.
+    Empty if this process is the leader, or if that is not registered. A process that is not registered, because it has
+    not caught up, has the place of its node, or the last one; a leader sends it nothing.
     """
     root = membership.get(leader.node)
-    if root is None or root.author != leader or own == leader or not membership.includes(own):
+    if root is None or root.author != leader or own == leader:
         return ()
+    found: tuple[Member, ...]
     match rule.wanted:
-        case position.LEADER:
-            return (root,)
-        case position.AUTO:
-            return _ancestors(_breadth_first(membership, root), own, rule.fanout)
         case position.GOSSIP:
-            return senders(order(membership, leader, rule.range_of(seq)), own, rule.fanout) or None
-    named = membership.get(NodeId(rule.wanted))
-    return (root,) if named is None or named.author in (own, leader) else (named, root)
+            return senders(order(membership, leader, rule.range_of(seq)), own.node, rule.fanout) or None
+        case position.LEADER:
+            found = (root,)
+        case position.AUTO:
+            found = _ancestors(_breadth_first(membership, root), own.node, rule.fanout)
+        case _:
+            named = membership.get(NodeId(rule.wanted))
+            found = (root,) if named is None or named.author in (own, leader) else (named, root)
+    return found if membership.includes(own) else tuple(member for member in found if member != root)
 
 
 class Distance(NamedTuple):
@@ -82,9 +86,9 @@ def _breadth_first(membership: Membership, root: Member) -> list[Member]:
     return [root, *candidates, *others]
 
 
-def _ancestors(order: list[Member], own: Author, fanout: int) -> tuple[Member, ...]:
+def _ancestors(order: list[Member], own: NodeId, fanout: int) -> tuple[Member, ...]:
     """From the parent to the root."""
-    at = next(index for index, member in enumerate(order) if member.author == own)
+    at = place(order, own)
     ancestors = []
     while at:
         at = (at - 1) // fanout

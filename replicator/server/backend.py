@@ -6,7 +6,8 @@ from asyncio import Future
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from replicator.node.backlog import CommittedBatch, RecordSink, StreamRequest
+from replicator.node.backlog import RecordSink, StreamRequest
+from replicator.node.committed_batch import CommittedBatch
 from replicator.node.leader_link import CommittedOffset
 from replicator.node.recent_records import RecentRecords
 from replicator.node.replica import ChangeListener, RowListener

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from replicator.log.port import Entry
-from replicator.node.backlog import CommittedBatch
+from replicator.node.committed_batch import CommittedBatch
 from replicator.node.leader_link import LinkFailed, ReceivedRecords, StreamSignal
 from replicator.node.node import Node
 from replicator.position import Author, Offset
@@ -126,6 +126,10 @@ class SimRecordSink:
 
     def send_heartbeat(self) -> None:
         self._way.send(self._stream.receive_signal, StreamSignal.HEARTBEAT)
+
+    @property
+    def unsent_bytes(self) -> int:
+        return 0
 
     def close(self) -> None:
         """Also if its process is killed: its system closes the connection, unless that has crashed, too."""

@@ -5,6 +5,7 @@ jars.py      where Kafka's jars come from, and their cache
 settings.py  the contents of `server.properties`, and why
 paths.py     folders of the user
 broker.py    start, stop, kill, status
+jmx.py       counters of a broker
 cluster.py   several brokers, and cuts between them
 proxy.py     the links that can be cut
 """

@@ -70,7 +70,8 @@ class LocalBroker:
     """One Kafka in one folder. Several processes may use the same folder: a lock serialises them.
 
     `port` None: the port of the last start, or a free one. `home`: an unpacked Kafka instead of the cached one.
-    `layout`: of a broker that has others beside it; it answers only once most of them run.
+    `layout`: of a broker that has others beside it; it answers only once most of them run. `jmx_port`: for
+    `BrokerCounters`.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class LocalBroker:
         *,
         home: Path | None = None,
         layout: BrokerLayout | None = None,
+        jmx_port: int | None = None,
     ) -> None:
         if not re.fullmatch(r"[1-9]\d*[kmgKMG]", heap):
             raise ConfigError(f"invalid heap size {heap!r}: expected a number with k, m or g, for example 512m")
@@ -89,6 +91,7 @@ class LocalBroker:
         self.dir = dir.absolute()
         self._port = port
         self._layout = layout
+        self._jmx_port = jmx_port
         self._heap = heap
         self._home = home
         self._child: subprocess.Popen[bytes] | None = None
@@ -104,7 +107,8 @@ class LocalBroker:
             if running:
                 return self._adopt(running)
             home = kafka_home(self._home)
-            command = [str(find_java()), *settings.java_options(heap=self._heap, classpath=str(home / "libs" / "*"))]
+            java, classpath = str(find_java()), str(home / "libs" / "*")
+            command = [java, *settings.java_options(heap=self._heap, classpath=classpath)]
             layout = self._layout or settings.single_broker(
                 port=self._choose_port(), controller_port=random_free_port(), cluster_id=new_cluster_id()
             )
@@ -112,7 +116,8 @@ class LocalBroker:
             if not self._data.exists():
                 self._format(command, layout)
             self._write("server.properties", settings.server_properties(layout))
-            return self._launch([*command, "kafka.Kafka", "server.properties"], kafka_version(home))
+            options = settings.java_options(heap=self._heap, classpath=classpath, jmx_port=self._jmx_port)
+            return self._launch([java, *options, "kafka.Kafka", "server.properties"], kafka_version(home))
 
     def stop(self) -> bool:
         """SIGTERM, and SIGKILL after 30 s. False if the broker was not running. Raises `BrokerUnavailable`."""

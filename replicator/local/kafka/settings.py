@@ -127,8 +127,16 @@ LOG4J2_XML = f"""\
 """
 
 
-def java_options(*, heap: str, classpath: str) -> list[str]:
+def _jmx_options(port: int) -> list[str]:
+    """Counters, for programs on this machine only."""
+    settings = {"host": "127.0.0.1", "port": port, "rmi.port": port, "authenticate": "false", "ssl": "false"}
+    options = [f"-Dcom.sun.management.jmxremote.{name}={value}" for name, value in settings.items()]
+    return [*options, "-Djava.rmi.server.hostname=127.0.0.1"]
+
+
+def java_options(*, heap: str, classpath: str, jmx_port: int | None = None) -> list[str]:
     return [
+        *([] if jmx_port is None else _jmx_options(jmx_port)),
         f"-Xmx{heap}",
         "-Xms64m",
         "-XX:+UseG1GC",  # by default small machines use the serial collector, whose pauses show in the latencies

@@ -215,6 +215,10 @@ class Connection(asyncio.Protocol):
         if self._transport.get_write_buffer_size() > max_unread_bytes:
             self.disconnect(f"it has left more than {max_unread_bytes} bytes unread")
 
+    @property
+    def unsent_bytes(self) -> int:
+        return self._transport.get_write_buffer_size()
+
     def disconnect(self, reason: str) -> None:
         """Without what it has not read."""
         logger.info("closing %s: %s", self.address, reason)

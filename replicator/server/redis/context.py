@@ -95,6 +95,11 @@ class ConnectionContext(Protocol):
         """EXEC: run all queued commands as one transaction, with an id at most once. Raises `ReplicatorError`."""
         ...
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits for the client to read."""
+        ...
+
     def push(self, reply: Reply, max_unread_bytes: int) -> None:
         """Send what is not the reply to a command. A client that leaves more than that unread is disconnected."""
         ...

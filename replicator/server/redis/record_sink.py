@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from replicator.limits import MAX_STREAM_BYTES
-from replicator.node.backlog import CommittedBatch
+from replicator.node.committed_batch import CommittedBatch
 from replicator.node.leader_link import StreamSignal
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import Encoded, Simple
@@ -28,6 +28,10 @@ class RedisRecordSink:
 
     def send_heartbeat(self) -> None:
         self._connection.push(HEARTBEAT, MAX_STREAM_BYTES)
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._connection.unsent_bytes
 
     def close(self) -> None:
         self._connection.close()
