@@ -198,16 +198,7 @@ async def _run_node(
             tail=tail,
         )
         parts.push_async_callback(context.reader.close)
-        if tail is not None:
-            parts.callback(tail.clear)
-        member = Member(
-            context.author.node,
-            Mode.ASYNC,
-            config.advertised_resp,
-            config.advertised_http,
-            settings.priority,
-            context.author.incarnation,
-        )
+        member = _member(config, context.author)
         link = RedisLeaderLink(settings.password)
         parts.push_async_callback(link.close)
         node = Node(context, log.acks, member, link, healed=admin.heals)
@@ -237,6 +228,12 @@ async def _run_node(
         damage = await run_until_damaged(running, node, context.replica, healer)
         admin.detach_node(NodeState.HEALING, damage.error)
         return damage
+
+
+def _member(config: NodeConfig, author: Author) -> Member:
+    """How the node registers itself."""
+    resp, http = config.advertised_resp, config.advertised_http
+    return Member(author.node, Mode.ASYNC, resp, http, config.node.priority, author.incarnation)
 
 
 async def _until_restored(admin: HttpServer, store: Path) -> None:

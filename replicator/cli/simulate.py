@@ -7,13 +7,18 @@ from typing import Annotated
 
 import typer
 
-from replicator.cli import options
+from replicator.cli import options, simulate_spread
 from replicator.records.types import WriteMode
 from replicator.testing.nemesis import EVENTS
 from replicator.testing.simulation import SimulationPlan, run
 
+app = typer.Typer()
+app.command("spread")(simulate_spread.spread)
 
+
+@app.callback(invoke_without_command=True)
 def simulate(
+    context: typer.Context,
     seed: Annotated[int, typer.Option(help="Seed of the history.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="How long faults occur, in callbacks of the event loop.")] = 4000,
     nodes: Annotated[int, typer.Option(min=1, max=9, help="Number of nodes.")] = 3,
@@ -54,6 +59,8 @@ def simulate(
 
     Example: replicator simulate --seed 7 --steps 4000 --trace
     """
+    if context.invoked_subcommand is not None:
+        return
     plan = SimulationPlan(
         seed,
         steps,

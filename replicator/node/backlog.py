@@ -147,12 +147,10 @@ class ReplicationBacklog:
     def start_stream(
         self, request: StreamRequest, sink: RecordSink, membership: Membership, *, registered_only: bool = True
     ) -> list[CommittedBatch]:
-        """Begin to send records to `sink`. Returns those that the caller sends first.
+        """Begin to send records to `sink`. Returns those that the caller sends first; `feed` sends those on disk.
 
-        A process that is not registered does not end the stream of the one that is.
-
-        If those are on disk, `feed` sends them. Raises `NotLeader`; `BadRequest` if the process is not registered;
-        `Busy` if the backlog does not reach back to that seq, or its chain differs.
+        A process that is not registered does not end the stream of the one that is. Raises `NotLeader`; `BadRequest` if
+        the process must be registered; `Busy` if the backlog does not reach back to that seq, or its chain differs.
         """
         timeline, epoch, seq, after, author, _ = request
         if (timeline, epoch) != self._term:

@@ -57,7 +57,7 @@ def upstreams(
         case position.LEADER:
             found = (root,)
         case position.AUTO:
-            found = _ancestors(_breadth_first(membership, root), own.node, rule.fanout)
+            found = ancestors(breadth_first(membership, root), own.node, rule.fanout)
         case _:
             named = membership.get(NodeId(rule.wanted))
             found = (root,) if named is None or named.author in (own, leader) else (named, root)
@@ -80,13 +80,14 @@ def falls_behind(before: Distance, now: Distance) -> bool:
     return now.applied < before.end - 1 and now.entries >= before.entries
 
 
-def _breadth_first(membership: Membership, root: Member) -> list[Member]:
+def breadth_first(membership: Membership, root: Member) -> list[Member]:
+    """All members in the order of the tree: level by level."""
     candidates = in_order(membership, root.node)
     others = [member for member in membership.members if member != root and member not in candidates]
     return [root, *candidates, *others]
 
 
-def _ancestors(order: list[Member], own: NodeId, fanout: int) -> tuple[Member, ...]:
+def ancestors(order: list[Member], own: NodeId, fanout: int) -> tuple[Member, ...]:
     """From the parent to the root."""
     at = place(order, own)
     ancestors = []

@@ -1,0 +1,121 @@
+"""How records spread among many followers: the decisions of `protocol.upstream`, without nodes and stores.
+
+A record is sent from one node to the next in `HOP_MS` on average. A follower whose upstream has failed waits for
+`GAP_MS`, and asks the next one above, or Kafka. The closed form is for equal hops and no failures.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+
+from replicator.address import Address
+from replicator.position import AUTO, GOSSIP, NodeId
+from replicator.protocol.gossip import order, senders
+from replicator.protocol.upstream import ancestors, breadth_first
+from replicator.records.types import Member, Membership, Mode
+
+HOP_MS = 1.0  # uniformly distributed from half of it to one and a half
+GAP_MS = 750.0  # `protocol.timing.stream_timeout_ms` of the default timing is below that
+KAFKA = "Kafka"
+
+
+@dataclass(frozen=True, slots=True)
+class SpreadPlan:
+    nodes: int  # that receive records
+    fanout: int
+    ranges: int = 20  # each with one record
+    failed: float = 0.0  # the share of nodes that are registered, and do not answer
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Of one kind of upstream."""
+
+    upstream: str
+    times_ms: Sequence[float]  # sorted: from the record's append until a follower has it, of all ranges
+    copies: Mapping[str, float]  # that a node, or Kafka, has sent of a record on average
+
+    @property
+    def from_kafka(self) -> float:
+        return self.copies.get(KAFKA, 0.0)
+
+    @property
+    def most_copies(self) -> float:
+        return max(count for node, count in self.copies.items() if node != KAFKA)
+
+
+def levels(nodes: int, fanout: int) -> int:
+    """The depth of a tree in which each node sends to `fanout` others, as does the root: the closed form of the time.
+
+    Levels 1 to d hold fanout + ... + fanout ** d nodes.
+    """
+    if fanout == 1:
+        return nodes
+    return math.ceil(math.log(nodes * (fanout - 1) / fanout + 1, fanout) - 1e-9)
+
+
+def reached(level: int, nodes: int, fanout: int) -> float:
+    """The share of nodes in the levels 1 to `level`."""
+    return min(1.0, math.fsum(fanout**it for it in range(1, level + 1)) / nodes)
+
+
+def simulate_spread(plan: SpreadPlan) -> list[Spread]:
+    """In a tree (`AUTO`) and in gossip."""
+    names = [NodeId(f"n{number}") for number in range(plan.nodes + 1)]
+    leader, *followers = (Member(it, Mode.ASYNC, Address("h", 1), Address("h", 2), 0, 1) for it in names)
+    membership = Membership((leader, *followers))
+    tree = breadth_first(membership, leader)
+    in_tree = {member.node: ancestors(tree, member.node, plan.fanout) for member in followers}
+    in_gossip = (_senders(order(membership, leader.author, number), plan.fanout) for number in range(plan.ranges))
+    return [
+        _Model(plan, leader, followers).run(AUTO, repeat(in_tree, plan.ranges)),
+        _Model(plan, leader, followers).run(GOSSIP, in_gossip),
+    ]
+
+
+def _senders(members: list[Member], fanout: int) -> Above:
+    return {member.node: senders(members, member.node, fanout) for member in members}
+
+
+Above = Mapping[NodeId, Sequence[Member]]
+"""The upstreams of each follower, in order of preference; none: Kafka."""
+
+
+class _Model:
+    def __init__(self, plan: SpreadPlan, leader: Member, followers: Sequence[Member]) -> None:
+        self._plan = plan
+        self._rng = random.Random(plan.seed)
+        self._leader = leader
+        failed = self._rng.sample(followers, round(plan.failed * len(followers)))
+        self._failed = frozenset(member.node for member in failed)
+        self._copies: Counter[str] = Counter()
+
+    def run(self, upstream: str, ranges: Iterable[Above]) -> Spread:
+        times = [time for above in ranges for time in self._one_range(above)]
+        copies = {node: count / self._plan.ranges for node, count in self._copies.items()}
+        return Spread(upstream, sorted(times), copies)
+
+    def _one_range(self, above: Above) -> list[float]:
+        known: dict[NodeId, float] = {self._leader.node: 0.0}
+        return [self._time(node, above, known) for node in above if node not in self._failed]
+
+    def _time(self, node: NodeId, above: Above, known: dict[NodeId, float]) -> float:
+        """When the record arrives at a follower."""
+        if node not in known:
+            came, waited = 0.0, 0.0
+            for upstream in above[node]:
+                if upstream.node not in self._failed:
+                    came = self._time(upstream.node, above, known)
+                    self._copies[upstream.node] += 1
+                    break
+                waited = GAP_MS  # it asks all above at once, when it has waited for one
+            else:
+                self._copies[KAFKA] += 1
+            known[node] = max(came, waited) + HOP_MS * self._rng.uniform(0.5, 1.5)
+        return known[node]
