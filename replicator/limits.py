@@ -176,6 +176,9 @@ REPLICATION_BACKLOG_BYTES = 4 << 20
 MAX_BACKLOG_MB = 1 << 20
 """Largest `node.backlog_mb`. A larger one is rejected as a mistake."""
 
+MAX_ACKS = 1_000
+"""Acks in one REPL.ACK, of a node and those below it. Bounds the time to read them."""
+
 FEED_BYTES = 1 << 20
 """Records sent to a follower that is behind, and that it has not read, up to which it is sent more. Bounds memory."""
 

@@ -62,10 +62,10 @@ def leaders_send_to_followers_with_another_past() -> AbstractContextManager[obje
     """A follower may have read records that Kafka has lost: its acks are of these."""
 
     def start_stream(
-        self: ReplicationBacklog, request: StreamRequest, sink: RecordSink, membership: Membership
+        self: ReplicationBacklog, request: StreamRequest, sink: RecordSink, membership: Membership, **options: bool
     ) -> list[CommittedBatch]:
         chain = next((end.chain for end in self._ends() if end.seq == request.seq), request.chain)
-        return genuine(self, request._replace(chain=chain), sink, membership)
+        return genuine(self, request._replace(chain=chain), sink, membership, **options)
 
     genuine = ReplicationBacklog.start_stream
     return patch.object(ReplicationBacklog, "start_stream", start_stream)
@@ -91,3 +91,14 @@ def followers_ack_for_those_below() -> AbstractContextManager[object]:
 
     genuine, codec = Relay.pass_on, AckCodec()
     return patch.object(Relay, "pass_on", pass_on)
+
+
+def ranges_are_fetched_from_the_end_of_the_log() -> AbstractContextManager[object]:
+    """In gossip, a follower that is to fetch a range fetches what is appended from then on."""
+
+    def fetch_range(self: RecordSource) -> None:
+        if self.stream is not None:
+            self.close()
+            self._context.reader.seek(Offset(self._context.replica.state.offset + 3))
+
+    return patch.object(RecordSource, "_fetch_range", fetch_range)

@@ -10,7 +10,6 @@ import pytest
 
 from replicator.address import Address
 from replicator.errors import BadRequest, Busy, NotLeader
-from replicator.node import backlog as backlog_module
 from replicator.node import disk_tail
 from replicator.node.backlog import ReplicationBacklog, StreamRequest
 from replicator.node.clock import SystemClock
@@ -122,8 +121,8 @@ def test_a_follower_with_another_past_or_too_far_away_is_refused(
     assert not sink.records and not sink.closed
 
 
-def test_the_oldest_batches_are_dropped(backlog: ReplicationBacklog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backlog_module, "REPLICATION_BACKLOG_BYTES", 2 * batch(31, 11, 12).size_bytes)
+def test_the_oldest_batches_are_dropped() -> None:
+    backlog = ReplicationBacklog(N1, memory_bytes=2 * batch(31, 11, 12).size_bytes)
     with backlog.term(STATE):
         for first in (11, 13, 15):
             backlog.add(batch(first + 20, first, first + 1))
@@ -207,9 +206,9 @@ async def fed(backlog: ReplicationBacklog, sink: Sink, records: int) -> None:
     feeding.cancel()
 
 
-async def test_a_follower_far_behind_is_fed_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backlog_module, "REPLICATION_BACKLOG_BYTES", 2 * batch(31, 11, 12).size_bytes)
-    backlog, sink = ReplicationBacklog(N1, DiskTail(tmp_path, 1 << 20)), Sink()
+async def test_a_follower_far_behind_is_fed_from_disk(tmp_path: Path) -> None:
+    memory_bytes = 2 * batch(31, 11, 12).size_bytes
+    backlog, sink = ReplicationBacklog(N1, DiskTail(tmp_path, 1 << 20), memory_bytes), Sink()
     with backlog.term(STATE, on_disk=True):
         for first in range(11, 31, 2):
             backlog.add(batch(first + 20, first, first + 1))
@@ -228,9 +227,8 @@ async def test_a_follower_far_behind_is_fed_from_disk(tmp_path: Path, monkeypatc
             start(backlog, request(11))
 
 
-async def test_a_follower_that_does_not_read_is_fed_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backlog_module, "REPLICATION_BACKLOG_BYTES", 1)
-    backlog, sink, other = ReplicationBacklog(N1, DiskTail(tmp_path, 1 << 20)), Sink(), Sink()
+async def test_a_follower_that_does_not_read_is_fed_no_more(tmp_path: Path) -> None:
+    backlog, sink, other = ReplicationBacklog(N1, DiskTail(tmp_path, 1 << 20), 1), Sink(), Sink()
     with backlog.term(STATE, on_disk=True):
         for seq in range(11, 21):
             backlog.add(batch(seq + 20, seq))
@@ -245,9 +243,8 @@ async def test_a_follower_that_does_not_read_is_fed_no_more(tmp_path: Path, monk
 async def test_without_a_disk_the_rest_of_the_backlog_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(backlog_module, "REPLICATION_BACKLOG_BYTES", 1)
     monkeypatch.setattr(disk_tail, "CHUNK_BYTES", 1)
-    backlog = ReplicationBacklog(N1, DiskTail(tmp_path / "missing", 1 << 20))
+    backlog = ReplicationBacklog(N1, DiskTail(tmp_path / "missing", 1 << 20), 1)
     with backlog.term(STATE, on_disk=True):
         for seq in range(11, 14):
             backlog.add(batch(seq + 20, seq))

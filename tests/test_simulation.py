@@ -27,6 +27,7 @@ STEPS_WITH_TWO_PROCESSES = 6_000  # leases are lengthened before the second one 
 SEEDS = 1_000
 IDLE_SEEDS = 150
 CASCADE_SEEDS = 150
+GOSSIP_SEEDS = 100
 ENOUGH_SEEDS = 400  # to detect any broken rule
 
 
@@ -68,6 +69,16 @@ def test_simulations_of_cascades_have_no_violations(workers: ProcessPoolExecutor
     assert sum(report.outcomes.get("OK", 0) for report in reports) > 10 * CASCADE_SEEDS
 
 
+@pytest.mark.timeout(600)
+def test_simulations_of_gossip_have_no_violations(workers: ProcessPoolExecutor) -> None:
+    plans = (SimulationPlan(seed, STEPS, nodes=5, gossip=True) for seed in range(GOSSIP_SEEDS))
+    reports = list(run_all(workers, plans))
+    wrong = [str(report) for report in reports if report.problems]
+    assert not wrong, "\n".join(wrong[:5])
+    assert len(reports) == GOSSIP_SEEDS
+    assert sum(report.outcomes.get("OK", 0) for report in reports) > 10 * GOSSIP_SEEDS
+
+
 class BrokenRule(NamedTuple):
     mutation: Mutation
     expected: str  # one of these phrases
@@ -78,6 +89,7 @@ class BrokenRule(NamedTuple):
     steps: int = STEPS
     idle: bool = False
     cascade: bool = False
+    gossip: bool = False
 
     @property
     def name(self) -> str:
@@ -117,7 +129,7 @@ BROKEN_RULES = [
         "suspends keys",
         SUSPEND,
         events=("slow replicas", "kill one"),
-        near=92,
+        near=850,
     ),
     BrokenRule(mutations.nodes_follow_their_own_config, "hold a lease"),
     BrokenRule(mutations.leases_precede_the_first_timing, "hold a lease", near=74),
@@ -153,7 +165,7 @@ BROKEN_RULES = [
         "not linearizable",
         INVALIDATE,
         events=("transfer leadership", "stall reader"),
-        near=382,
+        near=230,
     ),
     BrokenRule(mutations.the_read_index_is_the_end_of_the_log, "not linearizable", events=("depose leader",)),
     BrokenRule(mutations.claims_do_not_back_off, "claims from", events=("depose leader",), near=3),
@@ -175,11 +187,13 @@ BROKEN_RULES = [
         "is waiting|refused for",
         loss=True,
         events=("kill all", "pause"),
-        near=387,
+        near=1218,
     ),
     BrokenRule(streams.sent_records_are_taken_as_they_come, "accepted other records|failed", near=4),
     BrokenRule(streams.records_are_sent_before_they_are_committed, "accepted other records|failed"),
     BrokenRule(streams.followers_ack_for_those_below, "without the acks|not linearizable", cascade=True),
+    BrokenRule(streams.sent_records_are_taken_as_they_come, "accepted other records|failed", gossip=True),
+    BrokenRule(streams.ranges_are_fetched_from_the_end_of_the_log, "failed|damage", gossip=True),
     BrokenRule(
         streams.stores_are_not_compared_after_a_stream,
         "accepted other records",
@@ -203,7 +217,7 @@ BROKEN_RULES = [
         INVALIDATE,
         events=("start elsewhere and fall behind",),
         steps=STEPS_WITH_TWO_PROCESSES,
-        near=228,
+        near=69,
     ),
     BrokenRule(
         mutations.processes_read_locally_before_they_are_registered,
@@ -245,11 +259,12 @@ def test_a_broken_rule_is_detected(
         SimulationPlan(
             seed,
             steps,
-            nodes=5 if rule.cascade else 3,
+            nodes=5 if rule.cascade or rule.gossip else 3,
             writes=rule.writes,
             loss=rule.loss,
             idle=rule.idle,
             cascade=rule.cascade,
+            gossip=rule.gossip,
             events=rule.events,
         )
         for seed in count(rule.near)

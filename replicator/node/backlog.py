@@ -79,10 +79,13 @@ class _Stream:
 
 
 class ReplicationBacklog:
-    def __init__(self, own: Author, tail: DiskTail | None = None) -> None:
+    def __init__(
+        self, own: Author, tail: DiskTail | None = None, memory_bytes: int = REPLICATION_BACKLOG_BYTES
+    ) -> None:
         """`tail`: for what is dropped from memory."""
         self._own = own
         self._tail = tail
+        self._memory_bytes = memory_bytes
         self._on_disk = False
         self._has_behind = asyncio.Event()  # set while a follower lacks records that are on disk
         self._batches: deque[CommittedBatch] = deque()
@@ -125,7 +128,7 @@ class ReplicationBacklog:
         """Send a batch that follows the one before."""
         self._batches.append(batch)
         self._bytes += batch.size_bytes
-        while self._bytes > REPLICATION_BACKLOG_BYTES and len(self._batches) > 1:
+        while self._bytes > self._memory_bytes and len(self._batches) > 1:
             first = self._batches.popleft()
             self._bytes -= first.size_bytes
             self._keep_on_disk(first)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from replicator.limits import REPLICATION_BACKLOG_BYTES
 from replicator.log.port import Log, Reader
 from replicator.node.clock import Clock
 from replicator.node.commit_point import CommitPoint
@@ -30,6 +31,7 @@ class NodeContext:
     priority: int  # nodes with lower numbers become leader sooner
     upstream: UpstreamRule
     tail: DiskTail | None  # the part of the backlog that is on disk
+    backlog_bytes: int  # in memory
     replica: Replica
     registration: Registration
     writes: Writes
@@ -73,6 +75,7 @@ def open_context(
     eligible: bool = True,
     upstream: UpstreamRule = DEFAULT_UPSTREAM,
     tail: DiskTail | None = None,
+    backlog_bytes: int = REPLICATION_BACKLOG_BYTES,
 ) -> NodeContext:
     """`timing`: for a new cluster. `eligible`: whether the node may start elections at once (`RoleState.eligible`)."""
     writes = Writes(machine.view)
@@ -83,6 +86,7 @@ def open_context(
         priority=priority,
         upstream=upstream,
         tail=tail,
+        backlog_bytes=backlog_bytes,
         replica=Replica(machine, RecordCodec(), clock, latencies.apply),
         registration=Registration(author),
         writes=writes,

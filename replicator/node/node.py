@@ -68,7 +68,7 @@ class Node:
         self._source: RecordSource | None = None  # None: this node has not followed yet
         self._relay: Relay | None = None  # as `_source`
         self._ack_outage = OutageLog(logger, "sending acks to Kafka")  # outlives the follower, which is made anew then
-        self._backlog = ReplicationBacklog(context.author, context.tail)
+        self._backlog = ReplicationBacklog(context.author, context.tail, context.backlog_bytes)
         self._progress = ReplicaProgress(context.author, acks, context.clock, self._backlog.request_acks)
         self._client_writes = ClientWrites(context)
         self._healed = healed

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-from replicator.limits import RECEIVED_BYTES, SLICE_BYTES, SLICE_ENTRIES
+from replicator.limits import MAX_ACKS, RECEIVED_BYTES, SLICE_BYTES, SLICE_ENTRIES
 from replicator.log.port import Entry
 from replicator.node.leader_link import LinkFailed, ReceivedRecords, StreamSignal
 from replicator.position import Author, Offset
@@ -60,7 +60,8 @@ class RedisRecordStream:
 
     def ack(self, *payloads: bytes) -> None:
         if self._connection.closed is None:
-            self._connection.send("REPL.ACK", *payloads)
+            for start in range(0, len(payloads), MAX_ACKS):
+                self._connection.send("REPL.ACK", *payloads[start : start + MAX_ACKS])
 
     def report_below(self, below: Mapping[Author, int]) -> None:
         if self._connection.closed is None:

@@ -13,14 +13,16 @@ from typing import TypeVar
 from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.intervals import REGISTRATION_RETRY_S, STATE_POLL_S
+from replicator.limits import REPLICATION_BACKLOG_BYTES
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.port import Reader
 from replicator.node.backlog import StreamRequest
 from replicator.node.context import open_context
+from replicator.node.disk_tail import DiskTail
 from replicator.node.health import NodeState
 from replicator.node.leader_link import CommittedOffset, LinkFailed
 from replicator.node.node import Node
-from replicator.position import Author, Epoch, NodeId
+from replicator.position import GOSSIP, Author, Epoch, NodeId
 from replicator.protocol.pace import ALWAYS_STEADY, Pace
 from replicator.protocol.timing import Timeouts
 from replicator.protocol.upstream import DEFAULT_UPSTREAM, UpstreamRule
@@ -42,6 +44,8 @@ T = TypeVar("T")
 CLUSTER = "simulated"
 _MAP_BYTES = 1 << 20
 _TIMEOUTS = Timeouts(answer_ms=1500)
+_TAIL_BYTES = 1 << 20
+_SMALL_BACKLOG_BYTES = 8_000  # in memory: about ten records
 _LOST_BYTES = 1 << 13  # both pages that LMDB begins with
 
 
@@ -121,6 +125,8 @@ class SimNode:
         link = Link(kafka, self.name)
         log, acks = process.context.run(open_log, link), SimAcks(link)
         rng = random.Random(kafka.rng.getrandbits(64))
+        upstream = random.Random(f"{self.name} {author.incarnation}").choice(self._upstreams)
+        is_small = upstream.wanted == GOSSIP
         context = open_context(
             author,
             self.priority,
@@ -131,7 +137,9 @@ class SimNode:
             rng,
             timeouts=_TIMEOUTS,
             pace=self._pace,
-            upstream=random.Random(f"{self.name} {author.incarnation}").choice(self._upstreams),
+            upstream=upstream,
+            tail=DiskTail(self._folder, _TAIL_BYTES) if is_small else None,
+            backlog_bytes=_SMALL_BACKLOG_BYTES if is_small else REPLICATION_BACKLOG_BYTES,
         )
         member = replace(self.member, incarnation=author.incarnation)
         node = Node(context, acks, member, SimLeaderLink(link, self._peers))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from replicator.errors import BadRequest
+from replicator.limits import MAX_ACKS
 from replicator.node.backlog import StreamRequest
 from replicator.position import Author, Epoch, NodeId, Seq
 from replicator.server.redis.command import Args
@@ -73,6 +74,8 @@ def ack(connection: ConnectionContext, args: Args) -> None:
     """REPL.ACK payload [payload ...]: acks (`records.codec.AckCodec`) of the node or those below it. No reply."""
     if connection.record_sink is None:
         raise BadRequest("REPL.ACK is only accepted after REPL.FOLLOW")
+    if len(args) - 1 > MAX_ACKS:
+        raise BadRequest(f"REPL.ACK takes at most {MAX_ACKS} acks")
     connection.server.backend.record_acks(connection.record_sink, args[1:])
 
 
