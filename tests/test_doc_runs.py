@@ -24,7 +24,10 @@ from tests.doc_pages import DOCS, INDENTED, PAGES, ROOT, Block, blocks, commands
 
 NODES = 5
 SHOWN_PORT, SHOWN_HOME = 7001, "/home/ada/replicator"
-CLUSTER_PAGES = ["concepts.md", "modes.md", "operations.md", "snapshots.md", "stream.md", "sinks.md", "recovery.md"]
+CLUSTER_PAGES = [
+    *("concepts.md", "modes.md", "operations.md", "snapshots.md", "stream.md", "sinks.md", "recovery.md"),
+    "scaling.md",
+]
 """They have no `cluster up` of their own: a cluster of three nodes runs already."""
 RUN = [ROOT / "README.md", DOCS / "index.md", DOCS / "quick-start.md", *(DOCS / name for name in CLUSTER_PAGES)]
 

@@ -224,7 +224,7 @@ BROKEN_RULES = [
         "not linearizable",
         INVALIDATE,
         events=("start elsewhere and fall behind",),
-        near=220,
+        near=132,
         steps=STEPS_WITH_TWO_PROCESSES,
     ),
     BrokenRule(

@@ -103,9 +103,9 @@ def measure_scaling(
         1, bootstrap=bootstrap, password=password, progress=progress, spare_ports=followers
     ) as cluster:  # fmt: skip
         subject = _Subject(cluster, counters, password, progress)
-        egress = [it for upstream in (AUTO, GOSSIP) for it in subject.egress(upstream, followers, writes)]
         with subject.chain(LEVELS) as nodes:
             lag = subject.lag(nodes)
+        egress = [it for upstream in (AUTO, GOSSIP) for it in subject.egress(upstream, followers, writes)]
         with subject.chain(2) as nodes:
             catch_up = subject.catch_up(nodes[-1], behind)
     return ScalingReport(machine_name(), FANOUT, egress, lag, catch_up)

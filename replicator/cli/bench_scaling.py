@@ -15,7 +15,7 @@ from replicator.cli.output import ConsoleProgress, console, errors, print_json, 
 
 def scaling(
     followers: Annotated[int, typer.Option(min=2, help="Followers, beside one.")] = 8,
-    writes: Annotated[int, typer.Option(min=1_000, help="While Kafka's egress is measured.")] = 400_000,
+    writes: Annotated[int, typer.Option(min=1_000, help="While Kafka's egress is measured.")] = 100_000,
     behind: Annotated[int, typer.Option(min=10_000, help="Records that a follower lacks.")] = 1_000_000,
     json: options.Json = False,
 ) -> None:

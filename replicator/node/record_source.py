@@ -216,7 +216,10 @@ class RecordSource:
                 await self._range_began.wait()
 
     async def end_if_awaited(self) -> None:
-        """Run until cancelled: end a stream without records while a task waits for an offset that is in the log."""
+        """Run until cancelled: end a stream without records while a task waits for an offset that is in the log.
+
+        A process that is not registered, because it catches up, serves no reads that would have to wait.
+        """
         context = self._context
         replica = context.replica
         while True:
@@ -227,7 +230,7 @@ class RecordSource:
             await context.clock.sleep(AWAITED_MS)
             match self.source:
                 case Streaming(stream, _, received_ms, _) if context.clock.elapsed_ms() - received_ms >= AWAITED_MS:
-                    if replica.awaited is not None:
+                    if replica.awaited is not None and replica.machine.meta.membership.includes(context.author):
                         stream.close()  # `next` notices
 
     async def end_if_behind(self) -> None:
