@@ -225,7 +225,7 @@ def load(
     checked_name("node.id", node.id)
     checked_name("node.cluster", node.cluster)
     checked_upstream(node.upstream, node.id)
-    if not 0 <= node.backlog_mb <= MAX_BACKLOG_MB:
+    if node.backlog_mb > MAX_BACKLOG_MB:
         raise ConfigError(f"node.backlog_mb is {node.backlog_mb}: expected 0 to {MAX_BACKLOG_MB}")
     if not 1 <= node.fanout <= MAX_FANOUT:
         raise ConfigError(f"node.fanout is {node.fanout}: expected 1 to {MAX_FANOUT}")

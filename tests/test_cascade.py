@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from replicator.node.committed_batch import CommittedBatch
 from replicator.node.record_source import SourceName
 from replicator.position import GOSSIP, NodeId
 from replicator.protocol.upstream import UpstreamRule
@@ -43,7 +46,7 @@ async def test_records_are_passed_on_although_the_log_cannot_be_read(cluster: Mo
     for value in (b"1", b"2", b"3"):
         offset = await cluster.n1.write(b"a", value)
     await until(lambda: cluster.nodes["n4"].machine.state.offset >= offset)
-    assert cluster.nodes["n4"].machine.state.chain == cluster.n1.machine.state.chain
+    await until(lambda: cluster.nodes["n4"].machine.state.chain == cluster.n1.machine.state.chain)
     assert cluster.nodes["n4"].get(A) == b"3"
     assert [it.member.node for it in cluster.nodes.values() if it.node._backlog.receivers] == ["n1", "n2", "n3"]
 
@@ -81,7 +84,7 @@ async def test_an_upstream_that_dies_is_replaced_and_taken_again(cluster: ModesC
     await form(cluster, n2="n1", n3="n2")
     offset = await cluster.n1.write(b"a", b"2")
     await until(lambda: cluster.n3.machine.state.offset >= offset)
-    assert cluster.n3.machine.state.chain == cluster.n1.machine.state.chain
+    await until(lambda: cluster.n3.machine.state.chain == cluster.n1.machine.state.chain)
 
 
 async def test_a_stalled_upstream_is_replaced(cluster: ModesCluster) -> None:
@@ -90,7 +93,24 @@ async def test_a_stalled_upstream_is_replaced(cluster: ModesCluster) -> None:
     cluster.n3.link.opened[-1].sink.stalled = True
     offset = await cluster.n1.write(b"a", b"1")
     await until(lambda: cluster.n3.machine.state.offset >= offset)
-    assert cluster.n3.machine.state.chain == cluster.n1.machine.state.chain
+    await until(lambda: cluster.n3.machine.state.chain == cluster.n1.machine.state.chain)
+
+
+async def test_an_upstream_that_sends_less_than_is_appended_is_left(cluster: ModesCluster) -> None:
+    await cluster.set_up(Policy(), ASYNC, ASYNC, ASYNC)
+    await form(cluster, n3="n2")
+    stream = cluster.n3.link.opened[-1]
+    delayed: list[CommittedBatch] = []
+    stream.sink.send, send = delayed.append, stream.sink.send  # type: ignore[method-assign,assignment]
+    for number in count():
+        offset = await cluster.n1.write(b"a", b"%d" % number)
+        if number % 4 == 0 and delayed:
+            send(delayed.pop(0))  # it is a contact, but one of four is too few
+        await asyncio.sleep(0.01)
+        if upstream(cluster.n3) != "n2":
+            break
+    await until(lambda: cluster.n3.machine.state.offset >= offset)
+    assert len(delayed) > 10
 
 
 async def test_nodes_that_name_each_other_receive_records(cluster: ModesCluster) -> None:
@@ -136,7 +156,7 @@ async def test_ranges_come_from_kafka_and_from_each_other(cluster: ModesCluster)
         for it in followers:
             (fetched if upstream(it) is None else received).add(it.member.node)
     assert fetched == received == {"n2", "n3", "n4"}
-    assert len({it.machine.state.chain for it in cluster.nodes.values()}) == 1
+    await until(lambda: len({it.machine.state.chain for it in cluster.nodes.values()}) == 1)
 
 
 async def test_a_follower_that_dies_does_not_delay_the_others(cluster: ModesCluster) -> None:
@@ -149,7 +169,7 @@ async def test_a_follower_that_dies_does_not_delay_the_others(cluster: ModesClus
         await until(
             lambda offset=offset: all(cluster.nodes[it].machine.state.offset >= offset for it in names[1:3])  # type: ignore[misc]
         )
-    assert len({cluster.nodes[it].machine.state.chain for it in names[:3]}) == 1
+    await until(lambda: len({cluster.nodes[it].machine.state.chain for it in names[:3]}) == 1)
 
 
 async def test_a_fanout_larger_than_the_cluster(cluster: ModesCluster) -> None:
@@ -168,5 +188,5 @@ async def test_a_chain_of_ten(cluster: ModesCluster) -> None:
     cluster.stall(cluster.nodes["n10"])
     offset = await cluster.n1.write(b"a", b"1")
     await until(lambda: cluster.nodes["n10"].machine.state.offset >= offset)
-    assert cluster.nodes["n10"].machine.state.chain == cluster.n1.machine.state.chain
+    await until(lambda: cluster.nodes["n10"].machine.state.chain == cluster.n1.machine.state.chain)
     assert await cluster.n1.node.wait_acked(offset, 9, 10_000) == 9

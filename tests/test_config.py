@@ -177,6 +177,13 @@ def test_passwords_are_not_in_the_text_of_a_config() -> None:
         ("[node]\nadvertise = 'db1:7001'\n", r"node\.advertise: invalid host 'db1:7001': .*without a port"),
         ("[node]\npriority = 'first'\n", r"node\.priority is 'first': expected a whole number, 0 or more"),
         ("[node]\npriority = true\n", r"node\.priority is True"),
+        ("[node]\nfanout = 0\n", r"node\.fanout is 0: expected 1 to 64"),
+        ("[node]\nbacklog_mb = -1\n", r"node\.backlog_mb is -1: expected a whole number"),
+        (
+            '[node]\nupstream = "n1"\n',
+            r"node\.upstream is n1, this node itself: name another node",
+        ),
+        ('[node]\nupstream = "a b"\n', r"invalid node\.upstream 'a b'"),
         ("[node]\nmax_clients = -1\n", r"node\.max_clients is -1"),
         ("[timing]\nlease_ms = 2.5\n", r"timing\.lease_ms is 2\.5"),
         ("[kafka]\nusername = 5\n", r"kafka\.username must be a string"),

@@ -177,7 +177,7 @@ BROKEN_RULES = [
         near=637,
     ),
     BrokenRule(
-        mutations.records_of_a_later_epoch_are_void, "serves a damaged log", loss=True, events=("pause",), near=683
+        mutations.records_of_a_later_epoch_are_void, "serves a damaged log", loss=True, events=("pause",), near=1784
     ),
     BrokenRule(
         mutations.leases_run_from_the_last_copy_of_a_claim, "hold a lease", events=("foreign append", "pause"), near=60

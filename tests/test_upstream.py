@@ -96,3 +96,10 @@ def test_another_one_is_asked_meanwhile() -> None:
     choice.brought_records(members[0].author)
     assert choice.next(members, members[1].author, 0) == members[0]
     assert choice.next(members, members[0].author, 0) is None
+
+
+def test_one_that_fell_behind_is_asked_again_later() -> None:
+    choice, (first, second) = UpstreamChoice(), membership(2).members
+    choice.fell_behind(first.author, 0)
+    assert choice.next((first, second), None, MAX_STREAM_RETRY_MS - 1) == second
+    assert choice.next((first, second), second.author, MAX_STREAM_RETRY_MS) == first

@@ -33,6 +33,7 @@ def example() -> MetricsInput:
     status = NodeStatus(
         id=n1,
         role=Role.LEADER,
+        upstream=n1,
         epoch=1,
         leader=n1,
         timeline="00",

@@ -251,7 +251,8 @@ class RecordSource:
                 continue
             distance = Distance(context.replica.state.offset, end)
             if before is not None and before[0] is stream and falls_behind(before[1], distance):
-                logger.info("%s is %d records behind", upstream, distance.entries)
+                logger.info("%s sends less than is appended: %d records are missing", upstream, distance.entries)
+                self._choice.fell_behind(upstream, clock.elapsed_ms())
                 stream.close()  # `next` notices
             before = stream, distance
 

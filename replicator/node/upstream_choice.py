@@ -36,5 +36,8 @@ class UpstreamChoice:
         pause_ms = STREAM_RETRY_MS if before is None else min(2 * before.pause_ms, MAX_STREAM_RETRY_MS)
         self._attempts[upstream] = _Attempt(now_ms + pause_ms, pause_ms)
 
+    def fell_behind(self, upstream: Author, now_ms: float) -> None:
+        self._attempts[upstream] = _Attempt(now_ms + MAX_STREAM_RETRY_MS, MAX_STREAM_RETRY_MS)
+
     def brought_records(self, upstream: Author) -> None:
         self._attempts.pop(upstream, None)

@@ -144,6 +144,14 @@ class NodeCollector(Collector):
             "source",
             {source: float(status.source is source) for source in SourceName},
         )
+        upstream = GaugeMetricFamily(
+            "replicator_upstream",
+            "The node that sends records to this follower (1). Absent while it reads Kafka, and at the leader.",
+            labels=["upstream"],
+        )
+        if status.upstream is not None:
+            upstream.add_metric([status.upstream], 1)
+        yield upstream
         yield _gauge(
             "record_version",
             "Version of the records that a leader of this cluster writes.",
