@@ -84,10 +84,10 @@ class Follower:
     async def _apply(self, entries: Sequence[Entry], apply: Callable[[Sequence[Entry]], Applied]) -> str | None:
         """Apply all entries in slices. Returns why some could not be applied; None: all were."""
         while True:
-            before, membership = self._context.replica.state, self._context.replica.machine.meta.membership
+            membership = self._context.replica.machine.meta.membership
             accepted, entries, problem = apply(entries)
             self._take(accepted, membership)
-            self._relay.applied(before, accepted)
+            self._relay.applied(accepted)
             if problem is not None or not entries:
                 return problem
             await asyncio.sleep(0)
@@ -111,7 +111,7 @@ class Follower:
         roles, writes = context.roles, context.writes
         if accepted:
             self._note_contact()
-        for (offset, _), record in accepted:
+        for (offset, _), record, _ in accepted:
             header, body, _ = record
             if type(body) is Claim:
                 logger.info("epoch %d: %s is the leader (%s)", body.epoch, body.leader, body.reason)

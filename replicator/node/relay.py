@@ -13,14 +13,12 @@ from replicator.errors import BrokerUnavailable
 from replicator.log.port import Acks
 from replicator.node.background import run_with_background
 from replicator.node.backlog import ReplicationBacklog
-from replicator.node.committed_batch import CommittedBatch, RecordEnd
+from replicator.node.committed_batch import CommittedBatch
 from replicator.node.leader_link import RecordStream, StreamSignal
 from replicator.node.record_source import RecordSource
 from replicator.node.replica import Accepted, Replica
-from replicator.position import Author, Seq
-from replicator.protocol.log_state import LogState
-from replicator.records.chain import link
-from replicator.records.types import Claim, Record
+from replicator.position import Author
+from replicator.records.types import Claim
 
 
 class Relay:
@@ -47,24 +45,24 @@ class Relay:
             finally:
                 self._sends = False
 
-    def applied(self, before: LogState, accepted: Sequence[Accepted]) -> None:
-        """These records were applied to a store in the state `before`."""
+    def applied(self, accepted: Sequence[Accepted]) -> None:
+        """These records were applied to the store."""
         if not self._sends or not accepted:
             return
-        ends = list(_ends(before, accepted))
         claims = [at for at, it in enumerate(accepted) if type(it.record.body) is Claim]
         if claims:
-            self._begin_term(accepted[claims[-1]].record, ends[claims[-1]])
+            self._begin_term(accepted[claims[-1]])
         first = claims[-1] + 1 if claims else 0
-        for batch in _batches(accepted[first:], ends[first:]):
+        for batch in _batches(accepted[first:]):
             self._backlog.add(batch)
 
-    def _begin_term(self, claim: Record, end: RecordEnd) -> None:
-        assert isinstance(claim.body, Claim)
-        if claim.body.leader == self._author:
+    def _begin_term(self, claim: Accepted) -> None:
+        _, (header, body, _), end = claim
+        assert isinstance(body, Claim)
+        if body.leader == self._author:
             self._backlog.stop()  # until it appends
         else:
-            self._backlog.restart(claim.header.timeline, claim.body.epoch, end)
+            self._backlog.restart(header.timeline, body.epoch, end)
 
     def received(self, signal: StreamSignal) -> None:
         """From the upstream; the first one when a stream begins."""
@@ -112,22 +110,11 @@ class Relay:
             self._reported = stream, below
 
 
-def _ends(before: LogState, accepted: Sequence[Accepted]) -> Iterator[RecordEnd]:
-    """Of each record."""
-    seq, chain = before.seq, before.chain
-    for _, record in accepted:
-        if type(record.body) is Claim:
-            seq, chain = Seq(seq + 1), link(chain, record.encoded_body)
-        else:
-            seq, chain = record.last_seq, record.header.chain
-        yield RecordEnd(seq, chain)
-
-
-def _batches(accepted: Sequence[Accepted], ends: Sequence[RecordEnd]) -> Iterator[CommittedBatch]:
-    """One for each row of consecutive offsets: the log may have void entries between them."""
+def _batches(accepted: Sequence[Accepted]) -> Iterator[CommittedBatch]:
+    """One for each run of consecutive offsets: the log may have void entries between them."""
     first = 0
     for at in range(1, len(accepted) + 1):
         if at == len(accepted) or accepted[at].entry.offset != accepted[at - 1].entry.offset + 1:
-            entries = [it.entry for it in accepted[first:at]]
-            yield CommittedBatch(entries[0].offset, [entry.payload for entry in entries], ends[first:at])
+            run = accepted[first:at]
+            yield CommittedBatch(run[0].entry.offset, [it.entry.payload for it in run], [it.end for it in run])
             first = at

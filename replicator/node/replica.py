@@ -13,6 +13,7 @@ from replicator.limits import SLICE_CHANGES
 from replicator.log.port import Entry
 from replicator.node.checkpoints import CheckpointHook
 from replicator.node.clock import Clock
+from replicator.node.committed_batch import RecordEnd
 from replicator.node.latencies import Histogram
 from replicator.node.offset_waiters import OffsetWaiters
 from replicator.node.recent_records import RecentRecords
@@ -37,6 +38,7 @@ ChangeListener = Callable[[int, Sequence[Single]], None]
 class Accepted(NamedTuple):
     entry: Entry
     record: Record
+    end: RecordEnd
 
 
 class Applied(NamedTuple):
@@ -107,7 +109,7 @@ class Replica:
                 continue
             state, void = judge(state, offset, record)
             if void is None:
-                accepted.append(Accepted(entry, record))
+                accepted.append(Accepted(entry, record, RecordEnd(state.seq, state.chain)))
                 if changed := _changes(record):
                     changes += changed
                     changing.append(entry)
@@ -149,7 +151,7 @@ class Replica:
                 problem = f"the record at offset {offset} is not the next one after offset {state.offset}"
                 break
             state = after
-            accepted.append(Accepted(entry, record))
+            accepted.append(Accepted(entry, record, RecordEnd(state.seq, state.chain)))
             if changed := _changes(record):
                 changes += changed
                 changing.append(entry)
@@ -162,10 +164,10 @@ class Replica:
         if state is not self.state:
             self._note_use(accepted)
             written_us = accepted[-1].record.header.timestamp_us if accepted else self._written_us
-            self.apply([body for _, record in accepted for body in singles(record.body)], state, written_us)
+            self.apply([body for _, record, _ in accepted for body in singles(record.body)], state, written_us)
             self.recent.add(changing)
             if self.change_listener is not None:
-                for _, record in accepted:
+                for _, record, _ in accepted:
                     self.change_listener(record.header.timestamp_us, singles(record.body))
 
             if accepted and self._ends_batch(accepted[-1].record):
@@ -177,7 +179,7 @@ class Replica:
         return type(record.body) is Checkpoint and self.checkpoints.on_applied is not None
 
     def _note_use(self, accepted: Sequence[Accepted]) -> None:
-        for _, (header, body, _) in reversed(accepted):
+        for _, (header, body, _), _ in reversed(accepted):
             if type(body) is not Heartbeat:
                 by_leader = type(body) is not Claim or body.leader == header.author  # others have other clocks
                 self._used_us = header.timestamp_us if by_leader else None
@@ -194,7 +196,7 @@ class Replica:
         return (self._written_us - self._used_us) / 1000
 
     def _note_claims(self, leader: Author | None, accepted: Iterable[Accepted]) -> None:
-        for (offset, _), (header, body, _) in accepted:
+        for (offset, _), (header, body, _), _ in accepted:
             if type(body) is Claim:
                 self.terms.note(leader, offset, header, body)
                 leader = body.leader
