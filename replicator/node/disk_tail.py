@@ -10,9 +10,8 @@ import errno
 import marshal
 import os
 import tempfile
-from bisect import bisect_right
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -68,12 +67,12 @@ class DiskTail:
         if self._start is None:
             return None
         if end == self._start:
-            return next(self._chunks_from(Seq(end.seq + 1)), [])
-        chunk = next(self._chunks_from(end.seq), [])
+            return self._chunk_with(Seq(end.seq + 1))
+        chunk = self._chunk_with(end.seq)
         if not any(end in batch.ends for batch in chunk):
             return None
         rest = [part for batch in chunk if (part := batch.after(end.seq)) is not None]
-        return rest or next(self._chunks_from(Seq(end.seq + 1)), [])
+        return rest or self._chunk_with(Seq(end.seq + 1))
 
     def clear(self) -> None:
         for it in self._files:
@@ -98,14 +97,13 @@ class DiskTail:
             self._start = self._read(dropped, dropped.chunks[-1])[-1].ends[-1]
             dropped.file.close()
 
-    def _chunks_from(self, seq: Seq) -> Iterator[list[CommittedBatch]]:
-        """The chunk with that record, and then those that follow."""
+    def _chunk_with(self, seq: Seq) -> list[CommittedBatch]:
+        """The first chunk that ends with that record or a later one; empty if there is none."""
         for file in self._files:
-            first = bisect_right(file.chunks, seq - 1, key=lambda chunk: chunk.last_seq)
-            for chunk in file.chunks[first:]:
-                yield self._read(file, chunk)
-        if self._unwritten and self._unwritten[-1].ends[-1].seq >= seq:
-            yield list(self._unwritten)
+            place = bisect_left(file.chunks, seq, key=lambda chunk: chunk.last_seq)
+            if place < len(file.chunks):
+                return self._read(file, file.chunks[place])
+        return list(self._unwritten) if self._unwritten and self._unwritten[-1].ends[-1].seq >= seq else []
 
     def _read(self, file: _File, chunk: _Chunk) -> list[CommittedBatch]:
         data = os.pread(file.file.fileno(), chunk.length, chunk.position)
