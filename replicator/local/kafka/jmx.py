@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import re
 import subprocess
 from pathlib import Path
 
@@ -28,20 +28,21 @@ class BrokerCounters:
         ]
 
     def bytes_out(self, topic: str) -> int:
-        """What consumers have fetched of a topic. Raises `BrokerUnavailable`."""
+        """Bytes of a topic that consumers have fetched. Raises `BrokerUnavailable`."""
         return self._count(f"kafka.server:type=BrokerTopicMetrics,name=BytesOutPerSec,topic={topic}")
 
     def bytes_in(self, topic: str) -> int:
-        """What was appended to a topic. Raises `BrokerUnavailable`."""
+        """Bytes that were appended to a topic. Raises `BrokerUnavailable`."""
         return self._count(f"kafka.server:type=BrokerTopicMetrics,name=BytesInPerSec,topic={topic}")
 
     def _count(self, name: str) -> int:
-        """0 if there is no such counter: the broker makes one when it is first needed."""
+        """0 if there is no such counter: the broker creates it at the first request. Raises `BrokerUnavailable`."""
         command = [*self._command, "--object-name", name, "--attributes", "Count"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
-        if _NO_COUNTER in done.stdout + done.stderr:
+        output = done.stdout + done.stderr
+        if _NO_COUNTER in output:
             return 0
-        if done.returncode != 0:
-            raise BrokerUnavailable(f"the counters of Kafka cannot be read:\n{done.stdout}{done.stderr}".rstrip())
-        rows = list(csv.reader(line for line in done.stdout.splitlines() if line.startswith(('"time"', *"0123456789"))))
-        return int(rows[-1][1]) if len(rows) > 1 and len(rows[-1]) > 1 else 0
+        values = re.findall(r'^\d+,"?(\d+)"?$', done.stdout, re.MULTILINE)  # time and count
+        if done.returncode != 0 or not values:
+            raise BrokerUnavailable(f"the counters of Kafka cannot be read:\n{output}".rstrip())
+        return int(values[-1])
