@@ -34,7 +34,7 @@ from replicator.log.port import Entry
 from replicator.node.backlog import ReplicationBacklog, StreamRequest
 from replicator.node.checked_reader import CheckedReader
 from replicator.node.context import NodeContext
-from replicator.node.leader_link import LeaderLink, LinkFailed, ReceivedRecords, RecordStream, StreamSignal
+from replicator.node.leader_link import LeaderLink, LinkFailed, RecordStream, StreamSignal
 from replicator.node.upstream_choice import UpstreamChoice
 from replicator.position import GOSSIP, Author
 from replicator.protocol.timing import stream_timeout_ms
@@ -146,21 +146,15 @@ class RecordSource:
     async def _receive(self, source: Streaming) -> FromStream | None:
         clock, timeout_ms = self._context.clock, stream_timeout_ms(self._context.timing)
         left_ms = source.contact_ms + timeout_ms - clock.elapsed_ms()
-        failure = ""
-        received = ReceivedRecords((), None)
         try:
             async with asyncio.timeout(max(STREAM_GRACE_MS, left_ms) / 1000):
-                received = await source.stream.next()
-        except LinkFailed as error:
-            failure = str(error)
-        except TimeoutError:
-            failure = f"no record and no heartbeat for {timeout_ms:.0f} ms"
-        if self.source is not source:
-            return None  # another stream has taken its place, and brings the same records
-        if failure:
-            self.end_stream(failure)
+                entries, signal = await source.stream.next()
+        except (LinkFailed, TimeoutError) as error:
+            if self.source is source:
+                self.end_stream(str(error) or f"no record and no heartbeat for {timeout_ms:.0f} ms")
             return None
-        entries, signal = received
+        if self.source is not source:
+            return None  # another stream has replaced it, and sends the same records
         now_ms = clock.elapsed_ms()
         if entries:
             self.source = replace(source, received_ms=now_ms, contact_ms=now_ms)
@@ -170,7 +164,7 @@ class RecordSource:
         return FromStream(entries, signal)
 
     def stop_streaming(self) -> None:
-        """The leader learns at once that there is no stream, `next` when it receives from it."""
+        """The upstream learns at once that there is no stream, `next` when it receives from it."""
         if not isinstance(self.source, Kafka):
             self.source.stream.close()
 
@@ -262,7 +256,8 @@ class RecordSource:
             async with asyncio.timeout(STREAM_OPEN_TIMEOUT_MS / 1000):
                 stream = await self._link.open_stream(upstream, request)
         except (LinkFailed, TimeoutError) as error:
-            refusal = f"no records from {upstream.author}: {error or f'no answer within {STREAM_OPEN_TIMEOUT_MS} ms'}"
+            why = str(error) or f"no answer within {STREAM_OPEN_TIMEOUT_MS} ms"
+            refusal = f"no records from {upstream.author}: {why}"
             if refusal != self._refusal:
                 logger.info("%s", refusal)
                 self._refusal = refusal
