@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from replicator.node.committed_batch import CommittedBatch
-from replicator.node.record_source import SourceName
 from replicator.position import GOSSIP, NodeId
 from replicator.protocol.upstream import UpstreamRule
 from replicator.records.types import Policy
@@ -29,8 +28,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[ModesCluster]:
 
 
 def upstream(running: RunningNode) -> str | None:
-    status = running.node.status()
-    return None if status.source is SourceName.KAFKA else status.upstream
+    return running.node.status().upstream
 
 
 async def form(cluster: ModesCluster, **upstreams: str | None) -> None:

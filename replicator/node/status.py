@@ -73,8 +73,8 @@ def node_status(
     return NodeStatus(
         id=context.author.node,
         role=roles.role,
-        source=source.name if source is not None and not roles.role.leads else None,
-        upstream=_upstream(source) if not roles.role.leads else None,
+        source=None if source is None or roles.role.leads else source.name,
+        upstream=None if source is None or roles.role.leads else _sender(source),
         state=health.state,
         trouble=health.health.trouble or _refusal(context),
         epoch=log_state.epoch,
@@ -112,8 +112,9 @@ def _refusal(context: NodeContext) -> str:
     return "" if is_member else context.registration.refusal
 
 
-def _upstream(source: RecordSource | None) -> NodeId | None:
-    return source.upstream.node if source is not None and source.upstream is not None else None
+def _sender(source: RecordSource) -> NodeId | None:
+    """None also while the upstream has agreed to send records, and they still come from Kafka."""
+    return source.upstream.node if source.stream is not None and source.upstream is not None else None
 
 
 def _last_record_ms(context: NodeContext, now_us: int) -> float | None:

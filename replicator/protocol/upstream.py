@@ -7,8 +7,8 @@
     gossip    those that send it the next range of the log (`gossip`); none: it fetches the range from Kafka
 
 The root of the tree is the leader. The candidates follow in their order (`candidates`), then the snapshotters; each has
-`fanout` children. All members compute the same tree from the same membership, so it has no loops. While they have read
-different ones, or if a named node is itself below the node that names it, there may be a loop: `node.relay` ends it.
+`fanout` children. All members compute the same tree from the same membership, so it has no loops. There may be a loop
+while members have read different memberships, or if nodes name each other: `ReplicationBacklog.set_below` ends it.
 """
 
 from __future__ import annotations
