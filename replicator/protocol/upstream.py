@@ -4,7 +4,7 @@
     leader    the leader
     a node    that node, then the leader
     auto      its parent in a tree of all members, then the parent of that one, and so on up to the leader
-    gossip    those that send it the next range of the log (`gossip`); none: it fetches the range from Kafka
+    gossip    the same in the tree of the next range of the log, whose root is Kafka (`gossip`)
 
 The root of the tree is the leader. The candidates follow in their order (`candidates`), then the snapshotters; each has
 `fanout` children. All members compute the same tree from the same membership, so it has no loops. There may be a loop
@@ -13,13 +13,14 @@ while members have read different memberships, or if nodes name each other: `Rep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from replicator import position
 from replicator.position import FANOUT, GOSSIP, LEADER, Author, NodeId, Offset, Seq
 from replicator.protocol.candidates import in_order
-from replicator.protocol.gossip import RANGE_SEQS, order, place, range_of, senders
+from replicator.protocol.gossip import RANGE_SEQS, members_of_range
 from replicator.records.types import Member, Membership
 
 
@@ -33,7 +34,7 @@ class UpstreamRule:
 
     def range_of(self, seq: Seq) -> int:
         """The range of the record that follows `seq`; always 0 if the upstream does not depend on it."""
-        return range_of(seq, self.range_seqs) if self.wanted == GOSSIP else 0
+        return seq // self.range_seqs if self.wanted == GOSSIP else 0
 
 
 DEFAULT_UPSTREAM = UpstreamRule()
@@ -53,11 +54,11 @@ def upstreams(
     found: tuple[Member, ...]
     match rule.wanted:
         case position.GOSSIP:
-            return senders(order(membership, leader, rule.range_of(seq)), own.node, rule.fanout) or None
+            return ancestors(members_of_range(membership, leader, rule.range_of(seq)), own.node, rule.fanout) or None
         case position.LEADER:
             found = (root,)
         case position.AUTO:
-            found = ancestors(breadth_first(membership, root), own.node, rule.fanout)
+            found = (*ancestors(members_of_tree(membership, root), own.node, rule.fanout), root)
         case _:
             named = membership.get(NodeId(rule.wanted))
             found = (root,) if named is None or named.author in (own, leader) else (named, root)
@@ -80,18 +81,20 @@ def falls_behind(before: Distance, now: Distance) -> bool:
     return now.applied < before.end - 1 and now.entries >= before.entries
 
 
-def breadth_first(membership: Membership, root: Member) -> list[Member]:
-    """All members in the order of the tree: level by level."""
+def members_of_tree(membership: Membership, root: Member) -> list[Member]:
+    """All members but the root, level by level."""
     candidates = in_order(membership, root.node)
-    others = [member for member in membership.members if member != root and member not in candidates]
-    return [root, *candidates, *others]
+    return candidates + [member for member in membership.members if member != root and member not in candidates]
 
 
-def ancestors(order: list[Member], own: NodeId, fanout: int) -> tuple[Member, ...]:
-    """From the parent to the root."""
-    at = place(order, own)
-    ancestors = []
-    while at:
-        at = (at - 1) // fanout
-        ancestors.append(order[at])
-    return tuple(ancestors)
+def ancestors(members: Sequence[Member], own: NodeId, fanout: int) -> tuple[Member, ...]:
+    """The parent of a node, the parent of that one, and so on up to a child of the root; empty: the root is its parent.
+
+    `members`: of the tree without its root, level by level. A node that is not among them comes last.
+    """
+    place = next((place for place, member in enumerate(members) if member.node == own), len(members))
+    found = []
+    while place >= fanout:
+        place = place // fanout - 1
+        found.append(members[place])
+    return tuple(found)

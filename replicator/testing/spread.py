@@ -12,12 +12,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from typing import TypeAlias
 
 from replicator.address import Address
 from replicator.position import AUTO, GOSSIP, NodeId
-from replicator.protocol.gossip import order, senders
-from replicator.protocol.upstream import ancestors, breadth_first
+from replicator.protocol.gossip import members_of_range
+from replicator.protocol.upstream import ancestors, members_of_tree
 from replicator.records.types import Member, Membership, Mode
+
+Upstreams: TypeAlias = Mapping[NodeId, Sequence[Member]]
+"""Of each follower, in order of preference; none: it fetches the records from Kafka."""
 
 HOP_MS = 1.0  # uniformly distributed from half of it to one and a half
 GAP_MS = 750.0  # `protocol.timing.stream_timeout_ms` of the default timing is below that
@@ -70,21 +74,19 @@ def simulate_spread(plan: SpreadPlan) -> list[Spread]:
     names = [NodeId(f"n{number}") for number in range(plan.nodes + 1)]
     leader, *followers = (Member(it, Mode.ASYNC, Address("h", 1), Address("h", 2), 0, 1) for it in names)
     membership = Membership((leader, *followers))
-    tree = breadth_first(membership, leader)
-    in_tree = {member.node: ancestors(tree, member.node, plan.fanout) for member in followers}
-    in_gossip = (_senders(order(membership, leader.author, number), plan.fanout) for number in range(plan.ranges))
+    tree = members_of_tree(membership, leader)
+    in_tree = {it.node: (*ancestors(tree, it.node, plan.fanout), leader) for it in followers}
+    in_gossip = (
+        _upstreams(members_of_range(membership, leader.author, number), plan.fanout) for number in range(plan.ranges)
+    )
     return [
         _Model(plan, leader, followers).run(AUTO, repeat(in_tree, plan.ranges)),
         _Model(plan, leader, followers).run(GOSSIP, in_gossip),
     ]
 
 
-def _senders(members: list[Member], fanout: int) -> Above:
-    return {member.node: senders(members, member.node, fanout) for member in members}
-
-
-Above = Mapping[NodeId, Sequence[Member]]
-"""The upstreams of each follower, in order of preference; none: Kafka."""
+def _upstreams(members: Sequence[Member], fanout: int) -> Upstreams:
+    return {member.node: ancestors(members, member.node, fanout) for member in members}
 
 
 class _Model:
@@ -96,22 +98,22 @@ class _Model:
         self._failed = frozenset(member.node for member in failed)
         self._copies: Counter[str] = Counter()
 
-    def run(self, upstream: str, ranges: Iterable[Above]) -> Spread:
-        times = [time for above in ranges for time in self._one_range(above)]
+    def run(self, upstream: str, ranges: Iterable[Upstreams]) -> Spread:
+        times = [time for upstreams in ranges for time in self._one_range(upstreams)]
         copies = {node: count / self._plan.ranges for node, count in self._copies.items()}
         return Spread(upstream, sorted(times), copies)
 
-    def _one_range(self, above: Above) -> list[float]:
+    def _one_range(self, upstreams: Upstreams) -> list[float]:
         known: dict[NodeId, float] = {self._leader.node: 0.0}
-        return [self._time(node, above, known) for node in above if node not in self._failed]
+        return [self._time(node, upstreams, known) for node in upstreams if node not in self._failed]
 
-    def _time(self, node: NodeId, above: Above, known: dict[NodeId, float]) -> float:
+    def _time(self, node: NodeId, upstreams: Upstreams, known: dict[NodeId, float]) -> float:
         """When the record arrives at a follower."""
         if node not in known:
             came, waited = 0.0, 0.0
-            for upstream in above[node]:
+            for upstream in upstreams[node]:
                 if upstream.node not in self._failed:
-                    came = self._time(upstream.node, above, known)
+                    came = self._time(upstream.node, upstreams, known)
                     self._copies[upstream.node] += 1
                     break
                 waited = GAP_MS  # it asks all above at once, when it has waited for one
