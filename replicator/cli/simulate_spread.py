@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from replicator.bench.closed_loop import percentile
 from replicator.cli import options
 from replicator.cli.output import console, print_json, print_line
 from replicator.limits import MAX_FANOUT
@@ -40,24 +39,24 @@ def spread(
     if svg is not None:
         svg.write_text(draw_spread(plan, spreads))
     if json:
-        print_json({"expected_ms": expected_ms, "spreads": [_figures(it) for it in spreads]})
+        print_json({"expected_ms": expected_ms, "spreads": [_as_json(it) for it in spreads]})
         return
     table = Table("upstream", title=f"{nodes} followers, fanout {fanout}: closed form {expected_ms:g} ms")
     for heading in ("p50 ms", "p99 ms", "last ms", "copies by Kafka", "most copies by a node"):
         table.add_column(heading, justify="right")
     for it in spreads:
-        figures = _figures(it)
-        table.add_row(it.upstream, *(f"{figures[name]:.2f}" for name in list(figures)[1:]))
+        times_ms = it.percentile_ms(0.5), it.percentile_ms(0.99), it.times_ms[-1]
+        table.add_row(it.upstream, *(f"{value:.2f}" for value in (*times_ms, it.from_kafka, it.most_copies)))
     console.print(table)
     if svg is not None:
         print_line(f"written to {svg}")
 
 
-def _figures(spread: Spread) -> dict[str, float | str]:
+def _as_json(spread: Spread) -> dict[str, float | str]:
     return {
         "upstream": spread.upstream,
-        "p50_ms": percentile(spread.times_ms, 0.5) / 1000,
-        "p99_ms": percentile(spread.times_ms, 0.99) / 1000,
+        "p50_ms": spread.percentile_ms(0.5),
+        "p99_ms": spread.percentile_ms(0.99),
         "last_ms": spread.times_ms[-1],
         "copies_by_kafka": spread.from_kafka,
         "most_copies": spread.most_copies,

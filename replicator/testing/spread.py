@@ -6,7 +6,6 @@ A record is sent from one node to the next in `HOP_MS` on average. A follower wh
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +32,7 @@ class SpreadPlan:
     nodes: int  # that receive records
     fanout: int
     ranges: int = 20  # each with one record
-    failed: float = 0.0  # the share of nodes that are registered, and do not answer
+    failed: float = 0.0  # the share of nodes that are registered and do not answer; at least one node answers
     seed: int = 1
 
 
@@ -45,28 +44,32 @@ class Spread:
     times_ms: Sequence[float]  # sorted: from the record's append until a follower has it, of all ranges
     copies: Mapping[str, float]  # that a node, or Kafka, has sent of a record on average
 
+    def percentile_ms(self, share: float) -> float:
+        """The time after which that share of the followers has a record."""
+        return self.times_ms[min(len(self.times_ms) - 1, int(len(self.times_ms) * share))]
+
     @property
     def from_kafka(self) -> float:
         return self.copies.get(KAFKA, 0.0)
 
     @property
     def most_copies(self) -> float:
-        return max(count for node, count in self.copies.items() if node != KAFKA)
+        """Of the node that sends most."""
+        return max((count for node, count in self.copies.items() if node != KAFKA), default=0.0)
 
 
 def levels(nodes: int, fanout: int) -> int:
-    """The depth of a tree in which each node sends to `fanout` others, as does the root: the closed form of the time.
-
-    Levels 1 to d hold fanout + ... + fanout ** d nodes.
-    """
-    if fanout == 1:
-        return nodes
-    return math.ceil(math.log(nodes * (fanout - 1) / fanout + 1, fanout) - 1e-9)
+    """The depth of a tree in which the root and each node send to `fanout` others; in closed form: `docs/scaling.md`."""
+    level = above = 0
+    while above < nodes:
+        level += 1
+        above += fanout**level
+    return level
 
 
 def reached(level: int, nodes: int, fanout: int) -> float:
     """The share of nodes in the levels 1 to `level`."""
-    return min(1.0, math.fsum(fanout**it for it in range(1, level + 1)) / nodes)
+    return min(1.0, sum(fanout**it for it in range(1, level + 1)) / nodes)
 
 
 def simulate_spread(plan: SpreadPlan) -> list[Spread]:
@@ -94,7 +97,7 @@ class _Model:
         self._plan = plan
         self._rng = random.Random(plan.seed)
         self._leader = leader
-        failed = self._rng.sample(followers, round(plan.failed * len(followers)))
+        failed = self._rng.sample(followers, min(round(plan.failed * len(followers)), len(followers) - 1))
         self._failed = frozenset(member.node for member in failed)
         self._copies: Counter[str] = Counter()
 
