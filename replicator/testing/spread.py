@@ -6,6 +6,7 @@ A record is sent from one node to the next in `HOP_MS` on average. A follower wh
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from replicator.protocol.upstream import ancestors, members_of_tree
 from replicator.records.types import Member, Membership, Mode
 
 Upstreams: TypeAlias = Mapping[NodeId, Sequence[Member]]
-"""Of each follower, in order of preference; none: it fetches the records from Kafka."""
+"""Of each follower, in order of preference; none: it fetches the records from Kafka. In the order of the tree."""
 
 HOP_MS = 1.0  # uniformly distributed from half of it to one and a half
 GAP_MS = 750.0  # `protocol.timing.stream_timeout_ms` of the default timing is below that
@@ -59,7 +60,7 @@ class Spread:
 
 
 def levels(nodes: int, fanout: int) -> int:
-    """The depth of a tree in which the root and each node send to `fanout` others; in closed form: `docs/scaling.md`."""
+    """The depth of a tree in which the root and each node send to `fanout` others. Closed form: `docs/scaling.md`."""
     level = above = 0
     while above < nodes:
         level += 1
@@ -69,7 +70,7 @@ def levels(nodes: int, fanout: int) -> int:
 
 def reached(level: int, nodes: int, fanout: int) -> float:
     """The share of nodes in the levels 1 to `level`."""
-    return min(1.0, sum(fanout**it for it in range(1, level + 1)) / nodes)
+    return min(1.0, math.fsum(fanout**it for it in range(1, level + 1)) / nodes)
 
 
 def simulate_spread(plan: SpreadPlan) -> list[Spread]:
@@ -77,8 +78,8 @@ def simulate_spread(plan: SpreadPlan) -> list[Spread]:
     names = [NodeId(f"n{number}") for number in range(plan.nodes + 1)]
     leader, *followers = (Member(it, Mode.ASYNC, Address("h", 1), Address("h", 2), 0, 1) for it in names)
     membership = Membership((leader, *followers))
-    tree = members_of_tree(membership, leader)
-    in_tree = {it.node: (*ancestors(tree, it.node, plan.fanout), leader) for it in followers}
+    tree = _upstreams(members_of_tree(membership, leader), plan.fanout)
+    in_tree = {node: (*upstreams, leader) for node, upstreams in tree.items()}
     in_gossip = (
         _upstreams(members_of_range(membership, leader.author, number), plan.fanout) for number in range(plan.ranges)
     )
@@ -95,32 +96,26 @@ def _upstreams(members: Sequence[Member], fanout: int) -> Upstreams:
 class _Model:
     def __init__(self, plan: SpreadPlan, leader: Member, followers: Sequence[Member]) -> None:
         self._plan = plan
-        self._rng = random.Random(plan.seed)
         self._leader = leader
-        failed = self._rng.sample(followers, min(round(plan.failed * len(followers)), len(followers) - 1))
+        count = min(round(plan.failed * len(followers)), len(followers) - 1)
+        failed = random.Random(plan.seed).sample(followers, count)
         self._failed = frozenset(member.node for member in failed)
         self._copies: Counter[str] = Counter()
 
     def run(self, upstream: str, ranges: Iterable[Upstreams]) -> Spread:
-        times = [time for upstreams in ranges for time in self._one_range(upstreams)]
+        rng = random.Random(f"{self._plan.seed} {upstream}")
+        times = [time for upstreams in ranges for time in self._one_range(upstreams, rng)]
         copies = {node: count / self._plan.ranges for node, count in self._copies.items()}
         return Spread(upstream, sorted(times), copies)
 
-    def _one_range(self, upstreams: Upstreams) -> list[float]:
-        known: dict[NodeId, float] = {self._leader.node: 0.0}
-        return [self._time(node, upstreams, known) for node in upstreams if node not in self._failed]
-
-    def _time(self, node: NodeId, upstreams: Upstreams, known: dict[NodeId, float]) -> float:
-        """When the record arrives at a follower."""
-        if node not in known:
-            came, waited = 0.0, 0.0
-            for upstream in upstreams[node]:
-                if upstream.node not in self._failed:
-                    came = self._time(upstream.node, upstreams, known)
-                    self._copies[upstream.node] += 1
-                    break
-                waited = GAP_MS  # it asks all above at once, when it has waited for one
-            else:
-                self._copies[KAFKA] += 1
-            known[node] = max(came, waited) + HOP_MS * self._rng.uniform(0.5, 1.5)
-        return known[node]
+    def _one_range(self, upstreams: Upstreams, rng: random.Random) -> list[float]:
+        """When the record arrives at each follower."""
+        arrival_ms: dict[str, float] = {self._leader.node: 0.0, KAFKA: 0.0}
+        for node, above in upstreams.items():  # a node comes after its upstreams
+            if node in self._failed:
+                continue
+            sender = next((it.node for it in above if it.node not in self._failed), KAFKA)
+            self._copies[sender] += 1
+            waited_ms = GAP_MS if above and above[0].node in self._failed else 0.0
+            arrival_ms[node] = max(arrival_ms[sender], waited_ms) + HOP_MS * rng.uniform(0.5, 1.5)
+        return [time for node, time in arrival_ms.items() if node in upstreams]
