@@ -99,19 +99,19 @@ class NodeSection:
     priority: Annotated[int, "When the leader fails, nodes with lower values start an election sooner."] = 0
     upstream: Annotated[
         str,
-        "Where a follower receives records from: `leader`; the id of another node; `auto`, its place in a tree of all "
-        "nodes; or `gossip`, a few nodes fetch each range of the log from Kafka and pass it on. If that node does not "
-        "send any, the next one above it does, or Kafka.",
+        "Where a follower receives records from. `leader`: the leader. An id: that node. `auto`: its parent in a tree "
+        "of all nodes. `gossip`: Kafka for some ranges of the log, other followers for the rest. If that node is "
+        "unavailable, the follower uses another one or Kafka.",
     ] = LEADER
     fanout: Annotated[
         int,
-        "To how many followers a node sends records in the tree of `auto` and in `gossip`, and how many fetch a range "
-        "from Kafka in `gossip`. The same for all nodes.",
+        "Number of followers that a node sends records to with `auto` and `gossip`, and of followers that fetch each "
+        "range from Kafka with `gossip`. Must be the same on all nodes.",
     ] = FANOUT
     backlog_mb: Annotated[
         int,
-        "MiB of its latest records that a node keeps on disk for followers that are behind; they read what is older "
-        "from Kafka. 0: only what fits into its memory (`REPLICATION_BACKLOG_BYTES`).",
+        "MiB of recent records that a follower keeps on disk for other followers that are behind. They read older "
+        "records from Kafka. 0: only in memory (`REPLICATION_BACKLOG_BYTES`).",
     ] = 256
     password: Annotated[
         str, "Password for Redis clients, and for HTTP requests that change something or read a key. Default: none."

@@ -171,22 +171,22 @@ MAX_HTTP_CONNECTIONS = 128
 """Open HTTP connections; others are closed at once. Fewer than RESERVED_DESCRIPTORS."""
 
 REPLICATION_BACKLOG_BYTES = 4 << 20
-"""Committed records that a leader keeps for followers that begin to stream. Bounds memory; others read the log."""
+"""Recent records that a node keeps in memory for its followers. Bounds memory; see also `node.backlog_mb`."""
 
 MAX_BACKLOG_MB = 1 << 20
 """Largest `node.backlog_mb`. A larger one is rejected as a mistake."""
 
 MAX_ACKS = 1_000
-"""Acks in one REPL.ACK, of a node and those below it. Bounds the time to read them."""
+"""Acks in one REPL.ACK. Bounds the time that the event loop spends on it; more acks are sent in several commands."""
 
 FEED_BYTES = 1 << 20
-"""Records sent to a follower that is behind, and that it has not read, up to which it is sent more. Bounds memory."""
+"""A follower that is behind is sent more records only while it has less than this unread. Bounds memory."""
 
 MAX_FANOUT = 64
-"""Largest `node.fanout`. Each follower that receives records from a node costs it the time to send them."""
+"""Largest `node.fanout`. Bounds the time that a node spends on sending records."""
 
 MAX_STREAM_BYTES = 16 << 20
-"""Records sent to a follower that it has not read. Bounds memory; the leader closes the connection."""
+"""Records sent to a follower that it has not read. Bounds memory; the sender closes the connection."""
 
 RECEIVED_BYTES = 4 << 20
 """Records that a follower has received and not applied. Bounds memory; it stops reading from the connection."""

@@ -30,12 +30,16 @@ def measure_replay(cluster: LocalCluster, id: str, progress: ProgressReporter) -
     folder.start_process(file, entry)
     folder.save(file)
     progress.step(f"replay of {target} records")
-    rate = follow(admin.node(entry.http), target)
+    rate = replay_rate(admin.node(entry.http), target)
     wait_ready(folder, admin, [entry], TIMEOUT_S, progress)
     return rate
 
 
-def follow(node: NodeAdmin, target: int) -> ReplayRate | None:
+def replay_rate(node: NodeAdmin, target: int) -> ReplayRate | None:
+    """Wait until a node that has just been started has applied `target` records.
+
+    None if it was too fast to measure. Raises `ReplicatorError` if it takes longer than `TIMEOUT_S`.
+    """
     first: tuple[float, int] | None = None
     deadline = time.monotonic() + TIMEOUT_S
     while True:

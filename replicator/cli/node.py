@@ -43,7 +43,7 @@ def run(
     priority: Annotated[int | None, typer.Option(help="Nodes with a lower number are preferred as leader.")] = None,
     upstream: Annotated[
         str | None,
-        typer.Option(metavar="leader|auto|gossip|ID", help="Which node sends records to this one."),
+        typer.Option(metavar="leader|auto|gossip|ID", help="Where the node receives records from."),
     ] = None,
     snapshots: Annotated[
         str | None, typer.Option(metavar="URL", help="The repository of snapshots: a folder, or s3://bucket/prefix.")

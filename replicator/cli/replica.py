@@ -58,7 +58,7 @@ def add(
         str,
         typer.Option(
             metavar="leader|auto|gossip|ID",
-            help="Which node sends records to it: auto: its place in a tree; gossip: various ones.",
+            help="Where it receives records from: see node.upstream in docs/configuration.md.",
         ),
     ] = LEADER,
     compose: Annotated[

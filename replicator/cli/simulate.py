@@ -38,10 +38,13 @@ def simulate(
         bool, typer.Option("--idle", help="Clients pause for long, and leaders are idle meanwhile.")
     ] = False,
     cascade: Annotated[
-        bool, typer.Option("--cascade", help="Followers have various upstreams, also each other.")
+        bool, typer.Option("--cascade", help="Followers receive records from the leader or from each other.")
     ] = False,
     gossip: Annotated[
-        bool, typer.Option("--gossip", help="Followers receive each range of the log from other ones.")
+        bool,
+        typer.Option(
+            "--gossip", help="Followers fetch some ranges of the log from Kafka, and receive the rest from others."
+        ),
     ] = False,
     events: Annotated[
         str | None,

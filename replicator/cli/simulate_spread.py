@@ -17,17 +17,17 @@ from replicator.testing.spread_plot import draw_spread
 
 
 def spread(
-    nodes: Annotated[int, typer.Option(min=1, max=10_000, help="Followers.")] = 1000,
-    fanout: Annotated[int, typer.Option(min=1, max=MAX_FANOUT, help="As `node.fanout`.")] = FANOUT,
+    nodes: Annotated[int, typer.Option(min=1, max=10_000, help="Number of followers.")] = 1000,
+    fanout: Annotated[int, typer.Option(min=1, max=MAX_FANOUT, help="As node.fanout.")] = FANOUT,
     failed: Annotated[float, typer.Option(min=0, max=0.9, help="The share of followers that do not answer.")] = 0.0,
-    ranges: Annotated[int, typer.Option(min=1, help="Ranges of the log, with a record each.")] = 20,
-    seed: Annotated[int, typer.Option(help="Seed of the times and failures.")] = 1,
-    svg: Annotated[Path | None, typer.Option("--svg", help="File for a plot.")] = None,
+    ranges: Annotated[int, typer.Option(min=1, help="Number of ranges of the log, with one record each.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of times and failures.")] = 1,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Write a plot to this file.")] = None,
     json: options.Json = False,
 ) -> None:
     """Compute how records spread in a tree and in gossip: the time, and the copies that Kafka and each node send.
 
-    A hop takes 1 ms on average. Only the decisions run, no nodes. Compared with a closed form: see docs/scaling.md.
+    It uses the rules by which nodes choose their upstreams, but starts no nodes. A hop takes 1 ms on average.
 
     Example: replicator simulate spread --nodes 1000 --svg spread.svg
     """
