@@ -62,10 +62,10 @@ def leaders_send_to_followers_with_another_past() -> AbstractContextManager[obje
     """A follower may have read records that Kafka has lost: its acks are of these."""
 
     def start_stream(
-        self: ReplicationBacklog, request: StreamRequest, sink: RecordSink, membership: Membership, **options: bool
+        self: ReplicationBacklog, request: StreamRequest, sink: RecordSink, membership: Membership
     ) -> list[CommittedBatch]:
         chain = next((end.chain for end in self._ends() if end.seq == request.seq), request.chain)
-        return genuine(self, request._replace(chain=chain), sink, membership, **options)
+        return genuine(self, request._replace(chain=chain), sink, membership)
 
     genuine = ReplicationBacklog.start_stream
     return patch.object(ReplicationBacklog, "start_stream", start_stream)

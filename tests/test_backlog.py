@@ -78,7 +78,7 @@ def test_a_follower_receives_what_follows_its_position(
     backlog: ReplicationBacklog, seq: int, base: int, records: list[int]
 ) -> None:
     sink = Sink()
-    with backlog.term(STATE):
+    with backlog.term(STATE, leads=True):
         backlog.add(batch(31, 12, 13))
         backlog.add(batch(33, 20, 21))
         missing = backlog.start_stream(request(seq), sink, MEMBERS)
@@ -94,7 +94,7 @@ def test_a_follower_receives_what_follows_its_position(
     "asked", [request(10, epoch=1), request(10, epoch=3), request(10, timeline=b"u" * 16)], ids=str
 )
 def test_only_a_follower_of_this_term_receives_records(backlog: ReplicationBacklog, asked: StreamRequest) -> None:
-    with backlog.term(STATE), pytest.raises(NotLeader, match="has no records of epoch"):
+    with backlog.term(STATE, leads=True), pytest.raises(NotLeader, match="has no records of epoch"):
         start(backlog, asked)
     with pytest.raises(NotLeader):
         start(backlog, request(10))
@@ -102,7 +102,7 @@ def test_only_a_follower_of_this_term_receives_records(backlog: ReplicationBackl
 
 @pytest.mark.parametrize("author", [N1, N2._replace(incarnation=8), Author(NodeId("n9"), 7)], ids=str)
 def test_only_a_process_that_is_registered_receives_records(backlog: ReplicationBacklog, author: Author) -> None:
-    with backlog.term(STATE), pytest.raises(BadRequest, match="not a follower that is registered"):
+    with backlog.term(STATE, leads=True), pytest.raises(BadRequest, match="not a follower that is registered"):
         start(backlog, request(10)._replace(author=author))
 
 
@@ -113,7 +113,7 @@ def test_a_follower_with_another_past_or_too_far_away_is_refused(
     backlog: ReplicationBacklog, asked: StreamRequest
 ) -> None:
     sink = Sink()
-    with backlog.term(STATE):
+    with backlog.term(STATE, leads=True):
         backlog.add(batch(31, 12, 13))
         with pytest.raises(Busy, match="read the log"):
             start(backlog, asked, sink)
@@ -123,7 +123,7 @@ def test_a_follower_with_another_past_or_too_far_away_is_refused(
 
 def test_the_oldest_batches_are_dropped() -> None:
     backlog = ReplicationBacklog(N1, memory_bytes=2 * batch(31, 11, 12).size_bytes)
-    with backlog.term(STATE):
+    with backlog.term(STATE, leads=True):
         for first in (11, 13, 15):
             backlog.add(batch(first + 20, first, first + 1))
         with pytest.raises(Busy):
@@ -136,7 +136,7 @@ def test_the_oldest_batches_are_dropped() -> None:
 
 async def test_a_follower_that_has_left_receives_nothing(backlog: ReplicationBacklog) -> None:
     left, stays = Sink(), Sink()
-    with backlog.term(STATE):
+    with backlog.term(STATE, leads=True):
         start(backlog, request(10), left)
         start(backlog, request(10)._replace(author=N3), stays)
         assert backlog.receivers == {N2: 3, N3: 3}
@@ -152,7 +152,7 @@ async def test_a_follower_that_has_left_receives_nothing(backlog: ReplicationBac
 
 def test_a_node_has_one_stream(backlog: ReplicationBacklog) -> None:
     former, present = Sink(), Sink()
-    with backlog.term(STATE):
+    with backlog.term(STATE, leads=True):
         start(backlog, request(10), former)
         start(backlog, request(10), present)
         assert (former.closed, present.closed) == (True, False)
@@ -162,7 +162,7 @@ def test_a_node_has_one_stream(backlog: ReplicationBacklog) -> None:
 
 def test_the_log_says_why_a_stream_ends(backlog: ReplicationBacklog, caplog: pytest.LogCaptureFixture) -> None:
     former, lost, present = Sink(), Sink(), Sink()
-    with caplog.at_level(logging.INFO, "replicator.node.backlog"), backlog.term(STATE):
+    with caplog.at_level(logging.INFO, "replicator.node.backlog"), backlog.term(STATE, leads=True):
         start(backlog, request(10), former)
         start(backlog, request(10), lost)
         backlog.end_stream(former)  # its connection ends after the stream
@@ -176,9 +176,9 @@ def test_the_log_says_why_a_stream_ends(backlog: ReplicationBacklog, caplog: pyt
 
 
 def test_a_new_term_knows_nothing_of_the_one_before(backlog: ReplicationBacklog) -> None:
-    with backlog.term(STATE):
+    with backlog.term(STATE, leads=True):
         backlog.add(batch(31, 11))
-    with backlog.term(STATE._replace(epoch=Epoch(3), seq=Seq(12), chain=b"chain 12")):
+    with backlog.term(STATE._replace(epoch=Epoch(3), seq=Seq(12), chain=b"chain 12"), leads=True):
         assert not start(backlog, request(12, epoch=3))
         with pytest.raises(Busy):
             start(backlog, request(11, epoch=3))
@@ -187,11 +187,11 @@ def test_a_new_term_knows_nothing_of_the_one_before(backlog: ReplicationBacklog)
 def test_a_follower_sends_to_a_process_that_is_not_registered_yet(backlog: ReplicationBacklog) -> None:
     registered, other, sink = Sink(), Sink(), Sink()
     asked = request(10)
-    with backlog.term(STATE):
+    with backlog.term(STATE, leads=False):
         start(backlog, asked, registered)
         unregistered = asked._replace(author=N2._replace(incarnation=8))
         for it in (other, sink):
-            assert backlog.start_stream(unregistered, it, MEMBERS, registered_only=False) == []
+            assert start(backlog, unregistered, it) == []
         assert (registered.closed, other.closed, sink.closed) == (False, True, False)
         start(backlog, asked)
         assert registered.closed and sink.closed
@@ -209,7 +209,7 @@ async def fed(backlog: ReplicationBacklog, sink: Sink, records: int) -> None:
 async def test_a_follower_far_behind_is_fed_from_disk(tmp_path: Path) -> None:
     memory_bytes = 2 * batch(31, 11, 12).size_bytes
     backlog, sink = ReplicationBacklog(N1, DiskTail(tmp_path, 1 << 20), memory_bytes), Sink()
-    with backlog.term(STATE, on_disk=True):
+    with backlog.term(STATE, leads=False):
         for first in range(11, 31, 2):
             backlog.add(batch(first + 20, first, first + 1))
         with pytest.raises(Busy):
@@ -229,7 +229,7 @@ async def test_a_follower_far_behind_is_fed_from_disk(tmp_path: Path) -> None:
 
 async def test_a_follower_that_does_not_read_is_fed_no_more(tmp_path: Path) -> None:
     backlog, sink, other = ReplicationBacklog(N1, DiskTail(tmp_path, 1 << 20), 1), Sink(), Sink()
-    with backlog.term(STATE, on_disk=True):
+    with backlog.term(STATE, leads=False):
         for seq in range(11, 21):
             backlog.add(batch(seq + 20, seq))
         sink.unsent_bytes = 1 << 30
@@ -245,7 +245,7 @@ async def test_without_a_disk_the_rest_of_the_backlog_serves(
 ) -> None:
     monkeypatch.setattr(disk_tail, "CHUNK_BYTES", 1)
     backlog = ReplicationBacklog(N1, DiskTail(tmp_path / "missing", 1 << 20), 1)
-    with backlog.term(STATE, on_disk=True):
+    with backlog.term(STATE, leads=False):
         for seq in range(11, 14):
             backlog.add(batch(seq + 20, seq))
         assert start(backlog, request(12)) == named(13)

@@ -86,7 +86,7 @@ class ReplicationBacklog:
         self._own = own
         self._tail = tail
         self._memory_bytes = memory_bytes
-        self._on_disk = False
+        self._leads = False  # in this term; a leader sends to registered processes only, and keeps nothing on disk
         self._has_behind = asyncio.Event()  # set while a follower lacks records that are on disk
         self._batches: deque[CommittedBatch] = deque()
         self._bytes = 0  # of all batches
@@ -97,12 +97,12 @@ class ReplicationBacklog:
         self._requesting = False  # acks, before the event loop goes on
 
     @contextmanager
-    def term(self, state: LogState, *, on_disk: bool = False) -> Iterator[None]:
+    def term(self, state: LogState, *, leads: bool) -> Iterator[None]:
         """Held while this node sends records, from `state` on. At its end, all streams are closed.
 
-        `on_disk`: whether it keeps what is dropped from memory. A leader does not: others have more time for it.
+        `leads`: whether it is their leader. A leader keeps nothing on disk: followers have more time for it.
         """
-        self._on_disk = on_disk
+        self._leads = leads
         self.restart(state.timeline, state.epoch, RecordEnd(state.seq, state.chain))
         try:
             yield
@@ -138,7 +138,7 @@ class ReplicationBacklog:
                 sink.send(batch)
 
     def _keep_on_disk(self, batch: CommittedBatch) -> None:
-        if self._tail is None or not self._on_disk:
+        if self._tail is None or self._leads:
             return
         try:
             self._tail.append(batch, self._start)
@@ -147,19 +147,18 @@ class ReplicationBacklog:
             self._tail.clear()
             self._tail = None
 
-    def start_stream(
-        self, request: StreamRequest, sink: RecordSink, membership: Membership, *, registered_only: bool = True
-    ) -> list[CommittedBatch]:
+    def start_stream(self, request: StreamRequest, sink: RecordSink, membership: Membership) -> list[CommittedBatch]:
         """Begin to send records to `sink`. Returns those that the caller sends first; `feed` sends those on disk.
 
         A process that is not registered does not end the stream of the one that is. Raises `NotLeader`; `BadRequest` if
-        the process must be registered; `Busy` if the backlog does not reach back to that seq, or its chain differs.
+        this node leads and the process is not registered; `Busy` if the backlog does not reach back to that seq, or its
+        chain differs.
         """
         timeline, epoch, seq, after, author, _ = request
         if (timeline, epoch) != self._term:
             raise NotLeader(f"this node has no records of epoch {epoch} of timeline {timeline.hex()}")
         is_registered = membership.includes(author)
-        if author == self._own or (registered_only and not is_registered):
+        if author == self._own or (self._leads and not is_registered):
             raise BadRequest(f"{author} is not a follower that is registered")
         position = RecordEnd(seq, after)
         in_memory = position in self._ends()

@@ -93,7 +93,7 @@ class Leader:
         try:
             with (
                 self._progress.term(self._state, self._commitment.membership),
-                self._backlog.term(self._state),
+                self._backlog.term(self._state, leads=True),
             ):
                 self._refuse(self._commitment.refusal)  # as in the part of this term before
                 await run_with_background(

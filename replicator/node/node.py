@@ -240,8 +240,7 @@ class Node:
         """As `ReplicationBacklog.start_stream`. Raises `BadRequest` also if that process sends records to this one."""
         if self._source is not None and self._source.upstream == request.author:
             raise BadRequest(f"{self._context.author} receives its records from {request.author}")
-        leads = self._context.roles.role.leads
-        return self._backlog.start_stream(request, sink, self.membership, registered_only=leads)
+        return self._backlog.start_stream(request, sink, self.membership)
 
     def record_acks(self, sink: RecordSink, payloads: Sequence[bytes]) -> None:
         """Acks have arrived over this stream."""

@@ -38,7 +38,7 @@ class Relay:
     async def run(self) -> None:
         """Run until cancelled. Records are passed on once the store is known to hold what the log does."""
         await self._source.compared.wait()
-        with self._backlog.term(self._replica.state, on_disk=True):
+        with self._backlog.term(self._replica.state, leads=False):
             self._sends = True
             try:
                 await run_with_background(self._pass_on_acks(), self._report_changes())
