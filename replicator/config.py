@@ -40,6 +40,13 @@ _SERVICE_VARIABLE = re.compile(
 _LIKENESS = 0.75  # of a misspelt name and the right one, as `difflib` measures it
 
 
+def checked_node_id(what: str, text: str) -> str:
+    """`text`, if it is a valid id of a node. Raises `ConfigError`."""
+    if text in (LEADER, AUTO, GOSSIP):
+        raise ConfigError(f"invalid {what} {text!r}: it has another meaning in node.upstream")
+    return checked_name(what, text)
+
+
 def checked_upstream(upstream: str, id: str) -> str:
     """`upstream`, if the node `id` may have it. Raises `ConfigError`."""
     if upstream == id:
@@ -222,7 +229,7 @@ def load(
     """
     merged = _merged(file, environment, given, timing_names)
     node = _section("node", NodeSection, merged["node"])
-    checked_name("node.id", node.id)
+    checked_node_id("node.id", node.id)
     checked_name("node.cluster", node.cluster)
     checked_upstream(node.upstream, node.id)
     if node.backlog_mb > MAX_BACKLOG_MB:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replicator.address import Address
-from replicator.config import checked_bootstrap, checked_name, checked_upstream, load_kafka
+from replicator.config import checked_bootstrap, checked_name, checked_node_id, checked_upstream, load_kafka
 from replicator.errors import BrokerUnavailable, ConfigError, ReplicatorError, SnapshotError
 from replicator.local.admin_client import ClusterAdmin, find_cluster
 from replicator.local.folder import STORE, ClusterFile, ClusterFolder, NodeEntry
@@ -277,7 +277,7 @@ class LocalCluster:
 
         It starts from the named snapshot, or as `origin` says. A node that fails is removed again.
         """
-        checked_name("node id", id)
+        checked_node_id("node id", id)
         folder = self.folder
         with folder.lock():
             self.check_password()

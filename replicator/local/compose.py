@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from replicator.address import Address
-from replicator.config import checked_name
+from replicator.config import checked_node_id
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.admin_client import listed_snapshot
 from replicator.local.cluster import Origin
@@ -73,7 +73,7 @@ def add_replica(
 
     Raises `ConfigError` (no such project, the name is taken, no such snapshot, other files are set), `ComposeFailed`.
     """
-    id = checked_name("node.id", wanted.id)
+    id = checked_node_id("node.id", wanted.id)
     base = folder / "compose.yaml"
     if not base.is_file():
         raise ConfigError(f"there is no compose.yaml in {folder}: go to the folder compose of this project first")
