@@ -113,19 +113,21 @@ def draw(summary: ClusterSummary) -> list[RenderableType]:
 
 
 def _draw_tree(summary: ClusterSummary) -> Iterator[RenderableType]:
-    """Which node receives its records from which, if any receives them from a follower."""
+    """The upstream of each node, if any of them is a follower. Nodes in a loop, which ends soon, are left out."""
     if not any(node.source == "follower" for node in summary.nodes):
         return
-    below: dict[str, list[NodeSummary]] = {}
+    known = {node.id for node in summary.nodes}
+    downstream: dict[str, list[NodeSummary]] = {}
     for node in sorted(summary.nodes, key=lambda it: it.id):
-        below.setdefault(node.upstream or "", []).append(node)
+        upstream = node.upstream if node.upstream in known else None  # it may have been removed since
+        downstream.setdefault(upstream or "", []).append(node)
     tree = Tree("Kafka")
-    levels = [(tree, below.get("", []))]
+    levels = [(tree, downstream.pop("", []))]
     while levels:
         branch, nodes = levels.pop()
         for node in nodes:
             lag = "" if node.lag_records is None else f", lag {node.lag_records}"
-            levels.append((branch.add(f"{node.id}{lag}"), below.pop(node.id, [])))
+            levels.append((branch.add(f"{node.id}{lag}"), downstream.pop(node.id, [])))
     yield tree
 
 
