@@ -161,8 +161,8 @@ class MemoryStream:
         if not self.loses_acks:
             self._leader.record_acks(self.sink, payloads)
 
-    def report_below(self, below: Mapping[Author, int]) -> None:
-        self._leader.set_below(self.sink, below)
+    def report_downstream(self, downstream: Mapping[Author, int]) -> None:
+        self._leader.set_downstream(self.sink, downstream)
 
     def close(self) -> None:
         self._leader.end_stream(self.sink)

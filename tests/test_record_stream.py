@@ -236,7 +236,7 @@ def test_invalid_arguments_are_refused(pair: ServerThread, raw: Raw) -> None:
         ((name, timeline, b"one", seq, chain, *process), "ERR value is not an integer"),
         ((name, timeline, epoch, seq), "ERR wrong number of arguments"),
         ((b"REPL.ACK", b"ack"), "ERR REPL.ACK is only accepted after REPL.FOLLOW"),
-        ((b"REPL.BELOW",), "ERR REPL.BELOW is only accepted after REPL.FOLLOW"),
+        ((b"REPL.DOWNSTREAM",), "ERR REPL.DOWNSTREAM is only accepted after REPL.FOLLOW"),
     ):
         assert str(raw.ask(*line)).startswith(words)
     assert raw.ask(b"MULTI") == b"OK"
@@ -249,19 +249,19 @@ def test_a_connection_that_receives_records_runs_no_other_command(pair: ServerTh
     raw.send(*asked(pair))
     while not isinstance(reply := raw.next(), hiredis.ReplyError):
         pass
-    assert str(reply) == "ERR only REPL.ACK and REPL.BELOW are allowed on a connection that receives records"
+    assert str(reply) == "ERR only REPL.ACK and REPL.DOWNSTREAM are allowed on a connection that receives records"
 
 
 async def test_a_follower_reports_those_below_it(pair: ServerThread, client: Any, streams: list[RecordStream]) -> None:
-    stream, below, backlog = await follow(pair, streams), {Author(NodeId("n9"), 5): 3}, pair.node(0).node._backlog
-    stream.report_below(below)
+    stream, downstream, backlog = await follow(pair, streams), {Author(NodeId("n9"), 5): 3}, pair.node(0).node._backlog
+    stream.report_downstream(downstream)
     stream.ack(b"")
     client.set("below", "1")
     assert list(await rows(stream, 1)) == [b"below"]
     async with asyncio.timeout(10):
-        while not below.items() <= backlog.receivers.items():  # noqa: ASYNC110 (it is of another thread)
+        while not downstream.items() <= backlog.receivers.items():  # noqa: ASYNC110 (it is of another thread)
             await asyncio.sleep(0.01)
-    stream.report_below({pair.node(0).member.author: 3})  # the leader would receive what it sends
+    stream.report_downstream({pair.node(0).member.author: 3})  # the leader would receive what it sends
     with pytest.raises(LinkFailed, match="closed"):
         await rows(stream, 1)
 
@@ -277,7 +277,7 @@ def test_too_many_acks_at_once_are_refused(pair: ServerThread, raw: Raw) -> None
 @pytest.mark.parametrize("fields", [(b"n9",), (b"n9", b"x", b"3"), (b"n9", b"5", b"")], ids=str)
 def test_an_invalid_report_is_refused(pair: ServerThread, raw: Raw, fields: tuple[bytes, ...]) -> None:
     assert raw.ask(*asked(pair)) == b"OK"
-    raw.send(b"REPL.BELOW", *fields)
+    raw.send(b"REPL.DOWNSTREAM", *fields)
     while not isinstance(raw.next(), hiredis.ReplyError):
         pass
 

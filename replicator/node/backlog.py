@@ -74,7 +74,7 @@ class RecordSink(Protocol):
 @dataclass(slots=True)
 class _Stream:
     request: StreamRequest
-    below: Mapping[Author, int]  # the processes that the follower sends records to, directly or not, and their versions
+    downstream: Mapping[Author, int]  # the processes that receive records through the follower, and their versions
     fed_to: RecordEnd | None  # what it was sent last, while it lacks records that are on disk; None: it lacks none
 
 
@@ -216,18 +216,18 @@ class ReplicationBacklog:
         self.receivers_changed.set()
         sink.close()
 
-    def set_below(self, sink: RecordSink, below: Mapping[Author, int]) -> None:
-        """The processes that receive records by way of that follower, with the newest version that each reads.
+    def set_downstream(self, sink: RecordSink, downstream: Mapping[Author, int]) -> None:
+        """The processes that receive records through that follower, with the newest version that each reads.
 
         If this process is one of them, it receives what it sends: the stream is closed.
         """
         stream = self._streams.get(sink)
         if stream is None:
             return
-        if self._own in below:
-            self._close(sink, "this node receives records by way of it")
+        if self._own in downstream:
+            self._close(sink, "this node receives records through it")
             return
-        stream.below = below
+        stream.downstream = downstream
         self.receivers_changed.set()
 
     def receivers_over(self, sink: RecordSink) -> dict[Author, int]:
@@ -236,7 +236,7 @@ class ReplicationBacklog:
         Empty if the stream has ended.
         """
         stream = self._streams.get(sink)
-        return {} if stream is None else {**stream.below, stream.request.author: stream.request.version}
+        return {} if stream is None else {**stream.downstream, stream.request.author: stream.request.version}
 
     @property
     def receivers(self) -> dict[Author, int]:

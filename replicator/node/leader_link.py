@@ -52,7 +52,7 @@ class RecordStream(Protocol):
         """Send acks, as `log.port.Acks.send` does, but without waiting. They may be lost."""
         ...
 
-    def report_below(self, below: Mapping[Author, int]) -> None:
+    def report_downstream(self, downstream: Mapping[Author, int]) -> None:
         """Report the processes to which this node sends records, with the newest version that each reads."""
         ...
 

@@ -83,7 +83,7 @@ class Node:
         self.are_changing = self._client_writes.are_changing
         self.submit = self._client_writes.submit
         self.end_stream = self._backlog.end_stream
-        self.set_below = self._backlog.set_below
+        self.set_downstream = self._backlog.set_downstream
         self.wait_acked = self._progress.wait
         self.committed_offset = leader_index.committed_offset
         self.recent = context.replica.recent

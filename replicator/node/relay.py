@@ -1,7 +1,8 @@
-"""A follower passes on what it applies: records and heartbeats down to the followers that receive from it, acks up.
+"""A follower passes on the records that it applies and heartbeats to its followers, and acks to its upstream.
 
-It also reports which processes those are, so that each node knows all below it. A process that finds itself there ends
-that stream: otherwise nodes that send records to each other in a circle would all be without any.
+It also reports its downstream processes to its upstream: those that it sends records to, directly or through others. So
+each node knows all of them. A process that finds itself among them ends that stream (`ReplicationBacklog`): nodes in a
+loop would receive no records.
 """
 
 from __future__ import annotations
@@ -65,15 +66,15 @@ class Relay:
             self._backlog.restart(header.timeline, body.epoch, end)
 
     def received(self, signal: StreamSignal) -> None:
-        """From the upstream; the first one when a stream begins."""
-        self._report_below()
+        """The upstream has sent a signal, or a stream has begun after Kafka was read."""
+        self._report_downstream()
         if signal is StreamSignal.HEARTBEAT:
             self._backlog.send_heartbeats()
         else:
             self._backlog.request_acks()
 
     def pass_on(self, acks: Sequence[bytes]) -> None:
-        """Those of processes below this one. They are passed on together."""
+        """Acks of downstream processes. They are passed on together."""
         self._received += acks
         self._has_received.set()
 
@@ -84,7 +85,7 @@ class Relay:
             acks, self._received = self._received, []
             stream = self._source.stream
             if stream is not None:
-                self._report_below()  # only then does it accept their acks
+                self._report_downstream()  # only then does it accept their acks
                 stream.ack(*acks)
                 continue
             for ack in acks:
@@ -98,16 +99,16 @@ class Relay:
         while True:
             await changed.wait()
             changed.clear()
-            self._report_below()
+            self._report_downstream()
 
-    def _report_below(self) -> None:
+    def _report_downstream(self) -> None:
         """To the upstream, if that does not know it."""
-        stream, below = self._source.stream, self._backlog.receivers
+        stream, downstream = self._source.stream, self._backlog.receivers
         if self._reported[0] is not stream:
             self._reported = stream, {}
-        if stream is not None and below != self._reported[1]:
-            stream.report_below(below)
-            self._reported = stream, below
+        if stream is not None and downstream != self._reported[1]:
+            stream.report_downstream(downstream)
+            self._reported = stream, downstream
 
 
 def _batches(accepted: Sequence[Accepted]) -> Iterator[CommittedBatch]:

@@ -143,7 +143,7 @@ class ReplicaProgress:
         if ack.author == self._own or (ack.timeline, ack.epoch) != (self._timeline, self._epoch):
             return  # this process sent it as a follower, or it is not of this term
         if senders is not None and ack.author not in senders:
-            logger.warning("a stream has brought an ack of %s, which does not receive records by way of it", ack.author)
+            logger.warning("a stream has brought an ack of %s, which does not receive records through it", ack.author)
             return
         last = self._latest.get(ack.author)
         latest = ack if last is None or last.ack.offset <= ack.offset else last.ack

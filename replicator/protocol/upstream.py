@@ -8,7 +8,7 @@
 
 The root of the tree is the leader. The candidates follow in their order (`candidates`), then the snapshotters; each has
 `fanout` children. All members compute the same tree from the same membership, so it has no loops. There may be a loop
-while members have read different memberships, or if nodes name each other: `ReplicationBacklog.set_below` ends it.
+while members have read different memberships, or if nodes name each other: `ReplicationBacklog.set_downstream` ends it.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class PastBackend:
     def record_acks(self, sink: RecordSink, payloads: Sequence[bytes]) -> None:
         pass
 
-    def set_below(self, sink: RecordSink, below: Mapping[Author, int]) -> None:
+    def set_downstream(self, sink: RecordSink, downstream: Mapping[Author, int]) -> None:
         pass
 
     def _refuse(self, instead: str) -> NoReturn:

@@ -103,8 +103,8 @@ class Backend(Protocol):
         """Acks have arrived over this stream."""
         ...
 
-    def set_below(self, sink: RecordSink, below: Mapping[Author, int]) -> None:
-        """As `ReplicationBacklog.set_below`."""
+    def set_downstream(self, sink: RecordSink, downstream: Mapping[Author, int]) -> None:
+        """As `ReplicationBacklog.set_downstream`."""
         ...
 
     def status(self) -> NodeStatus: ...

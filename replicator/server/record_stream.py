@@ -5,7 +5,7 @@
     GETACK                   the upstream requests acks of what it has sent before
     HEARTBEAT                the same; and the leader is alive, though it may append nothing for a while
 
-Acks are sent as `REPL.ACK ack [ack ...]`, the processes below the follower as `REPL.BELOW`; neither has a reply.
+Acks are sent as `REPL.ACK ack [ack ...]`, the downstream processes as `REPL.DOWNSTREAM`; neither has a reply.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class RedisRecordStream:
             for start in range(0, len(payloads), MAX_ACKS):
                 self._connection.send("REPL.ACK", *payloads[start : start + MAX_ACKS])
 
-    def report_below(self, below: Mapping[Author, int]) -> None:
+    def report_downstream(self, downstream: Mapping[Author, int]) -> None:
         if self._connection.closed is None:
-            words = ((author.node, str(author.incarnation), str(version)) for author, version in below.items())
-            self._connection.send("REPL.BELOW", *chain.from_iterable(words))
+            words = ((author.node, str(author.incarnation), str(version)) for author, version in downstream.items())
+            self._connection.send("REPL.DOWNSTREAM", *chain.from_iterable(words))
 
     def close(self) -> None:
         self._connection.close()

@@ -81,8 +81,8 @@ class SimRecordStream:
     def ack(self, *payloads: bytes) -> None:
         self._to_leader.send(self._at_leader, self._node.record_acks, self.sink, payloads)
 
-    def report_below(self, below: Mapping[Author, int]) -> None:
-        self._to_leader.send(self._at_leader, self._node.set_below, self.sink, below)
+    def report_downstream(self, downstream: Mapping[Author, int]) -> None:
+        self._to_leader.send(self._at_leader, self._node.set_downstream, self.sink, downstream)
 
     def close(self) -> None:
         self.lose()

@@ -35,7 +35,7 @@ from replicator.server.redis.waiting import ViewAt
 from replicator.store.rows import KEYSPACE_TABLE
 from replicator.store.view import KeyBlocked, RowIsExpiring, Transaction, TransactionTooLarge, View
 
-WHILE_STREAMING = frozenset({b"repl.ack", b"repl.below"})
+WHILE_STREAMING = frozenset({b"repl.ack", b"repl.downstream"})
 """What a follower may send on a connection over which it receives records."""
 
 
@@ -71,7 +71,7 @@ class Dispatcher:
             elif connection.subscriptions.restrict(connection.protocol) and command.name not in WHILE_SUBSCRIBED:
                 connection.reply(refusal(command.name))
             elif connection.record_sink is not None and command.name not in WHILE_STREAMING:
-                raise BadRequest("only REPL.ACK and REPL.BELOW are allowed on a connection that receives records")
+                raise BadRequest("only REPL.ACK and REPL.DOWNSTREAM are allowed on a connection that receives records")
             elif multi.open and kind is not CommandKind.CONTROL:
                 self._queue(command, args)
             elif len(args) > MAX_WRITE_ITEMS and kind is not CommandKind.READ:

@@ -71,7 +71,7 @@ def start_stream(connection: ConnectionContext, args: Args) -> None:
 
 @control("repl.ack", -2)
 def ack(connection: ConnectionContext, args: Args) -> None:
-    """REPL.ACK payload [payload ...]: acks (`records.codec.AckCodec`) of the node or those below it. No reply."""
+    """REPL.ACK payload [payload ...]: acks (`records.codec.AckCodec`) of the node and those downstream. No reply."""
     if connection.record_sink is None:
         raise BadRequest("REPL.ACK is only accepted after REPL.FOLLOW")
     if len(args) - 1 > MAX_ACKS:
@@ -79,16 +79,16 @@ def ack(connection: ConnectionContext, args: Args) -> None:
     connection.server.backend.record_acks(connection.record_sink, args[1:])
 
 
-@control("repl.below", -1)
-def set_below(connection: ConnectionContext, args: Args) -> None:
-    """REPL.BELOW [node incarnation version ...]: all processes to which the node sends records. No reply."""
+@control("repl.downstream", -1)
+def set_downstream(connection: ConnectionContext, args: Args) -> None:
+    """REPL.DOWNSTREAM [node incarnation version ...]: all processes that receive records through the node. No reply."""
     if connection.record_sink is None:
-        raise BadRequest("REPL.BELOW is only accepted after REPL.FOLLOW")
+        raise BadRequest("REPL.DOWNSTREAM is only accepted after REPL.FOLLOW")
     fields = args[1:]
     if len(fields) % 3:
-        raise BadRequest("REPL.BELOW takes the node, incarnation and version of each process")
-    below = {
+        raise BadRequest("REPL.DOWNSTREAM takes the node, incarnation and version of each process")
+    downstream = {
         Author(NodeId(node.decode(errors="replace")), integer(incarnation)): integer(version)
         for node, incarnation, version in zip(fields[::3], fields[1::3], fields[2::3], strict=True)
     }
-    connection.server.backend.set_below(connection.record_sink, below)
+    connection.server.backend.set_downstream(connection.record_sink, downstream)
