@@ -8,6 +8,7 @@ loop would receive no records.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 
 from replicator.errors import BrokerUnavailable
@@ -19,7 +20,10 @@ from replicator.node.leader_link import RecordStream, StreamSignal
 from replicator.node.record_source import RecordSource
 from replicator.node.replica import Accepted, Replica
 from replicator.position import Author
+from replicator.records.codec import AckCodec, NotARecord
 from replicator.records.types import Claim
+
+logger = logging.getLogger(__name__)
 
 
 class Relay:
@@ -31,7 +35,8 @@ class Relay:
         self._replica = replica
         self._source = source
         self._acks = acks
-        self._received: list[bytes] = []  # acks that are not passed on yet
+        self._codec = AckCodec()
+        self._received: dict[Author, bytes] = {}  # the last ack of each downstream process, if it is not passed on yet
         self._has_received = asyncio.Event()
         self._sends = False
         self._reported: tuple[RecordStream | None, dict[Author, int]] = None, {}  # to which upstream, and what
@@ -74,15 +79,19 @@ class Relay:
             self._backlog.request_acks()
 
     def pass_on(self, acks: Sequence[bytes]) -> None:
-        """Acks of downstream processes. They are passed on together."""
-        self._received += acks
+        """Acks of downstream processes. The last one of each is passed on, together with the others."""
+        for payload in acks:
+            try:
+                self._received[self._codec.decode(payload).author] = payload
+            except NotARecord as error:
+                logger.warning("%s", error)
         self._has_received.set()
 
     async def _pass_on_acks(self) -> None:
         while True:
             await self._has_received.wait()
             self._has_received.clear()
-            acks, self._received = self._received, []
+            acks, self._received = list(self._received.values()), {}
             stream = self._source.stream
             if stream is not None:
                 self._report_downstream()  # only then does it accept their acks
