@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
+import io
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from typing_extensions import Buffer
 
 from replicator.node import disk_tail
 from replicator.node.committed_batch import CommittedBatch, RecordEnd
@@ -83,14 +84,25 @@ def test_positions_within_a_record_of_several_transactions(tmp_path: Path) -> No
     assert rest(tail, end(5)) == [b"6"]
 
 
+class FullFile(io.BytesIO):
+    def write(self, data: Buffer) -> int:
+        return super().write(bytes(data)[:-1])
+
+
 @pytest.mark.usefixtures("small_chunks")
 def test_a_full_disk_is_reported(tmp_path: Path) -> None:
-    if not os.path.exists("/dev/full"):
-        pytest.skip("there is no /dev/full")
     tail = filled(tmp_path, 2)
-    tail._files[0].file.close()
-    tail._files[0].file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+    tail._files[0].file = FullFile()
     tail.append(batch(2), end(6))
     with pytest.raises(OSError) as raised:
         tail.append(batch(3), end(9))
     assert raised.value.errno == errno.ENOSPC
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_file_that_is_too_short_is_reported(tmp_path: Path) -> None:
+    tail = filled(tmp_path, 2)
+    tail._files[0].file.truncate(10)
+    with pytest.raises(OSError) as raised:
+        tail.after(end(0))
+    assert raised.value.errno == errno.EIO

@@ -76,10 +76,8 @@ def add(
         raise ConfigError("--from-log, --from-snapshot and --snapshot exclude each other: give one of them")
     origin = Origin.LOG if from_log else Origin.SNAPSHOT if from_snapshot else Origin.VERIFIED
     if compose:
-        if upstream != LEADER:
-            raise ConfigError("--upstream has no effect with --compose: set REPLICATOR_NODE_UPSTREAM in its file")
         with ConsoleProgress(errors if json else console) as progress:
-            resp = add_container(ComposeReplica(id, origin, name, Mode(mode)), Path.cwd(), progress)
+            resp = add_container(ComposeReplica(id, origin, name, Mode(mode), upstream), Path.cwd(), progress)
         print_result(f"{id} serves at {resp}", {"node": id, "mode": mode, "resp": str(resp)}, json=json)
         return
     with ConsoleProgress(errors if json else console) as progress:

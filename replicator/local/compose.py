@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from replicator.address import Address
-from replicator.config import checked_node_id
+from replicator.config import checked_node_id, checked_upstream
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.admin_client import listed_snapshot
 from replicator.local.cluster import Origin
 from replicator.local.progress import ProgressReporter
+from replicator.position import LEADER
 from replicator.records.types import Mode
 from replicator.snapshots.listing import first_verified, of_first_log, usable
 
@@ -64,6 +65,7 @@ class ComposeReplica:
     origin: Origin
     snapshot_name: str | None
     mode: Mode
+    upstream: str = LEADER
 
 
 def add_replica(
@@ -73,7 +75,7 @@ def add_replica(
 
     Raises `ConfigError` (no such project, the name is taken, no such snapshot, other files are set), `ComposeFailed`.
     """
-    id = checked_node_id("node.id", wanted.id)
+    id, upstream = checked_node_id("node.id", wanted.id), checked_upstream(wanted.upstream, wanted.id)
     base = folder / "compose.yaml"
     if not base.is_file():
         raise ConfigError(f"there is no compose.yaml in {folder}: go to the folder compose of this project first")
@@ -98,7 +100,8 @@ def add_replica(
     resp = 1 + max(Address.parse(node[_RESP]).port for node in nodes.values())
     http = 1 + max(_published(config, HTTP_PORT), default=HTTP_PORT)
     settings = nodes[template]
-    file.write_text(_service(id, template=template, resp=resp, http=http, priority=len(nodes) + 1))
+    priority = len(nodes) + 1
+    file.write_text(_service(id, template=template, resp=resp, http=http, priority=priority, upstream=upstream))
     try:
         run = [*compose, "run", "--rm", "--no-deps", "--env", "REPLICATOR_CONNECT=", id]
         name = wanted.snapshot_name or _newest(wanted.origin, docker, run, settings)
@@ -172,7 +175,7 @@ def _newest(origin: Origin, docker: Docker, run: Sequence[str], settings: Mappin
     return None
 
 
-def _service(id: str, *, template: str, resp: int, http: int, priority: int) -> str:
+def _service(id: str, *, template: str, resp: int, http: int, priority: int, upstream: str) -> str:
     return f"""\
 # Written by `replicator replica add {id} --compose`. To remove it:
 #   docker compose exec {template} replicator replica remove {id}
@@ -188,6 +191,7 @@ services:
       REPLICATOR_NODE_ADVERTISE: {id}
       REPLICATOR_NODE_PRIORITY: {priority}
       REPLICATOR_NODE_RESP: 0.0.0.0:{resp}
+      REPLICATOR_NODE_UPSTREAM: {upstream}
 
 volumes: {{ {id}: }}
 """

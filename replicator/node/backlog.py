@@ -125,7 +125,9 @@ class ReplicationBacklog:
             self._close(sink, why)
 
     def add(self, batch: CommittedBatch) -> None:
-        """Send a batch that follows the one before."""
+        """Send a batch that follows the one before. Nothing happens outside a term."""
+        if self._term is None:
+            return
         self._batches.append(batch)
         self._bytes += batch.size_bytes
         while self._bytes > self._memory_bytes and len(self._batches) > 1:
@@ -143,9 +145,21 @@ class ReplicationBacklog:
         try:
             self._tail.append(batch, self._start)
         except OSError as error:
-            logger.warning("records for followers that are behind are kept in memory only: %s", error)
-            self._tail.clear()
-            self._tail = None
+            self._cease_to_use_disk(error)
+
+    def _on_disk_after(self, position: RecordEnd) -> list[CommittedBatch] | None:
+        """As `DiskTail.after`; None also if the disk cannot be read."""
+        try:
+            return None if self._tail is None else self._tail.after(position)
+        except OSError as error:
+            self._cease_to_use_disk(error)
+            return None
+
+    def _cease_to_use_disk(self, error: OSError) -> None:
+        assert self._tail is not None
+        logger.warning("records for followers that are behind are kept in memory only: %s", error)
+        self._tail.clear()
+        self._tail = None
 
     def start_stream(self, request: StreamRequest, sink: RecordSink, membership: Membership) -> list[CommittedBatch]:
         """Begin to send records to `sink`. Returns those that the caller sends first; `feed` sends those on disk.
@@ -162,7 +176,7 @@ class ReplicationBacklog:
             raise BadRequest(f"{author} is not a follower that is registered")
         position = RecordEnd(seq, after)
         in_memory = position in self._ends()
-        if not in_memory and (self._tail is None or self._tail.after(position) is None):
+        if not in_memory and self._on_disk_after(position) is None:
             raise Busy(f"the records after seq {seq} are not in the backlog: read the log")
         for former, known in list(self._streams.items()):
             other = known.request.author
@@ -193,7 +207,7 @@ class ReplicationBacklog:
 
     def _feed(self, sink: RecordSink, stream: _Stream) -> None:
         assert stream.fed_to is not None
-        batches = self._tail.after(stream.fed_to) if self._tail is not None else None
+        batches = self._on_disk_after(stream.fed_to)
         if not batches and stream.fed_to in self._ends():
             batches, stream.fed_to = self._after(stream.fed_to.seq), None
         if batches is None:

@@ -42,7 +42,7 @@ class _File:
 
 
 class DiskTail:
-    """Raises `OSError` if the folder cannot be written."""
+    """Methods raise `OSError` if the disk cannot be written or read."""
 
     def __init__(self, dir: Path, max_bytes: int) -> None:
         """`dir`: of its files."""
@@ -88,6 +88,7 @@ class DiskTail:
             file = tempfile.TemporaryFile(dir=self._dir, buffering=0)  # noqa: SIM115 (it is closed when it is dropped)
             self._files.append(_File(file))
         last = self._files[-1]
+        # marshal is the fastest for bytes, and no other process reads the file
         data = marshal.dumps([(it.base, list(it.payloads), [tuple(end) for end in it.ends]) for it in batches])
         if last.file.write(data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -107,6 +108,8 @@ class DiskTail:
 
     def _read(self, file: _File, chunk: _Chunk) -> list[CommittedBatch]:
         data = os.pread(file.file.fileno(), chunk.length, chunk.position)
+        if len(data) != chunk.length:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         return [
             CommittedBatch(Offset(base), payloads, [RecordEnd(Seq(seq), chain) for seq, chain in ends])
             for base, payloads, ends in marshal.loads(data)
