@@ -46,7 +46,7 @@ from replicator.protocol.upstream import UpstreamRule
 from replicator.records.types import Member, Mode, Timing
 from replicator.server.http.app import HttpServer
 from replicator.server.identity import Identity
-from replicator.server.leader_link import RedisLeaderLink
+from replicator.server.node_link import RedisNodeLink
 from replicator.server.redis.descriptors import fit_clients
 from replicator.server.redis.server import RedisServer
 from replicator.server.registration import register
@@ -199,7 +199,7 @@ async def _run_node(
         )
         parts.push_async_callback(context.reader.close)
         member = _member(config, context.author)
-        link = RedisLeaderLink(settings.password)
+        link = RedisNodeLink(settings.password)
         parts.push_async_callback(link.close)
         node = Node(context, log.acks, member, link, healed=admin.heals)
         server = RedisServer(

@@ -18,8 +18,8 @@ from replicator.node.clock import Clock, SystemClock
 from replicator.node.committed_batch import CommittedBatch
 from replicator.node.context import open_context
 from replicator.node.damage import HealHistory
-from replicator.node.leader_link import CommittedOffset, LinkFailed, ReceivedRecords, RecordStream, StreamSignal
 from replicator.node.node import Node
+from replicator.node.node_link import CommittedOffset, LinkFailed, ReceivedRecords, RecordStream, StreamSignal
 from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.protocol.pace import ALWAYS_STEADY
 from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts

@@ -26,9 +26,9 @@ from replicator.node.expiry import remove_if_expired
 from replicator.node.follower_reads import FollowerReads
 from replicator.node.index_source import IndexAnswer, IndexSource
 from replicator.node.leader_index import LeaderIndex
-from replicator.node.leader_link import CommittedOffset
 from replicator.node.leader_reads import LeaderReads
 from replicator.node.node import Node
+from replicator.node.node_link import CommittedOffset
 from replicator.node.read_index import ReadIndex
 from replicator.node.registration import Registration
 from replicator.node.replica import Replica

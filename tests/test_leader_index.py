@@ -17,7 +17,7 @@ from replicator.log.memory import MemoryLog
 from replicator.log.port import AppendOutcomeUnknown, AppendRefused, Entry
 from replicator.node.election import Election
 from replicator.node.health import NodeState
-from replicator.node.leader_link import CommittedOffset
+from replicator.node.node_link import CommittedOffset
 from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.protocol.levels import Level, LevelKind
 from replicator.protocol.timing import Timeouts

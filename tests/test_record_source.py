@@ -11,7 +11,7 @@ import pytest
 
 from replicator.log.port import Entry
 from replicator.node.ack_sender import AckSender
-from replicator.node.leader_link import ReceivedRecords, StreamSignal
+from replicator.node.node_link import ReceivedRecords, StreamSignal
 from replicator.node.record_source import SourceName
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.acceptance import judge_sent

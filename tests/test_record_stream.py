@@ -15,12 +15,12 @@ from replicator.address import Address
 from replicator.limits import MAX_ACKS
 from replicator.log.port import Entry
 from replicator.node.backlog import StreamRequest
-from replicator.node.leader_link import LinkFailed, RecordStream, StreamSignal
+from replicator.node.node_link import LinkFailed, RecordStream, StreamSignal
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.records.codec import AckCodec, RecordCodec
 from replicator.records.types import Ack, Write, singles
 from replicator.server import record_stream
-from replicator.server.leader_link import RedisLeaderLink
+from replicator.server.node_link import RedisNodeLink
 from replicator.server.redis import record_sink
 from tests.memory_cluster import until
 from tests.redis_fixture import PASSWORD, ServerThread
@@ -57,7 +57,7 @@ def request(pair: ServerThread) -> StreamRequest:
 
 
 async def follow(pair: ServerThread, streams: list[RecordStream], at: StreamRequest | None = None) -> RecordStream:
-    link = RedisLeaderLink(PASSWORD)
+    link = RedisNodeLink(PASSWORD)
     stream = await link.open_stream(pair.node(0).member, at or request(pair))
     streams.append(stream)
     return stream
@@ -177,13 +177,13 @@ async def test_a_position_that_the_leader_does_not_know_is_refused(
 
 async def test_a_node_sends_no_records_to_itself(pair: ServerThread) -> None:
     with pytest.raises(LinkFailed, match=r"n2#.* is not a follower that is registered"):
-        await RedisLeaderLink(PASSWORD).open_stream(pair.node(1).member, request(pair))
+        await RedisNodeLink(PASSWORD).open_stream(pair.node(1).member, request(pair))
 
 
 async def test_a_node_with_another_password_receives_nothing(pair: ServerThread) -> None:
     for password, words in (("wrong", "WRONGPASS"), ("", "NOAUTH")):
         with pytest.raises(LinkFailed, match=words):
-            await RedisLeaderLink(password).open_stream(pair.node(0).member, request(pair))
+            await RedisNodeLink(password).open_stream(pair.node(0).member, request(pair))
 
 
 async def test_a_lost_connection_ends_the_stream_after_what_has_arrived(
@@ -216,7 +216,7 @@ async def test_an_invalid_message_ends_the_stream(pair: ServerThread, message: b
     server = await asyncio.start_server(answer, "127.0.0.1")
     port = server.sockets[0].getsockname()[1]
     member = replace(pair.node(0).member, resp=Address("127.0.0.1", port))
-    stream = await RedisLeaderLink("").open_stream(member, request(pair))
+    stream = await RedisNodeLink("").open_stream(member, request(pair))
     with pytest.raises(LinkFailed, match=r"sent|Redis protocol"):
         await stream.next()
     server.close()

@@ -11,8 +11,8 @@ import pytest
 from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.local.ports import random_free_port
-from replicator.node.leader_link import LinkFailed
 from replicator.node.node import Node
+from replicator.node.node_link import LinkFailed
 from replicator.node.replica_progress import ReplicaReport
 from replicator.server.replica_reports import ReplicaReports
 from tests.redis_fixture import PASSWORD, ServerThread

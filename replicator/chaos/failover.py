@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from replicator.chaos.client_load import ClientLoad
-from replicator.chaos.stale_reads import OldLeaderConnections
+from replicator.chaos.stale_reads import OldNodeConnections
 from replicator.chaos.write_ledger import WriteLedger
 from replicator.errors import ReplicatorError
 from replicator.local.admin_client import ClusterAdmin
@@ -118,7 +118,7 @@ async def pause(cluster: ClusterUnderLoad, leader: str) -> int:
     """The leader is stopped with SIGSTOP until there is another one, and then resumes as a follower."""
     process, store = cluster.folder.running_process(leader), cluster.store(leader)
     port = cluster.folder.load().node(leader).resp_port
-    old = OldLeaderConnections(leader, port, cluster.password, cluster.ledger)
+    old = OldNodeConnections(leader, port, cluster.password, cluster.ledger)
     await old.open()
     try:
         async with _stopped(process):

@@ -14,7 +14,7 @@ READ_S = 0.5  # how long they read after the first replies
 REPLY_TIMEOUT_S = 10.0  # longer than a node waits before it answers a write
 
 
-class OldLeaderConnections:
+class OldNodeConnections:
     """Each connection reads the last acknowledged write, which any node may have acknowledged: it must be present.
 
     While the process is stopped, requests queue in its sockets, among them a write: the node was the leader when they

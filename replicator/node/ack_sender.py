@@ -14,7 +14,7 @@ from replicator.errors import BrokerUnavailable
 from replicator.intervals import ACK_RETRY_MS, ASYNC_ACK_MS, STREAMING_ACK_MS
 from replicator.log.port import Acks
 from replicator.node.clock import Clock
-from replicator.node.leader_link import RecordStream
+from replicator.node.node_link import RecordStream
 from replicator.node.outage_log import OutageLog
 from replicator.node.record_source import RecordSource
 from replicator.node.replica import Replica

@@ -13,7 +13,7 @@ from replicator.node.background import run_with_background
 from replicator.node.context import NodeContext
 from replicator.node.election import Election
 from replicator.node.health import NodeHealth
-from replicator.node.leader_link import StreamSignal
+from replicator.node.node_link import StreamSignal
 from replicator.node.outage_log import OutageLog
 from replicator.node.record_source import FromKafka, FromStream, RecordSource
 from replicator.node.relay import Relay

@@ -24,7 +24,7 @@ from replicator.log.port import AppendOutcomeUnknown, AppendRefused
 from replicator.node.client_writes import leading_member
 from replicator.node.context import NodeContext
 from replicator.node.leader_index import LeaderIndex
-from replicator.node.leader_link import CommittedOffset, LeaderLink, LinkFailed
+from replicator.node.node_link import CommittedOffset, LinkFailed, NodeLink
 from replicator.position import Author, Epoch, Offset
 from replicator.protocol.verification import check_appended
 from replicator.records.codec import BARRIER
@@ -43,7 +43,7 @@ class IndexAnswer(NamedTuple):
 
 
 class IndexSource:
-    def __init__(self, context: NodeContext, own: LeaderIndex, link: LeaderLink) -> None:
+    def __init__(self, context: NodeContext, own: LeaderIndex, link: NodeLink) -> None:
         """`own`: the answer of this node, if it is the leader and resolves an append."""
         self._context = context
         self._own = own

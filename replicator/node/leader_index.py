@@ -13,7 +13,7 @@ from replicator.errors import NotLeader, Stale
 from replicator.intervals import LEASE_POLL_MS
 from replicator.node.context import NodeContext
 from replicator.node.health import NodeHealth
-from replicator.node.leader_link import CommittedOffset
+from replicator.node.node_link import CommittedOffset
 from replicator.position import Epoch
 
 

@@ -24,8 +24,8 @@ from replicator.node.index_source import IndexSource
 from replicator.node.latencies import StageLatencies
 from replicator.node.leader import Leader
 from replicator.node.leader_index import LeaderIndex
-from replicator.node.leader_link import LeaderLink
 from replicator.node.membership import MembershipChanges
+from replicator.node.node_link import NodeLink
 from replicator.node.outage_log import OutageLog
 from replicator.node.reads import NodeReads
 from replicator.node.record_source import RecordSource
@@ -54,7 +54,7 @@ class Node:
         context: NodeContext,
         acks: Acks,
         member: Member,
-        link: LeaderLink,
+        link: NodeLink,
         *,
         healed: HealHistory | None = None,
     ) -> None:

@@ -34,7 +34,7 @@ from replicator.log.port import Entry
 from replicator.node.backlog import ReplicationBacklog, StreamRequest
 from replicator.node.checked_reader import CheckedReader
 from replicator.node.context import NodeContext
-from replicator.node.leader_link import LeaderLink, LinkFailed, RecordStream, StreamSignal
+from replicator.node.node_link import LinkFailed, NodeLink, RecordStream, StreamSignal
 from replicator.node.upstream_choice import UpstreamChoice
 from replicator.position import GOSSIP, Author
 from replicator.protocol.timing import stream_timeout_ms
@@ -87,7 +87,7 @@ Source: TypeAlias = Kafka | Opened | Streaming
 
 
 class RecordSource:
-    def __init__(self, context: NodeContext, link: LeaderLink, backlog: ReplicationBacklog) -> None:
+    def __init__(self, context: NodeContext, link: NodeLink, backlog: ReplicationBacklog) -> None:
         """`backlog`: the processes that receive records from it send none to this one."""
         self._context = context
         self._link = link

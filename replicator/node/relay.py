@@ -16,7 +16,7 @@ from replicator.log.port import Acks
 from replicator.node.background import run_with_background
 from replicator.node.backlog import ReplicationBacklog
 from replicator.node.committed_batch import CommittedBatch
-from replicator.node.leader_link import RecordStream, StreamSignal
+from replicator.node.node_link import RecordStream, StreamSignal
 from replicator.node.record_source import RecordSource
 from replicator.node.replica import Accepted, Replica
 from replicator.position import Author

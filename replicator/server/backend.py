@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from replicator.node.backlog import RecordSink, StreamRequest
 from replicator.node.committed_batch import CommittedBatch
-from replicator.node.leader_link import CommittedOffset
+from replicator.node.node_link import CommittedOffset
 from replicator.node.recent_records import RecentRecords
 from replicator.node.replica import ChangeListener, RowListener
 from replicator.node.replica_progress import ReplicaReport

@@ -18,15 +18,15 @@ from typing import Any
 
 from replicator.limits import MAX_ACKS, RECEIVED_BYTES, SLICE_BYTES, SLICE_ENTRIES
 from replicator.log.port import Entry
-from replicator.node.leader_link import LinkFailed, ReceivedRecords, StreamSignal
+from replicator.node.node_link import LinkFailed, ReceivedRecords, StreamSignal
 from replicator.position import Author, Offset
-from replicator.server.leader_connection import LeaderConnection
+from replicator.server.node_connection import NodeConnection
 
 
 class RedisRecordStream:
-    """`node.leader_link.RecordStream`."""
+    """`node.node_link.RecordStream`."""
 
-    def __init__(self, connection: LeaderConnection) -> None:
+    def __init__(self, connection: NodeConnection) -> None:
         self._connection = connection
         connection.receiver = self
         self._messages: deque[Entry | StreamSignal] = deque()

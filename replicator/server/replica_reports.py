@@ -6,10 +6,10 @@ import asyncio
 
 from replicator.address import Address
 from replicator.intervals import REPORTS_TIMEOUT_MS
-from replicator.node.leader_link import LinkFailed
+from replicator.node.node_link import LinkFailed
 from replicator.node.replica_progress import ReplicaReport
 from replicator.position import NodeId, Offset
-from replicator.server.leader_connection import LeaderConnection
+from replicator.server.node_connection import NodeConnection
 
 
 class ReplicaReports:
@@ -32,7 +32,7 @@ class ReplicaReports:
     async def _ask(self, leader: Address) -> tuple[ReplicaReport, ...]:
         try:
             async with asyncio.timeout(REPORTS_TIMEOUT_MS / 1000):
-                connection = await LeaderConnection.open(leader, self._password)
+                connection = await NodeConnection.open(leader, self._password)
                 try:
                     reply = await connection.ask("REPL.REPLICAS")
                 finally:

@@ -20,8 +20,8 @@ from replicator.node.backlog import StreamRequest
 from replicator.node.context import open_context
 from replicator.node.disk_tail import DiskTail
 from replicator.node.health import NodeState
-from replicator.node.leader_link import CommittedOffset, LinkFailed
 from replicator.node.node import Node
+from replicator.node.node_link import CommittedOffset, LinkFailed
 from replicator.position import GOSSIP, Author, Epoch, NodeId
 from replicator.protocol.pace import ALWAYS_STEADY, Pace
 from replicator.protocol.timing import Timeouts
@@ -142,7 +142,7 @@ class SimNode:
             backlog_bytes=_SMALL_BACKLOG_BYTES if is_small else REPLICATION_BACKLOG_BYTES,
         )
         member = replace(self.member, incarnation=author.incarnation)
-        node = Node(context, acks, member, SimLeaderLink(link, self._peers))
+        node = Node(context, acks, member, SimNodeLink(link, self._peers))
         server = RedisServer(node, self.member.resp, cluster=CLUSTER, clock=self._loop.time)
         task = self._loop.create_task(node.run(), context=process.context)
         self.life = Running(author, process, link, log, context.reader, acks, machine, node, server, task)
@@ -221,7 +221,7 @@ class SimNode:
             self._loop.call_soon(register, asked.node, context=asked.process.context)
 
 
-class SimLeaderLink:
+class SimNodeLink:
     """Questions and answers travel as messages to the broker do. A question that is lost has no answer."""
 
     def __init__(self, link: Link, peers: Mapping[str, SimNode]) -> None:

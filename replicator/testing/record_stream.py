@@ -1,4 +1,4 @@
-"""A simulated stream from the leader to a follower: messages keep their order, unless the network is faulty.
+"""A simulated stream from one node to another: messages keep their order, unless the network is faulty.
 
 Messages may also be lost or overtake each other. TCP prevents this; here it tests that followers detect it. Nodes that
 cannot reach each other receive messages late or never. The process at either end may be paused or killed meanwhile.
@@ -13,8 +13,8 @@ from typing import Any
 
 from replicator.log.port import Entry
 from replicator.node.committed_batch import CommittedBatch
-from replicator.node.leader_link import LinkFailed, ReceivedRecords, StreamSignal
 from replicator.node.node import Node
+from replicator.node.node_link import LinkFailed, ReceivedRecords, StreamSignal
 from replicator.position import Author, Offset
 from replicator.testing.link import Link
 from replicator.testing.loop import Process
@@ -49,18 +49,18 @@ class _Direction:
 
 
 class SimRecordStream:
-    """`node.leader_link.RecordStream`."""
+    """`node.node_link.RecordStream`."""
 
-    def __init__(self, follower: Link, leader: Link, node: Node, process: Process) -> None:
-        """`node`: the leader. `process`: in which it runs."""
-        self._to_leader = _Direction(follower, leader)
+    def __init__(self, follower: Link, upstream: Link, node: Node, process: Process) -> None:
+        """`node`: the upstream. `process`: in which it runs."""
+        self._to_upstream = _Direction(follower, upstream)
         self._loop = follower.kafka.loop
         self._node = node
         self._process = process
         self._messages: deque[CommittedBatch | StreamSignal] = deque()
         self._lost = False
         self._waiting: asyncio.Future[None] | None = None
-        self.sink = SimRecordSink(self, _Direction(leader, follower), leader)
+        self.sink = SimRecordSink(self, _Direction(upstream, follower), upstream)
 
     # In the process of the follower
 
@@ -79,18 +79,18 @@ class SimRecordStream:
         return ReceivedRecords(entries, None)
 
     def ack(self, *payloads: bytes) -> None:
-        self._to_leader.send(self._at_leader, self._node.record_acks, self.sink, payloads)
+        self._to_upstream.send(self._at_upstream, self._node.record_acks, self.sink, payloads)
 
     def report_downstream(self, downstream: Mapping[Author, int]) -> None:
-        self._to_leader.send(self._at_leader, self._node.set_downstream, self.sink, downstream)
+        self._to_upstream.send(self._at_upstream, self._node.set_downstream, self.sink, downstream)
 
     def close(self) -> None:
         self.lose()
-        self._to_leader.send(self._at_leader, self._node.end_stream, self.sink)
+        self._to_upstream.send(self._at_upstream, self._node.end_stream, self.sink)
 
     # What arrives
 
-    def _at_leader(self, callback: Callable[..., object], *args: Any) -> None:
+    def _at_upstream(self, callback: Callable[..., object], *args: Any) -> None:
         self._loop.call_soon(callback, *args, context=self._process.context)
 
     def receive(self, batch: CommittedBatch) -> None:
@@ -111,12 +111,12 @@ class SimRecordStream:
 
 
 class SimRecordSink:
-    """`node.backlog.RecordSink`, in the process of the leader."""
+    """`node.backlog.RecordSink`, in the process of the upstream."""
 
-    def __init__(self, stream: SimRecordStream, way: _Direction, leader: Link) -> None:
+    def __init__(self, stream: SimRecordStream, way: _Direction, sender: Link) -> None:
         self._stream = stream
         self._way = way
-        self._leader = leader
+        self._sender = sender
 
     def send(self, batch: CommittedBatch) -> None:
         self._way.send(self._stream.receive, batch)
@@ -133,6 +133,6 @@ class SimRecordSink:
 
     def close(self) -> None:
         """Also if its process is killed: its system closes the connection, unless that has crashed, too."""
-        kafka = self._leader.kafka
-        if not self._leader.isolated and (not self._leader.cut or kafka.rng.random() < 0.5):
+        kafka = self._sender.kafka
+        if not self._sender.isolated and (not self._sender.cut or kafka.rng.random() < 0.5):
             kafka.later(kafka.message_ms(), self._stream.lose)

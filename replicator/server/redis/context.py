@@ -70,7 +70,7 @@ class ConnectionContext(Protocol):
     level: Level | None  # of its reads; None: the default of the node's role
     multi: MultiState
     subscriptions: Subscriptions
-    record_sink: RecordSink | None  # None: the connection is not the leader's end of a stream
+    record_sink: RecordSink | None  # None: the connection is not the sender's end of a stream
 
     @property
     def server(self) -> ServerContext: ...

@@ -1,4 +1,4 @@
-"""The leader's end of a stream of records: a connection after REPL.FOLLOW (messages: `server.record_stream`)."""
+"""The sender's end of a stream of records: a connection after REPL.FOLLOW (messages: `server.record_stream`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from replicator.limits import MAX_STREAM_BYTES
 from replicator.node.committed_batch import CommittedBatch
-from replicator.node.leader_link import StreamSignal
+from replicator.node.node_link import StreamSignal
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import Encoded, Simple
 

@@ -12,7 +12,7 @@ from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.intervals import AUTH_TIMEOUT_S, IDLE_CHECK_S, KEEPALIVE_S, STOP_TIMEOUT_S
 from replicator.limits import LISTEN_BACKLOG, MAX_LONG_READS
-from replicator.node.leader_link import LinkFailed
+from replicator.node.node_link import LinkFailed
 from replicator.node.replica_progress import ReplicaReport
 from replicator.position import NodeId
 from replicator.server.backend import Backend

@@ -1,30 +1,30 @@
-"""The link to the leader, over its Redis port.
+"""The link to other nodes, over their Redis ports.
 
-`REPL.INDEX timeline epoch` asks for its committed offset, over a connection that is kept. `REPL.FOLLOW timeline epoch
-seq chain node incarnation version` makes a connection of its own a stream of records (`record_stream`).
+`REPL.INDEX timeline epoch` asks the leader for its committed offset, over a connection that is kept. `REPL.FOLLOW
+timeline epoch seq chain node incarnation version` makes a connection of its own a stream of records (`record_stream`).
 """
 
 from __future__ import annotations
 
 from replicator.address import Address
 from replicator.node.backlog import StreamRequest
-from replicator.node.leader_link import CommittedOffset, LinkFailed, RecordStream
+from replicator.node.node_link import CommittedOffset, LinkFailed, RecordStream
 from replicator.position import Author, Epoch, NodeId, Offset
 from replicator.records.types import Member
-from replicator.server.leader_connection import LeaderConnection
+from replicator.server.node_connection import NodeConnection
 from replicator.server.record_stream import RedisRecordStream
 
 
-class RedisLeaderLink:
-    """`node.leader_link.LeaderLink`."""
+class RedisNodeLink:
+    """`node.node_link.NodeLink`."""
 
     def __init__(self, password: str) -> None:
         self._password = password
-        self._connection: LeaderConnection | None = None  # for questions
+        self._connection: NodeConnection | None = None  # for questions
         self._address: Address | None = None  # of the connection
 
     async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> CommittedOffset:
-        """As `LeaderLink.committed_offset`."""
+        """As `NodeLink.committed_offset`."""
         connection = self._connection
         if connection is None or connection.closed or self._address != leader.resp:
             connection = await self._connect(leader.resp)
@@ -41,9 +41,9 @@ class RedisLeaderLink:
                 raise LinkFailed(f"{leader.node} at {leader.resp} answered: {reply}")
 
     async def open_stream(self, upstream: Member, request: StreamRequest) -> RecordStream:
-        """As `LeaderLink.open_stream`."""
+        """As `NodeLink.open_stream`."""
         timeline, epoch, seq, chain, (node, incarnation), version = request
-        connection = await LeaderConnection.open(upstream.resp, self._password)
+        connection = await NodeConnection.open(upstream.resp, self._password)
         stream = RedisRecordStream(connection)
         try:
             position = (timeline.hex(), str(epoch), str(seq), chain.hex())
@@ -59,7 +59,7 @@ class RedisLeaderLink:
         if self._connection is not None:
             self._connection.close()
 
-    async def _connect(self, address: Address) -> LeaderConnection:
+    async def _connect(self, address: Address) -> NodeConnection:
         await self.close()
-        self._connection, self._address = await LeaderConnection.open(address, self._password), address
+        self._connection, self._address = await NodeConnection.open(address, self._password), address
         return self._connection

@@ -1,4 +1,4 @@
-"""The interface between a node and others: the leader, and the upstream. The adapter is `server.leader_link`."""
+"""The interface between a node and others: the leader, and the upstream. The adapter is `server.node_link`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class RecordStream(Protocol):
         ...
 
 
-class LeaderLink(Protocol):
+class NodeLink(Protocol):
     async def committed_offset(self, leader: Member, timeline: bytes, epoch: Epoch) -> CommittedOffset:
         """The answer of `leader` to `LeaderIndex.committed_offset`. The caller limits the time, by cancelling it.
 

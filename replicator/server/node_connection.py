@@ -1,4 +1,4 @@
-"""A node's connection to the Redis port of the leader: one question at a time, and messages without a question."""
+"""A node's connection to the Redis port of another: one question at a time, and messages without a question."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self, cast
 import hiredis
 
 from replicator.address import Address
-from replicator.node.leader_link import LinkFailed
+from replicator.node.node_link import LinkFailed
 
 
 class MessageReceiver(Protocol):
@@ -21,7 +21,7 @@ class MessageReceiver(Protocol):
         ...
 
 
-class LeaderConnection(asyncio.Protocol):
+class NodeConnection(asyncio.Protocol):
     """Nodes prove who they are as clients do: with the password of the cluster."""
 
     def __init__(self) -> None:

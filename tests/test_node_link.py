@@ -12,22 +12,22 @@ import pytest
 
 from replicator.address import Address
 from replicator.local.ports import random_free_port
-from replicator.node.leader_link import LinkFailed
+from replicator.node.node_link import LinkFailed
 from replicator.position import Author, NodeId, Offset
 from replicator.records.types import Member
-from replicator.server.leader_link import RedisLeaderLink
+from replicator.server.node_link import RedisNodeLink
 from tests.redis_fixture import PASSWORD, STEADY, ServerThread
 from tests.test_redis_differential import Raw
 
 
 @pytest.fixture
-async def link() -> AsyncIterator[RedisLeaderLink]:
-    link = RedisLeaderLink(PASSWORD)
+async def link() -> AsyncIterator[RedisNodeLink]:
+    link = RedisNodeLink(PASSWORD)
     yield link
     await link.close()
 
 
-async def ask(link: RedisLeaderLink, pair: ServerThread, index: int = 0, leader: Member | None = None) -> Offset:
+async def ask(link: RedisNodeLink, pair: ServerThread, index: int = 0, leader: Member | None = None) -> Offset:
     state = pair.node(0).machine.state
     async with asyncio.timeout(10):
         answer = await link.committed_offset(leader or pair.node(index).member, state.timeline, state.epoch)
@@ -40,7 +40,7 @@ def connections(pair: ServerThread) -> set[int]:
 
 
 async def test_the_leader_answers_its_committed_offset_over_one_kept_connection(
-    pair: ServerThread, link: RedisLeaderLink
+    pair: ServerThread, link: RedisNodeLink
 ) -> None:
     before = connections(pair)
     first = await ask(link, pair)
@@ -50,9 +50,7 @@ async def test_the_leader_answers_its_committed_offset_over_one_kept_connection(
     assert connections(pair) - before == opened
 
 
-async def test_a_node_that_does_not_lead_says_so_and_the_link_goes_on(
-    pair: ServerThread, link: RedisLeaderLink
-) -> None:
+async def test_a_node_that_does_not_lead_says_so_and_the_link_goes_on(pair: ServerThread, link: RedisNodeLink) -> None:
     for _ in range(2):
         with pytest.raises(LinkFailed, match="READONLY n2 does not lead epoch 1"):
             await ask(link, pair, index=1)
@@ -61,14 +59,14 @@ async def test_a_node_that_does_not_lead_says_so_and_the_link_goes_on(
 
 async def test_a_node_with_another_password_gets_no_answer(pair: ServerThread) -> None:
     for password, words in (("wrong", "does not accept the password of this node: WRONGPASS"), ("", "NOAUTH")):
-        link = RedisLeaderLink(password)
+        link = RedisNodeLink(password)
         for _ in range(2):
             with pytest.raises(LinkFailed, match=words):
                 await ask(link, pair)
         await link.close()
 
 
-async def test_a_link_connects_again_after_its_connection_was_lost(pair: ServerThread, link: RedisLeaderLink) -> None:
+async def test_a_link_connects_again_after_its_connection_was_lost(pair: ServerThread, link: RedisNodeLink) -> None:
     before = connections(pair)
     await ask(link, pair)
     (own,) = connections(pair) - before
@@ -83,7 +81,7 @@ async def test_a_link_connects_again_after_its_connection_was_lost(pair: ServerT
     assert own not in connections(pair)
 
 
-async def test_a_node_that_is_not_there_is_unreachable(pair: ServerThread, link: RedisLeaderLink) -> None:
+async def test_a_node_that_is_not_there_is_unreachable(pair: ServerThread, link: RedisNodeLink) -> None:
     member = replace(pair.node(0).member, resp=Address("127.0.0.1", random_free_port()))
     with pytest.raises(LinkFailed, match=r"no connection to 127\.0\.0\.1:"):
         await ask(link, pair, leader=member)
@@ -91,7 +89,7 @@ async def test_a_node_that_is_not_there_is_unreachable(pair: ServerThread, link:
 
 @pytest.mark.parametrize("host", ["n1..example.org", "a" * 64])
 async def test_a_host_that_cannot_be_looked_up_is_unreachable(
-    pair: ServerThread, link: RedisLeaderLink, host: str
+    pair: ServerThread, link: RedisNodeLink, host: str
 ) -> None:
     """An old log may have one."""
     with pytest.raises(LinkFailed, match="no connection to"):
@@ -115,7 +113,7 @@ async def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(pair:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     member = replace(pair.node(0).member, resp=Address("127.0.0.1", server.sockets[0].getsockname()[1]))
-    link = RedisLeaderLink("")
+    link = RedisNodeLink("")
     question = asyncio.create_task(ask(link, pair, leader=member))
     while opened == 0:  # noqa: ASYNC110 (the server runs on this loop)
         await asyncio.sleep(0)
@@ -138,7 +136,7 @@ async def test_another_answer_than_a_committed_offset_is_a_failure(pair: ServerT
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     member = replace(pair.node(0).member, resp=Address("127.0.0.1", server.sockets[0].getsockname()[1]))
-    link = RedisLeaderLink("")
+    link = RedisNodeLink("")
     with pytest.raises(LinkFailed):
         await ask(link, pair, leader=member)
     await link.close()
