@@ -12,7 +12,6 @@ from replicator.address import Address
 from replicator.errors import BadRequest, Busy, NotLeader
 from replicator.node import disk_tail
 from replicator.node.backlog import ReplicationBacklog, StreamRequest
-from replicator.node.clock import SystemClock
 from replicator.node.committed_batch import CommittedBatch, RecordEnd
 from replicator.node.disk_tail import DiskTail
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
@@ -197,16 +196,13 @@ def test_a_follower_sends_to_a_process_that_is_not_registered_yet(backlog: Repli
         assert registered.closed and sink.closed
 
 
-async def fed(backlog: ReplicationBacklog, sink: Sink, records: int) -> None:
-    """Until it has so many."""
-    feeding = asyncio.create_task(backlog.feed(SystemClock()))
-    async with asyncio.timeout(10):
-        while len(sink.records) < records and not sink.closed:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-    feeding.cancel()
+def feed(backlog: ReplicationBacklog) -> None:
+    """As long as anyone takes something."""
+    while backlog.feed():
+        pass
 
 
-async def test_a_follower_far_behind_is_fed_from_disk(tmp_path: Path) -> None:
+def test_a_follower_far_behind_is_fed_from_disk(tmp_path: Path) -> None:
     memory_bytes = 2 * batch(31, 11, 12).size_bytes
     backlog, sink = ReplicationBacklog(N1, DiskTail(tmp_path, 1 << 20), memory_bytes), Sink()
     with backlog.term(STATE, leads=False):
@@ -217,7 +213,7 @@ async def test_a_follower_far_behind_is_fed_from_disk(tmp_path: Path) -> None:
         assert start(backlog, request(11), sink) == []
         backlog.add(batch(51, 31, 32))
         assert not sink.records
-        await fed(backlog, sink, 21)
+        feed(backlog)
         assert sink.records == named(*range(12, 33))
         backlog.add(batch(53, 33))
         assert sink.records == named(*range(12, 34))
@@ -227,7 +223,7 @@ async def test_a_follower_far_behind_is_fed_from_disk(tmp_path: Path) -> None:
             start(backlog, request(11))
 
 
-async def test_a_follower_that_does_not_read_is_fed_no_more(tmp_path: Path) -> None:
+def test_a_follower_that_does_not_read_is_fed_no_more(tmp_path: Path) -> None:
     backlog, sink, other = ReplicationBacklog(N1, DiskTail(tmp_path, 1 << 20), 1), Sink(), Sink()
     with backlog.term(STATE, leads=False):
         for seq in range(11, 21):
@@ -236,11 +232,11 @@ async def test_a_follower_that_does_not_read_is_fed_no_more(tmp_path: Path) -> N
         start(backlog, request(10), sink)
         asked = request(10)._replace(author=N3)
         assert backlog.start_stream(asked, other, MEMBERS) == []
-        await fed(backlog, other, 10)
+        feed(backlog)
         assert other.records == named(*range(11, 21)) and not sink.records
 
 
-async def test_without_a_disk_the_rest_of_the_backlog_serves(
+def test_without_a_disk_the_rest_of_the_backlog_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(disk_tail, "CHUNK_BYTES", 1)

@@ -21,9 +21,7 @@ from itertools import chain
 from typing import NamedTuple, Protocol
 
 from replicator.errors import BadRequest, Busy, NotLeader
-from replicator.intervals import FEED_POLL_MS
 from replicator.limits import FEED_BYTES, REPLICATION_BACKLOG_BYTES
-from replicator.node.clock import Clock
 from replicator.node.committed_batch import CommittedBatch, RecordEnd
 from replicator.node.disk_tail import DiskTail
 from replicator.position import Author, Epoch, Seq
@@ -87,7 +85,7 @@ class ReplicationBacklog:
         self._tail = tail
         self._memory_bytes = memory_bytes
         self._leads = False  # in this term; a leader sends to registered processes only, and keeps nothing on disk
-        self._has_behind = asyncio.Event()  # set while a follower lacks records that are on disk
+        self.has_behind = asyncio.Event()  # set while a follower lacks records that are on disk
         self._batches: deque[CommittedBatch] = deque()
         self._bytes = 0  # of all batches
         self._term: tuple[bytes, Epoch] | None = None  # timeline and epoch; None: this node sends no records now
@@ -187,23 +185,18 @@ class ReplicationBacklog:
         logger.info("sending records to %s, from seq %d on", author, seq + 1)
         if in_memory:
             return self._after(seq)
-        self._has_behind.set()
+        self.has_behind.set()
         return []
 
-    async def feed(self, clock: Clock) -> None:
-        """Run until cancelled: send followers what they lack and what is on disk."""
-        while True:
-            await self._has_behind.wait()
-            behind = [it for it, stream in self._streams.items() if stream.fed_to is not None]
-            ready = [sink for sink in behind if sink.unsent_bytes < FEED_BYTES]
-            for sink in ready:
-                self._feed(sink, self._streams[sink])
-            if not behind:
-                self._has_behind.clear()
-            elif ready:
-                await asyncio.sleep(0)
-            else:
-                await clock.sleep(FEED_POLL_MS)
+    def feed(self) -> bool:
+        """Send followers more of what they lack and what is on disk. Returns whether any of them took some."""
+        behind = [it for it, stream in self._streams.items() if stream.fed_to is not None]
+        ready = [sink for sink in behind if sink.unsent_bytes < FEED_BYTES]
+        for sink in ready:
+            self._feed(sink, self._streams[sink])
+        if not behind:
+            self.has_behind.clear()
+        return bool(ready)
 
     def _feed(self, sink: RecordSink, stream: _Stream) -> None:
         assert stream.fed_to is not None
@@ -251,6 +244,10 @@ class ReplicationBacklog:
         """
         stream = self._streams.get(sink)
         return {} if stream is None else {**stream.downstream, stream.request.author: stream.request.version}
+
+    @property
+    def uses_disk(self) -> bool:
+        return self._tail is not None
 
     @property
     def receivers(self) -> dict[Author, int]:

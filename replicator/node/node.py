@@ -104,7 +104,6 @@ class Node:
                 self._health.resume_when_applied(),
                 self.reads.at_follower.keep_lease(),
                 *([self._audit()] if self._healed is not None else ()),
-                *([self._backlog.feed(self._context.clock)] if self._context.tail is not None else ()),
             )
         finally:
             self._health.stop()
@@ -130,7 +129,12 @@ class Node:
                         logged = roles.role
                     source = self._source = RecordSource(self._context, self._link, self._backlog)
                     relay = self._relay = Relay(
-                        self._context.author, self._backlog, self._context.replica, source, self._acks
+                        self._context.author,
+                        self._backlog,
+                        self._context.replica,
+                        source,
+                        self._acks,
+                        self._context.clock,
                     )
                     follower = Follower(self._context, self._health, self._acks, source, relay, self._ack_outage)
                     await self._until_damaged(follower.run())

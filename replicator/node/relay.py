@@ -12,9 +12,11 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from replicator.errors import BrokerUnavailable
+from replicator.intervals import FEED_POLL_MS
 from replicator.log.port import Acks
 from replicator.node.background import run_with_background
 from replicator.node.backlog import ReplicationBacklog
+from replicator.node.clock import Clock
 from replicator.node.committed_batch import CommittedBatch
 from replicator.node.node_link import RecordStream, StreamSignal
 from replicator.node.record_source import RecordSource
@@ -28,9 +30,16 @@ logger = logging.getLogger(__name__)
 
 class Relay:
     def __init__(
-        self, author: Author, backlog: ReplicationBacklog, replica: Replica, source: RecordSource, acks: Acks
+        self,
+        author: Author,
+        backlog: ReplicationBacklog,
+        replica: Replica,
+        source: RecordSource,
+        acks: Acks,
+        clock: Clock,
     ) -> None:
         self._author = author
+        self._clock = clock
         self._backlog = backlog
         self._replica = replica
         self._source = source
@@ -47,7 +56,9 @@ class Relay:
         with self._backlog.term(self._replica.state, leads=False):
             self._sends = True
             try:
-                await run_with_background(self._pass_on_acks(), self._report_changes())
+                await run_with_background(
+                    self._pass_on_acks(), self._report_changes(), *([self._feed()] if self._backlog.uses_disk else [])
+                )
             finally:
                 self._sends = False
 
@@ -102,6 +113,16 @@ class Relay:
                     await self._acks.send(ack)
                 except BrokerUnavailable:
                     break  # later acks make up for these
+
+    async def _feed(self) -> None:
+        """Send followers that are behind what they lack, as fast as they read it."""
+        backlog = self._backlog
+        while True:
+            await backlog.has_behind.wait()
+            if backlog.feed():
+                await asyncio.sleep(0)
+            else:
+                await self._clock.sleep(FEED_POLL_MS)
 
     async def _report_changes(self) -> None:
         changed = self._backlog.receivers_changed

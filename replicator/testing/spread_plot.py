@@ -9,7 +9,18 @@ from replicator.testing.spread import HOP_MS, Spread, SpreadPlan, levels, reache
 
 WIDTH, HEIGHT, MARGIN = 720, 360, 48
 POINTS = 200
-COLORS = {"auto": "#2563eb", "gossip": "#059669", "closed form": "#9ca3af"}
+COLORS = {"auto": "#1f6feb", "gossip": "#2d8a43", "closed form": "#8b949e"}  # legible on light and on dark
+STYLE = """\
+<style>
+  .panel { fill: #ffffff; stroke: #d0d7de; }
+  .axes { fill: none; stroke: #48525c; }
+  text { font-family: system-ui, sans-serif; font-size: 12px; fill: #1f2328; }
+  @media (prefers-color-scheme: dark) {
+    .panel { fill: #161b22; stroke: #3d444d; }
+    .axes { stroke: #b1bac4; }
+    text { fill: #e6edf3; }
+  }
+</style>"""
 
 
 def draw_spread(plan: SpreadPlan, spreads: Sequence[Spread]) -> str:
@@ -23,17 +34,18 @@ def draw_spread(plan: SpreadPlan, spreads: Sequence[Spread]) -> str:
     title = f"{plan.nodes} followers, fanout {plan.fanout}, {plan.failed:.0%} of them failed"
     drawn = [_polyline(name, points, longest_ms) for name, points in lines.items()]
     legend = [
-        f'<text x="{WIDTH - MARGIN}" y="{HEIGHT - MARGIN - 16 * at - 12}" text-anchor="end" fill="{COLORS[name]}">'
+        f'<text x="{WIDTH - MARGIN}" y="{HEIGHT - MARGIN - 16 * at - 12}" text-anchor="end" '
+        f'style="fill: {COLORS[name]}">'
         f"{escape(name)}</text>"
         for at, name in enumerate(lines)
     ]
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-            'font-family="sans-serif" font-size="12">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
             f"<title>{escape(title)}</title>",
-            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-            f'<text x="{MARGIN}" y="24" font-size="14">{escape(title)}</text>',
+            STYLE,
+            f'<rect class="panel" x="1" y="1" width="{WIDTH - 2}" height="{HEIGHT - 2}" rx="6"/>',
+            f'<text x="{MARGIN}" y="28">{escape(title)}</text>',
             *_axes(longest_ms),
             *drawn,
             *legend,
@@ -51,7 +63,7 @@ def _curve(spread: Spread) -> list[tuple[float, float]]:
 def _axes(longest_ms: float) -> list[str]:
     left, bottom, right = MARGIN, HEIGHT - MARGIN, WIDTH - MARGIN
     return [
-        f'<path d="M{left} {MARGIN}V{bottom}H{right}" fill="none" stroke="black"/>',
+        f'<path class="axes" d="M{left} {MARGIN}V{bottom}H{right}"/>',
         f'<text x="{right}" y="{bottom + 20}" text-anchor="end">{longest_ms:.1f} ms</text>',
         f'<text x="{left}" y="{bottom + 20}">0, the record is appended</text>',
         f'<text x="{left - 6}" y="{MARGIN + 4}" text-anchor="end">100%</text>',
