@@ -40,11 +40,11 @@ async def test_records_are_passed_on_although_the_log_cannot_be_read(cluster: Mo
     await form(cluster, n2="n1", n3="n2", n4="n3")
     for name in ("n2", "n3", "n4"):
         cluster.stall(cluster.nodes[name])
-    for value in (b"1", b"2", b"3"):
+    for value in (b"\xff1", b"\xff2", b"\xff3"):
         offset = await cluster.n1.write(b"a", value)
     await until(lambda: cluster.nodes["n4"].machine.state.offset >= offset)
     await until(lambda: cluster.nodes["n4"].machine.state.chain == cluster.n1.machine.state.chain)
-    assert cluster.nodes["n4"].get(A) == b"3"
+    assert cluster.nodes["n4"].get(A) == b"\xff3"
     assert [it.member.node for it in cluster.nodes.values() if it.node._backlog.receivers] == ["n1", "n2", "n3"]
 
 
@@ -52,7 +52,7 @@ async def test_acks_are_passed_on_to_the_leader(cluster: ModesCluster) -> None:
     await cluster.set_up(ALL, SYNC, SYNC, SYNC, SYNC)
     await form(cluster, n2="n1", n3="n2", n4="n3")
     cluster.acks.hold("n2", "n3", "n4")
-    offset = await cluster.n1.write(b"a", b"1")
+    offset = await cluster.n1.write(b"a", b"\xff1")
     assert {it.ack.offset for it in cluster.n1.node.last_acks.values()} == {offset}
     await until(lambda: len(cluster.n1.node._backlog.receivers) == 3)
 
@@ -64,7 +64,7 @@ async def test_a_node_that_reads_from_kafka_passes_records_on_and_acks_to_the_to
     cluster.n2.link.opened[-1].close()
     await form(cluster, n2=None, n3="n2")
     cluster.stall(cluster.n3)
-    offset = await cluster.n1.write(b"a", b"1")
+    offset = await cluster.n1.write(b"a", b"\xff1")
     await until(lambda: cluster.n3.machine.state.offset >= offset)
     assert upstream(cluster.n3) == "n2"
     assert await cluster.n1.node.wait_acked(offset, 2, 10_000) == 2
@@ -75,11 +75,11 @@ async def test_an_upstream_that_dies_is_replaced_and_taken_again(cluster: ModesC
     await form(cluster, n3="n2")
     await cluster.n2.stop()
     await form(cluster, n3="n1")
-    offset = await cluster.n1.write(b"a", b"1")
+    offset = await cluster.n1.write(b"a", b"\xff1")
     await until(lambda: cluster.n3.machine.state.offset >= offset)
     await cluster.register(await cluster.start("n2", priority=1))
     await form(cluster, n2="n1", n3="n2")
-    offset = await cluster.n1.write(b"a", b"2")
+    offset = await cluster.n1.write(b"a", b"\xff2")
     await until(lambda: cluster.n3.machine.state.offset >= offset)
     await until(lambda: cluster.n3.machine.state.chain == cluster.n1.machine.state.chain)
 
@@ -88,7 +88,7 @@ async def test_a_stalled_upstream_is_replaced(cluster: ModesCluster) -> None:
     await cluster.set_up(Policy(), ASYNC, ASYNC, ASYNC)
     await form(cluster, n3="n2")
     cluster.n3.link.opened[-1].sink.stalled = True
-    offset = await cluster.n1.write(b"a", b"1")
+    offset = await cluster.n1.write(b"a", b"\xff1")
     await until(lambda: cluster.n3.machine.state.offset >= offset)
     await until(lambda: cluster.n3.machine.state.chain == cluster.n1.machine.state.chain)
 
@@ -100,7 +100,7 @@ async def test_an_upstream_that_sends_less_than_is_appended_is_replaced(cluster:
     delayed: list[CommittedBatch] = []
     stream.sink.send, send = delayed.append, stream.sink.send  # type: ignore[method-assign,assignment]
     for number in range(3_000):
-        offset = await cluster.n1.write(b"a", b"%d" % number)
+        offset = await cluster.n1.write(b"a", b"\xff%d" % number)
         if number % 4 == 0 and delayed:
             send(delayed.pop(0))  # it is a contact, but one of four is too few
         await asyncio.sleep(0.01)
@@ -115,7 +115,7 @@ async def test_an_upstream_that_sends_less_than_is_appended_is_replaced(cluster:
 async def test_nodes_that_name_each_other_receive_records(cluster: ModesCluster) -> None:
     cluster.upstreams = {"n2": UpstreamRule("n3"), "n3": UpstreamRule("n2")}
     await cluster.set_up(Policy(), ASYNC, ASYNC, ASYNC)
-    for value in (b"1", b"2", b"3"):
+    for value in (b"\xff1", b"\xff2", b"\xff3"):
         offset = await cluster.n1.write(b"a", value)
         await until(lambda offset=offset: all(it.machine.state.offset >= offset for it in cluster.nodes.values()))  # type: ignore[misc]
     await until(lambda: {upstream(cluster.n2), upstream(cluster.n3)} in ({"n1", "n2"}, {"n1", "n3"}))
@@ -125,7 +125,7 @@ async def test_a_circle_of_three_ends(cluster: ModesCluster) -> None:
     cluster.upstreams = {"n2": UpstreamRule("n4"), "n3": UpstreamRule("n2"), "n4": UpstreamRule("n3")}
     await cluster.set_up(Policy(), ASYNC, ASYNC, ASYNC, ASYNC)
     await until(lambda: sorted(upstream(it) or "" for it in cluster.nodes.values()).count("n1") == 1)
-    offset = await cluster.n1.write(b"a", b"1")
+    offset = await cluster.n1.write(b"a", b"\xff1")
     await until(lambda: all(it.machine.state.offset >= offset for it in cluster.nodes.values()))
 
 
@@ -135,8 +135,8 @@ async def test_a_new_leader_has_a_tree_of_its_own(cluster: ModesCluster) -> None
     await cluster.n1.node.transfer.promote(NodeId("n2"), force=False)
     await until(lambda: cluster.n2.node.leads)
     await form(cluster, n1="n2", n3="n2", n4="n3")
-    await cluster.n2.write(b"a", b"1")
-    assert await read(cluster.nodes["n4"], A) == b"1"
+    await cluster.n2.write(b"a", b"\xff1")
+    assert await read(cluster.nodes["n4"], A) == b"\xff1"
 
 
 GOSSIP_RULE = UpstreamRule(GOSSIP, fanout=1, range_seqs=4)
@@ -150,7 +150,7 @@ async def test_ranges_come_from_kafka_and_from_each_other(cluster: ModesCluster)
     fetched: set[str] = set()
     received: set[str] = set()
     for number in range(100):
-        offset = await cluster.n1.write(b"a", b"%d" % number)
+        offset = await cluster.n1.write(b"a", b"\xff%d" % number)
         await until(lambda offset=offset: all(it.machine.state.offset >= offset for it in followers))  # type: ignore[misc]
         for it in followers:
             (fetched if upstream(it) is None else received).add(it.member.node)
@@ -164,7 +164,7 @@ async def test_ranges_arrive_although_a_follower_has_died(cluster: ModesCluster)
     await cluster.set_up(Policy(), ASYNC, ASYNC, ASYNC, ASYNC)
     await cluster.nodes["n4"].stop()
     for number in range(60):
-        offset = await cluster.n1.write(b"a", b"%d" % number)
+        offset = await cluster.n1.write(b"a", b"\xff%d" % number)
         await until(
             lambda offset=offset: all(cluster.nodes[it].machine.state.offset >= offset for it in names[1:3])  # type: ignore[misc]
         )
@@ -175,7 +175,7 @@ async def test_a_fanout_larger_than_the_cluster(cluster: ModesCluster) -> None:
     cluster.upstreams = dict.fromkeys(("n1", "n2", "n3"), UpstreamRule(GOSSIP, fanout=64, range_seqs=4))
     await cluster.set_up(Policy(), ASYNC, ASYNC, ASYNC)
     for number in range(10):
-        offset = await cluster.n1.write(b"a", b"%d" % number)
+        offset = await cluster.n1.write(b"a", b"\xff%d" % number)
         await until(lambda offset=offset: all(it.machine.state.offset >= offset for it in cluster.nodes.values()))  # type: ignore[misc]
         assert upstream(cluster.n2) is upstream(cluster.n3) is None
 
@@ -185,7 +185,7 @@ async def test_a_chain_of_ten(cluster: ModesCluster) -> None:
     await cluster.set_up(Policy(), *[ASYNC] * 10)
     await form(cluster, **{f"n{number}": f"n{number - 1}" for number in range(2, 11)})
     cluster.stall(cluster.nodes["n10"])
-    offset = await cluster.n1.write(b"a", b"1")
+    offset = await cluster.n1.write(b"a", b"\xff1")
     await until(lambda: cluster.nodes["n10"].machine.state.offset >= offset)
     await until(lambda: cluster.nodes["n10"].machine.state.chain == cluster.n1.machine.state.chain)
     assert await cluster.n1.node.wait_acked(offset, 9, 10_000) == 9
