@@ -176,6 +176,9 @@ REPLICATION_BACKLOG_BYTES = 4 << 20
 MAX_BACKLOG_MB = 1 << 20
 """Largest `node.backlog_mb`. A larger one is rejected as a mistake."""
 
+MAX_MESSAGE_BYTES = 16 << 20
+"""One message from another node. Bounds memory; a batch of records is far smaller."""
+
 MAX_ACKS = 1_000
 """Acks in one REPL.ACK. Bounds the time that the event loop spends on it; more acks are sent in several commands."""
 

@@ -85,9 +85,9 @@ def acks_of_earlier_terms_count() -> AbstractContextManager[object]:
 def followers_ack_for_those_below() -> AbstractContextManager[object]:
     """A follower passes on acks as if all below it had applied what it has applied itself."""
 
-    def pass_on(self: Relay, acks: Sequence[bytes]) -> None:
+    def pass_on(self: Relay, acks: Sequence[bytes], senders: Container[Author]) -> None:
         offset = self._replica.state.offset
-        genuine(self, [codec.encode(codec.decode(ack)._replace(offset=offset)) for ack in acks])
+        genuine(self, [codec.encode(codec.decode(ack)._replace(offset=offset)) for ack in acks], senders)
 
     genuine, codec = Relay.pass_on, AckCodec()
     return patch.object(Relay, "pass_on", pass_on)

@@ -10,9 +10,10 @@ import pytest
 
 from replicator.address import Address
 from replicator.errors import BadRequest, Busy, NotLeader
+from replicator.limits import MAX_FANOUT
 from replicator.node import disk_tail
 from replicator.node.backlog import ReplicationBacklog, StreamRequest
-from replicator.node.committed_batch import CommittedBatch, RecordEnd
+from replicator.node.committed_batch import JOINED_BYTES, CommittedBatch, RecordEnd, joined
 from replicator.node.disk_tail import DiskTail
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.log_state import LogState
@@ -194,6 +195,32 @@ def test_a_follower_sends_to_a_process_that_is_not_registered_yet(backlog: Repli
         assert (registered.closed, other.closed, sink.closed) == (False, True, False)
         start(backlog, asked)
         assert registered.closed and sink.closed
+
+
+def test_the_processes_that_are_not_registered_are_few(backlog: ReplicationBacklog) -> None:
+    unregistered = [request(10)._replace(author=Author(NodeId(f"u{number}"), 1)) for number in range(MAX_FANOUT + 1)]
+    sink = Sink()
+    with backlog.term(STATE, leads=False):
+        for asked in unregistered[:-1]:
+            backlog.start_stream(asked, Sink(), MEMBERS)
+        with pytest.raises(Busy, match=f"{MAX_FANOUT} processes that are not registered"):
+            backlog.start_stream(unregistered[-1], Sink(), MEMBERS)
+        start(backlog, request(10), sink)
+        downstream = {Author(NodeId(f"d{number}"), 1): 3 for number in range(1_000)} | {N3: 3}
+        backlog.set_downstream(sink, downstream, MEMBERS)
+        assert len(backlog.receivers_over(sink)) == MAX_FANOUT + 2 and N3 in backlog.receivers
+        backlog.set_downstream(sink, {N1: 3}, MEMBERS)
+        assert sink.closed and len(backlog.receivers) == MAX_FANOUT
+
+
+def test_small_batches_are_sent_together() -> None:
+    batches = [batch(31, 1, 2), batch(33, 3), batch(40, 4), batch(41, 5)]
+    assert [(it.base, it.payloads, it.ends[-1].seq) for it in joined(batches)] == [
+        (31, named(1, 2, 3), 3),
+        (40, named(4, 5), 5),
+    ]
+    large = [CommittedBatch(Offset(at), [bytes(JOINED_BYTES)], [RecordEnd(Seq(at), b"")]) for at in range(3)]
+    assert list(joined(large)) == large
 
 
 def feed(backlog: ReplicationBacklog) -> None:

@@ -12,7 +12,7 @@ import hiredis
 import pytest
 
 from replicator.address import Address
-from replicator.limits import MAX_ACKS
+from replicator.limits import MAX_ACKS, MAX_MESSAGE_BYTES
 from replicator.log.port import Entry
 from replicator.node.backlog import StreamRequest
 from replicator.node.node_link import LinkFailed, RecordStream, StreamSignal
@@ -21,6 +21,7 @@ from replicator.records.codec import AckCodec, RecordCodec
 from replicator.records.types import Ack, Write, singles
 from replicator.server import record_stream
 from replicator.server.node_link import RedisNodeLink
+from replicator.server.record_stream import MAX_MESSAGE_RECORDS
 from replicator.server.redis import record_sink
 from tests.memory_cluster import until
 from tests.redis_fixture import PASSWORD, ServerThread
@@ -205,8 +206,13 @@ async def test_a_lost_connection_ends_the_stream_after_what_has_arrived(
 
 @pytest.mark.parametrize(
     "message",
-    [b"+hello\r\n", b":1\r\n", b"*1\r\n$1\r\na\r\n", b"*2\r\n:1\r\n:1\r\n", b"*2\r\n:1\r\n$-1\r\n", b"!\r\n"],
-    ids=str,
+    [
+        *(b"+hello\r\n", b":1\r\n", b"*1\r\n$1\r\na\r\n", b"*2\r\n:1\r\n:1\r\n", b"*2\r\n:1\r\n$-1\r\n", b"!\r\n"),
+        b"*2\r\n:1\r\n$0\r\n\r\n",
+        b"*%d\r\n:1\r\n" % (MAX_MESSAGE_RECORDS + 2) + b"$1\r\na\r\n" * (MAX_MESSAGE_RECORDS + 1),
+        b"$%d\r\n" % (1 << 29) + bytes(2 * MAX_MESSAGE_BYTES),
+    ],
+    ids=lambda message: str(message[:12]),
 )
 async def test_an_invalid_message_ends_the_stream(pair: ServerThread, message: bytes) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -217,7 +223,23 @@ async def test_an_invalid_message_ends_the_stream(pair: ServerThread, message: b
     port = server.sockets[0].getsockname()[1]
     member = replace(pair.node(0).member, resp=Address("127.0.0.1", port))
     stream = await RedisNodeLink("").open_stream(member, request(pair))
-    with pytest.raises(LinkFailed, match=r"sent|Redis protocol"):
+    with pytest.raises(LinkFailed, match=r"sent|Redis protocol|larger than"):
+        await stream.next()
+    server.close()
+
+
+async def test_repeated_signals_count_once_and_what_is_queued_ends_with_the_stream(pair: ServerThread) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n$")
+        writer.write(b"+OK\r\n" + b"+HEARTBEAT\r\n" * 1000 + b"+GETACK\r\n*2\r\n:1\r\n$1\r\na\r\n+GETACK\r\n")
+
+    server = await asyncio.start_server(answer, "127.0.0.1")
+    member = replace(pair.node(0).member, resp=Address("127.0.0.1", server.sockets[0].getsockname()[1]))
+    stream = await RedisNodeLink("").open_stream(member, request(pair))
+    assert await stream.next() == ([], StreamSignal.HEARTBEAT)
+    assert await stream.next() == ([], StreamSignal.GETACK)
+    stream.close()
+    with pytest.raises(LinkFailed):
         await stream.next()
     server.close()
 
@@ -235,6 +257,7 @@ def test_invalid_arguments_are_refused(pair: ServerThread, raw: Raw) -> None:
         ((name, timeline, epoch, seq, b"\xff", *process), "ERR invalid "),
         ((name, timeline, b"one", seq, chain, *process), "ERR value is not an integer"),
         ((name, timeline, epoch, seq), "ERR wrong number of arguments"),
+        ((name, timeline, epoch, seq, chain, b"n" * 101, *process[1:]), "ERR the name of a node has at most 100"),
         ((b"REPL.ACK", b"ack"), "ERR REPL.ACK is only accepted after REPL.FOLLOW"),
         ((b"REPL.DOWNSTREAM",), "ERR REPL.DOWNSTREAM is only accepted after REPL.FOLLOW"),
     ):

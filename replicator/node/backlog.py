@@ -17,12 +17,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple, Protocol
 
 from replicator.errors import BadRequest, Busy, NotLeader
-from replicator.limits import FEED_BYTES, REPLICATION_BACKLOG_BYTES
-from replicator.node.committed_batch import CommittedBatch, RecordEnd
+from replicator.limits import FEED_BYTES, MAX_FANOUT, REPLICATION_BACKLOG_BYTES
+from replicator.node.committed_batch import CommittedBatch, RecordEnd, joined
 from replicator.node.disk_tail import DiskTail
 from replicator.position import Author, Epoch, Seq
 from replicator.protocol.log_state import LogState
@@ -91,6 +91,7 @@ class ReplicationBacklog:
         self._term: tuple[bytes, Epoch] | None = None  # timeline and epoch; None: this node sends no records now
         self._start = RecordEnd(Seq(0), GENESIS)  # before the first batch
         self._streams: dict[RecordSink, _Stream] = {}  # in the order in which they began; one for each node
+        self._receivers: dict[Author, int] | None = {}  # None: not known
         self.receivers_changed = asyncio.Event()  # set when `receivers` may have; who waits for it clears it
         self._requesting = False  # acks, before the event loop goes on
 
@@ -172,6 +173,8 @@ class ReplicationBacklog:
         is_registered = membership.includes(author)
         if author == self._own or (self._leads and not is_registered):
             raise BadRequest(f"{author} is not a follower that is registered")
+        if not is_registered and self._unregistered(membership) >= MAX_FANOUT:
+            raise Busy(f"this node sends records to {MAX_FANOUT} processes that are not registered: read the log")
         position = RecordEnd(seq, after)
         in_memory = position in self._ends()
         if not in_memory and self._on_disk_after(position) is None:
@@ -181,7 +184,7 @@ class ReplicationBacklog:
             if other == author or (is_registered and other.node == author.node):
                 self._close(former, "the node has opened another one")
         self._streams[sink] = _Stream(request, {}, None if in_memory else position)
-        self.receivers_changed.set()
+        self._note_change()
         logger.info("sending records to %s, from seq %d on", author, seq + 1)
         if in_memory:
             return self._after(seq)
@@ -189,14 +192,21 @@ class ReplicationBacklog:
         return []
 
     def feed(self) -> bool:
-        """Send followers more of what they lack and what is on disk. Returns whether any of them took some."""
+        """Send the follower that lacks most more of what is on disk. False: none has read what it was sent."""
         behind = [it for it, stream in self._streams.items() if stream.fed_to is not None]
-        ready = [sink for sink in behind if sink.unsent_bytes < FEED_BYTES]
-        for sink in ready:
-            self._feed(sink, self._streams[sink])
         if not behind:
             self.has_behind.clear()
-        return bool(ready)
+        ready = [sink for sink in behind if sink.unsent_bytes < FEED_BYTES]
+        if not ready:
+            return False
+        sink = min(ready, key=self._fed_seq)
+        self._feed(sink, self._streams[sink])
+        return True
+
+    def _fed_seq(self, sink: RecordSink) -> Seq:
+        fed_to = self._streams[sink].fed_to
+        assert fed_to is not None
+        return fed_to.seq
 
     def _feed(self, sink: RecordSink, stream: _Stream) -> None:
         assert stream.fed_to is not None
@@ -206,7 +216,7 @@ class ReplicationBacklog:
         if batches is None:
             self._close(sink, "its position is no longer in the backlog")
             return
-        for batch in batches:
+        for batch in joined(batches):
             sink.send(batch)
             if stream.fed_to is not None:
                 stream.fed_to = batch.ends[-1]
@@ -215,18 +225,23 @@ class ReplicationBacklog:
         """The connection was lost."""
         stream = self._streams.pop(sink, None)
         if stream is not None:
-            self.receivers_changed.set()
+            self._note_change()
             logger.info("sending no more records to %s: the connection was closed", stream.request.author)
 
     def _close(self, sink: RecordSink, why: str) -> None:
         logger.info("closing the stream of records to %s: %s", self._streams.pop(sink).request.author, why)
-        self.receivers_changed.set()
+        self._note_change()
         sink.close()
 
-    def set_downstream(self, sink: RecordSink, downstream: Mapping[Author, int]) -> None:
+    def _unregistered(self, membership: Membership) -> int:
+        """Number of streams to processes that are not registered."""
+        return sum(not membership.includes(stream.request.author) for stream in self._streams.values())
+
+    def set_downstream(self, sink: RecordSink, downstream: Mapping[Author, int], membership: Membership) -> None:
         """The processes that receive records through that follower, with the newest version that each reads.
 
-        If this process is one of them, it receives what it sends: the stream is closed.
+        If this process is one of them, it receives what it sends: the stream is closed. Of those that are not
+        registered, only the first `MAX_FANOUT` are kept.
         """
         stream = self._streams.get(sink)
         if stream is None:
@@ -234,8 +249,10 @@ class ReplicationBacklog:
         if self._own in downstream:
             self._close(sink, "this node receives records through it")
             return
-        stream.downstream = downstream
-        self.receivers_changed.set()
+        others = islice((author for author in downstream if not membership.includes(author)), MAX_FANOUT)
+        kept = {author for author in downstream if membership.includes(author)}.union(others)
+        stream.downstream = {author: version for author, version in downstream.items() if author in kept}
+        self._note_change()
 
     def receivers_over(self, sink: RecordSink) -> dict[Author, int]:
         """The processes that receive records over that stream, with the newest version that each reads.
@@ -250,9 +267,16 @@ class ReplicationBacklog:
         return self._tail is not None
 
     @property
-    def receivers(self) -> dict[Author, int]:
+    def receivers(self) -> Mapping[Author, int]:
         """The processes that receive records from here, as of `receivers_over`."""
-        return dict(chain.from_iterable(self.receivers_over(sink).items() for sink in self._streams))
+        if self._receivers is None:
+            self._receivers = dict(chain.from_iterable(self.receivers_over(sink).items() for sink in self._streams))
+        return self._receivers
+
+    def _note_change(self) -> None:
+        """`receivers` may have changed."""
+        self._receivers = None
+        self.receivers_changed.set()
 
     def request_acks(self) -> None:
         """Request one ack of each follower, however often this is called before the event loop goes on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -10,6 +10,8 @@ from replicator.position import Offset, Seq
 
 RECORD_OVERHEAD_BYTES = 500
 """What a record takes in memory besides its payload."""
+
+JOINED_BYTES = 256 << 10
 
 
 class RecordEnd(NamedTuple):
@@ -40,3 +42,21 @@ class CommittedBatch:
         if known == 0:
             return self
         return type(self)(Offset(self.base + known), self.payloads[known:], self.ends[known:])
+
+
+def joined(batches: Sequence[CommittedBatch]) -> Iterator[CommittedBatch]:
+    """The same records in fewer batches, of about `JOINED_BYTES`: each costs time to send."""
+    first = 0
+    while first < len(batches):
+        base, size, end = batches[first].base, 0, first
+        while end < len(batches) and size < JOINED_BYTES and batches[end].base == base:
+            base, size = Offset(base + len(batches[end].payloads)), size + batches[end].size_bytes
+            end += 1
+        part = batches[first:end]
+        yield part[0] if len(part) == 1 else _as_one(part)
+        first = end
+
+
+def _as_one(batches: Sequence[CommittedBatch]) -> CommittedBatch:
+    payloads = [payload for batch in batches for payload in batch.payloads]
+    return CommittedBatch(batches[0].base, payloads, [end for batch in batches for end in batch.ends])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from replicator.errors import BadRequest, BrokerUnavailable, Busy, Loading, Replaced, ReplicatorError, StoreFull
@@ -36,7 +36,7 @@ from replicator.node.status import NodeStatus, node_status
 from replicator.node.store_comparison import StoreComparison
 from replicator.node.timing import TimingChanges, log_ignored
 from replicator.node.transfer import LeadershipTransfer
-from replicator.position import NodeId, Offset, Token
+from replicator.position import Author, NodeId, Offset, Token
 from replicator.protocol.verification import is_truncated, truncated
 from replicator.records.types import Member, Membership, Timing
 from replicator.store.view import Transaction, View
@@ -83,7 +83,6 @@ class Node:
         self.are_changing = self._client_writes.are_changing
         self.submit = self._client_writes.submit
         self.end_stream = self._backlog.end_stream
-        self.set_downstream = self._backlog.set_downstream
         self.wait_acked = self._progress.wait
         self.committed_offset = leader_index.committed_offset
         self.recent = context.replica.recent
@@ -246,6 +245,10 @@ class Node:
             raise BadRequest(f"{self._context.author} receives its records from {request.author}")
         return self._backlog.start_stream(request, sink, self.membership)
 
+    def set_downstream(self, sink: RecordSink, downstream: Mapping[Author, int]) -> None:
+        """As `ReplicationBacklog.set_downstream`."""
+        self._backlog.set_downstream(sink, downstream, self.membership)
+
     def record_acks(self, sink: RecordSink, payloads: Sequence[bytes]) -> None:
         """Acks have arrived over this stream."""
         senders = self._backlog.receivers_over(sink)
@@ -253,7 +256,7 @@ class Node:
             for payload in payloads:
                 self._progress.record(payload, senders)
         elif senders and self._relay is not None:
-            self._relay.pass_on(payloads)
+            self._relay.pass_on(payloads, senders)
 
     def store(self) -> View:
         """The current state of the store. Raises as `NodeHealth.store`."""

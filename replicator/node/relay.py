@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from replicator.errors import BrokerUnavailable
 from replicator.intervals import FEED_POLL_MS
@@ -48,7 +48,7 @@ class Relay:
         self._received: dict[Author, bytes] = {}  # the last ack of each downstream process, if it is not passed on yet
         self._has_received = asyncio.Event()
         self._sends = False
-        self._reported: tuple[RecordStream | None, dict[Author, int]] = None, {}  # to which upstream, and what
+        self._reported: tuple[RecordStream | None, Mapping[Author, int]] = None, {}  # to which upstream, and what
 
     async def run(self) -> None:
         """Run until cancelled. Records are passed on once the store is known to hold what the log does."""
@@ -89,13 +89,16 @@ class Relay:
         else:
             self._backlog.request_acks()
 
-    def pass_on(self, acks: Sequence[bytes]) -> None:
-        """Acks of downstream processes. The last one of each is passed on, together with the others."""
+    def pass_on(self, acks: Sequence[bytes], senders: Container[Author]) -> None:
+        """Acks from a stream that carries those of `senders`. The last one of each is passed on, with the others."""
         for payload in acks:
             try:
-                self._received[self._codec.decode(payload).author] = payload
+                author = self._codec.decode(payload).author
             except NotARecord as error:
                 logger.warning("%s", error)
+                continue
+            if author in senders:
+                self._received[author] = payload
         self._has_received.set()
 
     async def _pass_on_acks(self) -> None:

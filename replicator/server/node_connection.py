@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self, cast
 import hiredis
 
 from replicator.address import Address
+from replicator.limits import MAX_MESSAGE_BYTES
 from replicator.node.node_link import LinkFailed
 
 
@@ -30,6 +31,7 @@ class NodeConnection(asyncio.Protocol):
         self.closed: LinkFailed | None = None  # why
         self.receiver: MessageReceiver | None = None  # None: messages are ignored
         self._replies = hiredis.Reader()
+        self._incomplete_bytes = 0  # that have arrived since the last message that was complete
         self._answer: asyncio.Future[Any] | None = None  # to the question that was sent
 
     @classmethod
@@ -54,8 +56,10 @@ class NodeConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         gets = self._replies.gets
         self._replies.feed(data)
+        self._incomplete_bytes += len(data)
         try:
             while (reply := gets()) is not False:
+                self._incomplete_bytes = 0
                 if self._answer is not None:
                     answer, self._answer = self._answer, None
                     if not answer.done():
@@ -64,6 +68,8 @@ class NodeConnection(asyncio.Protocol):
                     self.receiver.take(reply)
         except hiredis.ProtocolError as error:
             self.close(LinkFailed(f"the answer is not in the Redis protocol: {error}"))
+        if self._incomplete_bytes > MAX_MESSAGE_BYTES:
+            self.close(LinkFailed(f"the answer is larger than {MAX_MESSAGE_BYTES} bytes"))
         if self.receiver is not None:
             self.receiver.received()
 

@@ -16,11 +16,15 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-from replicator.limits import MAX_ACKS, RECEIVED_BYTES, SLICE_BYTES, SLICE_ENTRIES
+from replicator.limits import GROUP_RECORDS, MAX_ACKS, RECEIVED_BYTES, SLICE_BYTES, SLICE_ENTRIES
 from replicator.log.port import Entry
 from replicator.node.node_link import LinkFailed, ReceivedRecords, StreamSignal
 from replicator.position import Author, Offset
 from replicator.server.node_connection import NodeConnection
+
+MAX_MESSAGE_RECORDS = max(GROUP_RECORDS, SLICE_ENTRIES)
+ENTRY_BYTES = 100
+"""What a record takes in memory besides its payload, until it is decoded."""
 
 
 class RedisRecordStream:
@@ -51,7 +55,7 @@ class RedisRecordStream:
                 signal = message
             else:
                 entries.append(message)
-                size += len(message.payload)
+                size += _size(message.payload)
         self._bytes -= size
         if not self._reading and self._bytes <= RECEIVED_BYTES // 2 and self._connection.closed is None:
             self._reading = True
@@ -69,17 +73,20 @@ class RedisRecordStream:
             self._connection.send("REPL.DOWNSTREAM", *chain.from_iterable(words))
 
     def close(self) -> None:
+        self._messages.clear()
         self._connection.close()
 
     # The connection
 
     def take(self, message: Any) -> None:
         match message:
-            case [int(base), *payloads] if all(type(payload) is bytes for payload in payloads):
+            case [int(base), *payloads] if len(payloads) <= MAX_MESSAGE_RECORDS and all(map(_is_record, payloads)):
                 self._messages += [Entry(Offset(base + at), payload) for at, payload in enumerate(payloads)]
-                self._bytes += sum(map(len, payloads))
+                self._bytes += sum(map(_size, payloads))
             case b"GETACK" | b"HEARTBEAT":
-                self._messages.append(StreamSignal(message))
+                signal = StreamSignal(message)
+                if not self._messages or self._messages[-1] is not signal:
+                    self._messages.append(signal)
             case _:
                 self._connection.close(LinkFailed(f"the upstream sent: {message!r:.200}"))
 
@@ -89,3 +96,12 @@ class RedisRecordStream:
         if self._reading and self._bytes > RECEIVED_BYTES and self._connection.closed is None:
             self._reading = False
             self._connection.transport.pause_reading()
+
+
+def _is_record(payload: Any) -> bool:
+    return type(payload) is bytes and bool(payload)
+
+
+def _size(payload: bytes) -> int:
+    """In memory."""
+    return len(payload) + ENTRY_BYTES

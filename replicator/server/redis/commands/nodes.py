@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from replicator.errors import BadRequest
-from replicator.limits import MAX_ACKS
+from replicator.limits import MAX_ACKS, MAX_NAME_CHARS
 from replicator.node.backlog import StreamRequest
+from replicator.node.committed_batch import joined
 from replicator.position import Author, Epoch, NodeId, Seq
 from replicator.server.redis.command import Args
 from replicator.server.redis.commands.registry import connection as connection_command
@@ -56,7 +57,7 @@ def start_stream(connection: ConnectionContext, args: Args) -> None:
         Epoch(integer(epoch)),
         Seq(integer(seq)),
         hexadecimal(chain, "chain"),
-        Author(NodeId(node.decode(errors="replace")), integer(incarnation)),
+        _author(node, incarnation),
         integer(version),
     )
     if connection.wait_for_own_writes(args):
@@ -65,7 +66,7 @@ def start_stream(connection: ConnectionContext, args: Args) -> None:
     missing = connection.server.backend.start_stream(request, sink)
     connection.record_sink = sink
     connection.reply(OK)
-    for batch in missing:
+    for batch in joined(missing):
         sink.send(batch)
 
 
@@ -88,7 +89,14 @@ def set_downstream(connection: ConnectionContext, args: Args) -> None:
     if len(fields) % 3:
         raise BadRequest("REPL.DOWNSTREAM takes the node, incarnation and version of each process")
     downstream = {
-        Author(NodeId(node.decode(errors="replace")), integer(incarnation)): integer(version)
+        _author(node, incarnation): integer(version)
         for node, incarnation, version in zip(fields[::3], fields[1::3], fields[2::3], strict=True)
     }
     connection.server.backend.set_downstream(connection.record_sink, downstream)
+
+
+def _author(node: bytes, incarnation: bytes) -> Author:
+    """Raises `BadRequest`."""
+    if len(node) > MAX_NAME_CHARS:
+        raise BadRequest(f"the name of a node has at most {MAX_NAME_CHARS} characters")
+    return Author(NodeId(node.decode(errors="replace")), integer(incarnation))
