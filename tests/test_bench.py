@@ -244,3 +244,21 @@ def test_more_followers_than_before_are_needed() -> None:
     line = [sys.executable, "-m", "replicator", "bench", "followers", "--few", "3", "--many", "2"]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 2 and "larger than --few (3)" in done.stderr
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(240)
+def test_followers_that_receive_from_each_other_are_measured(temporary: Path) -> None:
+    line = [sys.executable, "-m", "replicator", "bench", "scaling", "--followers", "2"]
+    options = ["--writes", "1000", "--behind", "60000", "--json"]
+    done = subprocess.run(
+        [*line, *options], capture_output=True, text=True, timeout=220, env={**os.environ, "TMPDIR": str(temporary)}
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    served = {(it["upstream"], it["followers"]): it["per_byte"] for it in report["egress"]}
+    assert list(served) == [("auto", 1), ("auto", 2), ("gossip", 1), ("gossip", 2)]
+    assert served["auto", 2] < 0.5 < served["gossip", 1] < 1.5 < served["gossip", 2] < 3
+    assert [it["level"] for it in report["lag"]] == [1, 2, 3, 4]
+    assert report["catch_up"]["per_s"] > 0 and len(report["met"]) == 5
+    assert not list(temporary.iterdir())

@@ -20,7 +20,7 @@ from replicator.local import waiting
 from replicator.local.admin_client import ClusterAdmin, NodeAdmin
 from replicator.local.cluster import LocalCluster
 from replicator.local.folder import ClusterFile, ClusterFolder, NodeEntry
-from replicator.local.ports import free_base_port
+from replicator.local.ports import HTTP_ABOVE_RESP, free_base_port
 from replicator.local.process import identify
 from replicator.local.restore import LocalRestore, RestorePlan
 from replicator.local.status import StatusReply, parse_status
@@ -509,3 +509,10 @@ def test_a_member_that_was_not_started_from_the_folder_is_removed_from_the_membe
         cluster.remove_replica("n1")
     assert cluster.remove_replica("n3")
     assert [entry.id for entry in cluster.folder.load().nodes] == ["n1", "n2"]
+
+
+def test_a_node_is_added_at_ports_that_are_free() -> None:
+    cluster = ClusterFile("c", "kafka:9092", True, 7001).with_node("n1")
+    busy = {7002, 7003 + HTTP_ABOVE_RESP}
+    assert cluster.with_node("n2", is_free=lambda port: port not in busy).node("n2").resp_port == 7004
+    assert cluster.with_node("n2", is_free=lambda port: False).node("n2").resp_port == 7002  # so the error names it

@@ -100,7 +100,7 @@ def draw(summary: ClusterSummary) -> list[RenderableType]:
     return [
         title,
         table,
-        *_draw_tree(summary),
+        *draw_tree(summary.nodes),
         *_describe_stores(summary),
         *_describe_change_stream(summary),
         *_describe_outage(summary),
@@ -112,20 +112,24 @@ def draw(summary: ClusterSummary) -> list[RenderableType]:
     ]
 
 
-def _draw_tree(summary: ClusterSummary) -> Iterator[RenderableType]:
-    """The upstream of each node, if any of them is a follower. Nodes in a loop, which ends soon, are left out."""
-    if not any(node.source == "follower" for node in summary.nodes):
+def draw_tree(nodes: Sequence[NodeSummary]) -> Iterator[RenderableType]:
+    """The upstream of each node, if any of them is a follower.
+
+    Nodes that do not answer, and those in a loop, which ends soon, are left out.
+    """
+    if not any(node.source == "follower" for node in nodes):
         return
-    known = {node.id for node in summary.nodes}
+    answering = [node for node in nodes if node.applied_offset is not None]
+    known = {node.id for node in answering}
     downstream: dict[str, list[NodeSummary]] = {}
-    for node in sorted(summary.nodes, key=lambda it: it.id):
+    for node in sorted(answering, key=lambda it: it.id):
         upstream = node.upstream if node.upstream in known else None  # it may have been removed since
         downstream.setdefault(upstream or "", []).append(node)
     tree = Tree("Kafka")
     levels = [(tree, downstream.pop("", []))]
     while levels:
-        branch, nodes = levels.pop()
-        for node in nodes:
+        branch, children = levels.pop()
+        for node in children:
             lag = "" if node.lag_records is None else f", lag {node.lag_records}"
             levels.append((branch.add(f"{node.id}{lag}"), downstream.pop(node.id, [])))
     yield tree

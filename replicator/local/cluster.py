@@ -19,7 +19,7 @@ from replicator.errors import BrokerUnavailable, ConfigError, ReplicatorError, S
 from replicator.local.admin_client import ClusterAdmin, find_cluster
 from replicator.local.folder import STORE, ClusterFile, ClusterFolder, NodeEntry
 from replicator.local.operations import remove_foreign_member, remove_member, set_mode
-from replicator.local.ports import check_free, free_base_port
+from replicator.local.ports import check_free, free_base_port, is_free
 from replicator.local.progress import NO_PROGRESS, ProgressReporter
 from replicator.local.snapshots import named, newest_of_log, restore
 from replicator.local.stores import prepare_store
@@ -290,7 +290,7 @@ class LocalCluster:
                 cluster.node(upstream)
             source = self._source(cluster, origin, snapshot_name)
             was_member = self.admin.any_status().member(id) is not None
-            cluster = cluster.with_node(id, upstream)
+            cluster = cluster.with_node(id, upstream, is_free)  # a program may have one of the ports, such as its Kafka
             entry = cluster.node(id)
             check_free(entry.resp_port)
             check_free(entry.http_port)

@@ -18,7 +18,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from replicator.local.process import ProcessIdentity, identify, is_alive, termin
 from replicator.position import LEADER
 
 STOP_S = 15
+PORTS_TRIED = 20
 LOG_TAIL_LINES = 8
 LOCK = "cluster.lock"
 STORE = "store"  # in the folder of a node
@@ -76,13 +77,19 @@ class ClusterFile:
         known = ", ".join(entry.id for entry in self.nodes) or "none"
         raise ConfigError(f"{id} is not a node of this cluster ({known}): `replicator replica add {id}` adds it")
 
-    def with_node(self, id: str, upstream: str = LEADER) -> ClusterFile:
-        """With the node added at the first unused pair of ports."""
+    def with_node(
+        self, id: str, upstream: str = LEADER, is_free: Callable[[int], bool] = lambda port: True
+    ) -> ClusterFile:
+        """With the node added at the first pair of ports that no other node has, and that is free.
+
+        If none of some is free, at the first one that no other node has.
+        """
         if self.has_node(id):
             return self
         taken = {entry.resp_port for entry in self.nodes}
-        place = next(place for place in range(len(self.nodes) + 1) if self.base_port + place not in taken)
-        port = self.base_port + place
+        ports = [self.base_port + place for place in range(len(self.nodes) + PORTS_TRIED)]
+        unused = [port for port in ports if port not in taken]
+        port = next((port for port in unused if is_free(port) and is_free(port + HTTP_ABOVE_RESP)), unused[0])
         priority = max((it.priority for it in self.nodes), default=-1) + 1
         return replace(self, nodes=(*self.nodes, NodeEntry(id, port, port + HTTP_ABOVE_RESP, priority, upstream)))
 
@@ -241,9 +248,10 @@ class ClusterFolder:
             "resp": str(entry.resp),
             "http": str(entry.http),
             "priority": str(entry.priority),
-            "upstream": entry.upstream,
             "snapshots": self.repository(cluster),
         }
+        if entry.upstream != LEADER:
+            options["upstream"] = entry.upstream
         command = [sys.executable, "-m", "replicator", "node", "run"]
         command += [part for name, value in options.items() for part in (f"--{name}", value)]
         with open(self.log_file(entry.id), "ab") as out:
