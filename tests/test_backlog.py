@@ -10,7 +10,7 @@ import pytest
 
 from replicator.address import Address
 from replicator.errors import BadRequest, Busy, NotLeader
-from replicator.limits import MAX_FANOUT
+from replicator.limits import MAX_FANOUT, SLICE_ENTRIES
 from replicator.node import disk_tail
 from replicator.node.backlog import ReplicationBacklog, StreamRequest
 from replicator.node.committed_batch import JOINED_BYTES, CommittedBatch, RecordEnd, joined
@@ -221,6 +221,8 @@ def test_small_batches_are_sent_together() -> None:
     ]
     large = [CommittedBatch(Offset(at), [bytes(JOINED_BYTES)], [RecordEnd(Seq(at), b"")]) for at in range(3)]
     assert list(joined(large)) == large
+    full = [batch(31, 1), batch(32, *range(2, 2 + SLICE_ENTRIES))]  # together they would be refused as one message
+    assert list(joined(full)) == full
 
 
 def feed(backlog: ReplicationBacklog) -> None:

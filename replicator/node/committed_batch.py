@@ -34,6 +34,11 @@ class CommittedBatch:
         """Of the payloads, and of what else is kept in memory for each."""
         return sum(map(len, self.payloads)) + RECORD_OVERHEAD_BYTES * len(self.payloads)
 
+    @property
+    def next_offset(self) -> Offset:
+        """After the last record."""
+        return Offset(self.base + len(self.payloads))
+
     def after(self, seq: Seq) -> Self | None:
         """What follows that record; None: nothing does."""
         known = sum(end.seq <= seq for end in self.ends)
@@ -45,12 +50,14 @@ class CommittedBatch:
 
 
 def joined(batches: Sequence[CommittedBatch]) -> Iterator[CommittedBatch]:
-    """The same records in fewer batches, of about `JOINED_BYTES`: each costs time to send."""
+    """The same records in fewer batches: each costs time to send. None is made larger than `JOINED_BYTES`."""
     first = 0
     while first < len(batches):
-        base, size, end = batches[first].base, 0, first
-        while end < len(batches) and size < JOINED_BYTES and batches[end].base == base:
-            base, size = Offset(base + len(batches[end].payloads)), size + batches[end].size_bytes
+        size, end = batches[first].size_bytes, first + 1
+        while end < len(batches) and batches[end].base == batches[end - 1].next_offset:
+            size += batches[end].size_bytes
+            if size > JOINED_BYTES:
+                break
             end += 1
         part = batches[first:end]
         yield part[0] if len(part) == 1 else _as_one(part)
