@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 from replicator.errors import BadRequest, Busy, NotLeader
@@ -249,9 +249,10 @@ class ReplicationBacklog:
         if self._own in downstream:
             self._close(sink, "this node receives records through it")
             return
-        others = islice((author for author in downstream if not membership.includes(author)), MAX_FANOUT)
-        kept = {author for author in downstream if membership.includes(author)}.union(others)
-        stream.downstream = {author: version for author, version in downstream.items() if author in kept}
+        registered = frozenset(member.author for member in membership.members)
+        unregistered = [author for author in downstream if author not in registered]
+        ignored = frozenset(unregistered[MAX_FANOUT:])
+        stream.downstream = {author: version for author, version in downstream.items() if author not in ignored}
         self._note_change()
 
     def receivers_over(self, sink: RecordSink) -> dict[Author, int]:
