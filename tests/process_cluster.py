@@ -112,7 +112,7 @@ class Cluster:
         return found
 
 
-def wait_for(condition: Callable[[], T], timeout_s: float = WAIT_S) -> T:
+def wait_for(condition: Callable[[], T | None], timeout_s: float = WAIT_S) -> T:
     """The first result that is true."""
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):

@@ -40,7 +40,7 @@ from replicator.stream.sync import BlockingChangeStream
 from replicator.stream.tail import NOTHING, published_positions
 from replicator.stream.topics import admin_of, check_topics, create_topics
 from tests.change_log import changes_in, check_exactly_once, read_log
-from tests.process_cluster import Cluster, stopped, wait_for
+from tests.process_cluster import Cluster, wait_for
 from tests.stream_fixture import MadeUpLog
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
@@ -79,14 +79,25 @@ def publisher(cluster: Cluster) -> str | None:
     return None
 
 
-def publisher_pid(cluster: Cluster) -> int | None:
-    """Of the process that publishes: the child of its node."""
+def publishing(cluster: Cluster) -> tuple[str, int] | None:
+    """The node that publishes, and its child that does."""
     node = publisher(cluster)
     if node is None:
         return None
     pid = cluster.pid(node)
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(children[0]) if children else None
+    return (node, int(children[0])) if children else None
+
+
+def signalled(cluster: Cluster, number: int) -> tuple[str, int] | None:
+    """`publishing`, once the child has got this signal; None if it was replaced in between."""
+    found = publishing(cluster)
+    try:
+        if found is not None:
+            os.kill(found[1], number)
+    except ProcessLookupError:
+        return None
+    return found
 
 
 def published(cluster: Cluster, start: Start = StreamEnd.EARLIEST) -> list[Change]:
@@ -192,22 +203,28 @@ def keep_writing(cluster: Cluster, ended: threading.Event) -> None:
 @pytest.mark.parametrize("fault", ["kill", "pause", "node"])
 def test_another_publisher_takes_over(stream: Cluster, fault: str) -> None:
     stream.run("stream", "enable")
-    wait_for(lambda: publisher_pid(stream) is not None)
-    node, publishing = publisher(stream) or "", publisher_pid(stream) or 0
+    wait_for(lambda: publishing(stream) is not None)
     ended = threading.Event()
     writing = threading.Thread(target=keep_writing, args=(stream, ended))
     writing.start()
     try:
-        if fault == "pause":
-            with stopped(publishing):
-                wait_for(lambda: publisher(stream) not in (None, node) or publishers(stream) == 2)
+        if fault == "node":
+            former = wait_for(lambda: publishing(stream))
+            stream.kill(former[0])
         else:
-            os.kill(publishing if fault == "kill" else stream.pid(node), signal.SIGKILL)
-            wait_for(lambda: publisher_pid(stream) not in (None, publishing))
+            number = signal.SIGSTOP if fault == "pause" else signal.SIGKILL
+            former = wait_for(lambda: signalled(stream, number))
+        if fault == "pause":
+            try:
+                wait_for(lambda: publisher(stream) not in (None, former[0]) or publishers(stream) == 2)
+            finally:
+                os.kill(former[1], signal.SIGCONT)
+        else:
+            wait_for(lambda: publishing(stream) not in (None, former))
     finally:
         ended.set()
         writing.join()
-    stream.run("node", "start", node)
+    stream.run("node", "start", former[0])
     check(stream)
 
 

@@ -28,7 +28,7 @@ from replicator.stream.sinks.report import SinkState
 from tests.change_log import changes_in, check_exactly_once, read_log
 from tests.process_cluster import Cluster, wait_for
 from tests.sink_database import Database, db, state_of
-from tests.test_change_stream import NODES, publisher_pid
+from tests.test_change_stream import NODES, signalled
 
 __all__ = ["db"]
 
@@ -111,9 +111,7 @@ class Faults:
         self.done[kind.__name__] = self.done.get(kind.__name__, 0) + 1
 
     def publisher(self) -> None:
-        pid = publisher_pid(self._cluster)
-        if pid is not None:
-            os.kill(pid, signal.SIGKILL)
+        signalled(self._cluster, signal.SIGKILL)
 
     def sink(self) -> None:
         self._sink.kill()
