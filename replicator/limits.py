@@ -40,6 +40,14 @@ FLUSH_ENTRIES = 1_000
 FLUSH_BYTES = 1_000_000
 """Total size of the entries that one such record deletes. Keeps the record far below MAX_RECORD_BYTES."""
 
+# Commands that are executed by each replica
+
+MAX_TAPE_CALLS = 10_000
+"""Nondeterministic calls of one transaction, such as `random()`. Bounds the time of the record at each node."""
+
+MAX_TAPE_BYTES = 1 << 20
+"""Total size of their results. Keeps the record below MAX_RECORD_BYTES."""
+
 # REPL.ONCE
 
 ONCE_IDS = 1_000_000

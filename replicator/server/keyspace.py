@@ -11,6 +11,8 @@ from itertools import islice
 
 from replicator.errors import BadRequest, WrongType
 from replicator.limits import FLUSH_BYTES, FLUSH_ENTRIES, MAX_CHANGES, MAX_VALUE_BYTES
+from replicator.records.tape import Recorder, Tape
+from replicator.server.programs import Programs
 from replicator.store.keys import decode_key, encode_key, row_range, table_range
 from replicator.store.rows import FIELD, HASH, KEYSPACE_TABLE, STRING
 from replicator.store.values import Value, decode_value, encode_value
@@ -25,10 +27,22 @@ TYPES = {STRING: b"string", HASH: b"hash"}
 class Keyspace:
     """Reads of one view at one point in time."""
 
-    def __init__(self, view: Entries, now_ms: int) -> None:
+    def __init__(self, view: Entries, now_ms: int, programs: Programs | None = None) -> None:
         self._view = view
         self._get = view.get
         self.now_ms = now_ms
+        self._programs = programs
+
+    @property
+    def view(self) -> Entries:
+        return self._view
+
+    @property
+    def programs(self) -> Programs:
+        """What executes the programs of clients."""
+        if self._programs is None:
+            self._programs = Programs()
+        return self._programs
 
     def header(self, row: bytes) -> Value | None:
         stored = self._get(_header_key(row))
@@ -94,9 +108,23 @@ class Keyspace:
 class WritableKeyspace(Keyspace):
     """Reads and writes of one transaction."""
 
-    def __init__(self, transaction: Transaction, now_ms: int) -> None:
-        super().__init__(transaction, now_ms)
+    def __init__(
+        self,
+        transaction: Transaction,
+        now_ms: int,
+        programs: Programs | None = None,
+        tape: Tape | None = None,
+    ) -> None:
+        super().__init__(transaction, now_ms, programs)
         self.transaction = transaction
+        self._tape = tape
+
+    @property
+    def tape(self) -> Tape:
+        """The results of nondeterministic calls of the transaction. Most commands make none."""
+        if self._tape is None:
+            self._tape = Recorder()
+        return self._tape
 
     def header(self, row: bytes) -> Value | None:
         """Deletes the row if it has expired."""

@@ -17,8 +17,11 @@ from replicator.store.view import View
 async def read_when_possible(
     connection: ConnectionContext, level: Level | None, run: Callable[[Keyspace], Reply]
 ) -> None:
-    backend = connection.server.backend
-    connection.reply(await backend.reads.read(level, lambda view: run(Keyspace(view, backend.now_ms()))))
+    server = connection.server
+    backend = server.backend
+    connection.reply(
+        await backend.reads.read(level, lambda view: run(Keyspace(view, backend.now_ms(), server.programs)))
+    )
 
 
 async def read_in_slices(
@@ -28,7 +31,7 @@ async def read_in_slices(
     backend = server.backend
 
     async def answer(view: View) -> bytes:
-        reply = await server.turns.run(run(Keyspace(view, backend.now_ms())))
+        reply = await server.turns.run(run(Keyspace(view, backend.now_ms(), server.programs)))
         return await server.turns.run(encode_in_steps(reply, connection.protocol))
 
     async with server.long_reads:

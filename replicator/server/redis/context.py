@@ -12,6 +12,7 @@ from replicator.node.replica_progress import ReplicaReport
 from replicator.position import NodeId, Offset
 from replicator.protocol.levels import Level
 from replicator.server.backend import Backend
+from replicator.server.programs import Programs
 from replicator.server.redis.command import Args, Command
 from replicator.server.redis.resp import Reply
 from replicator.server.redis.subscriptions import Subscriptions
@@ -23,6 +24,7 @@ from replicator.server.stats import Stats
 
 class ServerContext(Protocol):
     backend: Backend
+    programs: Programs
     stats: Stats
     cluster: str
     port: int

@@ -49,6 +49,7 @@ class Dispatcher:
         self._replies = replies
         self._wait_for_view = wait_for_view
         self._backend = connection.server.backend
+        self._programs = connection.server.programs
         self._stats = connection.server.stats
         self.reads = 0  # that have begun and are not in the statistics of latencies yet
         self._last_view: Keyspace | None = None
@@ -81,7 +82,7 @@ class Dispatcher:
                     self.read_at(connection.level, command, args)
             elif kind is CommandKind.WRITE:
                 transaction = self._backend.begin()
-                keyspace = WritableKeyspace(transaction, self._backend.now_ms())
+                keyspace = WritableKeyspace(transaction, self._backend.now_ms(), self._programs)
                 self._submit(transaction, self._run(keyspace, command.handler, keyspace, args))
             elif kind is CommandKind.CONNECTION:
                 connection.reply(command.handler(connection, args))
@@ -142,7 +143,7 @@ class Dispatcher:
 
     def _reply_from(self, view: View, command: Command, args: Args) -> Keyspace | None:
         """None, and no reply, if a key is blocked or the read takes long."""
-        keyspace = Keyspace(view, self._backend.now_ms())
+        keyspace = Keyspace(view, self._backend.now_ms(), self._programs)
         try:
             reply = _read_at_once(keyspace, command, args)
         except KeyBlocked:
@@ -199,7 +200,7 @@ class Dispatcher:
     def _execute_writes(self, queued: Queued, watched: Iterable[bytes], dirty: bool, id: bytes | None) -> None:
         connection = self._connection
         transaction = self._backend.begin()
-        keyspace = WritableKeyspace(transaction, self._backend.now_ms())
+        keyspace = WritableKeyspace(transaction, self._backend.now_ms(), self._programs)
         if id is None:
             if self._is_changing(watched) or _has_expired(keyspace, watched):
                 self._submit(transaction, NullArray())

@@ -17,6 +17,7 @@ from replicator.node.replica_progress import ReplicaReport
 from replicator.position import NodeId
 from replicator.server.backend import Backend
 from replicator.server.listening import cannot_listen
+from replicator.server.programs import Programs
 from replicator.server.protection import HOW_TO_OPEN, is_loopback
 from replicator.server.redis.connection import Connection
 from replicator.server.redis.dedup import DEDUP_TABLE
@@ -52,6 +53,7 @@ class RedisServer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.backend = backend
+        self.programs = Programs()
         self._address, self._option = address, option  # that names it on the command line
         self.port = address.port  # where it listens, once it has started
         self.cluster = cluster

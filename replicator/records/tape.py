@@ -1,0 +1,73 @@
+"""The tape of a transaction: the results of its nondeterministic calls, in call order.
+
+The leader executes a command with a `Recorder`. A replica that executes it again does so with a `Player`, so that every
+call has the result that it had at the leader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+from replicator.errors import BadRequest, Diverged
+from replicator.limits import MAX_TAPE_BYTES, MAX_TAPE_CALLS
+
+TapeValue = int | float | str | bytes | None
+V = TypeVar("V", int, float, str, bytes, TapeValue)
+
+
+class Call(NamedTuple):
+    name: str  # of the function
+    result: TapeValue
+
+
+class Tape(Protocol):
+    def call(self, name: str, function: Callable[[], V]) -> V:
+        """The result of a nondeterministic call; `function` makes it, if it is not known."""
+        ...
+
+
+class TapeFull(BadRequest):
+    """A transaction that needs a longer tape has no effect."""
+
+
+class Recorder:
+    """Makes each call, and records its result. Raises `TapeFull`."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self._bytes = 0
+
+    def call(self, name: str, function: Callable[[], V]) -> V:
+        result = function()
+        self._bytes += len(result) if isinstance(result, (str, bytes)) else 8
+        if len(self.calls) == MAX_TAPE_CALLS or self._bytes > MAX_TAPE_BYTES:
+            raise TapeFull(
+                f"one transaction makes at most {MAX_TAPE_CALLS} nondeterministic calls, such as random(), whose "
+                f"results take at most {MAX_TAPE_BYTES >> 10} KiB: split it"
+            )
+        self.calls.append(Call(name, result))
+        return result
+
+
+class Player:
+    """Repeats the results of recorded calls. Raises `Diverged` if the calls are not those that were recorded."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self._calls = calls
+        self._next = 0
+
+    def call(self, name: str, function: Callable[[], V]) -> V:
+        if self._next == len(self._calls):
+            raise Diverged(f"the command called {name}() here, which it had not done at the leader")
+        recorded = self._calls[self._next]
+        if recorded.name != name:
+            raise Diverged(f"the command called {name}() here, but {recorded.name}() at the leader")
+        self._next += 1
+        return recorded.result  # type: ignore[return-value]
+
+    def finish(self) -> None:
+        """The command has ended: all calls must have been repeated."""
+        if self._next < len(self._calls):
+            left = self._calls[self._next]
+            raise Diverged(f"the command called {left.name}() at the leader, which it has not done here")

@@ -1,0 +1,7 @@
+"""What executes the programs that clients send or call, and what it keeps between two of them. One for each server."""
+
+from __future__ import annotations
+
+
+class Programs:
+    pass
