@@ -48,6 +48,23 @@ MAX_TAPE_CALLS = 10_000
 MAX_TAPE_BYTES = 1 << 20
 """Total size of their results. Keeps the record below MAX_RECORD_BYTES."""
 
+# SQL
+
+MAX_SQL_BYTES = 64 << 10
+"""Text of a statement. Bounds the time to compile it."""
+
+MAX_SQL_READ_S = 60
+"""Time of a query. It runs in slices of SLICE_MS, so this bounds what it costs the other clients."""
+
+MAX_SQL_MEMORY_BYTES = 512 << 20
+"""Memory of SQLite's engine in a node. A query that needs more fails."""
+
+MAX_SQL_ROWS = 5_000
+"""Rows that one statement writes. As many as MAX_CHANGES, which counts the entries of indexes too."""
+
+MAX_SQL_MS = 30
+"""CPU time of a statement that writes. Nothing else runs meanwhile, as in MAX_EXEC_MS."""
+
 # REPL.ONCE
 
 ONCE_IDS = 1_000_000

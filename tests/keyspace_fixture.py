@@ -22,8 +22,8 @@ class MemoryEntries:
     def get(self, key: bytes) -> bytes | None:
         return self.stored.get(key)
 
-    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        yield from ((key, self.stored[key]) for key in sorted(self.stored) if start <= key < stop)
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        yield from ((key, self.stored[key]) for key in sorted(self.stored, reverse=reverse) if start <= key < stop)
 
     def rows(self, table: str) -> int:
         return sum(1 for _ in self.scan(*table_range(table)))

@@ -36,8 +36,9 @@ class Entries:
     def get(self, key: bytes) -> bytes | None:
         return self.values.get(key)
 
-    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        return iter(sorted((key, value) for key, value in self.values.items() if start <= key < stop))
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        found = [(key, value) for key, value in self.values.items() if start <= key < stop]
+        return iter(sorted(found, reverse=reverse))
 
     def rows(self, table: str) -> int:
         return len(self.values)

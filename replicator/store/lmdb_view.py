@@ -27,9 +27,11 @@ class LmdbView:
         value: bytes | None = transaction.get(key)
         return value
 
-    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         transaction = self._transaction or self._begin()
-        return _range(transaction.cursor(), start, stop)
+        return (
+            _reverse_range(transaction.cursor(), start, stop) if reverse else _range(transaction.cursor(), start, stop)
+        )
 
     def rows(self, table: str) -> int:
         return self._rows.get(table, 0)
@@ -75,9 +77,10 @@ class LmdbSnapshot:
         value: bytes | None = self._open().get(key)
         return value
 
-    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         try:
-            yield from _range(self._open().cursor(), start, stop)
+            cursor = self._open().cursor()
+            yield from _reverse_range(cursor, start, stop) if reverse else _range(cursor, start, stop)
         except lmdb.Error:
             self._open()
             raise
@@ -105,5 +108,14 @@ def _range(cursor: Any, start: bytes, stop: bytes) -> Iterator[tuple[bytes, byte
         return
     for key, value in cursor:
         if key >= stop:
+            return
+        yield key, value
+
+
+def _reverse_range(cursor: Any, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+    if not (cursor.prev() if cursor.set_range(stop) else cursor.last()):
+        return
+    for key, value in cursor.iterprev():
+        if key < start:
             return
         yield key, value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, Protocol
 
@@ -19,8 +19,8 @@ class Entries(Protocol):
 
     def get(self, key: bytes) -> bytes | None: ...
 
-    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Entries with start <= key < stop, in key order. The iterator is invalid once the state changes."""
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Entries with start <= key < stop, in key order or the reverse. Invalid once the state changes."""
         ...
 
     def rows(self, table: str) -> int:
@@ -71,11 +71,11 @@ class BlockingView:
             raise self._blocked(key)
         return self._base.get(key)
 
-    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         for key in self._candidates():
             if start <= key < stop and self._is_blocked(key):
                 raise self._blocked(key)
-        return self._base.scan(start, stop)
+        return self._base.scan(start, stop, reverse=reverse)
 
     def rows(self, table: str) -> int:
         self.scan(*table_range(table))
@@ -170,10 +170,10 @@ class Overlay:
             return self._values[key]
         return self.base.get(key)
 
-    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         keys = self._keys_between(start, stop)
-        base = self.base.scan(start, stop)
-        return merge(base, [(key, self._values[key]) for key in keys]) if keys else base
+        base = self.base.scan(start, stop, reverse=reverse)
+        return merge(base, [(key, self._values[key]) for key in keys], reverse) if keys else base
 
     def rows(self, table: str) -> int:
         return self.base.rows(table) + self._added.get(table)
@@ -262,15 +262,15 @@ class Transaction:
         change = self._changes.get(key)
         return change.new if change else self._get_in_base(key)
 
-    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         self.has_read = True
         if not self._changes:
-            return self._base.scan(start, stop)
+            return self._base.scan(start, stop, reverse=reverse)
         if self._keys is None:
             self._keys = sorted(self._changes)
         keys = self._keys[bisect_left(self._keys, start) : bisect_left(self._keys, stop)]
-        base = self._base.scan(start, stop)
-        return merge(base, [(key, self._changes[key].new) for key in keys]) if keys else base
+        base = self._base.scan(start, stop, reverse=reverse)
+        return merge(base, [(key, self._changes[key].new) for key in keys], reverse) if keys else base
 
     def rows(self, table: str) -> int:
         self.has_read = True
@@ -374,12 +374,17 @@ def _size(change: Change) -> int:
 
 
 def merge(
-    base: Iterator[tuple[bytes, bytes]], written: Sequence[tuple[bytes, bytes | None]]
+    base: Iterator[tuple[bytes, bytes]], written: list[tuple[bytes, bytes | None]], reverse: bool = False
 ) -> Iterator[tuple[bytes, bytes]]:
-    """The entries of `base`, overwritten by those of `written` (None: removed). All are in key order."""
+    """The entries of `base`, overwritten by those of `written` (None: removed), which is in key order.
+
+    `reverse`: `base` and the result are in the reverse order.
+    """
+    if reverse:
+        written.reverse()
     index = 0
     for key, value in base:
-        while index < len(written) and written[index][0] < key:
+        while index < len(written) and (written[index][0] > key if reverse else written[index][0] < key):
             yield from _present(written[index])
             index += 1
         if index < len(written) and written[index][0] == key:

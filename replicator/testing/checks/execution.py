@@ -40,8 +40,8 @@ class PastEntries:
     def get(self, key: bytes) -> bytes | None:
         return self._canonical.value_at(key, self._place)
 
-    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        for key in sorted(self._canonical.values):
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        for key in sorted(self._canonical.values, reverse=reverse):
             value = self.get(key) if start <= key < stop else None
             if value is not None:
                 yield key, value

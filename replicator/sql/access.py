@@ -1,0 +1,143 @@
+"""How a table is read: in full, by its key or by an index, and which part of it. Decided once for each statement.
+
+The decision never depends on the data: replicas that execute a statement must read the rows in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import apsw
+
+from replicator.sql.tables import Index, Table
+
+ROWID = -1  # as SQLite counts columns
+
+_ROWS = 1_000_000.0
+"""That a table is assumed to have."""
+_PER_EQUAL, _PER_RANGE = 10.0, 4.0
+"""A column that must be equal, or in a range, is assumed to leave one in so many rows."""
+_PER_ENTRY, _PER_INDEXED = 1.0, 2.5
+"""Relative cost to read a row in the order of the table, and by an index."""
+
+EQUAL = frozenset({apsw.SQLITE_INDEX_CONSTRAINT_EQ, apsw.SQLITE_INDEX_CONSTRAINT_IS})
+LOWER = {apsw.SQLITE_INDEX_CONSTRAINT_GT: False, apsw.SQLITE_INDEX_CONSTRAINT_GE: True}
+UPPER = {apsw.SQLITE_INDEX_CONSTRAINT_LT: False, apsw.SQLITE_INDEX_CONSTRAINT_LE: True}
+"""Bounds, and whether they are inclusive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """`column operator value` in a statement."""
+
+    number: int  # as SQLite numbers them
+    column: int
+    operator: int
+    collation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    inclusive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The values that it needs come in the order: those that are equal, the lower bound, the upper bound."""
+
+    index: Index | None  # None: in the order of the table
+    columns: tuple[int, ...]  # by which it sorts
+    equal: int  # so many of them are given
+    lower: Bound | None  # of the next one
+    upper: Bound | None
+    descending: bool
+
+    @property
+    def is_one_row(self) -> bool:
+        """At most."""
+        return self.equal == len(self.columns) and (self.index is None or self.index.unique)
+
+    def description(self, table: Table) -> str:
+        """For EXPLAIN QUERY PLAN."""
+        names = ["rowid" if it == ROWID else table.columns[it].name for it in self.columns]
+        parts = [f"{name}=?" for name in names[: self.equal]]
+        parts += [f"{names[self.equal]}{sign}?" for sign, bound in ((">", self.lower), ("<", self.upper)) if bound]
+        where = self.index.name if self.index else "PRIMARY KEY"
+        return f"{where} ({' AND '.join(parts)})" if parts or self.index else "all rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    access: Access
+    used: tuple[int, ...]  # the constraints whose values `access` needs, in its order
+    cost: float
+    rows: float
+    is_ordered: bool  # as the statement asks
+
+
+def plan(table: Table, constraints: Sequence[Constraint], order: Sequence[tuple[int, bool]]) -> Plan:
+    """The cheapest way. `order`: columns of ORDER BY and whether each is descending."""
+    return min(_plans(table, constraints, order), key=lambda it: it.cost)
+
+
+def _plans(table: Table, constraints: Sequence[Constraint], order: Sequence[tuple[int, bool]]) -> Iterable[Plan]:
+    key = table.key or (ROWID,)
+    yield _plan(None, key, table.key_collations or ("BINARY",), constraints, order)
+    for index in table.indexes:
+        yield _plan(index, index.columns, index.collations, constraints, order)
+
+
+def _plan(
+    index: Index | None,
+    columns: tuple[int, ...],
+    collations: Sequence[str],
+    constraints: Sequence[Constraint],
+    order: Sequence[tuple[int, bool]],
+) -> Plan:
+    used: list[int] = []
+    equal = 0
+    for column, collation in zip(columns, collations, strict=True):
+        found = _first(constraints, column, collation, EQUAL)
+        if found is None:
+            break
+        used.append(found.number)
+        equal += 1
+    bounds: list[Bound | None] = [None, None]
+    if equal < len(columns):
+        for place, operators in enumerate((LOWER, UPPER)):
+            found = _first(constraints, columns[equal], collations[equal], operators)
+            if found is not None:
+                used.append(found.number)
+                bounds[place] = Bound(operators[found.operator])
+    descending = bool(order) and order[0][1]
+    access = Access(index, columns, equal, bounds[0], bounds[1], descending)
+    if access.is_one_row:
+        rows = 1.0
+    else:
+        rows = max(2.0, _ROWS / _PER_EQUAL ** (3 * equal) / _PER_RANGE ** sum(it is not None for it in bounds))
+    cost = rows * (_PER_ENTRY if index is None else _PER_INDEXED)
+    is_ordered = _is_ordered(access, order)
+    if order and not is_ordered:
+        cost *= 1.5  # to sort them
+    return Plan(access, tuple(used), cost, rows, is_ordered)
+
+
+def _first(
+    constraints: Sequence[Constraint], column: int, collation: str, operators: Iterable[int]
+) -> Constraint | None:
+    for it in constraints:
+        if it.column == column and it.operator in operators and it.collation.upper() == collation.upper():
+            return it
+    return None
+
+
+def _is_ordered(access: Access, order: Sequence[tuple[int, bool]]) -> bool:
+    """Whether rows come as ORDER BY asks; columns that are equal in all of them do not matter."""
+    if access.is_one_row:
+        return True
+    fixed = access.columns[: access.equal]
+    wanted = [(column, descending) for column, descending in order if column not in fixed]
+    if any(descending is not access.descending for _, descending in wanted):
+        return False
+    return tuple(column for column, _ in wanted) == access.columns[access.equal :][: len(wanted)]

@@ -1,0 +1,132 @@
+"""Converts and checks the rows that a statement would write, as SQLite does for the table as it was created.
+
+The engine inserts a row into the empty table in `main`, returns it with its defaults and generated columns, and the
+table is emptied again. Rows that need neither are checked here, which is faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from replicator.sql.database import Database, ResultColumn
+from replicator.sql.statement import Conflict
+from replicator.sql.tables import Column, Row, Table
+from replicator.sql.tokens import Bindings, quote
+from replicator.sql.values import INT64, Affinity, SqlValue
+
+
+class Checked(NamedTuple):
+    row: Row
+    returned: tuple[SqlValue, ...]  # of RETURNING
+
+
+class RowChecker:
+    """Of one statement."""
+
+    def __init__(
+        self,
+        database: Database,
+        table: Table,
+        columns: Sequence[int],
+        bindings: Bindings,
+        *,
+        conflict: Conflict,
+        target: str,
+        upsert: str = "",
+        returning: str = "",
+    ) -> None:
+        """`columns`: those that get values; `target`: the name that expressions of the statement use for the table."""
+        self._database = database
+        self._table = table
+        self._columns = columns
+        self._bindings = bindings
+        self._plain = (
+            not (table.checked or upsert or returning)
+            and conflict is Conflict.ABORT
+            and [*columns] == [*range(len(table.columns))]
+        )
+        self.returned_columns: Sequence[ResultColumn] = ()
+        name = quote(table.name)
+        names = ", ".join(quote(table.columns[it].name) for it in columns)
+        marks = ", ".join(f":{_mark(number)}" for number in range(len(columns)))
+        action = "" if conflict is Conflict.ABORT else f"OR {conflict.value} "
+        everything = ", ".join(quote(it.name) for it in table.columns)
+        self._sql = (
+            f"INSERT {action}INTO main.{name} AS {quote(target)} "
+            f"{f'({names}) VALUES ({marks})' if columns else 'DEFAULT VALUES'} {upsert} "
+            f"RETURNING {everything}{', ' if returning else ''}{returning}"
+        )
+        stored = [it.name for it in table.columns if not it.generated]
+        self._stored = [number for number, it in enumerate(table.columns) if not it.generated]
+        self._load_sql = (
+            f"INSERT INTO main.{name} ({', '.join(map(quote, stored))}) VALUES ({', '.join('?' * len(stored))})"
+        )
+        self._content_sql = f"SELECT {everything} FROM main.{name}"
+        self._clear_sql = f"DELETE FROM main.{name}"
+
+    def check(self, values: Sequence[SqlValue]) -> Checked | None:
+        """None: the row is left out (OR IGNORE). Raises `apsw.ConstraintError`."""
+        if self._plain:
+            row = _convert(self._table.columns, values)
+            if row is not None:
+                return Checked(row, ())
+        try:
+            return self._insert(values)
+        finally:
+            self._run(self._clear_sql)
+
+    def resolve(self, values: Sequence[SqlValue], others: Sequence[Row]) -> tuple[Row, Checked] | None:
+        """The upsert of a row that conflicts with `others`: one of these, and what becomes of it. None: nothing.
+
+        Raises `apsw.ConstraintError`.
+        """
+        try:
+            for other in others:
+                self._run(self._load_sql, tuple(other[it] for it in self._stored))
+            checked = self._insert(values)
+            if checked is None:
+                return None
+            left = self._run(self._content_sql)
+            return next(it for it in others if it not in left or it == checked.row), checked
+        finally:
+            self._run(self._clear_sql)
+
+    def _insert(self, values: Sequence[SqlValue]) -> Checked | None:
+        database = self._database
+        bindings = {**self._bindings, **{_mark(number): value for number, value in enumerate(values)}}
+        with database.authorizer.writing(self._table.name):
+            described, rows = database.execute(self._sql, bindings)
+            columns = len(self._table.columns)
+            self.returned_columns = described[columns:]
+            found = rows.fetchall()
+        return Checked(found[0][:columns], found[0][columns:]) if found else None
+
+    def _run(self, sql: str, values: tuple[SqlValue, ...] = ()) -> list[Row]:
+        with self._database.authorizer.internal():
+            rows: list[Row] = self._database.connection.execute(sql, values).fetchall()
+            return rows
+
+
+def _convert(columns: Sequence[Column], values: Sequence[SqlValue]) -> Row | None:
+    """The row, if that is certain without the engine."""
+    row: list[SqlValue] = []
+    for column, value in zip(columns, values, strict=True):
+        affinity, kind = column.affinity, type(value)
+        if value is None:
+            if column.not_null:
+                return None
+        elif affinity is Affinity.TEXT:
+            if kind is not str:
+                return None
+        elif affinity is Affinity.INTEGER or affinity is Affinity.NUMERIC:
+            if kind is not int or value not in INT64:
+                return None
+        elif affinity is Affinity.REAL and kind is not float:
+            return None
+        row.append(value)
+    return tuple(row)
+
+
+def _mark(number: int) -> str:
+    return f"v{number}"

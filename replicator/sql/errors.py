@@ -1,0 +1,17 @@
+"""Why a statement failed. All of these are definite: it had no effect."""
+
+from __future__ import annotations
+
+from replicator.errors import Definite
+
+
+class SqlError(Definite):
+    """The statement is invalid: a syntax error, a table that does not exist, a function that is refused, …"""
+
+    code = "SQLERROR"
+
+
+class ConstraintFailed(SqlError):
+    """A row would violate a constraint of its table."""
+
+    code = "CONSTRAINT"

@@ -1,0 +1,100 @@
+"""Encodes SQL values as bytes that sort as SQLite compares the values: NULL, numbers, text, blobs.
+
+    NULL      01
+    number    its integer part (14 + length, or 14 - length if negative, and so many bytes, big-endian), then
+              01, or 02 and its fraction (8 bytes), or 00 and the complement of its fraction if it is negative;
+              beyond 64 bits: 1d and the number as a double, or 0b and its complement
+    text      30, UTF-8
+    blob      40, bytes
+
+Integers and reals that are equal have one encoding. Text and blobs end with 00, and have each 00 in them as 00 FF,
+unless they come last in a key. The encoding of integers is that of FoundationDB's tuple layer.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from math import isinf
+
+from replicator.sql.values import SqlValue
+
+NULL = b"\x01"
+ABOVE_NULL = b"\x02"
+BEYOND = b"\xff"
+"""Appended to a beginning of keys: above all keys that begin so."""
+
+_ZERO = 0x14
+_WHOLE, _FRACTION, _NEGATIVE_FRACTION = b"\x01", b"\x02", b"\x00"
+_HUGE, _NEGATIVE_HUGE = b"\x1d", b"\x0b"
+_TEXT, _BLOB = b"\x30", b"\x40"
+_DOUBLE = struct.Struct(">d")
+_BITS = (1 << 64) - 1
+_LIMIT = 2.0**63
+
+Collate = Callable[[str], str]
+"""Maps text to text that sorts, by its bytes, as the collation says."""
+
+
+def encode_last(value: SqlValue, collate: Collate | None = None) -> bytes:
+    """The encoding of a value that comes last in a key."""
+    if isinstance(value, str):
+        return _TEXT + (collate(value) if collate else value).encode()
+    if isinstance(value, bytes):
+        return _BLOB + value
+    return encode(value)
+
+
+def encode(value: SqlValue, collate: Collate | None = None) -> bytes:
+    """The encoding of a value that others follow."""
+    if isinstance(value, int):
+        return _integer(value) + _WHOLE
+    if isinstance(value, str):
+        return _TEXT + _terminated((collate(value) if collate else value).encode())
+    if value is None:
+        return NULL
+    if isinstance(value, bytes):
+        return _BLOB + _terminated(value)
+    return _real(value)
+
+
+def encode_all(values: Sequence[SqlValue], collations: Sequence[Collate | None]) -> bytes:
+    """Of values that others follow."""
+    return b"".join(map(encode, values, collations))
+
+
+def decode_integer(encoded: bytes) -> int:
+    """The reverse of `encode` for an integer."""
+    size = encoded[0] - _ZERO
+    number = int.from_bytes(encoded[1:-1], "big")
+    return number if size >= 0 else number + 1 - (1 << -8 * size)
+
+
+def _integer(value: int) -> bytes:
+    if value >= 0:
+        size = (value.bit_length() + 7) >> 3
+        return bytes((_ZERO + size,)) + value.to_bytes(size, "big")
+    size = ((-value).bit_length() + 7) >> 3
+    return bytes((_ZERO - size,)) + (value + (1 << 8 * size) - 1).to_bytes(size, "big")
+
+
+def _real(value: float) -> bytes:
+    if isinf(value) or not -_LIMIT <= value < _LIMIT:
+        bits = int.from_bytes(_DOUBLE.pack(abs(value)), "big")
+        return _complemented(_NEGATIVE_HUGE, bits) if value < 0 else _HUGE + bits.to_bytes(8, "big")
+    whole = int(value)  # towards zero
+    fraction = abs(value - whole)
+    if not fraction:
+        return _integer(whole) + _WHOLE
+    bits = int.from_bytes(_DOUBLE.pack(fraction), "big")
+    if value < 0:
+        return _complemented(_integer(whole) + _NEGATIVE_FRACTION, bits)
+    return _integer(whole) + _FRACTION + bits.to_bytes(8, "big")
+
+
+def _complemented(prefix: bytes, bits: int) -> bytes:
+    return prefix + (_BITS - bits).to_bytes(8, "big")
+
+
+def _terminated(data: bytes) -> bytes:
+    return data.replace(b"\x00", b"\x00\xff") + b"\x00"

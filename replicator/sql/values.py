@@ -1,0 +1,37 @@
+"""The values of SQL, and how a column converts them (sqlite.org/datatype3.html)."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+SqlValue = int | float | str | bytes | None
+
+INT64 = range(-(2**63), 2**63)
+
+
+class Affinity(Enum):
+    """The type to which a column converts the values that are stored in it."""
+
+    INTEGER = "integer"
+    REAL = "real"
+    NUMERIC = "numeric"
+    TEXT = "text"
+    BLOB = "blob"  # or no type: values stay as they are
+
+    @property
+    def is_numeric(self) -> bool:
+        return self in (Affinity.INTEGER, Affinity.REAL, Affinity.NUMERIC)
+
+
+def affinity_of(declared: str) -> Affinity:
+    """By the rules of section 3.1 in the order that they have there."""
+    declared = declared.upper()
+    if "INT" in declared:
+        return Affinity.INTEGER
+    if any(word in declared for word in ("CHAR", "CLOB", "TEXT")):
+        return Affinity.TEXT
+    if not declared or "BLOB" in declared:
+        return Affinity.BLOB
+    if any(word in declared for word in ("REAL", "FLOA", "DOUB")):
+        return Affinity.REAL
+    return Affinity.NUMERIC
