@@ -53,6 +53,12 @@ MAX_TAPE_BYTES = 1 << 20
 MAX_SQL_BYTES = 64 << 10
 """Text of a statement. Bounds the time to compile it."""
 
+MAX_TRACKED_ENTRIES = 20_000
+"""Entries that a transaction reads between BEGIN and COMMIT, which reads them again. Bounds the time that it takes."""
+
+MAX_SAVEPOINTS = 100
+"""Savepoints of one transaction. Bounds memory."""
+
 MAX_SQL_READ_S = 60
 """Time of a query. It runs in slices of SLICE_MS, so this bounds what it costs the other clients."""
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
+from replicator.sql.engine import SqlEngine
+
 
 class Programs:
-    pass
+    @cached_property
+    def sql(self) -> SqlEngine:
+        return SqlEngine()

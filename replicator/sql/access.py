@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import apsw
 
 from replicator.sql.tables import Index, Table
+from replicator.sql.values import Affinity
 
 ROWID = -1  # as SQLite counts columns
 
@@ -35,6 +36,7 @@ class Constraint:
     column: int
     operator: int
     collation: str
+    is_in: bool = False  # the rows are read for each value of a set
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +51,16 @@ class Access:
     index: Index | None  # None: in the order of the table
     columns: tuple[int, ...]  # by which it sorts
     equal: int  # so many of them are given
+    has_set: bool  # the last of these is one value of a set after the other
     lower: Bound | None  # of the next one
     upper: Bound | None
     descending: bool
 
     @property
     def is_one_row(self) -> bool:
-        """At most."""
-        return self.equal == len(self.columns) and (self.index is None or self.index.unique)
+        """At most, if each column that must be equal has one value that is."""
+        is_unique = self.index is None or self.index.unique
+        return is_unique and not self.has_set and self.equal == len(self.columns)
 
     def description(self, table: Table) -> str:
         """For EXPLAIN QUERY PLAN."""
@@ -73,6 +77,7 @@ class Plan:
     used: tuple[int, ...]  # the constraints whose values `access` needs, in its order
     cost: float
     rows: float
+    is_one_row: bool  # at most
     is_ordered: bool  # as the statement asks
 
 
@@ -83,12 +88,13 @@ def plan(table: Table, constraints: Sequence[Constraint], order: Sequence[tuple[
 
 def _plans(table: Table, constraints: Sequence[Constraint], order: Sequence[tuple[int, bool]]) -> Iterable[Plan]:
     key = table.key or (ROWID,)
-    yield _plan(None, key, table.key_collations or ("BINARY",), constraints, order)
+    yield _plan(table, None, key, table.key_collations or ("BINARY",), constraints, order)
     for index in table.indexes:
-        yield _plan(index, index.columns, index.collations, constraints, order)
+        yield _plan(table, index, index.columns, index.collations, constraints, order)
 
 
 def _plan(
+    table: Table,
     index: Index | None,
     columns: tuple[int, ...],
     collations: Sequence[str],
@@ -96,31 +102,50 @@ def _plan(
     order: Sequence[tuple[int, bool]],
 ) -> Plan:
     used: list[int] = []
-    equal = 0
+    equal, has_set = 0, False
     for column, collation in zip(columns, collations, strict=True):
         found = _first(constraints, column, collation, EQUAL)
-        if found is None:
+        if found is None or (found.is_in and not _can_be_in(table, column)):
             break
         used.append(found.number)
         equal += 1
+        has_set = has_set or found.is_in
     bounds: list[Bound | None] = [None, None]
-    if equal < len(columns):
+    if equal < len(columns) and not has_set:
         for place, operators in enumerate((LOWER, UPPER)):
             found = _first(constraints, columns[equal], collations[equal], operators)
             if found is not None:
                 used.append(found.number)
                 bounds[place] = Bound(operators[found.operator])
     descending = bool(order) and order[0][1]
-    access = Access(index, columns, equal, bounds[0], bounds[1], descending)
+    access = Access(index, columns, equal, has_set, bounds[0], bounds[1], descending)
+    is_single = all(_has_one_value(table, column) for column in columns[: equal - has_set])
     if access.is_one_row:
         rows = 1.0
     else:
-        rows = max(2.0, _ROWS / _PER_EQUAL ** (3 * equal) / _PER_RANGE ** sum(it is not None for it in bounds))
+        rows = max(
+            2.0,
+            _ROWS
+            * (10 if has_set else 1)
+            / _PER_EQUAL ** (3 * equal)
+            / _PER_RANGE ** sum(it is not None for it in bounds),
+        )
     cost = rows * (_PER_ENTRY if index is None else _PER_INDEXED)
-    is_ordered = _is_ordered(access, order)
+    is_one_row = access.is_one_row and is_single
+    is_ordered = is_one_row or (is_single and _is_ordered(access, order))
     if order and not is_ordered:
         cost *= 1.5  # to sort them
-    return Plan(access, tuple(used), cost, rows, is_ordered)
+    return Plan(access, tuple(used), cost, rows, is_one_row, is_ordered)
+
+
+def _can_be_in(table: Table, column: int) -> bool:
+    """SQLite does not compare again what is read for a value of a set, and might have to convert an untyped column."""
+    return column == ROWID or table.columns[column].affinity is not Affinity.BLOB
+
+
+def _has_one_value(table: Table, column: int) -> bool:
+    """Whether only one value is equal to another one. Of texts, several may be equal to a number."""
+    return column == ROWID or table.columns[column].affinity.is_numeric
 
 
 def _first(
@@ -134,10 +159,9 @@ def _first(
 
 def _is_ordered(access: Access, order: Sequence[tuple[int, bool]]) -> bool:
     """Whether rows come as ORDER BY asks; columns that are equal in all of them do not matter."""
-    if access.is_one_row:
-        return True
-    fixed = access.columns[: access.equal]
+    ordered = access.equal - access.has_set
+    fixed = access.columns[:ordered]
     wanted = [(column, descending) for column, descending in order if column not in fixed]
     if any(descending is not access.descending for _, descending in wanted):
         return False
-    return tuple(column for column, _ in wanted) == access.columns[access.equal :][: len(wanted)]
+    return tuple(column for column, _ in wanted) == access.columns[ordered:][: len(wanted)]

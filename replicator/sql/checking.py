@@ -46,7 +46,6 @@ class RowChecker:
             and conflict is Conflict.ABORT
             and [*columns] == [*range(len(table.columns))]
         )
-        self.returned_columns: Sequence[ResultColumn] = ()
         name = quote(table.name)
         names = ", ".join(quote(table.columns[it].name) for it in columns)
         marks = ", ".join(f":{_mark(number)}" for number in range(len(columns)))
@@ -64,6 +63,14 @@ class RowChecker:
         )
         self._content_sql = f"SELECT {everything} FROM main.{name}"
         self._clear_sql = f"DELETE FROM main.{name}"
+
+    def describe(self) -> Sequence[ResultColumn]:
+        """The columns of RETURNING. Raises `apsw.Error` if a part of the statement is not valid."""
+        if self._plain:
+            return ()
+        with self._database.authorizer.writing(self._table.name):
+            bindings = {**self._bindings, **{_mark(number): None for number in range(len(self._columns))}}
+            return self._database.describe(self._sql, bindings)[len(self._table.columns) :]
 
     def check(self, values: Sequence[SqlValue]) -> Checked | None:
         """None: the row is left out (OR IGNORE). Raises `apsw.ConstraintError`."""
@@ -96,10 +103,8 @@ class RowChecker:
         database = self._database
         bindings = {**self._bindings, **{_mark(number): value for number, value in enumerate(values)}}
         with database.authorizer.writing(self._table.name):
-            described, rows = database.execute(self._sql, bindings)
             columns = len(self._table.columns)
-            self.returned_columns = described[columns:]
-            found = rows.fetchall()
+            found = database.connection.execute(self._sql, bindings).fetchall()
         return Checked(found[0][:columns], found[0][columns:]) if found else None
 
     def _run(self, sql: str, values: tuple[SqlValue, ...] = ()) -> list[Row]:

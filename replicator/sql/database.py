@@ -10,6 +10,7 @@ the tables as they were created.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import apsw
@@ -58,22 +59,27 @@ class Database:
 
     def execute(self, sql: str, bindings: Bindings) -> tuple[Sequence[ResultColumn], apsw.Cursor]:
         """The columns of the result, and its rows. Raises `apsw.Error`."""
+        return self.describe(sql, bindings), self.connection.execute(sql, bindings)
+
+    def describe(self, sql: str, bindings: Bindings) -> Sequence[ResultColumn]:
+        """The columns of the result. Raises `apsw.Error` if the statement is not valid."""
         columns = self._columns.get(sql)
         if columns is not None:
-            return columns, self.connection.execute(sql, bindings)
-        cursor = self.connection.cursor()
+            return columns
         found: list[ResultColumn] = []
 
-        def describe_result(cursor: apsw.Cursor, sql: str, bindings: object) -> bool:
+        def stop(cursor: apsw.Cursor, sql: str, bindings: object) -> bool:
             found.extend(cursor.get_description())
-            return True
+            return False
 
-        cursor.exec_trace = describe_result  # which is possible only before the last row was read
-        cursor.execute(sql, bindings)
+        cursor = self.connection.cursor()
+        cursor.exec_trace = stop  # a cursor that has read its last row knows no columns
+        with suppress(apsw.ExecTraceAbort):
+            cursor.execute(sql, bindings)
         if len(self._columns) == _DESCRIBED:
             self._columns.clear()
         self._columns[sql] = found
-        return found, cursor
+        return found
 
     def close(self) -> None:
         self.connection.close()

@@ -70,7 +70,7 @@ def _fill(table: Table, name: str, transaction: Transaction) -> None:
             "table with the index, and copy the rows in parts"
         )
     stored = StoredTable(table, transaction)
-    rows = reading.read(transaction, table, Access(None, table.key or (ROWID,), 0, None, None, False), ())
+    rows = reading.read(transaction, table, Access(None, table.key or (ROWID,), 0, False, None, None, False), ())
     for key, row in [*rows]:
         stored.add_entry(index, key, row)
 

@@ -24,6 +24,9 @@ ABOVE_NULL = b"\x02"
 BEYOND = b"\xff"
 """Appended to a beginning of keys: above all keys that begin so."""
 
+TEXTS = (b"\x30", b"\x31")
+"""Bounds [start, stop) of the encodings of text."""
+
 _ZERO = 0x14
 _WHOLE, _FRACTION, _NEGATIVE_FRACTION = b"\x01", b"\x02", b"\x00"
 _HUGE, _NEGATIVE_HUGE = b"\x1d", b"\x0b"

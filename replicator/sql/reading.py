@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from replicator.sql import key_order
+from replicator.sql import key_order, ranges
 from replicator.sql.access import ROWID, Access
+from replicator.sql.ranges import Range
 from replicator.sql.tables import Row, Table, collate_of, decode_row
-from replicator.sql.values import INT64, Affinity, SqlValue
+from replicator.sql.values import Affinity, SqlValue
 from replicator.store.keys import decode_key, encode_key, row_range, table_range
 from replicator.store.view import Entries
-
-_INTEGER_TEXT = re.compile(r"-?\d{1,18}")
 
 
 class StoredRow(NamedTuple):
@@ -21,39 +19,30 @@ class StoredRow(NamedTuple):
     values: Row
 
 
-class _NotComparable(Exception):
-    """A value is compared with a column in a way that the order of the keys does not show: all rows are read."""
-
-
 def get(entries: Entries, table: Table, key: bytes) -> Row | None:
     stored = entries.get(encode_key(table.store_table, key, b""))
     return None if stored is None else _complete(table, decode_row(stored))
 
 
-def read(entries: Entries, table: Table, access: Access, values: Sequence[SqlValue]) -> Iterator[StoredRow]:
-    """At least the rows that the values of the constraints select: SQLite compares them again."""
-    try:
-        bounds = _bounds(table, access, values)
-    except _NotComparable:
-        bounds = b"", b""
-    if bounds is None:
-        return
+def read(entries: Entries, table: Table, access: Access, operands: Sequence[SqlValue]) -> Iterator[StoredRow]:
+    """At least the rows that the constraints select, in the order of the access: SQLite compares them again."""
+    found = _ranges(table, access, operands)
     index = access.index
-    start, stop = bounds
-    if index is None:
-        if access.is_one_row and stop:
-            row = get(entries, table, start)
-            if row is not None:
-                yield StoredRow(start, row)
-            return
-        between = _between(table.store_table, start, stop)
-        yield from _scan(entries, table, *between, reverse=access.descending)
-        return
-    for _, stored in entries.scan(*_between(index.store_table, start, stop), reverse=access.descending):
-        key = stored[1:]
+    if index is None and access.is_one_row and len(found) == 1 and found[0][1] == found[0][0] + b"\x00":
+        key = found[0][0]
         row = get(entries, table, key)
         if row is not None:
             yield StoredRow(key, row)
+        return
+    for bounds in reversed(found) if access.descending else found:
+        if index is None:
+            yield from _scan(entries, table, *_between(table.store_table, *bounds), reverse=access.descending)
+            continue
+        for _, stored in entries.scan(*_between(index.store_table, *bounds), reverse=access.descending):
+            key = stored[1:]
+            row = get(entries, table, key)
+            if row is not None:
+                yield StoredRow(key, row)
 
 
 def last_key(entries: Entries, table: Table) -> bytes | None:
@@ -80,53 +69,45 @@ def _complete(table: Table, values: Sequence[SqlValue]) -> Row:
 
 
 def _between(store_table: str, start: bytes, stop: bytes) -> tuple[bytes, bytes]:
-    """Bounds of store keys for rows with start <= row < stop. An empty `stop` is above all rows."""
-    first = row_range(store_table, start)[0] if start else table_range(store_table)[0]
-    return first, row_range(store_table, stop)[0] if stop else table_range(store_table)[1]
+    """Bounds of the store keys of rows with start <= row < stop."""
+    return row_range(store_table, start)[0], row_range(store_table, stop)[0]
 
 
-def _bounds(table: Table, access: Access, values: Sequence[SqlValue]) -> tuple[bytes, bytes] | None:
-    """Bounds [start, stop) of rows; None if no row can meet the constraints. Raises `_NotComparable`."""
+def _ranges(table: Table, access: Access, operands: Sequence[SqlValue]) -> list[Range]:
+    """Of rows, disjoint and in order."""
     is_key = access.index is None
     collations = (table.key_collations if access.index is None else access.index.collations) or ("BINARY",)
     prefix = b""
-    for place, column in enumerate(access.columns[: access.equal]):
-        value = _converted(table, column, values[place])
-        if value is None:
-            return None
+    for place, column in enumerate(access.columns[: access.equal + 1]):
+        affinity = Affinity.INTEGER if column == ROWID else table.columns[column].affinity
+        collate = collate_of(collations[place])
         is_last = is_key and place == len(access.columns) - 1
-        encode = key_order.encode_last if is_last else key_order.encode
-        prefix += encode(value, collate_of(collations[place]))
-    if access.equal == len(access.columns):
-        return prefix, prefix + (b"\x00" if is_key else key_order.BEYOND)
+        encoding = key_order.encode_last if is_last else key_order.encode
+        beyond = b"\x00" if is_last else key_order.BEYOND
+
+        def encode(value: SqlValue) -> bytes:
+            return encoding(value, collate)  # noqa: B023 (called in this iteration)
+
+        if place == access.equal:
+            found = _bounded(access, affinity, [*operands[place:]], encode, beyond)
+            return [(prefix + start, prefix + stop) for start, stop in found]
+        found = ranges.union(ranges.equal(affinity, operands[place], encode, beyond))
+        if len(found) != 1 or found[0][1] != found[0][0] + beyond or place == len(access.columns) - 1:
+            return [(prefix + start, prefix + stop) for start, stop in found]
+        prefix += found[0][0]
+    raise AssertionError("an access has columns")
+
+
+def _bounded(
+    access: Access, affinity: Affinity, operands: list[SqlValue], encode: ranges.Encode, beyond: bytes
+) -> list[Range]:
+    """Of the first column that need not be equal to a value."""
     if access.lower is None and access.upper is None:
-        return prefix, prefix + key_order.BEYOND
-    place = access.equal
-    column, collate = access.columns[place], collate_of(collations[place])
-    encode = key_order.encode_last if is_key and place == len(access.columns) - 1 else key_order.encode
-    beyond = b"\x00" if encode is key_order.encode_last else key_order.BEYOND
-    start, stop = prefix + key_order.ABOVE_NULL, prefix + key_order.BEYOND
-    rest = list(values[access.equal :])
-    if access.lower is not None:
-        value = _converted(table, column, rest.pop(0))
-        if value is None:
-            return None
-        start = prefix + encode(value, collate) + (b"" if access.lower.inclusive else beyond)
-    if access.upper is not None:
-        value = _converted(table, column, rest.pop(0))
-        if value is None:
-            return None
-        stop = prefix + encode(value, collate) + (beyond if access.upper.inclusive else b"")
-    return start, stop
-
-
-def _converted(table: Table, column: int, value: SqlValue) -> SqlValue:
-    """The value with which SQLite compares the column (sqlite.org/datatype3.html, 4.2). Raises `_NotComparable`."""
-    affinity = Affinity.INTEGER if column == ROWID else table.columns[column].affinity
-    if affinity.is_numeric and isinstance(value, str):
-        if _INTEGER_TEXT.fullmatch(value) and int(value) in INT64:
-            return int(value)
-        raise _NotComparable
-    if affinity is Affinity.TEXT and isinstance(value, (int, float)):
-        raise _NotComparable
-    return value
+        return [(b"", key_order.BEYOND)]
+    found = [ranges.ALL]
+    for bound, limit in ((access.lower, ranges.above), (access.upper, ranges.below)):
+        if bound is not None:
+            value = operands.pop(0)
+            part = limit(affinity, value, encode, beyond, inclusive=bound.inclusive)
+            found = ranges.intersection(found, ranges.union(part))
+    return found

@@ -32,10 +32,10 @@ class StoredTable:
         rowid = self.table.rowid_of(last) if last is not None else 0
         if self.table.autoincrement:
             stored = self._transaction.get(encode_key(SEQUENCE_TABLE, self.table.store_table.encode(), b""))
-            rowid = max(rowid, int.from_bytes(stored[1:], "big", signed=True) if stored else 0)
+            rowid = max(rowid, int.from_bytes(stored[1:], "big") if stored else 0)
         if rowid + 1 not in INT64:
             raise SqlError(f"{self.table.name}: the highest rowid is used")
-        return max(1, rowid + 1) if rowid < 0 else rowid + 1
+        return rowid + 1
 
     def conflicts(self, key: bytes, row: Row, but: bytes | None = None) -> Iterator[tuple[bytes, str]]:
         """Rows that may not be there together with this one: their keys, and what SQLite says of it.
@@ -57,8 +57,6 @@ class StoredTable:
         for index in self.table.indexes:
             entry, _ = index.entry(row, key)
             self._transaction.put(index.store_table, entry, b"", ENTRY + key)
-        if self.table.autoincrement:
-            self._note_rowid(self.table.rowid_of(key))
 
     def add_entry(self, index: Index, key: bytes, row: Row) -> None:
         """Of a row that is there. Raises `ConstraintFailed`."""
@@ -99,19 +97,13 @@ class StoredTable:
         name = self.table.name
         return "UNIQUE constraint failed: " + ", ".join(f"{name}.{self.table.columns[it].name}" for it in columns)
 
-    def _note_rowid(self, rowid: int) -> None:
+    def note_rowid(self, rowid: int) -> None:
+        """An INSERT into an AUTOINCREMENT table has used it, also if the row was left out."""
         name = self.table.store_table.encode()
         stored = self._transaction.get(encode_key(SEQUENCE_TABLE, name, b""))
-        if stored is None or int.from_bytes(stored[1:], "big", signed=True) < rowid:
-            self._transaction.put(SEQUENCE_TABLE, name, b"", _NUMBER + rowid.to_bytes(8, "big", signed=True))
+        if rowid > (int.from_bytes(stored[1:], "big") if stored else 0):
+            self._transaction.put(SEQUENCE_TABLE, name, b"", _NUMBER + rowid.to_bytes(8, "big"))
 
 
 def rowid_key(rowid: int) -> bytes:
     return key_order.encode(rowid)
-
-
-def check_rowid(value: object) -> int:
-    """Raises `ConstraintFailed`."""
-    if not isinstance(value, int):
-        raise ConstraintFailed("datatype mismatch")
-    return value

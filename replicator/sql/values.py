@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 
 SqlValue = int | float | str | bytes | None
@@ -35,3 +36,17 @@ def affinity_of(declared: str) -> Affinity:
     if any(word in declared for word in ("REAL", "FLOA", "DOUB")):
         return Affinity.REAL
     return Affinity.NUMERIC
+
+
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_SPACE = " \t\n\v\f\r"
+
+
+def as_number(text: str) -> int | float | None:
+    """The number to which a numeric column converts text; None: it stays text."""
+    text = text.strip(_SPACE)
+    if not _NUMBER.fullmatch(text):
+        return None
+    if text.lstrip("+-").isdigit() and len(text) < 20 and int(text) in INT64:
+        return int(text)
+    return float(text)

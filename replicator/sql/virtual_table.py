@@ -46,7 +46,9 @@ class StoreModule:
 
 def declaration(table: Table) -> str:
     columns = [f"{quote(it.name)} {it.declared} COLLATE {it.collation}" for it in table.columns]
-    return f"CREATE TABLE x({', '.join([*columns, f'{KEY_COLUMN} BLOB HIDDEN'])})"
+    if table.has_rowid:
+        return f"CREATE TABLE x({', '.join([*columns, f'{KEY_COLUMN} BLOB HIDDEN'])})"
+    return f"CREATE TABLE x({', '.join([*columns, f'{KEY_COLUMN} BLOB HIDDEN PRIMARY KEY'])}) WITHOUT ROWID"
 
 
 class VirtualTable:
@@ -64,6 +66,7 @@ class VirtualTable:
                 self._column(info.get_aConstraint_iColumn(number)),
                 info.get_aConstraint_op(number),
                 info.get_aConstraint_collation(number),
+                info.get_aConstraintUsage_in(number),
             )
             for number in range(info.nConstraint)
             if info.get_aConstraint_usable(number) and info.get_aConstraint_iColumn(number) < len(table.columns)
@@ -78,7 +81,7 @@ class VirtualTable:
         info.estimatedCost = chosen.cost
         info.estimatedRows = int(chosen.rows)
         info.orderByConsumed = bool(order) and chosen.is_ordered
-        if chosen.access.is_one_row:
+        if chosen.is_one_row:
             info.idxFlags = apsw.SQLITE_INDEX_SCAN_UNIQUE
         info.idxNum = self._number(chosen.access)
         info.idxStr = chosen.access.description(table)
@@ -140,10 +143,7 @@ class Cursor:
         return self._values[number]  # type: ignore[index]
 
     def Rowid(self) -> int:
-        table = self._table.table
-        if not table.has_rowid:
-            raise apsw.SQLError(f"the table {table.name} has no rowid: it has a primary key")
-        return table.rowid_of(self._key)
+        return self._table.table.rowid_of(self._key)  # which is not called for other tables
 
     def Close(self) -> None:
         self._rows = iter(())

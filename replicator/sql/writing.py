@@ -17,7 +17,7 @@ from replicator.sql.checking import Checked, RowChecker
 from replicator.sql.database import Database, ResultColumn
 from replicator.sql.errors import ConstraintFailed, SqlError
 from replicator.sql.statement import Conflict, Delete, Insert, Update
-from replicator.sql.stored_table import StoredTable, check_rowid, rowid_key
+from replicator.sql.stored_table import StoredTable, rowid_key
 from replicator.sql.tables import Row, Table
 from replicator.sql.tokens import Bindings, quote
 from replicator.sql.values import SqlValue
@@ -86,7 +86,7 @@ class _Insertion:
             upsert=statement.upsert,
             returning=statement.returning,
         )
-        self.written = Written()
+        self.written = Written(columns=self._checker.describe())
 
     def add(self, source: Sequence[SqlValue]) -> None:
         table, stored, statement = self._table, self._stored, self._statement
@@ -101,6 +101,8 @@ class _Insertion:
             return
         row = checked.row
         key = rowid_key(stored.next_rowid()) if not table.key else _key(table, row)
+        if table.autoincrement:
+            stored.note_rowid(table.rowid_of(key))
         conflicts = [*stored.conflicts(key, row)]
         if conflicts and statement.upsert:
             self._resolve(values, [other for other, _ in conflicts])
@@ -125,7 +127,6 @@ class _Insertion:
         written = self.written
         written.changes += 1
         if self._statement.returning:
-            written.columns = self._checker.returned_columns
             written.rows.append(checked.returned)
 
 
@@ -150,7 +151,7 @@ def update(database: Database, transaction: Transaction, statement: Update, bind
         target=target,
         returning=statement.returning,
     )
-    written, done = Written(), set[bytes]()
+    written, done = Written(columns=checker.describe()), set[bytes]()
     for key, *new in [*_read(database, query, bindings)]:
         assert isinstance(key, bytes)
         before = stored.get(key)
@@ -160,8 +161,8 @@ def update(database: Database, transaction: Transaction, statement: Update, bind
         row = [*before]
         for column, value in zip(columns, new, strict=True):
             row[column] = value
-        if table.has_rowid_column:
-            check_rowid(row[table.key[0]])
+        if table.has_rowid_column and row[table.key[0]] is None:
+            raise SqlError("datatype mismatch")
         checked = checker.check([row[it] for it in writable])
         if checked is None:
             continue
@@ -169,7 +170,6 @@ def update(database: Database, transaction: Transaction, statement: Update, bind
         if _replace(stored, key, before, checked.row, new_key, statement.conflict):
             written.changes += 1
             if statement.returning:
-                written.columns = checker.returned_columns
                 written.rows.append(checked.returned)
     return written
 

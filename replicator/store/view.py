@@ -253,7 +253,8 @@ class Transaction:
         self._bytes = 0  # of the old and new values of `_changes`
         self._added = AddedRows()  # by `_changes`
         self._keys: list[bytes] | None = None  # of `_changes`, sorted; None until the first scan
-        self._undo: list[tuple[bytes, Change | None]] | None = None  # changes before each `put` since the savepoint
+        self._undo: list[tuple[bytes, Change | None]] | None = None  # changes before each `put` since the first mark
+        self._savepoint = 0  # a mark
         self._expired: list[tuple[str, bytes]] = []  # table and row, since the last savepoint
         self.has_read = False
 
@@ -330,16 +331,26 @@ class Transaction:
 
     def set_savepoint(self) -> None:
         """`roll_back` undoes what changes from now on."""
-        self._undo = []
+        self._savepoint = self.mark()
         self._expired.clear()
 
     def roll_back(self) -> None:
         """Undo the changes since the savepoint, but for the removal of expired rows."""
-        for key, before in reversed(self._undo or []):
-            self._replace(key, before)
-        self._undo = []
+        self.roll_back_to(self._savepoint)
         for table, row in self._expired:
             self._remove_row(table, row)
+
+    def mark(self) -> int:
+        """For `roll_back_to`: as many marks as there are, each can be used until an earlier one is."""
+        if self._undo is None:
+            self._undo = []
+        return len(self._undo)
+
+    def roll_back_to(self, mark: int) -> None:
+        """Undo the changes since `mark` was called."""
+        undo = self._undo or []
+        while len(undo) > mark:
+            self._replace(*undo.pop())
 
     @property
     def changes(self) -> dict[bytes, Change]:

@@ -22,6 +22,7 @@ from replicator.protocol.levels import Level
 from replicator.server.redis.command import Args, Command
 from replicator.server.redis.context import ServerContext
 from replicator.server.redis.dispatch import Dispatcher
+from replicator.server.redis.interactive import InteractiveTransaction
 from replicator.server.redis.keyspace_notifications import KeyspaceNotifications
 from replicator.server.redis.replies import Replies
 from replicator.server.redis.requests import ProtocolBroken, Requests, SecurityAttack
@@ -64,6 +65,7 @@ class Connection(asyncio.Protocol):
         self.last_command = b""
         self.level: Level | None = None
         self.multi = MultiState(server.watches)
+        self.interactive: InteractiveTransaction | None = None
         self.subscriptions = Subscriptions(server.sentinel_events, server.keyspace_notifications, self)
         self.record_sink: RecordSink | None = None
         self._transport: asyncio.Transport
@@ -234,6 +236,9 @@ class Connection(asyncio.Protocol):
 
     def read_at(self, level: Level | None, command: Command, args: Args) -> None:
         self._dispatcher.read_at(level, command, args)
+
+    def commit(self, reply: Reply) -> None:
+        self._dispatcher.commit(reply)
 
     def execute(self, args: Args, id: bytes | None) -> None:
         self._dispatcher.execute(args, id)

@@ -14,6 +14,7 @@ from replicator.protocol.levels import Level
 from replicator.server.backend import Backend
 from replicator.server.programs import Programs
 from replicator.server.redis.command import Args, Command
+from replicator.server.redis.interactive import InteractiveTransaction
 from replicator.server.redis.resp import Reply
 from replicator.server.redis.subscriptions import Subscriptions
 from replicator.server.redis.topology import Topology
@@ -71,6 +72,7 @@ class ConnectionContext(Protocol):
     last_offset: Offset  # of the last write of this connection that was acknowledged
     level: Level | None  # of its reads; None: the default of the node's role
     multi: MultiState
+    interactive: InteractiveTransaction | None  # from BEGIN on; None: there is none
     subscriptions: Subscriptions
     record_sink: RecordSink | None  # None: the connection is not the sender's end of a stream
 
@@ -91,6 +93,10 @@ class ConnectionContext(Protocol):
 
     def read_at(self, level: Level | None, command: Command, args: Args) -> None:
         """Reply to a read from a view of that level. No own writes may be unacknowledged. Raises `ReplicatorError`."""
+        ...
+
+    def commit(self, reply: Reply) -> None:
+        """COMMIT of `interactive`, which ends. Raises `ReplicatorError`."""
         ...
 
     def execute(self, args: Args, id: bytes | None) -> None:

@@ -17,6 +17,7 @@ from replicator.server.redis.command import Args, Command, CommandKind
 from replicator.server.redis.commands import BY_SPELLING, look_up
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.dedup import Dedup
+from replicator.server.redis.interactive import InteractiveTransaction
 from replicator.server.redis.replies import Replies
 from replicator.server.redis.resp import (
     QUEUED,
@@ -37,6 +38,9 @@ from replicator.store.view import KeyBlocked, RowIsExpiring, Transaction, Transa
 
 WHILE_STREAMING = frozenset({b"repl.ack", b"repl.downstream"})
 """What a follower may send on a connection over which it receives records."""
+
+IN_TRANSACTION = frozenset({b"repl.sql", b"quit", b"reset"})
+"""Commands that a connection can send between BEGIN and COMMIT, besides those on data."""
 
 
 class Dispatcher:
@@ -64,7 +68,9 @@ class Dispatcher:
         command = None
         try:
             found = BY_SPELLING.get(args[0])
-            command = found if found is not None and found.accepts(len(args)) else look_up(args)
+            if found is None or found.variant is not None or not found.accepts(len(args)):
+                found = look_up(args)
+            command = found
             connection.last_command = command.name
             kind = command.kind
             if not connection.authenticated and not command.before_auth:
@@ -73,6 +79,8 @@ class Dispatcher:
                 connection.reply(refusal(command.name))
             elif connection.record_sink is not None and command.name not in WHILE_STREAMING:
                 raise BadRequest("only REPL.ACK and REPL.DOWNSTREAM are allowed on a connection that receives records")
+            elif connection.interactive is not None and kind is not CommandKind.CONNECTION:
+                self._run_in_transaction(connection.interactive, command, args)
             elif multi.open and kind is not CommandKind.CONTROL:
                 self._queue(command, args)
             elif len(args) > MAX_WRITE_ITEMS and kind is not CommandKind.READ:
@@ -218,6 +226,44 @@ class Dispatcher:
             dedup.add(id, lines, reply)
         self._submit(transaction, decode(reply))
 
+    # Transactions over several commands
+
+    def _run_in_transaction(self, interactive: InteractiveTransaction, command: Command, args: Args) -> None:
+        """Raises `BadRequest`, and `NotLeader` and others, which end the transaction."""
+        connection = self._connection
+        if command.kind is CommandKind.CONTROL:
+            if command.name not in IN_TRANSACTION:
+                name = command.name.decode().upper()
+                raise BadRequest(f"{name} is not allowed between BEGIN and COMMIT: end the transaction before")
+            command.handler(connection, args)
+            return
+        if len(args) > MAX_WRITE_ITEMS:
+            raise BadRequest(f"this command has at most {MAX_WRITE_ITEMS} arguments: split it")
+        try:
+            mark = interactive.begin_command(self._backend.begin())
+        except ReplicatorError:
+            connection.interactive = None
+            raise
+        keyspace = WritableKeyspace(interactive.transaction, self._backend.now_ms(), self._programs, interactive.tape)
+        try:
+            if command.long:
+                reply = Budget(MAX_STEPS_IN_EXEC).finish(command.handler(keyspace, args))
+                if reply is None:
+                    raise _reads_too_much(command)
+            else:
+                reply = command.handler(keyspace, args)
+        except ReplicatorError:
+            interactive.transaction.roll_back_to(mark)
+            raise
+        connection.reply(reply)
+
+    def commit(self, reply: Reply) -> None:
+        """Raises `Conflict`, `NotLeader` and others: the transaction has no effect."""
+        interactive, self._connection.interactive = self._connection.interactive, None
+        assert interactive is not None
+        interactive.check(self._backend.begin())
+        self._submit(interactive.transaction, reply)
+
     def _is_changing(self, watched: Iterable[bytes]) -> bool:
         """Whether a write that was queued before one of the rows was watched changes it: the client has not read that.
 
@@ -247,10 +293,7 @@ class Dispatcher:
             return self._run(keyspace, command.handler, subject, args)
         reply = self._run(keyspace, lambda *line: budget.finish(command.handler(*line)), keyspace, args)
         if reply is None:
-            raise TransactionTooLarge(
-                f"a transaction that writes can read at most {MAX_STEPS_IN_EXEC} keys or fields with commands such as "
-                f"{command.name.decode().upper()}: read them before MULTI, and WATCH what must not change"
-            )
+            raise _reads_too_much(command)
         return reply
 
     def _run(
@@ -265,6 +308,13 @@ class Dispatcher:
         except ReplicatorError as error:
             keyspace.transaction.roll_back()
             return error_reply(error)
+
+
+def _reads_too_much(command: Command) -> TransactionTooLarge:
+    return TransactionTooLarge(
+        f"a transaction that writes can read at most {MAX_STEPS_IN_EXEC} keys or fields with commands such as "
+        f"{command.name.decode().upper()}: read them before, and WATCH what must not change"
+    )
 
 
 def _has_expired(keyspace: WritableKeyspace, watched: Iterable[bytes]) -> bool:

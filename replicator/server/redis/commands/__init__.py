@@ -13,6 +13,7 @@ from replicator.server.redis.commands import (  # noqa: F401
     scan,
     sentinel,
     server,
+    sql,
     strings,
     transactions,
 )

@@ -44,6 +44,7 @@ def quit_(connection: ConnectionContext, args: Args) -> None:
 @control("reset", 1, before_auth=True)
 def reset(connection: ConnectionContext, args: Args) -> None:
     connection.multi.discard()
+    connection.interactive = None
     connection.subscriptions.clear()
     connection.protocol = 2
     connection.level = None

@@ -62,6 +62,18 @@ def write(name: str, arity: int, keys: Keys = (1, 1, 1), *, line_at: int = 0) ->
     return command(name, arity, CommandKind.WRITE, keys, line_at=line_at)
 
 
+def variants(name: str, arity: int, choose: Callable[[Args], Command]) -> None:
+    """Register a command whose kind depends on its line. `choose` may raise `errors.Definite`."""
+
+    def never(subject: object, args: Args) -> Reply:
+        raise AssertionError("its variants are executed")
+
+    lower = name.encode()
+    COMMANDS[lower] = BY_SPELLING[lower] = BY_SPELLING[lower.upper()] = Command(
+        lower, arity, CommandKind.WRITE, never, variant=choose
+    )
+
+
 def connection(name: str, arity: int, *, before_auth: bool = False) -> Callable[[ConnectionHandler], ConnectionHandler]:
     return command(name, arity, CommandKind.CONNECTION, before_auth=before_auth)
 
@@ -81,7 +93,7 @@ def look_up(args: Args) -> Command:
         raise BadRequest(f"unknown command '{name}', with args beginning with: {beginning}")
     if not found.accepts(len(args)):
         raise wrong_arity(found.name)
-    return found
+    return found if found.variant is None else found.variant(args)
 
 
 def refuse_in_multi(connection: ConnectionContext, message: str) -> None:

@@ -1,0 +1,61 @@
+"""A transaction over several commands of a connection, from BEGIN to COMMIT. Nothing is locked meanwhile.
+
+Each command sees the state at the leader as it is then, with the changes of the transaction. COMMIT reads again what
+the commands have read. If anything has changed, the transaction has no effect; otherwise its changes become one record,
+so that it takes place as a whole at that moment.
+"""
+
+from __future__ import annotations
+
+from replicator.errors import BadRequest, Definite
+from replicator.limits import MAX_SAVEPOINTS
+from replicator.records.tape import Recorder
+from replicator.store.tracking import TrackedEntries
+from replicator.store.view import Transaction
+
+
+class Conflict(Definite):
+    """Another transaction has changed what this one has read."""
+
+    code = "CONFLICT"
+
+
+class InteractiveTransaction:
+    def __init__(self, base: Transaction) -> None:
+        """`base`: a transaction without changes, which sees the current state."""
+        self._reads = TrackedEntries(base)
+        self._savepoints: list[tuple[str, int]] = []  # name and mark
+        self.transaction = Transaction(self._reads)
+        self.tape = Recorder()
+
+    def begin_command(self, base: Transaction) -> int:
+        """The next command sees what `base` sees. Returns the mark to which it is rolled back if it fails."""
+        self._reads.base = base
+        return self.transaction.mark()
+
+    def check(self, base: Transaction) -> None:
+        """Raises `Conflict` if what was read is different in `base`."""
+        if not self._reads.unchanged(base):
+            raise Conflict("another client has changed what this transaction has read: it has no effect, run it again")
+
+    def set_savepoint(self, name: str) -> None:
+        if len(self._savepoints) == MAX_SAVEPOINTS:
+            raise BadRequest(f"a transaction has at most {MAX_SAVEPOINTS} savepoints")
+        self._savepoints.append((name, self.transaction.mark()))
+
+    def release(self, name: str) -> None:
+        """Forget the savepoint and those after it. Raises `BadRequest`."""
+        del self._savepoints[self._find(name) :]
+
+    def roll_back_to(self, name: str) -> None:
+        """Undo what was done since the savepoint, which stays. Raises `BadRequest`."""
+        place = self._find(name)
+        del self._savepoints[place + 1 :]
+        self.transaction.roll_back_to(self._savepoints[place][1])
+
+    def _find(self, name: str) -> int:
+        """The place of the last savepoint of that name."""
+        for place in range(len(self._savepoints) - 1, -1, -1):
+            if self._savepoints[place][0] == name:
+                return place
+        raise BadRequest(f"no such savepoint: {name}")
