@@ -148,7 +148,7 @@ def outcome(run: object, statement: str) -> object:
     """Its rows in any order, or which error it is."""
     try:
         rows = run(statement)  # type: ignore[operator]
-    except (apsw.ConstraintError, ConstraintFailed):
+    except (apsw.ConstraintError, apsw.MismatchError, ConstraintFailed):
         return "constraint"  # which of several is not defined
     except (apsw.Error, SqlError) as error:
         return "error", str(error)

@@ -22,14 +22,13 @@ class Checked(NamedTuple):
 
 
 class RowChecker:
-    """Of one statement."""
+    """Of one statement, which may be executed often."""
 
     def __init__(
         self,
         database: Database,
         table: Table,
         columns: Sequence[int],
-        bindings: Bindings,
         *,
         conflict: Conflict,
         target: str,
@@ -40,7 +39,6 @@ class RowChecker:
         self._database = database
         self._table = table
         self._columns = columns
-        self._bindings = bindings
         self._plain = (
             not (table.checked or upsert or returning)
             and conflict is Conflict.ABORT
@@ -64,26 +62,28 @@ class RowChecker:
         self._content_sql = f"SELECT {everything} FROM main.{name}"
         self._clear_sql = f"DELETE FROM main.{name}"
 
-    def describe(self) -> Sequence[ResultColumn]:
+    def describe(self, bindings: Bindings) -> Sequence[ResultColumn]:
         """The columns of RETURNING. Raises `apsw.Error` if a part of the statement is not valid."""
         if self._plain:
             return ()
         with self._database.authorizer.writing(self._table.name):
-            bindings = {**self._bindings, **{_mark(number): None for number in range(len(self._columns))}}
-            return self._database.describe(self._sql, bindings)[len(self._table.columns) :]
+            nothing = dict.fromkeys(map(_mark, range(len(self._columns))))
+            return self._database.describe(self._sql, {**bindings, **nothing})[len(self._table.columns) :]
 
-    def check(self, values: Sequence[SqlValue]) -> Checked | None:
+    def check(self, values: Sequence[SqlValue], bindings: Bindings) -> Checked | None:
         """None: the row is left out (OR IGNORE). Raises `apsw.ConstraintError`."""
         if self._plain:
             row = _convert(self._table.columns, values)
             if row is not None:
                 return Checked(row, ())
         try:
-            return self._insert(values)
+            return self._insert(values, bindings)
         finally:
             self._run(self._clear_sql)
 
-    def resolve(self, values: Sequence[SqlValue], others: Sequence[Row]) -> tuple[Row, Checked] | None:
+    def resolve(
+        self, values: Sequence[SqlValue], others: Sequence[Row], bindings: Bindings
+    ) -> tuple[Row, Checked] | None:
         """The upsert of a row that conflicts with `others`: one of these, and what becomes of it. None: nothing.
 
         Raises `apsw.ConstraintError`.
@@ -91,7 +91,7 @@ class RowChecker:
         try:
             for other in others:
                 self._run(self._load_sql, tuple(other[it] for it in self._stored))
-            checked = self._insert(values)
+            checked = self._insert(values, bindings)
             if checked is None:
                 return None
             left = self._run(self._content_sql)
@@ -99,9 +99,9 @@ class RowChecker:
         finally:
             self._run(self._clear_sql)
 
-    def _insert(self, values: Sequence[SqlValue]) -> Checked | None:
+    def _insert(self, values: Sequence[SqlValue], bindings: Bindings) -> Checked | None:
         database = self._database
-        bindings = {**self._bindings, **{_mark(number): value for number, value in enumerate(values)}}
+        bindings = {**bindings, **{_mark(number): value for number, value in enumerate(values)}}
         with database.authorizer.writing(self._table.name):
             columns = len(self._table.columns)
             found = database.connection.execute(self._sql, bindings).fetchall()

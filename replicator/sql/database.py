@@ -38,11 +38,13 @@ class Database:
         self.tables: dict[str, Table] = {}
         """By name in lower case."""
         self.calls = calls
+        self.prepared: dict[str, Any] = {}
+        """Statements that write, by their text (`writing.Prepared`)."""
         self.authorizer = Authorizer()
         self._columns: dict[str, Sequence[ResultColumn]] = {}
         self.connection = connection = apsw.Connection(":memory:", statementcachesize=200)
         module: Any = StoreModule(self.tables, self.source)
-        connection.create_module(MODULE, module, use_bestindex_object=True, iVersion=4)
+        connection.create_module(MODULE, module, use_bestindex_object=True, iVersion=2)
         functions.register(connection, calls)
         set_limits(connection)
         connection.authorizer = self.authorizer.check

@@ -16,7 +16,7 @@ from replicator.sql import catalog, defining, writing
 from replicator.sql.database import Database, ResultColumn
 from replicator.sql.errors import ConstraintFailed, SqlError
 from replicator.sql.functions import Calls
-from replicator.sql.statement import Control, Create, Delete, Drop, Insert, Parsed, Query, Update, Write
+from replicator.sql.statement import Control, Create, Drop, Parsed, Query, Write
 from replicator.sql.stepping import Pause, in_steps
 from replicator.sql.tokens import Parameters
 from replicator.sql.values import SqlValue
@@ -24,6 +24,7 @@ from replicator.sql.writing import Written
 from replicator.store.view import Entries, Transaction, TransactionTooLarge
 
 _DATABASES = 4
+_PREPARED = 500  # statements that write, of a database
 _INSTRUCTIONS = 2_000
 """Of the engine's virtual machine between two calls of a limit; less than 0.1 ms."""
 _ROWS = 20
@@ -63,7 +64,17 @@ class SqlEngine:
         def work(pause: Pause) -> Result:
             return self._query(view, Recorder(), parsed, parameters, _Steps(pause, self._clock))
 
-        return (yield from in_steps(work))
+        steps = in_steps(work)
+        try:
+            while True:
+                yield next(steps)
+                for _ in range(_ROWS - 1):  # a step is one row, or what takes as long
+                    yield 0
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        finally:
+            steps.close()
 
     def execute(self, transaction: Transaction, tape: Tape, parsed: Parsed, parameters: Parameters) -> Result:
         """Any statement but those that control transactions.
@@ -102,7 +113,7 @@ class SqlEngine:
             database.source.entries, database.source.on_row = entries, limit.on_row
             database.connection.set_progress_handler(limit.on_instructions, _INSTRUCTIONS)
             yield database
-        except apsw.ConstraintError as error:
+        except (apsw.ConstraintError, apsw.MismatchError) as error:
             raise ConstraintFailed(str(error)) from error
         except apsw.AuthError as error:
             raise SqlError((database.authorizer.refusal if database else None) or str(error)) from error
@@ -129,16 +140,19 @@ def _write(
 ) -> Written:
     bindings = parsed.tokens.bind(parameters)
     match statement:
-        case Insert():
-            return writing.insert(database, transaction, statement, bindings)
-        case Update():
-            return writing.update(database, transaction, statement, bindings)
-        case Delete():
-            return writing.delete(database, transaction, statement, bindings)
         case Create():
             defining.create(database, transaction, statement)
         case Drop():
             defining.drop(database, transaction, statement)
+        case _:
+            text = parsed.tokens.text
+            prepared = database.prepared.get(text)
+            if prepared is None:
+                prepared = writing.prepare(database, statement)
+                if len(database.prepared) == _PREPARED:
+                    database.prepared.clear()
+                database.prepared[text] = prepared
+            return prepared.run(transaction, bindings)
     return Written()
 
 

@@ -28,7 +28,7 @@ class Source:
     def __init__(self) -> None:
         self.entries: Entries | None = None
         self.on_row: Callable[[], None] = lambda: None
-        """Called for each row that is read."""
+        """Called for each row that is read or written."""
 
 
 class StoreModule:

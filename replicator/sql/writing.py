@@ -4,13 +4,14 @@
     UPDATE    the engine reads the keys of the rows and the values of SET; each row is checked and replaced
     DELETE    the engine reads the keys
 
-All rows are read before the first one is written.
+All rows are read before the first one is written. A statement is prepared once for a database, and executed often.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from replicator.limits import MAX_SQL_ROWS
 from replicator.sql.checking import Checked, RowChecker
@@ -32,45 +33,41 @@ _ROWID_NAMES = ("rowid", "oid", "_rowid_")
 class Written:
     """What a statement has done."""
 
-    changes: int = 0  # rows
-    last_id: int | None = None  # rowid of the last row that it inserted
     columns: Sequence[ResultColumn] = ()  # of RETURNING
     rows: list[Values] = field(default_factory=list)
+    changes: int = 0  # rows
+    last_id: int | None = None  # rowid of the last row that it inserted
 
 
-def insert(database: Database, transaction: Transaction, statement: Insert, bindings: Bindings) -> Written:
-    """Raises `SqlError`, `apsw.Error`, `TransactionTooLarge`; a part of the rows may have been written then."""
-    table = _table(database, statement.table)
-    if statement.columns is None:
-        columns = [number for number, it in enumerate(table.columns) if not it.generated]
-    else:
-        columns = [_position(table, name) for name in statement.columns]
-    sources: list[Values]
-    if statement.source is None:
-        columns, sources = [], [()]
-    else:
-        sources = [*_read(database, statement.source, bindings)]
-    insertion = _Insertion(database, transaction, table, statement, columns, bindings)
-    for source in sources:
-        if len(source) != len(columns):
-            raise SqlError(_wrong_count(statement, len(columns), len(source)))
-        insertion.add(source)
-    return insertion.written
+class Prepared(Protocol):
+    def run(self, transaction: Transaction, bindings: Bindings) -> Written:
+        """Raises `SqlError`, `apsw.Error`, `TransactionTooLarge`; a part of the rows may have been written then."""
+        ...
+
+
+def prepare(database: Database, statement: Insert | Update | Delete) -> Prepared:
+    """Raises `SqlError`, `apsw.Error`."""
+    match statement:
+        case Insert():
+            return _Insertion(database, statement)
+        case Update():
+            return _Change(database, statement)
+        case Delete():
+            return _Deletion(database, statement)
 
 
 class _Insertion:
-    def __init__(
-        self,
-        database: Database,
-        transaction: Transaction,
-        table: Table,
-        statement: Insert,
-        columns: list[int],
-        bindings: Bindings,
-    ) -> None:
-        self._table = table
-        self._stored = StoredTable(table, transaction)
+    def __init__(self, database: Database, statement: Insert) -> None:
+        self._database = database
         self._statement = statement
+        self._table = table = _table(database, statement.table)
+        if statement.source is None:
+            columns = []
+        elif statement.columns is None:
+            columns = [number for number, it in enumerate(table.columns) if not it.generated]
+        else:
+            columns = [_position(table, name) for name in statement.columns]
+        self._given = len(columns)
         self._rowid_at: int | None = None  # the place of the rowid in `columns`
         if table.has_rowid_column:
             if table.key[0] not in columns:
@@ -80,121 +77,144 @@ class _Insertion:
             database,
             table,
             columns,
-            bindings,
             conflict=statement.conflict,
             target=statement.alias or statement.table,
             upsert=statement.upsert,
             returning=statement.returning,
         )
-        self.written = Written(columns=self._checker.describe())
 
-    def add(self, source: Sequence[SqlValue]) -> None:
-        table, stored, statement = self._table, self._stored, self._statement
-        values = [*source]
+    def run(self, transaction: Transaction, bindings: Bindings) -> Written:
+        statement = self._statement
+        sources = [()] if statement.source is None else [*_read(self._database, statement.source, bindings)]
+        written = Written(self._checker.describe(bindings))
+        stored = StoredTable(self._table, transaction)
+        for source in sources:
+            self._database.source.on_row()
+            if len(source) != self._given:
+                raise SqlError(_wrong_count(statement, self._given, len(source)))
+            self._insert(stored, [*source], bindings, written)
+        return written
+
+    def _insert(self, stored: StoredTable, values: list[SqlValue], bindings: Bindings, written: Written) -> None:
+        table, statement = self._table, self._statement
         if self._rowid_at is not None:
             if self._rowid_at == len(values):
                 values.append(None)
             if values[self._rowid_at] is None:
                 values[self._rowid_at] = stored.next_rowid()
-        checked = self._checker.check(values)
+        checked = self._checker.check(values, bindings)
         if checked is None:
             return
         row = checked.row
-        key = rowid_key(stored.next_rowid()) if not table.key else _key(table, row)
+        key = _key(table, row) if table.key else rowid_key(stored.next_rowid())
         if table.autoincrement:
             stored.note_rowid(table.rowid_of(key))
         conflicts = [*stored.conflicts(key, row)]
         if conflicts and statement.upsert:
-            self._resolve(values, [other for other, _ in conflicts])
-            return
-        if _may_write(stored, conflicts, statement.conflict):
+            updated = self._resolve(stored, values, [other for other, _ in conflicts], bindings)
+            if updated is not None:
+                self._note(updated, written)
+        elif _may_write(stored, conflicts, statement.conflict):
             stored.insert(key, row)
             if table.has_rowid:
-                self.written.last_id = table.rowid_of(key)
-            self._note(checked)
+                written.last_id = table.rowid_of(key)
+            self._note(checked, written)
 
-    def _resolve(self, values: Sequence[SqlValue], keys: Sequence[bytes]) -> None:
-        stored, table = self._stored, self._table
+    def _resolve(
+        self, stored: StoredTable, values: Sequence[SqlValue], keys: Sequence[bytes], bindings: Bindings
+    ) -> Checked | None:
         rows = {row: key for key in keys if (row := stored.get(key)) is not None}
-        found = self._checker.resolve(values, list(rows))
-        if found is not None:
-            before, checked = found
-            key = rows[before]
-            _replace(stored, key, before, checked.row, table.key_of(checked.row) if table.key else key, Conflict.ABORT)
-            self._note(checked)
+        found = self._checker.resolve(values, list(rows), bindings)
+        if found is None:
+            return None
+        before, checked = found
+        key, table = rows[before], self._table
+        _replace(stored, key, before, checked.row, _key(table, checked.row) if table.key else key, Conflict.ABORT)
+        return checked
 
-    def _note(self, checked: Checked) -> None:
-        written = self.written
+    def _note(self, checked: Checked, written: Written) -> None:
         written.changes += 1
         if self._statement.returning:
             written.rows.append(checked.returned)
 
 
-def update(database: Database, transaction: Transaction, statement: Update, bindings: Bindings) -> Written:
-    """Raises as `insert`."""
-    table = _table(database, statement.table)
-    stored = StoredTable(table, transaction)
-    target = statement.alias or statement.table
-    columns = [_position(table, name) for it in statement.assignments for name in it.columns]
-    values = ", ".join(value for it in statement.assignments for value in it.values)
-    sources = f"{quote(statement.table)} AS {quote(target)}"
-    if statement.from_clause:
-        sources += f", ({statement.from_clause})"
-    query = f"{statement.with_clause} SELECT {quote(target)}.{KEY_COLUMN}, {values} FROM {sources} {statement.where}"
-    writable = [number for number, it in enumerate(table.columns) if not it.generated]
-    checker = RowChecker(
-        database,
-        table,
-        writable,
-        bindings,
-        conflict=statement.conflict,
-        target=target,
-        returning=statement.returning,
-    )
-    written, done = Written(columns=checker.describe()), set[bytes]()
-    for key, *new in [*_read(database, query, bindings)]:
-        assert isinstance(key, bytes)
-        before = stored.get(key)
-        if key in done or before is None:  # the first of several matches in FROM counts
-            continue
-        done.add(key)
-        row = [*before]
-        for column, value in zip(columns, new, strict=True):
-            row[column] = value
-        if table.has_rowid_column and row[table.key[0]] is None:
-            raise SqlError("datatype mismatch")
-        checked = checker.check([row[it] for it in writable])
-        if checked is None:
-            continue
-        new_key = _key(table, checked.row) if table.key else key
-        if _replace(stored, key, before, checked.row, new_key, statement.conflict):
-            written.changes += 1
-            if statement.returning:
-                written.rows.append(checked.returned)
-    return written
+class _Change:
+    def __init__(self, database: Database, statement: Update) -> None:
+        self._database = database
+        self._statement = statement
+        self._table = table = _table(database, statement.table)
+        target = statement.alias or statement.table
+        self._columns = [_position(table, name) for it in statement.assignments for name in it.columns]
+        self._writable = [number for number, it in enumerate(table.columns) if not it.generated]
+        values = ", ".join(value for it in statement.assignments for value in it.values)
+        sources = f"{quote(statement.table)} AS {quote(target)}"
+        if statement.from_clause:
+            sources += f", ({statement.from_clause})"
+        self._query = (
+            f"{statement.with_clause} SELECT {quote(target)}.{KEY_COLUMN}, {values} FROM {sources} {statement.where}"
+        )
+        self._checker = RowChecker(
+            database,
+            table,
+            self._writable,
+            conflict=statement.conflict,
+            target=target,
+            returning=statement.returning,
+        )
+
+    def run(self, transaction: Transaction, bindings: Bindings) -> Written:
+        table, statement, checker = self._table, self._statement, self._checker
+        found = [*_read(self._database, self._query, bindings)]
+        written = Written(checker.describe(bindings))
+        stored, done = StoredTable(table, transaction), set[bytes]()
+        for key, *new in found:
+            assert isinstance(key, bytes)
+            self._database.source.on_row()
+            before = stored.get(key)
+            if key in done or before is None:  # the first of several matches in FROM counts
+                continue
+            done.add(key)
+            row = [*before]
+            for column, value in zip(self._columns, new, strict=True):
+                row[column] = value
+            if table.has_rowid_column and row[table.key[0]] is None:
+                raise ConstraintFailed("datatype mismatch")
+            checked = checker.check([row[it] for it in self._writable], bindings)
+            if checked is None:
+                continue
+            new_key = _key(table, checked.row) if table.key else key
+            if _replace(stored, key, before, checked.row, new_key, statement.conflict):
+                written.changes += 1
+                if statement.returning:
+                    written.rows.append(checked.returned)
+        return written
 
 
-def delete(database: Database, transaction: Transaction, statement: Delete, bindings: Bindings) -> Written:
-    """Raises as `insert`."""
-    table = _table(database, statement.table)
-    stored = StoredTable(table, transaction)
-    target = quote(statement.alias or statement.table)
-    returning = f", {statement.returning}" if statement.returning else ""
-    query = (
-        f"{statement.with_clause} SELECT {target}.{KEY_COLUMN}{returning} "
-        f"FROM {quote(statement.table)} AS {target} {statement.where}"
-    )
-    columns, found = database.execute(query, bindings)
-    written = Written(columns=columns[1:])
-    for key, *returned in [*_limited(found)]:
-        assert isinstance(key, bytes)
-        row = stored.get(key)
-        if row is not None:
-            stored.delete(key, row)
-            written.changes += 1
-            if returning:
-                written.rows.append(tuple(returned))
-    return written
+class _Deletion:
+    def __init__(self, database: Database, statement: Delete) -> None:
+        self._database = database
+        self._table = _table(database, statement.table)
+        self._returns = bool(statement.returning)
+        target = quote(statement.alias or statement.table)
+        self._query = (
+            f"{statement.with_clause} SELECT {target}.{KEY_COLUMN}{', ' if self._returns else ''}{statement.returning} "
+            f"FROM {quote(statement.table)} AS {target} {statement.where}"
+        )
+
+    def run(self, transaction: Transaction, bindings: Bindings) -> Written:
+        columns, found = self._database.execute(self._query, bindings)
+        written = Written(columns[1:])
+        stored = StoredTable(self._table, transaction)
+        for key, *returned in [*_limited(found)]:
+            assert isinstance(key, bytes)
+            self._database.source.on_row()
+            row = stored.get(key)
+            if row is not None:
+                stored.delete(key, row)
+                written.changes += 1
+                if self._returns:
+                    written.rows.append(tuple(returned))
+        return written
 
 
 def _replace(stored: StoredTable, key: bytes, before: Row, row: Row, new_key: bytes, conflict: Conflict) -> bool:

@@ -13,8 +13,9 @@ from replicator.store.view import Entries, TransactionTooLarge
 class TrackedEntries:
     """Entries that may change between two reads."""
 
-    def __init__(self, base: Entries) -> None:
-        self.base = base
+    def __init__(self) -> None:
+        self.base: Entries
+        """Has to be set before a read, and whenever the state has changed."""
         self._values: dict[bytes, bytes | None] = {}
         self._scans: list[_Scan] = []
         self._rows: dict[str, int] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, Protocol
@@ -153,8 +153,7 @@ class Overlay:
         self._field_writers: dict[
             tuple[str, bytes], int
         ] = {}  # changes in flight of fields with a name, by table and row
-        self._scanned = False  # since the keys have changed
-        self._keys: list[bytes] | None = None  # those of `_values`, sorted, from the second scan on
+        self._keys: list[bytes] | None = None  # those of `_values`, sorted; None: no scan has needed them
 
     def __contains__(self, key: object) -> bool:
         return key in self._values
@@ -171,9 +170,13 @@ class Overlay:
         return self.base.get(key)
 
     def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        keys = self._keys_between(start, stop)
         base = self.base.scan(start, stop, reverse=reverse)
-        return merge(base, [(key, self._values[key]) for key in keys], reverse) if keys else base
+        if not self._values:
+            return base
+        if self._keys is None:
+            self._keys = sorted(self._values)
+        written = ((key, self._values[key]) for key in keys_between(self._keys, start, stop, reverse))
+        return merge(base, written, reverse)
 
     def rows(self, table: str) -> int:
         return self.base.rows(table) + self._added.get(table)
@@ -184,8 +187,9 @@ class Overlay:
 
     def push(self, changes: Mapping[bytes, Change]) -> None:
         """Add the changes of one write, by store key."""
-        self._forget_keys()
         for key, change in changes.items():
+            if self._keys is not None and key not in self._values:
+                insort(self._keys, key)
             self._values[key] = change.new
             self._writers[key] = self._writers.get(key, 0) + 1
             self._added.add(change)
@@ -195,7 +199,6 @@ class Overlay:
 
     def pop(self, changes: Mapping[bytes, Change]) -> None:
         """Remove the oldest write, once it is applied or void. The newest value of each key stays until the last."""
-        self._forget_keys()
         for key, change in changes.items():
             self._added.remove(change)
             remaining = self._writers[key] - 1
@@ -203,30 +206,22 @@ class Overlay:
                 self._writers[key] = remaining
             else:
                 del self._writers[key], self._values[key]
+                if self._keys is not None:
+                    del self._keys[bisect_left(self._keys, key)]
             if change.field:
                 at = change.table, change.row
                 self._field_writers[at] -= 1
                 if not self._field_writers[at]:
                     del self._field_writers[at]
+        if not self._values:
+            self._keys = None
 
     def clear(self) -> None:
-        self._forget_keys()
+        self._keys = None
         self._values.clear()
         self._writers.clear()
         self._field_writers.clear()
         self._added = AddedRows()
-
-    def _keys_between(self, start: bytes, stop: bytes) -> list[bytes]:
-        """Sorted. A transaction may scan often, and then all keys are sorted once."""
-        if not self._scanned:
-            self._scanned = True
-            return sorted(key for key in self._values if start <= key < stop)
-        if self._keys is None:
-            self._keys = sorted(self._values)
-        return self._keys[bisect_left(self._keys, start) : bisect_left(self._keys, stop)]
-
-    def _forget_keys(self) -> None:
-        self._scanned, self._keys = False, None
 
 
 class TransactionTooLarge(BadRequest):
@@ -269,9 +264,9 @@ class Transaction:
             return self._base.scan(start, stop, reverse=reverse)
         if self._keys is None:
             self._keys = sorted(self._changes)
-        keys = self._keys[bisect_left(self._keys, start) : bisect_left(self._keys, stop)]
         base = self._base.scan(start, stop, reverse=reverse)
-        return merge(base, [(key, self._changes[key].new) for key in keys], reverse) if keys else base
+        written = ((key, self._changes[key].new) for key in keys_between(self._keys, start, stop, reverse))
+        return merge(base, written, reverse)
 
     def rows(self, table: str) -> int:
         self.has_read = True
@@ -384,28 +379,30 @@ def _size(change: Change) -> int:
     return len(change.old or b"") + len(change.new or b"")
 
 
+def keys_between(keys: list[bytes], start: bytes, stop: bytes, reverse: bool) -> Iterator[bytes]:
+    """Of sorted keys, those with start <= key < stop, in order or the reverse."""
+    first, end = bisect_left(keys, start), bisect_left(keys, stop)
+    for index in range(end - 1, first - 1, -1) if reverse else range(first, end):
+        yield keys[index]
+
+
 def merge(
-    base: Iterator[tuple[bytes, bytes]], written: list[tuple[bytes, bytes | None]], reverse: bool = False
+    base: Iterator[tuple[bytes, bytes]], written: Iterator[tuple[bytes, bytes | None]], reverse: bool = False
 ) -> Iterator[tuple[bytes, bytes]]:
-    """The entries of `base`, overwritten by those of `written` (None: removed), which is in key order.
-
-    `reverse`: `base` and the result are in the reverse order.
-    """
-    if reverse:
-        written.reverse()
-    index = 0
+    """The entries of `base`, overwritten by those of `written` (None: removed). All are in order, or in the reverse."""
+    other = next(written, None)
     for key, value in base:
-        while index < len(written) and (written[index][0] > key if reverse else written[index][0] < key):
-            yield from _present(written[index])
-            index += 1
-        if index < len(written) and written[index][0] == key:
-            continue
-        yield key, value
-    for entry in written[index:]:
-        yield from _present(entry)
-
-
-def _present(entry: tuple[bytes, bytes | None]) -> Iterator[tuple[bytes, bytes]]:
-    key, value = entry
-    if value is not None:
-        yield key, value
+        while other is not None and (other[0] > key if reverse else other[0] < key):
+            if other[1] is not None:
+                yield other[0], other[1]
+            other = next(written, None)
+        if other is not None and other[0] == key:
+            if other[1] is not None:
+                yield key, other[1]
+            other = next(written, None)
+        else:
+            yield key, value
+    while other is not None:
+        if other[1] is not None:
+            yield other[0], other[1]
+        other = next(written, None)

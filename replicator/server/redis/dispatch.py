@@ -229,7 +229,7 @@ class Dispatcher:
     # Transactions over several commands
 
     def _run_in_transaction(self, interactive: InteractiveTransaction, command: Command, args: Args) -> None:
-        """Raises `BadRequest`, and `NotLeader` and others, which end the transaction."""
+        """Raises `BadRequest`, and `NotLeader` and others, which abort the transaction."""
         connection = self._connection
         if command.kind is CommandKind.CONTROL:
             if command.name not in IN_TRANSACTION:
@@ -239,10 +239,11 @@ class Dispatcher:
             return
         if len(args) > MAX_WRITE_ITEMS:
             raise BadRequest(f"this command has at most {MAX_WRITE_ITEMS} arguments: split it")
+        interactive.check_alive()
         try:
             mark = interactive.begin_command(self._backend.begin())
-        except ReplicatorError:
-            connection.interactive = None
+        except Definite as error:
+            interactive.failure = error  # what follows in a pipeline must not run outside of it
             raise
         keyspace = WritableKeyspace(interactive.transaction, self._backend.now_ms(), self._programs, interactive.tape)
         try:
@@ -261,6 +262,7 @@ class Dispatcher:
         """Raises `Conflict`, `NotLeader` and others: the transaction has no effect."""
         interactive, self._connection.interactive = self._connection.interactive, None
         assert interactive is not None
+        interactive.check_alive()
         interactive.check(self._backend.begin())
         self._submit(interactive.transaction, reply)
 

@@ -20,18 +20,32 @@ class Conflict(Definite):
     code = "CONFLICT"
 
 
+class Aborted(Definite):
+    """The transaction has failed before."""
+
+    code = "CONFLICT"
+
+
 class InteractiveTransaction:
-    def __init__(self, base: Transaction) -> None:
-        """`base`: a transaction without changes, which sees the current state."""
-        self._reads = TrackedEntries(base)
+    def __init__(self) -> None:
+        self._reads = TrackedEntries()
         self._savepoints: list[tuple[str, int]] = []  # name and mark
+        self.failure: Definite | None = None  # why it can only be rolled back
         self.transaction = Transaction(self._reads)
         self.tape = Recorder()
 
     def begin_command(self, base: Transaction) -> int:
-        """The next command sees what `base` sees. Returns the mark to which it is rolled back if it fails."""
+        """The next command sees what `base` sees, which has no changes of its own.
+
+        Returns the mark to which it is rolled back if it fails.
+        """
         self._reads.base = base
         return self.transaction.mark()
+
+    def check_alive(self) -> None:
+        """Raises `Aborted`."""
+        if self.failure is not None:
+            raise Aborted(f"the transaction is aborted, commands are ignored until ROLLBACK or COMMIT: {self.failure}")
 
     def check(self, base: Transaction) -> None:
         """Raises `Conflict` if what was read is different in `base`."""
@@ -39,16 +53,19 @@ class InteractiveTransaction:
             raise Conflict("another client has changed what this transaction has read: it has no effect, run it again")
 
     def set_savepoint(self, name: str) -> None:
+        self.check_alive()
         if len(self._savepoints) == MAX_SAVEPOINTS:
             raise BadRequest(f"a transaction has at most {MAX_SAVEPOINTS} savepoints")
         self._savepoints.append((name, self.transaction.mark()))
 
     def release(self, name: str) -> None:
-        """Forget the savepoint and those after it. Raises `BadRequest`."""
+        """Forget the savepoint and those after it. Raises `BadRequest`, `Aborted`."""
+        self.check_alive()
         del self._savepoints[self._find(name) :]
 
     def roll_back_to(self, name: str) -> None:
-        """Undo what was done since the savepoint, which stays. Raises `BadRequest`."""
+        """Undo what was done since the savepoint, which stays. Raises `BadRequest`, `Aborted`."""
+        self.check_alive()
         place = self._find(name)
         del self._savepoints[place + 1 :]
         self.transaction.roll_back_to(self._savepoints[place][1])

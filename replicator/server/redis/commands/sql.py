@@ -75,7 +75,7 @@ def control(connection: ConnectionContext, args: Args) -> None:
     if statement.action is ControlAction.BEGIN:
         if transaction is not None:
             raise SqlError("cannot start a transaction within a transaction")
-        connection.interactive = InteractiveTransaction(connection.server.backend.begin())
+        connection.interactive = InteractiveTransaction()
     elif transaction is None:
         raise SqlError(f"cannot {statement.action.value.lower()} - no transaction is active")
     elif statement.action is ControlAction.COMMIT:

@@ -1,0 +1,324 @@
+"""SQL over the Redis port, on nodes in memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import redis
+
+from tests.redis_fixture import STEADY, ServerThread
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerThread]:
+    server = ServerThread(tmp_path, nodes=1, timing=STEADY)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def client(server: ServerThread) -> Any:
+    return server.client(decode_responses=True)
+
+
+def sql(client: Any, statement: str, *values: object) -> Any:
+    return client.execute_command("REPL.SQL", statement, *(("VALUES", *values) if values else ()))
+
+
+class Typed:
+    """A connection that sends and receives typed values."""
+
+    def __init__(self, server: ServerThread) -> None:
+        self._connection = server.client(single_connection_client=True)
+
+    def __call__(self, statement: str, *values: object, **named: object) -> Any:
+        packed = msgpack.packb(named or list(values))
+        return msgpack.unpackb(self._connection.execute_command("REPL.SQL", statement, "PARAMS", packed))
+
+    def redis(self, *command: object) -> Any:
+        return self._connection.execute_command(*command)
+
+
+@pytest.fixture
+def typed(server: ServerThread) -> Typed:
+    return Typed(server)
+
+
+def test_the_examples_of_nondeterministic_statements(client: Any) -> None:
+    sql(client, "CREATE TABLE Table (key INTEGER PRIMARY KEY, value INTEGER, time TEXT)")
+    assert sql(client, "INSERT INTO Table (key, time) VALUES (42, now())") == 1
+    assert sql(client, "UPDATE Table SET value = random() WHERE key = 42") == 1
+    names, row = sql(client, "SELECT * FROM Table")
+    assert names == ["key", "value", "time"]
+    assert row[0] == 42 and isinstance(row[1], int) and row[2].startswith("20")
+
+
+def test_updates_that_do_not_commute(client: Any) -> None:
+    sql(client, "CREATE TABLE Table (value INTEGER)")
+    sql(client, "INSERT INTO Table VALUES (1), (2)")
+    assert sql(client, "UPDATE Table SET value = 2 WHERE value = 1") == 1
+    assert sql(client, "UPDATE Table SET value = 3 WHERE value = 2") == 2
+    assert sql(client, "SELECT * FROM Table") == [["value"], [3], [3]]
+
+
+def test_text_parameters(client: Any) -> None:
+    sql(client, "CREATE TABLE t (a INTEGER PRIMARY KEY, b)")
+    assert sql(client, "INSERT INTO t VALUES (?, ?)", "1", "x") == 1
+    assert sql(client, "SELECT b, a + 1, NULL, 1.5, x'6162' FROM t WHERE a = ?", "1") == [
+        ["b", "a + 1", "NULL", "1.5", "x'6162'"],
+        ["x", 2, None, "1.5", "ab"],
+    ]
+
+
+def test_typed_parameters(typed: Typed) -> None:
+    typed("CREATE TABLE t (a INTEGER PRIMARY KEY, b, c TEXT)")
+    assert typed("INSERT INTO t (b, c) VALUES (?, ?) RETURNING a, b", b"\x00\xff", "é") == {
+        "columns": [["a", "INTEGER"], ["b", None]],
+        "rows": [[1, b"\x00\xff"]],
+        "changes": 1,
+        "last_id": 1,
+    }
+    assert typed("INSERT INTO t (b) VALUES (:b), (2.5)", b=None)["last_id"] == 3
+    assert typed("SELECT * FROM t ORDER BY a")["rows"] == [[1, b"\x00\xff", "é"], [2, None, None], [3, 2.5, None]]
+    assert typed("SELECT ?1 + ?1", 4)["rows"] == [[8]]
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("SELEC 1", "SQLERROR.*not supported"),
+        ("SELECT * FROM missing", "SQLERROR no such table: missing"),
+        ("SELECT nope(1)", "SQLERROR no such function: nope"),
+        ("SELECT 1; SELECT 2", "SQLERROR one statement at a time"),
+        ("SELECT ?", "SQLERROR the statement has 1 parameters, but 0 values"),
+        ("SELECT load_extension('x')", "SQLERROR .*load_extension"),
+        ("SELECT last_insert_rowid()", "SQLERROR .*last_insert_rowid"),
+        ("ATTACH 'x' AS y", "SQLERROR.*not supported"),
+        ("PRAGMA journal_mode = wal", "SQLERROR PRAGMA journal_mode is refused"),
+        ("SELECT datetime('now', 'localtime')", "SQLERROR 'localtime' depends on the time zone"),
+        ("INSERT INTO t VALUES (1, 'x', 1)", "SQLERROR.*3 values"),
+        ("INSERT INTO t VALUES (5, NULL)", "CONSTRAINT NOT NULL constraint failed: t.b"),
+        ("INSERT INTO t VALUES (1, 'y')", "CONSTRAINT UNIQUE constraint failed: t.a"),
+        ("INSERT INTO t VALUES ('x', 'y')", "CONSTRAINT datatype mismatch"),
+        ("CREATE TABLE t (a)", "SQLERROR there is already a table named t"),
+        ("CREATE TABLE s (a) WITHOUT ROWID", "SQLERROR PRIMARY KEY missing"),
+        ("CREATE TABLE s AS SELECT 1", "SQLERROR CREATE TABLE … AS is not supported"),
+        ("CREATE TRIGGER x AFTER INSERT ON t BEGIN SELECT 1; END", "SQLERROR"),
+        ("SELECT * FROM main.t", "SQLERROR no such table: main.t"),
+        ("COMMIT", "SQLERROR cannot commit - no transaction is active"),
+        ("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) INSERT INTO t SELECT x, 'y' FROM n",
+         "ERR (one statement can write|the statement takes more)"),
+    ],
+)  # fmt: skip
+def test_bad_input(client: Any, statement: str, error: str) -> None:
+    sql(client, "CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT NOT NULL)")
+    sql(client, "INSERT INTO t VALUES (1, 'x')")
+    with pytest.raises(redis.ResponseError, match=error.removeprefix("ERR ")):
+        sql(client, statement)
+    assert sql(client, "SELECT * FROM t") == [["a", "b"], [1, "x"]]
+
+
+def test_keys_and_rows_in_one_transaction(client: Any) -> None:
+    sql(client, "CREATE TABLE t (a INTEGER PRIMARY KEY)")
+    with client.pipeline() as pipeline:
+        pipeline.set("k", "v")
+        pipeline.execute_command("REPL.SQL", "INSERT INTO t VALUES (7)")
+        pipeline.execute_command("REPL.SQL", "SELECT * FROM t")
+        assert pipeline.execute() == [True, 1, [["a"], [7]]]
+
+
+def test_once(client: Any) -> None:
+    sql(client, "CREATE TABLE t (a INTEGER PRIMARY KEY)")
+    for _ in range(2):
+        line = ("REPL.ONCE", "id", "REPL.SQL", "INSERT INTO t DEFAULT VALUES RETURNING a")
+        assert client.execute_command(*line) == [["a"], [1]]
+    assert sql(client, "SELECT count(*) FROM t") == [["count(*)"], [1]]
+
+
+class TestTransactions:
+    def test_commit_and_roll_back(self, server: ServerThread, typed: Typed) -> None:
+        other = Typed(server)
+        typed("CREATE TABLE t (a INTEGER PRIMARY KEY, b INT)")
+        typed("BEGIN")
+        typed("INSERT INTO t VALUES (1, 1)")
+        typed.redis("SET", "k", "v")
+        assert typed("SELECT * FROM t")["rows"] == [[1, 1]]
+        assert typed.redis("GET", "k") == b"v"
+        assert other("SELECT * FROM t")["rows"] == []
+        typed("COMMIT")
+        assert other("SELECT * FROM t")["rows"] == [[1, 1]]
+        assert other.redis("GET", "k") == b"v"
+        typed("BEGIN IMMEDIATE TRANSACTION")
+        typed("DELETE FROM t")
+        typed("ROLLBACK")
+        assert other("SELECT * FROM t")["rows"] == [[1, 1]]
+
+    def test_savepoints(self, typed: Typed) -> None:
+        typed("CREATE TABLE t (a)")
+        typed("BEGIN")
+        typed("INSERT INTO t VALUES (1)")
+        typed("SAVEPOINT one")
+        typed("INSERT INTO t VALUES (2)")
+        typed("SAVEPOINT two")
+        typed("INSERT INTO t VALUES (3)")
+        typed("ROLLBACK TO one")
+        with pytest.raises(redis.ResponseError, match="no such savepoint: two"):
+            typed("ROLLBACK TO two")
+        typed("INSERT INTO t VALUES (4)")
+        typed("RELEASE one")
+        typed("COMMIT")
+        assert typed("SELECT a FROM t ORDER BY a")["rows"] == [[1], [4]]
+
+    def test_a_statement_that_fails_leaves_the_others(self, typed: Typed) -> None:
+        typed("CREATE TABLE t (a INTEGER PRIMARY KEY)")
+        typed("BEGIN")
+        typed("INSERT INTO t VALUES (1)")
+        with pytest.raises(redis.ResponseError, match="UNIQUE"):
+            typed("INSERT INTO t VALUES (2), (1)")
+        typed("COMMIT")
+        assert typed("SELECT a FROM t")["rows"] == [[1]]
+
+    @pytest.mark.parametrize(
+        ("read", "write"),
+        [
+            ("SELECT b FROM t WHERE a = 1", "UPDATE t SET b = 5 WHERE a = 1"),
+            ("SELECT count(*) FROM t WHERE a > 5", "INSERT INTO t VALUES (7, 0)"),
+            ("SELECT max(a) FROM t", "INSERT INTO t VALUES (9, 0)"),
+            ("SELECT * FROM t WHERE a = 4", "INSERT INTO t VALUES (4, 0)"),
+            ("INSERT INTO t VALUES (4, 1)", "INSERT INTO t VALUES (4, 0)"),
+            ("SELECT 1 FROM t WHERE a = 2", "DELETE FROM t WHERE a = 2"),
+        ],
+    )
+    def test_what_was_read_may_not_change(self, server: ServerThread, typed: Typed, read: str, write: str) -> None:
+        other = Typed(server)
+        typed("CREATE TABLE t (a INTEGER PRIMARY KEY, b INT)")
+        typed("INSERT INTO t VALUES (1, 1), (2, 2)")
+        typed("BEGIN")
+        typed(read)
+        typed("INSERT INTO t VALUES (3, 3)")
+        other(write)
+        with pytest.raises(redis.ResponseError, match="another client has changed"):
+            typed("COMMIT")
+        assert [3, 3] not in other("SELECT * FROM t")["rows"]
+
+    def test_other_rows_may_change(self, server: ServerThread, typed: Typed) -> None:
+        other = Typed(server)
+        typed("CREATE TABLE t (a INTEGER PRIMARY KEY, b INT)")
+        typed("INSERT INTO t VALUES (1, 1), (2, 2)")
+        typed("BEGIN")
+        typed("UPDATE t SET b = b + 10 WHERE a = 1")
+        other("UPDATE t SET b = b + 20 WHERE a = 2")
+        other.redis("SET", "k", "v")
+        typed("COMMIT")
+        assert other("SELECT b FROM t")["rows"] == [[11], [22]]
+
+    def test_the_end_of_a_connection_ends_its_transaction(self, server: ServerThread, typed: Typed) -> None:
+        typed("CREATE TABLE t (a)")
+        with server.client(single_connection_client=True) as gone:
+            gone.execute_command("REPL.SQL", "BEGIN")
+            gone.execute_command("REPL.SQL", "INSERT INTO t VALUES (1)")
+        assert typed("SELECT * FROM t")["rows"] == []
+
+    def test_multi(self, typed: Typed) -> None:
+        typed("BEGIN")
+        with pytest.raises(redis.ResponseError, match="MULTI is not allowed between BEGIN and COMMIT"):
+            typed.redis("MULTI")
+        typed("ROLLBACK")
+
+    def test_counters_of_many_clients(self, server: ServerThread, typed: Typed) -> None:
+        """Lost updates would make the sum smaller."""
+        typed("CREATE TABLE t (a INTEGER PRIMARY KEY, b INT)")
+        typed("INSERT INTO t VALUES (1, 0)")
+        counts: list[int] = []
+
+        def count() -> None:
+            mine, done = Typed(server), 0
+            while done < 20:
+                mine("BEGIN")
+                (value,) = mine("SELECT b FROM t WHERE a = 1")["rows"][0]
+                mine("UPDATE t SET b = ? WHERE a = 1", value + 1)
+                try:
+                    mine("COMMIT")
+                except redis.ResponseError as error:
+                    assert "another client has changed" in str(error)
+                else:
+                    done += 1
+            counts.append(done)
+
+        threads = [threading.Thread(target=count) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert typed("SELECT b FROM t")["rows"] == [[sum(counts)]] == [[80]]
+
+
+class TestLongQueries:
+    @pytest.fixture
+    def filled(self, typed: Typed) -> Typed:
+        typed("CREATE TABLE t (a INTEGER PRIMARY KEY, b INT, c TEXT)")
+        fill = "WITH RECURSIVE n(x) AS (VALUES (?1) UNION ALL SELECT x + 1 FROM n WHERE x < ?1 + 249) "
+        for first in range(0, 20_000, 250):
+            typed(f"{fill} INSERT INTO t SELECT x, x % 7, 'row ' || x FROM n", first)
+        return typed
+
+    def test_other_commands_run_meanwhile(self, server: ServerThread, filled: Typed) -> None:
+        ended = threading.Event()
+        longest = 0.0
+
+        def ping() -> None:
+            nonlocal longest
+            with server.client() as client:
+                while not ended.is_set():
+                    began = time.monotonic()
+                    client.ping()
+                    longest = max(longest, time.monotonic() - began)
+
+        thread = threading.Thread(target=ping)
+        thread.start()
+        try:
+            assert filled("SELECT count(*), sum(b) FROM t")["rows"] == [[20_000, 59_997]]
+            assert len(filled("SELECT * FROM t")["rows"]) == 20_000
+            assert filled("SELECT count(*) FROM t AS x JOIN t AS y ON y.a = x.a + 1 WHERE x.b = 3")["rows"] == [[2857]]
+            with pytest.raises(redis.ResponseError, match="more than 64 MiB"):
+                filled("SELECT x.c || printf('%1000d', y.a) FROM t AS x, t AS y")
+        finally:
+            ended.set()
+            thread.join()
+        print(f"the longest pause of another client was {longest * 1000:.1f} ms")
+
+    def test_the_schema_may_change_meanwhile(self, server: ServerThread, filled: Typed) -> None:
+        other, results = Typed(server), list[Any]()
+        thread = threading.Thread(
+            target=lambda: results.append(other("SELECT count(*), max(x.b + y.b) FROM t AS x, t AS y WHERE y.a < 20"))
+        )
+        thread.start()
+        filled("CREATE TABLE u (a)")
+        filled("DROP TABLE u")
+        filled("CREATE VIEW v AS SELECT 1 AS one")
+        thread.join()
+        assert results[0]["rows"] == [[400_000, 12]]
+        assert filled("SELECT * FROM v")["rows"] == [[1]]
+
+
+def test_followers_have_the_rows(tmp_path: Path) -> None:
+    server = ServerThread(tmp_path, nodes=2, timing=STEADY)
+    try:
+        leader = server.client(decode_responses=True)
+        sql(leader, "CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT UNIQUE)")
+        sql(leader, "INSERT INTO t (b) VALUES ('x'), ('y')")
+        follower = server.client(1, decode_responses=True)
+        assert follower.execute_command("REPL.READ", "linearizable", "REPL.SQL", "SELECT * FROM t WHERE b = 'y'") == [
+            ["a", "b"],
+            [2, "y"],
+        ]
+        with pytest.raises(redis.exceptions.ReadOnlyError):
+            sql(follower, "INSERT INTO t DEFAULT VALUES")
+    finally:
+        server.close()
