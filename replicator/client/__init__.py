@@ -11,6 +11,7 @@ except ImportError as error:
 from replicator.client.aio import AsyncClient, AsyncSession
 from replicator.client.errors import Rejected, Unavailable, UnknownOutcome
 from replicator.client.requests import bounded
+from replicator.client.sql import SqlResult
 from replicator.client.sync import Client, Session
 from replicator.errors import BadRequest, ConfigError, Stale
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level
@@ -26,6 +27,7 @@ __all__ = [
     "Level",
     "Rejected",
     "Session",
+    "SqlResult",
     "Stale",
     "Unavailable",
     "UnknownOutcome",
