@@ -188,7 +188,7 @@ class _Connection(socketserver.BaseRequestHandler):
         cursor.exec_trace = lambda cursor, sql, bindings: columns.extend(cursor.get_description()) or True  # type: ignore[func-returns-value]
         try:
             rows = cursor.execute(statement, params).fetchall()
-        except apsw.ConstraintError as error:
+        except (apsw.ConstraintError, apsw.MismatchError) as error:
             raise _Refused(f"CONSTRAINT {error}") from None
         except apsw.BusyError:
             self._roll_back()

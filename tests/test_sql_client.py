@@ -35,7 +35,7 @@ def client(sql_cluster: SqlCluster, connect: Connect) -> Any:
         ("; -- nothing", StatementKind.READ),
         ("INSERT INTO t VALUES (1)", StatementKind.WRITE),
         ("replace into t values (1)", StatementKind.WRITE),
-        ("CREATE TABLE t (a)", StatementKind.WRITE),
+        ("CREATE TABLE t (a)", StatementKind.SCHEMA),
         ("WITH x AS (SELECT 1) SELECT * FROM x", StatementKind.READ),
         ("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x", StatementKind.WRITE),
         ("WITH RECURSIVE x(n) AS NOT MATERIALIZED (VALUES (1)), y AS (SELECT 2) DELETE FROM t", StatementKind.WRITE),

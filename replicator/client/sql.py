@@ -16,6 +16,8 @@ from replicator.errors import BadRequest
 
 SqlValue: TypeAlias = int | float | str | bytes | None
 """As SQLite stores it."""
+Row: TypeAlias = tuple[Any, ...]
+"""Of such values."""
 Params: TypeAlias = Sequence[Any] | Mapping[str, Any]
 """Values for `?` in their order, or for `:name` by their names. Dates and times are stored as text in ISO format."""
 
@@ -31,7 +33,8 @@ _QUOTED = "'\"`["
 
 class StatementKind(Enum):
     READ = auto()
-    WRITE = auto()
+    WRITE = auto()  # of rows
+    SCHEMA = auto()  # CREATE, DROP, ALTER, and all others
     BEGIN = auto()
     COMMIT = auto()
     ROLLBACK = auto()
@@ -43,6 +46,10 @@ _KINDS = {
     "VALUES": StatementKind.READ,
     "PRAGMA": StatementKind.READ,
     "EXPLAIN": StatementKind.READ,
+    "INSERT": StatementKind.WRITE,
+    "REPLACE": StatementKind.WRITE,
+    "UPDATE": StatementKind.WRITE,
+    "DELETE": StatementKind.WRITE,
     "BEGIN": StatementKind.BEGIN,
     "COMMIT": StatementKind.COMMIT,
     "END": StatementKind.COMMIT,
@@ -57,11 +64,11 @@ class SqlResult:
 
     columns: tuple[str, ...]
     types: tuple[str | None, ...]  # of the columns, as declared; None for an expression
-    rows: tuple[tuple[SqlValue, ...], ...]
+    rows: tuple[Row, ...]
     changes: int  # rows that were inserted, updated or deleted
     last_id: int | None  # rowid of the row that was inserted last
 
-    def __iter__(self) -> Iterator[tuple[SqlValue, ...]]:
+    def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
     def __len__(self) -> int:
@@ -85,7 +92,7 @@ def statement_kind(statement: str) -> StatementKind:
         first = _verb_after_with(words)
     if first == "ROLLBACK":
         return StatementKind.SAVEPOINT if "TO" in words else StatementKind.ROLLBACK
-    return _KINDS.get(first, StatementKind.WRITE)
+    return _KINDS.get(first, StatementKind.SCHEMA)
 
 
 def _verb_after_with(words: Iterator[str]) -> str:
@@ -102,7 +109,7 @@ def _verb_after_with(words: Iterator[str]) -> str:
 def check_is_no_transaction(statement: str) -> StatementKind:
     """The kind of the statement. Raises `BadRequest` if it begins or ends a transaction."""
     kind = statement_kind(statement)
-    if kind not in {StatementKind.READ, StatementKind.WRITE}:
+    if kind not in {StatementKind.READ, StatementKind.WRITE, StatementKind.SCHEMA}:
         raise BadRequest("sql() executes single statements: for transactions, connect with replicator.client.dbapi")
     return kind
 
