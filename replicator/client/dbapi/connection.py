@@ -62,7 +62,7 @@ class Connection:
         return self.cursor().execute(statement, params)
 
     def commit(self) -> None:
-        """Raises `UnknownOutcomeError` if the transaction may or may not take effect, another `Error` if it has failed."""
+        """Raises `UnknownOutcomeError` if it may or may not take effect, another `Error` if it takes no effect."""
         self.check_open()
         self._transaction.check_not_lost()
         if self.in_transaction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Protocol, Self, TypeAlias
 
 from replicator.client.dbapi.errors import InterfaceError, ProgrammingError
@@ -61,8 +62,9 @@ class Cursor:
         return self.fetchmany(len(self._rows()))
 
     def close(self) -> None:
+        """Only the rows are discarded: SQLAlchemy asks for `rowcount` later."""
         self._is_closed = True
-        self._set(NO_RESULT)
+        self._set(replace(self._result, rows=()))
 
     def setinputsizes(self, sizes: Any) -> None:
         """Does nothing."""
