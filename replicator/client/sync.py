@@ -234,9 +234,9 @@ class LeaderConnection:
         """A reply to each command, or one `Failure` with the code `LOST` for all if the connection is lost."""
         if not self._is_open:
             return [Failure(LOST, "the connection to the leader is closed")]
+        self._is_open = False  # unless the exchange is complete
         replies = _exchange(self._connection, commands, time.monotonic() + timeout_s)
-        if any(isinstance(it, Failure) and it.code == LOST for it in replies):
-            self.close()
+        self._is_open = not any(isinstance(it, Failure) and it.code == LOST for it in replies)
         return replies
 
     def close(self) -> None:

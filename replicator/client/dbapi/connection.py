@@ -85,6 +85,11 @@ class Connection:
         return self._transaction.state is TransactionState.OPEN
 
     @property
+    def is_transaction_lost(self) -> bool:
+        """Whether a transaction has ended with an error, so that statements fail until `rollback`."""
+        return self._transaction.state is TransactionState.LOST
+
+    @property
     def autocommit(self) -> bool:
         """Whether statements run on their own, unless the program executes BEGIN."""
         return self._autocommit
