@@ -39,7 +39,7 @@ class Seen:
     id: str | None
 
 
-class SqlCluster:
+class FakeSqlCluster:
     """One leader and followers, which have always applied everything."""
 
     def __init__(self, folder: Path, nodes: int = 2, password: str = PASSWORD) -> None:
@@ -57,11 +57,6 @@ class SqlCluster:
     @property
     def nodes(self) -> list[str]:
         return [f"127.0.0.1:{server.server_address[1]}" for server in self._servers]
-
-    @property
-    def dsn(self) -> str:
-        first, *others = self.nodes
-        return f"replicator://:{self.password}@{first}/?cluster={CLUSTER}" + "".join(f"&host={it}" for it in others)
 
     @property
     def statements(self) -> list[str]:
@@ -100,7 +95,7 @@ class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], cluster: SqlCluster, index: int) -> None:
+    def __init__(self, address: tuple[str, int], cluster: FakeSqlCluster, index: int) -> None:
         self.cluster = cluster
         self.index = index
         super().__init__(address, _Connection)

@@ -14,17 +14,16 @@ from replicator.client.dbapi.settings import ConnectionSettings, Isolation, pars
 from replicator.client.dbapi.transaction import PIPELINED
 from replicator.errors import BadRequest, ConfigError
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level, LevelKind
-from tests.fake_sql_server import PASSWORD, Lose, SqlCluster
+from tests.fake_sql_server import PASSWORD, FakeSqlCluster, Lose
 
 BEERS = ["Augustiner", 'Cooper\'s "Original"', "Guinness", "O'Hara's", "Victoria?", ":name"]
 
 
 @pytest.fixture
-def connection(sql_cluster: SqlCluster) -> Iterator[Connection]:
-    connection = dbapi.connect(sql_cluster.dsn, timeout_s=2)
+def connection(dsn: str) -> Iterator[Connection]:
+    connection = dbapi.connect(dsn, timeout_s=2)
     connection.execute("CREATE TABLE beers (id INTEGER PRIMARY KEY, name VARCHAR(20) UNIQUE, data BLOB, at TIMESTAMP)")
     connection.commit()
-    sql_cluster.seen.clear()
     yield connection
     connection.close()
 
@@ -35,9 +34,9 @@ def cursor(connection: Connection) -> dbapi.Cursor:
 
 
 @pytest.fixture
-def other(sql_cluster: SqlCluster) -> Iterator[Connection]:
+def other(dsn: str) -> Iterator[Connection]:
     """Another connection, which is in autocommit mode."""
-    with_autocommit = dbapi.connect(sql_cluster.dsn, autocommit=True, timeout_s=2)
+    with_autocommit = dbapi.connect(dsn, autocommit=True, timeout_s=2)
     yield with_autocommit
     with_autocommit.close()
 
@@ -206,8 +205,8 @@ class TestCursor:
 
 
 class TestConnection:
-    def test_a_closed_connection(self, sql_cluster: SqlCluster) -> None:
-        connection = dbapi.connect(sql_cluster.dsn)
+    def test_a_closed_connection(self, dsn: str) -> None:
+        connection = dbapi.connect(dsn)
         cursor = connection.cursor()
         connection.close()
         calls = (
@@ -222,7 +221,7 @@ class TestConnection:
                 call()
         connection.close()
 
-    def test_closing_rolls_back(self, sql_cluster: SqlCluster, connection: Connection, other: Connection) -> None:
+    def test_closing_rolls_back(self, connection: Connection, other: Connection) -> None:
         fill(connection.cursor())
         connection.close()
         assert names(other) == []
@@ -252,11 +251,12 @@ class TestConnection:
         with pytest.raises(dbapi.ProgrammingError, match="no such table: t"):
             other.execute("SELECT * FROM t")
 
-    def test_autocommit(self, other: Connection, connection: Connection, sql_cluster: SqlCluster) -> None:
+    def test_autocommit(self, other: Connection, connection: Connection, fake: FakeSqlCluster) -> None:
+        fake.seen.clear()
         other.execute("INSERT INTO beers (name) VALUES ('a')")
         assert names(connection) == ["a"]
         assert not other.in_transaction
-        assert "BEGIN" not in sql_cluster.statements
+        assert "BEGIN" not in fake.statements
         fill(other.cursor())
         assert not other.in_transaction
         assert len(names(connection)) == 1 + len(BEERS)
@@ -303,19 +303,17 @@ class TestConnection:
 
 
 class TestReads:
-    def test_reads_outside_of_a_transaction_go_to_followers(
-        self, connection: Connection, sql_cluster: SqlCluster
-    ) -> None:
+    def test_reads_outside_of_a_transaction_go_to_followers(self, connection: Connection, fake: FakeSqlCluster) -> None:
         connection.execute("SELECT 1")
         fill(connection.cursor())
         connection.execute("SELECT 2")
-        reads = [(it.node, it.level) for it in sql_cluster.seen if it.statement.startswith("SELECT")]
+        reads = [(it.node, it.level) for it in fake.seen if it.statement.startswith("SELECT")]
         assert reads == [(1, "linearizable"), (0, None)]
 
-    def test_serializable_transactions_begin_with_a_read(self, sql_cluster: SqlCluster, other: Connection) -> None:
+    def test_serializable_transactions_begin_with_a_read(self, dsn: str, other: Connection) -> None:
         other.execute("CREATE TABLE t (a)")
         other.execute("INSERT INTO t VALUES (1)")
-        serializable = dbapi.connect(sql_cluster.dsn, isolation="SERIALIZABLE", timeout_s=2)
+        serializable = dbapi.connect(dsn, isolation="SERIALIZABLE", timeout_s=2)
         [[value]] = serializable.execute("SELECT a FROM t")
         assert serializable.in_transaction
         other.execute("UPDATE t SET a = 5")
@@ -324,12 +322,12 @@ class TestReads:
         serializable.close()
         assert other.execute("SELECT a FROM t").fetchall() == [(5,)]
 
-    def test_a_session_reads_what_it_has_committed(self, sql_cluster: SqlCluster) -> None:
-        connection = dbapi.connect(sql_cluster.dsn, level="session")
+    def test_a_session_reads_what_it_has_committed(self, fake: FakeSqlCluster, dsn: str) -> None:
+        connection = dbapi.connect(dsn, level="session")
         connection.execute("CREATE TABLE t (a)")
         connection.commit()
         connection.execute("SELECT * FROM t")
-        level = sql_cluster.seen[-1].level
+        level = fake.seen[-1].level
         assert level is not None and level.startswith("session 0000")
         connection.close()
 
@@ -364,10 +362,10 @@ class TestFaults:
 
     @pytest.mark.parametrize("fault", [Lose.BEFORE, "READONLY not the leader", "FENCED", "BUSY", "CONFLICT"])
     def test_a_transaction_that_is_lost(
-        self, connection: Connection, other: Connection, sql_cluster: SqlCluster, fault: str | Lose
+        self, connection: Connection, other: Connection, fake: FakeSqlCluster, fault: str | Lose
     ) -> None:
         connection.execute(self.INSERT)
-        sql_cluster.inject("UPDATE", fault)
+        fake.inject("UPDATE", fault)
         with pytest.raises(dbapi.OperationalError):
             connection.execute("UPDATE beers SET data = 1")
         assert not connection.in_transaction
@@ -389,10 +387,10 @@ class TestFaults:
         ],
     )
     def test_a_commit_that_is_refused(
-        self, connection: Connection, sql_cluster: SqlCluster, fault: str, kind: type[dbapi.Error]
+        self, connection: Connection, fake: FakeSqlCluster, fault: str, kind: type[dbapi.Error]
     ) -> None:
         connection.execute(self.INSERT)
-        sql_cluster.inject("COMMIT", fault)
+        fake.inject("COMMIT", fault)
         with pytest.raises(kind, match=fault.split(maxsplit=1)[1]) as caught:
             connection.commit()
         assert not isinstance(caught.value, dbapi.UnknownOutcomeError)
@@ -404,35 +402,35 @@ class TestFaults:
         ("fault", "left"), [(Lose.BEFORE, []), (Lose.AFTER, ["a"]), ("UNKNOWN offset 5 may be applied", [])]
     )
     def test_a_commit_with_an_unknown_outcome(
-        self, connection: Connection, sql_cluster: SqlCluster, fault: str | Lose, left: list[str]
+        self, connection: Connection, fake: FakeSqlCluster, fault: str | Lose, left: list[str]
     ) -> None:
         connection.execute(self.INSERT)
-        sql_cluster.inject("COMMIT", fault)
+        fake.inject("COMMIT", fault)
         with pytest.raises(dbapi.UnknownOutcomeError, match="may or may not take effect"):
             connection.commit()
         assert not connection.in_transaction
         assert names(connection) == left
 
-    def test_a_transaction_begins_at_the_new_leader(self, connection: Connection, sql_cluster: SqlCluster) -> None:
+    def test_a_transaction_begins_at_the_new_leader(self, connection: Connection, fake: FakeSqlCluster) -> None:
         connection.execute(self.INSERT)
         connection.commit()
-        sql_cluster.leader = 1
+        fake.leader = 1
         connection.execute("DELETE FROM beers")
         connection.commit()
-        assert sql_cluster.seen[-1].node == 1
+        assert fake.seen[-1].node == 1
 
     @pytest.mark.parametrize("fault", [Lose.BEFORE, Lose.AFTER, "BUSY", "LOADING"])
-    def test_begin_is_repeated(self, connection: Connection, sql_cluster: SqlCluster, fault: str | Lose) -> None:
-        sql_cluster.inject("BEGIN", fault)
+    def test_begin_is_repeated(self, connection: Connection, fake: FakeSqlCluster, fault: str | Lose) -> None:
+        fake.inject("BEGIN", fault)
         connection.execute(self.INSERT)
         connection.commit()
         assert names(connection) == ["a"]
 
     def test_a_write_with_autocommit_whose_outcome_stays_unknown(
-        self, connection: Connection, other: Connection, sql_cluster: SqlCluster
+        self, connection: Connection, other: Connection, fake: FakeSqlCluster
     ) -> None:
         for _ in range(100):
-            sql_cluster.inject("INSERT", "UNKNOWN offset 5 may be applied")
+            fake.inject("INSERT", "UNKNOWN offset 5 may be applied")
         with pytest.raises(dbapi.UnknownOutcomeError, match="may or may not take effect"):
             other.execute(self.INSERT)
 
@@ -443,8 +441,8 @@ class TestFaults:
         with pytest.raises(dbapi.OperationalError):
             lonely.execute("DELETE FROM t")
 
-    def test_a_wrong_password_is_not_shown(self, sql_cluster: SqlCluster) -> None:
-        stranger = dbapi.connect(sql_cluster.dsn, password="hunter2", timeout_s=1)
+    def test_a_wrong_password_is_not_shown(self, dsn: str) -> None:
+        stranger = dbapi.connect(dsn, password="hunter2", timeout_s=1)
         for statement in ("SELECT 1", "DELETE FROM t"):
             with pytest.raises(dbapi.OperationalError) as caught:
                 stranger.execute(statement)

@@ -24,7 +24,8 @@ from replicator.cli.sql_script import is_complete, statements
 from replicator.cli.sql_shell import SqlShell
 from replicator.client import dbapi
 from replicator.local.folder import ClusterFile, ClusterFolder, NodeEntry
-from tests.fake_sql_server import CLUSTER, PASSWORD, SqlCluster
+from tests.fake_sql_server import CLUSTER, PASSWORD, FakeSqlCluster
+from tests.sql_cluster_fixture import SqlCluster
 
 ROOT = Path(__file__).parents[1]
 TABLE = "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT UNIQUE, data BLOB);"
@@ -126,10 +127,10 @@ class TestExecution:
         assert (failed.exit_code, str(failed.exception)) == (1, "no such table: nowhere")
         assert lines(run("-c", ".tables")) == ["users"]
 
-    def test_levels(self, run: Run, sql_cluster: SqlCluster) -> None:
+    def test_levels(self, run: Run, fake: FakeSqlCluster) -> None:
         for level in ("eventual", "bounded 100", "linearizable"):
             lines(run("-c", "SELECT 1", "--level", level))
-            assert sql_cluster.seen[-1].level == level
+            assert fake.seen[-1].level == level
         wrong = run("-c", "SELECT 1", "--level", "fresh")
         assert wrong.exit_code == 2 and "unknown read level 'fresh'" in wrong.output
 
@@ -169,8 +170,8 @@ class TestExecution:
 
 class TestPrompt:
     @pytest.fixture
-    def shell(self, sql_cluster: SqlCluster) -> Iterator[SqlShell]:
-        connection = dbapi.connect(sql_cluster.dsn, autocommit=True)
+    def shell(self, dsn: str) -> Iterator[SqlShell]:
+        connection = dbapi.connect(dsn, autocommit=True)
         connection.execute(TABLE)
         yield SqlShell(connection, json=False)
         connection.close()
@@ -198,8 +199,8 @@ class TestPrompt:
             run_prompt(shell, tmp_path / "history")
         assert shell.tables() == ["users"]
 
-    def test_a_lost_transaction(self, shell: SqlShell, sql_cluster: SqlCluster, tmp_path: Path) -> None:
-        sql_cluster.inject("DELETE", "CONFLICT run it again")
+    def test_a_lost_transaction(self, shell: SqlShell, fake: FakeSqlCluster, tmp_path: Path) -> None:
+        fake.inject("DELETE", "CONFLICT run it again")
         with self.typed("BEGIN;\rDELETE FROM users;\rINSERT INTO users (name) VALUES ('Ada');\r\x04"):
             run_prompt(shell, tmp_path / "history")
         assert not shell.in_transaction
@@ -209,7 +210,7 @@ class TestPrompt:
         with self.typed(".tables\r\x04"):
             run_prompt(shell, tmp_path / "file" / "history")
 
-    def test_completion(self, shell: SqlShell, sql_cluster: SqlCluster) -> None:
+    def test_completion(self, shell: SqlShell, fake: FakeSqlCluster) -> None:
         def complete(text: str) -> list[str]:
             document = Document(text.replace("|", ""), text.index("|"))
             return [it.text for it in SqlCompleter(shell).get_completions(document, CompleteEvent())]
@@ -222,5 +223,5 @@ class TestPrompt:
         assert complete("SELECT users.d| FROM users")[0] == "data"
         assert "name" not in complete("SELECT na|")
         for _ in range(100):
-            sql_cluster.inject("SELECT name", "STALE too old")
+            fake.inject("SELECT name", "STALE too old")
         assert complete("us|") == ["using"]

@@ -11,7 +11,8 @@ import pytest
 from replicator.client import EVENTUAL, BadRequest, Rejected, SqlResult, UnknownOutcome, bounded
 from replicator.client.sql import StatementKind, sql_value, statement_kind
 from tests.client_fixture import Connect
-from tests.fake_sql_server import CLUSTER, PASSWORD, Lose, Seen, SqlCluster
+from tests.fake_sql_server import CLUSTER, PASSWORD, FakeSqlCluster, Lose, Seen
+from tests.sql_cluster_fixture import SqlCluster
 
 LEADER, FOLLOWER = 0, 1
 
@@ -83,14 +84,14 @@ def test_results(client: Any) -> None:
     assert client.sql("DELETE FROM t RETURNING a").rows == (("é",), ("z",))
 
 
-def test_reads_go_to_followers_and_writes_once_to_the_leader(client: Any, sql_cluster: SqlCluster) -> None:
-    sql_cluster.seen.clear()
+def test_reads_go_to_followers_and_writes_once_to_the_leader(client: Any, fake: FakeSqlCluster) -> None:
+    fake.seen.clear()
     client.sql("INSERT INTO t (a) VALUES ('x')", id="order 1")
     client.sql("INSERT INTO t (a) VALUES ('x')", id="order 1")  # the same reply, no constraint error
     client.sql("SELECT 1")
     client.sql("SELECT 2", level=EVENTUAL)
     client.sql("SELECT 3", level=bounded(100))
-    assert sql_cluster.seen == [
+    assert fake.seen == [
         Seen(LEADER, "INSERT INTO t (a) VALUES ('x')", None, "order 1"),
         Seen(FOLLOWER, "SELECT 1", "linearizable", None),
         Seen(FOLLOWER, "SELECT 2", "eventual", None),
@@ -98,25 +99,25 @@ def test_reads_go_to_followers_and_writes_once_to_the_leader(client: Any, sql_cl
     ]
 
 
-def test_a_session_reads_what_it_wrote(client: Any, sql_cluster: SqlCluster) -> None:
+def test_a_session_reads_what_it_wrote(client: Any, fake: FakeSqlCluster) -> None:
     session = client.session()
     session.sql("INSERT INTO t (a) VALUES ('x')")
     token = session.token
     assert session.sql("SELECT a FROM t").rows == (("x",),)
-    assert sql_cluster.seen[-1] == Seen(FOLLOWER, "SELECT a FROM t", f"session {token}", None)
+    assert fake.seen[-1] == Seen(FOLLOWER, "SELECT a FROM t", f"session {token}", None)
 
 
 @pytest.mark.parametrize("fault", [Lose.BEFORE, Lose.AFTER, "CONFLICT try again", "UNKNOWN offset 5 may be applied"])
-def test_a_write_that_is_sent_again_takes_effect_once(client: Any, sql_cluster: SqlCluster, fault: str | Lose) -> None:
-    sql_cluster.inject("INSERT", fault)
+def test_a_write_that_is_sent_again_takes_effect_once(client: Any, fake: FakeSqlCluster, fault: str | Lose) -> None:
+    fake.inject("INSERT", fault)
     assert client.sql("INSERT INTO t (a) VALUES ('x')").changes == 1
     assert client.sql("SELECT count(*) FROM t").rows == ((1,),)
 
 
-def test_a_write_follows_the_leader(client: Any, sql_cluster: SqlCluster) -> None:
-    sql_cluster.leader = 1
+def test_a_write_follows_the_leader(client: Any, fake: FakeSqlCluster) -> None:
+    fake.leader = 1
     assert client.sql("INSERT INTO t (a) VALUES ('x')").changes == 1
-    assert sql_cluster.seen[-1].node == 1
+    assert fake.seen[-1].node == 1
 
 
 @pytest.mark.parametrize(
@@ -135,9 +136,9 @@ def test_errors(client: Any, statement: str, code: str, text: str) -> None:
     assert caught.value.code == code
 
 
-def test_a_write_whose_outcome_stays_unknown(client: Any, sql_cluster: SqlCluster) -> None:
+def test_a_write_whose_outcome_stays_unknown(client: Any, fake: FakeSqlCluster) -> None:
     for _ in range(100):
-        sql_cluster.inject("INSERT", "UNKNOWN offset 5 may be applied")
+        fake.inject("INSERT", "UNKNOWN offset 5 may be applied")
     with pytest.raises(UnknownOutcome):
         client.sql("INSERT INTO t (a) VALUES ('x')")
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from sqlalchemy.dialects import registry
 
-from tests.fake_sql_server import SqlCluster
+from tests.fake_sql_server import FakeSqlCluster
 
 PAGE = Path(__file__).parents[1] / "docs" / "sql.md"
 registry.register("replicator", "replicator.client.sqlalchemy_dialect", "ReplicatorDialect")
 
 
 def test_the_examples_give_the_documented_results(tmp_path: Path) -> None:
-    cluster = SqlCluster(tmp_path, password="")
+    cluster = FakeSqlCluster(tmp_path, password="")
     text = PAGE.read_text()
     for shown, node in zip(("127.0.0.1:7001", "127.0.0.1:7002"), cluster.nodes, strict=True):
         text = text.replace(shown, node)

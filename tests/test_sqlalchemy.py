@@ -14,14 +14,15 @@ from sqlalchemy import exc, orm
 from sqlalchemy.dialects import registry
 
 from replicator.client import dbapi
-from tests.fake_sql_server import CLUSTER, PASSWORD, Lose, SqlCluster
+from tests.fake_sql_server import CLUSTER, PASSWORD, FakeSqlCluster, Lose
+from tests.sql_cluster_fixture import SqlCluster
 
 registry.register("replicator", "replicator.client.sqlalchemy_dialect", "ReplicatorDialect")
 
 
 @pytest.fixture
-def engine(sql_cluster: SqlCluster) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(f"{sql_cluster.dsn}&timeout_s=2")
+def engine(dsn: str) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(f"{dsn}&timeout_s=2")
     Base.metadata.create_all(engine)
     yield engine
     engine.dispose()
@@ -221,8 +222,8 @@ class TestTransactions:
             connection.rollback()
             assert connection.scalar(sa.select(User.name)) is None
 
-    def test_a_conflict_can_be_retried(self, engine: sa.Engine, sql_cluster: SqlCluster) -> None:
-        sql_cluster.inject("COMMIT", "CONFLICT run it again")
+    def test_a_conflict_can_be_retried(self, engine: sa.Engine, fake: FakeSqlCluster) -> None:
+        fake.inject("COMMIT", "CONFLICT run it again")
 
         def add_ada() -> None:
             with orm.Session(engine) as session, session.begin():
@@ -235,8 +236,8 @@ class TestTransactions:
         with engine.connect() as connection:
             assert connection.scalars(sa.select(User.name)).all() == ["Ada"]
 
-    def test_a_lost_transaction_leaves_a_usable_connection(self, engine: sa.Engine, sql_cluster: SqlCluster) -> None:
-        sql_cluster.inject("UPDATE", Lose.BEFORE)
+    def test_a_lost_transaction_leaves_a_usable_connection(self, engine: sa.Engine, fake: FakeSqlCluster) -> None:
+        fake.inject("UPDATE", Lose.BEFORE)
         with engine.connect() as connection:
             connection.execute(sa.insert(User).values(name="Ada"))
             with pytest.raises(exc.OperationalError):
@@ -253,12 +254,12 @@ class TestTransactions:
         with engine.connect() as connection:
             assert connection.scalar(sa.text("SELECT 1")) == 1
 
-    def test_reads_go_to_followers_at_the_level_of_the_url(self, sql_cluster: SqlCluster) -> None:
-        engine = sa.create_engine(f"{sql_cluster.dsn}&level=bounded+100")
+    def test_reads_go_to_followers_at_the_level_of_the_url(self, fake: FakeSqlCluster, dsn: str) -> None:
+        engine = sa.create_engine(f"{dsn}&level=bounded+100")
         with engine.connect() as connection:
             connection.execute(sa.text("SELECT 1"))
         engine.dispose()
-        assert (sql_cluster.seen[-1].node, sql_cluster.seen[-1].level) == (1, "bounded 100")
+        assert (fake.seen[-1].node, fake.seen[-1].level) == (1, "bounded 100")
 
 
 class TestUrls:
@@ -276,8 +277,8 @@ class TestUrls:
         with pytest.raises(exc.ArgumentError):
             sa.create_engine(url)
 
-    def test_the_password_is_not_shown(self, sql_cluster: SqlCluster) -> None:
-        engine = sa.create_engine(sql_cluster.dsn)
+    def test_the_password_is_not_shown(self, dsn: str) -> None:
+        engine = sa.create_engine(dsn)
         assert PASSWORD not in repr(engine)
         with engine.connect() as connection:
             assert PASSWORD not in repr(connection.connection.dbapi_connection)

@@ -60,11 +60,23 @@ class ReplicatorDialect(SQLiteDialect):
         return ["main"]
 
     def get_temp_table_names(self, connection: Any, *schema: Any, **options: Any) -> list[str]:
-        """Nodes have no temporary tables."""
+        """Nodes have no temporary tables; so the SQL of a table is in one place, too."""
         return []
 
     def get_temp_view_names(self, connection: Any, *schema: Any, **options: Any) -> list[str]:
         return []
+
+    def get_view_definition(self, connection: Any, view_name: str, schema: str | None = None, **options: Any) -> Any:
+        """Raises `NoSuchTableError`."""
+        return self._get_table_sql(connection, view_name, schema)
+
+    def _get_table_sql(self, connection: Any, table_name: str, schema: str | None = None, **options: Any) -> Any:
+        """Raises `NoSuchTableError`."""
+        query = "SELECT sql FROM sqlite_schema WHERE name = ? AND type IN ('table', 'view')"
+        sql = connection.exec_driver_sql(query, (table_name,)).scalar()
+        if sql is None and not table_name.startswith("sqlite_"):
+            raise exc.NoSuchTableError(table_name)
+        return sql
 
     def _get_server_version_info(self, connection: Any) -> tuple[int, ...]:
         version = connection.exec_driver_sql("SELECT sqlite_version()").scalar()
