@@ -319,6 +319,7 @@ class TestReads:
         other.execute("UPDATE t SET a = 5")
         with pytest.raises(dbapi.ConflictError):
             serializable.execute("UPDATE t SET a = ?", (value + 1,))
+            serializable.commit()
         serializable.close()
         assert other.execute("SELECT a FROM t").fetchall() == [(5,)]
 

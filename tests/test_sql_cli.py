@@ -103,7 +103,7 @@ class TestOutput:
             "CREATE TABLE t (a);",
             "CREATE INDEX i ON t (a);",
         ]
-        assert lines(run("-c", ".schema"))[0] == TABLE
+        assert TABLE in lines(run("-c", ".schema"))
         assert any(".schema" in line for line in lines(run("-c", ".help")))
 
     def test_comments_only(self, run: Run) -> None:
@@ -161,7 +161,7 @@ class TestExecution:
             return ended.returncode, ended.stderr
 
         node = ("--node", sql_cluster.nodes[0])
-        assert run(*node, "-c", "SELEC 1") == (1, 'Error: near "SELEC": syntax error\n')
+        assert run(*node, "-c", "SELECT FROM t") == (1, 'Error: near "FROM": syntax error\n')
         code, text = run("--node", "127.0.0.1:1", "-c", "SELECT 1")
         assert code == 1 and text.startswith("Error: no node answers (127.0.0.1:1: ")
         code, text = run("-c", "SELECT 1")
@@ -186,11 +186,11 @@ class TestPrompt:
         self, shell: SqlShell, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         history = tmp_path / "state" / "history"
-        with self.typed("SELECT 1 +\r1 AS two;\rSELEC;\r\r.quit\rSELECT 3;\r"):
+        with self.typed("SELECT 1 +\r1 AS two;\rSELECT FROM t;\r\r.quit\rSELECT 3;\r"):
             run_prompt(shell, history)
         printed = capfd.readouterr()
         assert printed.out.splitlines()[0::2] == ["two", "  2"]
-        assert 'Error: near "SELEC": syntax error' in printed.err
+        assert 'Error: near "FROM": syntax error' in printed.err
         assert "+1 AS two;" in history.read_text()
         assert history.stat().st_mode & 0o077 == 0
 

@@ -20,7 +20,7 @@ LEADER, FOLLOWER = 0, 1
 @pytest.fixture
 def client(sql_cluster: SqlCluster, connect: Connect) -> Any:
     client = connect(sql_cluster.nodes, cluster=CLUSTER, password=PASSWORD, timeout_s=2)
-    client.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT UNIQUE, b BLOB, c)")
+    client.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT UNIQUE, b BLOB, c, n NOT NULL DEFAULT 0)")
     return client
 
 
@@ -123,10 +123,10 @@ def test_a_write_follows_the_leader(client: Any, fake: FakeSqlCluster) -> None:
 @pytest.mark.parametrize(
     ("statement", "code", "text"),
     [
-        ("INSERT INTO t (id) VALUES ('x')", "CONSTRAINT", "datatype mismatch"),
+        ("INSERT INTO t (n) VALUES (NULL)", "CONSTRAINT", "NOT NULL constraint failed: t.n"),
         ("INSERT INTO t (a) VALUES ('x'), ('x')", "CONSTRAINT", "UNIQUE constraint failed: t.a"),
         ("INSERT INTO s VALUES (1)", "SQLERROR", "no such table: s"),
-        ("SELEC 1", "SQLERROR", 'near "SELEC": syntax error'),
+        ("SELECT FROM t", "SQLERROR", 'near "FROM": syntax error'),
         ("SELECT * FROM s", "SQLERROR", "no such table: s"),
     ],
 )

@@ -300,6 +300,10 @@ class TestPandas:
         frame.to_sql("frame", engine, index=False, method=method)
         frame.to_sql("frame", engine, index=False, if_exists="append", method=method)
         assert pd.read_sql("SELECT count(*) AS n FROM frame", engine)["n"].tolist() == [4000]
+
+    def test_a_table_that_exists(self, engine: sa.Engine) -> None:
+        frame = pd.DataFrame({"n": range(10)})
+        frame.to_sql("frame", engine, index=False)
         frame.head().to_sql("frame", engine, if_exists="replace")
         assert len(pd.read_sql_table("frame", engine, index_col="index")) == 5
         with pytest.raises(ValueError, match="already exists"):
