@@ -301,6 +301,12 @@ class TestPandas:
         frame.to_sql("frame", engine, index=False, if_exists="append", method=method)
         assert pd.read_sql("SELECT count(*) AS n FROM frame", engine)["n"].tolist() == [4000]
 
+    def test_chunks_are_transactions_with_autocommit(self, engine: sa.Engine, fake: FakeSqlCluster) -> None:
+        autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        fake.seen.clear()
+        pd.DataFrame({"n": range(1000)}).to_sql("frame", autocommit, index=False, chunksize=300)
+        assert fake.statements.count("COMMIT") == 4
+
     def test_a_table_that_exists(self, engine: sa.Engine) -> None:
         frame = pd.DataFrame({"n": range(10)})
         frame.to_sql("frame", engine, index=False)

@@ -1,6 +1,7 @@
 """A client that finds the leader, follows failovers, and executes each write once. docs/client.md is its manual.
 
-`routing` makes the decisions, `plans` is the course of a request, `sync` and `aio` do the I/O.
+`routing` makes the decisions, `plans` is the course of a request, `sync` and `aio` do the I/O. `sql` knows statements;
+`dbapi` and `sqlalchemy_dialect` are for programs that use the interfaces of databases.
 """
 
 try:
