@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from replicator.client import dbapi
+from replicator.client import dbapi, sync
 from replicator.client.dbapi.connection import Connection
 from replicator.client.dbapi.settings import ConnectionSettings, Isolation, parse_settings
 from replicator.client.dbapi.transaction import PIPELINED
@@ -411,6 +411,21 @@ class TestFaults:
             connection.commit()
         assert not connection.in_transaction
         assert names(connection) == left
+
+    def test_an_interrupted_statement_ends_the_transaction(
+        self, connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(*args: object) -> None:
+            raise KeyboardInterrupt
+
+        connection.execute(self.INSERT)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(sync, "_receive", interrupt)
+            connection.execute("INSERT INTO beers (name) VALUES ('b')")
+        with pytest.raises(dbapi.OperationalError, match="the connection to the leader is closed"):
+            connection.execute("INSERT INTO beers (name) VALUES ('c')")
+        connection.rollback()
+        assert names(other) == []
 
     def test_a_transaction_begins_at_the_new_leader(self, connection: Connection, fake: FakeSqlCluster) -> None:
         connection.execute(self.INSERT)

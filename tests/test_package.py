@@ -40,3 +40,13 @@ def test_a_publisher_does_not_import_aiokafka() -> None:
     program = "import sys, replicator.stream.run_publisher; print('aiokafka' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert (ended.stdout, ended.stderr) == ("False\n", "")
+
+
+def test_sql_says_which_extra_is_missing() -> None:
+    program = (
+        "import sys; sys.modules['prompt_toolkit'] = None; sys.argv[1:] = ['sql']; "
+        "from replicator.cli.main import main; main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert ended.returncode == 1
+    assert ended.stderr == 'Error: replicator sql needs redis-py and prompt_toolkit: `pip install "replicator[sql]"`\n'

@@ -66,7 +66,6 @@ def sql(
     Example: replicator sql --json -c 'SELECT * FROM users' | jq .name
     Example: replicator sql --node 127.0.0.1:7001 -c 'SELECT count(*) FROM users'
     """
-    found, cluster = _find_nodes(nodes, dir, password)
     try:
         from replicator.cli.sql_prompt import run_prompt
         from replicator.cli.sql_shell import SqlShell
@@ -78,6 +77,7 @@ def sql(
         read_level = parse_level_name(level)
     except BadRequest as error:
         raise typer.BadParameter(str(error), param_hint="--level") from None
+    found, cluster = _find_nodes(nodes, dir, password)
     try:
         connection = dbapi.connect(nodes=found, cluster=cluster, password=password, level=read_level, autocommit=True)
         with closing(connection):
