@@ -21,7 +21,7 @@ BEERS = ["Augustiner", 'Cooper\'s "Original"', "Guinness", "O'Hara's", "Victoria
 
 @pytest.fixture
 def connection(dsn: str) -> Iterator[Connection]:
-    connection = dbapi.connect(dsn, timeout_s=2)
+    connection = dbapi.connect(dsn)
     connection.execute("CREATE TABLE beers (id INTEGER PRIMARY KEY, name VARCHAR(20) UNIQUE, data BLOB, at TIMESTAMP)")
     connection.commit()
     yield connection
@@ -36,7 +36,7 @@ def cursor(connection: Connection) -> dbapi.Cursor:
 @pytest.fixture
 def other(dsn: str) -> Iterator[Connection]:
     """Another connection, which is in autocommit mode."""
-    with_autocommit = dbapi.connect(dsn, autocommit=True, timeout_s=2)
+    with_autocommit = dbapi.connect(dsn, autocommit=True)
     yield with_autocommit
     with_autocommit.close()
 
@@ -313,7 +313,7 @@ class TestReads:
     def test_serializable_transactions_begin_with_a_read(self, dsn: str, other: Connection) -> None:
         other.execute("CREATE TABLE t (a)")
         other.execute("INSERT INTO t VALUES (1)")
-        serializable = dbapi.connect(dsn, isolation="SERIALIZABLE", timeout_s=2)
+        serializable = dbapi.connect(dsn, isolation="SERIALIZABLE")
         [[value]] = serializable.execute("SELECT a FROM t")
         assert serializable.in_transaction
         other.execute("UPDATE t SET a = 5")
@@ -371,7 +371,7 @@ class TestFaults:
             connection.execute("UPDATE beers SET data = 1")
         assert not connection.in_transaction
         for call in (lambda: connection.execute(self.INSERT), lambda: names(connection), connection.commit):
-            with pytest.raises(dbapi.OperationalError, match=r"has ended with an error: call rollback\(\)"):
+            with pytest.raises(dbapi.OperationalError, match=r"has ended with an error \(.*\): call rollback\(\)"):
                 call()
         connection.rollback()
         assert names(connection) == []
@@ -442,13 +442,13 @@ class TestFaults:
         connection.commit()
         assert names(connection) == ["a"]
 
-    def test_a_write_with_autocommit_whose_outcome_stays_unknown(
-        self, connection: Connection, other: Connection, fake: FakeSqlCluster
-    ) -> None:
+    def test_a_write_whose_outcome_stays_unknown(self, connection: Connection, fake: FakeSqlCluster, dsn: str) -> None:
         for _ in range(100):
             fake.inject("INSERT", "UNKNOWN offset 5 may be applied")
+        hurried = dbapi.connect(dsn, autocommit=True, timeout_s=1)
         with pytest.raises(dbapi.UnknownOutcomeError, match="may or may not take effect"):
-            other.execute(self.INSERT)
+            hurried.execute(self.INSERT)
+        hurried.close()
 
     def test_without_nodes(self) -> None:
         lonely = dbapi.connect(nodes=["127.0.0.1:1"], timeout_s=0.1)

@@ -19,7 +19,7 @@ LEADER, FOLLOWER = 0, 1
 
 @pytest.fixture
 def client(sql_cluster: SqlCluster, connect: Connect) -> Any:
-    client = connect(sql_cluster.nodes, cluster=CLUSTER, password=PASSWORD, timeout_s=2)
+    client = connect(sql_cluster.nodes, cluster=CLUSTER, password=PASSWORD)
     client.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT UNIQUE, b BLOB, c, n NOT NULL DEFAULT 0)")
     return client
 
@@ -136,11 +136,11 @@ def test_errors(client: Any, statement: str, code: str, text: str) -> None:
     assert caught.value.code == code
 
 
-def test_a_write_whose_outcome_stays_unknown(client: Any, fake: FakeSqlCluster) -> None:
+def test_a_write_whose_outcome_stays_unknown(client: Any, fake: FakeSqlCluster, connect: Connect) -> None:
     for _ in range(100):
         fake.inject("INSERT", "UNKNOWN offset 5 may be applied")
     with pytest.raises(UnknownOutcome):
-        client.sql("INSERT INTO t (a) VALUES ('x')")
+        connect(fake.nodes, cluster=CLUSTER, password=PASSWORD, timeout_s=1).sql("INSERT INTO t (a) VALUES ('x')")
 
 
 @pytest.mark.parametrize("statement", ["BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT a"])

@@ -22,7 +22,7 @@ registry.register("replicator", "replicator.client.sqlalchemy_dialect", "Replica
 
 @pytest.fixture
 def engine(dsn: str) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(f"{dsn}&timeout_s=2")
+    engine = sa.create_engine(dsn)
     Base.metadata.create_all(engine)
     yield engine
     engine.dispose()
@@ -300,6 +300,13 @@ class TestPandas:
         frame.to_sql("frame", engine, index=False, method=method)
         frame.to_sql("frame", engine, index=False, if_exists="append", method=method)
         assert pd.read_sql("SELECT count(*) AS n FROM frame", engine)["n"].tolist() == [4000]
+
+    def test_a_lost_transaction_is_not_committed(self, engine: sa.Engine, fake: FakeSqlCluster) -> None:
+        """pandas calls commit() after an error."""
+        fake.inject("INSERT", "CONFLICT run it again")
+        with pytest.raises(exc.OperationalError, match="CONFLICT run it again"):
+            pd.DataFrame({"n": range(10)}).to_sql("frame", engine)
+        assert not sa.inspect(engine).has_table("frame")
 
     def test_chunks_are_transactions_with_autocommit(self, engine: sa.Engine, fake: FakeSqlCluster) -> None:
         autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")

@@ -83,6 +83,12 @@ def of_statement(failure: Failure) -> Error:
     return kind(failure.message)
 
 
+def of_lost_transaction(failure: Failure) -> Error:
+    """The error of all that follows the failure in a transaction that has ended with it."""
+    kind = _OF_CODES.get(failure.code, OperationalError)
+    return kind(f"the transaction has ended with an error ({failure}): call rollback()")
+
+
 def of_commit(failure: Failure) -> Error:
     if has_unknown_outcome(failure):
         return UnknownOutcomeError(f"the transaction may or may not take effect: {failure}")

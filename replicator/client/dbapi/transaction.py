@@ -10,9 +10,9 @@ from replicator.client.dbapi.errors import (
     CONFLICT,
     CONSTRAINT,
     SQL_ERROR,
-    OperationalError,
     from_client,
     of_commit,
+    of_lost_transaction,
     of_statement,
 )
 from replicator.client.errors import Unavailable
@@ -51,6 +51,7 @@ class Transaction:
         self._client = client
         self._timeout_s = timeout_s
         self._leader: LeaderConnection | None = None  # kept for the next transaction
+        self._failure = Failure(LOST, "")  # by which the transaction was lost
         self.state = TransactionState.NONE
 
     def begin(self, statement: str = "BEGIN") -> None:
@@ -112,7 +113,7 @@ class Transaction:
     def check_not_lost(self) -> None:
         """Raises `OperationalError`."""
         if self.state is TransactionState.LOST:
-            raise OperationalError("the transaction has ended with an error: call rollback()")
+            raise of_lost_transaction(self._failure)
 
     def _try_to_begin(self, statement: str) -> Failure | None:
         """Raises `Error`."""
@@ -139,6 +140,7 @@ class Transaction:
         for failure in replies:
             if isinstance(failure, Failure) and failure.code not in _STAYS_OPEN:
                 self.state = TransactionState.LOST
+                self._failure = failure
                 self._clean_up(failure)
                 break
         return replies
