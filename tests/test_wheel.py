@@ -23,7 +23,7 @@ from tests.test_doc_runs import SHOWN_PORT
 
 ROOT = Path(__file__).parents[1]
 NODES = 3
-EXTRAS = {"broker", "client", "demo", "dev", "docs", "parquet", "postgres", "registry", "s3"}
+EXTRAS = {"broker", "client", "demo", "dev", "docs", "parquet", "postgres", "registry", "s3", "sql"}
 INSTALLED = "broker,client"  # the others have wheels of many megabytes, and are not part of the quick start
 SCHEMAS = """
 import importlib.metadata, pathlib, sys

@@ -30,6 +30,7 @@ COMMANDS = (
     "sink",
     "snapshot",
     "stream",
+    "sql",
     "bench",
     "status",
     "verify",

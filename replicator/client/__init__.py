@@ -1,6 +1,7 @@
 """A client that finds the leader, follows failovers, and executes each write once. docs/client.md is its manual.
 
-`routing` makes the decisions, `plans` is the course of a request, `sync` and `aio` do the I/O.
+`routing` makes the decisions, `plans` is the course of a request, `sync` and `aio` do the I/O. `sql` knows statements;
+`dbapi` and `sqlalchemy_dialect` are for programs that use the interfaces of databases.
 """
 
 try:
@@ -11,6 +12,7 @@ except ImportError as error:
 from replicator.client.aio import AsyncClient, AsyncSession
 from replicator.client.errors import Rejected, Unavailable, UnknownOutcome
 from replicator.client.requests import bounded
+from replicator.client.sql import SqlResult
 from replicator.client.sync import Client, Session
 from replicator.errors import BadRequest, ConfigError, Stale
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level
@@ -26,6 +28,7 @@ __all__ = [
     "Level",
     "Rejected",
     "Session",
+    "SqlResult",
     "Stale",
     "Unavailable",
     "UnknownOutcome",

@@ -17,6 +17,14 @@ from replicator.client import requests
 from replicator.client.plans import Pause, Plan, Planner, Send
 from replicator.client.requests import TOKEN, Argument, EncodedCommand, Reply, SessionProgress
 from replicator.client.routing import NOT_SENT, Prefer, parse_nodes
+from replicator.client.sql import (
+    Params,
+    SqlResult,
+    StatementKind,
+    check_is_no_transaction,
+    parse_result,
+    sql_command,
+)
 from replicator.client.wire import connection_options, failure_of, parse_reply
 from replicator.protocol.levels import LINEARIZABLE, Level
 
@@ -45,6 +53,15 @@ class AsyncCommands(ABC):
     async def read(self, *command: Argument, level: Level | None = None) -> Any:
         """Execute a read command, at `level` instead of the default level."""
         return await self._read(command, level)
+
+    async def sql(
+        self, statement: str, params: Params = (), *, level: Level | None = None, id: str | None = None
+    ) -> SqlResult:
+        """Execute one SQL statement: a write exactly once, as with `execute`; a read at `level`, as with `read`."""
+        command = sql_command(statement, params)
+        if check_is_no_transaction(statement) is StatementKind.READ:
+            return parse_result(await self.read(*command, level=level))
+        return parse_result(await self.execute(*command, id=id))
 
     async def get(self, key: Argument, *, level: Level | None = None) -> bytes | None:
         return cast("bytes | None", await self.read("GET", key, level=level))

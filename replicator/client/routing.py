@@ -2,7 +2,8 @@
 
 error                      meaning                     write                               read
 not sent, READONLY, BUSY,  not executed; retryable     look up the leader and send again   try another node
-LOADING, FENCED, NOREPLICAS
+LOADING, FENCED, NOREPLICAS,
+CONFLICT
 lost, UNKNOWN              outcome unknown             with an id: send again;             try another node
                                                        without: UnknownOutcome
 STALE, ERR                 refused by this node        Rejected                            final if all nodes refuse
@@ -49,7 +50,7 @@ class RetryDecision(Enum):
     UNKNOWN = auto()
 
 
-_RETRYABLE = frozenset({NOT_SENT, "READONLY", "BUSY", "LOADING", "FENCED", "NOREPLICAS"})
+_RETRYABLE = frozenset({NOT_SENT, "READONLY", "BUSY", "LOADING", "FENCED", "NOREPLICAS", "CONFLICT"})
 _UNKNOWN_OUTCOME = frozenset({LOST, "UNKNOWN"})
 _REFUSED_HERE = frozenset({STALE, ERR})
 

@@ -14,9 +14,18 @@ from redis.retry import Retry
 
 from replicator.address import Address
 from replicator.client import requests
+from replicator.client.errors import Rejected, Unavailable
 from replicator.client.plans import Pause, Plan, Planner, Send
 from replicator.client.requests import TOKEN, Argument, EncodedCommand, Reply, SessionProgress
-from replicator.client.routing import NOT_SENT, Prefer, parse_nodes
+from replicator.client.routing import LOST, NOT_SENT, Failure, Prefer, parse_nodes
+from replicator.client.sql import (
+    Params,
+    SqlResult,
+    StatementKind,
+    check_is_no_transaction,
+    parse_result,
+    sql_command,
+)
 from replicator.client.wire import CONNECT_S, connection_options, failure_of, parse_reply
 from replicator.protocol.levels import LINEARIZABLE, Level
 
@@ -45,6 +54,15 @@ class Commands(ABC):
     def read(self, *command: Argument, level: Level | None = None) -> Any:
         """Execute a read command, at `level` instead of the default level."""
         return self._read(command, level)
+
+    def sql(
+        self, statement: str, params: Params = (), *, level: Level | None = None, id: str | None = None
+    ) -> SqlResult:
+        """Execute one SQL statement: a write exactly once, as with `execute`; a read at `level`, as with `read`."""
+        command = sql_command(statement, params)
+        if check_is_no_transaction(statement) is StatementKind.READ:
+            return parse_result(self.read(*command, level=level))
+        return parse_result(self.execute(*command, id=id))
 
     def get(self, key: Argument, *, level: Level | None = None) -> bytes | None:
         return cast("bytes | None", self.read("GET", key, level=level))
@@ -80,6 +98,7 @@ class Client(Commands):
         self._planner = Planner(parse_nodes(nodes), cluster, timeout_s, time.monotonic)
         self._level = level
         self._prefer = prefer
+        self._password = password
         self._connections = _ConnectionPools(password)
 
     def execute(self, *command: Argument, id: str | None = None, once: bool = True) -> Any:
@@ -95,6 +114,10 @@ class Client(Commands):
     def leader(self) -> Address:
         """The address of the current leader, to connect `redis.Redis` to it for commands that this client lacks."""
         return self._run(self._planner.leader())
+
+    def connect_leader(self) -> LeaderConnection:
+        """Raises `Unavailable`, `Rejected`."""
+        return LeaderConnection(self.leader(), self._password)
 
     def close(self) -> None:
         self._connections.close()
@@ -170,17 +193,9 @@ class _ConnectionPools:
             connection: Any = pool.get_connection()
         except (redis.RedisError, OSError) as error:
             return [failure_of(error, otherwise=NOT_SENT)]
-        clean = False
         try:
-            connection.send_packed_command(connection.pack_commands(step.commands))
-            replies = [_receive(connection, until_s) for _ in step.commands]
-            clean = True
-            return replies
-        except (redis.RedisError, OSError) as error:
-            return [failure_of(error)]
+            return _exchange(connection, step.commands, until_s)
         finally:
-            if not clean:
-                connection.disconnect()
             pool.release(connection)
 
     def close(self) -> None:
@@ -197,6 +212,51 @@ class _ConnectionPools:
                     **options, socket_timeout=CONNECT_S, retry=Retry(NoBackoff(), 0)
                 )
             return self._pools[node]
+
+
+class LeaderConnection:
+    """A connection of its own, for commands that belong to one connection, such as those of a transaction."""
+
+    def __init__(self, leader: Address, password: str) -> None:
+        """Raises `Unavailable`, `Rejected`."""
+        options = connection_options(leader, password)
+        connect: Any = redis.Connection
+        self._connection = connect(**options, socket_timeout=CONNECT_S, retry=Retry(NoBackoff(), 0))
+        try:
+            self._connection.connect()
+        except (redis.RedisError, OSError) as error:
+            code, message = failure_of(error, otherwise=NOT_SENT)
+            text = f"{leader}: {message}"
+            raise (Unavailable(text) if code == NOT_SENT else Rejected(code, text)) from error
+        self._is_open = True  # redis-py would connect again, without what belonged to the lost connection
+
+    def send(self, commands: Sequence[EncodedCommand], timeout_s: float) -> list[Reply]:
+        """A reply to each command, or one `Failure` with the code `LOST` for all if the connection is lost."""
+        if not self._is_open:
+            return [Failure(LOST, "the connection to the leader is closed")]
+        self._is_open = False  # unless the exchange is complete
+        replies = _exchange(self._connection, commands, time.monotonic() + timeout_s)
+        self._is_open = not any(isinstance(it, Failure) and it.code == LOST for it in replies)
+        return replies
+
+    def close(self) -> None:
+        self._is_open = False
+        self._connection.disconnect()
+
+
+def _exchange(connection: Any, commands: Sequence[EncodedCommand], until_s: float) -> list[Reply]:
+    """The connection is closed if the exchange is interrupted, so that no late answer is taken for another one."""
+    clean = False
+    try:
+        connection.send_packed_command(connection.pack_commands(commands))
+        replies = [_receive(connection, until_s) for _ in commands]
+        clean = True
+        return replies
+    except (redis.RedisError, OSError) as error:
+        return [failure_of(error)]
+    finally:
+        if not clean:
+            connection.disconnect()
 
 
 def _receive(connection: Any, until_s: float) -> Reply:

@@ -20,7 +20,9 @@ _CODES: dict[type[Exception], str] = {  # redis-py removes these from the messag
     exceptions.AuthenticationError: "NOAUTH",
     exceptions.NoPermissionError: "NOPERM",
 }
-_CODES_IN_MESSAGE = frozenset({"BUSY", "FENCED", "NOREPLICAS", "STALE", "UNKNOWN", "WRONGTYPE"})  # redis-py keeps these
+_CODES_IN_MESSAGE = frozenset(  # redis-py keeps these
+    {"BUSY", "CONFLICT", "CONSTRAINT", "FENCED", "NOREPLICAS", "SQLERROR", "STALE", "UNKNOWN", "WRONGTYPE"}
+)
 
 
 def connection_options(address: Address, password: str) -> dict[str, Any]:

@@ -22,6 +22,11 @@ def default_broker_dir() -> Path:
     return _xdg("XDG_DATA_HOME", ".local/share") / "broker"
 
 
+def state_dir() -> Path:
+    """For histories and the like: `replicator` in `$XDG_STATE_HOME` or `~/.local/state`."""
+    return _xdg("XDG_STATE_HOME", ".local/state")
+
+
 def _xdg(variable: str, below_home: str) -> Path:
     base = os.environ.get(variable)
     return (Path(base) if base else Path.home() / below_home) / "replicator"
