@@ -68,7 +68,7 @@ MAX_SQL_MEMORY_BYTES = 512 << 20
 MAX_SQL_ROWS = 5_000
 """Rows that one statement writes. As many as MAX_CHANGES, which counts the entries of indexes too."""
 
-MAX_SQL_MS = 30
+MAX_SQL_MS = 45
 """CPU time of a statement that writes. Nothing else runs meanwhile, as in MAX_EXEC_MS."""
 
 # REPL.ONCE

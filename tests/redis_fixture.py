@@ -43,6 +43,7 @@ class ServerThread:
         host: str = "127.0.0.1",
         clock: Clock | None = None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        cluster: str = CLUSTER,
         **options: Any,
     ) -> None:
         self._loop = asyncio.new_event_loop()
@@ -53,6 +54,7 @@ class ServerThread:
         self._host = host
         self._clock = clock
         self._timeouts = timeouts
+        self._name = cluster
         self._options = options
         self.servers: list[RedisServer] = []
         self.cluster: MemoryCluster
@@ -91,7 +93,7 @@ class ServerThread:
         for index in range(nodes):
             port = random_free_port()
             running = await cluster.start(f"n{index + 1}", priority=index, resp=str(Address(self._host, port)))
-            server = RedisServer(running.node, Address(self._host, port), cluster=CLUSTER, **self._options)
+            server = RedisServer(running.node, Address(self._host, port), cluster=self._name, **self._options)
             await server.start()
             self.servers.append(server)
         leader = await cluster.leader()
