@@ -48,6 +48,7 @@ from replicator.server.http.app import HttpServer
 from replicator.server.identity import Identity
 from replicator.server.node_link import RedisNodeLink
 from replicator.server.redis.descriptors import fit_clients
+from replicator.server.redis.execution import Replay
 from replicator.server.redis.server import RedisServer
 from replicator.server.registration import register
 from replicator.server.service_manager import ServiceManager
@@ -201,7 +202,7 @@ async def _run_node(
         member = _member(config, context.author)
         link = RedisNodeLink(settings.password)
         parts.push_async_callback(link.close)
-        node = Node(context, log.acks, member, link, healed=admin.heals)
+        node = Node(context, log.acks, member, link, Replay(), healed=admin.heals)
         server = RedisServer(
             node,
             settings.resp,

@@ -25,6 +25,7 @@ from replicator.protocol.pace import ALWAYS_STEADY
 from replicator.protocol.timing import DEFAULT_TIMEOUTS, Timeouts
 from replicator.protocol.upstream import DEFAULT_UPSTREAM, UpstreamRule
 from replicator.records.types import VERSION, Member, Membership, Mode, Timing
+from replicator.server.redis.execution import Replay
 from replicator.store.machine import Machine, open_machine
 
 WAIT_S = 10
@@ -257,7 +258,7 @@ class MemoryCluster:
         member = replace(self.member(name, priority, resp), incarnation=author.incarnation)
         link = MemoryLink(self.nodes)
         link.stream_limit = self.stream_limit
-        node = Node(context, self.acks.open(), member, link, healed=healed)
+        node = Node(context, self.acks.open(), member, link, Replay(), healed=healed)
         running = RunningNode(node, machine, member, link, asyncio.create_task(node.run()))
         self.nodes[name] = running
         self._started.append(running)

@@ -426,7 +426,7 @@ def watches_miss_writes_that_are_queued() -> AbstractContextManager[object]:
 def transactions_are_split() -> AbstractContextManager[object]:
     """Each change of a transaction is a record of its own."""
 
-    def submit(self: ClientWrites, transaction: Transaction, done: Done) -> None:
+    def submit(self: ClientWrites, transaction: Transaction, done: Done, executed: object = None) -> None:
         *others, last = [{key: change} for key, change in transaction.changes.items()] or [{}]
         for changes in others:
             transaction._changes = changes

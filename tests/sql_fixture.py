@@ -12,7 +12,7 @@ from replicator.sql.statement import parse
 from replicator.sql.tokens import Parameters
 from replicator.store.view import Transaction
 
-NOW_US = 1_700_000_000_000_000  # 2023-11-14 22:13:20
+NOW_MS = 1_700_000_000_000  # 2023-11-14 22:13:20
 
 
 class SortedEntries:
@@ -52,14 +52,14 @@ class SortedEntries:
 
 class MemoryDatabase:
     def __init__(self) -> None:
-        self.engine = SqlEngine(lambda: NOW_US)
+        self.engine = SqlEngine()
         self.entries = SortedEntries()
         self.changes: list[Change] = []  # of the last statement
 
     def run(self, statement: str, parameters: Parameters = (), tape: Tape | None = None) -> Result:
         """A transaction of one statement. Raises what the engine does; nothing has changed then."""
         transaction = Transaction(self.entries)
-        result = self.engine.execute(transaction, tape or Recorder(), parse(statement), parameters)
+        result = self.engine.execute(transaction, tape or Recorder(), NOW_MS, parse(statement), parameters)
         self.changes = self.entries.apply(transaction)
         return result
 
@@ -68,7 +68,7 @@ class MemoryDatabase:
 
     def query(self, statement: str, parameters: Parameters = ()) -> Result:
         """As a read, in steps."""
-        steps = self.engine.query(self.entries, parse(statement), parameters)
+        steps = self.engine.query(self.entries, parse(statement), parameters, NOW_MS)
         try:
             while True:
                 next(steps)

@@ -95,10 +95,12 @@ class FakeBackend:
     def begin(self) -> Transaction:
         return Transaction(self.reads.entries)
 
+    logs_commands = False
+
     def are_changing(self, table: str, row: bytes) -> bool:
         return row in self.changing
 
-    def submit(self, transaction: Transaction, done: Done) -> None:
+    def submit(self, transaction: Transaction, done: Done, executed: object = None) -> None:
         for key, change in transaction.changes.items():
             assert change.new is not None
             self.reads.entries.values[key] = change.new

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from replicator.errors import BadRequest, Busy, NotLeader
 from replicator.limits import MAX_INFLIGHT_BYTES, MAX_RECORD_BYTES
 from replicator.node.context import NodeContext
 from replicator.node.writes import Done, PendingWrite
+from replicator.protocol.replication import logs_command, may_log_commands
 from replicator.protocol.suspension import is_inherited
-from replicator.records.types import Heartbeat, Member, Write
+from replicator.records.types import Command, Heartbeat, Member, Replication, Write
 from replicator.store.view import Transaction
 
 READ_ONLY = "You can't write against a read only replica."  # Redis' words: clients look for them
@@ -34,6 +37,13 @@ def _not_leader(context: NodeContext) -> NotLeader | Busy:
     if leader is None or leader.node == context.author.node:  # this node, before it was restarted
         return NotLeader(f"{READ_ONLY} There is no leader now. Try again")
     return NotLeader(f"{READ_ONLY} The leader is {leader.node}, at {leader.resp}")
+
+
+class Executed(NamedTuple):
+    """How a transaction came about."""
+
+    command: Command
+    replication: Replication | None  # that the client has asked for; None: as the policy says
 
 
 class ClientWrites:
@@ -64,8 +74,17 @@ class ClientWrites:
             return False
         return not any(is_inherited(it, roles.term_start_seq) for it in suspended.values())
 
-    def submit(self, transaction: Transaction, done: Done) -> None:
-        """Queue the changes as one record. Raises `NotLeader`, `BadRequest` (too large); `done` is not called then."""
+    @property
+    def logs_commands(self) -> bool:
+        """Whether the policy needs to know the command that has made the changes of a transaction."""
+        membership = self._context.replica.machine.meta.membership
+        return membership.policy.replicate is not Replication.ROW and may_log_commands(membership)
+
+    def submit(self, transaction: Transaction, done: Done, executed: Executed | None = None) -> None:
+        """Queue the changes as one record; or the command that has made them, if the policy or `executed` says so.
+
+        Raises `NotLeader`, `BadRequest` (too large); `done` is not called then.
+        """
         context = self._context
         roles, writes, replica = context.roles, context.writes, context.replica
         if not roles.role.queues_writes:
@@ -77,12 +96,19 @@ class ClientWrites:
         # without changes, a heartbeat replaces the write: once it is confirmed, so is everything that was read
         body = Write(tuple(changes.values())) if changes else Heartbeat()
         encoded = replica.codec.encode_body(body)
+        is_command = False
+        if executed is not None and changes and may_log_commands(replica.machine.meta.membership):
+            replication = executed.replication or replica.machine.meta.membership.policy.replicate
+            as_command = replica.codec.encode_body(executed.command)
+            is_command = logs_command(replication, len(as_command), len(encoded))
+            if is_command:
+                encoded = as_command
         if len(encoded) > MAX_RECORD_BYTES:
             raise BadRequest(
                 f"one transaction would take {len(encoded)} bytes in the log, at most {MAX_RECORD_BYTES} are allowed: "
                 "split it into smaller ones"
             )
         deadline_ms = context.clock.elapsed_ms() + context.timeouts.answer_ms
-        writes.add(PendingWrite(body, encoded, changes, done, deadline_ms))
+        writes.add(PendingWrite(body, encoded, changes, done, deadline_ms, is_command=is_command))
         if replica.row_listener is not None:
             replica.notify_listener(changes.values())

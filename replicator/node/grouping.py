@@ -26,7 +26,7 @@ def in_records(pending: Sequence[PendingWrite], version: int) -> Iterator[Record
     if version < GROUPS_SINCE:
         yield from (_alone(it, version) for it in pending)
         return
-    for is_transaction, together in groupby(pending, lambda it: type(it.body) is Write):
+    for is_transaction, together in groupby(pending, lambda it: type(it.body) is Write and not it.is_command):
         for writes in _parts(list(together)) if is_transaction else ([it] for it in together):
             if len(writes) > 1:
                 yield RecordOf(version, encode_group([it.encoded for it in writes]), writes)

@@ -227,10 +227,18 @@ class Leader:
                 pending.epoch, pending.seq, pending.offset = epoch, seq, offset
             ends.append(RecordEnd(seq, chain))
             if type(writes[0].body) is Write:
-                changing.append(Entry(offset, payloads[-1]))
+                changing.append(Entry(offset, self._with_changes(writes[0], payloads[-1])))
         batch = CommittedBatch(Offset(state.offset + 1), payloads, ends)
         after = state._replace(seq=seq, chain=chain, offset=offset, leader_offset=offset)
         return NumberedGroup(batch, after, time_us, changing)
+
+    def _with_changes(self, pending: PendingWrite, payload: bytes) -> bytes:
+        """The record of a write, with its changes in the place of a command."""
+        if not pending.is_command:
+            return payload
+        codec = self._context.replica.codec
+        header = codec.decode(payload, self._state.timeline).header
+        return codec.encode(header, codec.encode_body(pending.body))
 
     async def _check_log(self) -> None:
         """After a refusal: raises `LogDamage` if the topic was deleted or recreated."""

@@ -14,6 +14,7 @@ from replicator.log.port import Acks, LogExtent
 from replicator.node.background import run_with_background
 from replicator.node.backlog import RecordSink, ReplicationBacklog, StreamRequest
 from replicator.node.client_writes import ClientWrites, leading_member
+from replicator.node.commands import Execute
 from replicator.node.committed_batch import CommittedBatch
 from replicator.node.context import NodeContext
 from replicator.node.damage import DamageSignal, HealHistory
@@ -55,14 +56,16 @@ class Node:
         acks: Acks,
         member: Member,
         link: NodeLink,
+        execute: Execute,
         *,
         healed: HealHistory | None = None,
     ) -> None:
-        """`member`: how this node registers itself. `link`: to the node that is leader.
+        """`member`: how this node registers itself. `link`: to the node that is leader. `execute`: commands in the log.
 
         `healed`: how the process has rebuilt its store; None: it never does, and a damaged node has failed.
         """
         self._context = context
+        context.replica.execute = execute
         self._acks = acks
         self._link = link
         self._source: RecordSource | None = None  # None: this node has not followed yet
@@ -307,6 +310,10 @@ class Node:
     @row_listener.setter
     def row_listener(self, listener: RowListener | None) -> None:
         self._context.replica.row_listener = listener
+
+    @property
+    def logs_commands(self) -> bool:
+        return self._client_writes.logs_commands
 
     @property
     def change_listener(self) -> ChangeListener | None:

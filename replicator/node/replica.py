@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from math import inf
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from replicator.limits import SLICE_CHANGES
 from replicator.log.port import Entry
 from replicator.node.checkpoints import CheckpointHook
 from replicator.node.clock import Clock
+from replicator.node.commands import Execute, with_changes
 from replicator.node.committed_batch import RecordEnd
 from replicator.node.latencies import Histogram
 from replicator.node.offset_waiters import OffsetWaiters
@@ -23,8 +25,9 @@ from replicator.protocol.acceptance import judge, judge_sent, skip
 from replicator.protocol.log_state import LogState
 from replicator.protocol.verification import verify
 from replicator.records.codec import BARRIER, NotARecord, RecordCodec
-from replicator.records.types import Change, Checkpoint, Claim, Heartbeat, Record, Single, Write, singles
+from replicator.records.types import Change, Checkpoint, Claim, Command, Heartbeat, Record, Single, Write, singles
 from replicator.store.machine import Machine
+from replicator.store.view import Entries
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,13 @@ class Applied(NamedTuple):
 
 
 def _changes(record: Record) -> int:
+    if type(record.body) is Command:
+        return record.body.changes
     return sum(len(body.changes) for body in singles(record.body) if type(body) is Write)
+
+
+def _cannot_execute(command: Command, state: Entries) -> Mapping[bytes, Change]:
+    raise UpgradeNeeded("the log has commands, and nothing executes them here")
 
 
 class Replica:
@@ -60,6 +69,8 @@ class Replica:
         self.void_records = 0
         self.terms = TermHistory()
         self.compared = asyncio.Event()  # set once the log is known to hold what the store holds
+        self.execute: Execute = _cannot_execute
+        """For the commands in the log."""
         self.row_listener: RowListener | None = None
         self.change_listener: ChangeListener | None = None
         self.recent = RecentRecords(machine.state.offset, lambda payload: codec.decode(payload, self.state.timeline))
@@ -164,15 +175,31 @@ class Replica:
         if state is not self.state:
             self._note_use(accepted)
             written_us = accepted[-1].record.header.timestamp_us if accepted else self._written_us
-            self.apply([body for _, record, _ in accepted for body in singles(record.body)], state, written_us)
+            bodies: Sequence[Single] = [body for _, record, _ in accepted for body in singles(record.body)]
+            if any(type(record.body) is Command for _, record, _ in accepted):
+                bodies = with_changes(bodies, self.machine.view, self.execute)
+                changing = self._with_changes(accepted, bodies)
+            self.apply(bodies, state, written_us)
             self.recent.add(changing)
             if self.change_listener is not None:
+                applied = iter(bodies)
                 for _, record, _ in accepted:
-                    self.change_listener(record.header.timestamp_us, singles(record.body))
-
+                    self.change_listener(record.header.timestamp_us, [*islice(applied, len(singles(record.body)))])
             if accepted and self._ends_batch(accepted[-1].record):
                 assert self.checkpoints.on_applied is not None
                 self.checkpoints.on_applied(accepted[-1].entry.offset)
+
+    def _with_changes(self, accepted: Sequence[Accepted], bodies: Sequence[Single]) -> Sequence[Entry]:
+        """The entries that change rows, with the changes of commands in their place. `bodies`: what is applied."""
+        changing: list[Entry] = []
+        applied = iter(bodies)
+        for (offset, payload), record, _ in accepted:
+            first, *_ = islice(applied, len(singles(record.body)))
+            if type(record.body) is Command:
+                changing.append(Entry(offset, self.codec.encode(record.header, self.codec.encode_body(first))))
+            elif type(first) is Write:
+                changing.append(Entry(offset, payload))
+        return changing
 
     def _ends_batch(self, record: Record) -> bool:
         """Whether the state at this record is to be kept, so nothing is applied together with it that follows it."""

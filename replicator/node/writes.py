@@ -42,13 +42,33 @@ class WriteState(Enum):
 class PendingWrite:
     """A client's write, or a record of the leader's own, between submission and its end."""
 
-    __slots__ = ("_done", "_ended", "body", "changes", "deadline_ms", "encoded", "epoch", "offset", "seq", "state")
+    __slots__ = (
+        "_done",
+        "_ended",
+        "body",
+        "changes",
+        "deadline_ms",
+        "encoded",
+        "epoch",
+        "is_command",
+        "offset",
+        "seq",
+        "state",
+    )
 
     def __init__(
-        self, body: Single, encoded: bytes, changes: Mapping[bytes, Change], done: Done | None, deadline_ms: float
+        self,
+        body: Single,
+        encoded: bytes,
+        changes: Mapping[bytes, Change],
+        done: Done | None,
+        deadline_ms: float,
+        *,
+        is_command: bool = False,
     ) -> None:
-        self.body = body
-        self.encoded = encoded
+        self.body = body  # as it is applied here
+        self.encoded = encoded  # as it is in the log: the body, or the command whose effect it is
+        self.is_command = is_command
         self.changes = changes  # of `body`, by store key
         self.deadline_ms = deadline_ms
         self.state = WriteState.QUEUED

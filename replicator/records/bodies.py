@@ -7,11 +7,13 @@ from typing import Any
 
 from replicator.address import Address
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
+from replicator.records.tape import Call, TapeValue
 from replicator.records.types import (
     Body,
     Change,
     Checkpoint,
     Claim,
+    Command,
     Group,
     Heartbeat,
     Member,
@@ -20,6 +22,7 @@ from replicator.records.types import (
     Policy,
     Reason,
     Release,
+    Replication,
     Suspend,
     Timing,
     WaitFor,
@@ -42,6 +45,14 @@ def _fields(body: Body) -> Fields:
             return {"changes": _changes(body)}
         case Group():
             return {"transactions": [_changes(write) for write in body.writes]}
+        case Command():
+            return {
+                "engine": body.engine,
+                "lines": body.lines,
+                "tape": [{"name": call.name, "result": _branch(call.result)} for call in body.tape],
+                "now_ms": body.now_ms,
+                "changes": body.changes,
+            }
         case Claim():
             node, incarnation = body.leader
             return {
@@ -69,6 +80,11 @@ def _changes(write: Write) -> list[Fields]:
     return [change._asdict() for change in write.changes]
 
 
+def _branch(value: TapeValue) -> TapeValue | tuple[str, TapeValue]:
+    """With the name of the branch, where fastavro would have to try them."""
+    return ("double", value) if isinstance(value, float) else value
+
+
 def _membership_fields(body: Membership) -> Fields:
     policy = body.policy
     return {
@@ -88,6 +104,7 @@ def _membership_fields(body: Membership) -> Fields:
             "wait_for": policy.wait_for.value,
             "quorum": policy.quorum,
             "named": list(policy.named),
+            "replicate": policy.replicate.value,
         },
         "version": body.version,
     }
@@ -100,6 +117,14 @@ def from_avro(name: str, fields: Fields) -> Body:
             return _write(fields["changes"])
         case "Group":
             return Group(tuple(map(_write, fields["transactions"])))
+        case "Command":
+            return Command(
+                engine=fields["engine"],
+                lines=tuple(map(tuple, fields["lines"])),
+                tape=tuple(Call(call["name"], call["result"]) for call in fields["tape"]),
+                now_ms=fields["now_ms"],
+                changes=fields["changes"],
+            )
         case "Claim":
             return Claim(
                 leader=Author(NodeId(fields["node"]), fields["incarnation"]),
@@ -146,6 +171,7 @@ def _membership(fields: Fields) -> Membership:
             wait_for=WaitFor(policy["wait_for"]),
             quorum=policy["quorum"],
             named=tuple(NodeId(node) for node in policy["named"]),
+            replicate=Replication(policy["replicate"]),
         ),
         version=fields["version"],
     )

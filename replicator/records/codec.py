@@ -1,6 +1,6 @@
 """Encodes records as Avro, and decodes them.
 
-The wire format is the Avro binary encoding of `schemas/record.v3.avsc`, without a container file. Every version of the
+The wire format is the Avro binary encoding of `schemas/record.v4.avsc`, without a container file. Every version of the
 schema begins with `version` and `timeline`, so a reader can distinguish a newer record from data of another program.
 """
 
@@ -18,7 +18,7 @@ from replicator import formats
 from replicator.errors import LogDamage, UpgradeNeeded
 from replicator.position import Author
 from replicator.records import bodies, fast
-from replicator.records.types import VERSION, Ack, Body, Group, Header, Membership, Record, Write
+from replicator.records.types import GROUPS_SINCE, VERSION, Ack, Body, Group, Header, Membership, Record, Write
 
 _DECODE_ERRORS = (ValueError, IndexError, KeyError, EOFError, TypeError, OverflowError)
 _PLAUSIBLE_VERSIONS = range(1, 1000)
@@ -85,7 +85,7 @@ class RecordCodec:
             encoded_body = payload[body_at:]
             if version <= VERSION and fast.is_write(encoded_body):  # the same in all versions so far
                 return Record(header, fast.decode_write(encoded_body), encoded_body)
-            if version == VERSION and fast.is_group(encoded_body):
+            if GROUPS_SINCE <= version <= VERSION and fast.is_group(encoded_body):
                 return Record(header, fast.decode_group(encoded_body), encoded_body)
             stream = BytesIO(payload)
             avro: Any = fastavro.schemaless_reader(stream, writer, self._reader, return_record_name=True)

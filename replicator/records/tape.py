@@ -49,6 +49,10 @@ class Recorder:
         self.calls.append(Call(name, result))
         return result
 
+    def cut(self, length: int) -> None:
+        """Forget the calls after the first `length`: what made them is rolled back."""
+        del self.calls[length:]
+
 
 class Player:
     """Repeats the results of recorded calls. Raises `Diverged` if the calls are not those that were recorded."""

@@ -1,4 +1,4 @@
-"""The records of the log: each has one header and one body (Avro: `schemas/record.v3.avsc`).
+"""The records of the log: each has one header and one body (Avro: `schemas/record.v4.avsc`).
 
 Types that are created for every record are named tuples: they are immutable too, and cost a third of a dataclass.
 """
@@ -11,12 +11,16 @@ from typing import Annotated, NamedTuple
 
 from replicator.address import Address
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
+from replicator.records.tape import Call
 
-VERSION = 3
+VERSION = 4
 """The newest version of records that this program reads and writes."""
 
 GROUPS_SINCE = 3
 """The version of records from which on there are groups."""
+
+COMMANDS_SINCE = 4
+"""The version of records from which on there are commands."""
 
 
 class Header(NamedTuple):
@@ -49,6 +53,16 @@ class Group(NamedTuple):
     """Transactions that were appended together, as one record. Each takes the next seq."""
 
     writes: tuple[Write, ...]  # at least one
+
+
+class Command(NamedTuple):
+    """One client transaction, as the commands that each replica executes again, on the state before it."""
+
+    engine: str  # what executes them, as `name:version`
+    lines: tuple[tuple[bytes, ...], ...]  # of the Redis protocol, in order
+    tape: tuple[Call, ...]
+    now_ms: int  # for which they were executed: the wall clock of the leader
+    changes: int  # entries that they change
 
 
 class Reason(StrEnum):
@@ -117,12 +131,21 @@ class Member:
         return Author(self.node, self.incarnation)
 
 
+class Replication(StrEnum):
+    """What the log has of a transaction."""
+
+    ROW = "row"  # its changes
+    COMMAND = "command"  # its commands, if it can be executed again
+    MIXED = "mixed"  # the smaller of both
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     write: WriteMode = WriteMode.ASYNC
     wait_for: WaitFor = WaitFor.ALL
     quorum: int = 0
     named: tuple[NodeId, ...] = ()
+    replicate: Replication = Replication.ROW
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +205,7 @@ class Timing:
     ] = 1000
 
 
-Single = Write | Claim | Heartbeat | Checkpoint | Membership | Suspend | Release | Timing
+Single = Write | Command | Claim | Heartbeat | Checkpoint | Membership | Suspend | Release | Timing
 """What takes one seq."""
 Body = Single | Group
 

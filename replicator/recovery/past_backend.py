@@ -10,6 +10,7 @@ from typing import NoReturn, TypeVar
 
 from replicator.errors import NotLeader, Stale
 from replicator.node.backlog import RecordSink, StreamRequest
+from replicator.node.client_writes import Executed
 from replicator.node.committed_batch import CommittedBatch
 from replicator.node.node_link import CommittedOffset
 from replicator.node.recent_records import RecentRecords
@@ -84,7 +85,7 @@ class PastBackend:
         codec = RecordCodec()
         self.recent = RecentRecords(past.offset, lambda payload: codec.decode(payload, bytes.fromhex(past.timeline)))
         self.reads = PastReads(machine, past)
-        self.leads = False
+        self.leads = self.logs_commands = False
         self.membership = Membership()
         self.timing = Timing()
         self.replicas: tuple[ReplicaReport, ...] = ()
@@ -109,7 +110,7 @@ class PastBackend:
     def begin(self) -> Transaction:
         self._refuse("write to the leader of the cluster")
 
-    def submit(self, transaction: Transaction, done: Done) -> None:
+    def submit(self, transaction: Transaction, done: Done, executed: Executed | None = None) -> None:
         self._refuse("write to the leader of the cluster")
 
     async def wait_acked(self, offset: Offset, replicas: int, timeout_ms: float) -> int:

@@ -12,9 +12,11 @@ from datetime import datetime
 
 from replicator.errors import ConfigError, LogTrimmed
 from replicator.log.port import Log
+from replicator.node.commands import Execute, with_changes
 from replicator.position import Offset
 from replicator.records.types import Single, singles
 from replicator.recovery.accepted_log import Judged, LogBounds, bounds_of, read_accepted
+from replicator.server.redis.execution import Replay
 from replicator.store.machine import Machine
 from replicator.store.snapshot import Manifest
 
@@ -35,13 +37,13 @@ async def roll_forward(machine: Machine, log: Log, taken_ms: int, target: Recove
     check_reachable(target, first, bounds)
     if not isinstance(target, datetime):
         bounds = bounds._replace(end=Offset(target + 1))
-    written_us = 0  # not known yet
+    written_us, execute = 0, Replay()  # the time is not known yet
     async with contextlib.aclosing(read_accepted(log, machine.state, bounds)) as read:
         async for judged in read:
             if isinstance(target, datetime) and not written_us:
                 check_not_before(target, judged.compared_us or taken_ms * 1000, first)
             judged, is_complete = cut(judged, target)
-            _apply(machine, judged)
+            _apply(machine, judged, execute)
             written_us = judged.written_us or written_us or taken_ms * 1000
             on_applied(machine.state.offset + 1 - first, bounds.end - first)
             if is_complete:
@@ -103,7 +105,7 @@ def cut(judged: Judged, target: RecoveryTarget) -> tuple[Judged, bool]:
     return judged, False
 
 
-def _apply(machine: Machine, judged: Judged) -> None:
+def _apply(machine: Machine, judged: Judged, execute: Execute) -> None:
     if judged.state.offset > machine.state.offset:
         bodies: list[Single] = [body for it in judged.accepted for body in singles(it.record.body)]
-        machine.apply(bodies, judged.state)
+        machine.apply(with_changes(bodies, machine.view, execute), judged.state)

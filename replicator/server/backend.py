@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from replicator.node.backlog import RecordSink, StreamRequest
+from replicator.node.client_writes import Executed
 from replicator.node.committed_batch import CommittedBatch
 from replicator.node.node_link import CommittedOffset
 from replicator.node.recent_records import RecentRecords
@@ -77,8 +78,15 @@ class Backend(Protocol):
         """Whether a write in flight here changes the row: `begin` shows its effect, and reads may not show it yet."""
         ...
 
-    def submit(self, transaction: Transaction, done: Done) -> None:
-        """Append the changes as one record. Without changes, `done` is called once all it has read is committed.
+    @property
+    def logs_commands(self) -> bool:
+        """Whether `submit` is to be told how a transaction came about, also if the client does not ask for it."""
+        ...
+
+    def submit(self, transaction: Transaction, done: Done, executed: Executed | None = None) -> None:
+        """Append the changes as one record, or the command that has made them.
+
+        Without changes, `done` is called once all that was read is committed.
 
         `done` is called from the event loop, in the order of submission, possibly before `submit` returns. Raises
         `Definite` (too large, no longer the leader) without calling `done`.

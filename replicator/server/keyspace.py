@@ -12,6 +12,7 @@ from itertools import islice
 from replicator.errors import BadRequest, WrongType
 from replicator.limits import FLUSH_BYTES, FLUSH_ENTRIES, MAX_CHANGES, MAX_VALUE_BYTES
 from replicator.records.tape import Recorder, Tape
+from replicator.records.types import Replication
 from replicator.server.programs import Programs
 from replicator.store.keys import decode_key, encode_key, row_range, table_range
 from replicator.store.rows import FIELD, HASH, KEYSPACE_TABLE, STRING
@@ -117,6 +118,9 @@ class WritableKeyspace(Keyspace):
     ) -> None:
         super().__init__(transaction, now_ms, programs)
         self.transaction = transaction
+        self.replication: Replication | None = None  # that the client has asked for
+        self.is_repeatable = True  # whether the commands have the same effect again, with the tape
+        self.uses_sql = False
         self._tape = tape
 
     @property

@@ -44,25 +44,23 @@ class Result:
 class SqlEngine:
     def __init__(
         self,
-        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         clock: Callable[[], float] = time.monotonic,
         cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        self._now_us = now_us
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._databases: OrderedDict[catalog.Version, list[Database]] = OrderedDict()
         """Those that execute nothing, by the version of their schema."""
 
-    def query(self, view: Entries, parsed: Parsed, parameters: Parameters) -> Generator[int, None, Result]:
+    def query(self, view: Entries, parsed: Parsed, parameters: Parameters, now_ms: int) -> Generator[int, None, Result]:
         """A query, in steps (`server.redis.turns.Steps`). Raises `SqlError`, and what the view does."""
         try:
-            return self._query(view, Recorder(), parsed, parameters, _RowLimit())
+            return self._query(view, Recorder(), now_ms, parsed, parameters, _RowLimit())
         except _TakesLonger:
             pass
 
         def work(pause: Pause) -> Result:
-            return self._query(view, Recorder(), parsed, parameters, _Steps(pause, self._clock))
+            return self._query(view, Recorder(), now_ms, parsed, parameters, _Steps(pause, self._clock))
 
         steps = in_steps(work)
         try:
@@ -76,8 +74,10 @@ class SqlEngine:
         finally:
             steps.close()
 
-    def execute(self, transaction: Transaction, tape: Tape, parsed: Parsed, parameters: Parameters) -> Result:
-        """Any statement but those that control transactions.
+    def execute(
+        self, transaction: Transaction, tape: Tape, now_ms: int, parsed: Parsed, parameters: Parameters
+    ) -> Result:
+        """Any statement but those that control transactions. `now_ms`: the time that it sees.
 
         Raises `SqlError`, `TransactionTooLarge`: a part of its changes may be in the transaction then.
         """
@@ -85,14 +85,16 @@ class SqlEngine:
         if isinstance(statement, Control):
             raise SqlError(f"{statement.action.value} is not allowed here")
         if isinstance(statement, Query):
-            return self._query(transaction, tape, parsed, parameters, limit)
-        with self._database(transaction, tape, limit) as database:
+            return self._query(transaction, tape, now_ms, parsed, parameters, limit)
+        with self._database(transaction, tape, now_ms, limit) as database:
             written = _write(database, transaction, statement, parsed, parameters)
             return Result(written.columns, written.rows, written.changes, written.last_id)
 
-    def _query(self, entries: Entries, tape: Tape, parsed: Parsed, parameters: Parameters, limit: _Limit) -> Result:
+    def _query(
+        self, entries: Entries, tape: Tape, now_ms: int, parsed: Parsed, parameters: Parameters, limit: _Limit
+    ) -> Result:
         assert isinstance(parsed.statement, Query)
-        with self._database(entries, tape, limit) as database:
+        with self._database(entries, tape, now_ms, limit) as database:
             columns, found = database.execute(parsed.statement.sql, parsed.tokens.bind(parameters))
             rows = []
             for row in found:
@@ -101,15 +103,15 @@ class SqlEngine:
             return Result(columns, rows)
 
     @contextmanager
-    def _database(self, entries: Entries, tape: Tape, limit: _Limit) -> Iterator[Database]:
+    def _database(self, entries: Entries, tape: Tape, now_ms: int, limit: _Limit) -> Iterator[Database]:
         """One that reads these entries. Errors of the engine become `SqlError`."""
         version = catalog.version_of(entries)
         idle = self._databases.setdefault(version, [])
         self._databases.move_to_end(version)
         database: Database | None = None
         try:
-            database = idle.pop() if idle else Database(catalog.read_objects(entries), Calls(self._now_us))
-            database.calls.begin(tape)
+            database = idle.pop() if idle else Database(catalog.read_objects(entries), Calls())
+            database.calls.begin(tape, now_ms)
             database.source.entries, database.source.on_row = entries, limit.on_row
             database.connection.set_progress_handler(limit.on_instructions, _INSTRUCTIONS)
             yield database

@@ -1,7 +1,7 @@
 """SQL functions whose results are not determined by their arguments: on the tape of the transaction, or refused.
 
     random, randomblob                              on the tape
-    now and the CURRENT_ ones                       the time at which the transaction began, which is on the tape
+    now and the CURRENT_ ones                       the time of the transaction, which is in its record
     date, time, datetime, julianday, unixepoch,     with 'now' or without a time: the same time; 'localtime' and 'utc'
     strftime, timediff                              depend on the machine, and are refused
     sin, exp, pow, … and the version of SQLite      on the tape: they depend on the libraries of the machine
@@ -51,22 +51,17 @@ _OF_THE_LIBRARY = """
 class Calls:
     """The nondeterministic calls of what is executed at the moment."""
 
-    def __init__(self, now_us: Callable[[], int]) -> None:
-        """`now_us`: the wall clock."""
-        self._now_us = now_us
+    def __init__(self) -> None:
         self._tape: Tape = Recorder()
-        self._began_us: int | None = None
+        self._now_ms = 0
         self._draw = random.SystemRandom()
 
-    def begin(self, tape: Tape) -> None:
-        """A transaction is executed, or goes on, with this tape."""
-        if tape is not self._tape:
-            self._tape, self._began_us = tape, None
+    def begin(self, tape: Tape, now_ms: int) -> None:
+        """A statement is executed, with this tape and for this time."""
+        self._tape, self._now_ms = tape, now_ms
 
     def now(self) -> datetime:
-        if self._began_us is None:
-            self._began_us = self._tape.call("now", self._now_us)
-        return _EPOCH + timedelta(microseconds=self._began_us)
+        return _EPOCH + timedelta(milliseconds=self._now_ms)
 
     def random(self) -> int:
         return self._tape.call("random", lambda: self._draw.getrandbits(64) - (1 << 63))

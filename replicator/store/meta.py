@@ -17,7 +17,7 @@ from replicator.position import Author, Epoch, NodeId, Offset, Seq
 from replicator.protocol.log_state import LogState
 from replicator.protocol.suspension import Suspended, Suspension
 from replicator.protocol.timing import LoggedTiming
-from replicator.records.types import Member, Membership, Mode, Policy, Timing, WaitFor, WriteMode
+from replicator.records.types import Member, Membership, Mode, Policy, Replication, Timing, WaitFor, WriteMode
 
 FORMAT = 1
 _FORMER_VERSION = 2  # of records, when stores did not have it
@@ -87,7 +87,7 @@ def decode_meta(encoded: bytes) -> Meta:
         problem = f"{newer}, or" if fields["format"] > FORMAT else f"{older}:"
         raise StoreError(f"{problem} move its folder away: the node builds it again from a snapshot or the log")
     leader = fields["leader"]
-    write, wait_for, quorum, named = fields["policy"]
+    write, wait_for, quorum, named, *replicate = fields["policy"]
     return Meta(
         cluster=fields["cluster"],
         topic_id=fields["topic_id"],
@@ -105,7 +105,9 @@ def decode_meta(encoded: bytes) -> Meta:
         rows=fields["rows"],
         membership=Membership(
             members=tuple(_member(*member) for member in fields["members"]),
-            policy=Policy(WriteMode(write), WaitFor(wait_for), quorum, tuple(map(NodeId, named))),
+            policy=Policy(
+                WriteMode(write), WaitFor(wait_for), quorum, tuple(map(NodeId, named)), *map(Replication, replicate)
+            ),
             version=fields.get("version", _FORMER_VERSION),
         ),
     )
@@ -144,5 +146,7 @@ def _member(node: str, mode: str, resp: str, http: str, priority: int, incarnati
     return Member(NodeId(node), Mode(mode), *addresses, priority, incarnation)
 
 
-def _policy_fields(policy: Policy) -> tuple[str, str, int, tuple[str, ...]]:
-    return policy.write.value, policy.wait_for.value, policy.quorum, policy.named
+def _policy_fields(policy: Policy) -> tuple[object, ...]:
+    """Earlier versions read a store that does without the last one."""
+    replicate = () if policy.replicate is Replication.ROW else (policy.replicate.value,)
+    return policy.write.value, policy.wait_for.value, policy.quorum, policy.named, *replicate

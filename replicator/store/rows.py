@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from replicator.errors import ConfigError
 from replicator.position import Seq
-from replicator.records.types import Change, Record, Write, singles
+from replicator.records.types import Change, Command, Record, Write, singles
 from replicator.store.values import NO_EXPIRY_TAG, decode_value
 
 KEYSPACE_TABLE = "kv"
@@ -52,9 +53,14 @@ class RecordChange(NamedTuple):
 
 
 def record_changes(record: Record) -> Iterator[RecordChange]:
-    """The changes of an accepted record that concern rows of `kv`, in order."""
+    """The changes of an accepted record that concern rows of `kv`, in order. Raises `ConfigError` for a command."""
     before = 0  # entries of the record that earlier transactions change
     for seq, write in enumerate(singles(record.body), record.header.seq):
+        if type(write) is Command:
+            raise ConfigError(
+                "the log has a transaction as the command that made it, and its changes are known only where it is "
+                "executed: `replicator cluster policy --replicate row` lets the log have all changes from now on"
+            )
         if type(write) is not Write:
             continue
         found = list(row_changes(write.changes))

@@ -27,6 +27,7 @@ from replicator.protocol.pace import ALWAYS_STEADY, Pace
 from replicator.protocol.timing import Timeouts
 from replicator.protocol.upstream import DEFAULT_UPSTREAM, UpstreamRule
 from replicator.records.types import Member, Mode, Timing
+from replicator.server.redis.execution import Replay
 from replicator.server.redis.server import RedisServer
 from replicator.store import boot, environment
 from replicator.store.machine import Machine, open_machine
@@ -142,7 +143,7 @@ class SimNode:
             backlog_bytes=_SMALL_BACKLOG_BYTES if is_small else REPLICATION_BACKLOG_BYTES,
         )
         member = replace(self.member, incarnation=author.incarnation)
-        node = Node(context, acks, member, SimNodeLink(link, self._peers))
+        node = Node(context, acks, member, SimNodeLink(link, self._peers), Replay())
         server = RedisServer(node, self.member.resp, cluster=CLUSTER, clock=self._loop.time)
         task = self._loop.create_task(node.run(), context=process.context)
         self.life = Running(author, process, link, log, context.reader, acks, machine, node, server, task)

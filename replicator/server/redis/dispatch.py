@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
-from typing import Any
 
 from replicator.errors import BadRequest, Definite, ReplicatorError
 from replicator.limits import MAX_EXEC_MS, MAX_STEPS_IN_EXEC, MAX_WRITE_ITEMS, STEPS_AT_ONCE
+from replicator.node.client_writes import Executed
 from replicator.position import BEFORE_LOG
 from replicator.protocol.levels import Level
+from replicator.records.tape import Recorder
+from replicator.records.types import Command as LoggedCommand
 from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.server.redis.awaited_reads import execute_reads, read_in_slices, read_when_possible
 from replicator.server.redis.command import Args, Command, CommandKind
 from replicator.server.redis.commands import BY_SPELLING, look_up
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.dedup import Dedup
+from replicator.server.redis.execution import engine, run
 from replicator.server.redis.interactive import InteractiveTransaction
 from replicator.server.redis.replies import Replies
 from replicator.server.redis.resp import (
@@ -31,10 +34,10 @@ from replicator.server.redis.resp import (
 )
 from replicator.server.redis.subscriptions import WHILE_SUBSCRIBED, refusal
 from replicator.server.redis.transaction import Queued
-from replicator.server.redis.turns import Budget, CpuLimit, ReplyTooLarge
+from replicator.server.redis.turns import Budget, CpuLimit
 from replicator.server.redis.waiting import ViewAt
 from replicator.store.rows import KEYSPACE_TABLE
-from replicator.store.view import KeyBlocked, RowIsExpiring, Transaction, TransactionTooLarge, View
+from replicator.store.view import KeyBlocked, Transaction, TransactionTooLarge, View
 
 WHILE_STREAMING = frozenset({b"repl.ack", b"repl.downstream"})
 """What a follower may send on a connection over which it receives records."""
@@ -91,7 +94,8 @@ class Dispatcher:
             elif kind is CommandKind.WRITE:
                 transaction = self._backend.begin()
                 keyspace = WritableKeyspace(transaction, self._backend.now_ms(), self._programs)
-                self._submit(transaction, self._run(keyspace, command.handler, keyspace, args))
+                reply = run(keyspace, command.handler, keyspace, args)
+                self._submit(transaction, reply, self._executed(keyspace, [args]))
             elif kind is CommandKind.CONNECTION:
                 connection.reply(command.handler(connection, args))
             else:
@@ -169,14 +173,26 @@ class Dispatcher:
 
     # Writes and MULTI
 
-    def _submit(self, transaction: Transaction, reply: Reply) -> None:
+    def _executed(self, keyspace: WritableKeyspace, lines: Iterable[Args]) -> Executed | None:
+        """How the changes of a transaction came about; None if they cannot be repeated, or need not be known."""
+        if keyspace.replication is None and not self._backend.logs_commands:
+            return None
+        if not keyspace.is_repeatable or not keyspace.transaction.changes:
+            return None
+        calls = tuple(keyspace.tape.calls) if isinstance(keyspace.tape, Recorder) else ()
+        engines = engine() if keyspace.uses_sql else ""
+        changes = len(keyspace.transaction.changes)
+        command = LoggedCommand(engines, tuple(map(tuple, lines)), calls, keyspace.now_ms, changes)
+        return Executed(command, keyspace.replication)
+
+    def _submit(self, transaction: Transaction, reply: Reply, executed: Executed | None = None) -> None:
         """The reply waits until the changes are applied, and until what it has read is confirmed."""
         if not transaction.has_read and not transaction.changes:
             self._connection.reply(reply)
             return
         pending = self._replies.add_pending(encode(reply, self._connection.protocol))
         try:
-            self._backend.submit(transaction, pending)
+            self._backend.submit(transaction, pending, executed)
         except Definite as error:
             pending(error, BEFORE_LOG)
 
@@ -213,7 +229,8 @@ class Dispatcher:
             if self._is_changing(watched) or _has_expired(keyspace, watched):
                 self._submit(transaction, NullArray())
             else:
-                self._submit(transaction, Encoded(self._run_all(keyspace, queued, connection.protocol)))
+                encoded = self._run_all(keyspace, queued, connection.protocol)
+                self._submit(transaction, Encoded(encoded), self._executed(keyspace, _on_data(queued)))
             return
         dedup = Dedup(transaction, keyspace.now_ms)
         lines = [part for _, line in queued for part in (b"%d" % len(line), *line)]
@@ -245,7 +262,7 @@ class Dispatcher:
         except Definite as error:
             interactive.failure = error  # what follows in a pipeline must not run outside of it
             raise
-        keyspace = WritableKeyspace(interactive.transaction, self._backend.now_ms(), self._programs, interactive.tape)
+        keyspace = interactive.keyspace
         try:
             if command.long:
                 reply = Budget(MAX_STEPS_IN_EXEC).finish(command.handler(keyspace, args))
@@ -254,8 +271,9 @@ class Dispatcher:
             else:
                 reply = command.handler(keyspace, args)
         except ReplicatorError:
-            interactive.transaction.roll_back_to(mark)
+            interactive.roll_back_command(mark)
             raise
+        interactive.lines.append(args)
         connection.reply(reply)
 
     def commit(self, reply: Reply) -> None:
@@ -264,7 +282,7 @@ class Dispatcher:
         assert interactive is not None
         interactive.check_alive()
         interactive.check(self._backend.begin())
-        self._submit(interactive.transaction, reply)
+        self._submit(interactive.transaction, reply, self._executed(interactive.keyspace, interactive.lines))
 
     def _is_changing(self, watched: Iterable[bytes]) -> bool:
         """Whether a write that was queued before one of the rows was watched changes it: the client has not read that.
@@ -292,24 +310,16 @@ class Dispatcher:
         """As in Redis, the other commands take effect although one fails."""
         if not command.long:
             subject = self._connection if command.kind is CommandKind.CONNECTION else keyspace
-            return self._run(keyspace, command.handler, subject, args)
-        reply = self._run(keyspace, lambda *line: budget.finish(command.handler(*line)), keyspace, args)
+            return run(keyspace, command.handler, subject, args)
+        reply = run(keyspace, lambda *line: budget.finish(command.handler(*line)), keyspace, args)
         if reply is None:
             raise _reads_too_much(command)
         return reply
 
-    def _run(
-        self, keyspace: WritableKeyspace, handler: Callable[[Any, Args], Reply], subject: Any, args: Args
-    ) -> Reply:
-        """A command that fails changes nothing, but that expired rows which it met are deleted."""
-        keyspace.transaction.set_savepoint()
-        try:
-            return handler(subject, args)
-        except (RowIsExpiring, TransactionTooLarge, ReplyTooLarge):
-            raise
-        except ReplicatorError as error:
-            keyspace.transaction.roll_back()
-            return error_reply(error)
+
+def _on_data(queued: Queued) -> Iterator[Args]:
+    """The lines that read or write keys."""
+    return (args for command, args in queued if command.kind is not CommandKind.CONNECTION)
 
 
 def _reads_too_much(command: Command) -> TransactionTooLarge:

@@ -7,9 +7,14 @@ so that it takes place as a whole at that moment.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from replicator.errors import BadRequest, Definite
 from replicator.limits import MAX_SAVEPOINTS
 from replicator.records.tape import Recorder
+from replicator.server.keyspace import WritableKeyspace
+from replicator.server.programs import Programs
+from replicator.server.redis.command import Args
 from replicator.store.tracking import TrackedEntries
 from replicator.store.view import Transaction
 
@@ -26,21 +31,40 @@ class Aborted(Definite):
     code = "CONFLICT"
 
 
+class Mark(NamedTuple):
+    """A point to which a transaction can be rolled back."""
+
+    changes: int  # a mark of `Transaction`
+    calls: int  # on the tape
+    lines: int
+
+
 class InteractiveTransaction:
-    def __init__(self) -> None:
+    def __init__(self, now_ms: int, programs: Programs) -> None:
         self._reads = TrackedEntries()
-        self._savepoints: list[tuple[str, int]] = []  # name and mark
+        self._savepoints: list[tuple[str, Mark]] = []
+        self.lines: list[Args] = []  # of commands that were not rolled back
         self.failure: Definite | None = None  # why it can only be rolled back
         self.transaction = Transaction(self._reads)
-        self.tape = Recorder()
+        self._tape = Recorder()
+        self.keyspace = WritableKeyspace(self.transaction, now_ms, programs, self._tape)
 
-    def begin_command(self, base: Transaction) -> int:
+    def begin_command(self, base: Transaction) -> Mark:
         """The next command sees what `base` sees, which has no changes of its own.
 
         Returns the mark to which it is rolled back if it fails.
         """
         self._reads.base = base
-        return self.transaction.mark()
+        return self._mark()
+
+    def roll_back_command(self, mark: Mark) -> None:
+        """Undo what was done since the mark."""
+        self.transaction.roll_back_to(mark.changes)
+        self._tape.cut(mark.calls)
+        del self.lines[mark.lines :]
+
+    def _mark(self) -> Mark:
+        return Mark(self.transaction.mark(), len(self._tape.calls), len(self.lines))
 
     def check_alive(self) -> None:
         """Raises `Aborted`."""
@@ -56,7 +80,7 @@ class InteractiveTransaction:
         self.check_alive()
         if len(self._savepoints) == MAX_SAVEPOINTS:
             raise BadRequest(f"a transaction has at most {MAX_SAVEPOINTS} savepoints")
-        self._savepoints.append((name, self.transaction.mark()))
+        self._savepoints.append((name, self._mark()))
 
     def release(self, name: str) -> None:
         """Forget the savepoint and those after it. Raises `BadRequest`, `Aborted`."""
@@ -68,7 +92,7 @@ class InteractiveTransaction:
         self.check_alive()
         place = self._find(name)
         del self._savepoints[place + 1 :]
-        self.transaction.roll_back_to(self._savepoints[place][1])
+        self.roll_back_command(self._savepoints[place][1])
 
     def _find(self, name: str) -> int:
         """The place of the last savepoint of that name."""

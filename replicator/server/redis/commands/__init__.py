@@ -10,6 +10,7 @@ from replicator.server.redis.commands import (  # noqa: F401
     nodes,
     once,
     pubsub,
+    replication,
     scan,
     sentinel,
     server,

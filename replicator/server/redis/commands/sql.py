@@ -54,14 +54,15 @@ or the number of rows changed. `PARAMS` gives them as a MessagePack array or map
 
 def query(keyspace: Keyspace, args: Args) -> Steps[Reply]:
     request = _request(args)
-    result = yield from keyspace.programs.sql.query(keyspace.view, request.parsed, request.parameters)
+    result = yield from keyspace.programs.sql.query(keyspace.view, request.parsed, request.parameters, keyspace.now_ms)
     return (yield from (_packed(result) if request.packed else _shown(result)))
 
 
 def execute(keyspace: WritableKeyspace, args: Args) -> Reply:
     request = _request(args)
+    keyspace.uses_sql = True
     engine = keyspace.programs.sql
-    result = engine.execute(keyspace.transaction, keyspace.tape, request.parsed, request.parameters)
+    result = engine.execute(keyspace.transaction, keyspace.tape, keyspace.now_ms, request.parsed, request.parameters)
     return _at_once(request, result)
 
 
@@ -75,7 +76,7 @@ def control(connection: ConnectionContext, args: Args) -> None:
     if statement.action is ControlAction.BEGIN:
         if transaction is not None:
             raise SqlError("cannot start a transaction within a transaction")
-        connection.interactive = InteractiveTransaction()
+        connection.interactive = InteractiveTransaction(connection.server.backend.now_ms(), connection.server.programs)
     elif transaction is None:
         raise SqlError(f"cannot {statement.action.value.lower()} - no transaction is active")
     elif statement.action is ControlAction.COMMIT:
