@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from replicator.server.scripts import Scripts
+
 
 class Programs:
-    pass
+    def __init__(self) -> None:
+        self.scripts = Scripts()

@@ -11,6 +11,7 @@ from replicator.server.redis.commands import (  # noqa: F401
     once,
     pubsub,
     scan,
+    scripts,
     sentinel,
     server,
     strings,
