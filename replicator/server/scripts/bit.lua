@@ -7,7 +7,8 @@ local function number(name, n, value)
   if not converted then
     error("bad argument #" .. n .. " to '" .. name .. "' (number expected, got " .. type(value) .. ")", 3)
   end
-  return converted % 4294967296
+  converted = converted % 4294967296
+  return converted == converted and converted or 0
 end
 
 local function folded(name)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, Protocol
@@ -36,10 +36,10 @@ from replicator.store.view import TransactionTooLarge
 
 logger = logging.getLogger(__name__)
 
+_ENDED = "the script was ended"  # an error in sandbox.lua
 _PUSHED_AT_ONCE = 200
 _MAX_GROWN_BYTES = 1 << 20  # of a state that is used again; its scripts and libraries are part of it
-_TIME, _HOST = 1, 3  # why a script was ended, as in sandbox.lua
-_VERSION, _VERSION_NUMBER = b"7.0.0", 0x070000
+_VERSION, _VERSION_NUMBER = b"7.0.15", 0x07000F  # as in INFO
 _WORD = 0xFFFFFFFF
 
 
@@ -48,10 +48,12 @@ class ScriptEnded(TransactionTooLarge):
 
 
 class Host(Protocol):
-    """What executes the commands of one run. No method may raise: what fails ends the script."""
+    """What executes the commands of one run. No method may raise."""
 
-    def call(self, free_bytes: float, *words: bytes) -> bytes | int | bool | None:
-        """The reply of a command. True: it is `take`n. None: the script is ended.
+    failure: BaseException | None  # of a command; it ends the script
+
+    def call(self, free_bytes: float, words: Sequence[bytes]) -> bytes | int | bool | None:
+        """The reply of a command. True: it is `take`n. None: it has failed.
 
         A null is False. `free_bytes` is the memory that the reply may take in Lua.
         """
@@ -79,6 +81,7 @@ class _State:
         self._define, self._push, self._run = self._lua.execute(
             _library(b"sandbox"),
             self.calls.call,
+            self.calls.call_many,
             self.calls.take,
             self.calls.is_over_time,
             _log,
@@ -93,19 +96,21 @@ class _State:
         self._defined: set[bytes] = set()
 
     def run(self, script: Script, key_count: int, arguments: list[bytes]) -> bytes | int:
-        """The reply in RESP3, or why the script was ended. Raises `LuaError`."""
+        """The reply in RESP3; a number if the script was ended. Raises `LuaError`."""
         if script.sha not in self._defined:
-            self._lua.set_max_memory(0)
             self._define(script.sha, script.code)
             self._defined.add(script.sha)
-        # More than the arguments need: while they are pushed, Lua cannot raise an error.
+        # More than the arguments need, while which are pushed Lua cannot raise an error either.
         self._lua.set_max_memory(self._lua.get_memory_used() + MAX_SCRIPT_MEMORY_BYTES)
         for first in range(0, len(arguments) - _PUSHED_AT_ONCE, _PUSHED_AT_ONCE):
             self._push(*arguments[first : first + _PUSHED_AT_ONCE])
             if self.calls.is_over_time():
-                return _TIME
+                return 0
         pushed = max(0, (len(arguments) - 1) // _PUSHED_AT_ONCE) * _PUSHED_AT_ONCE
-        return self._run(script.sha, key_count, *arguments[pushed:])  # type: ignore[no-any-return]
+        try:
+            return self._run(script.sha, key_count, *arguments[pushed:])  # type: ignore[no-any-return]
+        finally:
+            self._lua.set_max_memory(0)  # as lupa allocates memory also where it cannot raise an error
 
     def can_be_used_again(self) -> bool:
         """Whether it has left little garbage, which would take memory from the next run."""
@@ -118,15 +123,25 @@ class _Calls:
 
     def __init__(self) -> None:
         self.host: Host
+        self.is_ended = False  # as the time is over
 
     def call(self, free_bytes: float, *words: bytes) -> bytes | int | bool | None:
-        return self.host.call(free_bytes, *words)
+        return self.host.call(free_bytes, words)
+
+    def call_many(self, free_bytes: float, sizes: bytes, joined: bytes) -> bytes | int | bool | None:
+        """The same for many words: lupa takes a time for its arguments that grows with the square of their number."""
+        words, at = [], 0
+        for size in map(int, sizes.split(b",")):
+            words.append(joined[at : at + size])
+            at += size
+        return self.host.call(free_bytes, words)
 
     def take(self) -> bytes:
         return self.host.take()
 
     def is_over_time(self) -> bool:
-        return self.host.is_over_time()
+        self.is_ended = self.is_ended or self.host.is_over_time()
+        return self.is_ended
 
 
 class Scripts:
@@ -135,27 +150,32 @@ class Scripts:
         self._state: _State | None = None
 
     def run(self, script: Script, keys: list[bytes], values: list[bytes], host: Host) -> bytes:
-        """The reply in RESP3; without a meaning if `host` has ended the script. Raises `ScriptEnded`, `BadRequest`."""
+        """The reply in RESP3. Raises `ScriptEnded`, `BadRequest`, and what has failed in `host`."""
         if sum(map(len, keys)) + sum(map(len, values)) > MAX_SCRIPT_ARGUMENT_BYTES:
             raise BadRequest(
                 f"the keys and arguments of a script can take at most {MAX_SCRIPT_ARGUMENT_BYTES >> 10} KiB: split it"
             )
         state, self._state = self._state or _State(), None
-        state.calls.host = host
+        calls = state.calls
+        calls.host, calls.is_ended = host, False
         try:
             reply = state.run(script, len(keys), keys + values)
+            failure = out_of_memory() if isinstance(reply, int) else None
         except LuaMemoryError:
-            raise out_of_memory() from None
-        except LuaError as error:  # outside of what the script can cause
-            raise ScriptEnded(f"the script failed: {error}") from None
-        if isinstance(reply, bytes):
-            if state.can_be_used_again():
-                del state.calls.host
-                self._state = state
-            return reply
-        if reply == _HOST:
-            return b"_\r\n"
-        raise _over_time() if reply == _TIME else out_of_memory()
+            reply, failure = b"", out_of_memory()
+        except LuaError as error:
+            was_ended = _ENDED in str(error)  # the hook has raised this once more, after the script
+            reply, failure = b"", out_of_memory() if was_ended else ScriptEnded(f"the script failed: {error}")
+        if host.failure is not None:
+            raise host.failure
+        if calls.is_ended:
+            raise _over_time()
+        if failure is not None:
+            raise failure
+        if state.can_be_used_again():
+            del calls.host
+            self._state = state
+        return reply  # type: ignore[return-value]
 
 
 def _over_time() -> ScriptEnded:

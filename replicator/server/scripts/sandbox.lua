@@ -2,7 +2,7 @@
 -- The arguments are functions of Python. They take and return strings, numbers and booleans only, and raise nothing:
 -- what allocates memory between Lua and Python may fail where Lua cannot raise an error.
 -- A state is used for many runs. So scripts must not reach anything that lasts, but through proxies that are read-only.
-local call, take, is_over_time, log, sha1hex, bits, library, memory_bytes, version, version_number = ...
+local call, call_many, take, is_over_time, log, sha1hex, bits, library, memory_bytes, version, version_number = ...
 
 local assert, error, getmetatable, ipairs, loadstring = assert, error, getmetatable, ipairs, loadstring
 local next, pairs, raw_pcall, raw_xpcall, rawequal, rawget, rawset = next, pairs, pcall, xpcall, rawequal, rawget, rawset
@@ -15,35 +15,39 @@ local concat, floor, fmod = table.concat, math.floor, math.fmod
 local getinfo, sethook = debug.getinfo, debug.sethook
 debug = nil -- lupa would add a traceback to each error
 
-collect("setpause", 130) -- memory is limited more tightly than time
-collect("setstepmul", 400)
+collect("setpause", 150) -- a collection begins early, and ends within a few allocations: they may be large
+collect("setstepmul", 10000)
 local base_kb -- in use when the run began
 
 -- Limits
 
-local TIME, MEMORY, HOST = 1, 2, 3 -- why a script was ended
-local INSTRUCTIONS = 10 -- between two calls of the hook: one instruction may take long on a long string
+local INSTRUCTIONS = 10 -- between two calls of the hook: one instruction may take long on a long string, up to 10 ms
+local FEW_INSTRUCTIONS = 3 -- once there may be such strings
+local LARGE_KB = 1536
 local CREDIT_KB = 400 -- after so much, summed over the calls of the hook, the time is looked at
 local NEEDED_BYTES = 64 * 1024 -- that must be free before Python is called
 local MAX_TABLE = 100000 -- elements that one call moves
 local MAX_DEPTH = 100 -- of coroutines that resume each other, which takes C stack
 
-local ended = nil
+local ended = false
 local credit_kb = 0
 local ENDED = "the script was ended"
 
-local function end_script(why)
-  ended = ended or why
+local function end_script()
+  ended = true
   error(ENDED, 0)
 end
 
 local function look()
   credit_kb = 0
-  if ended or is_over_time() then end_script(TIME) end
+  if ended or is_over_time() then end_script() end
 end
 
-local function on_count()
-  credit_kb = credit_kb + collect("count")
+local on_count
+function on_count()
+  local kb = collect("count")
+  credit_kb = credit_kb + kb
+  if kb - base_kb > LARGE_KB then sethook(on_count, "", FEW_INSTRUCTIONS) end
   if ended or credit_kb > CREDIT_KB then look() end
 end
 
@@ -53,7 +57,7 @@ local function free_bytes()
     collect()
     free = memory_bytes - (collect("count") - base_kb) * 1024
   end
-  if free < NEEDED_BYTES then end_script(MEMORY) end
+  if free < NEEDED_BYTES then end_script() end
   return free - NEEDED_BYTES
 end
 
@@ -63,7 +67,7 @@ local function caught(ok, ...)
   if ended then error(ENDED, 0) end
   if ok then return true, ... end
   local failure = ...
-  if failure == "not enough memory" then end_script(MEMORY) end
+  if failure == "not enough memory" then end_script() end
   if type(failure) == "table" and type(rawget(failure, "err")) == "string" then return false, rawget(failure, "err") end
   return false, failure
 end
@@ -141,7 +145,7 @@ local depth = 0
 local function resumed(ok, ...)
   depth = depth - 1
   if ended then error(ENDED, 0) end
-  if not ok and (...) == "not enough memory" then end_script(MEMORY) end
+  if not ok and (...) == "not enough memory" then end_script() end
   return ok, ...
 end
 
@@ -409,6 +413,8 @@ local function reply_part()
   return items
 end
 
+local MANY = 50 -- words
+
 local function to_words(...)
   local n = select("#", ...)
   if n == 0 then return nil, "ERR Please specify at least one argument for this redis lib call" end
@@ -427,13 +433,21 @@ end
 local function execute(...)
   local words, n = to_words(...)
   if not words then return { err = n } end
-  local reply = call(free_bytes(), unpack(words, 1, n))
+  local reply
+  if n <= MANY then
+    reply = call(free_bytes(), unpack(words, 1, n))
+  else
+    local sizes = {}
+    for i = 1, n do sizes[i] = #words[i] end
+    sizes, words = concat(sizes, ","), concat(words, "", 1, n)
+    reply = call_many(free_bytes(), sizes, words)
+  end
   if reply == true then
     encoded, at = take(), 1
     reply = reply_part()
     encoded = nil
   elseif reply == nil then
-    end_script(HOST)
+    end_script()
   end
   return reply
 end
@@ -647,14 +661,14 @@ local scripts = {} -- by their digests
 local function define(name, code) scripts[name] = setfenv(loadstring(code, "@user_script"), environment) end
 
 local function reset()
-  base_kb, credit_kb, depth, ended = collect("count"), 0, 0, nil
+  base_kb, credit_kb, depth, ended = collect("count"), 0, 0, false
   numbers, used = {}, 0
   high, low = 0, 0x330e
   if patterns then patterns.reset() end
   for i = 1, #resets do resets[i]() end
 end
 
--- Returns the encoded reply; if the script was ended, the number that says why.
+-- Returns the encoded reply, or 0 if the script was ended.
 local function run(name, key_count, ...)
   reset()
   push(...)
@@ -669,13 +683,13 @@ local function run(name, key_count, ...)
   if ok then ok, reply = raw_pcall(encode_reply, reply, 0) end
   sethook()
   globals.KEYS, globals.ARGV = nil, nil
-  if ended then return ended end
+  if ended or reply == "not enough memory" then return 0 end
   if ok then return reply end
   if type(reply) == "table" then
     local place = gsub(reply[2], "%%s", name, 1)
     return encode_reply({ err = reply[1] .. place }, 0)
   end
-  return reply == "not enough memory" and MEMORY or encode_reply({ err = "ERR " .. reply }, 0)
+  return encode_reply({ err = "ERR " .. reply }, 0)
 end
 
 return define, push, run

@@ -8,7 +8,7 @@ is a success for the transaction. A command that fails in a script changes nothi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from replicator.errors import BadRequest, Definite
 from replicator.limits import MAX_EXEC_MS, MAX_STEPS_IN_EXEC
@@ -90,10 +90,6 @@ def _run(
     script = script_of(scripts)
     host = ScriptHost(keyspace, writable, writes=script.writes)
     reply = scripts.run(script, args[first : first + count], args[first + count :], host)
-    if isinstance(host.failure, TapeFull):
-        raise ScriptEnded(str(host.failure))
-    if host.failure is not None:
-        raise host.failure
     return decode(reply)
 
 
@@ -114,7 +110,7 @@ class ScriptHost:
     def is_over_time(self) -> bool:
         return self._limit.is_exceeded()
 
-    def call(self, free_bytes: float, *words: bytes) -> bytes | int | bool | None:
+    def call(self, free_bytes: float, words: Sequence[bytes]) -> bytes | int | bool | None:
         try:
             reply = self._execute([*words])
             if reply is None:
@@ -126,6 +122,9 @@ class ScriptHost:
             self._reply = encode(reply, 2)
             if len(self._reply) + _BYTES_FOR_PART * self._reply.count(b"\r\n") > free_bytes:
                 raise out_of_memory()
+        except TapeFull as error:
+            self.failure = ScriptEnded(str(error))
+            return None
         except BaseException as error:  # noqa: BLE001 (raised once the script has ended)
             self.failure = error
             return None
