@@ -165,7 +165,7 @@ end
 
 local function unwrapped(ok, ...)
   if ok then return ... end
-  error((...), 0)
+  error((...), 3)
 end
 
 local function wrap_(f)
@@ -518,17 +518,18 @@ local function encode_table(t, nesting)
   local parts, n = { "" }, 0
   if type(map) == "table" then
     for name, value in next, map do
-      parts[#parts + 1] = encode_reply(name, nesting + 1)
-      parts[#parts + 1] = encode_reply(value, nesting + 1)
-    end
-    n = #parts - 1
-  else
-    while true do
-      local value = rawget(t, n + 1)
-      if value == nil then break end
       n = n + 1
-      parts[n + 1] = encode_reply(value, nesting + 1)
+      parts[2 * n] = encode_reply(type(name) ~= "table" and name or nil, nesting + 1)
+      parts[2 * n + 1] = encode_reply(value, nesting + 1)
     end
+    parts[1] = "%" .. n .. "\r\n"
+    return concat(parts)
+  end
+  while true do
+    local value = rawget(t, n + 1)
+    if value == nil then break end
+    n = n + 1
+    parts[n + 1] = encode_reply(value, nesting + 1)
   end
   parts[1] = "*" .. n .. "\r\n"
   return concat(parts)
@@ -653,6 +654,10 @@ local function with_place(failure)
     return { type(err) == "string" and err or "ERR unknown error", place }
   end
   if failure == ENDED or failure == "not enough memory" then return failure end
+  if info and type(failure) == "string" then -- the hook may need the stack that overflows
+    local where = sub(info.source, 2) .. ":" .. getinfo(level, "l").currentline
+    failure = gsub(failure, "^sandbox:%d+: stack overflow", where .. ": stack overflow")
+  end
   return { "ERR " .. raw_tostring(failure), place }
 end
 
