@@ -59,8 +59,12 @@ class Host(Protocol):
         """
         ...
 
-    def take(self) -> bytes:
-        """The reply of the last command, in RESP2."""
+    def take(self) -> bytes | int:
+        """The reply of the last command, in RESP2; if it is an array of scalars, their number."""
+        ...
+
+    def take_items(self, first: int) -> tuple[bytes | int | bool | None, ...]:
+        """At most 8 of these, from the index `first` on."""
         ...
 
     def is_over_time(self) -> bool: ...
@@ -76,6 +80,7 @@ class _State:
             attribute_handlers=(_refuse, _refuse),
             register_eval=False,
             register_builtins=False,
+            unpack_returned_tuples=True,
             max_memory=0,  # without a limit until the first run
         )
         self._define, self._push, self._run = self._lua.execute(
@@ -83,6 +88,7 @@ class _State:
             self.calls.call,
             self.calls.call_many,
             self.calls.take,
+            self.calls.take_items,
             self.calls.is_over_time,
             _log,
             _sha1hex,
@@ -136,8 +142,11 @@ class _Calls:
             at += size
         return self.host.call(free_bytes, words)
 
-    def take(self) -> bytes:
+    def take(self) -> bytes | int:
         return self.host.take()
+
+    def take_items(self, first: int) -> tuple[bytes | int | bool | None, ...]:
+        return self.host.take_items(first)
 
     def is_over_time(self) -> bool:
         self.is_ended = self.is_ended or self.host.is_over_time()

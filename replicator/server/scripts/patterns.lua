@@ -203,6 +203,7 @@ local function matcher(s, items, starts, stops)
       else -- back
         local index = it.index
         if index < 1 or index > level or stops[index] == OPEN then error("invalid capture index", 0) end
+        if stops[index] == POSITION then return nil end
         local size = stops[index] - starts[index]
         if sub(s, at, at + size - 1) ~= sub(s, starts[index], stops[index] - 1) then return nil end
         at = at + size
@@ -222,6 +223,13 @@ local function captured(s, starts, stops, index)
   if stops[index] == -1 then error("unfinished capture", 0) end
   if stops[index] == -2 then return starts[index] end
   return sub(s, starts[index], stops[index] - 1)
+end
+
+-- The capture of that number, as a replacement needs it; the others may be unfinished.
+local function capture_of(s, starts, stops, level, from, stop, index)
+  if index == 0 or (index == 1 and level == 0) then return sub(s, from, stop - 1) end
+  if index > level then error("invalid capture index", 0) end
+  return captured(s, starts, stops, index)
 end
 
 local function captures(s, starts, stops, level, from, stop)
@@ -339,26 +347,20 @@ local function gmatch(...)
   end
 end
 
-local function replacement(text, found, whole)
-  return (raw_gsub(text, "%%(.?)", function(c)
-    local digit = tonumber(c)
-    if not digit then return c end
-    if digit == 0 then return whole end
-    if found[digit] == nil then error("invalid capture index", 0) end
-    return tostring(found[digit])
-  end))
-end
-
-local function replaced(kind, by, found, count, whole)
+local function replaced(kind, by, s, starts, stops, level, from, stop)
   local value
   if kind == "string" then
-    value = replacement(by, found, whole)
+    value = raw_gsub(by, "%%(.?)", function(c)
+      local digit = tonumber(c)
+      return digit and capture_of(s, starts, stops, level, from, stop, digit) or c
+    end)
   elseif kind == "table" then
-    value = by[found[1]]
+    value = by[capture_of(s, starts, stops, level, from, stop, 1)]
   else
+    local found, count = captures(s, starts, stops, level, from, stop)
     value = by(unpack(found, 1, count))
   end
-  if not value then return whole end
+  if not value then return sub(s, from, stop - 1) end
   if type(value) ~= "string" and type(value) ~= "number" then
     error("invalid replacement value (a " .. type(value) .. ")", 0)
   end
@@ -366,18 +368,17 @@ local function replaced(kind, by, found, count, whole)
 end
 
 local function slow_gsub(s, p, by, limit)
-  local cache, at, n, parts = {}, 1, 0, {}
+  local at, n, parts = 1, 0, {}
   local kind = type(by)
   if kind == "number" then kind, by = "string", tostring(by) end
-  cache.items, cache.anchored = compile(p)
-  cache.starts, cache.stops = {}, {}
-  local try = matcher(s, cache.items, cache.starts, cache.stops)
+  local items, anchored = compile(p)
+  local starts, stops = {}, {}
+  local try = matcher(s, items, starts, stops)
   while n < limit do
     local stop, level = try(at)
     if stop then
       n = n + 1
-      local found, count = captures(s, cache.starts, cache.stops, level, at, stop)
-      parts[#parts + 1] = replaced(kind, by, found, count, sub(s, at, stop - 1))
+      parts[#parts + 1] = replaced(kind, by, s, starts, stops, level, at, stop)
     end
     if stop and stop > at then
       at = stop
@@ -387,7 +388,7 @@ local function slow_gsub(s, p, by, limit)
     else
       break
     end
-    if cache.anchored then break end
+    if anchored then break end
   end
   parts[#parts + 1] = sub(s, at)
   return concat(parts), n

@@ -2,7 +2,7 @@
 -- The arguments are functions of Python. They take and return strings, numbers and booleans only, and raise nothing:
 -- what allocates memory between Lua and Python may fail where Lua cannot raise an error.
 -- A state is used for many runs. So scripts must not reach anything that lasts, but through proxies that are read-only.
-local call, call_many, take, is_over_time, log, sha1hex, bits, library, memory_bytes, version, version_number = ...
+local call, call_many, take, take_items, is_over_time, log, sha1hex, bits, library, memory_bytes, version, version_number = ...
 
 local assert, error, getmetatable, ipairs, loadstring = assert, error, getmetatable, ipairs, loadstring
 local next, pairs, raw_pcall, raw_xpcall, rawequal, rawget, rawset = next, pairs, pcall, xpcall, rawequal, rawget, rawset
@@ -23,7 +23,7 @@ local base_kb -- in use when the run began
 
 local INSTRUCTIONS = 10 -- between two calls of the hook: one instruction may take long on a long string, up to 10 ms
 local FEW_INSTRUCTIONS = 3 -- once there may be such strings
-local LARGE_KB = 1536
+local LARGE_KB = 768
 local CREDIT_KB = 400 -- after so much, summed over the calls of the hook, the time is looked at
 local NEEDED_BYTES = 64 * 1024 -- that must be free before Python is called
 local MAX_TABLE = 100000 -- elements that one call moves
@@ -413,6 +413,26 @@ local function reply_part()
   return items
 end
 
+-- An array of texts and numbers, in parts: so many values can be returned without more stack, for which lupa might need
+-- memory that there is not.
+local function taken_array(size)
+  local items = {}
+  for n = 0, size - 1, 8 do
+    items[n + 1], items[n + 2], items[n + 3], items[n + 4], items[n + 5], items[n + 6], items[n + 7], items[n + 8] =
+      take_items(n)
+  end
+  return items
+end
+
+local function taken()
+  local head = take()
+  if type(head) == "number" then return taken_array(head) end
+  encoded, at = head, 1
+  local reply = reply_part()
+  encoded = nil
+  return reply
+end
+
 local MANY = 50 -- words
 
 local function to_words(...)
@@ -443,9 +463,7 @@ local function execute(...)
     reply = call_many(free_bytes(), sizes, words)
   end
   if reply == true then
-    encoded, at = take(), 1
-    reply = reply_part()
-    encoded = nil
+    reply = taken()
   elseif reply == nil then
     end_script()
   end
@@ -683,7 +701,7 @@ local function run(name, key_count, ...)
   end
   values = {}
   globals.KEYS, globals.ARGV = keys, argv
-  sethook(on_count, "", INSTRUCTIONS)
+  sethook(on_count, "", collect("count") - base_kb > LARGE_KB and FEW_INSTRUCTIONS or INSTRUCTIONS)
   local ok, reply = raw_xpcall(scripts[name], with_place)
   if ok then ok, reply = raw_pcall(encode_reply, reply, 0) end
   sethook()

@@ -31,6 +31,9 @@ NOT_ALLOWED = Error("ERR This Redis command is not allowed from script")
 READ_ONLY = Error("ERR Write commands are not allowed from read-only scripts.")
 
 
+Scalar = bytes | int | bool  # as Lua has it: a null is False
+
+
 class NoScript(BadRequest):
     code = "NOSCRIPT"
 
@@ -104,7 +107,7 @@ class ScriptHost:
         self._writes = writes
         self._limit = keyspace.limit or CpuLimit(MAX_EXEC_MS)
         self._budget = Budget(MAX_STEPS_IN_EXEC)
-        self._reply = b""
+        self._reply: bytes | list[Scalar] = b""
         self._time: Reply = None
 
     def is_over_time(self) -> bool:
@@ -119,8 +122,12 @@ class ScriptHost:
                 return reply
             if isinstance(reply, int):
                 return reply
-            self._reply = encode(reply, 2)
-            if len(self._reply) + _BYTES_FOR_PART * self._reply.count(b"\r\n") > free_bytes:
+            self._reply = items = _scalars(reply)
+            if isinstance(items, bytes):
+                size = len(items) + _BYTES_FOR_PART * items.count(b"\r\n")
+            else:
+                size = sum([_BYTES_FOR_PART + (len(item) if isinstance(item, bytes) else 0) for item in items])
+            if size > free_bytes:
                 raise out_of_memory()
         except TapeFull as error:
             self.failure = ScriptEnded(str(error))
@@ -130,8 +137,11 @@ class ScriptHost:
             return None
         return True
 
-    def take(self) -> bytes:
-        return self._reply
+    def take(self) -> bytes | int:
+        return self._reply if isinstance(self._reply, bytes) else len(self._reply)
+
+    def take_items(self, first: int) -> tuple[Scalar, ...]:
+        return tuple(self._reply[first : first + 8])
 
     def _execute(self, args: Args) -> Reply:
         """Errors become replies, but for those that end the script."""
@@ -196,6 +206,27 @@ class ScriptHost:
 
     def select(self, args: Args) -> Reply:
         return OK if args[1] == b"0" else Error("ERR DB index is out of range")
+
+
+def _scalars(reply: Reply) -> bytes | list[Scalar]:
+    """An array without arrays as its items; other replies in RESP2."""
+    items: list[Reply]
+    match reply:
+        case list():
+            items = reply
+        case dict():
+            items = [it for pair in reply.items() for it in pair]
+        case _:
+            return encode(reply, 2)
+    scalars: list[Scalar] = []
+    for item in items:
+        if item is None:
+            scalars.append(False)
+        elif isinstance(item, bytes | int):
+            scalars.append(item)
+        else:
+            return encode(reply, 2)
+    return scalars
 
 
 _OWN: dict[bytes, Callable[[ScriptHost, Args], Reply]] = {
