@@ -49,7 +49,8 @@ string.gsub('abc', '.', function() while true do end end)
 local t = setmetatable({}, {__index = function() while true do end end}) return t.x
 local t = setmetatable({}, {__tostring = function() while true do end end}) return tostring(t)
 while true do tostring({}) end
-while true do loadstring(string.rep('x=1 ', 16000)) end
+while true do loadstring(string.rep('x=1 ', 2000)) end
+while true do loadstring('return x' .. string.rep(' and x', 1300)) end
 load(function() while true do end end)
 loadstring('while true do end')()
 while true do cjson.decode('[' .. string.rep('1,', 10000) .. '1]') end
@@ -219,6 +220,8 @@ def test_errors_of_commands_cannot_be_hidden() -> None:
 def test_large_scripts_and_arguments_are_refused(client: Any) -> None:
     with pytest.raises(redis.ResponseError, match="too large"):
         client.eval("-" * (MAX_SCRIPT_BYTES + 1), 0)
+    with pytest.raises(redis.ResponseError, match="words and, or"):
+        client.eval("return x" + " and x" * 5000, 0)
     with pytest.raises(redis.ResponseError, match="1024 KiB"):
         client.eval("return 1", 0, b"x" * (MAX_SCRIPT_ARGUMENT_BYTES + 1))
     assert client.eval("return #ARGV", 0, *range(10_000)) == 10_000

@@ -11,6 +11,7 @@ from lupa.lua51 import LuaRuntime
 
 _HEADER = b"\x1bLua\x51\x00\x01\x04\x08\x04\x08\x00"  # Lua 5.1, little-endian, 64 bits, numbers are doubles
 _CALL, _TAIL_CALL, _OPCODE = 28, 29, 0x3F
+_PATCHED = bytes(b & ~_OPCODE | _CALL if b & _OPCODE == _TAIL_CALL else b for b in range(256))
 _NIL, _BOOLEAN, _NUMBER = 0, 1, 3
 _COMPILE = b"""
 local text, name = ...
@@ -70,10 +71,10 @@ def _patch_function(code: bytearray, at: int) -> int:
 
     skip_string()  # the name of the chunk
     at += 12  # its lines, and the numbers of its upvalues, parameters and registers
-    for _ in range(count()):
-        if code[at] & _OPCODE == _TAIL_CALL:
-            code[at] = code[at] & ~_OPCODE | _CALL
-        at += 4
+    instructions = count()
+    first_bytes = slice(at, at + 4 * instructions, 4)  # of each instruction, with its opcode
+    code[first_bytes] = code[first_bytes].translate(_PATCHED)
+    at += 4 * instructions
     for _ in range(count()):
         kind = code[at]
         at += 1

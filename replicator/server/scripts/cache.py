@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from replicator.limits import MAX_SCRIPT_BYTES, MAX_SCRIPTS, MAX_SCRIPTS_BYTES
 from replicator.server.scripts.bytecode import CompileError, compile_lua
 
 CHUNK_NAME = b"@user_script"
+_JUMPS = re.compile(rb"\b(?:and|or|elseif|break)\b")
+_MAX_JUMPS = 2_000  # the compiler takes a time for these that grows with the square of their number
 _FLAGS = {b"no-writes", b"allow-oom", b"allow-stale", b"no-cluster", b"allow-cross-slot-keys"}
 
 
@@ -61,6 +64,8 @@ class ScriptCache:
 def _compile(text: bytes, sha: bytes) -> Script:
     if len(text) > MAX_SCRIPT_BYTES:
         raise BadRequest(f"a script of {len(text)} bytes is too large, at most {MAX_SCRIPT_BYTES}: split it")
+    if len(_JUMPS.findall(text)) > _MAX_JUMPS:
+        raise BadRequest(f"a script can contain at most {_MAX_JUMPS} of the words and, or, elseif and break: split it")
     body, flags = _shebang(text)
     try:
         code = compile_lua(body, CHUNK_NAME)

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 _ENDED = "the script was ended"  # an error in sandbox.lua
 _PUSHED_AT_ONCE = 200
-_MAX_GROWN_BYTES = 1 << 20  # of a state that is used again; its scripts and libraries are part of it
+_MAX_GROWN_BYTES = 512 << 10  # of a state that is used again; its scripts and libraries are part of it
 _VERSION, _VERSION_NUMBER = b"7.0.15", 0x07000F  # as in INFO
 _WORD = 0xFFFFFFFF
 

@@ -18,15 +18,17 @@ debug = nil -- lupa would add a traceback to each error
 collect("setpause", 150) -- a collection begins early, and ends within a few allocations: they may be large
 collect("setstepmul", 10000)
 local base_kb -- in use when the run began
+local empty_kb -- in use before the first run
 
 -- Limits
 
 local INSTRUCTIONS = 10 -- between two calls of the hook: one instruction may take long on a long string, up to 10 ms
 local FEW_INSTRUCTIONS = 3 -- once there may be such strings
 local LARGE_KB = 768
-local CREDIT_KB = 400 -- after so much, summed over the calls of the hook, the time is looked at
+local CREDIT_KB = 400 -- after so much in use, summed over the calls of the hook, the time is looked at
 local NEEDED_BYTES = 64 * 1024 -- that must be free before Python is called
 local MAX_TABLE = 100000 -- elements that one call moves
+local MAX_CHUNK_BYTES = 8192 -- of code that a script compiles
 local MAX_DEPTH = 100 -- of coroutines that resume each other, which takes C stack
 
 local ended = false
@@ -45,9 +47,9 @@ end
 
 local on_count
 function on_count()
-  local kb = collect("count")
+  local kb = collect("count") - empty_kb
   credit_kb = credit_kb + kb
-  if kb - base_kb > LARGE_KB then sethook(on_count, "", FEW_INSTRUCTIONS) end
+  if kb > LARGE_KB then sethook(on_count, "", FEW_INSTRUCTIONS) end
   if ended or credit_kb > CREDIT_KB then look() end
 end
 
@@ -181,7 +183,7 @@ local environment = {} -- of scripts
 local function loadstring_(text, name)
   text = need_string(1, "loadstring", text, text ~= nil)
   if byte(text) == 27 then return nil, "binary chunks are not allowed" end
-  if #text > 65536 then return nil, "the chunk is too large" end
+  if #text > MAX_CHUNK_BYTES then return nil, "the chunk is too large" end
   local chunk, failure = loadstring(text, name == nil and text or need_string(2, "loadstring", name, true))
   if not chunk then return nil, failure end
   return setfenv(chunk, environment)
@@ -190,7 +192,7 @@ end
 local function load_(f, name)
   if type(f) ~= "function" then error("bad argument #1 to 'load' (function expected, got " .. type(f) .. ")", 2) end
   local parts, size = {}, 0
-  while size <= 65536 do
+  while size <= MAX_CHUNK_BYTES do
     local part = f()
     if part == nil or part == "" then break end
     if type(part) ~= "string" then return nil, "reader function must return a string" end
@@ -701,7 +703,7 @@ local function run(name, key_count, ...)
   end
   values = {}
   globals.KEYS, globals.ARGV = keys, argv
-  sethook(on_count, "", collect("count") - base_kb > LARGE_KB and FEW_INSTRUCTIONS or INSTRUCTIONS)
+  sethook(on_count, "", collect("count") - empty_kb > LARGE_KB and FEW_INSTRUCTIONS or INSTRUCTIONS)
   local ok, reply = raw_xpcall(scripts[name], with_place)
   if ok then ok, reply = raw_pcall(encode_reply, reply, 0) end
   sethook()
@@ -715,4 +717,6 @@ local function run(name, key_count, ...)
   return encode_reply({ err = "ERR " .. reply }, 0)
 end
 
+collect()
+empty_kb = collect("count") - 8 -- the time is looked at now and then in any case
 return define, push, run

@@ -90,8 +90,9 @@ def _run(
     if count < 0:
         raise BadRequest("Number of keys can't be negative")
     scripts = keyspace.programs.scripts
+    host = ScriptHost(keyspace, writable)  # before the script is compiled, as that takes time, too
     script = script_of(scripts)
-    host = ScriptHost(keyspace, writable, writes=script.writes)
+    host.writes = script.writes
     reply = scripts.run(script, args[first : first + count], args[first + count :], host)
     return decode(reply)
 
@@ -99,12 +100,12 @@ def _run(
 class ScriptHost:
     """Executes the commands that one run of a script calls (`scripts.Host`)."""
 
-    def __init__(self, keyspace: Keyspace, writable: WritableKeyspace | None, *, writes: bool) -> None:
-        """`writable`: the same keyspace; None: the script is a read. `writes`: whether it says that it may write."""
+    def __init__(self, keyspace: Keyspace, writable: WritableKeyspace | None) -> None:
+        """`writable`: the same keyspace; None: the script is a read."""
         self.failure: BaseException | None = None  # why the script was ended
         self._keyspace = keyspace
         self._writable = writable
-        self._writes = writes
+        self.writes = True  # whether the script says that it may write
         self._limit = keyspace.limit or CpuLimit(MAX_EXEC_MS)
         self._budget = Budget(MAX_STEPS_IN_EXEC)
         self._reply: bytes | list[Scalar] = b""
@@ -158,7 +159,7 @@ class ScriptHost:
             return self._read(command, args)
         if command.kind is not CommandKind.WRITE:
             return NOT_ALLOWED
-        if self._writable is None or not self._writes:
+        if self._writable is None or not self.writes:
             return READ_ONLY
         return self._write(self._writable, command, args)
 
