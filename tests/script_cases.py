@@ -310,4 +310,28 @@ local r = {} for k, v in pairs({x = 1, y = 2, z = 3, 'one'}) do r[#r + 1] = tost
 local co = coroutine.create(function(a) return coroutine.yield(a + 1) end) return {coroutine.resume(co, 1)}
 return {bit.band(0xff, 15), bit.bor(1, 2, 4), bit.bxor(5, 1), bit.bnot(0), bit.lshift(1, 31), bit.rshift(-1, 28)}
 return {bit.arshift(-16, 2), bit.rol(1, 33), bit.ror(1, 1), bit.bswap(1), bit.tobit(2 ^ 31)}
+local ok, e = xpcall(function() redis.call('incr', 's') end, function(e) return type(e) end) return e
+local ok, e = xpcall(function() error('a') end, function(e) return e .. '!' end) return {tostring(ok), e}
+local ok, e = xpcall(function() local x = nil; x.y = 1 end, function(e) return e end) return e
+return {xpcall(function() return 1, 2 end, error)} [2]
+local function f(...) return select('#', ...) + redis.call('exists', ...) end return f('s', 'n')
+local ok, e = pcall(function() error({code = 5}) end) return e.code
+local ok, e = pcall(function() local t = nil; return t.x end) return e
+local ok, e = pcall(string.rep) return e
+local ok, e = pcall(string.find, 'a', '[') return e
+return pcall(nil)
+return select(2, pcall(nil))
+local a = {} a[1], a[2] = redis.call('get', 's'), redis.call('hget', 'h', 'f') return a
+local old = redis.call('getset', 's', 'new') return {old, redis.call('get', 's')}
+return redis.call('hset', 'h', 'f', '1', 'odd')
+return redis.call('hincrby', 'h', 'f', 10)
+return redis.call('expire', 's', 100) + redis.call('persist', 's')
+return redis.call('getrange', 's', 0, 1)
+return redis.call('append', 's', 'def')
+return redis.call('rename', 'none', 'other')
+return redis.call('type', 'h')
+return redis.call('type', 'h').ok
+return redis.call('setnx', 's', 1)
+return {redis.call('dbsize'), redis.call('strlen', 's')}
+return redis.call('scan', '0', 'COUNT', '100')[1]
 """.strip().splitlines()

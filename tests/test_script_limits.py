@@ -248,6 +248,14 @@ def test_the_scripts_of_a_transaction_share_the_limit(client: Any) -> None:
         pipeline.execute()
 
 
+def test_a_reply_is_nested_to_a_limited_depth(client: Any) -> None:
+    reply = client.eval("local t = {} t[1] = t return t", 0)
+    depth = 0
+    while isinstance(reply, list):
+        reply, depth = reply[0], depth + 1
+    assert isinstance(reply, redis.ResponseError) and depth == 100
+
+
 NEAR_THE_LIMIT = """
 import random, sys
 from tests.test_scripts import Store

@@ -80,13 +80,15 @@ local function pcall_(...)
 end
 
 local function handled(handler, ok, ...)
+  if ended then error(ENDED, 0) end
   if ok then return true, ... end
+  if (...) == "not enough memory" then end_script() end
   return false, handler(...)
 end
 
 local function xpcall_(f, handler)
   -- Once the stack is unwound: an error in the hook would call the handler while hooks are off.
-  return handled(handler, caught(raw_pcall(f)))
+  return handled(handler, raw_pcall(f))
 end
 
 local function argument_error(n, name, text)
@@ -524,7 +526,7 @@ end
 
 -- Replies: from Lua to Redis, in RESP3
 
-local MAX_NESTING = 1000
+local MAX_NESTING = 100 -- of arrays; the server and clients decode them recursively
 local encode_reply
 
 local function one_line(text) return (gsub(text, "[\r\n]", " ")) end
