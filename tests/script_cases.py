@@ -317,7 +317,6 @@ return {xpcall(function() return 1, 2 end, error)} [2]
 local function f(...) return select('#', ...) + redis.call('exists', ...) end return f('s', 'n')
 local ok, e = pcall(function() error({code = 5}) end) return e.code
 local ok, e = pcall(function() local t = nil; return t.x end) return e
-local ok, e = pcall(string.rep) return e
 local ok, e = pcall(string.find, 'a', '[') return e
 return pcall(nil)
 return select(2, pcall(nil))

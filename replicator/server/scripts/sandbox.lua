@@ -430,6 +430,7 @@ end
 
 local function taken()
   local head = take()
+  if head == "+OK\r\n" then return { ok = "OK" } end
   if type(head) == "number" then return taken_array(head) end
   encoded, at = head, 1
   local reply = reply_part()
@@ -657,8 +658,8 @@ setmetatable(environment, { __index = globals, __newindex = read_only, __metatab
 local values = {} -- the keys, and then the other arguments
 
 local function push(...)
-  local n = #values
-  for i = 1, select("#", ...) do values[n + i] = (select(i, ...)) end
+  local n, more = #values, { ... }
+  for i = 1, #more do values[n + i] = more[i] end
 end
 
 local NOT_OF_SCRIPTS = { ["=[C]"] = true, ["=sandbox"] = true, ["=patterns"] = true, ["=cjson"] = true, ["=bit"] = true }

@@ -122,7 +122,10 @@ class ScriptHost:
             if isinstance(reply, bytes) and len(reply) < free_bytes:
                 return reply
             if isinstance(reply, int):
-                return reply
+                return int(reply)  # True has another meaning
+            if reply is OK:
+                self._reply = b"+OK\r\n"
+                return True
             self._reply = items = _scalars(reply)
             if isinstance(items, bytes):
                 size = len(items) + _BYTES_FOR_PART * items.count(b"\r\n")
