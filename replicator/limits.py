@@ -71,6 +71,23 @@ MAX_SQL_ROWS = 5_000
 MAX_SQL_MS = 45
 """CPU time of a statement that writes. Nothing else runs meanwhile, as in MAX_EXEC_MS."""
 
+# Scripts
+
+MAX_SCRIPT_BYTES = 64 << 10
+"""Text of a Lua script. Bounds the time to compile it."""
+
+MAX_SCRIPTS = 1_000
+"""Lua scripts that a node keeps compiled, those used last. Bounds memory; others fail with `NOSCRIPT`, and are sent."""
+
+MAX_SCRIPTS_BYTES = 16 << 20
+"""Total size of these scripts, text and bytecode. Bounds memory."""
+
+MAX_SCRIPT_MEMORY_BYTES = 4 << 20
+"""Memory of one run of a script. Bounds the time of one instruction of Lua, such as a comparison of long strings."""
+
+MAX_SCRIPT_ARGUMENT_BYTES = 1 << 20
+"""Keys and arguments of one run of a script. They are part of its memory."""
+
 # REPL.ONCE
 
 ONCE_IDS = 1_000_000

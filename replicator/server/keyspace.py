@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Protocol
 
 from replicator.errors import BadRequest, WrongType
 from replicator.limits import FLUSH_BYTES, FLUSH_ENTRIES, MAX_CHANGES, MAX_VALUE_BYTES
@@ -25,6 +26,10 @@ _SHORT = 256  # bytes of a row that always fit in a key
 TYPES = {STRING: b"string", HASH: b"hash"}
 
 
+class TimeLimit(Protocol):
+    def is_exceeded(self) -> bool: ...
+
+
 class Keyspace:
     """Reads of one view at one point in time."""
 
@@ -32,6 +37,7 @@ class Keyspace:
         self._view = view
         self._get = view.get
         self.now_ms = now_ms
+        self.limit: TimeLimit | None = None  # of all commands of a transaction together
         self._programs = programs
 
     @property

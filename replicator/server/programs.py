@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from functools import cached_property
 
+from replicator.server.scripts import Scripts
 from replicator.sql.engine import SqlEngine
 
 
 class Programs:
     def __init__(self, *, limited: bool = True) -> None:
         """`limited`: what runs at once ends with an error if it takes too long."""
+        self.scripts = Scripts()
         self._limited = limited
 
     @cached_property

@@ -294,6 +294,7 @@ class Dispatcher:
     def _run_all(self, keyspace: WritableKeyspace, queued: Queued, protocol: int) -> bytes:
         """The encoded reply. Raises `BadRequest`: none takes effect."""
         budget, limit = Budget(MAX_STEPS_IN_EXEC), CpuLimit(MAX_EXEC_MS)
+        keyspace.limit = limit
         parts = []
         for command, args in queued:
             if limit.is_exceeded():

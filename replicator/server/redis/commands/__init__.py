@@ -12,6 +12,7 @@ from replicator.server.redis.commands import (  # noqa: F401
     pubsub,
     replication,
     scan,
+    scripts,
     sentinel,
     server,
     sql,

@@ -36,21 +36,22 @@ def command(
     before_auth: bool = False,
     long: bool = False,
     line_at: int = 0,
+    numkeys_at: int = 0,
 ) -> Callable[[H], H]:
     """Register a handler. It may raise `errors.Definite`; then the command has had no effect."""
 
     def register(handler: H) -> H:
         lower = name.encode()
         COMMANDS[lower] = BY_SPELLING[lower] = BY_SPELLING[lower.upper()] = Command(
-            lower, arity, kind, handler, *keys, before_auth, long, line_at
+            lower, arity, kind, handler, *keys, before_auth, long, line_at, numkeys_at
         )
         return handler
 
     return register
 
 
-def read(name: str, arity: int, keys: Keys = (1, 1, 1)) -> Callable[[ReadHandler], ReadHandler]:
-    return command(name, arity, CommandKind.READ, keys)
+def read(name: str, arity: int, keys: Keys = (1, 1, 1), *, numkeys_at: int = 0) -> Callable[[ReadHandler], ReadHandler]:
+    return command(name, arity, CommandKind.READ, keys, numkeys_at=numkeys_at)
 
 
 def long_read(name: str, arity: int, keys: Keys = (1, 1, 1)) -> Callable[[LongReadHandler], LongReadHandler]:
@@ -58,8 +59,10 @@ def long_read(name: str, arity: int, keys: Keys = (1, 1, 1)) -> Callable[[LongRe
     return command(name, arity, CommandKind.READ, keys, long=True)
 
 
-def write(name: str, arity: int, keys: Keys = (1, 1, 1), *, line_at: int = 0) -> Callable[[WriteHandler], WriteHandler]:
-    return command(name, arity, CommandKind.WRITE, keys, line_at=line_at)
+def write(
+    name: str, arity: int, keys: Keys = (1, 1, 1), *, line_at: int = 0, numkeys_at: int = 0
+) -> Callable[[WriteHandler], WriteHandler]:
+    return command(name, arity, CommandKind.WRITE, keys, line_at=line_at, numkeys_at=numkeys_at)
 
 
 def variants(name: str, arity: int, choose: Callable[[Args], Command]) -> None:
@@ -113,6 +116,9 @@ def keys_of(command: Command, args: Args) -> list[bytes]:
         line = args[command.line_at :]
         inner = COMMANDS.get(line[0].lower())
         return keys_of(inner, line) if inner is not None and inner.accepts(len(line)) else []
+    if command.numkeys_at:
+        first, count = command.numkeys_at + 1, args[command.numkeys_at]
+        return args[first : first + int(count)] if count.isdigit() and int(count) <= len(args) - first else []
     if not command.first_key:
         return []
     last = command.last_key if command.last_key > 0 else len(args) + command.last_key

@@ -208,7 +208,7 @@ def _flags(command: Command) -> Iterator[Reply]:
     yield Simple(command.kind.value.encode())
     if command.before_auth:
         yield Simple(b"no_auth")
-    if command.line_at:
+    if command.line_at or command.numkeys_at:
         yield Simple(b"movablekeys")
 
 
