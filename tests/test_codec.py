@@ -19,12 +19,14 @@ from replicator.records import bodies, fast
 from replicator.records.chain import GENESIS, link
 from replicator.records.codec import BARRIER, AckCodec, NotARecord, RecordCodec, load_schema
 from replicator.records.kind import kind_of
+from replicator.records.tape import Call
 from replicator.records.types import (
     Ack,
     Body,
     Change,
     Checkpoint,
     Claim,
+    Command,
     Group,
     Header,
     Heartbeat,
@@ -44,8 +46,8 @@ from replicator.records.types import (
 )
 
 TIMELINE = bytes(range(16))
-HEADER = Header(3, TIMELINE, Epoch(3), Author(NodeId("n1"), 7), Seq(100), 1_700_000_000_000_000, b"chain678")
-PREFIX = "06000102030405060708090a0b0c0d0e0f06046e310ec8018080f281838985066368" + "61696e363738"
+HEADER = Header(4, TIMELINE, Epoch(3), Author(NodeId("n1"), 7), Seq(100), 1_700_000_000_000_000, b"chain678")
+PREFIX = "08000102030405060708090a0b0c0d0e0f06046e310ec8018080f281838985066368" + "61696e363738"
 
 GOLDEN: list[tuple[Body, str]] = [
     (
@@ -60,7 +62,12 @@ GOLDEN: list[tuple[Body, str]] = [
             (Member(NodeId("n1"), Mode.SYNC, Address("h", 1), Address("h", 2), 1, 9),),
             Policy(WriteMode.SYNC, WaitFor.QUORUM, 1, (NodeId("n1"),)),
         ),
-        "0802046e310406683a3106683a32021200" + "02020202046e3100" + "06",
+        "0802046e310406683a3106683a32021200" + "02020202046e310000" + "08",
+    ),
+    (
+        Command("sqlite:3.50.0", ((b"INCR", b"k"),), (Call("random", 5), Call("sin", 0.5), Call("x", None)), 9, 1),
+        "0e1a" + b"sqlite:3.50.0".hex() + "020408494e4352026b0000"
+        "06" + "0c72616e646f6d" + "020a" + "0673696e" + "04000000000000e03f" + "0278" + "00" + "00" + "12" + "02",
     ),
     (Suspend((b"a", b"b")), "0a040261026200"),
     (Release(Seq(12)), "0c18"),
@@ -179,11 +186,11 @@ def test_a_membership_of_version_1_has_no_incarnations(codec: RecordCodec) -> No
 
 
 def test_a_field_added_later_takes_its_default_from_old_records() -> None:
-    old = load_schema("record.v3.avsc")
+    old = load_schema("record.v4.avsc")
     new = copy.deepcopy(old)
     fields: list[Any] = new["fields"][1]["type"][3]["fields"]
     fields.append({"name": "note", "type": "string", "default": "none"})
-    record = RecordCodec({3: old}, reader=new).decode(by_fastavro(HEADER, Checkpoint(1, 2)), TIMELINE)
+    record = RecordCodec({4: old}, reader=new).decode(by_fastavro(HEADER, Checkpoint(1, 2)), TIMELINE)
     assert record.body == Checkpoint(1, 2)
     payload = BytesIO()
     fastavro.schemaless_writer(payload, fastavro.parse_schema(old), _avro(HEADER, Checkpoint(1, 2)))
@@ -200,8 +207,8 @@ def test_a_record_with_an_added_field_is_read_by_its_own_schema() -> None:
     avro = _avro(HEADER, Checkpoint(1, 2))
     avro["body"][1]["note"] = "a word"
     fastavro.schemaless_writer(payload, fastavro.parse_schema(new), avro)
-    record = RecordCodec({2: old, 3: new}, reader=old).decode(payload.getvalue(), TIMELINE)
-    assert record.header.version == 3
+    record = RecordCodec({2: old, 4: new}, reader=old).decode(payload.getvalue(), TIMELINE)
+    assert record.header.version == 4
     assert record.body == Checkpoint(1, 2)
 
 
@@ -212,8 +219,8 @@ def _avro(header: Header, body: Body) -> dict[str, Any]:
 
 
 def test_a_record_of_a_newer_version_asks_for_an_upgrade(codec: RecordCodec) -> None:
-    payload = codec.encode(HEADER._replace(version=4), codec.encode_body(Heartbeat()))
-    expected = r"a record has format 4, but this program \(replicator .*\) reads up to 3: install a newer replicator on"
+    payload = codec.encode(HEADER._replace(version=5), codec.encode_body(Heartbeat()))
+    expected = r"a record has format 5, but this program \(replicator .*\) reads up to 4: install a newer replicator on"
     with pytest.raises(UpgradeNeeded, match=expected):
         codec.decode(payload, TIMELINE)
 

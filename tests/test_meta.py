@@ -51,5 +51,5 @@ def test_the_encoding_is_json_of_format_1() -> None:
         "rows": {"kv": 7},
         "members": [["n1", "sync", "[::1]:1", "h:2", 3, 7]],
         "policy": ["sync", "all", 0, []],
-        "version": 3,
+        "version": 4,
     }

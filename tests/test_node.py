@@ -216,7 +216,7 @@ async def test_a_record_of_a_newer_version_stops_the_node(cluster: MemoryCluster
     await leader.write(b"a", b"s1")
     follower = await cluster.start("n2", priority=1)
     await cluster.caught_up()
-    cluster.log.append_now([b"\x08" + cluster.log.entries[-1].payload[1:]])  # version 4
+    cluster.log.append_now([b"\x0a" + cluster.log.entries[-1].payload[1:]])  # version 5
     await until(lambda: follower.node.state is NodeState.FAILED)
     with pytest.raises(ReplicatorError, match="install a newer replicator"):
         follower.node.store()

@@ -99,14 +99,14 @@ async def test_the_version_rises_once_all_members_have_said_that_they_read_it(cl
     node.membership_changes.raise_version(node._backlog.receivers)  # as at each review
     assert node.membership.version == node.membership_changes.latest.version == 2
     cluster.n3.link.stream_limit = 99
-    await until(lambda: all(it.node.membership.version == 3 for it in cluster.nodes.values()))
+    await until(lambda: all(it.node.membership.version == 4 for it in cluster.nodes.values()))
     await write_together(cluster.n1)
     versions = [it.header.version for it in records(cluster)]
-    assert versions == sorted(versions) and set(versions) == {2, 3}
+    assert versions == sorted(versions) and set(versions) == {2, 4}
     assert any(isinstance(it.body, Group) for it in records(cluster))
     await cluster.take_over(cluster.n2)
     assert isinstance(records(cluster)[-1].body, Claim | Heartbeat | Membership)
-    assert records(cluster)[-1].header.version == 3
+    assert records(cluster)[-1].header.version == 4
 
 
 N1, N2, N3 = (Author(NodeId(f"n{number}"), number) for number in (1, 2, 3))
@@ -122,15 +122,16 @@ def members(*authors: Author, version: int = 2) -> Membership:
 @pytest.mark.parametrize(
     ("membership", "versions", "expected"),
     [
-        (members(N1), {}, 3),
+        (members(N1), {}, 4),
         (members(N1, N2), {}, 2),
         (members(N1, N2), {N2: 3}, 3),
-        (members(N1, N2), {N2: 4}, 3),
+        (members(N1, N2), {N2: 4}, 4),
+        (members(N1, N2), {N2: 5}, 4),
         (members(N1, N2), {N2._replace(incarnation=9): 3}, 2),
         (members(N1, N2, N3), {N2: 3}, 2),
         (members(N1, N2, N3), {N2: 3, N3: 2}, 2),
         (members(N1, N2, N3), {N2: 3, N3: 3}, 3),
-        (members(N1, N2, version=3), {}, 3),
+        (members(N1, N2, version=4), {}, 4),
     ],
 )
 def test_the_version_of_records(membership: Membership, versions: Mapping[Author, int], expected: int) -> None:

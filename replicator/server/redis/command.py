@@ -32,8 +32,8 @@ class Command:
     before_auth: bool = False
     long: bool = False  # a read whose time grows with the number of keys or fields
     line_at: int = 0  # where the line of another command begins, which this one executes; 0: no other command
-    variant: Callable[[Args], Command] | None = None  # of which the line decides; it has no handler of its own then
     numkeys_at: int = 0  # where the number of the keys is, which follow it; 0: the keys have fixed places
+    variant: Callable[[Args], Command] | None = None  # of which the line decides; it has no handler of its own then
 
     def accepts(self, count: int) -> bool:
         return count == self.arity if self.arity > 0 else count >= -self.arity
