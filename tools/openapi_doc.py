@@ -21,7 +21,7 @@ from replicator.node.health import NodeState
 from replicator.node.snapshots import SnapshotProgress
 from replicator.node.status import NodeStatus
 from replicator.protocol.roles import Role
-from replicator.records.types import Member, Policy, Timing, WaitFor, WriteMode
+from replicator.records.types import Member, Policy, Replication, Timing, WaitFor, WriteMode
 from replicator.server.http.api import OPERATIONS, Operation, Shape, common_answers
 from replicator.server.http.members import SETTABLE_MODES
 from replicator.store.snapshot import Manifest
@@ -109,6 +109,11 @@ def shapes() -> dict[Shape, Schema]:
                 "wait_for": schema_of(WaitFor),
                 "quorum": {"type": "integer", "description": "With `wait_for` `quorum`: how many sync members."},
                 "named": {"type": "array", "items": NODE_ID, "description": "With `wait_for` `named`."},
+                "replicate": {
+                    **schema_of(Replication),
+                    "description": "What the log has of a write: its changes, the command that made them, or the "
+                    "smaller of both. The default is `row`.",
+                },
             },
         ),
         Shape.TIMING: {**an_object({}, _timing()), "minProperties": 1},

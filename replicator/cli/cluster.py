@@ -17,7 +17,7 @@ from replicator.local.cluster import DEFAULT_BASE_PORT, DEFAULT_NAME, LocalClust
 from replicator.local.operations import change_timing, changed_policy, set_policy
 from replicator.local.restore import LocalRestore
 from replicator.local.summary import summarise
-from replicator.records.types import Mode, Policy, Timing, WriteMode
+from replicator.records.types import Mode, Policy, Replication, Timing, WriteMode
 
 app = typer.Typer(
     help="Start, stop and restore a cluster on this machine; show and change the policy and the timing of any cluster.",
@@ -84,21 +84,33 @@ def policy(
             help="When a write is answered; suspend and invalidate make reads at followers linearizable.",
         ),
     ] = None,
+    replicate: Annotated[
+        Replication | None,
+        typer.Option(
+            parser=options.choice(Replication),
+            metavar=options.choices(Replication),
+            help="What the log has of a write: its changes, the command that made them, or the smaller of both.",
+        ),
+    ] = None,
     dir: options.Dir = options.DEFAULT_DIR,
     connect: options.Connect = None,
     password: options.Password = "",
     json: options.Json = False,
 ) -> None:
-    """Set which acks a write waits for; without arguments, show it. What is not given stays.
+    """Set which acks a write waits for, and what the log has of it; without arguments, show both.
+
+    What is not given stays.
 
     async: once it is in the log. sync: once it is also in the stores of the sync members. suspend, invalidate: as sync,
     and once no member can return the old value any more.
 
     Example: replicator cluster policy quorum:1 --write sync
+    Example: replicator cluster policy --replicate mixed
     """
     admin = find_cluster(dir, connect, password)
-    if wait_for is not None or write is not None:
-        set_policy(admin, changed_policy(admin.leader().status().policy or Policy(), wait_for, write))
+    if wait_for is not None or write is not None or replicate is not None:
+        current = admin.leader().status().policy or Policy()
+        set_policy(admin, changed_policy(current, wait_for, write, replicate))
     status = admin.leader().status()
     current = status.policy or Policy()
     if json:

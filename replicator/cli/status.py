@@ -24,7 +24,7 @@ from replicator.local.folder import ClusterFolder
 from replicator.local.status import FAILED, LEADING_ROLES, REPLACED, SERVING, UNREACHABLE
 from replicator.local.summary import ClusterSummary, NodeSummary, awaits_others, summarise
 from replicator.node.change_stream import PublisherState
-from replicator.records.types import Mode, Policy, Timing, WaitFor, WriteMode
+from replicator.records.types import Mode, Policy, Replication, Timing, WaitFor, WriteMode
 
 STATE_COLOURS = {
     SERVING: "green",
@@ -212,6 +212,15 @@ def describe_timing(timing: Timing | None) -> str:
 
 def describe_policy(policy: Policy, sync: Sequence[str], leader: str | None) -> str:
     """`sync`: ids of the sync members."""
+    text = _describe_acks(policy, sync, leader)
+    if policy.replicate is Replication.COMMAND:
+        text += "\nthe log has the commands that made the changes, where they can be executed again"
+    elif policy.replicate is Replication.MIXED:
+        text += "\nthe log has the changes or the command that made them, whichever is smaller"
+    return text
+
+
+def _describe_acks(policy: Policy, sync: Sequence[str], leader: str | None) -> str:
     if policy.write is WriteMode.ASYNC:
         text = "writes are async: answered once they are in the log"
         if policy.wait_for is WaitFor.ALL:

@@ -15,7 +15,7 @@ from replicator.local.progress import ProgressReporter
 from replicator.local.status import MemberStatus
 from replicator.local.waiting import wait_for_membership
 from replicator.position import NodeId
-from replicator.records.types import Mode, Policy, WaitFor, WriteMode
+from replicator.records.types import Mode, Policy, Replication, WaitFor, WriteMode
 
 PROMOTE_POLL_S = 0.01
 SNAPSHOT_POLL_S = 0.5
@@ -101,11 +101,12 @@ def policy_of(wait_for: str, write: WriteMode) -> Policy:
     raise ConfigError(f"invalid policy {wait_for!r}: expected all, quorum:K or named:ID,…")
 
 
-def changed_policy(current: Policy, wait_for: str | None, write: WriteMode | None) -> Policy:
+def changed_policy(
+    current: Policy, wait_for: str | None, write: WriteMode | None, replicate: Replication | None = None
+) -> Policy:
     """`current` with what is not None changed; `wait_for` as in `policy_of`. Raises `ConfigError`."""
-    if wait_for is None:
-        return replace(current, write=write or current.write)
-    return policy_of(wait_for, write or current.write)
+    changed = current if wait_for is None else policy_of(wait_for, current.write)
+    return replace(changed, write=write or current.write, replicate=replicate or current.replicate)
 
 
 def take_snapshot(admin: ClusterAdmin, id: str | None, progress: ProgressReporter) -> TakenSnapshot:

@@ -15,7 +15,7 @@ from replicator.node.change_stream import PublisherState
 from replicator.position import BEFORE_LOG
 from replicator.protocol.healing import Cause, Damage, Heal
 from replicator.protocol.roles import Role
-from replicator.records.types import Policy, Timing, WaitFor, WriteMode
+from replicator.records.types import Policy, Replication, Timing, WaitFor, WriteMode
 
 SERVING, FAILED, REPLACED = "serving", "failed", "replaced"
 STARTING, UNREACHABLE = "starting", "unreachable"  # set by this program for nodes that do not answer
@@ -183,7 +183,13 @@ def parse_policy(policy: Any) -> Policy | None:
     """Raises `KeyError`, `TypeError` or `ValueError`."""
     if policy is None:
         return None
-    return Policy(WriteMode(policy["write"]), WaitFor(policy["wait_for"]), policy["quorum"], tuple(policy["named"]))
+    return Policy(
+        WriteMode(policy["write"]),
+        WaitFor(policy["wait_for"]),
+        policy["quorum"],
+        tuple(policy["named"]),
+        Replication(policy.get("replicate", Replication.ROW)),
+    )
 
 
 def parse_timing(timing: Any) -> Timing | None:

@@ -6,7 +6,8 @@
     PUT    /members/ID/mode   {"mode": "async" | "sync" | "snapshotter"}
     DELETE /members/ID        remove a member
     PUT    /policy            {"write": "async" | "sync" | "suspend" | "invalidate",
-                               "wait_for": "all" | "quorum" | "named", "quorum": K, "named": [ID, …]}
+                               "wait_for": "all" | "quorum" | "named", "quorum": K, "named": [ID, …],
+                               "replicate": "row" | "command" | "mixed"}
     PUT    /timing            {"lease_ms": MS, …}: change these settings of the timing that all nodes follow
     POST   /promote           {"node", "force"}: transfer leadership to a node (with force: send it to that node)
 
@@ -27,7 +28,7 @@ from replicator.config import checked_name
 from replicator.errors import BadRequest
 from replicator.node.node import Node
 from replicator.position import NodeId
-from replicator.records.types import Member, Mode, Policy, WaitFor, WriteMode
+from replicator.records.types import Member, Mode, Policy, Replication, WaitFor, WriteMode
 from replicator.server.http.body import read_json
 from replicator.server.identity import decode_incarnation
 
@@ -136,6 +137,7 @@ def _policy(fields: dict[str, Any]) -> Policy:
         wait_for=_choice("wait_for", fields.get("wait_for", "all"), tuple(WaitFor)),
         quorum=quorum,
         named=tuple(map(NodeId, named)),
+        replicate=_choice("replicate", fields.get("replicate", "row"), tuple(Replication)),
     )
 
 
