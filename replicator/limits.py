@@ -306,6 +306,9 @@ SLICE_BYTES = 250_000
 SLICE_CHANGES = 2_000
 """Changes after which a node that applies records lets other tasks run. Bounds the time, to about 25 ms."""
 
+COMMAND_CHANGES = 10
+"""So many changes could be applied in the time that a command takes, besides those that it makes and rows it reads."""
+
 AUDIT_ENTRIES = 128
 """So many entries are audited before other tasks run, about 0.15 ms: each 5 ms (`intervals.AUDIT_PAUSE_MS`) a slice."""
 

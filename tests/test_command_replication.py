@@ -192,7 +192,7 @@ class TestPolicy:
 
 class TestReplay:
     def command(self, *line: str, tape: tuple[Call, ...] = (), engine: str = "") -> Command:
-        return Command(engine, (tuple(it.encode() for it in line),), tape, NOW_MS, 1)
+        return Command(engine, (tuple(it.encode() for it in line),), tape, NOW_MS, 1, 1)
 
     def test_a_call_that_was_not_recorded(self) -> None:
         with pytest.raises(Diverged, match=r"called random\(\) here"):

@@ -10,7 +10,7 @@ from math import inf
 from typing import NamedTuple
 
 from replicator.errors import LogDamage, UpgradeNeeded
-from replicator.limits import SLICE_CHANGES
+from replicator.limits import COMMAND_CHANGES, SLICE_CHANGES
 from replicator.log.port import Entry
 from replicator.node.checkpoints import CheckpointHook
 from replicator.node.clock import Clock
@@ -51,8 +51,9 @@ class Applied(NamedTuple):
 
 
 def _changes(record: Record) -> int:
+    """The number of entries that it changes; of a command, at least as many as could be changed in its time."""
     if type(record.body) is Command:
-        return record.body.changes
+        return COMMAND_CHANGES + record.body.changes + record.body.reads
     return sum(len(body.changes) for body in singles(record.body) if type(body) is Write)
 
 

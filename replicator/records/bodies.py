@@ -52,6 +52,7 @@ def _fields(body: Body) -> Fields:
                 "tape": [{"name": call.name, "result": _branch(call.result)} for call in body.tape],
                 "now_ms": body.now_ms,
                 "changes": body.changes,
+                "reads": body.reads,
             }
         case Claim():
             node, incarnation = body.leader
@@ -124,6 +125,7 @@ def from_avro(name: str, fields: Fields) -> Body:
                 tape=tuple(Call(call["name"], call["result"]) for call in fields["tape"]),
                 now_ms=fields["now_ms"],
                 changes=fields["changes"],
+                reads=fields["reads"],
             )
         case "Claim":
             return Claim(

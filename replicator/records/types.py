@@ -63,6 +63,7 @@ class Command(NamedTuple):
     tape: tuple[Call, ...]
     now_ms: int  # for which they were executed: the wall clock of the leader
     changes: int  # entries that they change
+    reads: int  # rows that they read, or what takes as long: a measure of the time that they take
 
 
 class Reason(StrEnum):

@@ -127,6 +127,7 @@ class WritableKeyspace(Keyspace):
         self.replication: Replication | None = None  # that the client has asked for
         self.is_repeatable = True  # whether the commands have the same effect again, with the tape
         self.uses_sql = False
+        self.reads = 0  # as in `records.types.Command`
         self._tape = tape
 
     @property

@@ -39,6 +39,7 @@ class Result:
     rows: Sequence[tuple[SqlValue, ...]]
     changes: int = 0  # rows inserted, updated or deleted
     last_id: int | None = None  # rowid of the last row that was inserted
+    reads: int = 0  # rows that were read or written, or what takes as long
 
 
 class SqlEngine:
@@ -88,7 +89,7 @@ class SqlEngine:
             return self._query(transaction, tape, now_ms, parsed, parameters, limit)
         with self._database(transaction, tape, now_ms, limit) as database:
             written = _write(database, transaction, statement, parsed, parameters)
-            return Result(written.columns, written.rows, written.changes, written.last_id)
+            return Result(written.columns, written.rows, written.changes, written.last_id, limit.steps)
 
     def _query(
         self, entries: Entries, tape: Tape, now_ms: int, parsed: Parsed, parameters: Parameters, limit: _Limit
@@ -100,7 +101,7 @@ class SqlEngine:
             for row in found:
                 rows.append(row)
                 limit.on_result(row)
-            return Result(columns, rows)
+            return Result(columns, rows, reads=limit.steps)
 
     @contextmanager
     def _database(self, entries: Entries, tape: Tape, now_ms: int, limit: _Limit) -> Iterator[Database]:
@@ -166,16 +167,17 @@ class _Limit:
     """What happens while a statement is executed. What its methods raise ends the statement."""
 
     def __init__(self) -> None:
-        self._rows = 0
+        self.steps = 0  # rows that were read or written, or what takes as long
 
     def on_row(self) -> None:
-        """A row was read."""
-        self._rows += 1
-        if self._rows % _ROWS == 0:
+        """A row was read or is written."""
+        self.steps += 1
+        if self.steps % _ROWS == 0:
             self.check()
 
     def on_instructions(self) -> bool:
         """The engine has computed for a while. False: it goes on."""
+        self.steps += _ROWS
         self.check()
         return False
 
@@ -193,7 +195,7 @@ class _RowLimit(_Limit):
         raise _TakesLonger
 
     def check(self) -> None:
-        if self._rows >= _ROWS_AT_ONCE:
+        if self.steps >= _ROWS_AT_ONCE:
             raise _TakesLonger
 
 

@@ -182,7 +182,7 @@ class Dispatcher:
         calls = tuple(keyspace.tape.calls) if isinstance(keyspace.tape, Recorder) else ()
         engines = engine() if keyspace.uses_sql else ""
         changes = len(keyspace.transaction.changes)
-        command = LoggedCommand(engines, tuple(map(tuple, lines)), calls, keyspace.now_ms, changes)
+        command = LoggedCommand(engines, tuple(map(tuple, lines)), calls, keyspace.now_ms, changes, keyspace.reads)
         return Executed(command, keyspace.replication)
 
     def _submit(self, transaction: Transaction, reply: Reply, executed: Executed | None = None) -> None:

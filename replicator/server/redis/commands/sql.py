@@ -63,6 +63,7 @@ def execute(keyspace: WritableKeyspace, args: Args) -> Reply:
     keyspace.uses_sql = True
     engine = keyspace.programs.sql
     result = engine.execute(keyspace.transaction, keyspace.tape, keyspace.now_ms, request.parsed, request.parameters)
+    keyspace.reads += result.reads
     return _at_once(request, result)
 
 
