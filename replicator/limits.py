@@ -65,10 +65,13 @@ MAX_SQL_READ_S = 60
 MAX_SQL_MEMORY_BYTES = 512 << 20
 """Memory of SQLite's engine in a node. A query that needs more fails."""
 
+MAX_PATCH_BYTES = 32 << 10
+"""Arguments of `json_patch()`. Bounds its time, which grows with the product of their sizes."""
+
 MAX_SQL_ROWS = 5_000
 """Rows that one statement writes. As many as MAX_CHANGES, which counts the entries of indexes too."""
 
-MAX_SQL_MS = 45
+MAX_SQL_MS = 100
 """CPU time of a statement that writes. Nothing else runs meanwhile, as in MAX_EXEC_MS."""
 
 # Scripts

@@ -263,8 +263,8 @@ class TestLongQueries:
     @pytest.fixture
     def filled(self, typed: Typed) -> Typed:
         typed("CREATE TABLE t (a INTEGER PRIMARY KEY, b INT, c TEXT)")
-        fill = "WITH RECURSIVE n(x) AS (VALUES (?1) UNION ALL SELECT x + 1 FROM n WHERE x < ?1 + 249) "
-        for first in range(0, 20_000, 250):
+        fill = "WITH RECURSIVE n(x) AS (VALUES (?1) UNION ALL SELECT x + 1 FROM n WHERE x < ?1 + 99) "
+        for first in range(0, 20_000, 100):
             typed(f"{fill} INSERT INTO t SELECT x, x % 7, 'row ' || x FROM n", first)
         return typed
 

@@ -22,6 +22,7 @@ import apsw
 
 from replicator.limits import MAX_TAPE_BYTES
 from replicator.records.tape import Recorder, Tape
+from replicator.sql import bounded
 from replicator.sql.errors import SqlError
 from replicator.sql.values import SqlValue
 
@@ -87,6 +88,7 @@ def register(connection: apsw.Connection, calls: Calls) -> None:
     scalar("current_date", lambda: f"{calls.now():%Y-%m-%d}", 0)
     scalar("current_time", lambda: f"{calls.now():%H:%M:%S}", 0)
     plain = apsw.Connection(":memory:")
+    bounded.register(connection, plain)
     for name, place in _TIME_FUNCTIONS.items():
         scalar(name, _time_function(plain, name, place, calls), -1)
     scalar("timediff", _timediff(plain, calls), 2)

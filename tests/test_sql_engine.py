@@ -1,0 +1,200 @@
+"""The SQL engine on a store in memory: how much it reads, what it refuses, and for how long it runs."""
+
+from __future__ import annotations
+
+import time
+
+import apsw
+import pytest
+
+from replicator.errors import BadRequest
+from replicator.records.tape import Call, Player, Recorder
+from replicator.sql.errors import ConstraintFailed, SqlError
+from replicator.sql.statement import parse
+from replicator.store.view import Transaction
+from tests.sql_fixture import NOW_MS, MemoryDatabase
+
+ENDLESS = "WITH RECURSIVE n(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n)"
+FILL = "WITH RECURSIVE n(x) AS (VALUES (?1) UNION ALL SELECT x + 1 FROM n WHERE x < ?1 + 99) "
+
+
+@pytest.fixture(scope="module")
+def filled() -> MemoryDatabase:
+    database = MemoryDatabase()
+    database.run("CREATE TABLE t (a INTEGER PRIMARY KEY, b INT, c TEXT, d REAL)")
+    database.run("CREATE TABLE k (a TEXT, b INT, c, PRIMARY KEY (a, b))")
+    database.run("CREATE INDEX t_b ON t (b, d)")
+    database.run("CREATE UNIQUE INDEX t_c ON t (c)")
+    for first in range(0, 2000, 100):
+        database.run(FILL + "INSERT INTO t SELECT x, x / 10, 'c' || x, x * 0.5 FROM n", (first,))
+        database.run(FILL + "INSERT INTO k SELECT 'k' || (x / 10), x, x FROM n", (first,))
+    return database
+
+
+@pytest.mark.parametrize(
+    ("query", "parameters", "rows", "at_most"),
+    [
+        ("SELECT * FROM t WHERE a = ?", (5,), 1, 5),
+        ("SELECT * FROM t WHERE a = ?", ("5",), 1, 5),
+        ("SELECT * FROM t WHERE rowid = 5", (), 1, 5),
+        ("SELECT * FROM t WHERE a IN (1, 3, 5, 9999)", (), 3, 15),
+        ("SELECT * FROM t WHERE a BETWEEN 10 AND 19", (), 10, 20),
+        ("SELECT * FROM t WHERE a > 1990 ORDER BY a DESC", (), 9, 20),
+        ("SELECT * FROM t ORDER BY a DESC LIMIT 3", (), 3, 10),
+        ("SELECT max(a) FROM t", (), 1, 5),
+        ("SELECT * FROM t WHERE c = 'c7'", (), 1, 6),
+        ("SELECT * FROM t WHERE b = 7", (), 10, 30),
+        ("SELECT * FROM t WHERE b = 7 AND d > 37", (), 5, 20),
+        ("SELECT * FROM t WHERE b = 7 ORDER BY d DESC LIMIT 1", (), 1, 10),
+        ("SELECT * FROM t WHERE c LIKE 'c1%' AND a < 20", (), 11, 30),
+        ("SELECT * FROM k WHERE a = 'k7' AND b = 77", (), 1, 6),
+        ("SELECT * FROM k WHERE a = 'k7'", (), 10, 20),
+        ("SELECT * FROM k WHERE a = 'k7' AND b >= 75", (), 5, 12),
+        ("SELECT t.c FROM k JOIN t ON t.a = k.b WHERE k.a = 'k7'", (), 10, 40),
+        ("SELECT count(*) FROM t", (), 1, 2150),
+    ],
+)
+def test_queries_read_little(
+    filled: MemoryDatabase, query: str, parameters: tuple[object, ...], rows: int, at_most: int
+) -> None:
+    before = filled.entries.read
+    assert len(filled.query(query, parameters).rows) == rows  # type: ignore[arg-type]
+    assert filled.entries.read - before <= at_most
+
+
+def test_updates_read_little(filled: MemoryDatabase) -> None:
+    before = filled.entries.read
+    filled.run("UPDATE t SET d = d + 1 WHERE a = 100")
+    assert len(filled.changes) == 3  # the row, and its entry in an index
+    filled.run("DELETE FROM t WHERE c = 'c101'")
+    filled.run("INSERT INTO t (c) VALUES ('new')")
+    assert filled.entries.read - before < 60
+
+
+def test_explain_query_plan(filled: MemoryDatabase) -> None:
+    shown = filled.rows("EXPLAIN QUERY PLAN SELECT * FROM t WHERE b = 1 AND d > 2")
+    assert "t_b (b=? AND d>?)" in str(shown)
+    assert "all rows" in str(filled.rows("EXPLAIN QUERY PLAN SELECT * FROM t WHERE d = 1"))
+
+
+def test_times_are_those_of_the_transaction() -> None:
+    database = MemoryDatabase()
+    shown = database.rows(
+        "SELECT now(), CURRENT_TIMESTAMP, CURRENT_DATE, CURRENT_TIME, datetime('now', '+1 day'), unixepoch(), "
+        "strftime('%Y'), date('2020-02-30'), timediff('now', '2023-11-14')"
+    )
+    assert shown == [
+        (
+            "2023-11-14 22:13:20",
+            "2023-11-14 22:13:20",
+            "2023-11-14",
+            "22:13:20",
+            "2023-11-15 22:13:20",
+            NOW_MS // 1000,
+            "2023",
+            "2020-03-01",
+            "+0000-00-00 22:13:20.000",
+        )
+    ]
+
+
+def test_nondeterministic_calls_are_on_the_tape() -> None:
+    database, tape = MemoryDatabase(), Recorder()
+    database.run("CREATE TABLE t (a, b)")
+    database.run("INSERT INTO t SELECT random(), hex(randomblob(2)) FROM (VALUES (1), (2))", tape=tape)
+    database.run("UPDATE t SET a = sin(1) + random() WHERE rowid = 1", tape=tape)
+    assert [call.name for call in tape.calls] == ["random", "randomblob", "random", "randomblob", "sin", "random"]
+    again = MemoryDatabase()
+    again.run("CREATE TABLE t (a, b)")
+    player = Player([Call(*it) for it in tape.calls])
+    again.run("INSERT INTO t SELECT random(), hex(randomblob(2)) FROM (VALUES (1), (2))", tape=player)
+    again.run("UPDATE t SET a = sin(1) + random() WHERE rowid = 1", tape=player)
+    player.finish()
+    assert again.entries.values == database.entries.values
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "replace('aXbX', 'X', 'yy')", "replace('abc', '', 'x')", "replace(12321, 2, 'x')", "replace(x'6162', 'a', 1.5)",
+        "replace(NULL, 'a', 'b')", "replace('a', 'a', NULL)", "instr('hello', 'l')", "instr('hello', '')",
+        "instr(x'0102', x'02')", "instr(x'6162', 'b')", "instr(12345, 34)", "instr('é€x', 'x')", "instr(NULL, 'x')",
+        "trim('xxhixy', 'xy')", "ltrim('  hi ')", "rtrim('hi11', 1)", "trim('abc', '')", "trim(NULL, 'x')",
+        "trim(' a ')", "trim(1.0, '0')", "json_patch('{\"a\":1,\"b\":2}', '{\"b\":null,\"c\":3}')",
+        "typeof(replace(1, 2, 3))",
+    ],
+)  # fmt: skip
+def test_bounded_functions_are_those_of_sqlite(expression: str) -> None:
+    expected = apsw.Connection(":memory:").execute(f"SELECT {expression}").fetchall()
+    assert MemoryDatabase().rows(f"SELECT {expression}") == expected
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT instr(hex(zeroblob(250000)), hex(zeroblob(100000)) || '1')",
+        "SELECT replace(hex(zeroblob(250000)), hex(zeroblob(100000)) || '1', '')",
+        "SELECT hex(zeroblob(250000)) LIKE '%0_%0_%0_%0_%0_%0_1'",
+        "SELECT hex(zeroblob(250000)) GLOB '*0?*0?*0?*0?*1'",
+        "SELECT x FROM (WITH RECURSIVE n(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n WHERE x < 300000) "
+        "SELECT x FROM n) ORDER BY -x LIMIT 3",
+        f"SELECT {'+'.join(['1'] * 190)}",
+    ],
+)
+def test_steps_are_short(query: str) -> None:
+    database = MemoryDatabase()
+    steps = database.engine.query(database.entries, parse(query), (), NOW_MS)
+    longest = 0.0
+    ended = False
+    while not ended:
+        began = time.thread_time()
+        ended = next(steps, None) is None
+        longest = max(longest, time.thread_time() - began)
+    assert longest < 0.05
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        (f"{ENDLESS} INSERT INTO t (b) SELECT x FROM n", "divide it"),
+        (f"{ENDLESS} DELETE FROM t WHERE b IN (SELECT x FROM n)", "divide it"),
+        ("INSERT INTO t (c) VALUES (randomblob(2000000))", "at most"),
+        ("INSERT INTO t (c) SELECT group_concat(hex(zeroblob(200000))) FROM (VALUES (1), (2), (3))", "too big"),
+        ("INSERT INTO t (c) VALUES (zeroblob(600000))", "key too long"),
+        ("INSERT INTO t (d) VALUES (zeroblob(600000))", "too large"),
+        ("INSERT INTO k VALUES (hex(zeroblob(300)), 1, 1)", "key too long"),
+        ("SELECT json_patch(hex(zeroblob(20000)), '{}')", "at most 32 KiB"),
+        (f"SELECT '{'x' * 70000}'", "at most 64 KiB"),
+    ],
+)  # fmt: skip
+def test_what_takes_too_much_has_no_effect(filled: MemoryDatabase, statement: str, error: str) -> None:
+    before = dict(filled.entries.values)
+    with pytest.raises((SqlError, BadRequest), match=error):
+        filled.run(statement)
+    assert filled.entries.values == before
+
+
+def test_a_schema_of_a_transaction_that_is_not_applied_is_not_used() -> None:
+    database = MemoryDatabase()
+    database.run("CREATE TABLE t (a)")
+    transaction = Transaction(database.entries)
+    engine = database.engine
+    for statement in ("DROP TABLE t", "CREATE TABLE t (b, c)", "INSERT INTO t VALUES (1, 2)"):
+        engine.execute(transaction, Recorder(), NOW_MS, parse(statement), ())
+    assert engine.execute(transaction, Recorder(), NOW_MS, parse("SELECT * FROM t"), ()).rows == [(1, 2)]
+    database.run("INSERT INTO t VALUES (5)")
+    assert database.rows("SELECT * FROM t") == [(5,)]
+
+
+def test_a_unique_index_on_rows_that_are_not() -> None:
+    database = MemoryDatabase()
+    database.run("CREATE TABLE t (a, b)")
+    database.run("INSERT INTO t VALUES (1, 'x'), (2, 'X')")
+    database.run("CREATE UNIQUE INDEX t_b ON t (b)")
+    with pytest.raises(ConstraintFailed, match=r"UNIQUE constraint failed: t\.b"):
+        database.run("CREATE UNIQUE INDEX t_c ON t (b COLLATE NOCASE)")
+    database.run("DROP INDEX t_b")
+    database.run("INSERT INTO t VALUES (3, 'x')")
+    assert not [key for key in database.entries.values if key.startswith(b"sql#")]
+    database.run("DROP TABLE t")
+    assert [key for key in database.entries.values if not key.startswith(b"sql\0")] == []
