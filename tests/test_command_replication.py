@@ -97,6 +97,7 @@ def test_keys(server: ServerThread, client: Any) -> None:
         pipeline.set("k", 2)
         pipeline.incr("h")  # fails
         pipeline.hincrby("h", "a", 5)
+        pipeline.execute_command("REPL.SQL", "SELECT random()")
         pipeline.execute(raise_on_error=False)
     client.execute_command("REPL.ONCE", "id", "INCR", "k2")
     client.execute_command("REPL.ONCE", "id", "INCR", "k2")
@@ -121,9 +122,16 @@ def test_transactions_over_several_commands(server: ServerThread, client: Any) -
     client.set("k", "v")
     with pytest.raises(redis.ResponseError, match="UNIQUE"):
         sql(client, "INSERT INTO t SELECT 1, random()")
+    sql(client, "SELECT *, random() FROM t")
+    sql(client, "UPDATE t SET b = random() WHERE b > random() AND a > 9")
     sql(client, "COMMIT")
     command = bodies(server)[-1]
     assert isinstance(command, Command) and len(command.tape) == 2
+    assert [line[:2] for line in command.lines] == [
+        (b"REPL.SQL", b"INSERT INTO t (b) VALUES (random())"),
+        (b"REPL.SQL", b"INSERT INTO t (b) VALUES (random()), (7)"),
+        (b"SET", b"k"),
+    ]
     check_equal(server)
 
 

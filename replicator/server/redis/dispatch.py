@@ -17,6 +17,7 @@ from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.server.redis.awaited_reads import execute_reads, read_in_slices, read_when_possible
 from replicator.server.redis.command import Args, Command, CommandKind
 from replicator.server.redis.commands import BY_SPELLING, look_up
+from replicator.server.redis.commands.sql import NAME as SQL
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.dedup import Dedup
 from replicator.server.redis.execution import engine, run
@@ -273,7 +274,7 @@ class Dispatcher:
         except ReplicatorError:
             interactive.roll_back_command(mark)
             raise
-        interactive.lines.append(args)
+        interactive.end_command(mark, args)
         connection.reply(reply)
 
     def commit(self, reply: Reply) -> None:
@@ -319,8 +320,11 @@ class Dispatcher:
 
 
 def _on_data(queued: Queued) -> Iterator[Args]:
-    """The lines that read or write keys."""
-    return (args for command, args in queued if command.kind is not CommandKind.CONNECTION)
+    """The lines that may change something: also a read of a key does, if it has expired."""
+    for command, args in queued:
+        is_query = command.name == SQL.encode() and command.kind is CommandKind.READ
+        if command.kind is not CommandKind.CONNECTION and not is_query:
+            yield args
 
 
 def _reads_too_much(command: Command) -> TransactionTooLarge:

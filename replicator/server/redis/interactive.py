@@ -43,7 +43,7 @@ class InteractiveTransaction:
     def __init__(self, now_ms: int, programs: Programs) -> None:
         self._reads = TrackedEntries()
         self._savepoints: list[tuple[str, Mark]] = []
-        self.lines: list[Args] = []  # of commands that were not rolled back
+        self.lines: list[Args] = []  # of commands that have changed something, and were not rolled back
         self.failure: Definite | None = None  # why it can only be rolled back
         self.transaction = Transaction(self._reads)
         self._tape = Recorder()
@@ -56,6 +56,13 @@ class InteractiveTransaction:
         """
         self._reads.base = base
         return self._mark()
+
+    def end_command(self, mark: Mark, args: Args) -> None:
+        """It has succeeded. `mark`: of its begin."""
+        if self.transaction.mark() == mark.changes:
+            self._tape.cut(mark.calls)  # replicas need not execute it
+        else:
+            self.lines.append(args)
 
     def roll_back_command(self, mark: Mark) -> None:
         """Undo what was done since the mark."""
