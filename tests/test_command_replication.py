@@ -225,3 +225,28 @@ class TestReplay:
             transaction = Transaction(state)
             transaction._changes = dict(replay(statement, state))
             state.apply(transaction)
+
+
+def test_leaders_change_while_commands_are_in_flight(server: ServerThread, client: Any) -> None:
+    """What a former leader has executed on writes that became void is void, too."""
+    sql(client, "CREATE TABLE t (a INTEGER PRIMARY KEY, b INT)")
+    connections = [server.client(index, single_connection_client=True) for index in range(3)]
+    done = 0
+    for turn in range(6):
+        leader = turn % 3
+        server.claim_leadership(leader)
+        sent = [
+            ("REPL.SQL", "INSERT INTO t (b) SELECT random() + count(*) FROM t", "PARAMS", msgpack.packb([])),
+            ("REPL.SQL", "UPDATE t SET b = random() WHERE a % 3 = 1", "PARAMS", msgpack.packb([])),
+            ("INCR", "n"),
+        ] * 10
+        pipeline = connections[leader].connection
+        pipeline.send_packed_command(pipeline.pack_commands(sent))
+        server.claim_leadership((leader + 1) % 3)
+        for _ in sent:
+            try:
+                done += not isinstance(pipeline.read_response(), Exception)
+            except redis.ResponseError as error:
+                assert str(error).split()[0] in ("FENCED", "READONLY", "BUSY", "UNKNOWN")
+    assert done
+    check_equal(server)
