@@ -231,7 +231,6 @@ def test_leaders_change_while_commands_are_in_flight(server: ServerThread, clien
     """What a former leader has executed on writes that became void is void, too."""
     sql(client, "CREATE TABLE t (a INTEGER PRIMARY KEY, b INT)")
     connections = [server.client(index, single_connection_client=True) for index in range(3)]
-    done = 0
     for turn in range(6):
         leader = turn % 3
         server.claim_leadership(leader)
@@ -241,12 +240,14 @@ def test_leaders_change_while_commands_are_in_flight(server: ServerThread, clien
             ("INCR", "n"),
         ] * 10
         pipeline = connections[leader].connection
+        pipeline.send_packed_command(pipeline.pack_commands(sent[:3]))
+        for _ in range(3):
+            pipeline.read_response()
         pipeline.send_packed_command(pipeline.pack_commands(sent))
         server.claim_leadership((leader + 1) % 3)
         for _ in sent:
             try:
-                done += not isinstance(pipeline.read_response(), Exception)
+                pipeline.read_response()
             except redis.ResponseError as error:
                 assert str(error).split()[0] in ("FENCED", "READONLY", "BUSY", "UNKNOWN")
-    assert done
     check_equal(server)

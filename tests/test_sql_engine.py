@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import apsw
@@ -9,9 +10,10 @@ import pytest
 
 from replicator.errors import BadRequest
 from replicator.records.tape import Call, Player, Recorder
+from replicator.sql import database as database_module
 from replicator.sql.errors import ConstraintFailed, SqlError
 from replicator.sql.statement import parse
-from replicator.store.view import Transaction
+from replicator.store.view import Transaction, TransactionTooLarge
 from tests.sql_fixture import NOW_MS, MemoryDatabase
 
 ENDLESS = "WITH RECURSIVE n(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n)"
@@ -198,3 +200,19 @@ def test_a_unique_index_on_rows_that_are_not() -> None:
     assert not [key for key in database.entries.values if key.startswith(b"sql#")]
     database.run("DROP TABLE t")
     assert [key for key in database.entries.values if not key.startswith(b"sql\0")] == []
+
+
+def test_a_statement_that_is_ended_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it is ended: the engine's own tables are empty again."""
+    monkeypatch.setattr(database_module, "_INSTRUCTIONS", 1)
+    database = MemoryDatabase()
+    database.run("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT CHECK (length(b) < 9))")
+    for patience in range(0, 300, 3):
+        clock = iter(range(10**6))
+        database.engine._cpu_clock = lambda clock=clock, end=patience: 0.0 if next(clock) < end else 1e9  # type: ignore
+        with contextlib.suppress(TransactionTooLarge):
+            database.run("INSERT INTO t (b) VALUES ('a'), ('b'), ('c') RETURNING a")
+        database.engine._cpu_clock = lambda: 0.0
+        database.run("DELETE FROM t")
+        assert database.run("INSERT INTO t VALUES (1, 'x')").changes == 1
+        database.run("DELETE FROM t")

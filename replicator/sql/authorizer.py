@@ -25,16 +25,17 @@ class Authorizer:
         self.refusal: str | None = None
         """Why the last statement that was refused was."""
         self._target: str | None = None  # the table in `main` that the statement may use
-        self._internal = False
+        self.is_internal = False
+        """Whether what is executed is not of a client."""
 
     @contextmanager
     def internal(self) -> Iterator[None]:
         """What is executed within is not of a client."""
-        self._internal = True
+        self.is_internal = True
         try:
             yield
         finally:
-            self._internal = False
+            self.is_internal = False
 
     @contextmanager
     def writing(self, table: str) -> Iterator[None]:
@@ -46,7 +47,7 @@ class Authorizer:
             self._target = None
 
     def check(self, operation: int, first: str | None, second: str | None, schema: str | None, by: str | None) -> int:
-        if self._internal:
+        if self.is_internal:
             return apsw.SQLITE_OK
         if operation == apsw.SQLITE_READ:
             allowed = self._may_read((first or "").lower(), schema)

@@ -25,8 +25,6 @@ from replicator.store.view import Entries, Transaction, TransactionTooLarge
 
 _DATABASES = 4
 _PREPARED = 500  # statements that write, of a database
-_INSTRUCTIONS = 2_000
-"""Of the engine's virtual machine between two calls of a limit; less than 0.1 ms."""
 _ROWS = 20
 """That are read between two calls."""
 _ROWS_AT_ONCE = 100
@@ -113,8 +111,8 @@ class SqlEngine:
         try:
             database = idle.pop() if idle else Database(catalog.read_objects(entries), Calls())
             database.calls.begin(tape, now_ms)
-            database.source.entries, database.source.on_row = entries, limit.on_row
-            database.connection.set_progress_handler(limit.on_instructions, _INSTRUCTIONS)
+            source = database.source
+            source.entries, source.on_row, source.on_instructions = entries, limit.on_row, limit.on_instructions
             yield database
         except (apsw.ConstraintError, apsw.MismatchError) as error:
             raise ConstraintFailed(str(error)) from error

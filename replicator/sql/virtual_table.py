@@ -29,6 +29,8 @@ class Source:
         self.entries: Entries | None = None
         self.on_row: Callable[[], None] = lambda: None
         """Called for each row that is read or written."""
+        self.on_instructions: Callable[[], bool] = lambda: False
+        """Called while the engine computes. True ends the statement, and so does an exception."""
 
 
 class StoreModule:
