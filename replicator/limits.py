@@ -71,8 +71,11 @@ MAX_PATCH_BYTES = 32 << 10
 MAX_SQL_ROWS = 5_000
 """Rows that one statement writes. As many as MAX_CHANGES, which counts the entries of indexes too."""
 
-MAX_SQL_MS = 100
-"""CPU time of a statement that writes. Nothing else runs meanwhile, as in MAX_EXEC_MS."""
+MAX_SQL_MS = 45
+"""CPU time for which a statement that writes may read. Nothing else runs meanwhile, as in MAX_EXEC_MS."""
+
+WRITE_ATTEMPTS = 5
+"""Attempts at a statement that writes many rows: others may change what it has read, as it runs in slices."""
 
 # Scripts
 

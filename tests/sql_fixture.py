@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from replicator.records.tape import Recorder, Tape
 from replicator.records.types import Change
+from replicator.server.redis.turns import finish
 from replicator.sql.engine import Result, SqlEngine
 from replicator.sql.statement import parse
 from replicator.sql.tokens import Parameters
@@ -59,7 +60,7 @@ class MemoryDatabase:
     def run(self, statement: str, parameters: Parameters = (), tape: Tape | None = None) -> Result:
         """A transaction of one statement. Raises what the engine does; nothing has changed then."""
         transaction = Transaction(self.entries)
-        result = self.engine.execute(transaction, tape or Recorder(), NOW_MS, parse(statement), parameters)
+        result = finish(self.engine.execute(transaction, tape or Recorder(), NOW_MS, parse(statement), parameters))
         self.changes = self.entries.apply(transaction)
         return result
 
@@ -68,10 +69,4 @@ class MemoryDatabase:
 
     def query(self, statement: str, parameters: Parameters = ()) -> Result:
         """As a read, in steps."""
-        steps = self.engine.query(self.entries, parse(statement), parameters, NOW_MS)
-        try:
-            while True:
-                next(steps)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+        return finish(self.engine.query(self.entries, parse(statement), parameters, NOW_MS))

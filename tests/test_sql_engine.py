@@ -10,6 +10,7 @@ import pytest
 
 from replicator.errors import BadRequest
 from replicator.records.tape import Call, Player, Recorder
+from replicator.server.redis.turns import finish
 from replicator.sql import database as database_module
 from replicator.sql.errors import ConstraintFailed, SqlError
 from replicator.sql.statement import parse
@@ -182,8 +183,8 @@ def test_a_schema_of_a_transaction_that_is_not_applied_is_not_used() -> None:
     transaction = Transaction(database.entries)
     engine = database.engine
     for statement in ("DROP TABLE t", "CREATE TABLE t (b, c)", "INSERT INTO t VALUES (1, 2)"):
-        engine.execute(transaction, Recorder(), NOW_MS, parse(statement), ())
-    assert engine.execute(transaction, Recorder(), NOW_MS, parse("SELECT * FROM t"), ()).rows == [(1, 2)]
+        finish(engine.execute(transaction, Recorder(), NOW_MS, parse(statement), ()))
+    assert finish(engine.execute(transaction, Recorder(), NOW_MS, parse("SELECT * FROM t"), ())).rows == [(1, 2)]
     database.run("INSERT INTO t VALUES (5)")
     assert database.rows("SELECT * FROM t") == [(5,)]
 

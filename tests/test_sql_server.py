@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -305,6 +306,97 @@ class TestLongQueries:
         thread.join()
         assert results[0]["rows"] == [[400_000, 12]]
         assert filled("SELECT * FROM v")["rows"] == [[1]]
+
+
+class TestLongWrites:
+    """They run in slices, and begin again if others have changed what they have read."""
+
+    INSERT = (
+        "WITH RECURSIVE n(x) AS (VALUES (?1 + 0) UNION ALL SELECT x + 1 FROM n WHERE x < ?1 + ?2 - 1) "
+        "INSERT INTO t SELECT x, x % 7 FROM n"
+    )
+
+    @pytest.fixture
+    def table(self, typed: Typed) -> Typed:
+        typed("CREATE TABLE t (a INTEGER PRIMARY KEY, b INT)")
+        return typed
+
+    def test_many_rows(self, table: Typed) -> None:
+        assert table(self.INSERT, 0, 2000)["changes"] == 2000
+        assert table("UPDATE t SET b = b + random() % 2 WHERE a < 700 AND b > 2")["changes"] == 400
+        assert table("DELETE FROM t WHERE a >= 1500 RETURNING a")["changes"] == 500
+        assert table("SELECT count(*) FROM t")["rows"] == [[1500]]
+        with pytest.raises(redis.ResponseError, match="divide it"):
+            table(self.INSERT, 10_000, 6000)
+        with pytest.raises(redis.ResponseError, match="UNIQUE"):
+            table(self.INSERT, -1000, 1100)
+        assert table("SELECT count(*) FROM t")["rows"] == [[1500]]
+
+    def test_once_and_by(self, table: Typed) -> None:
+        packed = msgpack.packb([0, 1000])
+        for _ in range(2):
+            reply = table.redis("REPL.ONCE", "id", "REPL.SQL", self.INSERT, "PARAMS", packed)
+            assert msgpack.unpackb(reply)["changes"] == 1000
+        table.redis("REPL.BY", "command", "REPL.SQL", self.INSERT, "PARAMS", msgpack.packb([1000, 1000]))
+        assert table("SELECT count(*) FROM t")["rows"] == [[2000]]
+
+    def test_in_a_transaction(self, server: ServerThread, table: Typed) -> None:
+        other = Typed(server)
+        table("BEGIN")
+        table(self.INSERT, 0, 1000)
+        with pytest.raises(redis.ResponseError, match="UNIQUE"):
+            table(self.INSERT, -500, 1000)
+        assert table("SELECT count(*) FROM t")["rows"] == [[1000]]
+        assert other("SELECT count(*) FROM t")["rows"] == [[0]]
+        table("COMMIT")
+        assert other("SELECT count(*) FROM t")["rows"] == [[1000]]
+
+    def test_pipelines_keep_their_order(self, server: ServerThread, table: Typed) -> None:
+        with server.client().pipeline(transaction=False) as pipeline:
+            for number in range(20):
+                pipeline.set("k", number)
+                pipeline.execute_command("REPL.SQL", self.INSERT, "VALUES", number * 1000, 300)
+                pipeline.execute_command("REPL.SQL", "SELECT count(*) FROM t")
+                pipeline.get("k")
+            replies = pipeline.execute()
+        assert [reply[1][0] for reply in replies[2::4]] == [300 * number for number in range(1, 21)]
+        assert replies[3::4] == [b"%d" % number for number in range(20)]
+
+    def test_others_write_meanwhile(self, server: ServerThread, table: Typed) -> None:
+        """Every transaction takes place at one moment, so the sum of the column stays."""
+        table(self.INSERT, 0, 700)
+        (total,) = table("SELECT sum(b) FROM t")["rows"][0]
+        ended = threading.Event()
+        moved: list[int] = []
+
+        def move() -> None:
+            mine, count = Typed(server), 0
+            while not ended.is_set():
+                a, b = count % 700, (count * 31 + 1) % 700
+                with contextlib.suppress(redis.ResponseError):
+                    mine("UPDATE t SET b = b + CASE a WHEN ?1 THEN 1 ELSE -1 END WHERE a IN (?1, ?2)", a, b)
+                count += 1
+            moved.append(count)
+
+        threads = [threading.Thread(target=move) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        done = 0
+        try:
+            for shift in range(6):
+                try:
+                    table("UPDATE t SET b = b + ?1 * (2 * (a % 2) - 1)", shift)
+                    done += 1
+                except redis.ResponseError as error:
+                    assert "another client has changed" in str(error)
+                assert table("SELECT count(*) FROM t")["rows"] == [[700]]
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+        sums = table("SELECT sum(b), count(*) FROM t")["rows"]
+        assert sums[0][1] == 700 and sum(moved) > 10
+        print(f"{done} of 6 long updates, {sum(moved)} short ones, total {total} -> {sums[0][0]}")
 
 
 def test_followers_have_the_rows(tmp_path: Path) -> None:

@@ -26,6 +26,14 @@ class Tape(Protocol):
         """The result of a nondeterministic call; `function` makes it, if it is not known."""
         ...
 
+    def mark(self) -> int:
+        """For `cut`."""
+        ...
+
+    def cut(self, mark: int) -> None:
+        """Undo the calls since `mark`: what made them is rolled back."""
+        ...
+
 
 class TapeFull(BadRequest):
     """A transaction that needs a longer tape has no effect."""
@@ -49,9 +57,11 @@ class Recorder:
         self.calls.append(Call(name, result))
         return result
 
-    def cut(self, length: int) -> None:
-        """Forget the calls after the first `length`: what made them is rolled back."""
-        del self.calls[length:]
+    def mark(self) -> int:
+        return len(self.calls)
+
+    def cut(self, mark: int) -> None:
+        del self.calls[mark:]
 
 
 class Player:
@@ -69,6 +79,12 @@ class Player:
             raise Diverged(f"the command called {name}() here, but {recorded.name}() at the leader")
         self._next += 1
         return recorded.result  # type: ignore[return-value]
+
+    def mark(self) -> int:
+        return self._next
+
+    def cut(self, mark: int) -> None:
+        self._next = mark
 
     def finish(self) -> None:
         """The command has ended: all calls must have been repeated."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import cached_property
 
 from replicator.server.scripts import Scripts
@@ -11,14 +10,10 @@ from replicator.sql.engine import SqlEngine
 
 class Programs:
     def __init__(self, *, limited: bool = True) -> None:
-        """`limited`: what runs at once ends with an error if it takes too long."""
+        """Unless they are `limited`, statements that write may take any time."""
         self.scripts = Scripts()
         self._limited = limited
 
     @cached_property
     def sql(self) -> SqlEngine:
-        return SqlEngine(cpu_clock=time.thread_time if self._limited else _stopped_clock)
-
-
-def _stopped_clock() -> float:
-    return 0.0
+        return SqlEngine(limited=self._limited)

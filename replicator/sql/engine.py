@@ -43,9 +43,13 @@ class Result:
 class SqlEngine:
     def __init__(
         self,
+        *,
+        limited: bool = True,
         clock: Callable[[], float] = time.monotonic,
         cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
+        """Unless it is `limited`, a statement that writes is executed in one step, however long that takes."""
+        self._limited = limited
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._databases: OrderedDict[catalog.Version, list[Database]] = OrderedDict()
@@ -61,33 +65,36 @@ class SqlEngine:
         def work(pause: Pause) -> Result:
             return self._query(view, Recorder(), now_ms, parsed, parameters, _Steps(pause, self._clock))
 
-        steps = in_steps(work)
-        try:
-            while True:
-                yield next(steps)
-                for _ in range(_ROWS - 1):  # a step is one row, or what takes as long
-                    yield 0
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-        finally:
-            steps.close()
+        return (yield from _spread(in_steps(work)))
 
     def execute(
         self, transaction: Transaction, tape: Tape, now_ms: int, parsed: Parsed, parameters: Parameters
-    ) -> Result:
-        """Any statement but those that control transactions. `now_ms`: the time that it sees.
+    ) -> Generator[int, None, Result]:
+        """Any statement but those that control transactions, in steps. `now_ms`: the time that it sees.
 
-        Raises `SqlError`, `TransactionTooLarge`: a part of its changes may be in the transaction then.
+        Other code may change what the transaction reads only between two steps. Raises `SqlError`,
+        `TransactionTooLarge`: a part of the changes may be in the transaction then, and of its calls on the tape.
         """
-        statement, limit = parsed.statement, _TimeLimit(self._cpu_clock)
+        statement = parsed.statement
         if isinstance(statement, Control):
             raise SqlError(f"{statement.action.value} is not allowed here")
-        if isinstance(statement, Query):
-            return self._query(transaction, tape, now_ms, parsed, parameters, limit)
-        with self._database(transaction, tape, now_ms, limit) as database:
-            written = _write(database, transaction, statement, parsed, parameters)
-            return Result(written.columns, written.rows, written.changes, written.last_id, limit.steps)
+
+        def run(limit: _Limit) -> Result:
+            if isinstance(statement, Query):
+                return self._query(transaction, tape, now_ms, parsed, parameters, limit)
+            with self._database(transaction, tape, now_ms, limit) as database:
+                written = _write(database, transaction, statement, parsed, parameters)
+                return Result(written.columns, written.rows, written.changes, written.last_id, limit.steps)
+
+        if not self._limited:
+            return run(_NoLimit())
+        mark, calls = transaction.mark(), tape.mark()
+        try:
+            return run(_RowLimit())
+        except _TakesLonger:
+            transaction.roll_back_to(mark)
+            tape.cut(calls)
+        return (yield from _spread(in_steps(lambda pause: run(_WriteSteps(pause, self._cpu_clock)))))
 
     def _query(
         self, entries: Entries, tape: Tape, now_ms: int, parsed: Parsed, parameters: Parameters, limit: _Limit
@@ -112,7 +119,8 @@ class SqlEngine:
             database = idle.pop() if idle else Database(catalog.read_objects(entries), Calls())
             database.calls.begin(tape, now_ms)
             source = database.source
-            source.entries, source.on_row, source.on_instructions = entries, limit.on_row, limit.on_instructions
+            source.entries, source.on_row, source.on_write = entries, limit.on_row, limit.on_write
+            source.on_instructions = limit.on_instructions
             yield database
         except (apsw.ConstraintError, apsw.MismatchError) as error:
             raise ConstraintFailed(str(error)) from error
@@ -134,6 +142,20 @@ class SqlEngine:
         while len(self._databases) > _DATABASES:
             for other in self._databases.popitem(last=False)[1]:
                 other.close()
+
+
+def _spread(steps: Generator[int, None, Result]) -> Generator[int, None, Result]:
+    """A step is one row, or what takes as long: `steps` pauses after several."""
+    try:
+        while True:
+            yield next(steps)
+            for _ in range(_ROWS - 1):
+                yield 0
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+    finally:
+        steps.close()
 
 
 def _write(
@@ -168,10 +190,14 @@ class _Limit:
         self.steps = 0  # rows that were read or written, or what takes as long
 
     def on_row(self) -> None:
-        """A row was read or is written."""
+        """A row was read."""
         self.steps += 1
         if self.steps % _ROWS == 0:
             self.check()
+
+    def on_write(self) -> None:
+        """A row is to be written, and nothing is being read."""
+        self.on_row()
 
     def on_instructions(self) -> bool:
         """The engine has computed for a while. False: it goes on."""
@@ -217,16 +243,29 @@ class _Steps(_Limit):
         self._pause(size)
 
 
-class _TimeLimit(_Limit):
-    """Of a statement that may write, and is executed at once."""
+class _WriteSteps(_Limit):
+    """Of a statement that writes, and is executed in steps. What it writes is read before, in one step."""
 
-    def __init__(self, cpu_clock: Callable[[], float]) -> None:
+    def __init__(self, pause: Pause, cpu_clock: Callable[[], float]) -> None:
         super().__init__()
+        self._pause = pause
         self._clock = cpu_clock
         self._until_s = cpu_clock() + MAX_SQL_MS / 1000
+
+    def on_write(self) -> None:
+        self.steps += 1
+        if self.steps % _ROWS == 0:
+            self._pause(0)
+            self._until_s = self._clock() + MAX_SQL_MS / 1000
 
     def check(self) -> None:
         if self._clock() > self._until_s:
             raise TransactionTooLarge(
-                f"the statement takes more than {MAX_SQL_MS} ms, in which no other client is served: divide it"
+                f"a statement that writes may read for {MAX_SQL_MS} ms, in which no other client is served: divide it, "
+                "or let an index select the rows"
             )
+
+
+class _NoLimit(_Limit):
+    def check(self) -> None:
+        pass

@@ -28,7 +28,9 @@ class Source:
     def __init__(self) -> None:
         self.entries: Entries | None = None
         self.on_row: Callable[[], None] = lambda: None
-        """Called for each row that is read or written."""
+        """Called for each row that is read."""
+        self.on_write: Callable[[], None] = lambda: None
+        """Called before each row that is written."""
         self.on_instructions: Callable[[], bool] = lambda: False
         """Called while the engine computes. True ends the statement, and so does an exception."""
 

@@ -89,7 +89,7 @@ class _Insertion:
         written = Written(self._checker.describe(bindings))
         stored = StoredTable(self._table, transaction)
         for source in sources:
-            self._database.source.on_row()
+            self._database.source.on_write()
             if len(source) != self._given:
                 raise SqlError(_wrong_count(statement, self._given, len(source)))
             self._insert(stored, [*source], bindings, written)
@@ -169,7 +169,7 @@ class _Change:
         stored, done = StoredTable(table, transaction), set[bytes]()
         for key, *new in found:
             assert isinstance(key, bytes)
-            self._database.source.on_row()
+            self._database.source.on_write()
             before = stored.get(key)
             if key in done or before is None:  # the first of several matches in FROM counts
                 continue
@@ -207,7 +207,7 @@ class _Deletion:
         stored = StoredTable(self._table, transaction)
         for key, *returned in [*_limited(found)]:
             assert isinstance(key, bytes)
-            self._database.source.on_row()
+            self._database.source.on_write()
             row = stored.get(key)
             if row is not None:
                 stored.delete(key, row)

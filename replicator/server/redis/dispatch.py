@@ -13,7 +13,7 @@ from replicator.position import BEFORE_LOG
 from replicator.protocol.levels import Level
 from replicator.records.tape import Recorder
 from replicator.records.types import Command as LoggedCommand
-from replicator.server.keyspace import Keyspace, WritableKeyspace
+from replicator.server.keyspace import Keyspace, TimeLimit, WritableKeyspace
 from replicator.server.redis.awaited_reads import execute_reads, read_in_slices, read_when_possible
 from replicator.server.redis.command import Args, Command, CommandKind
 from replicator.server.redis.commands import BY_SPELLING, look_up
@@ -22,6 +22,7 @@ from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.dedup import Dedup
 from replicator.server.redis.execution import engine, run
 from replicator.server.redis.interactive import InteractiveTransaction
+from replicator.server.redis.long_writes import run_in_slices, write_in_slices
 from replicator.server.redis.replies import Replies
 from replicator.server.redis.resp import (
     QUEUED,
@@ -35,7 +36,7 @@ from replicator.server.redis.resp import (
 )
 from replicator.server.redis.subscriptions import WHILE_SUBSCRIBED, refusal
 from replicator.server.redis.transaction import Queued
-from replicator.server.redis.turns import Budget, CpuLimit
+from replicator.server.redis.turns import Budget, CpuLimit, Steps
 from replicator.server.redis.waiting import ViewAt
 from replicator.store.rows import KEYSPACE_TABLE
 from replicator.store.view import KeyBlocked, Transaction, TransactionTooLarge, View
@@ -95,8 +96,12 @@ class Dispatcher:
             elif kind is CommandKind.WRITE:
                 transaction = self._backend.begin()
                 keyspace = WritableKeyspace(transaction, self._backend.now_ms(), self._programs)
-                reply = run(keyspace, command.handler, keyspace, args)
-                self._submit(transaction, reply, self._executed(keyspace, [args]))
+                handler = _at_once(command) if command.long else command.handler
+                reply = run(keyspace, handler, keyspace, args)
+                if isinstance(reply, TooLong):
+                    self._write_in_slices(command, args)
+                else:
+                    self._submit(transaction, reply, self._executed(keyspace, [args]))
             elif kind is CommandKind.CONNECTION:
                 connection.reply(command.handler(connection, args))
             else:
@@ -173,6 +178,14 @@ class Dispatcher:
         connection.wait_for(answering, is_read=True)
 
     # Writes and MULTI
+
+    def _write_in_slices(self, command: Command, args: Args) -> None:
+        connection = self._connection
+        if not connection.wait_for_own_writes(args):
+            connection.wait_for(write_in_slices(connection, command, args, self._submit_interactive))
+
+    def _submit_interactive(self, interactive: InteractiveTransaction, reply: Reply) -> None:
+        self._submit(interactive.transaction, reply, self._executed(interactive.keyspace, interactive.lines))
 
     def _executed(self, keyspace: WritableKeyspace, lines: Iterable[Args]) -> Executed | None:
         """How the changes of a transaction came about; None if they cannot be repeated, or need not be known."""
@@ -265,17 +278,27 @@ class Dispatcher:
             raise
         keyspace = interactive.keyspace
         try:
-            if command.long:
-                reply = Budget(MAX_STEPS_IN_EXEC).finish(command.handler(keyspace, args))
-                if reply is None:
-                    raise _reads_too_much(command)
-            else:
-                reply = command.handler(keyspace, args)
+            reply = self._run_at_once(keyspace, command, args)
         except ReplicatorError:
             interactive.roll_back_command(mark)
             raise
-        interactive.end_command(mark, args)
-        connection.reply(reply)
+        if isinstance(reply, TooLong):
+            interactive.roll_back_command(mark)
+            if not connection.wait_for_own_writes(args):
+                connection.wait_for(run_in_slices(connection, interactive, command, args))
+        else:
+            interactive.end_command(mark, args)
+            connection.reply(reply)
+
+    def _run_at_once(self, keyspace: WritableKeyspace, command: Command, args: Args) -> Reply | TooLong:
+        if command.long and command.kind is CommandKind.READ:
+            reply: Reply = Budget(MAX_STEPS_IN_EXEC).finish(command.handler(keyspace, args))
+            if reply is None:
+                raise _reads_too_much(command)
+            return reply
+        if command.long:
+            return _at_once(command)(keyspace, args)
+        return command.handler(keyspace, args)  # type: ignore[no-any-return]
 
     def commit(self, reply: Reply) -> None:
         """Raises `Conflict`, `NotLeader` and others: the transaction has no effect."""
@@ -283,7 +306,7 @@ class Dispatcher:
         assert interactive is not None
         interactive.check_alive()
         interactive.check(self._backend.begin())
-        self._submit(interactive.transaction, reply, self._executed(interactive.keyspace, interactive.lines))
+        self._submit_interactive(interactive, reply)
 
     def _is_changing(self, watched: Iterable[bytes]) -> bool:
         """Whether a write that was queued before one of the rows was watched changes it: the client has not read that.
@@ -299,10 +322,7 @@ class Dispatcher:
         parts = []
         for command, args in queued:
             if limit.is_exceeded():
-                raise TransactionTooLarge(
-                    f"the commands of this transaction take more than {MAX_EXEC_MS} ms, in which no other client is "
-                    "served: split it, or use a pipeline without MULTI"
-                )
+                raise _takes_too_long()
             part = encode(self._run_queued(keyspace, command, args, budget), protocol)
             budget.spend(len(part))
             parts.append(part)
@@ -313,6 +333,8 @@ class Dispatcher:
         if not command.long:
             subject = self._connection if command.kind is CommandKind.CONNECTION else keyspace
             return run(keyspace, command.handler, subject, args)
+        if command.kind is CommandKind.WRITE:
+            return run(keyspace, lambda *line: _finish(command.handler(*line), keyspace.limit), keyspace, args)
         reply = run(keyspace, lambda *line: budget.finish(command.handler(*line)), keyspace, args)
         if reply is None:
             raise _reads_too_much(command)
@@ -325,6 +347,37 @@ def _on_data(queued: Queued) -> Iterator[Args]:
         is_query = command.name == SQL.encode() and command.kind is CommandKind.READ
         if command.kind is not CommandKind.CONNECTION and not is_query:
             yield args
+
+
+def _at_once(command: Command) -> Callable[[WritableKeyspace, Args], Reply | TooLong]:
+    """The handler of a long command that writes, if it takes little this time."""
+
+    def handler(keyspace: WritableKeyspace, args: Args) -> Reply | TooLong:
+        reply: Reply = Budget(1).finish(command.handler(keyspace, args))
+        return TooLong.TOO_LONG if reply is None else reply
+
+    return handler
+
+
+def _finish(steps: Steps[Reply], limit: TimeLimit | None) -> Reply:
+    """Raises `TransactionTooLarge`."""
+    try:
+        while True:
+            next(steps)
+            if limit is not None and limit.is_exceeded():
+                raise _takes_too_long()
+    except StopIteration as end:
+        reply: Reply = end.value
+        return reply
+    finally:
+        steps.close()
+
+
+def _takes_too_long() -> TransactionTooLarge:
+    return TransactionTooLarge(
+        f"the commands of this transaction take more than {MAX_EXEC_MS} ms, in which no other client is served: split "
+        "it, or use a pipeline without MULTI"
+    )
 
 
 def _reads_too_much(command: Command) -> TransactionTooLarge:
@@ -343,7 +396,7 @@ def _has_expired(keyspace: WritableKeyspace, watched: Iterable[bytes]) -> bool:
 
 
 class TooLong(Enum):
-    """In place of a reply: the read takes too long to let no other code run."""
+    """In place of a reply: the command takes too long to let no other code run."""
 
     TOO_LONG = auto()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 
@@ -15,11 +15,12 @@ from replicator.server.programs import Programs
 from replicator.server.redis.command import Args
 from replicator.server.redis.command import Command as RedisCommand
 from replicator.server.redis.commands import look_up
-from replicator.server.redis.resp import Reply, error_reply
-from replicator.server.redis.turns import ReplyTooLarge
+from replicator.server.redis.resp import Error, error_reply
+from replicator.server.redis.turns import ReplyTooLarge, finish
 from replicator.store.view import Entries, RowIsExpiring, Transaction, TransactionTooLarge
 
 SQLITE = "sqlite"
+R = TypeVar("R")
 
 
 def engine() -> str:
@@ -27,7 +28,7 @@ def engine() -> str:
     return f"{SQLITE}:{apsw.sqlite_lib_version()}"
 
 
-def run(keyspace: WritableKeyspace, handler: Callable[[Any, Args], Reply], subject: Any, args: Args) -> Reply:
+def run(keyspace: WritableKeyspace, handler: Callable[[Any, Args], R], subject: Any, args: Args) -> R | Error:
     """A command that fails changes nothing, but that expired rows which it met are deleted."""
     keyspace.transaction.set_savepoint()
     try:
@@ -62,12 +63,7 @@ def _execute(keyspace: WritableKeyspace, command: RedisCommand, args: Args) -> N
         run(keyspace, command.handler, keyspace, args)
         return
 
-    def in_full(keyspace: WritableKeyspace, args: Args) -> Reply:
-        for _ in command.handler(keyspace, args):
-            pass
-        return None
-
-    run(keyspace, in_full, keyspace, args)
+    run(keyspace, lambda keyspace, args: finish(command.handler(keyspace, args)), keyspace, args)
 
 
 def _check(required: str) -> None:

@@ -71,7 +71,7 @@ class InteractiveTransaction:
         del self.lines[mark.lines :]
 
     def _mark(self) -> Mark:
-        return Mark(self.transaction.mark(), len(self._tape.calls), len(self.lines))
+        return Mark(self.transaction.mark(), self._tape.mark(), len(self.lines))
 
     def check_alive(self) -> None:
         """Raises `Aborted`."""

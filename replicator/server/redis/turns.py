@@ -23,6 +23,16 @@ Steps: TypeAlias = Generator[int, None, T]
 """Long work. It yields after each short step: the number of bytes that the step has added to the result."""
 
 
+def finish(steps: Steps[T]) -> T:
+    """The result of work, however many steps it takes."""
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
 class ReplyTooLarge(BadRequest):
     def __init__(self) -> None:
         super().__init__(f"the reply would take more than {MAX_REPLY_BYTES >> 20} MiB: ask for less at a time")

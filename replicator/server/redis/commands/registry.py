@@ -65,15 +65,15 @@ def write(
     return command(name, arity, CommandKind.WRITE, keys, line_at=line_at, numkeys_at=numkeys_at)
 
 
-def variants(name: str, arity: int, choose: Callable[[Args], Command]) -> None:
-    """Register a command whose kind depends on its line. `choose` may raise `errors.Definite`."""
+def variants(name: str, arity: int, choose: Callable[[Args], Command], *, line_at: int = 0) -> None:
+    """Register a command that depends on its line. `choose` may raise `errors.Definite`."""
 
     def never(subject: object, args: Args) -> Reply:
         raise AssertionError("its variants are executed")
 
     lower = name.encode()
     COMMANDS[lower] = BY_SPELLING[lower] = BY_SPELLING[lower.upper()] = Command(
-        lower, arity, CommandKind.WRITE, never, variant=choose
+        lower, arity, CommandKind.WRITE, never, line_at=line_at, variant=choose
     )
 
 

@@ -14,7 +14,7 @@ from replicator.server.redis.commands.registry import SYNTAX, refuse_in_multi, v
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.interactive import InteractiveTransaction
 from replicator.server.redis.resp import Reply
-from replicator.server.redis.turns import Steps
+from replicator.server.redis.turns import Steps, finish
 from replicator.sql.engine import Result
 from replicator.sql.errors import SqlError
 from replicator.sql.statement import Control, ControlAction, Parsed, Query, parse
@@ -58,11 +58,13 @@ def query(keyspace: Keyspace, args: Args) -> Steps[Reply]:
     return (yield from (_packed(result) if request.packed else _shown(result)))
 
 
-def execute(keyspace: WritableKeyspace, args: Args) -> Reply:
+def execute(keyspace: WritableKeyspace, args: Args) -> Steps[Reply]:
     request = _request(args)
     keyspace.uses_sql = True
     engine = keyspace.programs.sql
-    result = engine.execute(keyspace.transaction, keyspace.tape, keyspace.now_ms, request.parsed, request.parameters)
+    result = yield from engine.execute(
+        keyspace.transaction, keyspace.tape, keyspace.now_ms, request.parsed, request.parameters
+    )
     keyspace.reads += result.reads
     return _at_once(request, result)
 
@@ -95,7 +97,7 @@ def control(connection: ConnectionContext, args: Args) -> None:
 
 
 _QUERY = Command(NAME.encode(), -2, CommandKind.READ, query, long=True)
-_WRITE = Command(NAME.encode(), -2, CommandKind.WRITE, execute)
+_WRITE = Command(NAME.encode(), -2, CommandKind.WRITE, execute, long=True)
 _CONTROL = Command(NAME.encode(), -2, CommandKind.CONTROL, control)
 
 
@@ -139,13 +141,7 @@ def _value(value: object) -> SqlValue:
 
 
 def _at_once(request: _Request, result: Result) -> Reply:
-    steps = _packed(result) if request.packed else _shown(result)
-    try:
-        while True:
-            next(steps)
-    except StopIteration as end:
-        reply: Reply = end.value
-        return reply
+    return finish(_packed(result) if request.packed else _shown(result))
 
 
 def _packed(result: Result) -> Steps[Reply]:

@@ -1,0 +1,46 @@
+"""Commands that write much, and run in slices. Others run in between, so what such a command has read is read again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from replicator.limits import WRITE_ATTEMPTS
+from replicator.server.redis.command import Args, Command
+from replicator.server.redis.context import ConnectionContext
+from replicator.server.redis.interactive import Conflict, InteractiveTransaction
+from replicator.server.redis.resp import Reply
+
+Submit = Callable[[InteractiveTransaction, Reply], None]
+
+
+async def write_in_slices(connection: ConnectionContext, command: Command, args: Args, submit: Submit) -> None:
+    """As a transaction of its own. Raises `Conflict`, and what the command, `Backend.begin` and `submit` do."""
+    server = connection.server
+    for attempt in range(1, WRITE_ATTEMPTS + 1):
+        interactive = InteractiveTransaction(server.backend.now_ms(), server.programs)
+        mark = interactive.begin_command(server.backend.begin())
+        reply = await server.turns.run(command.handler(interactive.keyspace, args))
+        interactive.end_command(mark, args)
+        try:
+            interactive.check(server.backend.begin())
+        except Conflict:
+            if attempt == WRITE_ATTEMPTS:
+                raise
+        else:
+            submit(interactive, reply)
+            return
+
+
+async def run_in_slices(
+    connection: ConnectionContext, interactive: InteractiveTransaction, command: Command, args: Args
+) -> None:
+    """As a part of a transaction. Raises what the command and `Backend.begin` do."""
+    server = connection.server
+    mark = interactive.begin_command(server.backend.begin())
+    try:
+        reply = await server.turns.run(command.handler(interactive.keyspace, args))
+    except BaseException:
+        interactive.roll_back_command(mark)
+        raise
+    interactive.end_command(mark, args)
+    connection.reply(reply)
