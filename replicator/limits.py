@@ -53,6 +53,12 @@ MAX_TAPE_BYTES = 1 << 20
 MAX_SQL_BYTES = 64 << 10
 """Text of a statement. Bounds the time to compile it."""
 
+MAX_SQL_OBJECTS = 200
+"""Tables, indexes and views. Bounds the time to prepare the engine after the schema has changed."""
+
+MAX_SCHEMA_BYTES = 128 << 10
+"""Total size of the statements that have created them, for the same reason."""
+
 MAX_TRACKED_ENTRIES = 20_000
 """Entries that a transaction reads between BEGIN and COMMIT, which reads them again. Bounds the time that it takes."""
 

@@ -217,3 +217,13 @@ def test_a_statement_that_is_ended_leaves_nothing_behind(monkeypatch: pytest.Mon
         database.run("DELETE FROM t")
         assert database.run("INSERT INTO t VALUES (1, 'x')").changes == 1
         database.run("DELETE FROM t")
+
+
+def test_a_schema_is_bounded() -> None:
+    database = MemoryDatabase()
+    for number in range(3):
+        columns = ", ".join(f"column_{it}" for it in range(450)) + f", {'x' * 30_000} INT"
+        database.run(f"CREATE TABLE t{number} ({columns})")
+    with pytest.raises(SqlError, match="at most 200 tables, indexes and views, created by statements of"):
+        database.run(f"CREATE TABLE u ({columns})")
+    assert database.rows("SELECT count(*) FROM sqlite_schema") == [(3,)]

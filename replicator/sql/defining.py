@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from replicator.limits import MAX_CHANGES
+from replicator.limits import MAX_CHANGES, MAX_SCHEMA_BYTES, MAX_SQL_OBJECTS
 from replicator.sql import catalog, reading
 from replicator.sql.access import ROWID, Access
 from replicator.sql.catalog import SchemaObject
@@ -31,7 +31,13 @@ def create(database: Database, transaction: Transaction, statement: Create) -> N
             raise SqlError(f"no such table: {statement.table}")
         added = added._replace(table=table.name)
     catalog.add(transaction, added)
-    described = Database([*catalog.read_objects(transaction)], database.calls)  # which raises if it is not valid
+    objects = catalog.read_objects(transaction)
+    if len(objects) > MAX_SQL_OBJECTS or sum(len(it.sql) for it in objects) > MAX_SCHEMA_BYTES:
+        raise SqlError(
+            f"there can be at most {MAX_SQL_OBJECTS} tables, indexes and views, created by statements of at most "
+            f"{MAX_SCHEMA_BYTES >> 10} KiB together: drop some"
+        )
+    described = Database(objects, database.calls)  # which raises if one is not valid
     try:
         if statement.type == "index":
             _fill(described.tables[statement.table.lower()], statement.name, transaction)
