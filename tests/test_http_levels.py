@@ -187,7 +187,7 @@ async def test_every_policy_can_be_set(pair: Pair) -> None:
         assert await pair.leader.ask("PUT", "/policy", json=body) == (202, {"accepted": policy.write})
         await until(lambda policy=policy: pair.membership.policy == policy)  # type: ignore[misc]
         status = (await pair.leader.ask("GET", "/status"))[1]
-        assert status["policy"] == {"wait_for": "all", "quorum": 0, "named": [], **body}
+        assert status["policy"] == {"wait_for": "all", "quorum": 0, "named": [], "replicate": "row", **body}
 
 
 async def test_the_last_sync_member_cannot_be_removed_while_writes_wait_for_it(pair: Pair) -> None:
