@@ -182,7 +182,7 @@ BROKEN_RULES = [
         mutations.records_of_a_later_epoch_are_void, "serves a damaged log", loss=True, events=("pause",), near=1784
     ),
     BrokenRule(
-        mutations.leases_run_from_the_last_copy_of_a_claim, "hold a lease", events=("foreign append", "pause"), near=60
+        mutations.leases_run_from_the_last_copy_of_a_claim, "hold a lease", events=("foreign append", "pause"), near=140
     ),
     BrokenRule(
         mutations.a_log_that_ends_too_early_is_waited_for,
