@@ -339,7 +339,7 @@ def test_a_cluster_on_three_hosts_as_described(authorized: Authorized, hosts: Ho
             hosts.run(words)
     wait_for(lambda: len(hosts.answers("/leader")) == 1 and len(hosts.answers("/replica")) == 2)
     status = hosts.status()
-    assert status["policy"] == {"write": "sync", "wait_for": "quorum", "quorum": 2, "named": []}
+    assert status["policy"] == {"write": "sync", "wait_for": "quorum", "quorum": 2, "named": [], "replicate": "row"}
     assert {it["id"]: it["resp"] for it in status["nodes"]} == {
         f"n{number}": f"{address}:{hosts.resp}" for number, address in enumerate(HOSTS.values(), 1)
     }
