@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from replicator.errors import BadRequest
 from replicator.limits import ONCE_ID_BYTES
 from replicator.server.keyspace import WritableKeyspace
-from replicator.server.redis.command import Args, Command, CommandKind
-from replicator.server.redis.commands.registry import look_up, variants
+from replicator.server.redis.command import Args, CommandKind
+from replicator.server.redis.commands.registry import look_up, write_by_line
 from replicator.server.redis.dedup import Dedup
 from replicator.server.redis.resp import Reply, decode, encode
-from replicator.server.redis.turns import Steps, finish
+from replicator.server.redis.turns import Steps
 
 NAME = "repl.once"
 _LINE_AT = 2
@@ -23,16 +21,9 @@ def check_id(id: bytes) -> None:
         raise BadRequest(f"an id has 1 to {ONCE_ID_BYTES} bytes, this one has {len(id)}")
 
 
-def choose(args: Args) -> Command:
-    """As long as its command is."""
-    return _LONG if look_up(args[_LINE_AT:]).long else _SHORT
-
-
-variants(NAME, -3, choose, line_at=_LINE_AT)
-"""REPL.ONCE id command …: run the command, unless it has run under this id; the reply is the same."""
-
-
+@write_by_line(NAME, -3, line_at=_LINE_AT)
 def once(keyspace: WritableKeyspace, args: Args) -> Steps[Reply]:
+    """REPL.ONCE id command …: run the command, unless it has run under this id; the reply is the same."""
     id, line = args[1], args[_LINE_AT:]
     check_id(id)
     inner = look_up(line)
@@ -48,11 +39,3 @@ def once(keyspace: WritableKeyspace, args: Args) -> Steps[Reply]:
     reply: Reply = (yield from inner.handler(keyspace, line)) if inner.long else inner.handler(keyspace, line)
     dedup.add(id, line, encode(reply, 3))
     return reply
-
-
-def _once_at_once(keyspace: WritableKeyspace, args: Args) -> Reply:
-    return finish(once(keyspace, args))
-
-
-_SHORT = Command(NAME.encode(), -3, CommandKind.WRITE, _once_at_once, line_at=_LINE_AT)
-_LONG = replace(_SHORT, handler=once, long=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from replicator.errors import BadRequest
@@ -10,7 +11,7 @@ from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.server.redis.command import Args, Command, CommandKind
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import Reply
-from replicator.server.redis.turns import Steps
+from replicator.server.redis.turns import Steps, finish
 
 COMMANDS: dict[bytes, Command] = {}
 BY_SPELLING: dict[bytes, Command] = {}
@@ -23,6 +24,7 @@ Keys = tuple[int, int, int]
 ReadHandler = Callable[[Keyspace, Args], Reply]
 LongReadHandler = Callable[[Keyspace, Args], Steps[Reply]]
 WriteHandler = Callable[[WritableKeyspace, Args], Reply]
+LongWriteHandler = Callable[[WritableKeyspace, Args], Steps[Reply]]
 ConnectionHandler = Callable[[ConnectionContext, Args], Reply]
 ControlHandler = Callable[[ConnectionContext, Args], None]
 
@@ -41,13 +43,14 @@ def command(
     """Register a handler. It may raise `errors.Definite`; then the command has had no effect."""
 
     def register(handler: H) -> H:
-        lower = name.encode()
-        COMMANDS[lower] = BY_SPELLING[lower] = BY_SPELLING[lower.upper()] = Command(
-            lower, arity, kind, handler, *keys, before_auth, long, line_at, numkeys_at
-        )
+        _add(Command(name.encode(), arity, kind, handler, *keys, before_auth, long, line_at, numkeys_at))
         return handler
 
     return register
+
+
+def _add(command: Command) -> None:
+    COMMANDS[command.name] = BY_SPELLING[command.name] = BY_SPELLING[command.name.upper()] = command
 
 
 def read(name: str, arity: int, keys: Keys = (1, 1, 1), *, numkeys_at: int = 0) -> Callable[[ReadHandler], ReadHandler]:
@@ -71,10 +74,19 @@ def variants(name: str, arity: int, choose: Callable[[Args], Command], *, line_a
     def never(subject: object, args: Args) -> Reply:
         raise AssertionError("its variants are executed")
 
-    lower = name.encode()
-    COMMANDS[lower] = BY_SPELLING[lower] = BY_SPELLING[lower.upper()] = Command(
-        lower, arity, CommandKind.WRITE, never, line_at=line_at, variant=choose
-    )
+    _add(Command(name.encode(), arity, CommandKind.WRITE, never, line_at=line_at, variant=choose))
+
+
+def write_by_line(name: str, arity: int, *, line_at: int) -> Callable[[LongWriteHandler], LongWriteHandler]:
+    """For a handler that works in steps, as it executes the command at `line_at`: it is long if that command is."""
+
+    def register(handler: LongWriteHandler) -> LongWriteHandler:
+        long = Command(name.encode(), arity, CommandKind.WRITE, handler, line_at=line_at, long=True)
+        short = replace(long, handler=lambda keyspace, args: finish(handler(keyspace, args)), long=False)
+        variants(name, arity, lambda args: long if look_up(args[line_at:]).long else short, line_at=line_at)
+        return handler
+
+    return register
 
 
 def connection(name: str, arity: int, *, before_auth: bool = False) -> Callable[[ConnectionHandler], ConnectionHandler]:

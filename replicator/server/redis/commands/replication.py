@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from replicator.errors import BadRequest
 from replicator.records.types import Replication
 from replicator.server.keyspace import WritableKeyspace
-from replicator.server.redis.command import Args, Command, CommandKind
-from replicator.server.redis.commands.registry import look_up, variants
+from replicator.server.redis.command import Args, CommandKind
+from replicator.server.redis.commands.registry import look_up, write_by_line
 from replicator.server.redis.resp import Reply
-from replicator.server.redis.turns import Steps, finish
+from replicator.server.redis.turns import Steps
 
 NAME = "repl.by"
 _LINE_AT = 2
 
 
-def choose(args: Args) -> Command:
-    """As long as its command is."""
-    return _LONG if look_up(args[_LINE_AT:]).long else _SHORT
-
-
-variants(NAME, -3, choose, line_at=_LINE_AT)
-"""REPL.BY row|command|mixed command …: run the command, and replicate it so, whatever the policy is."""
-
-
+@write_by_line(NAME, -3, line_at=_LINE_AT)
 def by(keyspace: WritableKeyspace, args: Args) -> Steps[Reply]:
+    """REPL.BY row|command|mixed command …: run the command, and replicate it so, whatever the policy is."""
     line = args[_LINE_AT:]
     try:
         replication = Replication(args[1].decode(errors="replace").lower())
@@ -37,11 +28,3 @@ def by(keyspace: WritableKeyspace, args: Args) -> Steps[Reply]:
     reply: Reply = (yield from inner.handler(keyspace, line)) if inner.long else inner.handler(keyspace, line)
     keyspace.replication = replication
     return reply
-
-
-def _by_at_once(keyspace: WritableKeyspace, args: Args) -> Reply:
-    return finish(by(keyspace, args))
-
-
-_SHORT = Command(NAME.encode(), -3, CommandKind.WRITE, _by_at_once, line_at=_LINE_AT)
-_LONG = replace(_SHORT, handler=by, long=True)
