@@ -14,7 +14,10 @@ Execute = Callable[[Command, Entries], Mapping[bytes, Change]]
 
 
 def with_changes(bodies: Sequence[Single], state: Entries, execute: Execute) -> Sequence[Single]:
-    """Bodies of accepted records, in order after `state`, with the changes of each command in its place."""
+    """Bodies of accepted records, in order after `state`, with the changes of each command in its place.
+
+    The same object if there is no command.
+    """
     if not any(type(body) is Command for body in bodies):
         return bodies
     overlay, changed = Overlay(state), list[Single]()

@@ -220,25 +220,22 @@ class Leader:
         for version, encoded, writes in in_records(group, self._commitment.membership.version):
             offset = Offset(offset + 1)
             chain = link(chain, encoded)
-            header = HeaderWriter(version, state.timeline, epoch, self._context.author, time_us)
-            payloads.append(header.write(Seq(seq + 1), chain) + encoded)
+            header = HeaderWriter(version, state.timeline, epoch, self._context.author, time_us).write(
+                Seq(seq + 1), chain
+            )
+            payloads.append(header + encoded)
             for pending in writes:
                 seq = Seq(seq + 1)
                 pending.epoch, pending.seq, pending.offset = epoch, seq, offset
             ends.append(RecordEnd(seq, chain))
-            if type(writes[0].body) is Write:
-                changing.append(Entry(offset, self._with_changes(writes[0], payloads[-1])))
+            first = writes[0]
+            if first.is_command:  # with its changes in the place of the command
+                changing.append(Entry(offset, header + self._context.replica.codec.encode_body(first.body)))
+            elif type(first.body) is Write:
+                changing.append(Entry(offset, payloads[-1]))
         batch = CommittedBatch(Offset(state.offset + 1), payloads, ends)
         after = state._replace(seq=seq, chain=chain, offset=offset, leader_offset=offset)
         return NumberedGroup(batch, after, time_us, changing)
-
-    def _with_changes(self, pending: PendingWrite, payload: bytes) -> bytes:
-        """The record of a write, with its changes in the place of a command."""
-        if not pending.is_command:
-            return payload
-        codec = self._context.replica.codec
-        header = codec.decode(payload, self._state.timeline).header
-        return codec.encode(header, codec.encode_body(pending.body))
 
     async def _check_log(self) -> None:
         """After a refusal: raises `LogDamage` if the topic was deleted or recreated."""

@@ -176,9 +176,9 @@ class Replica:
         if state is not self.state:
             self._note_use(accepted)
             written_us = accepted[-1].record.header.timestamp_us if accepted else self._written_us
-            bodies: Sequence[Single] = [body for _, record, _ in accepted for body in singles(record.body)]
-            if any(type(record.body) is Command for _, record, _ in accepted):
-                bodies = with_changes(bodies, self.machine.view, self.execute)
+            read = [body for _, record, _ in accepted for body in singles(record.body)]
+            bodies = with_changes(read, self.machine.view, self.execute)
+            if bodies is not read:
                 changing = self._with_changes(accepted, bodies)
             self.apply(bodies, state, written_us)
             self.recent.add(changing)
