@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import random
@@ -15,9 +14,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from replicator.config import NodeConfig, NodeSection, check_known
+from replicator.config import NodeConfig, NodeSection, check_known, expanded
 from replicator.daemon_thread import in_daemon_thread
 from replicator.errors import BrokerUnavailable, ConfigError, LogDamage, ReplicatorError, StoreUnreadable
+from replicator.garbage import collect_seldom
 from replicator.intervals import KAFKA_ANSWER_S, NODE_RETRY_MS, RESTORE_POLL_S
 from replicator.log.kafka.acks import KafkaAcks
 from replicator.log.kafka.admin import ensure_topics, trim
@@ -38,6 +38,8 @@ from replicator.node.health import NodeState
 from replicator.node.log_start import continues_another
 from replicator.node.node import Node
 from replicator.position import Author, NodeId, Offset
+from replicator.procedures.loading import NONE, Procedures
+from replicator.procedures.loading import load as load_procedures
 from replicator.protocol import timing
 from replicator.protocol.healing import Damage
 from replicator.protocol.timing import Timeouts
@@ -63,6 +65,7 @@ from replicator.store.replacement import STORE
 from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.run_publisher import PublisherSettings
 from replicator.stream.service import ChangeStreamService, NodeSource
+from replicator.stream.sql_rows import tables_in
 from replicator.stream.state_topic import read_state
 
 logger = logging.getLogger(__name__)
@@ -74,13 +77,13 @@ async def run_node(config: NodeConfig, manager: ServiceManager | None = None) ->
     """Run one node until SIGTERM or SIGINT. Raises `ReplicatorError` if it cannot start."""
     manager = manager or ServiceManager()
     configured, timeouts = _timing(config)
-    # a node creates millions of records and changes, which form no reference cycles: collect less often
-    gc.set_threshold(100_000, 20, 20)
+    procedures = _procedures(config)
+    collect_seldom()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    running = asyncio.create_task(_run(config, configured, timeouts, manager))
+    running = asyncio.create_task(_run(config, configured, timeouts, manager, procedures))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
     if not running.done():
@@ -92,7 +95,9 @@ async def run_node(config: NodeConfig, manager: ServiceManager | None = None) ->
         await running
 
 
-async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts, manager: ServiceManager) -> None:
+async def _run(
+    config: NodeConfig, configured: Timing, timeouts: Timeouts, manager: ServiceManager, procedures: Procedures
+) -> None:
     """Run nodes one after the other: each time the store of one was rebuilt, another one."""
     settings = config.node
     async with AsyncExitStack() as parts:
@@ -124,7 +129,7 @@ async def _run(config: NodeConfig, configured: Timing, timeouts: Timeouts, manag
         damage = replacement.damage_of(settings.dir)
         while True:
             if damage is None:
-                damage = await _run_node(config, configured, timeouts, identity, admin, log, healer)
+                damage = await _run_node(config, configured, timeouts, procedures, identity, admin, log, healer)
             await _heal(healer, damage, admin)
             damage, identity = None, _new_identity(settings)
             admin.restart_as(identity)
@@ -167,6 +172,7 @@ async def _run_node(
     config: NodeConfig,
     configured: Timing,
     timeouts: Timeouts,
+    procedures: Procedures,
     identity: Identity,
     admin: HttpServer,
     log: OpenLog,
@@ -202,7 +208,7 @@ async def _run_node(
         member = _member(config, context.author)
         link = RedisNodeLink(settings.password)
         parts.push_async_callback(link.close)
-        node = Node(context, log.acks, member, link, Replay(), healed=admin.heals)
+        node = Node(context, log.acks, member, link, Replay(procedures), healed=admin.heals)
         server = RedisServer(
             node,
             settings.resp,
@@ -212,6 +218,7 @@ async def _run_node(
             timeout_s=settings.timeout_s,
             protected=config.is_protected,
             http_address=config.advertised_http,
+            procedures=procedures,
         )
         registering = register(node, identity, member, settings.password)
         reporting = _reporter(config, node, context).run()
@@ -229,6 +236,12 @@ async def _run_node(
         damage = await run_until_damaged(running, node, context.replica, healer)
         admin.detach_node(NodeState.HEALING, damage.error)
         return damage
+
+
+def _procedures(config: NodeConfig) -> Procedures:
+    """Raises `ConfigError`."""
+    file = config.node.procedures
+    return load_procedures(expanded("node.procedures", file)) if file else NONE
 
 
 def _member(config: NodeConfig, author: Author) -> Member:
@@ -267,14 +280,26 @@ def _reporter(config: NodeConfig, node: Node, context: NodeContext) -> AppliedRe
 def _change_stream(config: NodeConfig, context: NodeContext, log: KafkaLog) -> ChangeStreamService:
     settings, security, machine = config.node, security_of(config.kafka), context.replica.machine
     publisher = PublisherSettings(
-        config.kafka.bootstrap, settings.cluster, NodeId(settings.id), config.backfill_dir, security, config.logs
+        config.kafka.bootstrap,
+        settings.cluster,
+        NodeId(settings.id),
+        config.backfill_dir,
+        machine.folder,
+        security,
+        config.logs,
     )
 
     async def copy() -> snapshot.Manifest:
         machine.reserve_for_copy()
         return await asyncio.to_thread(snapshot.take_alone, machine.copy_to, config.backfill_dir)
 
-    source = NodeSource(lambda: context.replica.state, log.start, copy, lambda: continues_another(log))
+    source = NodeSource(
+        lambda: context.replica.state,
+        log.start,
+        copy,
+        lambda: continues_another(log),
+        lambda: tables_in(machine.view),
+    )
     return ChangeStreamService(publisher, source, log.topic_id)
 
 

@@ -128,6 +128,9 @@ class NodeSection:
     protected_mode: Annotated[
         str, "`yes`: without a password, only clients on the node's own machine are served. `no`: all are."
     ] = "yes"
+    procedures: Annotated[
+        str, "File of the [procedures](procedures.md) in Python, the same on all nodes. Default: there are none."
+    ] = ""
     log_level: Annotated[
         LogLevel, "The least severe messages that the node logs: `debug`, `info`, `warning` or `error`."
     ] = LogLevel.INFO

@@ -26,7 +26,8 @@
     │   ├── Stale                -STALE …          this node cannot meet the read level in time
     │   ├── ChangesTrimmed       -TRIMMED …        this node does not keep the changes any more that were asked for
     │   ├── Unblocked            -UNBLOCKED …      leadership was lost while a command was blocked
-    │   └── Loading              -LOADING …        the node is not ready to serve
+    │   ├── Loading              -LOADING …        the node is not ready to serve
+    │   └── InternalError        -ERR internal …   a bug of replicator: the log of the node has the details
     └── Indefinite               the request may or may not take effect
         └── Unknown              -UNKNOWN offset N
 
@@ -155,6 +156,10 @@ class Unblocked(Definite):
 
 class Loading(Definite):
     code = "LOADING"
+
+
+class InternalError(Definite):
+    pass
 
 
 class Indefinite(ReplicatorError):

@@ -53,32 +53,47 @@ MAX_TAPE_BYTES = 1 << 20
 MAX_SQL_BYTES = 64 << 10
 """Text of a statement. Bounds the time to compile it."""
 
+MAX_SQL_TOKENS = 20_000
+"""Words, values and signs in an SQL statement. Bounds the time to parse it, in which no other client is served."""
+
 MAX_SQL_OBJECTS = 200
 """Tables, indexes and views. Bounds the time to prepare the engine after the schema has changed."""
+
+MAX_SQL_COLUMNS = 4_000
+"""Columns of all tables together. Bounds the same time, to about 30 ms."""
+
+MAX_SQL_INDEXES = 500
+"""Indexes of all tables together, with those of PRIMARY KEY and UNIQUE, for the same reason."""
 
 MAX_SCHEMA_BYTES = 128 << 10
 """Total size of the statements that have created them, for the same reason."""
 
 MAX_TRACKED_ENTRIES = 20_000
-"""Entries that a transaction reads between BEGIN and COMMIT, which reads them again. Bounds the time that it takes."""
+"""Entries that a transaction or a statement that writes can read. All are read again at its end, at once."""
 
 MAX_SAVEPOINTS = 100
 """Savepoints of one transaction. Bounds memory."""
 
-MAX_SQL_READ_S = 60
-"""Time of a query. It runs in slices of SLICE_MS, so this bounds what it costs the other clients."""
+MAX_SQL_S = 60
+"""Time of a statement. It runs in slices of SLICE_MS, so this bounds what it costs the other clients."""
 
 MAX_SQL_MEMORY_BYTES = 512 << 20
-"""Memory of SQLite's engine in a node. A query that needs more fails."""
+"""Memory of SQLite's engine in a node. Statements that need more fail; those of the log get twice as much."""
 
-MAX_PATCH_BYTES = 32 << 10
+MAX_SQL_QUERY_MEMORY_BYTES = 256 << 20
+"""The same while queries are executed in steps: those that need more fail, so that writes have the rest."""
+
+MAX_SQL_WAIT_MS = 2
+"""Time for which a step of a statement waits for SQLite, which computes on a thread. Then other commands may run."""
+
+MAX_TIME_ARGUMENT_BYTES = 1_000
+"""An argument of a function of date and time. Bounds its time: what it computes cannot be interrupted."""
+
+MAX_PATCH_BYTES = 24 << 10
 """Arguments of `json_patch()`. Bounds its time, which grows with the product of their sizes."""
 
 MAX_SQL_ROWS = 5_000
 """Rows that one statement writes. As many as MAX_CHANGES, which counts the entries of indexes too."""
-
-MAX_SQL_MS = 45
-"""CPU time for which a statement that writes may read. Nothing else runs meanwhile, as in MAX_EXEC_MS."""
 
 WRITE_ATTEMPTS = 5
 """Attempts at a statement that writes many rows: others may change what it has read, as it runs in slices."""
@@ -99,6 +114,23 @@ MAX_SCRIPT_MEMORY_BYTES = 4 << 20
 
 MAX_SCRIPT_ARGUMENT_BYTES = 1 << 20
 """Keys and arguments of one run of a script. They are part of its memory."""
+
+# Procedures
+
+MAX_PROCEDURES_BYTES = 1 << 20
+"""Size of a file of procedures. Bounds the time to load it."""
+
+MAX_PROCEDURE_NAME_BYTES = 100
+"""Name of a procedure. It is part of a key, see MAX_KEY_BYTES."""
+
+MAX_PROCEDURE_MS = 100
+"""CPU time after which a procedure is ended that does not use `tx`, where MAX_EXEC_MS counts. Shorter than a lease."""
+
+MAX_PROCEDURE_ITEMS = 50_000
+"""Values in what a procedure returns, also in lists and dicts. Bounds the time to send it, and that at replicas."""
+
+MAX_PROCEDURE_DEPTH = 900
+"""Nested calls of a procedure. Replicas allow twice as many, so that none stops at what the leader has executed."""
 
 # REPL.ONCE
 
@@ -137,8 +169,11 @@ UNAUTHENTICATED_ITEM_BYTES = 16 << 10
 SLICE_MS = 5
 """Time for which commands of clients run before the event loop gets to everything else, such as heartbeats."""
 
+MAX_LONG_WRITES = 4
+"""Writes, and commands between BEGIN and COMMIT, that run in slices at once; others wait. Bounds the threads of SQL."""
+
 STEPS_AT_ONCE = 2_000
-"""Keys or fields that a read looks at before other commands may run. Longer reads go on in slices, on a snapshot."""
+"""Keys or fields that a read looks at before others may run. Longer ones begin again, and run in slices."""
 
 MAX_LONG_READS = 4
 """Reads of more than STEPS_AT_ONCE keys or fields at the same time; others wait. Bounds memory."""
@@ -265,6 +300,9 @@ TRANSACTION_CHANGES = 5_000
 PRODUCER_QUEUE_BYTES = 64 << 20
 """Messages of a publisher that are not sent yet. Bounds memory: then it waits. Larger than any message."""
 
+EFFECTS_BYTES = 256 << 20
+"""Space in the store of a node for the changes of the last commands in the log: the change stream publishes them."""
+
 BACKFILL_BYTES = 8 << 20
 """Content of a snapshot in one Kafka transaction of the change stream, or one larger entry. Bounds memory."""
 
@@ -320,6 +358,9 @@ SLICE_CHANGES = 2_000
 
 COMMAND_CHANGES = 10
 """So many changes could be applied in the time that a command takes, besides those that it makes and rows it reads."""
+
+SLICE_STEPS = 500
+"""Steps in which a node executes commands of the log before other tasks run: rows, or what takes as long."""
 
 AUDIT_ENTRIES = 128
 """So many entries are audited before other tasks run, about 0.15 ms: each 5 ms (`intervals.AUDIT_PAUSE_MS`) a slice."""

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import uvloop
 
 from replicator.address import Address
+from replicator.garbage import collect_seldom
 from replicator.server.redis.server import RedisServer
 from tests.memory_cluster import MemoryCluster
 from tests.redis_fixture import CLUSTER, STEADY
@@ -55,7 +56,7 @@ class Abuse(NamedTuple):
 
 
 async def _serve(pipe: Connection, folder: str, password: str) -> None:
-    gc.set_threshold(100_000, 20, 20)  # as `assembly.run_node`
+    collect_seldom()  # as a node
     cluster = MemoryCluster(Path(folder), STEADY)
     running = await cluster.start("n1")
     await cluster.leader()

@@ -13,11 +13,12 @@ from replicator.protocol.acceptance import judge, skip
 from replicator.protocol.log_state import LogState
 from replicator.records.codec import NotARecord, RecordCodec
 from replicator.stream.change import Change, Position, changes_of
+from replicator.stream.sql_rows import NO_TABLES, tables_after_record
 
 
 def changes_in(cluster: str, entries: Iterable[Entry]) -> list[Change]:
     """The changes of the accepted records of a whole log."""
-    codec, state, found = RecordCodec(), LogState(), list[Change]()
+    codec, state, tables, found = RecordCodec(), LogState(), NO_TABLES, list[Change]()
     for offset, payload in entries:
         try:
             record = codec.decode(payload, state.timeline)
@@ -26,7 +27,8 @@ def changes_in(cluster: str, entries: Iterable[Entry]) -> list[Change]:
             continue
         state, void = judge(state, offset, record)
         if void is None:
-            found += changes_of(cluster, offset, record)
+            found += changes_of(cluster, offset, record, tables)
+            tables = tables_after_record(tables, record)
     return found
 
 

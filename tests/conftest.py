@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+
 import pytest
 
+from replicator.garbage import collect_seldom
 from tests.client_fixture import connect
 from tests.kafka_fixture import brokers, kafka, kafka_cluster, local_broker
 from tests.mutation_table import pytest_terminal_summary
@@ -15,6 +19,7 @@ __all__ = [
     "brokers",
     "change_stream",
     "client",
+    "collected",
     "connect",
     "db",
     "dsn",
@@ -33,3 +38,17 @@ __all__ = [
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     choose_clusters(metafunc)
+
+
+def pytest_collection_finish() -> None:
+    """A full collection of all that the tests have loaded takes longer than a transaction may."""
+    gc.collect()
+    gc.freeze()
+    collect_seldom()  # as a node
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collected() -> Iterator[None]:
+    """What the tests of a module have left, as with these settings nothing else may collect it."""
+    yield
+    gc.collect()

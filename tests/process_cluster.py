@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -110,6 +111,14 @@ class Cluster:
         wait_for(have_caught_up)
         assert len({it["digest"] for it in found}) == 1, found
         return found
+
+
+@pytest.fixture
+def cluster(kafka: str, tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path / "cluster", kafka)
+    yield cluster
+    if cluster.dir.exists():
+        cluster.run("cluster", "down", "--purge")
 
 
 def wait_for(condition: Callable[[], T | None], timeout_s: float = WAIT_S) -> T:

@@ -1,6 +1,37 @@
 """Scripts that run on a real Redis and on our server with the same result, one a line. Each is sent without keys."""
 
 SCRIPTS = r"""
+math.sin('x')
+next(1)
+pairs(nil)
+for k in pairs() do end
+table.foreach(1)
+table.foreachi({})
+table.foreachi({1, 2}, function(i, v) if i == 2 then error(v) end end)
+return {table.foreach({a = 7}, function(k, v) return k .. v end), table.foreachi({5, 6}, math.max)}
+return {table.maxn({1, 2, nil, 4, [9.5] = 1, [-1] = 1}) * 2, table.maxn({})}
+table.maxn()
+table.concat()
+table.concat({1,{},3})
+table.concat({}, {})
+table.concat({}, 'x', 1, 1e9)
+local t = {} for i = 1, 20000 do t[i] = i end return redis.sha1hex(table.concat(t, ','))
+local t = {} for i = 1, 20000 do t[i] = i end return #table.concat(t, '', 3, 19000)
+local t = {} for i = 1, 20000 do t[i] = i end t[12345] = {} return table.concat(t)
+return {(('a'):rep(200)):gsub('.', string.upper)}
+return {(('ab'):rep(200)):gsub('.', setmetatable({a = 'x'}, {__index = function(t, k) return k:upper() end}))}
+(('a'):rep(200)):gsub('.', function() error('x') end)
+(('a'):rep(200)):gsub('.', function() error('x', 2) end)
+return pcall(math.sin)
+error('hällo')
+return redis.error_reply('hällo')
+return tostring(setmetatable({}, {__metatable = false, __tostring = function() return 'mine' end}))
+local n, t, k = pairs({a = 1}) return {type(n), type(t), k, n(t, k)}
+local s = 0 for k, v in pairs({1, 2, a = 3}) do for l, w in pairs({4, 5}) do s = s + v * w end end return s
+return cjson.encode(function() end)
+return {set = {a = true}}
+return {big_number = '12'}
+return {verbatim_string = {string = 'x', format = 'txt'}}
 error()
 return {err='x y'}
 return {err='MYERR y'}

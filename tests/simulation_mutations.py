@@ -129,8 +129,10 @@ def repeated_records_count_again() -> AbstractContextManager[object]:
 def stores_forget_a_change() -> AbstractContextManager[object]:
     """The last write of a longer batch never reaches the store."""
 
-    def apply(self: Replica, bodies: Sequence[Single], state: LogState, written_us: int) -> None:
-        genuine(self, bodies[:-1] if len(bodies) > 4 else bodies, state, written_us)
+    def apply(
+        self: Replica, bodies: Sequence[Single], state: LogState, written_us: int, commands: Sequence[int]
+    ) -> None:
+        genuine(self, bodies[:-1] if len(bodies) > 4 else bodies, state, written_us, commands)
 
     genuine = Replica.apply
     return patch.object(Replica, "apply", apply)

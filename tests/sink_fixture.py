@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 
 from replicator.errors import BrokerUnavailable, LogDamage, WrongType
 from replicator.position import Author, Epoch, NodeId, Offset, Seq
+from replicator.records.tape import Recorder as Recorded
 from replicator.records.types import Header, Record
 from replicator.server.keyspace import WritableKeyspace
 from replicator.server.redis.commands.registry import look_up
+from replicator.sql.engine import SqlEngine
+from replicator.sql.parsing import parse
+from replicator.steps import finish
 from replicator.store.keys import decode_key
 from replicator.store.rows import Image, image
 from replicator.store.view import Transaction
@@ -19,6 +23,7 @@ from replicator.stream.change import Change, Op, Source, TransactionBlock, chang
 from replicator.stream.position import StreamPosition
 from replicator.stream.sinks.report import SinkReport
 from replicator.stream.sinks.runner import ChangeSource
+from replicator.stream.sql_rows import tables_in
 from tests.keyspace_fixture import NOW_MS, MemoryEntries
 
 TOPIC_ID = "t1"
@@ -36,6 +41,7 @@ class Recorder:
         self.changes: list[Change] = []
         self.entries = MemoryEntries()
         self._seq = 0
+        self._engine = SqlEngine()
 
     def run(self, *commands: str | Sequence[bytes]) -> None:
         """In one transaction."""
@@ -43,11 +49,22 @@ class Recorder:
         for command in commands:
             args = command.encode().split() if isinstance(command, str) else list(command)
             look_up(args).handler(WritableKeyspace(transaction, NOW_MS), args)
+        self._add(transaction)
+
+    def sql(self, *statements: str) -> None:
+        """In one transaction."""
+        transaction = Transaction(self.entries)
+        for statement in statements:
+            finish(self._engine.execute(transaction, Recorded(), NOW_MS, parse(statement), ()))
+        self._add(transaction)
+
+    def _add(self, transaction: Transaction) -> None:
+        tables = tables_in(self.entries)
         write = self.entries.apply(transaction)
         if write.changes:
             self._seq += 1
             header = Header(3, TIMELINE, Epoch(1), Author(NodeId("n1"), 1), Seq(self._seq), NOW_MS * 1000, bytes(8))
-            self.changes += changes_of("shop", Offset(self._seq), Record(header, write, b""))
+            self.changes += changes_of("shop", Offset(self._seq), Record(header, write, b""), tables)
 
     def backfill(self) -> list[Change]:
         """The state as a snapshot publishes it."""
@@ -122,7 +139,7 @@ def plain_changes(count: int) -> list[Change]:
 
 def change(row: bytes, after: bytes) -> Change:
     source = Source("shop", TIMELINE.hex(), Epoch(1), Offset(1), Seq(1), 0, NOW_MS * 1000)
-    return Change(Op.CREATE, "kv", row, None, None, Image("string", after), source, TransactionBlock(1, 1))
+    return Change(Op.CREATE, "kv", row, None, None, Image("string", after), source, TransactionBlock(1, 1, 1))
 
 
 @dataclass

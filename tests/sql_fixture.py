@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from replicator.records.tape import Recorder, Tape
 from replicator.records.types import Change
-from replicator.server.redis.turns import finish
 from replicator.sql.engine import Result, SqlEngine
-from replicator.sql.statement import parse
+from replicator.sql.parsing import parse
 from replicator.sql.tokens import Parameters
+from replicator.steps import finish
 from replicator.store.view import Transaction
 
 NOW_MS = 1_700_000_000_000  # 2023-11-14 22:13:20
@@ -52,8 +53,8 @@ class SortedEntries:
 
 
 class MemoryDatabase:
-    def __init__(self) -> None:
-        self.engine = SqlEngine()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.engine = SqlEngine(clock=clock)
         self.entries = SortedEntries()
         self.changes: list[Change] = []  # of the last statement
 

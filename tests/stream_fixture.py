@@ -19,6 +19,7 @@ from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.management import StreamOptions, StreamStart, create, reset
 from replicator.stream.publication import Publication, StreamMessage
 from replicator.stream.settings import Progress
+from replicator.stream.sql_rows import NO_TABLES
 from replicator.stream.state_topic import StreamWriter
 from tests.keyspace_fixture import NOW_MS, MemoryEntries
 
@@ -35,13 +36,13 @@ class MadeUpLog:
         self._seq, self._chain, self._offset = 0, bytes(8), 0
 
     def claim(self) -> Entry:
-        return self._entry(Claim(AUTHOR, Epoch(1), Offset(-1), Reason.FIRST))
+        return self.append(Claim(AUTHOR, Epoch(1), Offset(-1), Reason.FIRST))
 
     def write(self, *commands: str) -> Entry:
         """One transaction."""
-        return self._entry(self._entries.run(*commands))
+        return self.append(self._entries.run(*commands))
 
-    def _entry(self, body: Body) -> Entry:
+    def append(self, body: Body) -> Entry:
         encoded, is_claim = self._codec.encode_body(body), isinstance(body, Claim)
         before, self._chain = self._chain, link(self._chain, encoded)
         self._seq += 1
@@ -62,7 +63,7 @@ class PublishedStream:
         settings = create(self.kafka, stream_options, StreamStart(Progress(LogState()))).settings
         self._publication = Publication(cluster, settings)
         self._log = MadeUpLog()
-        self._state = LogState()
+        self._state, self._tables = LogState(), NO_TABLES
         self._writer = StreamWriter(self.kafka)
         self._writer.open()
         self._read([self._log.claim()])
@@ -80,8 +81,8 @@ class PublishedStream:
         return BlockingChangeStream(self.bootstrap, self.cluster, *args, **options)
 
     def _read(self, entries: list[Entry]) -> list[StreamMessage]:
-        published = self._publication.read(self._state, entries, NOW_MS, 1_000_000)
-        self._state = published.state
+        published = self._publication.read(self._state, self._tables, entries, NOW_MS, 1_000_000)
+        self._state, self._tables = published.state, published.tables
         return list(published.messages)
 
 

@@ -13,17 +13,30 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import hiredis
+import msgpack
 import pytest
 from rich.console import Console
 
 from replicator.bench import mode_rows
 from replicator.bench.benchmark import compare_with_floors
-from replicator.bench.closed_loop import KEY, VALUE, RequestTemplate, Workload, percentile, run_load
+from replicator.bench.closed_loop import (
+    KEY,
+    KEYS,
+    NUMBER,
+    TWO_NUMBERS,
+    VALUE,
+    RequestTemplate,
+    Workload,
+    percentile,
+    run_load,
+)
 from replicator.bench.cpu import CpuMeter
 from replicator.bench.mode_rows import AT_FOLLOWER, AT_LEADER, WRITES, ModeRow
 from replicator.bench.postgres import parse_latencies_s, parse_rate
 from replicator.bench.redis_benchmark import BenchmarkRun
 from replicator.bench.rounds import BenchmarkFigure, medians, summarize
+from replicator.bench.sql_engine import measure_engine
 from replicator.cli.bench_modes import draw_expectations, draw_rows
 from replicator.errors import ReplicatorError
 from replicator.local.ports import random_free_port
@@ -90,6 +103,16 @@ def test_a_request_is_filled_with_keys_and_values_of_16_bytes() -> None:
     assert words[4].startswith("key:") and len(words[4]) == 16
     assert words[5] == "$16" and len(words[6]) == 16 and words[6].isdecimal()
     assert words[7:] == ["*3", "$4", "WAIT", "$1", "1", "$4", "100%", ""]
+
+
+def test_a_request_is_filled_with_numbers_in_messagepack() -> None:
+    filled = RequestTemplate([("REPL.SQL", "SELECT '100%' WHERE a = ?", "PARAMS", NUMBER), ("x", TWO_NUMBERS)]).fill()
+    reader = hiredis.Reader()
+    reader.feed(filled)
+    (_, statement, _, one), (_, two) = reader.gets(), reader.gets()
+    assert statement == b"SELECT '100%' WHERE a = ?"
+    numbers = [*msgpack.unpackb(one), *msgpack.unpackb(two)]
+    assert len(numbers) == 3 and all(0 <= it < KEYS for it in numbers)
 
 
 def test_expectations_compare_rows_of_the_same_run() -> None:
@@ -237,6 +260,35 @@ def test_followers_are_measured_in_few_and_in_many(temporary: Path) -> None:
     few, many = report["figures"]
     assert (few["load"], many["load"]) == ("1", "2")
     assert report["broker_ratio"] == many["cpu_us"]["Kafka"] / few["cpu_us"]["Kafka"]
+    assert not list(temporary.iterdir())
+
+
+def test_sql_without_a_server_is_measured_next_to_sqlite() -> None:
+    rates = measure_engine(1_000, 300)
+    assert rates.sum_fields_per_s == pytest.approx(5 * rates.sum_ratio * rates.iteration_per_s)
+    assert rates.select_ratio == rates.selects_per_s / rates.sqlite_selects_per_s
+    assert min(rates.fetch_fields_per_s, rates.updates_per_s, rates.sqlite_updates_per_s) > 0
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(300)
+def test_sql_is_measured_in_each_way_to_replicate(temporary: Path) -> None:
+    line = [sys.executable, "-m", "replicator", "bench", "sql", "--quick", "--json"]
+    done = subprocess.run(
+        line, capture_output=True, text=True, timeout=280, env={**os.environ, "TMPDIR": str(temporary)}
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    sizes = {(it["statement"], it["replication"]): it["bytes_per_statement"] for it in report["replication"]}
+    many = [name for name, replication in sizes if replication == "row"][1]
+    assert len(sizes) == 9
+    assert sizes[many, "mixed"] == pytest.approx(sizes[many, "command"], rel=0.2)
+    assert sizes[many, "command"] < sizes[many, "row"] / 10
+    assert sizes["UPDATE of one row", "mixed"] == pytest.approx(sizes["UPDATE of one row", "row"], rel=0.2)
+    assert all(it["rows_per_s"] == pytest.approx(it["rows"] * it["records_per_s"]) for it in report["replication"])
+    loads = [it["what"] for it in report["port"] if it["server"] == "replicator"]
+    assert loads == ["GET", "SET", "SELECT", "UPDATE", "INSERT"]
+    assert all(it["per_s"] > 0 for it in report["port"]) and len(report["met"]) == 3
     assert not list(temporary.iterdir())
 
 

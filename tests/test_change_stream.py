@@ -29,12 +29,14 @@ from replicator.protocol.log_state import LogState
 from replicator.stream import management
 from replicator.stream import publisher as publisher_module
 from replicator.stream.change import Change, Op, Position
+from replicator.stream.command_changes import unknown_changes
 from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.management import StreamOptions, StreamStart
 from replicator.stream.position import Start, StreamEnd
 from replicator.stream.publication import Publication
 from replicator.stream.publisher import Publisher
 from replicator.stream.settings import Progress
+from replicator.stream.sql_rows import NO_TABLES
 from replicator.stream.state_topic import Fenced, StreamWriter, read_state
 from replicator.stream.sync import BlockingChangeStream
 from replicator.stream.tail import NOTHING, published_positions
@@ -310,6 +312,28 @@ def test_settings_are_changed_although_a_publisher_begins_meanwhile(
     assert state is not None and not state.settings.enabled and not publishers
 
 
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_a_stream_is_created_although_publishers_begin_meanwhile(
+    kafka: str, kafka_cluster: str, monkeypatch: pytest.MonkeyPatch, is_committed: bool
+) -> None:
+    """Those of a stream that was reset; or those of this one, if it was created and the reply was lost."""
+    access = KafkaAccess(kafka, kafka_cluster, NodeId("n1"), PLAINTEXT)
+    publishers = [StreamWriter(access) for _ in range(2)]
+
+    class Overtaken(StreamWriter):
+        def commit(self, *args: Any, **kwargs: Any) -> None:
+            if publishers:
+                if is_committed:
+                    super().commit(*args, **kwargs)
+                publishers.pop().open()
+            super().commit(*args, **kwargs)
+
+    monkeypatch.setattr(management, "StreamWriter", Overtaken)
+    created = management.create(access, StreamOptions(partitions=3), StreamStart(Progress(LogState())))
+    assert created == read_state(access)
+    assert len(publishers) == (1 if is_committed else 0)
+
+
 def test_the_end_of_each_partition_is_found(kafka: str, kafka_cluster: str) -> None:
     """Behind tombstones, transactions that were aborted, and what is longer than the first look."""
     access = KafkaAccess(kafka, kafka_cluster, NodeId("n1"), PLAINTEXT)
@@ -317,7 +341,9 @@ def test_the_end_of_each_partition_is_found(kafka: str, kafka_cluster: str) -> N
     assert published_positions(access, settings) == (NOTHING, NOTHING)
     log = MadeUpLog()
     entries = [log.claim(), log.write("SET k v"), log.write("DEL k")]
-    messages = Publication(kafka_cluster, replace(settings, partitions=1)).read(LogState(), entries, 0, 9).messages
+    messages = (
+        Publication(kafka_cluster, replace(settings, partitions=1)).read(LogState(), NO_TABLES, entries, 0, 9).messages
+    )
     *_, deleted, tombstone = messages
     writer = StreamWriter(access)
     writer.open()
@@ -353,11 +379,11 @@ def test_a_stream_without_settings_is_reported(
     create_topics(access, partitions=1, compacted=False, retention_ms=None)
     monkeypatch.setattr(publisher_module, "CREATION_S", 0.0)
     with pytest.raises(ConfigError, match="was not created completely: `replicator stream reset`"):
-        Publisher(access, NodeId("n1"), tmp_path, lambda report: None).run()
+        Publisher(access, NodeId("n1"), tmp_path, unknown_changes, lambda report: None).run()
     with pytest.raises(ConfigError, match="`replicator stream reset` deletes it"):
         management.create(access, StreamOptions(), StreamStart(Progress(LogState())))
     management.reset(access)
-    Publisher(access, NodeId("n1"), tmp_path, lambda report: None).run()  # returns: there is none
+    Publisher(access, NodeId("n1"), tmp_path, unknown_changes, lambda report: None).run()  # returns: there is none
 
 
 def test_a_consumer_reads_on_where_it_was(kafka: str, kafka_cluster: str) -> None:

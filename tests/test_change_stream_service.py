@@ -23,7 +23,9 @@ from replicator.stream.run_publisher import PublisherSettings
 from replicator.stream.service import ChangeStreamService, NodeSource
 from tests.memory_cluster import until
 
-SETTINGS = PublisherSettings("127.0.0.1:1", "c", NodeId("n1"), Path("snapshots"), PLAINTEXT, LogSettings())
+SETTINGS = PublisherSettings(
+    "127.0.0.1:1", "c", NodeId("n1"), Path("snapshots"), Path("store"), PLAINTEXT, LogSettings()
+)
 PUBLISHING = PublisherReport(PublisherState.PUBLISHING, offset=7, changes=3)
 FAILED = PublisherReport(PublisherState.FAILED, trouble="the topic was deleted")
 

@@ -21,6 +21,7 @@ from replicator.client.requests import (
 )
 from replicator.client.routing import (
     LOST,
+    NAME_COMMAND,
     NOT_SENT,
     ClusterMap,
     Failure,
@@ -51,6 +52,7 @@ class FakeCluster:
         self.planner = Planner(NODES, "c", TIMEOUT_S, lambda: self.now_s)
         # the leader and epoch that each node reports, or its failure
         self.lookups: dict[Address, Any] = dict.fromkeys(NODES, (leader, epoch))
+        self.name: Any = Failure("ERR", "unknown subcommand")  # of the cluster of the nodes
         self.answers: dict[Address, Iterator[Any]] = {}
         self.asked: list[Address] = []  # without lookups
         self.commands: list[Any] = []
@@ -81,6 +83,8 @@ class FakeCluster:
         assert step.timeout_s > 0
         if step.commands[0][0] == b"SENTINEL":
             found = self.lookups[step.node]
+            if step.commands == [NAME_COMMAND]:
+                return [self.name]
             return [found] if isinstance(found, Failure) else _sentinel(*found)
         self.asked.append(step.node)
         self.commands.append(step.commands)
@@ -88,7 +92,7 @@ class FakeCluster:
         if callable(answer):
             answer = answer()
         if answer is GONE:
-            self.now_s += step.timeout_s
+            self.now_s += min(step.timeout_s, step.silent_s or step.timeout_s)
         return answer if isinstance(answer, list) else [answer]
 
 
@@ -225,6 +229,16 @@ class TestLookUp:
         with pytest.raises(end, match=failure.message):
             cluster.write()
         assert cluster.now_s == 0
+
+    def test_the_name_of_another_cluster_is_said(self) -> None:
+        """As after a restore under a new name."""
+        cluster = FakeCluster()
+        cluster.name = [[b"name", b"c-2", b"ip", b"h"]]
+        cluster.lookups = dict.fromkeys(NODES, Failure("ERR", "No such master with that name"))
+        with pytest.raises(
+            ConfigError, match=r"belongs to the cluster 'c-2', not to 'c': connect with cluster='c-2', in"
+        ):
+            cluster.write()
 
     def test_a_node_of_another_cluster_is_skipped(self) -> None:
         cluster = FakeCluster()

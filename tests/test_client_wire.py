@@ -11,7 +11,7 @@ import pytest
 from redis import exceptions
 
 from replicator.address import Address
-from replicator.client import aio, sync
+from replicator.client import aio, plans, sync
 from replicator.client.plans import Send
 from replicator.client.routing import ERR, LOST, NOT_SENT, Failure
 from replicator.client.wire import failure_of, parse_reply
@@ -25,6 +25,9 @@ class Late:
         self.second = asyncio.Event()
         self.asked = asyncio.Event()
         self.node: Address
+        self.pings = 0
+        self.answers_pings = True
+        self.answers_handshake = True
         self._writers: list[asyncio.StreamWriter] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -48,6 +51,12 @@ class Late:
             return b"+first\r\n"
         if name == b"SECOND":
             return b"+second\r\n"
+        if name == b"PING":
+            self.pings += 1
+            if not self.answers_pings:
+                await self.second.wait()
+        if name == b"CLIENT" and not self.answers_handshake:
+            await self.second.wait()
         return b"+OK\r\n"
 
 
@@ -86,6 +95,45 @@ async def test_a_late_answer_is_not_taken_for_the_next_one_by_the_blocking_clien
     late.second.set()
     assert await second == [b"second"]
     pools.close()
+
+
+async def test_a_node_that_answers_pings_may_take_long(late: Late, pools: aio._ConnectionPools) -> None:
+    blocking = sync._ConnectionPools("")
+    slow = Send(late.node, [(b"FIRST",)], 60, silent_s=0.01)
+    answers = [asyncio.ensure_future(it) for it in (pools.send(slow), asyncio.to_thread(blocking.send, slow))]
+    await until(lambda: late.pings >= 10)
+    late.second.set()
+    assert await asyncio.gather(*answers) == [[b"first"], [b"first"]]
+    blocking.close()
+
+
+async def test_a_node_that_does_not_answer_pings_is_not_waited_for(
+    late: Late, pools: aio._ConnectionPools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "LOOKUP_TIMEOUT_S", 0.05)
+    blocking = sync._ConnectionPools("")
+    late.answers_pings = False
+    slow = Send(late.node, [(b"FIRST",)], 60, silent_s=0.01)
+    gone = [Failure(LOST, "the node did not answer in time")]
+    assert await pools.send(slow) == gone
+    assert await asyncio.to_thread(blocking.send, slow) == gone
+    blocking.close()
+
+
+async def test_a_node_that_is_paused_is_not_waited_for(
+    late: Late, pools: aio._ConnectionPools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts connections, but answers nothing."""
+    monkeypatch.setattr(sync, "CONNECT_S", 0.05)
+    blocking = sync._ConnectionPools("")
+    late.answers_handshake = False
+    read = Send(late.node, [(b"SECOND",)], 60, silent_s=0.05)
+    async with asyncio.timeout(3):  # less than redis-py's own limit
+        [failure] = await pools.send(read)
+    assert failure.code == NOT_SENT
+    [failure] = await asyncio.to_thread(blocking.send, read)
+    assert failure.code == NOT_SENT
+    blocking.close()
 
 
 async def test_the_answer_to_a_cancelled_task_is_discarded(late: Late, pools: aio._ConnectionPools) -> None:

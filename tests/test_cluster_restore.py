@@ -38,15 +38,9 @@ from replicator.recovery.new_timeline import NewTimeline
 from replicator.store.machine import read_meta
 from replicator.stream.position import StreamEnd
 from replicator.stream.sync import BlockingChangeStream
-from tests.process_cluster import Cluster, stopped, wait_for
+from tests.process_cluster import Cluster, cluster, stopped, wait_for
 
-
-@pytest.fixture
-def cluster(kafka: str, tmp_path: Path) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path / "cluster", kafka)
-    yield cluster
-    if cluster.dir.exists():
-        cluster.run("cluster", "down", "--purge")
+__all__ = ["cluster"]
 
 
 def position(cluster: Cluster, key: str) -> int:

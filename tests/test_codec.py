@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
@@ -155,6 +156,36 @@ def test_a_group_is_encoded_as_by_fastavro(writes: list[Write]) -> None:
     assert (record.header, record.body) == (HEADER, group)
     assert record.last_seq == HEADER.seq + len(writes) - 1
     assert singles(record.body) == group.writes
+
+
+results = st.one_of(st.none(), longs, st.floats(allow_nan=False), st.text(max_size=20), st.binary(max_size=80))
+commands = st.builds(
+    Command,
+    st.text(max_size=20),
+    st.lists(st.lists(st.binary(max_size=80), max_size=5).map(tuple), max_size=3).map(tuple),
+    st.lists(st.builds(Call, st.text(max_size=20), results), max_size=5).map(tuple),
+    longs,
+    st.integers(0, 2**31 - 1),
+    longs,
+)
+
+
+@given(commands)
+def test_a_command_is_encoded_as_by_fastavro(command: Command) -> None:
+    payload, codec = by_fastavro(HEADER, command), RecordCodec()
+    assert codec.encode(HEADER, codec.encode_body(command)) == payload
+    assert codec.decode(payload, TIMELINE).body == command
+
+
+@given(commands, st.data())
+def test_a_damaged_command_is_noticed_or_another_one(command: Command, data: st.DataObject) -> None:
+    codec = RecordCodec()
+    body = bytearray(codec.encode_body(command))
+    body[data.draw(st.integers(1, len(body) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(LogDamage):
+        codec.decode(codec.encode(HEADER, bytes(body)), TIMELINE)
+    with pytest.raises(LogDamage):
+        codec.decode(codec.encode(HEADER, codec.encode_body(command)[:-1]), TIMELINE)
 
 
 @pytest.mark.parametrize("body", ["1200", "1202", "120200", "1202000000"], ids=["empty", "cut", "no end", "trailing"])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,56 +12,24 @@ import pytest
 import redis
 
 from replicator.errors import Diverged, UpgradeNeeded
-from replicator.records.codec import RecordCodec
+from replicator.limits import MAX_EXEC_MS
+from replicator.node.commands import with_changes
+from replicator.protocol.log_state import LogState
+from replicator.protocol.replication import missing_engine
 from replicator.records.tape import Call
-from replicator.records.types import Command, Replication, Write, singles
-from replicator.server.redis.execution import Replay, engine
-from replicator.store.view import Transaction
-from tests.memory_cluster import until
-from tests.redis_fixture import STEADY, ServerThread
+from replicator.records.types import Change, Command, Replication, Write
+from replicator.server.redis import dispatch
+from replicator.server.redis.execution import Replay
+from replicator.sql.database import ENGINE
+from replicator.steps import Steps, finish
+from replicator.store.keys import table_range
+from replicator.store.machine import open_machine
+from replicator.store.view import Entries, Transaction
+from tests.command_log_fixture import bodies, check_equal, client, server, set_replication, sql
+from tests.redis_fixture import ServerThread
 from tests.sql_fixture import NOW_MS, SortedEntries
 
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerThread]:
-    server = ServerThread(tmp_path, nodes=3, timing=STEADY)
-    set_replication(server, Replication.COMMAND)
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def client(server: ServerThread) -> Any:
-    return server.client(single_connection_client=True)
-
-
-def set_replication(server: ServerThread, replication: Replication) -> None:
-    async def change() -> None:
-        node = server.node(0).node
-        policy = replace(node.membership.policy, replicate=replication)
-        node.membership_changes.set_policy(policy)
-        await until(lambda: all(it.node.membership.policy == policy for it in server.cluster.nodes.values()))
-
-    server.run(change())
-
-
-def sql(client: Any, statement: str, *values: object) -> Any:
-    packed = msgpack.packb(list(values))
-    return msgpack.unpackb(client.execute_command("REPL.SQL", statement, "PARAMS", packed))["rows"]
-
-
-def bodies(server: ServerThread) -> list[Any]:
-    codec = RecordCodec()
-    found = [it for entry in server.cluster.log.entries for it in singles(codec.decode(entry.payload, b"").body)]
-    return [it for it in found if isinstance(it, (Write, Command))]
-
-
-def check_equal(server: ServerThread) -> None:
-    server.run(server.cluster.caught_up())
-    metas = [it.machine.meta for it in server.cluster.nodes.values()]
-    assert len({(it.digest, it.entries, it.state.offset) for it in metas}) == 1
-    assert all(it.machine.recount() == (it.machine.meta.digest, it.machine.meta.entries)
-               for it in server.cluster.nodes.values())  # fmt: skip
+__all__ = ["client", "server"]
 
 
 def test_sql(server: ServerThread, client: Any) -> None:
@@ -79,12 +46,70 @@ def test_sql(server: ServerThread, client: Any) -> None:
     assert [call.name for call in update.tape] == ["random"]
     assert (update.lines[0][:2], update.engine) == (
         (b"REPL.SQL", b"UPDATE Table SET value = random() WHERE key = 42"),
-        engine(),
+        ENGINE,
     )
     follower = server.client(1)
     rows = "SELECT * FROM Table ORDER BY key"
     read = follower.execute_command("REPL.READ", "linearizable", "REPL.SQL", rows, "PARAMS", msgpack.packb([]))
     assert msgpack.unpackb(read)["rows"] == sql(client, rows)
+
+
+def test_a_transaction_whose_tape_is_full_has_no_effect(
+    server: ServerThread, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If only the command failed, its calls would be on the tape, and replicas would not make them."""
+    monkeypatch.setattr(dispatch, "MAX_EXEC_MS", 10 * MAX_EXEC_MS)  # the machine may be slow
+    sql(client, "CREATE TABLE t (a INTEGER PRIMARY KEY, b)")
+    blobs = "length(randomblob(1000000)) + length(randomblob(1000000))"
+    with client.pipeline() as pipeline:
+        pipeline.execute_command("REPL.SQL", f"INSERT INTO t VALUES (1, {blobs})")
+        pipeline.set("k", "v")
+        with pytest.raises(redis.ResponseError, match="nondeterministic calls"):
+            pipeline.execute()
+    assert client.get("k") is None
+    client.set("k", "w")
+    check_equal(server)
+
+
+def test_the_changes_of_a_command_have_the_same_order_at_each_node(server: ServerThread, client: Any) -> None:
+    """Also if the leader has undone one of them and made it again."""
+    sql(client, "BEGIN")
+    client.set("k1", "a")
+    client.set("k2", "b")
+    sql(client, "SAVEPOINT s")
+    client.delete("k1")
+    sql(client, "ROLLBACK TO s")
+    sql(client, "COMMIT")
+    server.run(server.cluster.caught_up())
+    changes = [server.client(it).xrange("replicator:changes") for it in range(3)]
+    assert [fields[b"row"] for _, fields in changes[0]] == [b"k1", b"k2"]
+    assert changes[0] == changes[1] == changes[2]
+
+
+def test_a_command_is_executed_again_if_the_store_grows_meanwhile(tmp_path: Path) -> None:
+    """For a copy. Nothing is read after its snapshot has ended."""
+    machine = open_machine(tmp_path / "store", "test", "topic", map_bytes=64 << 10)
+    executed = []
+
+    def execute(command: Command, state: Entries) -> Steps[Mapping[bytes, Change]]:
+        found = []
+        for entry in state.scan(*table_range("kv")):
+            found.append(entry)
+            yield 0
+        executed.append(found)
+        return {}
+
+    try:
+        machine.apply([Write((Change("kv", b"%d" % it, b"", None, b"s"),)) for it in range(9)], LogState())
+        steps = with_changes([Command("", (), (), NOW_MS, 0, 0)], machine.view, execute)
+        for free_bytes in (1 << 20, 4 << 20):
+            for _ in range(5):
+                next(steps)
+            machine.reserve_for_copy(free_bytes)
+        assert finish(steps) == [Write(())]
+        assert executed == [[*machine.view.scan(*table_range("kv"))]]
+    finally:
+        machine.close()
 
 
 def test_keys(server: ServerThread, client: Any) -> None:
@@ -199,6 +224,24 @@ class TestPolicy:
                 client.execute_command(*line)
 
 
+@pytest.mark.parametrize(
+    ("required", "missing"),
+    [
+        ("", None),
+        ("sqlite:3.9.2", ("sqlite", "3.9.2")),
+        ("lua:5.1,cpu:x86_64,sqlite:3.50.0", None),
+        ("sqlite:3.50.1", ("sqlite", "3.50.1")),
+        ("sqlite:3.50.0,sqlite:4.0.0", ("sqlite", "4.0.0")),
+        ("lua:5.2", ("lua", "5.2")),
+        ("lua:5.0", ("lua", "5.0")),
+        ("lua:5.1,cpu:vax", ("cpu", "vax")),
+        ("lisp:1.0", ("lisp", "1.0")),
+    ],
+)
+def test_engines_that_execute_a_command_as_the_leader_did(required: str, missing: tuple[str, str] | None) -> None:
+    assert missing_engine(required, {"sqlite": "3.50.0", "lua": "5.1", "cpu": "x86_64"}) == missing
+
+
 class TestReplay:
     def command(self, *line: str, tape: tuple[Call, ...] = (), engine: str = "") -> Command:
         return Command(engine, (tuple(it.encode() for it in line),), tape, NOW_MS, 1, 1)
@@ -215,16 +258,19 @@ class TestReplay:
         with pytest.raises(Diverged, match=r"called random\(\) at the leader"):
             self.run("REPL.SQL", "INSERT INTO t VALUES (1)", tape=(Call("random", 5),))
 
-    @pytest.mark.parametrize("engine", ["sqlite:99.1.0", "lisp:1.0", "sqlite:3.0.0 sqlite:4.0.1"])
-    def test_an_older_engine(self, engine: str) -> None:
-        with pytest.raises(UpgradeNeeded, match="Install the packages that the leader has"):
+    @pytest.mark.parametrize(
+        ("engine", "remedy"),
+        [("sqlite:99.1.0", "Install the packages"), ("cpu:vax", "Run it on a machine with such a processor")],
+    )
+    def test_an_engine_that_is_missing(self, engine: str, remedy: str) -> None:
+        with pytest.raises(UpgradeNeeded, match=remedy):
             self.run("REPL.SQL", "INSERT INTO t VALUES (1)", engine=engine)
 
     def run(self, *line: str, **options: Any) -> None:
         state, replay = SortedEntries(), Replay()
         for statement in (self.command("REPL.SQL", "CREATE TABLE t (a)"), self.command(*line, **options)):
             transaction = Transaction(state)
-            transaction._changes = dict(replay(statement, state))
+            transaction._changes = dict(finish(replay(statement, state)))
             state.apply(transaction)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -383,6 +384,7 @@ class TestFaults:
         ("fault", "kind"),
         [
             ("CONFLICT run it again", dbapi.ConflictError),
+            ("ABORTED it has failed before", dbapi.OperationalError),
             ("NOREPLICAS too few", dbapi.OperationalError),
             ("CONSTRAINT FOREIGN KEY", dbapi.IntegrityError),
         ],
@@ -395,6 +397,7 @@ class TestFaults:
         with pytest.raises(kind, match=fault.split(maxsplit=1)[1]) as caught:
             connection.commit()
         assert not isinstance(caught.value, dbapi.UnknownOutcomeError)
+        assert isinstance(caught.value, dbapi.ConflictError) == fault.startswith("CONFLICT")
         assert not connection.in_transaction
         connection.rollback()
         assert names(connection) == []
@@ -511,6 +514,17 @@ class TestSettings:
             parse_settings(dsn, {})
         with pytest.raises(dbapi.ProgrammingError):
             dbapi.connect(dsn)
+
+    def test_parameters_of_another_type(self, connection: Connection) -> None:
+        cursor: Any = connection.cursor()
+        for call, params in itertools.product((cursor.execute, cursor.executemany), (5, "text")):
+            with pytest.raises(dbapi.ProgrammingError, match=r"parameters"):
+                call("DELETE FROM beers WHERE data = ?", params)
+
+    def test_addresses_instead_of_a_dsn(self) -> None:
+        addresses: Any = ["127.0.0.1:7001"]
+        with pytest.raises(dbapi.ProgrammingError, match="give addresses in a list as nodes="):
+            dbapi.connect(addresses)
 
     def test_no_nodes(self) -> None:
         with pytest.raises(dbapi.ProgrammingError, match="addresses of some nodes"):

@@ -500,7 +500,7 @@ def test_the_change_stream_with_the_acls_of_the_page(authorized: Authorized) -> 
         producer.produce(f"{name}.wal", entry.payload)
     producer.flush()
     settings = PublisherSettings(
-        bootstrap, name, NodeId("n1"), Path("none"), authorized.security("shop"), LogSettings()
+        bootstrap, name, NodeId("n1"), Path("none"), Path("none"), authorized.security("shop"), LogSettings()
     )
     publishing = subprocess.Popen(PUBLISHER, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert publishing.stdin is not None

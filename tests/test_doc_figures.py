@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from replicator import limits
+from replicator.bench import sql as bench_sql
 from replicator.client import Client
 from replicator.config import load
 from replicator.intervals import (
     AUTH_TIMEOUT_S,
     BARRIER_PAUSE_MS,
     CHECKPOINT_MS,
+    EFFECT_WAIT_S,
     HTTP_TIMEOUT_S,
     MAX_SNAPSHOT_RETRY_S,
     OFFSET_COMMIT_MS,
@@ -53,12 +55,38 @@ def duration(ms: float) -> str:
 
 # file, a phrase of it with {} for the figure, the figure
 FIGURES = [
+    ("docs/stream.md", "commands that it has executed, up to {}", bytes_text(limits.EFFECTS_BYTES)),
+    ("docs/stream.md", "up to {} until its node has executed", f"{EFFECT_WAIT_S:.0f} s"),
     ("docs/redis.md", "key may have up to about {}", bytes_text(LONGEST_KEY_BYTES)),
     ("docs/redis.md", "a value {}", bytes_text(limits.MAX_VALUE_BYTES)),
     ("docs/redis.md", "a request {}", bytes_text(limits.MAX_REQUEST_BYTES)),
+    ("docs/client.md", "has more than {}, or", bytes_text(limits.MAX_REQUEST_BYTES)),
     ("docs/redis.md", "one transaction {}", bytes_text(limits.MAX_RECORD_BYTES)),
     ("docs/redis.md", "at most {} arguments", f"{limits.MAX_WRITE_ITEMS:,}"),
     ("docs/redis.md", "at most {} entries", f"{limits.MAX_CHANGES:,}"),
+    ("docs/sql.md", "index has at most {},", bytes_text(limits.MAX_KEY_BYTES)),
+    ("docs/sql.md", "There can be {} tables, indexes and views", str(limits.MAX_SQL_OBJECTS)),
+    ("docs/sql.md", "The limit of {} changes", f"{limits.MAX_CHANGES:,}"),
+    ("docs/sql.md", "a table that has more than {} rows", f"{limits.MAX_CHANGES:,}"),
+    ("docs/benchmarks.md", "met: {} SELECTs", f"{bench_sql.MIN_SELECTS_PER_S:,}"),
+    ("docs/benchmarks.md", "and {} UPDATEs", f"{bench_sql.MIN_UPDATES_PER_S:,}"),
+    ("docs/benchmarks.md", "and {} fields a second", f"{bench_sql.MIN_FIELDS_PER_S:,}"),
+    ("docs/benchmarks.md", "{} rows are the most that one statement", f"{limits.MAX_SQL_ROWS:,}"),
+    ("docs/sql.md", "with {} columns and", f"{limits.MAX_SQL_COLUMNS:,}"),
+    ("docs/sql.md", "KiB, and {} words, values and signs", f"{limits.MAX_SQL_TOKENS:,}"),
+    ("docs/sql.md", "columns and {} indexes in all", str(limits.MAX_SQL_INDEXES)),
+    ("docs/sql.md", "SQLite's engine has {} MiB of memory", str(limits.MAX_SQL_MEMORY_BYTES >> 20)),
+    ("docs/sql.md", "of the node together take more than {} MiB", str(limits.MAX_SQL_QUERY_MEMORY_BYTES >> 20)),
+    ("docs/sql.md", "can write at most {} rows", f"{limits.MAX_SQL_ROWS:,}"),
+    ("docs/sql.md", "clients, for at most {}.", f"{limits.MAX_SQL_S} s"),
+    ("docs/sql.md", "can read at most {} entries of tables", f"{limits.MAX_TRACKED_ENTRIES:,}"),
+    ("docs/sql.md", "up to {} times in all", str(limits.WRITE_ATTEMPTS)),
+    ("docs/sql.md", "transaction can read {} entries", f"{limits.MAX_TRACKED_ENTRIES:,}"),
+    ("docs/sql.md", "and change {}.", f"{limits.MAX_CHANGES:,}"),
+    ("docs/procedures.md", "may take {} of CPU time", duration(limits.MAX_EXEC_MS)),
+    ("docs/procedures.md", "is ended after {},", duration(limits.MAX_PROCEDURE_MS)),
+    ("docs/procedures.md", "nest about {} deep", str(limits.MAX_PROCEDURE_DEPTH)),
+    ("docs/procedures.md", "returns at most {} values", f"{limits.MAX_PROCEDURE_ITEMS:,}"),
     ("docs/leadership.md", "still ends before it after {}", duration(TRUNCATED_MS)),
     ("docs/compatibility.md", "records in the log | {};", str(VERSION)),
     ("docs/compatibility.md", "this program reads 1 to {} |", str(VERSION)),

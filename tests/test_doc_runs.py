@@ -59,6 +59,7 @@ NOT_RUN_PAGES = {
     "log.md": "the consumer is run by test_log_doc.py",
     "metrics.md": "has no commands",
     "native-core.md": "has no commands",
+    "procedures.md": "run by test_procedures.py",
     "redis.md": "the clients of test_sentinel_failover.py; REPL.ONCE in test_once.py",
     "runbook.md": "rehearsed by tests of its own",
     "sql.md": "Python by test_sql_doc.py, the commands by test_sql_cli.py",

@@ -13,7 +13,7 @@ from replicator.server.redis.command import Args
 from replicator.store.keys import encode_key
 from replicator.store.values import encode_value
 from replicator.testing.checks import order, watches
-from replicator.testing.checks.canonical import Canonical, Place, WritesAt
+from replicator.testing.checks.canonical import Canonical, Place, PresentEntries, WritesAt
 from replicator.testing.checks.execution import Executions
 from replicator.testing.history import History, Outcome, Request
 
@@ -39,7 +39,9 @@ def executions(clock_ms: int = EXPIRES_MS) -> Executions:
             for change in write.changes:
                 key = encode_key(change.table, change.row, change.field)
                 values.setdefault(key, []).append((Place(offset, nth), change.new))
-    return Executions(Canonical({}, {}, writes, {}, {}, values, [], [], []), lambda offset: clock_ms)
+    return Executions(
+        Canonical({}, PresentEntries(), writes, {}, {}, values, [], [], [], {}, []), lambda offset: clock_ms
+    )
 
 
 def request(

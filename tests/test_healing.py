@@ -369,10 +369,10 @@ def applied_by(damaged: Machine) -> Callable[..., None]:
     """A machine that does not notice that a record differs."""
     genuine = Machine.apply
 
-    def apply(machine: Machine, bodies: Sequence[Any], state: Any) -> None:
+    def apply(machine: Machine, bodies: Sequence[Any], state: Any, commands: Sequence[int]) -> None:
         if machine is damaged:
             bodies = [it for it in bodies if not (type(it) is Write and b"what the leader has" in repr(it).encode())]
-        genuine(machine, bodies, state)
+        genuine(machine, bodies, state, commands)
 
     return apply
 

@@ -23,6 +23,7 @@ from replicator.protocol.levels import Level, LevelKind
 from replicator.protocol.timing import Timeouts
 from replicator.records.codec import BARRIER
 from replicator.records.types import Member, Mode, Timing
+from replicator.steps import finish
 from tests.memory_cluster import FaultyLog, MemoryCluster, MemoryLink, RunningNode, until
 from tests.modes_cluster import ASYNC, STEADY, SUSPEND, SYNC, A, ModesCluster, begin_read, begin_write, read, stored
 
@@ -359,7 +360,7 @@ async def test_every_reader_skips_a_barrier(cluster: ModesCluster) -> None:
     before = replica.state
     offset = Offset(before.offset + 1)
     cluster.stall(cluster.n3)
-    assert replica.read([Entry(offset, BARRIER)]).accepted == []
+    assert finish(replica.read([Entry(offset, BARRIER)])).accepted == []
     assert replica.state == before._replace(offset=offset)
 
 

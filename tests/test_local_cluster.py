@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -20,8 +21,9 @@ from replicator.local import waiting
 from replicator.local.admin_client import ClusterAdmin, NodeAdmin
 from replicator.local.cluster import LocalCluster
 from replicator.local.folder import ClusterFile, ClusterFolder, NodeEntry
+from replicator.local.operations import promote
 from replicator.local.ports import HTTP_ABOVE_RESP, free_base_port
-from replicator.local.process import identify
+from replicator.local.process import identify, wait_until_exited
 from replicator.local.restore import LocalRestore, RestorePlan
 from replicator.local.status import StatusReply, parse_status
 from replicator.log.kafka.security import KafkaSecurity
@@ -242,6 +244,40 @@ def test_the_address_of_kafka_can_be_corrected_while_no_node_runs(dir: Path) -> 
     assert cluster.folder.load().bootstrap == "other:9092"
 
 
+def test_the_folder_keeps_the_path_of_the_procedures(dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "procedures.py"
+    file.write_text("import random")
+    cluster = FakeCluster(dir)
+    with pytest.raises(ConfigError, match=r"use tx.random\(\)"):
+        cluster.up(1, bootstrap="b:1", procedures=file)
+    assert not dir.exists()
+    cluster.start(1)
+    file.write_text("")
+    cluster.up(None, bootstrap=None, procedures=file)
+    cluster.up(None, bootstrap=None)
+    assert cluster.folder.load().procedures == str(file)
+
+
+def test_other_procedures_are_refused_while_nodes_run(dir: Path, tmp_path: Path) -> None:
+    first, other = tmp_path / "procedures.py", tmp_path / "other.py"
+    for file in (first, other):
+        file.write_text("from replicator.procedures import procedure\n@procedure\ndef p(tx): return 1\n")
+    cluster = FakeCluster(dir)
+    cluster.start(2)
+    cluster.stop_node("n2")
+    cluster.up(None, bootstrap=None, procedures=first)  # n1 has none yet
+    [notice] = cluster.reported.notices
+    assert notice.startswith(f"n1 has not loaded the procedures in {first}: restart") and "node stop n1" in notice
+    with pytest.raises(ConfigError, match=rf"n1, n2 use the procedures in {first}, not {other} \(to change that, stop"):
+        cluster.up(None, bootstrap=None, procedures=other)
+    assert cluster.folder.load().procedures == str(first)
+    for node in ("n1", "n2"):
+        cluster.stop_node(node)
+    cluster.up(None, bootstrap=None, procedures=other)
+    assert cluster.folder.load().procedures == str(other)
+    assert len(cluster.reported.notices) == 1
+
+
 def test_the_repository_of_snapshots_changes_while_no_node_runs_only(dir: Path, tmp_path: Path) -> None:
     cluster = FakeCluster(dir)
     cluster.start(1)
@@ -319,6 +355,34 @@ def test_a_node_that_has_failed_must_be_stopped_before_it_is_started_again(dir: 
     for start in (cluster.start, lambda: cluster.start_node("n1")):
         with pytest.raises(ReplicatorError, match=r"n1 is failed: install .* stop it first: `replicator node stop n1`"):
             start()
+
+
+def test_the_log_that_is_shown_is_that_of_this_start(
+    dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\necho this run\nread line\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    folder = ClusterFolder(dir)
+    cluster = ClusterFile("c", "b:1", False, free_base_port(1)).with_node("n1")
+    log = folder.log_file("n1")
+    log.parent.mkdir(parents=True)
+    log.write_text("a former run\n")
+    assert "a former run" in folder.log_tail("n1")
+    with contextlib.suppress(ReplicatorError):  # it may have exited already
+        folder.start_process(cluster, cluster.node("n1"))
+    process = folder.process("n1")
+    assert process is None or wait_until_exited(process, 60)
+    assert folder.log_tail("n1") == f"the end of {log}:\n  this run"
+
+
+def test_a_node_that_has_failed_cannot_become_leader_and_its_reason_is_said(dir: Path) -> None:
+    cluster = FakeCluster(dir)
+    cluster.start(1)
+    cluster.nodes.kind = FailedNode
+    with pytest.raises(ReplicatorError, match="n1 is failed: install a newer replicator"):
+        promote(cluster.admin, "n1")
 
 
 class NodeWithoutKafka(FakeNode):

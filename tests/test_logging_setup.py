@@ -196,7 +196,7 @@ def test_a_node_that_cannot_start_says_why_in_that_format(tmp_path: Path, format
 
 
 def test_a_publisher_logs_as_its_node(tmp_path: Path) -> None:
-    settings = PublisherSettings(NOWHERE, "shop", NodeId("n1"), tmp_path, PLAINTEXT, JSON)
+    settings = PublisherSettings(NOWHERE, "shop", NodeId("n1"), tmp_path, tmp_path, PLAINTEXT, JSON)
     assert PublisherSettings.decode(settings.encode()) == settings
     code = "from replicator.stream import run_publisher as it; it.Publisher = None; it.main()"  # it fails
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:

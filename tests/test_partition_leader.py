@@ -131,13 +131,36 @@ async def test_nothing_is_appended_to_a_log_that_has_lost_what_was_appended(
         assert await log.append([b"claim"]) == 1  # it is raised once: the node reads the log then
 
 
-async def test_appends_go_on_at_another_leader_that_has_all(brokers: list[FakeBroker]) -> None:
+def elect_with_all(brokers: list[FakeBroker], log: KafkaLog) -> None:
+    """The second broker, which has all records; the node has heard of the election."""
     former, leader, _ = brokers
+    leader.batches = [*former.batches]
+    elect(brokers, leader=leader, epoch=2)
+    log._lookup.epoch = 2
+
+
+async def test_what_is_appended_while_the_end_is_asked_for_is_not_lost(brokers: list[FakeBroker]) -> None:
+    """Two appends at once, after the partition has got another leader: the answer to one does not count the other."""
     async with open_log(brokers) as log:
         assert await log.append([b"a"]) == 0
-        leader.batches = [*former.batches]
-        elect(brokers, leader=leader, epoch=2)
-        log._lookup.epoch = 2
+        elect_with_all(brokers, log)
+        genuine, others = log._appender.list_offset, [b"b"]
+
+        async def list_offset(which: int) -> Offset:
+            end = await genuine(which)
+            if others:
+                assert await log.append([others.pop()]) == 1
+            return end
+
+        with patch.object(log._appender, "list_offset", list_offset):
+            assert await log.append([b"c"]) == 2
+        assert log._appended == 3
+
+
+async def test_appends_go_on_at_another_leader_that_has_all(brokers: list[FakeBroker]) -> None:
+    async with open_log(brokers) as log:
+        assert await log.append([b"a"]) == 0
+        elect_with_all(brokers, log)
         assert await log.append([b"b"]) == 1
         assert log.leader_changes == 1
 

@@ -36,6 +36,7 @@ from replicator.recovery.past_view import bring_to, remove_expired, replay_to
 from replicator.recovery.roll_forward import RecoveryTarget, check_reachable, check_target, cut
 from replicator.recovery.temporary import temporary_store
 from replicator.server.keyspace import Keyspace, WritableKeyspace
+from replicator.server.redis.execution import Replay
 from replicator.server.redis.server import RedisServer
 from replicator.snapshots.repository import Repository
 from replicator.store import snapshot
@@ -69,7 +70,7 @@ class Past:
     async def digest_at(self, target: RecoveryTarget, store: Path) -> tuple[str, Offset]:
         machine = self.restored(store)
         try:
-            past = await bring_to(machine, self.taken, self.cluster.log, target, lambda done, all: None)
+            past = await bring_to(machine, self.taken, self.cluster.log, target, Replay(), lambda done, all: None)
             assert machine.recount() == (machine.meta.digest, machine.meta.entries)
             return past.digest, past.offset
         finally:
@@ -127,7 +128,7 @@ async def test_without_a_snapshot_the_log_is_applied_from_its_start(past: Past, 
     async def at(target: RecoveryTarget, name: str) -> tuple[str, Offset]:
         machine = open_machine(tmp_path / name, "test", past.taken.topic_id)
         try:
-            found = await replay_to(machine, log, target, lambda done, all: None)
+            found = await replay_to(machine, log, target, Replay(), lambda done, all: None)
             assert machine.recount() == (machine.meta.digest, machine.meta.entries)
             return found.digest, found.offset
         finally:
@@ -204,7 +205,7 @@ async def test_a_time_cuts_before_the_first_later_record(past: Past) -> None:
 async def test_keys_that_had_expired_by_then_are_gone(past: Past, tmp_path: Path) -> None:
     for offset in past.offsets:
         machine = past.restored(tmp_path / f"store-{offset}")
-        state = await bring_to(machine, past.taken, past.cluster.log, offset, lambda done, all: None)
+        state = await bring_to(machine, past.taken, past.cluster.log, offset, Replay(), lambda done, all: None)
         assert state.written_ms == past.written_ms[offset]
         remove_expired(machine, state.written_ms)
         keys = [row for row, _ in Keyspace(machine.view, state.written_ms).rows()]
@@ -215,7 +216,7 @@ async def test_keys_that_had_expired_by_then_are_gone(past: Past, tmp_path: Path
 
 async def test_clients_can_read_and_not_write(past: Past, tmp_path: Path) -> None:
     machine = past.restored(tmp_path / "store")
-    state = await bring_to(machine, past.taken, past.cluster.log, past.offsets[3], lambda done, all: None)
+    state = await bring_to(machine, past.taken, past.cluster.log, past.offsets[3], Replay(), lambda done, all: None)
     backend = PastBackend(machine, state)
     server = RedisServer(backend, Address("127.0.0.1", 0), cluster="test", protected=True)
     await server.start()
@@ -301,7 +302,7 @@ async def test_the_newest_snapshot_before_the_target_is_chosen(past: Past, tmp_p
     repository = Repository(str(tmp_path / "repository"))
     machine = past.restored(tmp_path / "store")
     for number, offset in enumerate(past.offsets):
-        await bring_to(machine, past.taken, past.cluster.log, offset, lambda done, all: None)
+        await bring_to(machine, past.taken, past.cluster.log, offset, Replay(), lambda done, all: None)
         taken = snapshot.take(machine.copy_to, tmp_path / "copies")
         dated = replace(taken, taken_at_ms=BEGIN_MS + number)
         repository.publish(tmp_path / "copies" / taken.name, dated, lambda size: None)

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
 
 from replicator.errors import LogDamage
+from replicator.log.kafka.security import PLAINTEXT
 from replicator.log.port import Entry
 from replicator.node.change_stream import PublisherReport, PublisherState
-from replicator.position import Offset
+from replicator.position import NodeId, Offset
 from replicator.protocol.log_state import LogState
 from replicator.server.keyspace import WritableKeyspace
 from replicator.server.redis.dedup import Dedup
 from replicator.store.rows import Image
-from replicator.stream import publisher
+from replicator.stream import publisher, state_topic
 from replicator.stream.change import Op
+from replicator.stream.command_changes import unknown_changes
 from replicator.stream.envelope import StreamFormat
+from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.publication import Publication, StreamMessage
-from replicator.stream.publisher import PublishingTerm, bounded
+from replicator.stream.publisher import Publisher, PublishingTerm, bounded
 from replicator.stream.settings import Progress, Registry, StreamSettings, StreamState
+from replicator.stream.sql_rows import NO_TABLES, Tables
 from replicator.stream.state_topic import StreamWriter
 from replicator.stream.tail import NOTHING
 from tests.change_log import changes_in, check_exactly_once
@@ -65,14 +70,14 @@ def published(
 ) -> tuple[list[StreamMessage], LogState]:
     """By a publisher that reads so many entries at once, and publishes so many changes in a transaction."""
     publication = Publication("test", replace(settings, partitions=partitions))
-    state, messages = LogState(), list[StreamMessage]()
+    state, tables, messages = LogState(), NO_TABLES, list[StreamMessage]()
     while entries:
         part, entries = entries[:at_once], entries[at_once:]
         while part:
-            found = publication.read(state, part, now_ms=0, limit=limit)
+            found = publication.read(state, tables, part, now_ms=0, limit=limit)
             assert found.read > 0
             messages += found.messages
-            state, part = found.state, part[found.read :]
+            state, tables, part = found.state, found.tables, part[found.read :]
     return messages, state
 
 
@@ -98,7 +103,7 @@ def test_each_restart_goes_on_where_the_progress_is(cluster: MemoryCluster) -> N
         before, state = published(cluster.log.entries[:place])
         state = Progress.decode(Progress(state).encode()).state
         first = max(0, state.leader_offset)
-        found = Publication("test", SETTINGS).read(state, cluster.log.entries[first:], 0, ALL)
+        found = Publication("test", SETTINGS).read(state, NO_TABLES, cluster.log.entries[first:], 0, ALL)
         assert before + list(found.messages) == whole
         assert found.state == end
 
@@ -113,7 +118,7 @@ def test_what_is_in_the_topic_already_is_not_published_again(cluster: MemoryClus
         for _, value, partition in whole[:cut]:
             if value is not None:
                 tails[partition] = FORMAT.decode(value).position
-        found = Publication("test", settings, tails).read(LogState(), cluster.log.entries, 0, ALL)
+        found = Publication("test", settings, tails).read(LogState(), NO_TABLES, cluster.log.entries, 0, ALL)
         rest = [it for it in whole[cut:] if it.value is not None]
         assert [it for it in found.messages if it.value is not None] == rest
 
@@ -122,7 +127,7 @@ def test_another_entry_in_place_of_the_last_one_is_damage(cluster: MemoryCluster
     _, state = published(cluster.log.entries)
     entry = cluster.log.entries[int(state.leader_offset) - 1]
     with pytest.raises(LogDamage, match="another record"):
-        Publication("test", SETTINGS).read(state, [entry._replace(offset=state.leader_offset)], 0, ALL)
+        Publication("test", SETTINGS).read(state, NO_TABLES, [entry._replace(offset=state.leader_offset)], 0, ALL)
 
 
 def test_a_deleted_row_leaves_a_tombstone(cluster: MemoryCluster) -> None:
@@ -149,9 +154,9 @@ def test_the_content_of_a_snapshot(cluster: MemoryCluster) -> None:
     machine = cluster.nodes["n1"].machine
     entries = [(key, value) for key, value in machine.view.scan(b"", b"\xff")]
     publication = Publication("test", SETTINGS)
-    first, count = publication.content(machine.state, 0, 17, entries[:3], 0)
-    rest, more = publication.content(machine.state, count, 17, entries[3:], 0)
-    changes = [FORMAT.decode(it.value or b"") for it in (*first, *rest)]
+    first = publication.content(machine.state, NO_TABLES, 0, 17, entries[:3], 0)
+    rest = publication.content(machine.state, NO_TABLES, first.changes, 17, entries[3:], 0)
+    changes = [FORMAT.decode(it.value or b"") for it in (*first.messages, *rest.messages)]
     assert [(it.row, it.field, it.after) for it in changes] == [
         (b"h", None, Image("hash", None)),
         (b"h", b"a", Image("field", b"1")),
@@ -159,7 +164,7 @@ def test_the_content_of_a_snapshot(cluster: MemoryCluster) -> None:
         (b"k3", None, Image("string", b"v")),
         (b"k4", None, Image("string", b"v")),
     ]
-    assert [it.position for it in changes] == [(machine.state.offset, place) for place in range(count + more)]
+    assert [it.position for it in changes] == [(machine.state.offset, place) for place in range(len(changes))]
     assert {(it.op, it.before, it.transaction, it.source.timestamp_us) for it in changes} == {(Op.READ, None, None, 17)}
 
 
@@ -189,7 +194,9 @@ class SlowKafka:
     def __init__(self) -> None:
         self.now_s = 0.0
 
-    def commit(self, messages: Sequence[StreamMessage], progress: Progress) -> None:
+    def commit(
+        self, messages: Sequence[StreamMessage], progress: Progress, *, stored: Tables, on_progress: Callable[[], None]
+    ) -> None:
         self.now_s += 2
 
 
@@ -207,3 +214,96 @@ def test_each_transaction_is_reported_although_many_entries_were_read_at_once(
     assert [it.changes for it in reports] == sorted({it.changes for it in reports})
     assert reports[-1].changes == len(changes_in("test", cluster.log.entries))
     assert {it.state for it in reports} == {PublisherState.PUBLISHING}
+
+
+def test_the_publisher_reports_within_a_transaction_that_takes_long(
+    cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine, one large transaction takes longer than a publisher counts as responsive."""
+    reports, at = list[PublisherReport](), list[int]()
+
+    class Kafka:
+        def commit(self, messages: Sequence[StreamMessage], *_: object, on_progress: Any, **__: object) -> None:
+            at.append(len(reports))
+            for _message in messages:
+                on_progress()
+            at.append(len(reports))
+
+    seconds = itertools.count(0, 2)
+    monkeypatch.setattr(publisher, "time", Mock(monotonic=lambda: next(seconds), time_ns=lambda: 0))
+    state = StreamState(SETTINGS, Progress(LogState()))
+    term = PublishingTerm(cast(StreamWriter, Kafka()), Publication("test", SETTINGS), state, reports.append)
+    term.publish(cluster.log.entries)
+    changes = len(changes_in("test", cluster.log.entries))
+    before, after = at
+    assert before >= changes and after - before >= changes
+
+
+class SlowProducer:
+    """Of librdkafka: each flush sends 2 messages, until Kafka stops answering after 10."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.unsent = self.sent = 0
+
+    def __len__(self) -> int:
+        return self.unsent
+
+    def begin_transaction(self) -> None:
+        pass
+
+    def produce(self, *message: object) -> None:
+        self.unsent += 1
+
+    def flush(self, timeout_s: float) -> int:
+        if self.sent < 10:
+            sent = min(2, self.unsent)
+            self.sent, self.unsent = self.sent + sent, self.unsent - sent
+        return self.unsent
+
+    def commit_transaction(self, timeout_s: float) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("messages", "reports"), [(6, 2), (20, 5)])
+def test_a_commit_reports_while_kafka_accepts_messages(
+    messages: int, reports: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_topic, "Producer", SlowProducer)
+    writer = StreamWriter(KafkaAccess("127.0.0.1:1", "test", NodeId("n1"), PLAINTEXT))
+    calls = list[int]()
+    writer.commit([StreamMessage(b"k", b"v", 0)] * messages, on_progress=lambda: calls.append(0))
+    assert len(calls) == messages + reports
+
+
+class AssignedConsumer:
+    """It gets the log, and an error if nobody says from where to read it."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._assign: Any = None
+
+    def subscribe(self, topics: list[str], *, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
+        self._assign = on_assign
+
+    def poll(self, timeout_s: float) -> Any:
+        self._assign(self, ["the log"])
+        error = Mock(code=lambda: -168, str=lambda: "no previously committed offset available: Local: No offset stored")
+        return Mock(error=lambda: error, offset=lambda: None)
+
+    def consume(self, number: int, timeout_s: float) -> list[Any]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_stream_that_was_reset_ends_its_publishers_without_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them is assigned the log when the one that has published is stopped."""
+    monkeypatch.setattr(publisher, "Consumer", AssignedConsumer)
+    monkeypatch.setattr(publisher, "StreamWriter", Mock())
+    access = KafkaAccess("127.0.0.1:1", "test", NodeId("n1"), PLAINTEXT)
+    states = iter([StreamState(SETTINGS, Progress(LogState())), None, None])
+    monkeypatch.setattr(publisher, "read_state", lambda kafka: next(states))
+    monkeypatch.setattr(publisher, "exists", lambda admin, cluster: False)
+    Publisher(access, NodeId("n1"), tmp_path, unknown_changes, lambda report: None).run()

@@ -26,7 +26,7 @@ def opened(partitions: int = 1, ends: tuple[int, ...] = (), *, is_exact: bool = 
 
 def change(offset: int, order: int = 1, changes: int = 1, op: Op = Op.CREATE) -> bytes:
     source = Source("shop", "00" * 16, Epoch(1), Offset(offset), Seq(offset), order - 1, 0)
-    block = None if op is Op.READ else TransactionBlock(order, changes)
+    block = None if op is Op.READ else TransactionBlock(order, changes, order)
     return JsonFormat().encode(Change(op, KEYSPACE_TABLE, b"k", None, None, Image("string", b""), source, block))
 
 

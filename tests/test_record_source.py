@@ -289,10 +289,16 @@ async def test_records_are_applied_in_slices(cluster: ModesCluster, monkeypatch:
         replica = running.node._context.replica
         genuine = replica.apply
 
-        def apply(bodies: Sequence[Single], state: LogState, written_us: int, genuine: Any = genuine) -> None:
+        def apply(
+            bodies: Sequence[Single],
+            state: LogState,
+            written_us: int,
+            commands: Sequence[int] = (),
+            genuine: Any = genuine,
+        ) -> None:
             nonlocal most
             most = max(most, sum(isinstance(body, Write) for body in bodies))
-            genuine(bodies, state, written_us)
+            genuine(bodies, state, written_us, commands)
 
         replica.apply = apply  # type: ignore[method-assign]
         await asyncio.gather(*(begin_write(cluster.n1, b"k%d" % number, b"v") for number in range(40)))

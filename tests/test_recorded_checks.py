@@ -7,7 +7,7 @@ import pytest
 from replicator.position import Offset, Token
 from replicator.protocol.levels import EVENTUAL, LINEARIZABLE, Level, LevelKind
 from replicator.store.keys import encode_key
-from replicator.testing.checks.canonical import Canonical, end_of
+from replicator.testing.checks.canonical import Canonical, PresentEntries, end_of
 from replicator.testing.history import Outcome
 from tests.recorded_checks import violations
 from tests.recorder import BOUND_MS, Read
@@ -18,7 +18,7 @@ FIRST, SECOND = b"sw.1", b"sw.2"  # as encoded in the log, at offsets 5 and 7
 
 CANONICAL = Canonical(
     states={},
-    entries={},
+    entries=PresentEntries(),
     writes={},
     marked={name: [end_of(Offset(offset))] for name, offset in (("w.1", 5), ("w.2", 7), ("w.4", 9))},
     once={},
@@ -26,6 +26,8 @@ CANONICAL = Canonical(
     accepted=[],
     timings=[],
     memberships=[],
+    commands={},
+    diverged=[],
 )
 
 

@@ -23,6 +23,7 @@ from replicator.server.redis.turns import Turns
 from replicator.server.redis.waiting import Closed
 from replicator.server.stats import Stats
 from replicator.store.view import BlockingView, Transaction, View
+from tests.builds import needs_interpreted
 
 LOOP_ITERATIONS = 10  # more than any step takes
 
@@ -283,10 +284,14 @@ GOLDEN: dict[str, Steps] = {
         ("key changed", "Work", ""),
         ("answered", "", "*-1 +PONG"),
     ],
-    "Work: an error of ours closes the connection, as a reply is missing": [
+    "Work: an error of ours is the reply": [
         ("key blocked", "", ""),
         (b"GET k; PING", "Work", ""),
-        ("broken", "Closed", ""),
+        (
+            "broken",
+            "",
+            "-ERR internal error in GET (ZeroDivisionError), it had no effect: see the log of the node +PONG",
+        ),
     ],
     "Closing: QUIT": [
         (b"SET k 1; QUIT; PING", "Closing", ""),
@@ -388,3 +393,13 @@ async def test_a_read_of_another_level_asks_for_another_view() -> None:
     await stage.step(b"GET k; REPL.READ EVENTUAL GET k; GET k")
     await stage.step("log end")
     assert stage.backend.reads.asked == 3
+
+
+@needs_interpreted
+async def test_an_error_after_which_a_reply_may_be_missing_closes_the_connection(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = Stage()
+    monkeypatch.setattr(stage.connection._dispatcher, "_submit", lambda *_: 1 / 0)
+    assert await stage.step(b"PING; SET k 1; PING") == ("Closed", "")
+    assert "ZeroDivisionError" in caplog.text

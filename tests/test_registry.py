@@ -20,7 +20,7 @@ from replicator.stream.registry import register_schemas
 from replicator.stream.settings import StreamSettings
 from tests.keyspace_fixture import writes
 from tests.registry_fixture import registry
-from tests.test_envelope import HEADER
+from tests.test_envelope import HEADER, with_columns
 
 __all__ = ["registry"]
 
@@ -41,7 +41,7 @@ def test_confluents_deserializer_reads_the_messages(registry: str) -> None:
                     (form.encode(change), MessageField.VALUE),
                 )
             )
-            assert value == to_fields(change)
+            assert value == with_columns(to_fields(change))
             assert (key["table"], key["row"]) == ("kv", "h")
             assert form.decode(form.encode(change)) == change
 

@@ -61,6 +61,15 @@ while true do redis.pcall('incr') end
 while true do collectgarbage() end
 local t = {} for i = 1, 90000 do t[i] = i end while true do table.insert(t, 1, 1) table.remove(t, 1) end
 local t = {} for i = 1, 100000 do t[i] = 'x' end while true do table.concat(t) end
+return (string.rep('a', 900000):gsub('.', string.upper))
+return (string.rep('a', 900000):gsub('.', {a = 'b'}))
+local t = {} for i = 1, 16000 do t[i] = '' end t = setmetatable(t, {__index = table.concat}) ARGV[1]:gsub('(b*)', t)
+local t = {} for i = 1, 16000 do t[i] = i end t = setmetatable(t, {__index = table.maxn}) ARGV[1]:gsub('(b*)', t)
+local t = {} for i = 1, 100000 do t[i] = i + .1 end while true do table.concat(t) end
+local t = {} for i = 1, 100000 do t[i] = 1 end while true do table.foreachi(t, rawequal) end
+local t = {} for i = 1, 100000 do t[i] = 1 end while true do table.foreach(t, rawequal) end
+local t = {} for i = 1, 100000 do t[i] = 1 end while true do table.maxn(t) end
+local t = {} for i = 1, 50000 do t['k' .. i] = 1 end while true do for k in pairs(t) do break end end
 local t = {} t[1] = 1 for i = 1, 30 do t[2 ^ i] = 1 end while true do table.insert(t, 1, 1) end
 local a = 'x' for i = 1, 18 do a = a .. a end local k = a .. 'y' while true do local b = a .. 'y' end
 """.strip().splitlines()
@@ -155,7 +164,9 @@ def cpu_ms(store: Store, script: str, text: str) -> float:
 def test_a_script_without_an_end_is_ended(script: str) -> None:
     store = Store()
     store.eval("return {cjson.null, bit.tobit(1), ('a'):find('b')}")  # loads the libraries
-    assert cpu_ms(store, "redis.call('set', 'a', 1) " + script, "CPU time|memory") < MAX_EXEC_MS + OVERRUN_MS
+    text = "redis.call('set', 'a', 1) " + script
+    # other work on the machine makes some attempts slow, but not each
+    assert any(cpu_ms(store, text, "CPU time|memory") < MAX_EXEC_MS + OVERRUN_MS for _ in range(3))
     assert store.eval("return redis.call('exists', 'a')") == 0
 
 
@@ -222,6 +233,11 @@ def test_large_scripts_and_arguments_are_refused(client: Any) -> None:
         client.eval("-" * (MAX_SCRIPT_BYTES + 1), 0)
     with pytest.raises(redis.ResponseError, match="words and, or"):
         client.eval("return x" + " and x" * 5000, 0)
+    many = ",".join(f"a{i}" for i in range(190))
+    for opening in (f"local --[[,]] {many}=1 return function() ", f"return function({many}) ", f"for {many} in x do "):
+        with pytest.raises(redis.ResponseError, match="so many local variables"):
+            client.eval(opening * 20 + "x=x " * 4000 + " end" * 20, 0)
+        assert client.script_load(opening + "x=x " * 4000 + " end")
     with pytest.raises(redis.ResponseError, match="1024 KiB"):
         client.eval("return 1", 0, b"x" * (MAX_SCRIPT_ARGUMENT_BYTES + 1))
     assert client.eval("return #ARGV", 0, *range(10_000)) == 10_000

@@ -282,3 +282,31 @@ class TestParquet:
         with pytest.raises(ConfigError, match="another process writes to"):
             ParquetSink(tmp_path / "folder").open()
         first.close()
+
+
+class TestSqlRows:
+    @pytest.fixture
+    def changes(self) -> list[Change]:
+        recorder = Recorder()
+        recorder.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, a, b)", "INSERT INTO t VALUES (1, 'x', x'00ff')")
+        recorder.sql("DELETE FROM t")
+        return recorder.changes
+
+    def test_jsonl_has_their_columns(self, tmp_path: Path, changes: list[Change]) -> None:
+        sink = JsonlSink(tmp_path / "changes")
+        sink.open()
+        sink.write(changes, position(2))
+        sink.close()
+        created, deleted = (json.loads(line) for line in (tmp_path / "changes").read_text().splitlines())
+        assert created["after"]["columns"] == deleted["before"]["columns"] == {"id": 1, "a": "x", "b": "AP8="}
+
+    def test_parquet_has_their_columns_as_json(self, tmp_path: Path, changes: list[Change]) -> None:
+        sink = ParquetSink(tmp_path)
+        sink.open()
+        sink.write(changes, position(2))
+        sink.close()
+        created, deleted = read_parquet(tmp_path)
+        assert (created["table"], created["row"], created["after_type"]) == ("t", '{"id":1}', "row")
+        assert created["after_columns"] == deleted["before_columns"] == '{"id":1,"a":"x","b":"AP8="}'
+        assert created["after_columns_base64"] == ["b"]
+        assert created["before_columns"] is created["before_columns_base64"] is None

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from replicator.cli.main import app
 from replicator.cli.sql_prompt import SqlCompleter, run_prompt
-from replicator.cli.sql_script import is_complete, statements
+from replicator.cli.sql_script import is_complete, numbered_statements, statements
 from replicator.cli.sql_shell import SqlShell
 from replicator.client import dbapi
 from replicator.local.folder import ClusterFile, ClusterFolder, NodeEntry
@@ -58,15 +58,13 @@ class TestScripts:
             "end",
         ]
         assert list(statements(["\n", "  \n"])) == []
+        assert [line for line, _ in numbered_statements(text.splitlines(keepends=True))] == [1, 1, 4, 5, 7]
 
     def test_when_enter_executes(self) -> None:
-        assert [is_complete(text) for text in ("", "select 1;", ".tables", "select 1", "select ';")] == [
-            True,
-            True,
-            True,
-            False,
-            False,
-        ]
+        for text in ("", "select 1;", ".tables", "exit", "Quit;"):
+            assert is_complete(text)
+        for text in ("select 1", "select ';", "exit 1"):
+            assert not is_complete(text)
 
 
 class TestOutput:
@@ -89,6 +87,16 @@ class TestOutput:
             {"name": "users"},
         ]
 
+    def test_json_of_what_json_has_not(self, run: Run) -> None:
+        [line] = lines(run("--json", "-c", "SELECT 1 AS a, 2 AS a, 1e999 AS b, -1e999 AS c, 3 AS 'a:1'"))
+        assert json.loads(line, parse_constant=pytest.fail) == {
+            "a": 1,
+            "a:1": 2,
+            "b": "Infinity",
+            "c": "-Infinity",
+            "a:1:1": 3,
+        }
+
     def test_a_terminal_is_not_sent_control_characters(self, run: Run) -> None:
         assert "\\x1b[2J" in run("-c", "SELECT char(27) || '[2J' AS a").stdout
 
@@ -105,6 +113,14 @@ class TestOutput:
         ]
         assert TABLE in lines(run("-c", ".schema"))
         assert any(".schema" in line for line in lines(run("-c", ".help")))
+        assert lines(run("-c", ".schema USERS")) == [TABLE]
+        unknown = run("-c", ".schema nope")
+        assert (unknown.exit_code, str(unknown.exception)) == (1, "no such table or view: nope")
+
+    def test_words_that_are_no_options(self, run: Run) -> None:
+        for words, text in [(["SELECT 1"], "replicator sql -c 'SELECT 1'"), (["-c", " "], "the statement is empty")]:
+            wrong = run(*words)
+            assert wrong.exit_code == 2 and text in wrong.output
 
     def test_comments_only(self, run: Run) -> None:
         assert lines(run(input="-- nothing\n/* here; */ ;\n")) == []
@@ -127,12 +143,19 @@ class TestExecution:
         assert (failed.exit_code, str(failed.exception)) == (1, "no such table: nowhere")
         assert lines(run("-c", ".tables")) == ["users"]
 
+    def test_an_error_in_a_script_names_its_line(self, run: Run) -> None:
+        failed = run(input=f"{TABLE}\n\n\nSELECT *\nFROM nowhere;\nDROP TABLE users;")
+        assert str(failed.exception) == "line 4: no such table: nowhere, in: SELECT * FROM nowhere;"
+        failed = run(input="\n.dump\n")
+        assert str(failed.exception) == "line 2: unknown command .dump: .help lists the commands, in: .dump"
+
     def test_levels(self, run: Run, fake: FakeSqlCluster) -> None:
         for level in ("eventual", "bounded 100", "linearizable"):
             lines(run("-c", "SELECT 1", "--level", level))
             assert fake.seen[-1].level == level
         wrong = run("-c", "SELECT 1", "--level", "fresh")
         assert wrong.exit_code == 2 and "unknown read level 'fresh'" in wrong.output
+        assert "TOKEN" not in wrong.output  # as it takes none here
 
     def test_an_unknown_command(self, run: Run) -> None:
         unknown = run("-c", ".dump")
@@ -196,6 +219,12 @@ class TestPrompt:
 
     def test_ctrl_c_discards_the_line_and_ctrl_d_ends(self, shell: SqlShell, tmp_path: Path) -> None:
         with self.typed("DROP TABLE\x03.tables\r\x04"):
+            run_prompt(shell, tmp_path / "history")
+        assert shell.tables() == ["users"]
+
+    @pytest.mark.parametrize("word", ["exit", "quit;", ".exit", ".quit"])
+    def test_words_that_end_it(self, shell: SqlShell, tmp_path: Path, word: str) -> None:
+        with self.typed(f"{word}\rDROP TABLE users;\r\x04"):
             run_prompt(shell, tmp_path / "history")
         assert shell.tables() == ["users"]
 

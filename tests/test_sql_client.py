@@ -9,7 +9,8 @@ import numpy
 import pytest
 
 from replicator.client import EVENTUAL, BadRequest, Rejected, SqlResult, UnknownOutcome, bounded
-from replicator.client.sql import StatementKind, sql_value, statement_kind
+from replicator.client.sql import StatementKind, sql_command, sql_value, statement_kind
+from replicator.limits import MAX_REQUEST_BYTES
 from tests.client_fixture import Connect
 from tests.fake_sql_server import CLUSTER, PASSWORD, FakeSqlCluster, Lose, Seen
 from tests.sql_cluster_fixture import SqlCluster
@@ -65,6 +66,22 @@ def test_values() -> None:
         sql_value(2**63, "3")
     with pytest.raises(BadRequest, match="parameter :name is of type complex"):
         sql_value(1j, ":name")
+
+
+@pytest.mark.parametrize("params", [5, "text", b"bytes", None])
+def test_parameters_are_a_list_or_a_dict(params: Any) -> None:
+    with pytest.raises(BadRequest, match=r"the parameters are of type \w+: use a list"):
+        sql_command("SELECT ?", params)
+
+
+def test_a_request_that_a_node_refuses_is_not_sent(client: Any, fake: FakeSqlCluster) -> None:
+    before = len(fake.seen)
+    for statement in ("INSERT INTO t (b) VALUES (?)", "SELECT ?"):
+        with pytest.raises(BadRequest, match=rf"has \d+ bytes, at most {MAX_REQUEST_BYTES} are allowed"):
+            client.sql(statement, [bytes(MAX_REQUEST_BYTES)])
+    with pytest.raises(BadRequest, match="are allowed"):
+        client.transaction([("SET", "key", bytes(MAX_REQUEST_BYTES))])
+    assert len(fake.seen) == before
 
 
 def test_results(client: Any) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
+from itertools import count
+from math import inf
 
 import apsw
 import pytest
 
-from replicator.errors import BadRequest
+from replicator.errors import BadRequest, StoreError
 from replicator.records.tape import Call, Player, Recorder
-from replicator.server.redis.turns import finish
 from replicator.sql import database as database_module
+from replicator.sql import reading
 from replicator.sql.errors import ConstraintFailed, SqlError
-from replicator.sql.statement import parse
-from replicator.store.view import Transaction, TransactionTooLarge
+from replicator.sql.parsing import parse
+from replicator.steps import finish
+from replicator.store.keys import decode_key
+from replicator.store.tracking import TrackedEntries
+from replicator.store.view import Transaction
 from tests.sql_fixture import NOW_MS, MemoryDatabase
 
 ENDLESS = "WITH RECURSIVE n(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n)"
@@ -31,6 +35,7 @@ def filled() -> MemoryDatabase:
     for first in range(0, 2000, 100):
         database.run(FILL + "INSERT INTO t SELECT x, x / 10, 'c' || x, x * 0.5 FROM n", (first,))
         database.run(FILL + "INSERT INTO k SELECT 'k' || (x / 10), x, x FROM n", (first,))
+    database.query("SELECT 1")  # reads the schema
     return database
 
 
@@ -160,17 +165,22 @@ def test_steps_are_short(query: str) -> None:
     ("statement", "error"),
     [
         (f"{ENDLESS} INSERT INTO t (b) SELECT x FROM n", "divide it"),
-        (f"{ENDLESS} DELETE FROM t WHERE b IN (SELECT x FROM n)", "divide it"),
+        (f"{ENDLESS} DELETE FROM t WHERE b IN (SELECT x FROM n)", "takes more than 60 s: it was cancelled"),
         ("INSERT INTO t (c) VALUES (randomblob(2000000))", "at most"),
         ("INSERT INTO t (c) SELECT group_concat(hex(zeroblob(200000))) FROM (VALUES (1), (2), (3))", "too big"),
         ("INSERT INTO t (c) VALUES (zeroblob(600000))", "key too long"),
         ("INSERT INTO t (d) VALUES (zeroblob(600000))", "too large"),
         ("INSERT INTO k VALUES (hex(zeroblob(300)), 1, 1)", "key too long"),
-        ("SELECT json_patch(hex(zeroblob(20000)), '{}')", "at most 32 KiB"),
+        ("SELECT date('now', hex(zeroblob(501)))", r"an argument of date\(\) has at most 1000 bytes"),
+        ("SELECT timediff(zeroblob(1001), 'now')", r"an argument of timediff\(\) has at most 1000 bytes"),
+        ("SELECT json_patch(hex(zeroblob(20000)), '{}')", "at most 24 KiB"),
         (f"SELECT '{'x' * 70000}'", "at most 64 KiB"),
     ],
 )  # fmt: skip
-def test_what_takes_too_much_has_no_effect(filled: MemoryDatabase, statement: str, error: str) -> None:
+def test_what_takes_too_much_has_no_effect(
+    filled: MemoryDatabase, statement: str, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filled.engine, "_clock", count(0, 0.01).__next__)
     before = dict(filled.entries.values)
     with pytest.raises((SqlError, BadRequest), match=error):
         filled.run(statement)
@@ -206,17 +216,48 @@ def test_a_unique_index_on_rows_that_are_not() -> None:
 def test_a_statement_that_is_ended_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever it is ended: the engine's own tables are empty again."""
     monkeypatch.setattr(database_module, "_INSTRUCTIONS", 1)
-    database = MemoryDatabase()
+    looks_left = inf  # at the clock, until the time of the statement is over
+
+    def clock() -> float:
+        nonlocal looks_left
+        looks_left -= 1
+        return 0.0 if looks_left >= 0 else 1e9
+
+    database = MemoryDatabase(clock)
     database.run("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT CHECK (length(b) < 9))")
-    for patience in range(0, 300, 3):
-        clock = iter(range(10**6))
-        database.engine._cpu_clock = lambda clock=clock, end=patience: 0.0 if next(clock) < end else 1e9  # type: ignore
-        with contextlib.suppress(TransactionTooLarge):
+    ended = 0
+    for looks in range(0, 300, 3):
+        looks_left = looks
+        try:
             database.run("INSERT INTO t (b) VALUES ('a'), ('b'), ('c') RETURNING a")
-        database.engine._cpu_clock = lambda: 0.0
+        except SqlError:
+            ended += 1
+        looks_left = inf
         database.run("DELETE FROM t")
         assert database.run("INSERT INTO t VALUES (1, 'x')").changes == 1
         database.run("DELETE FROM t")
+    assert ended > 10
+
+
+@pytest.mark.parametrize(("changed", "was_read"), [(1, True), (300, False)])
+def test_others_may_write_while_a_statement_reads(changed: int, was_read: bool) -> None:
+    database = MemoryDatabase()
+    database.run("CREATE TABLE t (a INTEGER PRIMARY KEY, b INT)")
+    database.run("CREATE TABLE u (a)")
+    for first in range(1, 301, 100):
+        database.run(FILL + "INSERT INTO t SELECT x, 1 FROM n", (first,))
+    tracked = TrackedEntries()
+    tracked.base = database.entries
+    transaction = Transaction(tracked)
+    statement = parse("INSERT INTO u SELECT sum(b) FROM t")
+    steps = database.engine.execute(transaction, Recorder(), NOW_MS, statement, ())
+    for _ in range(60):
+        next(steps)
+    database.run("UPDATE t SET b = 11 WHERE a = ?", (changed,))
+    finish(steps)
+    assert tracked.unchanged(database.entries) is not was_read
+    database.entries.apply(transaction)
+    assert database.rows("SELECT a FROM u") == [(300 if was_read else 310,)]
 
 
 def test_a_schema_is_bounded() -> None:
@@ -227,3 +268,73 @@ def test_a_schema_is_bounded() -> None:
     with pytest.raises(SqlError, match="at most 200 tables, indexes and views, created by statements of"):
         database.run(f"CREATE TABLE u ({columns})")
     assert database.rows("SELECT count(*) FROM sqlite_schema") == [(3,)]
+
+
+def test_the_columns_and_indexes_of_a_schema_are_bounded() -> None:
+    database = MemoryDatabase()
+    for number in range(4):
+        database.run(f"CREATE TABLE t{number} ({', '.join(f'c{it} UNIQUE' for it in range(120))})")
+    many = ", ".join(f"c{it} UNIQUE" for it in range(21))
+    with pytest.raises(SqlError, match="at most 4000 columns, and 500 indexes with those of PRIMARY KEY and UNIQUE"):
+        database.run(f"CREATE TABLE u ({many})")
+    for number in range(7):
+        database.run(f"CREATE TABLE w{number} ({', '.join(f'c{it}' for it in range(480))})")
+    with pytest.raises(SqlError, match="at most 4000 columns"):
+        database.run(f"CREATE TABLE u ({', '.join(f'c{it}' for it in range(161))})")
+    database.run(f"CREATE TABLE u ({many.replace(' UNIQUE', '')})")
+    assert database.rows("SELECT count(*) FROM sqlite_schema WHERE type = 'table'") == [(12,)]
+
+
+def test_a_query_has_no_tape_that_could_be_full() -> None:
+    database = MemoryDatabase()
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000)"
+    assert database.query(f"{numbers} SELECT count(random()) FROM n").rows == [(20_000,)]
+
+
+class TestDamage:
+    """An entry of an index whose row is missing."""
+
+    @pytest.fixture
+    def damaged(self) -> MemoryDatabase:
+        database = MemoryDatabase()
+        database.run("CREATE TABLE t (a INTEGER PRIMARY KEY, b UNIQUE, c)")
+        database.run("INSERT INTO t VALUES (1, 'x', 1), (2, 'y', 2)")
+        [key] = [it for it in database.entries.values if it.startswith(b"sql.t\0") and b"\x02" in it]
+        transaction = Transaction(database.entries)
+        transaction.put_at(key, *decode_key(key), None)
+        database.entries.apply(transaction)
+        assert database.rows("SELECT a FROM t ORDER BY a") == [(1,)]
+        return database
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "SELECT * FROM t WHERE b = 'y'",
+            "UPDATE t SET c = 5 WHERE b = 'y'",
+            "DELETE FROM t WHERE b > 'x'",
+            "INSERT INTO t VALUES (3, 'y', 3)",
+            "INSERT OR REPLACE INTO t VALUES (3, 'y', 3)",
+            "INSERT INTO t VALUES (3, 'y', 3) ON CONFLICT (b) DO UPDATE SET c = 4",
+            "UPDATE OR REPLACE t SET b = 'y' WHERE a = 1",
+        ],
+    )
+    def test_is_an_error(self, damaged: MemoryDatabase, statement: str) -> None:
+        with pytest.raises(StoreError, match="the index sqlite_autoindex_t_1 has an entry for the row 150201 of t"):
+            damaged.run(statement)
+
+    def test_a_query_finds_it(self, damaged: MemoryDatabase) -> None:
+        with pytest.raises(StoreError, match="the store is damaged"):
+            damaged.query("SELECT * FROM t WHERE b = 'y'")
+
+    def test_another_client_may_have_deleted_the_row(self, damaged: MemoryDatabase) -> None:
+        transaction = Transaction(damaged.entries, is_stable=False)
+        steps = damaged.engine.execute(transaction, Recorder(), NOW_MS, parse("SELECT * FROM t WHERE b = 'y'"), ())
+        assert finish(steps).rows == []
+
+
+def test_an_error_of_ours_is_not_one_of_the_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    database = MemoryDatabase()
+    database.run("CREATE TABLE t (a INTEGER PRIMARY KEY)")
+    monkeypatch.setattr(reading, "read", lambda *_: len(5))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="no len"):
+        database.query("SELECT * FROM t")

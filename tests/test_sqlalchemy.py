@@ -321,3 +321,17 @@ class TestPandas:
         assert len(pd.read_sql_table("frame", engine, index_col="index")) == 5
         with pytest.raises(ValueError, match="already exists"):
             frame.to_sql("frame", engine)
+
+
+def test_a_default_of_the_server_is_the_time(engine: sa.Engine) -> None:
+    table = sa.Table(
+        "stamped",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("created", sa.DateTime, server_default=sa.func.now()),
+    )
+    table.create(engine)
+    with engine.begin() as connection:
+        connection.execute(table.insert())
+        created = connection.execute(sa.select(table.c.created)).scalar_one()
+    assert abs((datetime.now(UTC).replace(tzinfo=None) - created).total_seconds()) < 600

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 import replicator.stream
-from replicator.errors import BadRequest, BrokerUnavailable, ConfigError, LogDamage
+from replicator.errors import BadRequest, BrokerUnavailable, LogDamage
 from replicator.limits import MAX_PATTERN_BYTES
 from replicator.position import Epoch, Offset, Seq
 from replicator.stream import Change, ChangeStream, FileCheckpoints, Op, PostgresCheckpoints, Source
@@ -41,9 +41,11 @@ class TestSelection:
         for rows in (None, "*"):
             assert Selection.parse(None, rows).has(change(b"\n", "other"))
 
-    def test_an_unknown_table(self) -> None:
-        with pytest.raises(ConfigError, match="unknown table 'airports': the change stream has kv, the keys of Redis"):
-            Selection.parse("airports", None)
+    def test_a_sql_table(self) -> None:
+        selection = Selection.parse("airports", '{"id":1*')
+        assert selection.has(change(b'{"id":17}', "airports"))
+        assert not selection.has(change(b'{"id":2}', "airports"))
+        assert not selection.has(change(b'{"id":17}'))
 
     def test_a_long_pattern(self) -> None:
         with pytest.raises(BadRequest, match="at most"):

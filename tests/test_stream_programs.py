@@ -88,7 +88,10 @@ def test_the_page_has_these_programs() -> None:
 def test_changes_are_printed(published: PublishedStream, capsys: pytest.CaptureFixture[str]) -> None:
     published.publish("SET a 1")
     Program(published, programs()["block 0"]).run()
-    assert capsys.readouterr().out == "1-0 c b'a' None Image(type='string', value=b'1', expires_at_ms=None)\n"
+    assert (
+        capsys.readouterr().out
+        == "1-0 c b'a' None Image(type='string', value=b'1', expires_at_ms=None, columns=None)\n"
+    )
 
 
 @pytest.fixture

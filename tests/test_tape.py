@@ -53,3 +53,16 @@ def test_a_tape_is_bounded() -> None:
         tape.call("random", lambda: 1)
     with pytest.raises(TapeFull, match="KiB"):
         Recorder().call("randomblob", lambda: bytes(MAX_TAPE_BYTES + 1))
+
+
+def test_calls_that_are_cut_take_no_space() -> None:
+    """A statement that is executed again, or rolled back, makes its calls once more."""
+    tape = Recorder()
+    for _ in range(3):
+        mark = tape.mark()
+        tape.call("randomblob", lambda: bytes(MAX_TAPE_BYTES - 8))
+        tape.cut(mark)
+    tape.call("random", lambda: 1)
+    tape.call("randomblob", lambda: bytes(MAX_TAPE_BYTES - 8))
+    with pytest.raises(TapeFull):
+        tape.call("random", lambda: 1)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import itertools
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,8 @@ from replicator.limits import (
 from replicator.records.types import Change
 from replicator.server.redis import dispatch
 from replicator.server.redis.resp import encode, encode_in_steps
-from replicator.server.redis.turns import Budget, CpuLimit, ReplyTooLarge, Steps, Turns
+from replicator.server.redis.turns import Budget, CpuLimit, ReplyTooLarge, Turns
+from replicator.steps import Steps
 from replicator.store.keys import encode_key, table_range
 from replicator.store.view import KeyBlocked, Overlay, SnapshotEnded, Transaction, TransactionTooLarge, View
 from tests.memory_cluster import MemoryCluster, RunningNode
@@ -104,6 +108,37 @@ async def test_all_long_work_together_gets_one_slice_of_time(tasks: int) -> None
     longest_s = max(after - before for before, after in itertools.pairwise(started_s))
     assert 0 < longest_s <= 2 * SLICE_MS / 1000
     assert now_s == pytest.approx(tasks * 3 * SLICE_MS * 0.75 / 1000)
+
+
+async def test_a_result_needs_no_garbage_collection() -> None:
+    class Large:
+        pass
+
+    made: list[weakref.ref[Large]] = []
+
+    def work(fails: bool) -> Steps[Large]:
+        large = Large()
+        made.append(weakref.ref(large))
+        yield 0
+        if fails:
+            raise ValueError
+        return large
+
+    async def run(turns: Turns, fails: bool) -> None:
+        if fails:
+            with contextlib.suppress(ValueError):
+                await turns.run(work(fails))
+        else:
+            await turns.run(work(fails))
+
+    gc.disable()
+    try:
+        for turns, fails in itertools.product((Turns(Clock()), Turns(lambda: 0.0)), (False, True)):
+            await run(turns, fails)
+            await asyncio.sleep(0)
+        assert [it() for it in made] == [None] * 4
+    finally:
+        gc.enable()
 
 
 async def test_each_turn_takes_a_step_however_late_it_comes() -> None:
@@ -506,3 +541,20 @@ def test_a_transaction_that_writes_reads_little(filled: ServerThread) -> None:
         with pytest.raises(redis.ResponseError, match="read them before"):
             pipe.execute()
         assert not client.exists("written")
+
+
+async def test_what_fails_leaves_the_others_their_turn(caplog: pytest.LogCaptureFixture) -> None:
+    turns = Turns(Clock())
+    order: list[int] = []
+
+    def fail() -> None:
+        raise AssertionError("a bug")
+
+    turns.wait(lambda: order.append(1))
+    turns.wait(fail)
+    turns.wait(lambda: order.append(2))
+    await asyncio.sleep(0)
+    turns.wait(lambda: order.append(3))
+    await asyncio.sleep(0)
+    assert order == [1, 2, 3]
+    assert "a bug" in caplog.text

@@ -42,7 +42,7 @@ def _section(name: str, command: Any) -> str:
     text, *examples = re.split(r"^\s*Example: ", command.help, flags=re.MULTILINE)
     paragraphs = [" ".join(it.split()) for it in text.strip().split("\n\n")]
     annotations = get_type_hints(command.callback, include_extras=True)
-    rows = [_row(it, *get_args(annotations[it.name])) for it in command.params]
+    rows = [_row(it, *get_args(annotations[it.name])) for it in command.params if not getattr(it, "hidden", False)]
     table = ["| option | meaning | default |", "| --- | --- | --- |", *rows]
     return "\n".join(
         [f"## {name}", "", "\n\n".join(paragraphs), "", *(f"    {it.strip()}" for it in examples), "", *table, ""]

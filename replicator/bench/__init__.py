@@ -11,4 +11,5 @@ subjects.py         each system that a row measures, set up and torn down
 closed_loop.py      the load of its rows
 peers.py            Redis, with and without a replica
 postgres.py         PostgreSQL with a standby
+sql.py              `replicator bench sql`: SQL, and the replication of statements
 """

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from random import random
 from time import perf_counter
@@ -25,6 +25,7 @@ from replicator.errors import ReplicatorError
 
 KEYS = 100_000
 KEY, VALUE = "KEY", "VALUE"  # in a command: replaced by a random one of 16 bytes each time
+NUMBER, TWO_NUMBERS = "NUMBER", "TWO NUMBERS"  # replaced by random ones below `KEYS`, as an array in MessagePack
 WARM_UP_SHARE = 0.2
 REPLY_TIMEOUT_S = 8.0  # for replies that are outstanding when the time is over
 CHUNK = 1 << 16
@@ -82,7 +83,7 @@ def percentile(latencies_s: Sequence[float], share: float) -> float:
     return latencies_s[min(len(latencies_s) - 1, int(len(latencies_s) * share))] * 1000 if latencies_s else 0.0
 
 
-def encode(commands: Sequence[CommandWords]) -> bytes:
+def encode(commands: Sequence[Sequence[str | bytes]]) -> bytes:
     return b"".join(hiredis.pack_command(tuple(command)) for command in commands)  # type: ignore[arg-type]
 
 
@@ -90,13 +91,39 @@ class RequestTemplate:
     """The bytes of a request, without the numbers in its keys and values."""
 
     def __init__(self, request: Sequence[CommandWords]) -> None:
-        words = {KEY: key_name(0), VALUE: value_of(0)}
-        encoded = encode([[words.get(word, word) for word in command] for command in request]).replace(b"%", b"%%")
-        self._format = encoded.replace(key_name(0).encode(), b"key:%012d").replace(value_of(0).encode(), b"%016d")
-        self._places = range(sum(word in words for command in request for word in command))
+        encoded = encode([[_WORDS.get(word, word) for word in command] for command in request]).replace(b"%", b"%%")
+        encoded = encoded.replace(key_name(0).encode(), b"key:%012d").replace(value_of(0).encode(), b"%016d")
+        self._format = encoded.replace(_PACKED, b"%b")
+        self._draws = [draw for command in request for word in command for draw in _DRAWS.get(word, ())]
 
     def fill(self) -> bytes:
-        return self._format % tuple([int(random() * KEYS) for _ in self._places])
+        return self._format % tuple([draw() for draw in self._draws])
+
+
+_PACKED = b"\xce<n>?"
+"""The place of a number of 32 bits in MessagePack."""
+
+
+def _draw() -> int:
+    return int(random() * KEYS)
+
+
+def _draw_packed() -> bytes:
+    return b"\xce" + _draw().to_bytes(4, "big")
+
+
+_WORDS: dict[str, str | bytes] = {
+    KEY: key_name(0),
+    VALUE: value_of(0),
+    NUMBER: b"\x91" + _PACKED,
+    TWO_NUMBERS: b"\x92" + 2 * _PACKED,
+}
+_DRAWS: dict[str, tuple[Callable[[], int | bytes], ...]] = {
+    KEY: (_draw,),
+    VALUE: (_draw,),
+    NUMBER: (_draw_packed,),
+    TWO_NUMBERS: (_draw_packed, _draw_packed),
+}
 
 
 class LoadConnection:

@@ -101,10 +101,13 @@ class PostgresServer:
         with running(line, self.folder, signal.SIGQUIT, self.account, self.environment) as process:
             yield process
 
-    def run_load(self, connections: int, seconds: float) -> LoadResult:
-        """Prepared single-row upserts by primary key, for whole seconds. Raises `ReplicatorError`."""
-        self.write("upsert.sql", UPSERT)
-        line = ["-n", "-M", "prepared", "-f", "upsert.sql", "-c", str(connections), "-j", "1"]
+    def run_load(self, connections: int, seconds: float, script: str = UPSERT) -> LoadResult:
+        """Prepared statements, by default single-row upserts by primary key, for whole seconds.
+
+        Raises `ReplicatorError`.
+        """
+        self.write("load.sql", script)
+        line = ["-n", "-M", "prepared", "-f", "load.sql", "-c", str(connections), "-j", "1"]
         self.run("pgbench", *line, "-T", str(ceil(seconds * WARM_UP_SHARE)))
         timed = ["-T", str(max(LEAST_S, ceil(seconds))), "--log", "--log-prefix", "latencies"]
         output = self.run("pgbench", *line, *timed, timeout_s=seconds + COMMAND_S)

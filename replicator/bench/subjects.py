@@ -56,10 +56,10 @@ def measure_with(
     return measure
 
 
-def fill(port: int) -> None:
+def fill(port: int, password: str = "") -> None:
     """Set all keys. Raises `ReplicatorError`."""
     try:
-        with RespConnection(Address("127.0.0.1", port)) as connection:
+        with RespConnection(Address("127.0.0.1", port), password) as connection:
             for start in range(0, KEYS, BATCH):
                 numbers = range(start, start + BATCH)
                 connection.execute_all(("SET", key_name(number), value_of(number)) for number in numbers)

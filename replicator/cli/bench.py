@@ -11,7 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from replicator.bench.benchmark import BenchmarkReport, run_benchmark
-from replicator.cli import bench_followers, bench_modes, bench_scaling, bench_snapshots, bench_stream, options
+from replicator.cli import (
+    bench_followers,
+    bench_modes,
+    bench_scaling,
+    bench_snapshots,
+    bench_sql,
+    bench_stream,
+    options,
+)
 from replicator.cli.output import ConsoleProgress, console, errors, print_json, print_line, verdict
 
 app = typer.Typer()
@@ -20,6 +28,7 @@ app.command("followers")(bench_followers.followers)
 app.command("stream")(bench_stream.stream)
 app.command("snapshots")(bench_snapshots.snapshots)
 app.command("scaling")(bench_scaling.scaling)
+app.command("sql")(bench_sql.sql)
 
 
 @app.callback(invoke_without_command=True)

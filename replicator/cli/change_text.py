@@ -35,6 +35,8 @@ def _shorten(parts: Sequence[Text], room: int) -> None:
 
 
 def _image_text(image: Image, room: int | None) -> str:
+    if image.columns is not None:
+        return ", ".join(f"{name_text(name.encode())}={_value_text(it, room)}" for name, it in image.columns.items())
     value = f"({image.type})" if image.value is None else f'"{escaped_text(image.value, room)}"'
     if image.expires_at_ms is None:
         return value
@@ -42,10 +44,27 @@ def _image_text(image: Image, room: int | None) -> str:
     return f"{value} expires {expires}"
 
 
+def _value_text(value: float | str | bytes | None, room: int | None) -> str:
+    """As a literal of SQL; text as that of Redis."""
+    match value:
+        case str():
+            return f'"{escaped_text(value.encode(), room)}"'
+        case bytes():
+            return f"x'{value[:room].hex()}'"
+        case _:
+            return "NULL" if value is None else str(value)
+
+
 def name_text(name: bytes) -> str:
     """Without quotes, unless it has spaces or is empty."""
     text = escaped_text(name)
     return text if text and " " not in text else f'"{text}"'
+
+
+def json_text(data: bytes) -> str:
+    """Its quotes are not escaped again."""
+    text = data.decode()
+    return text if text.isprintable() else escaped_text(data)
 
 
 def escaped_text(data: bytes, room: int | None = None) -> str:

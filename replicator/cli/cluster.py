@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -51,18 +52,28 @@ def up(
         str | None,
         typer.Option(metavar="URL", help="The repository of snapshots: a folder, or s3://bucket/prefix."),
     ] = None,
+    procedures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The procedures in Python; nodes that are started or added later have them, too. Nodes that run have "
+            "to be restarted: this is printed.",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Start a cluster in the background, and return when all nodes serve.
 
     If the cluster exists, start its nodes that are not running; --nodes adds nodes, and removes none. Other options
-    must then be left out or be the same. --bootstrap and --snapshots may change while no node runs.
+    must then be left out or be the same. --bootstrap, --snapshots and --procedures may change while no node runs.
 
     Example: replicator cluster up --nodes 3 --dir ./demo
     """
     with ConsoleProgress(errors if json else console) as progress:
         cluster = LocalCluster(dir, options.environment_password(), progress)
-        cluster.up(nodes, bootstrap=bootstrap, base_port=base_port, name=name, snapshots=snapshots)
+        cluster.up(
+            nodes, bootstrap=bootstrap, base_port=base_port, name=name, snapshots=snapshots, procedures=procedures
+        )
     summary = summarise(cluster.admin)
     if json:
         print_json(summary.as_json())

@@ -16,7 +16,7 @@ from rich.progress import TextColumn
 from rich.text import Text
 
 from replicator.address import Address
-from replicator.cli import options
+from replicator.cli import demo_divergence, options
 from replicator.cli.output import ConsoleProgress, console, print_line, print_whole, progress_bars
 from replicator.cli.snapshot import describe_snapshot
 from replicator.cli.status import draw
@@ -37,7 +37,13 @@ REVISITED = 5000
 Airports = dict[str, dict[str, str]]
 
 
+app = typer.Typer()
+app.command("divergence")(demo_divergence.divergence)
+
+
+@app.callback(invoke_without_command=True)
 def demo(
+    context: typer.Context,
     nodes: Annotated[int, typer.Option(min=2, max=5, help="Number of nodes at the start.")] = 3,
     bootstrap: options.Bootstrap = None,
     base_port: Annotated[
@@ -52,6 +58,8 @@ def demo(
 
     Example: replicator demo
     """
+    if context.invoked_subcommand is not None:
+        return
     airports = _load_airports()
     if base_port is None:
         base_port = free_base_port(nodes + 1)

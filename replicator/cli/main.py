@@ -26,6 +26,7 @@ COMMANDS = (
     "chaos",
     "cluster",
     "node",
+    "procedure",
     "replica",
     "sink",
     "snapshot",

@@ -48,6 +48,7 @@ def run(
     snapshots: Annotated[
         str | None, typer.Option(metavar="URL", help="The repository of snapshots: a folder, or s3://bucket/prefix.")
     ] = None,
+    procedures: Annotated[str | None, typer.Option(metavar="FILE", help="The procedures in Python.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with sections node, kafka and timing.")] = None,
     log_level: Annotated[
         LogLevel | None,
@@ -83,6 +84,7 @@ def run(
         "advertise": advertise,
         "priority": priority,
         "upstream": upstream,
+        "procedures": procedures,
         "log_level": log_level,
         "log_format": log_format,
     }

@@ -46,6 +46,9 @@ def simulate(
             "--gossip", help="Followers fetch some ranges of the log from Kafka, and receive the rest from others."
         ),
     ] = False,
+    sql: Annotated[
+        bool, typer.Option("--sql", help="Clients execute SQL statements, too, and the log has commands.")
+    ] = False,
     events: Annotated[
         str | None,
         typer.Option(
@@ -73,6 +76,7 @@ def simulate(
         idle=idle,
         cascade=cascade,
         gossip=gossip,
+        sql=sql,
         events=_parsed(events),
     )
     logging.disable(logging.CRITICAL)  # nodes log every fault

@@ -41,7 +41,8 @@ Maps = Annotated[
     typer.Option(
         "--map",
         metavar="PATTERN=TABLE",
-        help="PostgreSQL: the table of the keys that match; by default all are in kv. May be repeated.",
+        help="PostgreSQL: the table of the keys that match; by default all are in kv. May be repeated. sql:NAME=TABLE: "
+        "the table of a SQL table; by default each is copied to one of its own name.",
     ),
 ]
 Columns = Annotated[

@@ -22,11 +22,14 @@ from replicator.local.ports import is_free
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.topic import wal_topic
 from replicator.log.kafka.topic_ids import TopicIds
+from replicator.node.commands import Execute
 from replicator.position import Offset
+from replicator.procedures.loading import NONE
 from replicator.recovery.past_backend import PastState
 from replicator.recovery.past_view import bring_to, past_state, remove_expired, replay_to, serve
 from replicator.recovery.roll_forward import RecoveryTarget
 from replicator.recovery.temporary import temporary_store
+from replicator.server.redis.execution import Replay
 from replicator.snapshots.restoring import only
 from replicator.store.machine import Machine, open_machine
 from replicator.store.snapshot import Manifest
@@ -78,6 +81,7 @@ def open_(
     target = parse_target(offset, time)
     check_port(port)
     home = ClusterFolder(dir).load() if ClusterFolder(dir).exists() else None
+    execute = Replay(home.load_procedures() if home is not None else NONE)
     if cluster is not None:
         checked_name("--cluster", cluster)
     opened = options.open_repository(dir, repository)
@@ -91,7 +95,7 @@ def open_(
         if name is not None or target is None:
             raise
         of_log = options.find_kafka(dir, bootstrap, cluster, config)
-        _open_log_start(of_log, target, options.views_folder(dir), port, password, error, json=json)
+        _open_log_start(of_log, target, execute, options.views_folder(dir), port, password, error, json=json)
         return
     manifest = stored.manifest
     if cluster is None and home is not None and manifest.cluster in home.former:
@@ -106,7 +110,7 @@ def open_(
         manifest = snapshots.restore(opened, choice, store, progress).manifest
         machine = open_machine(store, manifest.cluster, manifest.topic_id)
         try:
-            uvloop.run(_show(machine, manifest, kafka, target, port, password, progress, json=json))
+            uvloop.run(_show(machine, manifest, kafka, target, execute, port, password, progress, json=json))
         except BrokerUnavailable as error:
             if bootstrap is not None:
                 raise
@@ -118,6 +122,7 @@ def open_(
 def _open_log_start(
     kafka: KafkaOfCluster,
     target: RecoveryTarget,
+    execute: Execute,
     parent: Path,
     port: int,
     password: str,
@@ -133,7 +138,7 @@ def _open_log_start(
     with ConsoleProgress(errors if json else console) as progress, temporary_store(parent) as store:
         machine = open_machine(store, kafka.cluster, topic)
         try:
-            uvloop.run(_show(machine, None, kafka, target, port, password, progress, json=json))
+            uvloop.run(_show(machine, None, kafka, target, execute, port, password, progress, json=json))
         except LogTrimmed as error:
             raise SnapshotError(f"{missing}; {error}") from error
         finally:
@@ -166,6 +171,7 @@ async def _show(
     manifest: Manifest | None,
     kafka: KafkaOfCluster | None,
     target: RecoveryTarget | None,
+    execute: Execute,
     port: int,
     password: str,
     progress: ConsoleProgress,
@@ -175,7 +181,7 @@ async def _show(
     """`manifest`: None if the store is empty. Raises `ReplicatorError`."""
     past = past_state(machine, manifest.taken_at_ms if manifest is not None else 0)
     if kafka is not None and target is not None:
-        past = await _bring_to(machine, manifest, kafka, target, progress)
+        past = await _bring_to(machine, manifest, kafka, target, execute, progress)
     remove_expired(machine, past.written_ms)
 
     def on_ready(port: int) -> None:
@@ -204,6 +210,7 @@ async def _bring_to(
     manifest: Manifest | None,
     kafka: KafkaOfCluster,
     target: RecoveryTarget,
+    execute: Execute,
     progress: ConsoleProgress,
 ) -> PastState:
     log = await KafkaLog.open(kafka.bootstrap, kafka.cluster, security=kafka.security)
@@ -213,7 +220,7 @@ async def _bring_to(
 
     try:
         if manifest is None:
-            return await replay_to(machine, log, target, show)
-        return await bring_to(machine, manifest, log, target, show)
+            return await replay_to(machine, log, target, execute, show)
+        return await bring_to(machine, manifest, log, target, execute, show)
     finally:
         await log.close()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,8 @@ import typer
 
 from replicator.address import Address
 from replicator.cli import options
-from replicator.cli.sql_script import statements
+from replicator.cli.sql_output import printable
+from replicator.cli.sql_script import QUIT, numbered_statements, statements
 from replicator.errors import BadRequest, ConfigError, ReplicatorError
 from replicator.local.admin_client import NodeUnreachable
 from replicator.local.folder import ClusterFolder
@@ -21,11 +22,22 @@ from replicator.local.kafka.paths import state_dir
 from replicator.local.resp_connection import CommandFailed, RespConnection
 
 CONNECT_S = 3.0
+SHOWN = 200  # characters of a statement that has failed
 HISTORY = "sql_history"
 NEEDS_EXTRA = 'replicator sql needs redis-py and prompt_toolkit: `pip install "replicator[sql]"`'
 
+Timeout = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TIME",
+        parser=options.parse_duration,
+        help="For how long to wait for the result of a statement, such as 60s. Default: 10s.",
+    ),
+]
+
 
 def sql(
+    words: Annotated[list[str] | None, typer.Argument(hidden=True, help="A mistake: statements follow -c.")] = None,
     commands: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,6 +55,7 @@ def sql(
             "and read before), bounded MS, or eventual.",
         ),
     ] = "linearizable",
+    timeout: Timeout = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each row.")] = False,
     nodes: Annotated[
         list[str] | None,
@@ -59,16 +72,20 @@ def sql(
     """Execute SQL statements: of -c, or of standard input, or at a prompt if that is a terminal.
 
     Each statement is a transaction of its own, unless BEGIN starts one. After an error, the statements that follow are
-    not executed, and the exit code is 1. In JSON, bytes are hexadecimal digits.
+    not executed, and the exit code is 1. In JSON, bytes are hexadecimal digits, infinite numbers are the texts Infinity
+    and -Infinity, and of two columns with the name a, the second one is a:1.
 
     Example: replicator sql
     Example: replicator sql -c 'CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)' -c .tables
     Example: replicator sql --json -c 'SELECT * FROM users' | jq .name
-    Example: replicator sql --node 127.0.0.1:7001 -c 'SELECT count(*) FROM users'
+    Example: replicator sql --node 127.0.0.1:7001 --timeout 60s -c 'SELECT count(*) FROM users'
     """
+    if words:
+        raise typer.BadParameter(f"to execute a statement, use -c: replicator sql -c {shlex.quote(' '.join(words))}")
+    if commands is not None and not any(map(str.strip, commands)):
+        raise typer.BadParameter("the statement is empty", param_hint="-c")
     try:
-        from replicator.cli.sql_prompt import run_prompt
-        from replicator.cli.sql_shell import SqlShell
+        from replicator.cli import sql_prompt  # noqa: F401
         from replicator.client import dbapi
         from replicator.client.dbapi.settings import parse_level_name
     except ImportError as error:
@@ -78,24 +95,44 @@ def sql(
     except BadRequest as error:
         raise typer.BadParameter(str(error), param_hint="--level") from None
     found, cluster = _find_nodes(nodes, dir, password)
+    timeout_s = None if timeout is None else timeout / 1000
     try:
-        connection = dbapi.connect(nodes=found, cluster=cluster, password=password, level=read_level, autocommit=True)
+        connection = dbapi.connect(
+            nodes=found, cluster=cluster, password=password, level=read_level, autocommit=True, timeout_s=timeout_s
+        )
         with closing(connection):
-            shell = SqlShell(connection, json=json)
-            if commands is None and sys.stdin.isatty():
-                run_prompt(shell, state_dir() / HISTORY)
-            else:
-                _run_script(shell, [sys.stdin] if commands is None else [it.splitlines(True) for it in commands])
+            _execute(connection, commands, json=json)
     except dbapi.Error as error:
         raise ReplicatorError(str(error)) from error
 
 
-def _run_script(shell: Any, texts: Iterable[Iterable[str]]) -> None:
-    """`texts`: each as its lines. Raises `Error`, `ReplicatorError`."""
-    for statement in chain.from_iterable(map(statements, texts)):
-        if statement == ".quit":
+def _execute(connection: Any, commands: Sequence[str] | None, *, json: bool) -> None:
+    """Raises `Error`, `ReplicatorError`."""
+    from replicator.cli.sql_prompt import run_prompt
+    from replicator.cli.sql_shell import SqlShell
+
+    shell = SqlShell(connection, json=json)
+    if commands is not None:
+        _run_script(shell, (("", it) for text in commands for it in statements(text.splitlines(True))))
+    elif sys.stdin.isatty():
+        run_prompt(shell, state_dir() / HISTORY)
+    else:
+        _run_script(shell, ((f"line {line}", it) for line, it in numbered_statements(sys.stdin)))
+
+
+def _run_script(shell: Any, script: Iterable[tuple[str, str]]) -> None:
+    """`script`: statements, each with its place or "". Raises `Error`, `ReplicatorError`."""
+    from replicator.client import dbapi
+
+    for place, statement in script:
+        if statement in QUIT:
             break
-        shell.execute(statement)
+        try:
+            shell.execute(statement)
+        except (dbapi.Error, BadRequest) as error:
+            if not place:
+                raise
+            raise ReplicatorError(f"{place}: {error}, in: {printable(' '.join(statement.split())[:SHOWN])}") from error
     if shell.in_transaction:
         raise ReplicatorError("the transaction was rolled back, as there is no COMMIT")
 

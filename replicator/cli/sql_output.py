@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -31,8 +32,9 @@ def print_result(result: StatementResult, *, json: bool) -> None:
     if columns:
         rows = result.fetchall()
         if json:
+            names = _distinct(columns)
             for row in rows:
-                print_json_line(dict(zip(columns, map(_json_value, row), strict=True)))
+                print_json_line(dict(zip(names, map(_json_value, row), strict=True)))
         else:
             _print_table(columns, rows)
     elif json:
@@ -67,5 +69,19 @@ def _text(value: Any) -> Text:
 
 
 def _json_value(value: Any) -> Any:
-    """Bytes in hexadecimal digits."""
+    """Bytes in hexadecimal digits. JSON has no infinite numbers: a text."""
+    if isinstance(value, float) and math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
     return value.hex() if isinstance(value, bytes) else value
+
+
+def _distinct(columns: Sequence[str]) -> list[str]:
+    """The second column of a name gets another one, as in a subquery of SQLite."""
+    names: dict[str, None] = {}
+    for column in columns:
+        name, number = column, 0
+        while name in names:
+            number += 1
+            name = f"{column}:{number}"
+        names[name] = None
+    return list(names)

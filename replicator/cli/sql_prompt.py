@@ -18,7 +18,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from replicator.cli.output import errors, print_error
-from replicator.cli.sql_script import is_complete, statements
+from replicator.cli.sql_script import is_complete, is_quit, statements
 from replicator.cli.sql_shell import SqlShell
 from replicator.client.dbapi import Error
 from replicator.errors import BadRequest
@@ -29,7 +29,7 @@ _NAMES = re.compile(r"\w+")
 
 
 def run_prompt(shell: SqlShell, history: Path) -> None:
-    """Until Ctrl-D or .quit."""
+    """Until Ctrl-D, .quit, exit or quit."""
     session: PromptSession[str] = PromptSession(
         history=_open_history(history),
         completer=SqlCompleter(shell),
@@ -46,7 +46,7 @@ def run_prompt(shell: SqlShell, history: Path) -> None:
             continue
         except EOFError:
             return
-        if text.strip() == ".quit":
+        if is_quit(text):
             return
         _execute(shell, text)
 

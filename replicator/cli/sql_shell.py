@@ -16,7 +16,7 @@ Statements end with a semicolon, and may have several lines. BEGIN starts a tran
 .tables          the tables and views
 .schema [TABLE]  the statements that have created them
 .help            this text
-.quit            end, as Ctrl-D does"""
+.quit            end, as exit, quit and Ctrl-D do"""
 
 _OWN = "name NOT LIKE 'sqlite~_%' ESCAPE '~'"
 _TABLES = f"SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') AND {_OWN} ORDER BY name"
@@ -60,14 +60,17 @@ class SqlShell:
             case [".tables"]:
                 self._print("name", self.tables())
             case [".schema", *tables] if len(tables) < 2:
-                self._print("sql", [f"{sql};" for sql in self._schema(*tables)])
+                found = [f"{sql};" for sql in self._schema(*tables)]
+                if tables and not found:
+                    raise BadRequest(f"no such table or view: {tables[0][:80]}")
+                self._print("sql", found)
             case [".help"]:
                 console.print(HELP)
             case _:
                 raise BadRequest(f"unknown command {text[:80]}: .help lists the commands")
 
     def _schema(self, table: str = "") -> Iterator[str]:
-        where, params = ("AND tbl_name = ?", (table,)) if table else ("", ())
+        where, params = ("AND tbl_name = ? COLLATE NOCASE", (table,)) if table else ("", ())
         return (sql for (sql,) in self._connection.execute(f"{_SCHEMA} {where} ORDER BY rowid", params))
 
     def _print(self, name: str, values: list[str]) -> None:

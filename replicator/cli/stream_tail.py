@@ -16,11 +16,12 @@ import typer
 from rich.text import Text
 
 from replicator.cli import options
-from replicator.cli.change_text import images_text, name_text, time_text
+from replicator.cli.change_text import images_text, json_text, name_text, time_text
 from replicator.cli.output import ConsoleProgress, console, errors, print_error
 from replicator.errors import BadRequest, BrokerUnavailable
 from replicator.limits import READ_CHANGES
 from replicator.local.folder import ClusterFolder
+from replicator.store.rows import KEYSPACE_TABLE
 from replicator.stream.avro_file import ChangeFile
 from replicator.stream.change import Change, Op, Position
 from replicator.stream.handlers import Selection
@@ -51,9 +52,16 @@ def tail(
             show_default=False,
         ),
     ] = None,
-    table: Annotated[str | None, typer.Option(help="Only changes of this table; kv has the keys of Redis.")] = None,
+    table: Annotated[
+        str | None, typer.Option(help="Only changes of this table: kv, the keys of Redis, or a SQL table.")
+    ] = None,
     key: Annotated[
-        str | None, typer.Option("--key", metavar="GLOB", help="Only keys that match, as in the command KEYS of Redis.")
+        str | None,
+        typer.Option(
+            "--key",
+            metavar="GLOB",
+            help="Only keys that match, as in the command KEYS of Redis. Those of SQL tables are JSON.",
+        ),
     ] = None,
     format: Annotated[
         TailFormat,
@@ -230,10 +238,13 @@ def _printer(format: TailFormat) -> _Printer:
 def describe(change: Change, width: int | None) -> Text:
     """Time, position, op, key, field, and old → new: whole, or shortened to the width of a terminal.
 
-    There, changes of today have no date.
+    There, changes of today have no date. The name of a SQL table precedes the key.
     """
     time = time_text(datetime.fromtimestamp(change.source.timestamp_us / 1e6), is_short=width is not None)
-    name = " ".join(name_text(it) for it in (change.row, change.field) if it is not None)
+    if change.table == KEYSPACE_TABLE:
+        name = " ".join(name_text(it) for it in (change.row, change.field) if it is not None)
+    else:
+        name = f"{name_text(change.table.encode())} {json_text(change.row)}"
     line = Text.assemble(
         (time, "dim"),
         f"  {change.position!s:<{POSITION_WIDTH}}  ",

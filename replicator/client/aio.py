@@ -16,7 +16,7 @@ from replicator.address import Address
 from replicator.client import requests
 from replicator.client.plans import Pause, Plan, Planner, Send
 from replicator.client.requests import TOKEN, Argument, EncodedCommand, Reply, SessionProgress
-from replicator.client.routing import NOT_SENT, Prefer, parse_nodes
+from replicator.client.routing import NOT_SENT, Prefer, first_failure, parse_nodes
 from replicator.client.sql import (
     Params,
     SqlResult,
@@ -62,6 +62,10 @@ class AsyncCommands(ABC):
         if check_is_no_transaction(statement) is StatementKind.READ:
             return parse_result(await self.read(*command, level=level))
         return parse_result(await self.execute(*command, id=id))
+
+    async def call(self, procedure: str, *arguments: Argument, id: str | None = None) -> Any:
+        """Call a procedure exactly once, as with `execute`."""
+        return await self.execute("REPL.CALL", procedure, *arguments, id=id)
 
     async def get(self, key: Argument, *, level: Level | None = None) -> bytes | None:
         return cast("bytes | None", await self.read("GET", key, level=level))
@@ -182,17 +186,22 @@ class _ConnectionPools:
         until_s = asyncio.get_running_loop().time() + step.timeout_s
         pool: Any = self._pool(step.node)
         try:
-            async with asyncio.timeout_at(until_s):
+            async with asyncio.timeout(min(step.timeout_s, step.silent_s or step.timeout_s)):
                 connection = await pool.get_connection()
         except (redis.RedisError, OSError) as error:
             return [failure_of(error, otherwise=NOT_SENT)]
+        exchange = asyncio.ensure_future(_exchange(connection, step.commands))
         try:
             async with asyncio.timeout_at(until_s):
-                await connection.send_packed_command(connection.pack_commands(step.commands))
-                return [await _receive(connection) for _ in step.commands]
+                while not (await asyncio.wait({exchange}, timeout=step.silent_s))[0]:
+                    if first_failure(await self.send(step.ping)) is not None:
+                        raise TimeoutError
+            return exchange.result()
         except (redis.RedisError, OSError) as error:
             return [failure_of(error)]
         finally:
+            exchange.cancel()
+            await asyncio.wait({exchange})
             await pool.release(connection)  # redis-py has closed it if the exchange was interrupted
 
     async def aclose(self) -> None:
@@ -205,6 +214,11 @@ class _ConnectionPools:
             options = connection_options(node, self._password)
             self._pools[node] = redis.asyncio.ConnectionPool(**options, retry=Retry(NoBackoff(), 0))
         return self._pools[node]
+
+
+async def _exchange(connection: Any, commands: Sequence[EncodedCommand]) -> list[Reply]:
+    await connection.send_packed_command(connection.pack_commands(commands))
+    return [await _receive(connection) for _ in commands]
 
 
 async def _receive(connection: Any) -> Reply:

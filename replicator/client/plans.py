@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
+from urllib.parse import quote
 
 from replicator.address import Address
 from replicator.client.errors import Rejected, Unavailable, UnknownOutcome
@@ -17,6 +18,7 @@ from replicator.client.requests import TOKEN, EncodedCommand, Reply
 from replicator.client.routing import (
     ERR,
     LOST,
+    NAME_COMMAND,
     STALE,
     ClusterMap,
     Failure,
@@ -29,12 +31,13 @@ from replicator.client.routing import (
     has_unknown_outcome,
     lookup_commands,
     parse_lookup,
+    parse_name,
 )
 from replicator.errors import ConfigError, Definite, ReplicatorError, Stale
 
 T = TypeVar("T")
 
-ATTEMPT_TIMEOUT_S = 3.0  # for one answer, before another node is tried; longer than a node takes to answer STALE
+ATTEMPT_TIMEOUT_S = 3.0  # until a read asks whether the node is there; longer than a node takes to answer STALE
 LOOKUP_TIMEOUT_S = 1.0
 PAUSE_S = 0.05
 SUSPECT_S = 2.0  # for which a node that did not answer is tried last
@@ -42,11 +45,19 @@ SUSPECT_S = 2.0  # for which a node that did not answer is tried last
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send the commands in one pipeline to that node. The plan receives a reply for each, or one `Failure` for all."""
+    """Send the commands in one pipeline to that node. The plan receives a reply for each, or one `Failure` for all.
+
+    After each `silent_s` without a reply, the node has to answer a PING, or the step has failed (None: it need not).
+    """
 
     node: Address
     commands: Sequence[EncodedCommand]
     timeout_s: float
+    silent_s: float | None = None
+
+    @property
+    def ping(self) -> Send:
+        return Send(self.node, [(b"PING",)], LOOKUP_TIMEOUT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +124,7 @@ class Planner:
             for node in nodes:
                 if attempts.left_s <= 0:
                     break
-                replies = yield Send(node, commands, min(ATTEMPT_TIMEOUT_S, attempts.left_s))
+                replies = yield Send(node, commands, attempts.left_s, silent_s=ATTEMPT_TIMEOUT_S)
                 failure = first_failure(replies)
                 if failure is None:
                     return replies
@@ -155,7 +166,7 @@ class Planner:
             failure = first_failure(replies)
             if failure is not None:
                 attempts.failures[node] = str(failure)
-                refusal = self._lookup_error(node, failure) or refusal
+                refusal = (yield from self._lookup_error(node, failure, attempts)) or refusal
                 continue
             found = parse_lookup(replies)
             if found.leader is None:
@@ -171,10 +182,17 @@ class Planner:
         self._map = self._map.updated(best)
         return best.leader
 
-    def _lookup_error(self, node: Address, failure: Failure) -> ReplicatorError | None:
+    def _lookup_error(self, node: Address, failure: Failure, attempts: _Attempts) -> Plan[ReplicatorError | None]:
         """The error of a lookup that will fail again, however often it is repeated."""
         if failure.code == ERR:
-            return ConfigError(f"{node} does not belong to the cluster {self._cluster!r}: {failure.message}")
+            timeout_s = max(0.0, min(LOOKUP_TIMEOUT_S, attempts.left_s))
+            name = parse_name((yield Send(node, [NAME_COMMAND], timeout_s)))
+            if name is None or name == self._cluster:
+                return ConfigError(f"{node} does not belong to the cluster {self._cluster!r}: {failure.message}")
+            return ConfigError(
+                f"{node} belongs to the cluster {name!r}, not to {self._cluster!r}: connect with cluster={name!r}, in "
+                f"a URL with ?cluster={quote(name)}"
+            )
         return _error(failure) if after_read_failure(failure) is RetryDecision.REJECTED else None
 
     def _current_suspects(self) -> frozenset[Address]:

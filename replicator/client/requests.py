@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from replicator.client.errors import Rejected
 from replicator.client.routing import Failure
 from replicator.errors import BadRequest
+from replicator.limits import MAX_REQUEST_BYTES
 from replicator.position import Token
 from replicator.protocol.levels import EVENTUAL, Level, LevelKind, decode_token, encode_token, parse_level
 
@@ -51,18 +52,26 @@ def _encode(argument: Argument) -> bytes:
     raise BadRequest(f"an argument is {argument!r} ({type(argument).__name__}): use bytes, str, int or float")
 
 
+def check_size(command: EncodedCommand) -> EncodedCommand:
+    """A node closes the connection at a larger one, without a reply. Raises `BadRequest`."""
+    size = sum(map(len, command))
+    if size > MAX_REQUEST_BYTES:
+        raise BadRequest(f"the request has {size} bytes, at most {MAX_REQUEST_BYTES} are allowed: divide it")
+    return command
+
+
 def write_command(command: Sequence[Argument], id: str | None) -> EncodedCommand:
     encoded = encode(command)
-    return encoded if id is None else (b"REPL.ONCE", id.encode(), *encoded)
+    return check_size(encoded if id is None else (b"REPL.ONCE", id.encode(), *encoded))
 
 
 def read_command(command: Sequence[Argument], level: Level) -> EncodedCommand:
-    return (b"REPL.READ", *str(level).encode().split(), *encode(command))
+    return check_size((b"REPL.READ", *str(level).encode().split(), *encode(command)))
 
 
 def transaction_commands(commands: Sequence[Sequence[Argument]], id: str) -> list[EncodedCommand]:
     """MULTI, the commands, EXEC under the id. So one decision covers all of them: they run now, or had run before."""
-    return [(b"MULTI",), *map(encode, commands), (b"REPL.EXEC", id.encode())]
+    return [(b"MULTI",), *(check_size(encode(it)) for it in commands), (b"REPL.EXEC", id.encode())]
 
 
 def transaction_replies(reply: Reply) -> list[Reply]:

@@ -101,6 +101,19 @@ def lookup_commands(cluster: str) -> list[tuple[bytes, ...]]:
     return [(b"SENTINEL", b"MASTER", cluster.encode()), (b"SENTINEL", b"REPLICAS", cluster.encode())]
 
 
+NAME_COMMAND = (b"SENTINEL", b"MASTERS")
+"""Asks a node for the name of its cluster."""
+
+
+def parse_name(replies: Sequence[Any]) -> str | None:
+    """`replies` to `NAME_COMMAND`. None if they have no name."""
+    try:
+        [[master]] = replies
+        return _fields(master)[b"name"].decode()
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return None
+
+
 def parse_lookup(replies: Sequence[Any]) -> LookupResult:
     """`replies` to `lookup_commands`."""
     master, replicas = _fields(replies[0]), [_fields(reply) for reply in replies[1]]

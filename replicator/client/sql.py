@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from enum import Enum, auto
@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import msgpack
 
+from replicator.client.requests import check_size
 from replicator.errors import BadRequest
 
 SqlValue: TypeAlias = int | float | str | bytes | None
@@ -116,12 +117,14 @@ def check_is_no_transaction(statement: str) -> StatementKind:
 
 def sql_command(statement: str, params: Params = ()) -> tuple[bytes, ...]:
     """Raises `BadRequest`."""
+    if isinstance(params, str | bytes | bytearray) or not isinstance(params, Iterable):
+        raise BadRequest(f"the parameters are of type {type(params).__name__}: use a list, a tuple or a dict")
     if isinstance(params, Mapping):
         values: Any = {name: sql_value(value, f":{name}") for name, value in params.items()}
     else:
         values = [sql_value(value, str(place)) for place, value in enumerate(params, 1)]
     try:
-        return (b"REPL.SQL", statement.encode(), b"PARAMS", msgpack.packb(values))
+        return check_size((b"REPL.SQL", statement.encode(), b"PARAMS", msgpack.packb(values)))
     except UnicodeEncodeError:
         raise BadRequest("the statement or a parameter has characters that UTF-8 cannot encode") from None
 

@@ -22,6 +22,7 @@ class ReplicatorDialect(SQLiteDialect):
     driver = "replicator"
     supports_statement_cache = True
     returns_native_bytes = True
+    insertmanyvalues_max_parameters = 8_000  # in one statement, whose size is limited
 
     @classmethod
     def import_dbapi(cls) -> ModuleType:

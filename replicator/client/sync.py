@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TypeVar, cast
 
 import redis
@@ -17,7 +17,7 @@ from replicator.client import requests
 from replicator.client.errors import Rejected, Unavailable
 from replicator.client.plans import Pause, Plan, Planner, Send
 from replicator.client.requests import TOKEN, Argument, EncodedCommand, Reply, SessionProgress
-from replicator.client.routing import LOST, NOT_SENT, Failure, Prefer, parse_nodes
+from replicator.client.routing import LOST, NOT_SENT, Failure, Prefer, first_failure, parse_nodes
 from replicator.client.sql import (
     Params,
     SqlResult,
@@ -63,6 +63,10 @@ class Commands(ABC):
         if check_is_no_transaction(statement) is StatementKind.READ:
             return parse_result(self.read(*command, level=level))
         return parse_result(self.execute(*command, id=id))
+
+    def call(self, procedure: str, *arguments: Argument, id: str | None = None) -> Any:
+        """Call a procedure exactly once, as with `execute`."""
+        return self.execute("REPL.CALL", procedure, *arguments, id=id)
 
     def get(self, key: Argument, *, level: Level | None = None) -> bytes | None:
         return cast("bytes | None", self.read("GET", key, level=level))
@@ -194,9 +198,12 @@ class _ConnectionPools:
         except (redis.RedisError, OSError) as error:
             return [failure_of(error, otherwise=NOT_SENT)]
         try:
-            return _exchange(connection, step.commands, until_s)
+            return _exchange(connection, step.commands, until_s, step.silent_s, lambda: self._answers(step.ping))
         finally:
             pool.release(connection)
+
+    def _answers(self, ping: Send) -> bool:
+        return first_failure(self.send(ping)) is None
 
     def close(self) -> None:
         with self._lock:
@@ -244,12 +251,21 @@ class LeaderConnection:
         self._connection.disconnect()
 
 
-def _exchange(connection: Any, commands: Sequence[EncodedCommand], until_s: float) -> list[Reply]:
-    """The connection is closed if the exchange is interrupted, so that no late answer is taken for another one."""
+def _exchange(
+    connection: Any,
+    commands: Sequence[EncodedCommand],
+    until_s: float,
+    silent_s: float | None = None,
+    answers: Callable[[], bool] = lambda: True,
+) -> list[Reply]:
+    """The connection is closed if the exchange is interrupted, so that no late answer is taken for another one.
+
+    `answers`: whether the node answers a PING, see `Send`.
+    """
     clean = False
     try:
         connection.send_packed_command(connection.pack_commands(commands))
-        replies = [_receive(connection, until_s) for _ in commands]
+        replies = [_receive(connection, until_s, silent_s, answers) for _ in commands]
         clean = True
         return replies
     except (redis.RedisError, OSError) as error:
@@ -259,10 +275,14 @@ def _exchange(connection: Any, commands: Sequence[EncodedCommand], until_s: floa
             connection.disconnect()
 
 
-def _receive(connection: Any, until_s: float) -> Reply:
+def _receive(connection: Any, until_s: float, silent_s: float | None, answers: Callable[[], bool]) -> Reply:
     """Raises `redis.RedisError`, `OSError`: the connection must be closed."""
-    if not connection.can_read(max(0.0, until_s - time.monotonic())):
-        raise TimeoutError
+    while True:
+        left_s = max(0.0, until_s - time.monotonic())
+        if connection.can_read(left_s if silent_s is None else min(silent_s, left_s)):
+            break
+        if time.monotonic() >= until_s or not answers():
+            raise TimeoutError
     try:
         return parse_reply(connection.read_response())
     except redis.ResponseError as error:

@@ -20,6 +20,7 @@ from replicator.local.admin_client import ClusterAdmin, find_cluster
 from replicator.local.folder import STORE, ClusterFile, ClusterFolder, NodeEntry
 from replicator.local.operations import remove_foreign_member, remove_member, set_mode
 from replicator.local.ports import check_free, free_base_port, is_free
+from replicator.local.procedures import nodes_without
 from replicator.local.progress import NO_PROGRESS, ProgressReporter
 from replicator.local.snapshots import named, newest_of_log, restore
 from replicator.local.stores import prepare_store
@@ -29,6 +30,8 @@ from replicator.log.kafka.security import KafkaSecurity, security_of
 from replicator.log.kafka.topic import wal_topic
 from replicator.log.kafka.topic_ids import TopicIds
 from replicator.position import AUTO, GOSSIP, LEADER
+from replicator.procedures.loading import Procedures
+from replicator.procedures.loading import load as load_procedures
 from replicator.records.types import Mode
 from replicator.snapshots.repository import Repository
 from replicator.snapshots.restoring import Choice, only
@@ -81,17 +84,22 @@ class LocalCluster:
         base_port: int | None = None,
         name: str | None = None,
         snapshots: str | None = None,
+        procedures: Path | None = None,
     ) -> None:
         """Start the nodes n1, n2, … that are not running, and return when they serve.
 
         `nodes` None: the nodes that the cluster has, or 3 if it has none. `bootstrap` None: its Kafka; a new cluster
         starts one in the folder. `base_port` and `name` are for a new cluster. An existing cluster refuses fewer nodes
         and other values than it has, but a Kafka at another address, and another repository of snapshots, are accepted
-        while no node runs.
+        while no node runs. `procedures`: their file, for nodes that are started from now on; a file in place of another
+        one is accepted while no node runs.
         """
+        loaded = None if procedures is None else load_procedures(procedures)
+        file = None if procedures is None else str(procedures.absolute())
         folder = self.folder
         with folder.lock(create=True):
-            cluster = self._planned(nodes, bootstrap, base_port, name, snapshots)
+            cluster = self._planned(nodes, bootstrap, base_port, name, snapshots, file)
+            ran = [entry for entry in cluster.nodes if folder.process(entry.id)]
             self._notice_restore(cluster)
             with self._reporting_what_runs(cluster.nodes):
                 if not cluster.bootstrap or cluster.own_broker:
@@ -105,6 +113,18 @@ class LocalCluster:
                     folder.start_process(cluster, entry)
         with self._reporting_what_runs(cluster.nodes):
             wait_ready(folder, self.admin, cluster.nodes, UP_S, self._progress)
+        if loaded is not None:
+            self._notice_procedures(cluster.procedures, loaded, ran)
+
+    def _notice_procedures(self, file: str, procedures: Procedures, ran: Sequence[NodeEntry]) -> None:
+        """Which of the nodes that were running before have not loaded them."""
+        outdated = nodes_without(procedures, {entry.id: entry.resp for entry in ran}, self.password) if ran else []
+        if outdated:
+            self._progress.notice(
+                f"{', '.join(outdated)} {'has' if len(outdated) == 1 else 'have'} not loaded the procedures in {file}: "
+                f"restart one node after the other (`replicator node stop {outdated[0]}`, `replicator node start "
+                f"{outdated[0]}`)"
+            )
 
     def _notice_restore(self, cluster: ClusterFile) -> None:
         """If one was interrupted."""
@@ -123,7 +143,13 @@ class LocalCluster:
                 )
 
     def _planned(
-        self, nodes: int | None, bootstrap: str | None, base_port: int | None, name: str | None, snapshots: str | None
+        self,
+        nodes: int | None,
+        bootstrap: str | None,
+        base_port: int | None,
+        name: str | None,
+        snapshots: str | None,
+        procedures: str | None,
     ) -> ClusterFile:
         """What `up` saves and starts. Raises `ConfigError`, `BrokerUnavailable`: then nothing has changed."""
         folder = self.folder
@@ -131,7 +157,7 @@ class LocalCluster:
         if folder.exists():
             self.check_password()
             cluster = folder.load()
-            self._check_same(cluster, nodes, bootstrap, base_port, name, snapshots)
+            self._check_same(cluster, nodes, bootstrap, base_port, name, snapshots, procedures)
         else:
             name = checked_name("cluster name", DEFAULT_NAME if name is None else name)
             cluster = ClusterFile(name, "", False, base_port or DEFAULT_BASE_PORT)
@@ -141,6 +167,8 @@ class LocalCluster:
         if snapshots not in (None, folder.repository(cluster)):
             Repository(snapshots)
             cluster = replace(cluster, snapshots=snapshots)
+        if procedures is not None:
+            cluster = replace(cluster, procedures=procedures)
         cluster = replace(cluster, has_password=bool(self.password))
         for index in range(1, _node_count(cluster, nodes) + 1):
             cluster = cluster.with_node(f"n{index}")
@@ -158,6 +186,7 @@ class LocalCluster:
         base_port: int | None,
         name: str | None,
         snapshots: str | None,
+        procedures: str | None,
     ) -> None:
         """Raises `ConfigError` if the cluster has other values, which cannot be changed now."""
         different = []
@@ -174,6 +203,11 @@ class LocalCluster:
         stop_first = "(to change that, stop them first: `replicator cluster down`)"
         if running and snapshots not in (None, repository := self.folder.repository(cluster)):
             different.append(f"{running} use the snapshots in {repository}, not {snapshots} {stop_first}")
+        if running and cluster.procedures and procedures not in (None, cluster.procedures):
+            different.append(
+                f"{running} use the procedures in {cluster.procedures}, not {procedures} {stop_first[:-1]}; to add "
+                "procedures, change the file, and restart one node after the other)"
+            )
         if cluster.bootstrap and bootstrap not in (None, cluster.bootstrap):
             if cluster.own_broker:
                 different.append(f"its Kafka is its own, at {cluster.bootstrap}, not {bootstrap}")

@@ -28,6 +28,7 @@ from replicator.local.kafka import LocalBroker
 from replicator.local.ports import HTTP_ABOVE_RESP, check_free
 from replicator.local.process import ProcessIdentity, identify, is_alive, terminate
 from replicator.position import LEADER
+from replicator.procedures.loading import NONE, Procedures, load
 
 STOP_S = 15
 PORTS_TRIED = 20
@@ -64,7 +65,12 @@ class ClusterFile:
     nodes: tuple[NodeEntry, ...] = field(default=())
     has_password: bool = False  # the password itself is never in a file
     snapshots: str = ""  # URL of their repository; empty: the folder `snapshots` beside this file
+    procedures: str = ""  # path of their file; empty: there are none
     former: tuple[str, ...] = ()  # the clusters from which this one was restored, the latest last
+
+    def load_procedures(self) -> Procedures:
+        """Raises `ConfigError`."""
+        return load(Path(self.procedures)) if self.procedures else NONE
 
     def has_node(self, id: str) -> bool:
         return any(entry.id == id for entry in self.nodes)
@@ -100,6 +106,7 @@ class ClusterFile:
 class ClusterFolder:
     def __init__(self, dir: Path) -> None:
         self.dir = dir.absolute()
+        self._log_begins: dict[str, int] = {}  # of the nodes that this program has started: in bytes
 
     @property
     def broker(self) -> LocalBroker:
@@ -252,9 +259,12 @@ class ClusterFolder:
         }
         if entry.upstream != LEADER:
             options["upstream"] = entry.upstream
+        if cluster.procedures:
+            options["procedures"] = cluster.procedures
         command = [sys.executable, "-m", "replicator", "node", "run"]
         command += [part for name, value in options.items() for part in (f"--{name}", value)]
         with open(self.log_file(entry.id), "ab") as out:
+            self._log_begins[entry.id] = out.tell()
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd=folder
             )
@@ -275,9 +285,14 @@ class ClusterFolder:
         return True
 
     def log_tail(self, id: str) -> str:
-        """The last lines of the node's log, for error messages."""
+        """The last lines of the node's log, for error messages. If this program has started it: since then."""
         try:
-            lines = self.log_file(id).read_text(errors="replace").splitlines()
+            with open(self.log_file(id), "rb") as log:
+                log.seek(self._log_begins.get(id, 0))
+                written = log.read()
         except FileNotFoundError:
+            written = b""
+        if not written:
             return "it has written no log"
+        lines = written.decode(errors="replace").splitlines()
         return "\n".join([f"the end of {self.log_file(id)}:", *(f"  {line}" for line in lines[-LOG_TAIL_LINES:])])

@@ -12,8 +12,8 @@ from replicator.config import checked_name
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.local.admin_client import PROMOTE_S, ChangeStreamInfo, ClusterAdmin, NodeAdmin, TakenSnapshot
 from replicator.local.progress import ProgressReporter
-from replicator.local.status import MemberStatus
-from replicator.local.waiting import wait_for_membership
+from replicator.local.status import FAILED, REPLACED, MemberStatus
+from replicator.local.waiting import NodeFailed, wait_for_membership
 from replicator.position import NodeId
 from replicator.records.types import Mode, Policy, Replication, WaitFor, WriteMode
 
@@ -25,8 +25,11 @@ def promote(admin: ClusterAdmin, id: str, *, force: bool = False) -> int:
     """Make the node the leader, and return its epoch.
 
     By default the leader transfers leadership. With `force` the node becomes the leader without the old one's consent.
-    Raises `ReplicatorError`.
+    Raises `NodeFailed`, `ReplicatorError`.
     """
+    for status in admin.statuses():
+        if status.node.id == id and status.node.state in (FAILED, REPLACED):
+            raise NodeFailed(status.node)  # the leader knows only that it sends no acks
     asked = admin.member(id) if force else admin.leader()
     asked.promote(id, force=force)
     deadline = time.monotonic() + PROMOTE_S

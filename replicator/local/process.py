@@ -26,13 +26,17 @@ class ProcessIdentity:
 
 
 def identify(pid: int) -> ProcessIdentity | None:
-    """None if there is no such process, or only a zombie. Raises `ConfigError` if this system is not Linux."""
+    """None if there is no such process, or all its threads have ended (a zombie).
+
+    After a kill, the first thread may end before the others; until those have ended, the ports of the process are in
+    use. Raises `ConfigError` if this system is not Linux.
+    """
     boot = boot_id()
     try:
         state, *others = _stat(pid)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    if state in "ZX":
+    if state == "X" or (state == "Z" and int(others[16]) <= 1):  # num_threads; a zombie counts as one
         return None
     return ProcessIdentity(pid, f"{boot}/{others[18]}")
 

@@ -53,6 +53,7 @@ from replicator.recovery.new_timeline import (
 )
 from replicator.recovery.roll_forward import RecoveryTarget, check_target, roll_forward
 from replicator.recovery.temporary import temporary_store
+from replicator.server.redis.execution import Replay
 from replicator.snapshots.listing import listed
 from replicator.snapshots.repository import Repository
 from replicator.snapshots.restoring import only
@@ -292,6 +293,7 @@ class _Steps:
         self._bootstrap = bootstrap
         self._security = security_of_environment(bootstrap)
         self._repository = Repository(folder.repository(folder.load()))
+        self._procedures = folder.load().load_procedures()
         self._progress = progress
         self._save = save
         self._work = folder.dir / WORK
@@ -395,7 +397,9 @@ class _Steps:
             if plan.target is not None:
                 log = await self._open_source(manifest)
                 try:
-                    await roll_forward(machine, log, manifest.taken_at_ms, plan.target, self._show_log)
+                    await roll_forward(
+                        machine, log, manifest.taken_at_ms, plan.target, Replay(self._procedures), self._show_log
+                    )
                 finally:
                     await log.close()
             reached = machine.state.offset

@@ -8,7 +8,7 @@ from replicator.errors import BadRequest, Busy, NotLeader
 from replicator.limits import MAX_INFLIGHT_BYTES, MAX_RECORD_BYTES
 from replicator.node.context import NodeContext
 from replicator.node.writes import Done, PendingWrite
-from replicator.protocol.replication import logs_command, may_log_commands
+from replicator.protocol.replication import in_order, logs_command, may_log_commands
 from replicator.protocol.suspension import is_inherited
 from replicator.records.types import Command, Heartbeat, Member, Replication, Write
 from replicator.store.view import Transaction
@@ -37,6 +37,11 @@ def _not_leader(context: NodeContext) -> NotLeader | Busy:
     if leader is None or leader.node == context.author.node:  # this node, before it was restarted
         return NotLeader(f"{READ_ONLY} There is no leader now. Try again")
     return NotLeader(f"{READ_ONLY} The leader is {leader.node}, at {leader.resp}")
+
+
+def fits(encoded: bytes) -> bool:
+    """Whether a body is small enough for a record."""
+    return len(encoded) <= MAX_RECORD_BYTES
 
 
 class Executed(NamedTuple):
@@ -100,10 +105,10 @@ class ClientWrites:
         if executed is not None and changes and may_log_commands(replica.machine.meta.membership):
             replication = executed.replication or replica.machine.meta.membership.policy.replicate
             as_command = replica.codec.encode_body(executed.command)
-            is_command = logs_command(replication, len(as_command), len(encoded))
+            is_command = logs_command(replication, len(as_command), len(encoded)) and fits(as_command)
             if is_command:
-                encoded = as_command
-        if len(encoded) > MAX_RECORD_BYTES:
+                body, encoded = Write(in_order(changes)), as_command
+        if not fits(encoded):
             raise BadRequest(
                 f"one transaction would take {len(encoded)} bytes in the log, at most {MAX_RECORD_BYTES} are allowed: "
                 "split it into smaller ones"

@@ -119,7 +119,8 @@ class Commitment:
                 self._observe_acks(ready)
             applied = [pending for group in ready for pending in group.writes]
             replica, last = self._context.replica, ready[-1]
-            replica.apply([pending.body for pending in applied], last.state, last.written_us)
+            commands = [place for place, pending in enumerate(applied) if pending.is_command]
+            replica.apply([pending.body for pending in applied], last.state, last.written_us, commands)
             for group in ready:
                 replica.recent.add(group.changing)
                 if replica.change_listener is not None:

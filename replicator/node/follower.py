@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+from replicator.limits import SLICE_MS, SLICE_STEPS
 from replicator.log.port import Acks, Entry
 from replicator.node import resolution
 from replicator.node.ack_sender import AckSender
@@ -24,6 +25,7 @@ from replicator.protocol.ack_policy import required
 from replicator.protocol.roles import Role
 from replicator.protocol.timeline import check_not_ended
 from replicator.records.types import Claim, Header, Membership, Timing
+from replicator.steps import Steps
 
 logger = logging.getLogger(__name__)
 
@@ -81,16 +83,32 @@ class Follower:
             check_not_ended(context.replica.state)
             resolution.check(context)
 
-    async def _apply(self, entries: Sequence[Entry], apply: Callable[[Sequence[Entry]], Applied]) -> str | None:
+    async def _apply(self, entries: Sequence[Entry], apply: Callable[[Sequence[Entry]], Steps[Applied]]) -> str | None:
         """Apply all entries in slices. Returns why some could not be applied; None: all were."""
         while True:
             membership = self._context.replica.machine.meta.membership
-            accepted, entries, problem = apply(entries)
+            accepted, entries, problem = await self._in_slices(apply(entries))
             self._take(accepted, membership)
             self._relay.applied(accepted)
             if problem is not None or not entries:
                 return problem
             await asyncio.sleep(0)
+
+    async def _in_slices(self, steps: Steps[Applied]) -> Applied:
+        clock = self._context.clock
+        try:
+            while True:
+                until_s = clock.peek_s() + SLICE_MS / 1000
+                for _ in range(SLICE_STEPS):
+                    next(steps)
+                    if clock.peek_s() >= until_s:
+                        break
+                await asyncio.sleep(0)
+        except StopIteration as end:
+            applied: Applied = end.value
+            return applied
+        finally:
+            steps.close()
 
     async def _seek_leadership(self) -> None:
         context = self._context

@@ -26,6 +26,7 @@ from replicator.protocol.log_state import LogState
 from replicator.protocol.verification import verify
 from replicator.records.codec import BARRIER, NotARecord, RecordCodec
 from replicator.records.types import Change, Checkpoint, Claim, Command, Heartbeat, Record, Single, Write, singles
+from replicator.steps import Steps
 from replicator.store.machine import Machine
 from replicator.store.view import Entries
 
@@ -57,7 +58,7 @@ def _changes(record: Record) -> int:
     return sum(len(body.changes) for body in singles(record.body) if type(body) is Write)
 
 
-def _cannot_execute(command: Command, state: Entries) -> Mapping[bytes, Change]:
+def _cannot_execute(command: Command, state: Entries) -> Steps[Mapping[bytes, Change]]:
     raise UpgradeNeeded("the log has commands, and nothing executes them here")
 
 
@@ -86,8 +87,8 @@ class Replica:
     def state(self) -> LogState:
         return self.machine.state
 
-    def read(self, entries: Sequence[Entry]) -> Applied:
-        """Apply the next entries of the log, as many as may be applied at once.
+    def read(self, entries: Sequence[Entry]) -> Steps[Applied]:
+        """Apply the next entries of the log, as many as may be applied together. Nothing else may be applied meanwhile.
 
         Entries that were read before are compared with the store's state (`protocol.verification`). Raises what that,
         `RecordCodec.decode`, `judge` and `apply` do.
@@ -131,7 +132,7 @@ class Replica:
                 void_records += 1
                 why_void = f"offset {offset}: {type(record.body).__name__} by {record.header.author}, {void}"
         before = self.state
-        self._apply_accepted(accepted, changing, state)
+        yield from self._apply_accepted(accepted, changing, state)
         self.void_records += void_records
         if why_void:
             logger.warning("%d records are void, the last at %s", void_records, why_void)
@@ -139,8 +140,8 @@ class Replica:
             self._note_claims(before.leader, accepted)
         return Applied(accepted, entries[read:])
 
-    def apply_sent(self, entries: Sequence[Entry]) -> Applied:
-        """Apply records that another node has sent, as many as may be applied at once. Raises what `apply` does."""
+    def apply_sent(self, entries: Sequence[Entry]) -> Steps[Applied]:
+        """Apply records that another node has sent, as `read`. Raises what `apply` does."""
         state = self.state
         accepted: list[Accepted] = []
         changing: list[Entry] = []  # as in `read`
@@ -169,18 +170,20 @@ class Replica:
                 changing.append(entry)
             elif self._ends_batch(record):
                 break
-        self._apply_accepted(accepted, changing, state)
+        yield from self._apply_accepted(accepted, changing, state)
         return Applied(accepted, entries[read:], problem)
 
-    def _apply_accepted(self, accepted: Sequence[Accepted], changing: Sequence[Entry], state: LogState) -> None:
+    def _apply_accepted(self, accepted: Sequence[Accepted], changing: Sequence[Entry], state: LogState) -> Steps[None]:
         if state is not self.state:
             self._note_use(accepted)
             written_us = accepted[-1].record.header.timestamp_us if accepted else self._written_us
             read = [body for _, record, _ in accepted for body in singles(record.body)]
-            bodies = with_changes(read, self.machine.view, self.execute)
+            bodies = yield from with_changes(read, self.machine.view, self.execute)
+            commands: Sequence[int] = ()
             if bodies is not read:
+                commands = [place for place, body in enumerate(read) if type(body) is Command]
                 changing = self._with_changes(accepted, bodies)
-            self.apply(bodies, state, written_us)
+            self.apply(bodies, state, written_us, commands)
             self.recent.add(changing)
             if self.change_listener is not None:
                 applied = iter(bodies)
@@ -229,13 +232,14 @@ class Replica:
                 self.terms.note(leader, offset, header, body)
                 leader = body.leader
 
-    def apply(self, bodies: Sequence[Single], state: LogState, written_us: int) -> None:
+    def apply(self, bodies: Sequence[Single], state: LogState, written_us: int, commands: Sequence[int] = ()) -> None:
         """Apply the bodies of accepted records in order.
 
-        `state` is the state after them; the last one was written at `written_us`, by its author's clock.
+        `state` is the state after them; the last one was written at `written_us`, by its author's clock. `commands`:
+        the places of those that are commands in the log.
         """
         began_s = self._clock.peek_s()
-        self.machine.apply(bodies, state)
+        self.machine.apply(bodies, state, commands)
         self._apply_latency.observe(self._clock.peek_s() - began_s)
         self._written_us = written_us
         self._waiters.advance(state.offset)

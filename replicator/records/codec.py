@@ -17,8 +17,20 @@ import fastavro
 from replicator import formats
 from replicator.errors import LogDamage, UpgradeNeeded
 from replicator.position import Author
-from replicator.records import bodies, fast
-from replicator.records.types import GROUPS_SINCE, VERSION, Ack, Body, Group, Header, Membership, Record, Write
+from replicator.records import bodies, fast, fast_command
+from replicator.records.types import (
+    COMMANDS_SINCE,
+    GROUPS_SINCE,
+    VERSION,
+    Ack,
+    Body,
+    Command,
+    Group,
+    Header,
+    Membership,
+    Record,
+    Write,
+)
 
 _DECODE_ERRORS = (ValueError, IndexError, KeyError, EOFError, TypeError, OverflowError)
 _PLAUSIBLE_VERSIONS = range(1, 1000)
@@ -57,6 +69,8 @@ class RecordCodec:
     def encode_body(self, body: Body) -> bytes:
         if type(body) is Write:
             return fast.encode_write(body)
+        if type(body) is Command:
+            return fast_command.encode_command(body)
         if type(body) is Group:
             return fast.encode_group([fast.encode_write(write) for write in body.writes])
         out = BytesIO()
@@ -87,6 +101,8 @@ class RecordCodec:
                 return Record(header, fast.decode_write(encoded_body), encoded_body)
             if GROUPS_SINCE <= version <= VERSION and fast.is_group(encoded_body):
                 return Record(header, fast.decode_group(encoded_body), encoded_body)
+            if COMMANDS_SINCE <= version <= VERSION and fast_command.is_command(encoded_body):
+                return Record(header, fast_command.decode_command(encoded_body), encoded_body)
             stream = BytesIO(payload)
             avro: Any = fastavro.schemaless_reader(stream, writer, self._reader, return_record_name=True)
             if stream.read(1):

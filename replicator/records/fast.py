@@ -46,6 +46,11 @@ def encode_bytes(data: bytes) -> bytes:
     return _length(len(data)) + data
 
 
+def encode_array(items: Sequence[bytes]) -> bytes:
+    """Encode an Avro array of encoded items, or a map of encoded pairs."""
+    return _length(len(items)) + b"".join(items) + _END if items else _END
+
+
 @lru_cache(maxsize=64)
 def _author_prefix(version: int, timeline: bytes, epoch: Epoch, author: Author) -> bytes:
     node = author.node.encode()
@@ -175,13 +180,14 @@ def _read_prefix(payload: bytes) -> _Prefix:
     version, at = decode_long(payload, 0)
     timeline = payload[at : at + _TIMELINE_BYTES]
     epoch, at = decode_long(payload, at + _TIMELINE_BYTES)
-    node, at = _read_bytes(payload, at)
+    node, at = read_bytes(payload, at)
     incarnation, at = decode_long(payload, at)
     author = Author(NodeId(node.decode()), incarnation)
     return _Prefix(payload[:at], version, timeline, Epoch(epoch), author)
 
 
-def _read_bytes(data: bytes, at: int) -> tuple[bytes, int]:
+def read_bytes(data: bytes, at: int) -> tuple[bytes, int]:
+    """Avro bytes, and the position after them. Raises as `decode_long`."""
     length = data[at]
     if length < 0x80:  # one byte, the common case
         length = (length >> 1) ^ -(length & 1)
@@ -198,7 +204,7 @@ def _read_some(data: bytes, at: int) -> tuple[bytes, int]:
     """Decode the second branch of ["null", "bytes"]."""
     if data[at] != 2:
         raise ValueError(f"invalid union branch {data[at]}")
-    return _read_bytes(data, at + 1)
+    return read_bytes(data, at + 1)
 
 
 @lru_cache(maxsize=256)
@@ -249,17 +255,17 @@ def _decode_changes(body: bytes, at: int) -> tuple[Write, int]:
             count = -count
             _, at = decode_long(body, at)
         for _ in range(count):
-            # `_read_bytes` inlined for lengths below 64. If a slice ends past the data, the next access raises.
+            # `read_bytes` inlined for lengths below 64. If a slice ends past the data, the next access raises.
             if (length := body[at]) & 0x81:
-                table, at = _read_bytes(body, at)
+                table, at = read_bytes(body, at)
             else:
                 table, at = body[at + 1 : at + 1 + (length >> 1)], at + 1 + (length >> 1)
             if (length := body[at]) & 0x81:
-                row, at = _read_bytes(body, at)
+                row, at = read_bytes(body, at)
             else:
                 row, at = body[at + 1 : at + 1 + (length >> 1)], at + 1 + (length >> 1)
             if (length := body[at]) & 0x81:
-                field, at = _read_bytes(body, at)
+                field, at = read_bytes(body, at)
             else:
                 field, at = body[at + 1 : at + 1 + (length >> 1)], at + 1 + (length >> 1)
             old, at = (None, at + 1) if body[at] == 0 else _read_some(body, at)

@@ -23,11 +23,11 @@ class Call(NamedTuple):
 
 class Tape(Protocol):
     def call(self, name: str, function: Callable[[], V]) -> V:
-        """The result of a nondeterministic call; `function` makes it, if it is not known."""
+        """The result of a nondeterministic call. `function` makes the call, unless its result is recorded."""
         ...
 
     def mark(self) -> int:
-        """For `cut`."""
+        """The number of calls so far, for `cut`."""
         ...
 
     def cut(self, mark: int) -> None:
@@ -35,8 +35,21 @@ class Tape(Protocol):
         ...
 
 
+class Unrecorded:
+    """The tape of what is never executed again, such as a query: it makes each call and records nothing."""
+
+    def call(self, name: str, function: Callable[[], V]) -> V:
+        return function()
+
+    def mark(self) -> int:
+        return 0
+
+    def cut(self, mark: int) -> None:
+        pass
+
+
 class TapeFull(BadRequest):
-    """A transaction that needs a longer tape has no effect."""
+    """The transaction makes more calls than a tape can record. It has no effect."""
 
 
 class Recorder:
@@ -44,11 +57,11 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self._bytes = 0
+        self._bytes = 0  # of the results in `calls`
 
     def call(self, name: str, function: Callable[[], V]) -> V:
         result = function()
-        self._bytes += len(result) if isinstance(result, (str, bytes)) else 8
+        self._bytes += _size(result)
         if len(self.calls) == MAX_TAPE_CALLS or self._bytes > MAX_TAPE_BYTES:
             raise TapeFull(
                 f"one transaction makes at most {MAX_TAPE_CALLS} nondeterministic calls, such as random(), whose "
@@ -61,6 +74,7 @@ class Recorder:
         return len(self.calls)
 
     def cut(self, mark: int) -> None:
+        self._bytes -= sum(_size(it.result) for it in self.calls[mark:])
         del self.calls[mark:]
 
 
@@ -87,7 +101,12 @@ class Player:
         self._next = mark
 
     def finish(self) -> None:
-        """The command has ended: all calls must have been repeated."""
+        """The command has ended. Raises `Diverged` if a recorded call was not repeated."""
         if self._next < len(self._calls):
             left = self._calls[self._next]
             raise Diverged(f"the command called {left.name}() at the leader, which it has not done here")
+
+
+def _size(result: TapeValue) -> int:
+    """In bytes, about as it takes in a record."""
+    return len(result) if isinstance(result, (str, bytes)) else 8

@@ -58,7 +58,7 @@ class Group(NamedTuple):
 class Command(NamedTuple):
     """One client transaction, as the commands that each replica executes again, on the state before it."""
 
-    engine: str  # what executes them, as `name:version`
+    engine: str  # what executes them: `name:version`, separated by commas. Empty: plain Redis commands
     lines: tuple[tuple[bytes, ...], ...]  # of the Redis protocol, in order
     tape: tuple[Call, ...]
     now_ms: int  # for which they were executed: the wall clock of the leader

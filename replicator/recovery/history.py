@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from replicator.position import Author
 from replicator.protocol.log_state import LogState
+from replicator.records.types import Command
 from replicator.recovery.accepted_log import AcceptedRecord
 from replicator.store import snapshot
 from replicator.store.keys import decode_key, row_range
@@ -43,9 +44,9 @@ class KeyChange(NamedTuple):
 
 
 def history_of(cluster: str, row: bytes, accepted: AcceptedRecord) -> Iterator[KeyChange]:
-    """The changes of this key in one record, in order."""
+    """The changes of this key in one record, in order. Raises `ConfigError`: the record is a command."""
     record = accepted.record
-    if row not in record.encoded_body:
+    if type(record.body) is not Command and row not in record.encoded_body:
         return
     for change in changes_of(cluster, accepted.offset, record):
         if change.row == row:

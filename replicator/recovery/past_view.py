@@ -9,6 +9,7 @@ from collections.abc import Callable
 from replicator.address import Address
 from replicator.errors import ConfigError, LogTrimmed, SnapshotError
 from replicator.log.port import Log
+from replicator.node.commands import Execute
 from replicator.node.log_start import continues_another
 from replicator.position import Offset
 from replicator.records.types import Change, Write
@@ -25,7 +26,7 @@ EXPIRED_AT_ONCE = 1_000
 
 
 async def bring_to(
-    machine: Machine, manifest: Manifest, log: Log, target: RecoveryTarget, on_applied: OnApplied
+    machine: Machine, manifest: Manifest, log: Log, target: RecoveryTarget, execute: Execute, on_applied: OnApplied
 ) -> PastState:
     """The store of a snapshot, with the log applied up to the target. Raises as `roll_forward`, and `SnapshotError`."""
     if log.identity != manifest.topic_id:
@@ -34,11 +35,13 @@ async def bring_to(
             f"cluster {manifest.cluster} has now ({log.identity}): it can be used as it is only, without another "
             "offset or time"
         )
-    written_us = await roll_forward(machine, log, manifest.taken_at_ms, target, on_applied)
+    written_us = await roll_forward(machine, log, manifest.taken_at_ms, target, execute, on_applied)
     return past_state(machine, written_us // 1000)
 
 
-async def replay_to(machine: Machine, log: Log, target: RecoveryTarget, on_applied: OnApplied) -> PastState:
+async def replay_to(
+    machine: Machine, log: Log, target: RecoveryTarget, execute: Execute, on_applied: OnApplied
+) -> PastState:
     """An empty store, with the log applied from its start up to the target.
 
     Raises as `roll_forward`, and `LogTrimmed` if the log does not have all data.
@@ -47,7 +50,7 @@ async def replay_to(machine: Machine, log: Log, target: RecoveryTarget, on_appli
         raise LogTrimmed(f"the log begins at offset {start}, because it was trimmed")
     if await continues_another(log):
         raise LogTrimmed("the log begins with the content of another cluster, from which this one was restored")
-    written_us = await roll_forward(machine, log, 0, target, on_applied)
+    written_us = await roll_forward(machine, log, 0, target, execute, on_applied)
     if machine.state.offset < 0:
         raise ConfigError("the log has no record from before that time")
     return past_state(machine, written_us // 1000)

@@ -16,7 +16,7 @@ from replicator.node.commands import Execute, with_changes
 from replicator.position import Offset
 from replicator.records.types import Single, singles
 from replicator.recovery.accepted_log import Judged, LogBounds, bounds_of, read_accepted
-from replicator.server.redis.execution import Replay
+from replicator.steps import finish
 from replicator.store.machine import Machine
 from replicator.store.snapshot import Manifest
 
@@ -27,7 +27,9 @@ OnApplied = Callable[[int, int], None]
 """Called with the number of offsets that were read, and how many there are at most."""
 
 
-async def roll_forward(machine: Machine, log: Log, taken_ms: int, target: RecoveryTarget, on_applied: OnApplied) -> int:
+async def roll_forward(
+    machine: Machine, log: Log, taken_ms: int, target: RecoveryTarget, execute: Execute, on_applied: OnApplied
+) -> int:
     """Returns when the last accepted record was written (us since 1970, by its author's clock).
 
     `taken_ms`: when the snapshot was taken. Raises `ConfigError` (the target cannot be reached), `LogTrimmed`,
@@ -37,7 +39,7 @@ async def roll_forward(machine: Machine, log: Log, taken_ms: int, target: Recove
     check_reachable(target, first, bounds)
     if not isinstance(target, datetime):
         bounds = bounds._replace(end=Offset(target + 1))
-    written_us, execute = 0, Replay()  # the time is not known yet
+    written_us = 0  # it is not known yet
     async with contextlib.aclosing(read_accepted(log, machine.state, bounds)) as read:
         async for judged in read:
             if isinstance(target, datetime) and not written_us:
@@ -108,4 +110,4 @@ def cut(judged: Judged, target: RecoveryTarget) -> tuple[Judged, bool]:
 def _apply(machine: Machine, judged: Judged, execute: Execute) -> None:
     if judged.state.offset > machine.state.offset:
         bodies: list[Single] = [body for it in judged.accepted for body in singles(it.record.body)]
-        machine.apply(with_changes(bodies, machine.view, execute), judged.state)
+        machine.apply(finish(with_changes(bodies, machine.view, execute)), judged.state)

@@ -7,6 +7,7 @@ A row exists until it is deleted, although it has expired: views decide whether 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
 
@@ -112,6 +113,17 @@ class Keyspace:
         return None if stored is None else stored[1:]
 
 
+@dataclass(slots=True)
+class CommandInfo:
+    """What the log needs to know of the commands of a transaction, beside their lines and the tape."""
+
+    replication: Replication | None = None  # that the client has asked for
+    is_repeatable: bool = True  # whether the commands have the same effect again, with the tape
+    engines: frozenset[str] = frozenset()  # what has executed them, as in `records.types.Command`
+    script_texts: dict[bytes, bytes] = field(default_factory=dict)  # of scripts that were called by their digests
+    reads: int = 0  # as in `records.types.Command`
+
+
 class WritableKeyspace(Keyspace):
     """Reads and writes of one transaction."""
 
@@ -124,10 +136,7 @@ class WritableKeyspace(Keyspace):
     ) -> None:
         super().__init__(transaction, now_ms, programs)
         self.transaction = transaction
-        self.replication: Replication | None = None  # that the client has asked for
-        self.is_repeatable = True  # whether the commands have the same effect again, with the tape
-        self.uses_sql = False
-        self.reads = 0  # as in `records.types.Command`
+        self.command_info = CommandInfo()
         self._tape = tape
 
     @property
@@ -233,9 +242,9 @@ class WritableKeyspace(Keyspace):
         entries = list(islice(self._view.scan(*row_range(KEYSPACE_TABLE, source)), MAX_CHANGES + 1))
         self.remove(target)
         for key, stored in entries:
-            field = decode_key(key)[2]
-            self.transaction.put(KEYSPACE_TABLE, source, field, None)
-            self.transaction.put(KEYSPACE_TABLE, target, field, stored)
+            part = decode_key(key)[2]
+            self.transaction.put(KEYSPACE_TABLE, source, part, None)
+            self.transaction.put(KEYSPACE_TABLE, target, part, stored)
 
     def _put_count(self, row: bytes, count: int) -> None:
         value = self.header(row)

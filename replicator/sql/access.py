@@ -1,6 +1,6 @@
-"""How a table is read: in full, by its key or by an index, and which part of it. Decided once for each statement.
+"""Plans how a statement reads a table: in full, by its key or by an index, and which range of it.
 
-The decision never depends on the data: replicas that execute a statement must read the rows in the same order.
+A plan never depends on the data: replicas that execute a statement must read the rows in the same order.
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ import apsw
 from replicator.sql.tables import Index, Table
 from replicator.sql.values import Affinity
 
-ROWID = -1  # as SQLite counts columns
+ROWID = -1  # SQLite's number of this column
 
 _ROWS = 1_000_000.0
-"""That a table is assumed to have."""
-_PER_EQUAL, _PER_RANGE = 10.0, 4.0
-"""A column that must be equal, or in a range, is assumed to leave one in so many rows."""
+"""Assumed number of rows of a table."""
+_PER_EQUAL, _PER_RANGE = 1_000.0, 4.0
+"""Assumed selectivity: a column that is equal to a value, or within a bound, selects one of so many rows."""
 _PER_ENTRY, _PER_INDEXED = 1.0, 2.5
-"""Relative cost to read a row in the order of the table, and by an index."""
+"""Relative cost of a row that is read in the order of the table, and by an index."""
+_SORT = 1.5
+"""Relative cost of rows that have to be sorted."""
+_SET = 10
+"""Assumed number of values of a set (`IN`)."""
 
 EQUAL = frozenset({apsw.SQLITE_INDEX_CONSTRAINT_EQ, apsw.SQLITE_INDEX_CONSTRAINT_IS})
 LOWER = {apsw.SQLITE_INDEX_CONSTRAINT_GT: False, apsw.SQLITE_INDEX_CONSTRAINT_GE: True}
 UPPER = {apsw.SQLITE_INDEX_CONSTRAINT_LT: False, apsw.SQLITE_INDEX_CONSTRAINT_LE: True}
-"""Bounds, and whether they are inclusive."""
+"""The operators of lower and upper bounds, and whether they are inclusive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class Constraint:
     column: int
     operator: int
     collation: str
-    is_in: bool = False  # the rows are read for each value of a set
+    is_in: bool = False  # `column IN (…)`: SQLite reads the rows once for each value
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +50,19 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The values that it needs come in the order: those that are equal, the lower bound, the upper bound."""
+    """A range of a table or an index. Its operands: the values of equal columns, the lower bound, the upper bound."""
 
-    index: Index | None  # None: in the order of the table
-    columns: tuple[int, ...]  # by which it sorts
-    equal: int  # so many of them are given
-    has_set: bool  # the last of these is one value of a set after the other
-    lower: Bound | None  # of the next one
+    index: Index | None  # None: the table itself, in the order of its key
+    columns: tuple[int, ...]  # that the rows are ordered by
+    equal: int  # how many of these, the first ones, are equal to an operand
+    has_set: bool  # the last of them takes the values of a set, one at a time
+    lower: Bound | None  # of the next column
     upper: Bound | None
     descending: bool
 
     @property
     def is_one_row(self) -> bool:
-        """At most, if each column that must be equal has one value that is."""
+        """Whether it reads one row at most, if only one value of each of these columns is equal to the operand."""
         is_unique = self.index is None or self.index.unique
         return is_unique and not self.has_set and self.equal == len(self.columns)
 
@@ -74,15 +78,15 @@ class Access:
 @dataclass(frozen=True, slots=True)
 class Plan:
     access: Access
-    used: tuple[int, ...]  # the constraints whose values `access` needs, in its order
-    cost: float
-    rows: float
-    is_one_row: bool  # at most
-    is_ordered: bool  # as the statement asks
+    used: tuple[int, ...]  # numbers of the constraints whose values are the operands of `access`, in their order
+    cost: float  # in reads of a row
+    rows: float  # assumed
+    is_one_row: bool  # it reads one row at most
+    is_ordered: bool  # in the order that the statement asks for
 
 
 def plan(table: Table, constraints: Sequence[Constraint], order: Sequence[tuple[int, bool]]) -> Plan:
-    """The cheapest way. `order`: columns of ORDER BY and whether each is descending."""
+    """The cheapest plan. `order`: columns of ORDER BY, and whether each is descending."""
     return min(_plans(table, constraints, order), key=lambda it: it.cost)
 
 
@@ -125,16 +129,13 @@ def _plan(
     else:
         rows = max(
             2.0,
-            _ROWS
-            * (10 if has_set else 1)
-            / _PER_EQUAL ** (3 * equal)
-            / _PER_RANGE ** sum(it is not None for it in bounds),
+            _ROWS * (_SET if has_set else 1) / _PER_EQUAL**equal / _PER_RANGE ** sum(it is not None for it in bounds),
         )
     cost = rows * (_PER_ENTRY if index is None else _PER_INDEXED)
     is_one_row = access.is_one_row and is_single
     is_ordered = is_one_row or (is_single and _is_ordered(access, order))
     if order and not is_ordered:
-        cost *= 1.5  # to sort them
+        cost *= _SORT
     return Plan(access, tuple(used), cost, rows, is_one_row, is_ordered)
 
 

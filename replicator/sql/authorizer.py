@@ -1,4 +1,7 @@
-"""What a statement of a client may do to the connection of the engine: read the tables, and little else."""
+"""Decides what a client's statement may do on the engine's connection: read tables, and little else.
+
+SQLite asks while it compiles a statement (sqlite.org/c3ref/set_authorizer.html).
+"""
 
 from __future__ import annotations
 
@@ -7,30 +10,31 @@ from contextlib import contextmanager
 
 import apsw
 
-from replicator.sql.functions import REFUSED
+from replicator.sql import functions
+from replicator.sql.names import fold
+from replicator.sql.progress import TakesLonger
 
 PRAGMAS = frozenset(
     {"table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "foreign_key_list"}
 )
-"""Those that describe the schema."""
+"""The PRAGMAs that describe the schema; all others are refused."""
 
 _SCHEMA_TABLES = frozenset({"sqlite_schema", "sqlite_master"})
 _TABLE_FUNCTIONS = frozenset({"json_each", "json_tree", *(f"pragma_{it}" for it in PRAGMAS)})
 
 
 class Authorizer:
-    """Its `check` is called while SQLite compiles a statement."""
-
-    def __init__(self) -> None:
-        self.refusal: str | None = None
-        """Why the last statement that was refused was."""
-        self._target: str | None = None  # the table in `main` that the statement may use
+    def __init__(self, *, views: bool) -> None:
+        """Unless `views`, a statement that reads a view raises `TakesLonger`."""
+        self._views = views
+        self._refusal: str | None = None  # the error message of the last statement that was refused
+        self._target: str | None = None  # the table of `main` that the statement may read and write
         self.is_internal = False
-        """Whether what is executed is not of a client."""
+        """Whether our own statements are executed, which may do everything but call other functions."""
 
     @contextmanager
     def internal(self) -> Iterator[None]:
-        """What is executed within is not of a client."""
+        """Statements within are our own."""
         self.is_internal = True
         try:
             yield
@@ -39,41 +43,49 @@ class Authorizer:
 
     @contextmanager
     def writing(self, table: str) -> Iterator[None]:
-        """A statement within may write that table of `main`."""
-        self._target = table.lower()
+        """Statements within may read and write that table of `main`."""
+        self._target = fold(table)
         try:
             yield
         finally:
             self._target = None
 
+    def explain(self, error: apsw.Error) -> str:
+        """The error message: that of the refusal, if it is why SQLite has failed."""
+        is_refusal = isinstance(error, apsw.AuthError) or str(error).startswith("not authorized to use function")
+        return (self._refusal if is_refusal else None) or str(error)
+
     def check(self, operation: int, first: str | None, second: str | None, schema: str | None, by: str | None) -> int:
-        if self.is_internal:
+        """SQLite's callback. What `first` and `second` name depends on the operation; `by` is a view or trigger."""
+        if operation == apsw.SQLITE_FUNCTION:  # also of the schema, whose statements are ours
+            name = fold(second or "")
+            allowed = name in functions.ALLOWED
+            if not allowed:
+                self._refusal = functions.refusal(name)
+        elif self.is_internal:
             return apsw.SQLITE_OK
-        if operation == apsw.SQLITE_READ:
-            allowed = self._may_read((first or "").lower(), schema)
-        elif operation == apsw.SQLITE_FUNCTION:
-            allowed = (second or "").lower() not in REFUSED
-            if not allowed:
-                name = (second or "").lower()
-                self.refusal = f"{name}() is refused: {REFUSED[name]}"
+        elif operation == apsw.SQLITE_READ:
+            if by is not None and not self._views:
+                raise TakesLonger
+            allowed = self._may_read(fold(first or ""), schema)
         elif operation == apsw.SQLITE_PRAGMA:
-            allowed = (first or "").lower() in PRAGMAS
+            allowed = fold(first or "") in PRAGMAS
             if not allowed:
-                self.refusal = f"PRAGMA {first} is refused: only those that describe tables and indexes are supported"
+                self._refusal = f"PRAGMA {first} is refused: only those that describe tables and indexes are supported"
         elif operation in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE):
-            allowed = self._target is not None and schema == "main" and (first or "").lower() == self._target
+            allowed = self._target is not None and schema == "main" and fold(first or "") == self._target
         else:
             allowed = operation in (apsw.SQLITE_SELECT, apsw.SQLITE_RECURSIVE)
             if not allowed:
-                self.refusal = "this statement is refused: see docs/sql.md for what is supported"
+                self._refusal = "this statement is refused: see docs/sql.md for what is supported"
         return apsw.SQLITE_OK if allowed else apsw.SQLITE_DENY
 
     def _may_read(self, table: str, schema: str | None) -> bool:
-        if schema is None:  # of a query or a WITH clause
+        if schema is None:  # a subquery or a WITH clause
             return True
         if schema == "temp":
             return not table.startswith("sqlite_")
         if table in _SCHEMA_TABLES or table in _TABLE_FUNCTIONS or table == self._target:
             return True
-        self.refusal = f"no such table: {schema}.{table}"
+        self._refusal = f"no such table: {schema}.{table}"
         return False

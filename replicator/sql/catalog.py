@@ -1,7 +1,7 @@
 """The schema in the store: a row of the table `sql` for each table, index and view, as in SQLite's `sqlite_schema`.
 
     row          value
-    its name     tag o: MessagePack [type, name, table, SQL]; the row is the name in lower case
+    its name     tag o: MessagePack [type, name, table, SQL, columns, key]; the row is the name, folded
     (empty)      tag v: the version of the schema, 16 bytes
 
 The version is a digest of all statements that made the schema, in order: stores with one version have one schema.
@@ -15,12 +15,15 @@ import msgpack
 import xxhash
 
 from replicator.sql.errors import SqlError
+from replicator.sql.names import fold
 from replicator.store.keys import encode_key, row_range, table_range
 from replicator.store.view import Entries, Transaction
 
 CATALOG_TABLE = "sql"
 TABLE_PREFIX, INDEX_PREFIX = "sql.", "sql#"
-"""Of the names of tables in the store: a table of SQL, or the entries of an index."""
+"""Prefixes of tables of the store: the rows of an SQL table, or the entries of an index."""
+SEQUENCE_TABLE = "sql:sequence"
+"""The table of the store with the highest rowid that each AUTOINCREMENT table has had: tag n, 8 bytes, big-endian."""
 
 _OBJECT, _VERSION = b"o", b"v"
 _VERSION_KEY = encode_key(CATALOG_TABLE, b"", b"")
@@ -28,6 +31,7 @@ EMPTY_VERSION = bytes(16)
 """Of a schema without any object."""
 
 Version = bytes
+"""16 bytes."""
 
 
 class SchemaObject(NamedTuple):
@@ -35,6 +39,13 @@ class SchemaObject(NamedTuple):
     name: str
     table: str  # of an index; otherwise the name again
     sql: str
+    columns: tuple[str, ...] = ()  # of a table, in the order of the values in its rows
+    key: tuple[int, ...] = ()  # places of the columns of its primary key; empty: its key is a rowid
+
+
+def decode_object(stored: bytes) -> SchemaObject | None:
+    """`stored`: the value of a row of the catalog. None: it is the version."""
+    return SchemaObject(*msgpack.unpackb(stored[1:], use_list=False)) if stored[:1] == _OBJECT else None
 
 
 def version_of(entries: Entries) -> Version:
@@ -45,13 +56,13 @@ def version_of(entries: Entries) -> Version:
 def read_objects(entries: Entries) -> list[SchemaObject]:
     """Tables, then indexes, then views, each in the order of their names."""
     start, stop = row_range(CATALOG_TABLE, b"")[1], table_range(CATALOG_TABLE)[1]
-    objects = [SchemaObject(*msgpack.unpackb(stored[1:])) for _, stored in entries.scan(start, stop)]
-    return sorted(objects, key=lambda it: (["table", "index", "view"].index(it.type), it.name.lower()))
+    objects = [found for _, stored in entries.scan(start, stop) if (found := decode_object(stored)) is not None]
+    return sorted(objects, key=lambda it: (["table", "index", "view"].index(it.type), fold(it.name)))
 
 
 def find(entries: Entries, name: str) -> SchemaObject | None:
-    stored = entries.get(encode_key(CATALOG_TABLE, name.lower().encode(), b""))
-    return None if stored is None else SchemaObject(*msgpack.unpackb(stored[1:]))
+    stored = entries.get(encode_key(CATALOG_TABLE, fold(name).encode(), b""))
+    return None if stored is None else decode_object(stored)
 
 
 def add(transaction: Transaction, added: SchemaObject) -> None:
@@ -59,18 +70,22 @@ def add(transaction: Transaction, added: SchemaObject) -> None:
     before = find(transaction, added.name)
     if before is not None:
         raise SqlError(f"there is already a{'n' if before.type == 'index' else ''} {before.type} named {before.name}")
-    transaction.put(CATALOG_TABLE, added.name.lower().encode(), b"", _OBJECT + msgpack.packb(list(added)))
+    _put(transaction, added)
     _note(transaction, added.sql)
 
 
-def replace(transaction: Transaction, changed: SchemaObject) -> None:
-    transaction.put(CATALOG_TABLE, changed.name.lower().encode(), b"", _OBJECT + msgpack.packb(list(changed)))
-    _note(transaction, changed.sql)
+def complete(transaction: Transaction, added: SchemaObject) -> None:
+    """Store an added table again, with its columns and key. Its statement implies them, so the version stays."""
+    _put(transaction, added)
 
 
 def remove(transaction: Transaction, removed: SchemaObject) -> None:
-    transaction.put(CATALOG_TABLE, removed.name.lower().encode(), b"", None)
+    transaction.put(CATALOG_TABLE, fold(removed.name).encode(), b"", None)
     _note(transaction, f"DROP {removed.name}")
+
+
+def _put(transaction: Transaction, written: SchemaObject) -> None:
+    transaction.put(CATALOG_TABLE, fold(written.name).encode(), b"", _OBJECT + msgpack.packb(list(written)))
 
 
 def _note(transaction: Transaction, change: str) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from replicator.sql.database import Database, ResultColumn
+from replicator.sql.database import Database
 from replicator.sql.statement import Conflict
 from replicator.sql.tables import Column, Row, Table
 from replicator.sql.tokens import Bindings, quote
-from replicator.sql.values import INT64, Affinity, SqlValue
+from replicator.sql.values import ResultColumn, SqlValue
 
 
 class Checked(NamedTuple):
@@ -22,7 +22,7 @@ class Checked(NamedTuple):
 
 
 class RowChecker:
-    """Of one statement, which may be executed often."""
+    """Checks the rows of one statement, which may be executed often."""
 
     def __init__(
         self,
@@ -39,11 +39,13 @@ class RowChecker:
         self._database = database
         self._table = table
         self._columns = columns
-        self._plain = (
+        self.is_plain = (  # the engine is needed only for values that a column converts (`Column.keeps`)
             not (table.checked or upsert or returning)
             and conflict is Conflict.ABORT
-            and [*columns] == [*range(len(table.columns))]
+            and len(set(columns)) == len(columns)
+            and not any(it.has_default for number, it in enumerate(table.columns) if number not in columns)
         )
+        self._places = [columns.index(it) if it in columns else None for it in range(len(table.columns))]
         name = quote(table.name)
         names = ", ".join(quote(table.columns[it].name) for it in columns)
         marks = ", ".join(f":{_mark(number)}" for number in range(len(columns)))
@@ -64,7 +66,7 @@ class RowChecker:
 
     def describe(self, bindings: Bindings) -> Sequence[ResultColumn]:
         """The columns of RETURNING. Raises `apsw.Error` if a part of the statement is not valid."""
-        if self._plain:
+        if self.is_plain:
             return ()
         with self._database.authorizer.writing(self._table.name):
             nothing = dict.fromkeys(map(_mark, range(len(self._columns))))
@@ -72,8 +74,8 @@ class RowChecker:
 
     def check(self, values: Sequence[SqlValue], bindings: Bindings) -> Checked | None:
         """None: the row is left out (OR IGNORE). Raises `apsw.ConstraintError`."""
-        if self._plain:
-            row = _convert(self._table.columns, values)
+        if self.is_plain:
+            row = _convert(self._table.columns, [None if it is None else values[it] for it in self._places])
             if row is not None:
                 return Checked(row, ())
         try:
@@ -84,9 +86,9 @@ class RowChecker:
     def resolve(
         self, values: Sequence[SqlValue], others: Sequence[Row], bindings: Bindings
     ) -> tuple[Row, Checked] | None:
-        """The upsert of a row that conflicts with `others`: one of these, and what becomes of it. None: nothing.
+        """Execute the upsert of a row that conflicts with `others`. Returns the one that it changes, and the new row.
 
-        Raises `apsw.ConstraintError`.
+        None: it changes none. Raises `apsw.ConstraintError`.
         """
         try:
             for other in others:
@@ -104,33 +106,20 @@ class RowChecker:
         bindings = {**bindings, **{_mark(number): value for number, value in enumerate(values)}}
         with database.authorizer.writing(self._table.name):
             columns = len(self._table.columns)
-            found = database.connection.execute(self._sql, bindings).fetchall()
+            found = [*database.rows(self._sql, bindings)]
         return Checked(found[0][:columns], found[0][columns:]) if found else None
 
     def _run(self, sql: str, values: tuple[SqlValue, ...] = ()) -> list[Row]:
         with self._database.authorizer.internal():
-            rows: list[Row] = self._database.connection.execute(sql, values).fetchall()
-            return rows
+            return [*self._database.rows(sql, values)]
 
 
 def _convert(columns: Sequence[Column], values: Sequence[SqlValue]) -> Row | None:
-    """The row, if that is certain without the engine."""
-    row: list[SqlValue] = []
+    """The row, if each column keeps its value. None: the engine has to convert and check it."""
     for column, value in zip(columns, values, strict=True):
-        affinity, kind = column.affinity, type(value)
-        if value is None:
-            if column.not_null:
-                return None
-        elif affinity is Affinity.TEXT:
-            if kind is not str:
-                return None
-        elif affinity is Affinity.INTEGER or affinity is Affinity.NUMERIC:
-            if kind is not int or value not in INT64:
-                return None
-        elif affinity is Affinity.REAL and kind is not float:
+        if not column.keeps(value):
             return None
-        row.append(value)
-    return tuple(row)
+    return tuple(values)
 
 
 def _mark(number: int) -> str:

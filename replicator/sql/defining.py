@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from replicator.limits import MAX_CHANGES, MAX_SCHEMA_BYTES, MAX_SQL_OBJECTS
-from replicator.sql import catalog, reading
+from collections.abc import Collection, Sequence
+
+from replicator.limits import MAX_CHANGES, MAX_SCHEMA_BYTES, MAX_SQL_COLUMNS, MAX_SQL_INDEXES, MAX_SQL_OBJECTS
+from replicator.sql import catalog, functions, reading
 from replicator.sql.access import ROWID, Access
-from replicator.sql.catalog import SchemaObject
+from replicator.sql.catalog import SEQUENCE_TABLE, TABLE_PREFIX, SchemaObject
 from replicator.sql.database import Database
 from replicator.sql.errors import SqlError
+from replicator.sql.names import fold
 from replicator.sql.statement import Create, Drop
-from replicator.sql.stored_table import SEQUENCE_TABLE, StoredTable
+from replicator.sql.stored_table import StoredTable
 from replicator.sql.tables import Table
+from replicator.sql.tokens import Token, tokenize, unquote
 from replicator.store.keys import decode_key, table_range
 from replicator.store.view import Transaction, TransactionTooLarge
 
@@ -22,14 +26,18 @@ def create(database: Database, transaction: Transaction, statement: Create) -> N
     before = catalog.find(transaction, statement.name)
     if before is not None and statement.if_not_exists and before.type == statement.type:
         return
-    if statement.name.lower().startswith(_RESERVED):
+    if fold(statement.name).startswith(_RESERVED):
         raise SqlError(f"object name reserved for internal use: {statement.name}")
+    if statement.type == "table" and fold(statement.name).startswith(TABLE_PREFIX):
+        raise SqlError(f"{statement.name}: names that begin with {TABLE_PREFIX} are reserved for the change stream")
     added = SchemaObject(statement.type, statement.name, statement.table, statement.sql)
     if statement.type == "index":
-        table = database.tables.get(statement.table.lower())
+        table = database.tables.get(fold(statement.table))
         if table is None:
             raise SqlError(f"no such table: {statement.table}")
         added = added._replace(table=table.name)
+    elif statement.type == "table":
+        _check_varying(statement)
     catalog.add(transaction, added)
     objects = catalog.read_objects(transaction)
     if len(objects) > MAX_SQL_OBJECTS or sum(len(it.sql) for it in objects) > MAX_SCHEMA_BYTES:
@@ -39,10 +47,63 @@ def create(database: Database, transaction: Transaction, statement: Create) -> N
         )
     described = Database(objects, database.calls)  # which raises if one is not valid
     try:
+        _check_size(described.tables.values())
         if statement.type == "index":
-            _fill(described.tables[statement.table.lower()], statement.name, transaction)
+            _fill(described.tables[fold(statement.table)], statement.name, transaction)
+        elif statement.type == "table":
+            table = described.tables[fold(statement.name)]
+            columns = tuple(column.name for column in table.columns)
+            catalog.complete(transaction, added._replace(columns=columns, key=table.key))
     finally:
         described.close()
+
+
+def _check_varying(statement: Create) -> None:
+    """Refuse values that are not the same each time in CHECK and generated columns. Raises `SqlError`.
+
+    Of `now()` and the like, SQLite does so only in generated columns, and of `date('now')` when it executes them.
+    `date(a)` for a row whose `a` is 'now' has the time of the transaction.
+    """
+    items = tokenize(statement.sql).items
+    inside: Token | None = None  # the parenthesis after CHECK or AS
+    for number, token in enumerate(items[1:-1], 1):
+        if inside is None:
+            if items[number - 1].word in ("CHECK", "AS") and token.is_punctuation("("):
+                inside = token
+        elif token.is_punctuation(")") and token.depth == inside.depth:
+            inside = None
+        elif functions.varies(token.text, _constants(items, number + 1)):
+            raise SqlError(
+                f"{token.text} is refused in CHECK and generated columns, as it is not the same each time: "
+                "use DEFAULT, or set the column in your statements"
+            )
+
+
+def _constants(items: Sequence[Token], opening: int) -> list[str] | None:
+    """The arguments of a call, with empty text for those that are no constant text. None: it is not a call."""
+    if not items[opening].is_punctuation("("):
+        return None
+    arguments: list[list[Token]] = [[]]
+    for token in items[opening + 1 :]:
+        if token.depth == items[opening].depth:  # the closing parenthesis
+            break
+        if token.is_punctuation(",") and token.depth == items[opening].depth + 1:
+            arguments.append([])
+        else:
+            arguments[-1].append(token)
+    is_constant = [len(it) == 1 and it[0].kind == "string" for it in arguments]
+    found = [unquote(it[0]) if constant else "" for it, constant in zip(arguments, is_constant, strict=True)]
+    return found if arguments != [[]] else []
+
+
+def _check_size(tables: Collection[Table]) -> None:
+    """Raises `SqlError`."""
+    indexes = sum(len(it.indexes) + it.has_key_index for it in tables)
+    if sum(len(it.columns) for it in tables) > MAX_SQL_COLUMNS or indexes > MAX_SQL_INDEXES:
+        raise SqlError(
+            f"all tables together can have at most {MAX_SQL_COLUMNS} columns, and {MAX_SQL_INDEXES} indexes with those "
+            "of PRIMARY KEY and UNIQUE: drop some"
+        )
 
 
 def drop(database: Database, transaction: Transaction, statement: Drop) -> None:
@@ -53,23 +114,23 @@ def drop(database: Database, transaction: Transaction, statement: Drop) -> None:
             return
         raise SqlError(f"no such {statement.type}: {statement.name}")
     if found.type == "index":
-        index = next(it for it in database.tables[found.table.lower()].indexes if it.name.lower() == found.name.lower())
-        _clear(transaction, index.store_table)
+        index = next(it for it in database.tables[fold(found.table)].indexes if fold(it.name) == fold(found.name))
+        _clear(transaction, index.store_table, found.name)
     elif found.type == "table":
-        table = database.tables[found.name.lower()]
+        table = database.tables[fold(found.name)]
         for index in table.indexes:
-            _clear(transaction, index.store_table)
-        _clear(transaction, table.store_table)
+            _clear(transaction, index.store_table, found.name)
+        _clear(transaction, table.store_table, found.name)
         transaction.put(SEQUENCE_TABLE, table.store_table.encode(), b"", None)
         for other in catalog.read_objects(transaction):
-            if other.type == "index" and other.table.lower() == found.name.lower():
+            if other.type == "index" and fold(other.table) == fold(found.name):
                 catalog.remove(transaction, other)
     catalog.remove(transaction, found)
 
 
 def _fill(table: Table, name: str, transaction: Transaction) -> None:
-    """Add the entries of an index for the rows that there are."""
-    index = next(it for it in table.indexes if it.name.lower() == name.lower())
+    """Add the entries of a new index for the stored rows. Raises `ConstraintFailed`, `TransactionTooLarge`."""
+    index = next(it for it in table.indexes if fold(it.name) == fold(name))
     if transaction.rows(table.store_table) >= MAX_CHANGES:
         raise TransactionTooLarge(
             f"{table.name} has too many rows to create an index on it at once, at most {MAX_CHANGES - 1}: create a "
@@ -81,10 +142,11 @@ def _fill(table: Table, name: str, transaction: Transaction) -> None:
         stored.add_entry(index, key, row)
 
 
-def _clear(transaction: Transaction, store_table: str) -> None:
+def _clear(transaction: Transaction, store_table: str, name: str) -> None:
+    """Delete all entries of a table of the store. Raises `TransactionTooLarge`."""
     if transaction.rows(store_table) > MAX_CHANGES:
         raise TransactionTooLarge(
-            f"it has more rows than one record can delete, {MAX_CHANGES}: DELETE them in parts before"
+            f"{name} has too many rows to be dropped at once, at most {MAX_CHANGES}: DELETE them in parts first"
         )
     for key, _ in [*transaction.scan(*table_range(store_table))]:
         transaction.put_at(key, *decode_key(key), None)

@@ -1,13 +1,17 @@
-"""Describes a table that SQLite has created: its columns, key and indexes. Refuses what the store cannot keep."""
+"""Reads the columns, key and indexes of a table from SQLite. Refuses tables that the store cannot keep."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apsw
 
+from replicator.limits import MAX_SQL_OBJECTS
+from replicator.sql.catalog import SchemaObject
 from replicator.sql.errors import SqlError
+from replicator.sql.names import fold
 from replicator.sql.tables import COLLATIONS, Column, Index, Table
 from replicator.sql.tokens import quote
 from replicator.sql.values import affinity_of
@@ -15,19 +19,45 @@ from replicator.sql.values import affinity_of
 _GENERATED = (2, 3)  # `hidden` in PRAGMA table_xinfo
 
 
-def describe(connection: apsw.Connection, name: str) -> Table:
-    """A table of `main`. Raises `SqlError`."""
+_KEPT = 2 * MAX_SQL_OBJECTS
+
+_known: OrderedDict[tuple[str, ...], Table] = OrderedDict()
+"""Tables by the statements that have created them and their indexes: to ask SQLite takes most of the time."""
+
+
+def read_tables(connection: apsw.Connection, objects: Sequence[SchemaObject]) -> Iterator[Table]:
+    """The descriptions of the tables of `main`. Raises `SqlError` if one is not supported."""
+    statements: dict[str, list[str]] = {}
+    for it in objects:
+        if it.type != "view":
+            statements.setdefault(fold(it.table), []).append(it.sql)
+    kinds: dict[str, tuple[int, int]] | None = None
+    for it in objects:
+        if it.type == "table":
+            key = tuple(statements[fold(it.name)])
+            table = _known.get(key)
+            if table is None:
+                if kinds is None:  # of all tables at once: the PRAGMA looks at all for each
+                    kinds = {name: (*kind,) for _, name, _, _, *kind in connection.execute("PRAGMA main.table_list")}
+                _known[key] = table = _read_table(connection, it, *kinds[it.name])
+                if len(_known) > _KEPT:
+                    _known.popitem(last=False)
+            yield table
+
+
+def _read_table(connection: apsw.Connection, created: SchemaObject, without_rowid: int, strict: int) -> Table:
+    name = created.name
     columns: list[Column] = []
     key_places: dict[int, int] = {}  # column by its place in the primary key
     autoincrement = False
     found: Any = connection.execute(f"PRAGMA main.table_xinfo({quote(name)})").fetchall()
-    for number, column, declared, not_null, _, place, hidden in found:
+    for number, column, declared, not_null, default, place, hidden in found:
         _, collation, _, _, counts = connection.column_metadata("main", name, column)
         autoincrement = autoincrement or counts
-        columns.append(Column(column, declared, affinity_of(declared), collation, bool(not_null), hidden in _GENERATED))
+        affinity, generated = affinity_of(declared), hidden in _GENERATED
+        columns.append(Column(column, declared, affinity, collation, bool(not_null), generated, default is not None))
         if place:
             key_places[place] = number
-    _, _, _, _, without_rowid, strict = _table_list(connection, name)
     key = tuple(key_places[place] for place in sorted(key_places))
     indexes = [*_indexes(connection, name)]
     primary = next((index for origin, index in indexes if origin == "pk"), None)
@@ -39,20 +69,9 @@ def describe(connection: apsw.Connection, name: str) -> Table:
         key_collations=tuple(columns[it].collation for it in key),
         has_rowid_column=has_rowid_column,
         autoincrement=autoincrement,
-        checked=bool(strict) or any(it.generated for it in columns) or _has_check(connection, name),
+        checked=bool(strict) or any(it.generated for it in columns) or "CHECK" in created.sql.upper(),
         indexes=tuple(index for origin, index in indexes if origin != "pk"),
     )
-
-
-def _table_list(connection: apsw.Connection, name: str) -> tuple[str, str, str, int, int, int]:
-    found: Any = connection.execute(f"PRAGMA main.table_list({quote(name)})").fetchall()
-    row: tuple[str, str, str, int, int, int] = found[0]
-    return row
-
-
-def _has_check(connection: apsw.Connection, name: str) -> bool:
-    sql: Any = connection.execute("SELECT sql FROM main.sqlite_schema WHERE name = ? COLLATE NOCASE", (name,)).get
-    return "CHECK" in sql.upper()
 
 
 def _indexes(connection: apsw.Connection, table: str) -> Iterator[tuple[str, Index]]:

@@ -15,3 +15,10 @@ class ConstraintFailed(SqlError):
     """A row would violate a constraint of its table."""
 
     code = "CONSTRAINT"
+
+
+class OutOfMemory(SqlError):
+    """The node has too little memory, or too many threads, for another statement."""
+
+    def __init__(self, text: str = "the SQL engine of this node is out of memory") -> None:
+        super().__init__(text)

@@ -22,7 +22,7 @@ from replicator.sql.values import SqlValue
 NULL = b"\x01"
 ABOVE_NULL = b"\x02"
 BEYOND = b"\xff"
-"""Appended to a beginning of keys: above all keys that begin so."""
+"""Appended to a prefix: above all keys with that prefix."""
 
 TEXTS = (b"\x30", b"\x31")
 """Bounds [start, stop) of the encodings of text."""
@@ -62,7 +62,7 @@ def encode(value: SqlValue, collate: Collate | None = None) -> bytes:
 
 
 def encode_all(values: Sequence[SqlValue], collations: Sequence[Collate | None]) -> bytes:
-    """Of values that others follow."""
+    """The encoding of values that others follow."""
     return b"".join(map(encode, values, collations))
 
 
@@ -71,6 +71,54 @@ def decode_integer(encoded: bytes) -> int:
     size = encoded[0] - _ZERO
     number = int.from_bytes(encoded[1:-1], "big")
     return number if size >= 0 else number + 1 - (1 << -8 * size)
+
+
+def decode_all(encoded: bytes, count: int) -> list[SqlValue]:
+    """The `count` values of a key, the last of which was encoded by `encode_last`.
+
+    Text is as its collation maps it, and a real that is a whole number is an integer.
+    """
+    values: list[SqlValue] = []
+    at = 0
+    while len(values) < count:
+        value, at = _decode(encoded, at, is_last=len(values) == count - 1)
+        values.append(value)
+    return values
+
+
+def _decode(encoded: bytes, at: int, *, is_last: bool) -> tuple[SqlValue, int]:
+    """The value at a place, and where the next one begins."""
+    kind = encoded[at : at + 1]
+    if kind == NULL:
+        return None, at + 1
+    if kind in (_TEXT, _BLOB):
+        end = len(encoded) if is_last else _end_of_data(encoded, at + 1)
+        data = encoded[at + 1 : end] if is_last else encoded[at + 1 : end].replace(b"\x00\xff", b"\x00")
+        return data.decode() if kind == _TEXT else data, end + 1
+    if kind in (_HUGE, _NEGATIVE_HUGE):
+        bits = encoded[at + 1 : at + 9]
+        value: float = _DOUBLE.unpack(bits if kind == _HUGE else _complement(bits))[0]
+        return value if kind == _HUGE else -value, at + 9
+    end = at + 1 + abs(encoded[at] - _ZERO)
+    whole, fraction = decode_integer(encoded[at : end + 1]), encoded[end : end + 1]
+    if fraction == _WHOLE:
+        return whole, end + 1
+    bits = encoded[end + 1 : end + 9]
+    if fraction == _FRACTION:
+        return whole + _DOUBLE.unpack(bits)[0], end + 9
+    return whole - _DOUBLE.unpack(_complement(bits))[0], end + 9
+
+
+def _end_of_data(encoded: bytes, at: int) -> int:
+    """Where the 00 is that ends text or a blob."""
+    end = encoded.index(b"\x00", at)
+    while encoded[end + 1 : end + 2] == b"\xff":
+        end = encoded.index(b"\x00", end + 2)
+    return end
+
+
+def _complement(bits: bytes) -> bytes:
+    return (_BITS - int.from_bytes(bits, "big")).to_bytes(8, "big")
 
 
 def _integer(value: int) -> bytes:

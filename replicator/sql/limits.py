@@ -1,18 +1,24 @@
-"""What a statement may take: SQLite's own limits (sqlite.org/limits.html), and time."""
+"""SQLite's own limits (sqlite.org/limits.html), and its settings for statements of clients."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import apsw
 
 from replicator.limits import MAX_SQL_BYTES, MAX_SQL_MEMORY_BYTES, MAX_VALUE_BYTES
 
+MAX_VALUE = 2 * MAX_VALUE_BYTES
+"""Bytes of a value that a statement computes."""
+
 _LIMITS = {
-    apsw.SQLITE_LIMIT_LENGTH: 2 * MAX_VALUE_BYTES,
+    apsw.SQLITE_LIMIT_LENGTH: MAX_VALUE,
     apsw.SQLITE_LIMIT_SQL_LENGTH: MAX_SQL_BYTES,
     apsw.SQLITE_LIMIT_COLUMN: 500,
     apsw.SQLITE_LIMIT_EXPR_DEPTH: 200,
     apsw.SQLITE_LIMIT_COMPOUND_SELECT: 100,
-    apsw.SQLITE_LIMIT_FUNCTION_ARG: 100,
+    apsw.SQLITE_LIMIT_FUNCTION_ARG: 50,
     apsw.SQLITE_LIMIT_ATTACHED: 0,
     apsw.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 256,
     apsw.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
@@ -20,8 +26,53 @@ _LIMITS = {
 }
 
 
+_LIMITS_AT_ONCE = {
+    apsw.SQLITE_LIMIT_LENGTH: 1 << 10,
+    apsw.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 32,
+    apsw.SQLITE_LIMIT_VDBE_OP: 700,
+}
+"""So that SQLite takes at most some milliseconds between two calls of the progress handler, or to compile."""
+
+
+def set_limits_at_once(connection: apsw.Connection) -> None:
+    """Of a connection that executes statements at once. Others have to be executed in steps."""
+    for limit, value in _LIMITS_AT_ONCE.items():
+        connection.limit(limit, value)
+
+
+def is_of_limits_at_once(error: apsw.Error) -> bool:
+    """Whether the error may be one of these limits, or have a message that is too long for them."""
+    message = str(error)
+    return (
+        isinstance(error, (apsw.TooBigError, apsw.NoMemError))
+        or "pattern too complex" in message
+        or message == "SQL logic error"
+    )
+
+
+_more_memory = 0  # blocks of `more_memory` that are executed
+
+
+@contextmanager
+def more_memory() -> Iterator[None]:
+    """In the block, there is as much again: what was executed with all of it can be executed next to other queries."""
+    global _more_memory
+    _more_memory += 1
+    _set_heap_limit()
+    try:
+        yield
+    finally:
+        _more_memory -= 1
+        _set_heap_limit()
+
+
+def _set_heap_limit() -> None:
+    """Of all connections of the process."""
+    apsw.hard_heap_limit(MAX_SQL_MEMORY_BYTES * (2 if _more_memory else 1))
+
+
 def set_limits(connection: apsw.Connection) -> None:
-    apsw.hard_heap_limit(MAX_SQL_MEMORY_BYTES)  # of all connections of the process
+    _set_heap_limit()
     for limit, value in _LIMITS.items():
         connection.limit(limit, value)
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)

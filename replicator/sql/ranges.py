@@ -1,4 +1,4 @@
-"""Which keys can have a value that a constraint selects, in order.
+"""The ranges of keys whose values a constraint may select.
 
 SQLite converts the column or the value before it compares them, by the affinities of both sides (sqlite.org/datatype3,
 4.2), and that of the other side is not known here. So a range has all that may be selected, and SQLite compares again.
@@ -8,8 +8,8 @@ SQLite converts the column or the value before it compares them, by the affiniti
     TEXT       a number    any text
     none       a number    it, and any text
 
-Left aside are comparisons of a TEXT column with numeric columns of another table by order, if these contain text, and
-by IN: SQLite itself passes the values of such a set as text.
+Not covered is the comparison of a TEXT column with a numeric column of another table that contains text, by order or by
+IN: SQLite passes the values of such a set as text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Range = tuple[bytes, bytes]
 Encode = Callable[[SqlValue], bytes]
 
 ALL: Range = (ABOVE_NULL, BEYOND)
-"""But NULL, to which nothing is equal."""
+"""All values except NULL, to which nothing is equal."""
 
 
 def equal(affinity: Affinity, value: SqlValue, encode: Encode, beyond: bytes) -> list[Range]:

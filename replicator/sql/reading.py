@@ -3,69 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from functools import partial
+from itertools import chain
 
+import msgpack
+
+from replicator.errors import StoreError
 from replicator.sql import key_order, ranges
 from replicator.sql.access import ROWID, Access
 from replicator.sql.ranges import Range
-from replicator.sql.tables import Row, Table, collate_of, decode_row
+from replicator.sql.tables import Index, Row, Table, collate_of, decode_row
 from replicator.sql.values import Affinity, SqlValue
-from replicator.store.keys import decode_key, encode_key, row_range, table_range
-from replicator.store.view import Entries
+from replicator.store.keys import encode_key, row_range
+from replicator.store.view import Entries, Transaction
 
-
-class StoredRow(NamedTuple):
-    key: bytes  # its row in the store
-    values: Row
+StoredRow = tuple[bytes, Row]
+"""The key of a row (`Table.key_of`), and its values."""
 
 
 def get(entries: Entries, table: Table, key: bytes) -> Row | None:
     stored = entries.get(encode_key(table.store_table, key, b""))
-    return None if stored is None else _complete(table, decode_row(stored))
+    return None if stored is None else decode_row(stored)
+
+
+def missing_row(index: str, table: Table, key: bytes) -> StoreError:
+    """There is an entry for it in the index."""
+    return StoreError(
+        f"the store is damaged: the index {index} has an entry for the row {key.hex()} of {table.name}, which is "
+        "missing: delete the store, and let this node start from a snapshot"
+    )
 
 
 def read(entries: Entries, table: Table, access: Access, operands: Sequence[SqlValue]) -> Iterator[StoredRow]:
-    """At least the rows that the constraints select, in the order of the access: SQLite compares them again."""
-    found = _ranges(table, access, operands)
+    """The rows that the constraints select, in the order of the access, and perhaps others: SQLite compares again.
+
+    `operands`: the values of the constraints, in the order of `Access`.
+    """
     index = access.index
-    if index is None and access.is_one_row and len(found) == 1 and found[0][1] == found[0][0] + b"\x00":
-        key = found[0][0]
-        row = get(entries, table, key)
-        if row is not None:
-            yield StoredRow(key, row)
-        return
-    for bounds in reversed(found) if access.descending else found:
-        if index is None:
-            yield from _scan(entries, table, *_between(table.store_table, *bounds), reverse=access.descending)
-            continue
-        for _, stored in entries.scan(*_between(index.store_table, *bounds), reverse=access.descending):
-            key = stored[1:]
-            row = get(entries, table, key)
-            if row is not None:
-                yield StoredRow(key, row)
+    is_one_key = index is None and access.is_one_row
+    if is_one_key and len(access.columns) == 1 and type(operands[0]) is int and _is_integer(table, access.columns[0]):
+        return _at(entries, table, key_order.encode(operands[0]))
+    found = _ranges(table, access, operands)
+    if is_one_key and len(found) == 1 and found[0][1] == found[0][0] + b"\x00":
+        return _at(entries, table, found[0][0])
+    scan = _scan if index is None else partial(_scan_index, index)
+    parts = [
+        scan(entries, table, *_between((index or table).store_table, *bounds), reverse=access.descending)
+        for bounds in (reversed(found) if access.descending else found)
+    ]
+    return parts[0] if len(parts) == 1 else chain.from_iterable(parts)
 
 
-def last_key(entries: Entries, table: Table) -> bytes | None:
-    """Of its rows, in their order."""
-    for key, _ in entries.scan(*table_range(table.store_table), reverse=True):
-        return decode_key(key)[1]
-    return None
+def _is_integer(table: Table, column: int) -> bool:
+    return column == ROWID or table.columns[column].affinity is Affinity.INTEGER
+
+
+def _at(entries: Entries, table: Table, key: bytes) -> Iterator[StoredRow]:
+    row = get(entries, table, key)
+    return iter(() if row is None else ((key, row),))
 
 
 def _scan(entries: Entries, table: Table, start: bytes, stop: bytes, *, reverse: bool) -> Iterator[StoredRow]:
     skipped = len(table.store_table.encode()) + 1
-    columns = len(table.columns)
+    unpack = msgpack.unpackb
     for key, stored in entries.scan(start, stop, reverse=reverse):
         row = key[skipped:-2]
         if b"\x00" in row:
             row = row.replace(b"\x00\xff", b"\x00")
-        values = decode_row(stored)
-        yield StoredRow(row, tuple(values) if len(values) == columns else _complete(table, values))
+        yield row, unpack(stored[1:], use_list=False)
 
 
-def _complete(table: Table, values: Sequence[SqlValue]) -> Row:
-    """With the columns that were added to the table after the row was written."""
-    return (*values, *(column.added for column in table.columns[len(values) :]))
+def _scan_index(
+    index: Index, entries: Entries, table: Table, start: bytes, stop: bytes, *, reverse: bool
+) -> Iterator[StoredRow]:
+    for _, stored in entries.scan(start, stop, reverse=reverse):
+        key = stored[1:]
+        row = get(entries, table, key)
+        if row is not None:
+            yield key, row
+        elif not isinstance(entries, Transaction) or entries.is_stable:
+            raise missing_row(index.name, table, key)
+        # otherwise another client has deleted it since the index was read: the check at the end finds that
 
 
 def _between(store_table: str, start: bytes, stop: bytes) -> tuple[bytes, bytes]:
@@ -74,7 +92,7 @@ def _between(store_table: str, start: bytes, stop: bytes) -> tuple[bytes, bytes]
 
 
 def _ranges(table: Table, access: Access, operands: Sequence[SqlValue]) -> list[Range]:
-    """Of rows, disjoint and in order."""
+    """The ranges of rows of the store that the access reads, disjoint and in order."""
     is_key = access.index is None
     collations = (table.key_collations if access.index is None else access.index.collations) or ("BINARY",)
     prefix = b""
@@ -101,7 +119,7 @@ def _ranges(table: Table, access: Access, operands: Sequence[SqlValue]) -> list[
 def _bounded(
     access: Access, affinity: Affinity, operands: list[SqlValue], encode: ranges.Encode, beyond: bytes
 ) -> list[Range]:
-    """Of the first column that need not be equal to a value."""
+    """The ranges of the column after those that are equal to a value."""
     if access.lower is None and access.upper is None:
         return [(b"", key_order.BEYOND)]
     found = [ranges.ALL]

@@ -1,4 +1,4 @@
-"""A table of SQL in the store: where its rows are, and what their bytes mean. `docs/log.md` describes them.
+"""An SQL table in the store: where its rows are, and what their bytes mean. docs/log.md describes them.
 
     table of the store   row                                       value
     sql.NAME             the primary key, or the rowid             tag r: MessagePack array of all columns
@@ -6,12 +6,11 @@
                          without it, if it is unique and no
                          column is NULL
 
-Names are in lower case, rows are encoded by `key_order`.
+Names are folded (`names.fold`), rows are encoded by `key_order`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -21,15 +20,17 @@ import msgpack
 from replicator.sql import key_order
 from replicator.sql.catalog import INDEX_PREFIX, TABLE_PREFIX
 from replicator.sql.key_order import Collate
-from replicator.sql.values import Affinity, SqlValue
+from replicator.sql.names import fold
+from replicator.sql.values import INT64, Affinity, SqlValue
 
 ROW, ENTRY = b"r", b"x"
+_PACKER = msgpack.Packer()
 
 Row = tuple[SqlValue, ...]
 """The values of all columns, in their order."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Column:
     name: str
     declared: str  # its type; empty: none
@@ -37,8 +38,19 @@ class Column:
     collation: str
     not_null: bool
     generated: bool
-    added: SqlValue = None
-    """Its value in rows that were written before the column was added."""
+    has_default: bool
+
+    @cached_property
+    def _kept(self) -> type | None:
+        """The type of values that the affinity does not convert. None: any."""
+        return _KEPT.get(self.affinity)
+
+    def keeps(self, value: SqlValue) -> bool:
+        """Whether it is certain, without SQLite, that the column accepts the value and stores it unconverted."""
+        if value is None:
+            return not self.not_null
+        kept, kind = self._kept, type(value)
+        return (kept is None or kind is kept) and (kind is not int or value in INT64)
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,7 @@ class Index:
 
     @cached_property
     def store_table(self) -> str:
-        return INDEX_PREFIX + self.name.lower()
+        return INDEX_PREFIX + fold(self.name)
 
     @cached_property
     def collates(self) -> tuple[Collate | None, ...]:
@@ -69,21 +81,30 @@ class Index:
 class Table:
     name: str
     columns: tuple[Column, ...]
-    key: tuple[int, ...]  # the columns of its primary key; empty: its key is a rowid of its own
+    key: tuple[int, ...]  # the columns of its primary key; empty: its key is a rowid that is not a column
     key_collations: tuple[str, ...]
     has_rowid_column: bool  # the key is one column, INTEGER PRIMARY KEY, which is the rowid
     autoincrement: bool
-    checked: bool  # only SQLite can tell which rows it accepts: it has a CHECK, a generated column or is STRICT
+    checked: bool  # each row needs SQLite's check: the table has a CHECK or a generated column, or is STRICT
     indexes: tuple[Index, ...]
 
     @cached_property
     def store_table(self) -> str:
-        return TABLE_PREFIX + self.name.lower()
+        return TABLE_PREFIX + fold(self.name)
 
     @cached_property
     def positions(self) -> dict[str, int]:
-        """Of the columns, by their names in lower case."""
-        return {column.name.lower(): index for index, column in enumerate(self.columns)}
+        """Of the columns, by their folded names."""
+        return {fold(column.name): index for index, column in enumerate(self.columns)}
+
+    @cached_property
+    def has_unique_indexes(self) -> bool:
+        return any(index.unique for index in self.indexes)
+
+    @property
+    def has_key_index(self) -> bool:
+        """Whether SQLite has an index for the primary key."""
+        return bool(self.key) and not self.has_rowid_column
 
     @property
     def has_rowid(self) -> bool:
@@ -109,12 +130,12 @@ class Table:
 
 
 def encode_row(row: Row) -> bytes:
-    return ROW + cast(bytes, msgpack.packb(row))
+    return ROW + cast(bytes, _PACKER.pack(row))
 
 
-def decode_row(stored: bytes) -> Sequence[SqlValue]:
-    """The values of the columns that the table had when the row was written."""
-    return cast("Sequence[SqlValue]", msgpack.unpackb(stored[1:]))
+def decode_row(stored: bytes) -> Row:
+    row: Row = msgpack.unpackb(stored[1:], use_list=False)
+    return row
 
 
 def collate_of(collation: str) -> Collate | None:
@@ -123,13 +144,23 @@ def collate_of(collation: str) -> Collate | None:
 
 
 def _no_case(text: str) -> str:
-    return text.translate(_LOWER)
+    folded = text.translate(_LOWER)
+    if "\0" not in folded:
+        return folded
+    before, _, _ = folded.partition("\0")  # SQLite compares no more than that, and then how long the texts are
+    return f"{before}\0{len(text.encode()):010}"
 
 
 def _right_trimmed(text: str) -> str:
     return text.rstrip(" ")
 
 
+_KEPT: dict[Affinity, type] = {
+    Affinity.TEXT: str,
+    Affinity.INTEGER: int,
+    Affinity.NUMERIC: int,
+    Affinity.REAL: float,
+}
 _LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _COLLATES: dict[str, Collate | None] = {"BINARY": None, "NOCASE": _no_case, "RTRIM": _right_trimmed}
 COLLATIONS = frozenset(_COLLATES)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 from enum import Enum
 
+from replicator.sql.names import fold
+
 SqlValue = int | float | str | bytes | None
+
+ResultColumn = tuple[str, str | None]
+"""Name and declared type."""
 
 INT64 = range(-(2**63), 2**63)
 
@@ -26,14 +31,14 @@ class Affinity(Enum):
 
 def affinity_of(declared: str) -> Affinity:
     """By the rules of section 3.1 in the order that they have there."""
-    declared = declared.upper()
-    if "INT" in declared:
+    declared = fold(declared)
+    if "int" in declared:
         return Affinity.INTEGER
-    if any(word in declared for word in ("CHAR", "CLOB", "TEXT")):
+    if any(word in declared for word in ("char", "clob", "text")):
         return Affinity.TEXT
-    if not declared or "BLOB" in declared:
+    if not declared or "blob" in declared:
         return Affinity.BLOB
-    if any(word in declared for word in ("REAL", "FLOA", "DOUB")):
+    if any(word in declared for word in ("real", "floa", "doub")):
         return Affinity.REAL
     return Affinity.NUMERIC
 

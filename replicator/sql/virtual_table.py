@@ -1,17 +1,21 @@
-"""The tables of the store as SQLite's engine sees them (sqlite.org/vtab.html): it can read them, and asks for an order.
+"""The tables of the store as virtual tables of SQLite (sqlite.org/vtab.html, whose names the methods have).
 
 They are read-only: what a statement writes is decided by `writing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import apsw
 
 from replicator.sql import reading
 from replicator.sql.access import ROWID, Access, Constraint, plan
+from replicator.sql.names import fold
+from replicator.sql.progress import Limit
+from replicator.sql.stepping import Turn
 from replicator.sql.tables import Row, Table
 from replicator.sql.tokens import quote
 from replicator.sql.values import SqlValue
@@ -19,30 +23,32 @@ from replicator.store.view import Entries
 
 MODULE = "replicator"
 KEY_COLUMN = "replicator_key"
-"""A hidden column: the row in the store."""
+"""A hidden column: the key of the row in the store (`Table.key_of`)."""
 
 
 class Source:
-    """What the virtual tables of a connection read at the moment."""
+    """What the virtual tables of a connection read now, and whom they report to."""
 
     def __init__(self) -> None:
         self.entries: Entries | None = None
-        self.on_row: Callable[[], None] = lambda: None
-        """Called for each row that is read."""
-        self.on_write: Callable[[], None] = lambda: None
-        """Called before each row that is written."""
-        self.on_instructions: Callable[[], bool] = lambda: False
-        """Called while the engine computes. True ends the statement, and so does an exception."""
+        self.turn: Turn | None = None
+        """Of the statement, if it is executed on a thread of its own."""
+        self.limit = Limit()
+        """Of the statement: it is told of rows that are read, or are to be written, and while the engine computes."""
+        self.ahead = 1
+        """The most rows that all cursors of the statement together read ahead: rows may be large."""
+        self.cursors = 0
+        """That are open on the thread, which alone changes this."""
 
 
 class StoreModule:
     def __init__(self, tables: Mapping[str, Table], source: Source) -> None:
-        """`tables`: by name in lower case."""
+        """`tables`: by folded name."""
         self._tables = tables
         self._source = source
 
     def Connect(self, connection: Any, module: str, schema: str, name: str, *args: str) -> tuple[str, VirtualTable]:
-        table = self._tables[name.lower()]
+        table = self._tables[fold(name)]
         return declaration(table), VirtualTable(table, self._source)
 
     Create = Connect
@@ -95,7 +101,8 @@ class VirtualTable:
         return self._by_number[number]
 
     def Open(self) -> Cursor:
-        return Cursor(self)
+        turn = self.source.turn
+        return Cursor(self) if turn is None else CursorOfThread(self, turn)
 
     def Disconnect(self) -> None:
         pass
@@ -118,36 +125,83 @@ class Cursor:
         self._columns = len(table.table.columns)
         self._rows: Iterator[reading.StoredRow] = iter(())
         self._key = b""
-        self._values: Row | None = None  # None: at the end
-        self._on_row: Callable[[], None] = table.source.on_row
+        self._values: Row = ()
+        self._at_end = True
+        self._limit = table.source.limit
 
     def Filter(self, number: int, name: str | None, values: Sequence[SqlValue]) -> None:
+        self._begin(number, values)
+        self.Next()
+
+    def _begin(self, number: int, values: Sequence[SqlValue]) -> None:
         source = self._table.source
         assert source.entries is not None
-        self._on_row = source.on_row
+        self._limit = source.limit
         self._rows = reading.read(source.entries, self._table.table, self._table.access(number), values)
-        self.Next()
 
     def Next(self) -> None:
         found = next(self._rows, None)
         if found is None:
-            self._values = None
+            self._at_end = True
         else:
-            self._on_row()
+            self._at_end = False
+            self._limit.on_row()
             self._key, self._values = found
 
     def Eof(self) -> bool:
-        return self._values is None
+        return self._at_end
 
     def Column(self, number: int) -> SqlValue:
-        if number == self._columns:
-            return self._key
-        if number == ROWID:
-            return self.Rowid()
-        return self._values[number]  # type: ignore[index]
+        if 0 <= number < self._columns:
+            return self._values[number]
+        return self._key if number == self._columns else self.Rowid()
 
     def Rowid(self) -> int:
         return self._table.table.rowid_of(self._key)  # which is not called for other tables
 
     def Close(self) -> None:
         self._rows = iter(())
+
+
+class CursorOfThread(Cursor):
+    """It reads the store only while the thread has the turn, and rows ahead, as taking the turn takes time."""
+
+    def __init__(self, table: VirtualTable, turn: Turn) -> None:
+        super().__init__(table)
+        table.source.cursors += 1
+        self._turn = turn
+        self._ahead: list[reading.StoredRow] = []  # the next one is the last
+        self._size = 1  # of the next batch: SQLite may want only the first row
+
+    def Filter(self, number: int, name: str | None, values: Sequence[SqlValue]) -> None:
+        self._turn.inside(self._begin, number, values)
+        self._at_end = not self._ahead
+        if self._ahead:
+            self.Next()
+
+    def _begin(self, number: int, values: Sequence[SqlValue]) -> None:
+        super()._begin(number, values)
+        self._ahead.clear()
+        self._size = 1
+        self._read_ahead()
+
+    def Next(self) -> None:
+        if not self._ahead:
+            self._turn.inside(self._read_ahead)
+        if self._ahead:
+            self._key, self._values = self._ahead.pop()
+            self._at_end = False
+        else:
+            self._at_end = True
+
+    def _read_ahead(self) -> None:
+        self._ahead += islice(self._rows, self._size)
+        self._limit.on_rows(len(self._ahead))
+        self._ahead.reverse()
+        source = self._table.source
+        self._size = min(2 * self._size, max(1, source.ahead // source.cursors))
+
+    def Close(self) -> None:
+        super().Close()
+        self._ahead.clear()
+        self._table.source.cursors -= 1

@@ -11,21 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from replicator.limits import MAX_SQL_ROWS
 from replicator.sql.checking import Checked, RowChecker
-from replicator.sql.database import Database, ResultColumn
+from replicator.sql.database import Database
 from replicator.sql.errors import ConstraintFailed, SqlError
+from replicator.sql.lookup import are_certain, new_values_of, parameters_of
+from replicator.sql.names import fold
 from replicator.sql.statement import Conflict, Delete, Insert, Update
 from replicator.sql.stored_table import StoredTable, rowid_key
 from replicator.sql.tables import Row, Table
-from replicator.sql.tokens import Bindings, quote
-from replicator.sql.values import SqlValue
+from replicator.sql.tokens import Bindings, Values, bind, quote
+from replicator.sql.values import ResultColumn, SqlValue
 from replicator.sql.virtual_table import KEY_COLUMN
 from replicator.store.view import Transaction, TransactionTooLarge
 
-Values = tuple[SqlValue, ...]
 _ROWID_NAMES = ("rowid", "oid", "_rowid_")
 
 
@@ -34,15 +34,19 @@ class Written:
     """What a statement has done."""
 
     columns: Sequence[ResultColumn] = ()  # of RETURNING
-    rows: list[Values] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     changes: int = 0  # rows
     last_id: int | None = None  # rowid of the last row that it inserted
 
 
-class Prepared(Protocol):
-    def run(self, transaction: Transaction, bindings: Bindings) -> Written:
+class Prepared:
+    def run(self, transaction: Transaction, values: Values) -> Written:
         """Raises `SqlError`, `apsw.Error`, `TransactionTooLarge`; a part of the rows may have been written then."""
-        ...
+        raise NotImplementedError
+
+    def run_alone(self, transaction: Transaction, values: Values) -> Written | None:
+        """The same without the engine, after `run`. None: the engine is needed, and nothing was written."""
+        return None
 
 
 def prepare(database: Database, statement: Insert | Update | Delete) -> Prepared:
@@ -56,7 +60,7 @@ def prepare(database: Database, statement: Insert | Update | Delete) -> Prepared
             return _Deletion(database, statement)
 
 
-class _Insertion:
+class _Insertion(Prepared):
     def __init__(self, database: Database, statement: Insert) -> None:
         self._database = database
         self._statement = statement
@@ -67,6 +71,7 @@ class _Insertion:
             columns = [number for number, it in enumerate(table.columns) if not it.generated]
         else:
             columns = [_position(table, name) for name in statement.columns]
+        self._parameters = None if statement.source is None else parameters_of(statement.source)
         self._given = len(columns)
         self._rowid_at: int | None = None  # the place of the rowid in `columns`
         if table.has_rowid_column:
@@ -83,17 +88,25 @@ class _Insertion:
             returning=statement.returning,
         )
 
-    def run(self, transaction: Transaction, bindings: Bindings) -> Written:
-        statement = self._statement
-        sources = [()] if statement.source is None else [*_read(self._database, statement.source, bindings)]
+    def run(self, transaction: Transaction, values: Values) -> Written:
+        statement, bindings = self._statement, bind(values)
+        sources = self._sources(values, bindings)
         written = Written(self._checker.describe(bindings))
         stored = StoredTable(self._table, transaction)
         for source in sources:
-            self._database.source.on_write()
+            self._database.source.limit.on_row()
             if len(source) != self._given:
                 raise SqlError(_wrong_count(statement, self._given, len(source)))
             self._insert(stored, [*source], bindings, written)
         return written
+
+    def _sources(self, values: Values, bindings: Bindings) -> Sequence[Sequence[SqlValue]]:
+        """The rows that are to be inserted, as the statement gives them."""
+        if self._statement.source is None:
+            return [()]
+        if self._parameters is not None and are_certain(values):
+            return [[values[it] for it in self._parameters]]
+        return [*_read(self._database, self._statement.source, bindings)]
 
     def _insert(self, stored: StoredTable, values: list[SqlValue], bindings: Bindings, written: Written) -> None:
         table, statement = self._table, self._statement
@@ -123,6 +136,7 @@ class _Insertion:
     def _resolve(
         self, stored: StoredTable, values: Sequence[SqlValue], keys: Sequence[bytes], bindings: Bindings
     ) -> Checked | None:
+        # a row that is missing was deleted by another client, which the check at the end of the transaction finds
         rows = {row: key for key in keys if (row := stored.get(key)) is not None}
         found = self._checker.resolve(values, list(rows), bindings)
         if found is None:
@@ -138,20 +152,23 @@ class _Insertion:
             written.rows.append(checked.returned)
 
 
-class _Change:
+class _Change(Prepared):
     def __init__(self, database: Database, statement: Update) -> None:
         self._database = database
         self._statement = statement
         self._table = table = _table(database, statement.table)
+        self._new_values = new_values_of(statement, table)
         target = statement.alias or statement.table
         self._columns = [_position(table, name) for it in statement.assignments for name in it.columns]
+        self._sets_key = not set(table.key).isdisjoint(self._columns)
         self._writable = [number for number, it in enumerate(table.columns) if not it.generated]
-        values = ", ".join(value for it in statement.assignments for value in it.values)
+        values = ", ".join(f"({value})" for it in statement.assignments for value in it.values)
         sources = f"{quote(statement.table)} AS {quote(target)}"
         if statement.from_clause:
-            sources += f", ({statement.from_clause})"
+            sources += f", {statement.from_clause}"
         self._query = (
-            f"{statement.with_clause} SELECT {quote(target)}.{KEY_COLUMN}, {values} FROM {sources} {statement.where}"
+            f"{statement.with_clause} SELECT {quote(target)}.{KEY_COLUMN}, {values} "
+            f"FROM {sources} {_where(statement.where)}"
         )
         self._checker = RowChecker(
             database,
@@ -162,35 +179,72 @@ class _Change:
             returning=statement.returning,
         )
 
-    def run(self, transaction: Transaction, bindings: Bindings) -> Written:
-        table, statement, checker = self._table, self._statement, self._checker
-        found = [*_read(self._database, self._query, bindings)]
-        written = Written(checker.describe(bindings))
-        stored, done = StoredTable(table, transaction), set[bytes]()
-        for key, *new in found:
-            assert isinstance(key, bytes)
-            self._database.source.on_write()
-            before = stored.get(key)
-            if key in done or before is None:  # the first of several matches in FROM counts
-                continue
-            done.add(key)
-            row = [*before]
-            for column, value in zip(self._columns, new, strict=True):
-                row[column] = value
-            if table.has_rowid_column and row[table.key[0]] is None:
-                raise ConstraintFailed("datatype mismatch")
-            checked = checker.check([row[it] for it in self._writable], bindings)
-            if checked is None:
-                continue
-            new_key = _key(table, checked.row) if table.key else key
-            if _replace(stored, key, before, checked.row, new_key, statement.conflict):
-                written.changes += 1
-                if statement.returning:
-                    written.rows.append(checked.returned)
+    def run(self, transaction: Transaction, values: Values) -> Written:
+        bindings = bind(values)
+        stored, written = StoredTable(self._table, transaction), Written(self._checker.describe(bindings))
+        for key, before, row in self._found(stored, values, bindings):
+            checked = self._checked(row, bindings)
+            if checked is not None:
+                self._replace(stored, key, before, checked, written)
         return written
 
+    def run_alone(self, transaction: Transaction, values: Values) -> Written | None:
+        if self._new_values is None or self._sets_key or not self._checker.is_plain:
+            return None
+        key = self._new_values.key(values)
+        if key is None:
+            return None
+        stored, written = StoredTable(self._table, transaction), Written()
+        before = stored.get(key)
+        if before is not None:
+            row = self._changed(before, self._new_values.of(before, values))
+            if not self._keeps(row):
+                return None
+            self._replace(stored, key, before, Checked(tuple(row), ()), written)
+        return written
 
-class _Deletion:
+    def _found(
+        self, stored: StoredTable, values: Values, bindings: Bindings
+    ) -> Iterator[tuple[bytes, Row, Sequence[SqlValue]]]:
+        """The rows to change, before and after. All new values are computed before the first one is yielded."""
+        done = set[bytes]()
+        for key, *new in [*_read(self._database, self._query, bindings)]:
+            assert isinstance(key, bytes)
+            self._database.source.limit.on_row()
+            before = stored.get(key)
+            # the first of several matches in FROM counts; OR REPLACE may have deleted the row for one before it, and
+            # another client since the engine has read it, which the check at the end of the transaction finds
+            if key not in done and before is not None:
+                done.add(key)
+                yield key, before, self._changed(before, new)
+
+    def _changed(self, before: Row, new: Sequence[SqlValue]) -> Sequence[SqlValue]:
+        row = [*before]
+        for column, value in zip(self._columns, new, strict=True):
+            row[column] = value
+        return row
+
+    def _keeps(self, row: Sequence[SqlValue]) -> bool:
+        """Whether it is certain that the new values are stored as they are. The others are stored already."""
+        columns = self._table.columns
+        return all(columns[it].keeps(row[it]) for it in self._columns)
+
+    def _checked(self, row: Sequence[SqlValue], bindings: Bindings) -> Checked | None:
+        if self._table.has_rowid_column and row[self._table.key[0]] is None:
+            raise ConstraintFailed("datatype mismatch")
+        if self._checker.is_plain and self._keeps(row):
+            return Checked(tuple(row), ())
+        return self._checker.check([row[it] for it in self._writable], bindings)
+
+    def _replace(self, stored: StoredTable, key: bytes, before: Row, checked: Checked, written: Written) -> None:
+        new_key = _key(self._table, checked.row) if self._sets_key else key
+        if _replace(stored, key, before, checked.row, new_key, self._statement.conflict):
+            written.changes += 1
+            if self._statement.returning:
+                written.rows.append(checked.returned)
+
+
+class _Deletion(Prepared):
     def __init__(self, database: Database, statement: Delete) -> None:
         self._database = database
         self._table = _table(database, statement.table)
@@ -198,18 +252,18 @@ class _Deletion:
         target = quote(statement.alias or statement.table)
         self._query = (
             f"{statement.with_clause} SELECT {target}.{KEY_COLUMN}{', ' if self._returns else ''}{statement.returning} "
-            f"FROM {quote(statement.table)} AS {target} {statement.where}"
+            f"FROM {quote(statement.table)} AS {target} {_where(statement.where)}"
         )
 
-    def run(self, transaction: Transaction, bindings: Bindings) -> Written:
-        columns, found = self._database.execute(self._query, bindings)
+    def run(self, transaction: Transaction, values: Values) -> Written:
+        columns, found = self._database.execute(self._query, bind(values))
         written = Written(columns[1:])
         stored = StoredTable(self._table, transaction)
         for key, *returned in [*_limited(found)]:
             assert isinstance(key, bytes)
-            self._database.source.on_write()
+            self._database.source.limit.on_row()
             row = stored.get(key)
-            if row is not None:
+            if row is not None:  # otherwise another client has deleted it since, which the check at the end finds
                 stored.delete(key, row)
                 written.changes += 1
                 if self._returns:
@@ -219,7 +273,8 @@ class _Deletion:
 
 def _replace(stored: StoredTable, key: bytes, before: Row, row: Row, new_key: bytes, conflict: Conflict) -> bool:
     """Whether the row was replaced. Raises `ConstraintFailed`."""
-    if not _may_write(stored, [*stored.conflicts(new_key, row, but=key)], conflict):
+    may_conflict = new_key != key or stored.table.has_unique_indexes
+    if may_conflict and not _may_write(stored, [*stored.conflicts(new_key, row, but=key)], conflict):
         return False
     if new_key == key:
         stored.replace(key, before, row)
@@ -239,7 +294,7 @@ def _may_write(stored: StoredTable, conflicts: Sequence[tuple[bytes, str]], conf
         return False
     for key, _ in conflicts:
         row = stored.get(key)
-        if row is not None:
+        if row is not None:  # otherwise it was in the way twice, or another client has deleted it
             stored.delete(key, row)
     return True
 
@@ -252,15 +307,15 @@ def _key(table: Table, row: Row) -> bytes:
 
 
 def _table(database: Database, name: str) -> Table:
-    table = database.tables.get(name.lower())
+    table = database.tables.get(fold(name))
     if table is None:
         raise SqlError(f"no such table: {name}")
     return table
 
 
 def _position(table: Table, name: str) -> int:
-    position = table.positions.get(name.lower())
-    if position is None and name.lower() in _ROWID_NAMES and table.has_rowid_column:
+    position = table.positions.get(fold(name))
+    if position is None and fold(name) in _ROWID_NAMES and table.has_rowid_column:
         position = table.key[0]
     if position is None:
         raise SqlError(f"table {table.name} has no column named {name}")
@@ -269,11 +324,15 @@ def _position(table: Table, name: str) -> int:
     return position
 
 
-def _read(database: Database, query: str, bindings: Bindings) -> Iterator[Values]:
-    return _limited(database.connection.execute(query, bindings))
+def _where(condition: str) -> str:
+    return f"WHERE ({condition})" if condition else ""
 
 
-def _limited(rows: Iterator[Values]) -> Iterator[Values]:
+def _read(database: Database, query: str, bindings: Bindings) -> Iterator[Row]:
+    return _limited(database.rows(query, bindings))
+
+
+def _limited(rows: Iterator[Row]) -> Iterator[Row]:
     for number, row in enumerate(rows, 1):
         if number > MAX_SQL_ROWS:
             raise TransactionTooLarge(f"one statement can write at most {MAX_SQL_ROWS} rows: divide it")

@@ -1,7 +1,8 @@
 """The LMDB environment in the folder of a store: open it, read its metadata, remove it, replace it.
 
-It has three databases: `entries` (store key to value, see `keys` and `values`), `expiry` (expiry time to store key,
-derived from the values) and `meta` (`meta.Meta`, the suspended keys, and the timing according to the log).
+It has four databases: `entries` (store key to value, see `keys` and `values`), `expiry` (expiry time to store key,
+derived from the values), `meta` (`meta.Meta`, the suspended keys, and the timing according to the log) and `effects`
+(see there).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from replicator.store.pages import lacks_pages
 T = TypeVar("T")
 
 FIRST_MAP_BYTES = 1 << 30
+_MAX = 4  # databases
 _LARGEST_MAP_BYTES = 1 << 40
 
 DAMAGED = "damaged.json"
@@ -57,7 +59,7 @@ def open_environment(folder: Path, map_bytes: int = FIRST_MAP_BYTES) -> Any:
             _check_pages(file)
             size = max(map_bytes, 2 * file.stat().st_size)
         # with writemap, a full disk would raise SIGBUS instead of an error
-        return lmdb.open(str(folder), map_size=size, max_dbs=3, sync=False, metasync=False, readahead=False)
+        return lmdb.open(str(folder), map_size=size, max_dbs=_MAX, sync=False, metasync=False, readahead=False)
     except lmdb.Error as error:
         raise store_error(folder, error) from error
 
@@ -69,7 +71,7 @@ def read_only(store: Path) -> Iterator[Any]:
     if file.exists():
         _check_pages(file)
     try:
-        with lmdb.open(str(store), subdir=store.is_dir(), max_dbs=3, readonly=True, lock=False, create=False) as env:
+        with lmdb.open(str(store), subdir=store.is_dir(), max_dbs=_MAX, readonly=True, lock=False, create=False) as env:
             yield env
     except lmdb.Error as error:
         raise store_error(store, error) from error
@@ -86,7 +88,7 @@ def shared(folder: Path) -> Iterator[Any]:
     """For reading a store that another process has opened, and which it may enlarge meanwhile. Raises `StoreError`."""
     try:
         # so large a map is address space only; LMDB refuses to read beyond that of this process
-        with lmdb.open(str(folder), map_size=_LARGEST_MAP_BYTES, max_dbs=3, readonly=True, create=False) as env:
+        with lmdb.open(str(folder), map_size=_LARGEST_MAP_BYTES, max_dbs=_MAX, readonly=True, create=False) as env:
             yield env
     except lmdb.Error as error:
         raise store_error(folder, error) from error
@@ -105,7 +107,8 @@ def copy(folder: Path, target: Path) -> None:
 def _used_bytes(env: Any) -> int:
     """What a compact copy takes, about."""
     with env.begin() as txn:
-        tables = [txn.stat(env.open_db(name, txn, create=False)) for name in (b"entries", b"expiry", b"meta")]
+        names = [name for name, _ in txn.cursor()]
+        tables = [txn.stat(env.open_db(name, txn, create=False)) for name in names]
         return sum(it["psize"] * (it["branch_pages"] + it["leaf_pages"] + it["overflow_pages"]) for it in tables)
 
 

@@ -17,11 +17,12 @@ import lmdb
 
 from replicator.errors import Diverged, LogReplaced, StoreError, StoreUnreadable
 from replicator.limits import AUDIT_BYTES, AUDIT_ENTRIES
+from replicator.position import Seq
 from replicator.protocol.log_state import LogState
 from replicator.protocol.suspension import Suspended
 from replicator.protocol.timing import LoggedTiming
-from replicator.records.types import Single
-from replicator.store import boot, environment
+from replicator.records.types import Single, Write
+from replicator.store import boot, effects, environment
 from replicator.store.audit import StoreAudit
 from replicator.store.batch import RecordBatch
 from replicator.store.digest import recount
@@ -47,6 +48,7 @@ class Machine:
         self._entries = env.open_db(b"entries")
         self._expiry = env.open_db(b"expiry")
         self._meta = env.open_db(b"meta")
+        self._effects = env.open_db(effects.EFFECTS)
         found = self._file.stat()
         self._opened, self._size = (found.st_dev, found.st_ino), found.st_size  # of its file, which LMDB never shortens
         self._copying = threading.Lock()
@@ -58,9 +60,10 @@ class Machine:
     def state(self) -> LogState:
         return self.meta.state
 
-    def apply(self, bodies: Sequence[Single], state: LogState) -> None:
+    def apply(self, bodies: Sequence[Single], state: LogState, commands: Sequence[int] = ()) -> None:
         """Apply the bodies of accepted records in order; `state` is the state after them. All or nothing.
 
+        `commands`: the places of those that are commands in the log, whose effects are kept.
         Raises `Diverged`, `StoreFull`, `StoreError`; the store is then unchanged.
         """
         self.view.end_transaction()
@@ -72,6 +75,8 @@ class Machine:
                         txn, self._entries, self._expiry, self.meta, self.suspended, self.timing, audited
                     )
                     batch.apply(bodies)
+                    if commands:
+                        self._keep_effects(txn, bodies, commands)
                     meta = batch.meta(state)
                     environment.write_meta(txn, self._meta, meta)
                     if batch.suspended.changed:
@@ -90,6 +95,13 @@ class Machine:
                 if batch.changed_expiry:
                     self._next_expiry_ms = self._read_next_expiry()
                 return
+
+    def _keep_effects(self, txn: Any, bodies: Sequence[Single], commands: Sequence[int]) -> None:
+        for place in commands:
+            body = bodies[place]
+            assert type(body) is Write
+            effects.put(txn, self._effects, Seq(self.state.seq + 1 + place), body)
+        effects.drop_oldest(txn, self._effects)
 
     @property
     def size_bytes(self) -> int:
@@ -173,6 +185,12 @@ class Machine:
         with self._env.begin(db=self._entries) as txn:
             return recount(txn.cursor())
 
+    @property
+    def map_bytes(self) -> int:
+        """To how much the store can grow until the map does."""
+        size: int = self._env.info()["map_size"]
+        return size
+
     def forget_dead_readers(self) -> None:
         """Of processes that were killed while they copied the store: LMDB would keep what they were reading."""
         self._env.reader_check()
@@ -184,7 +202,7 @@ class Machine:
         """
         used = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
         self.view.end_transaction()
-        while self._env.info()["map_size"] < max(4 * used, used + free_bytes):
+        while self.map_bytes < max(4 * used, used + free_bytes):
             self._grow()
 
     def copy_to(self, folder: Path) -> None:
@@ -215,7 +233,7 @@ class Machine:
     def _grow(self) -> None:
         with self._copying:  # LMDB may be resized only while no transaction is open
             self.view.end_snapshots()
-            size = self._env.info()["map_size"] * 2
+            size = self.map_bytes * 2
             self._env.set_mapsize(size)
         logger.info("store %s: map size is now %d MiB", self.folder, size >> 20)
 

@@ -8,7 +8,7 @@ Only the header has the expiry. A row exists until its header is deleted, also a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from replicator.errors import ConfigError
@@ -25,15 +25,26 @@ _TYPES = {STRING: "string", HASH: "hash", FIELD: "field"}
 
 
 class Image(NamedTuple):
-    """The state of a row's header, or of a hash field, before or after a change."""
+    """The state of a row's header, of a hash field, or of a row of a SQL table, before or after a change."""
 
-    type: str  # string, hash or field
-    value: bytes | None  # None: of a hash, whose fields are images of their own
+    type: str  # string, hash, field or row
+    value: bytes | None  # None: of a hash, whose fields are images of their own, and of a row of a SQL table
     expires_at_ms: int | None = None
+    columns: Mapping[str, int | float | str | bytes | None] | None = None  # by name; None: not of a SQL table
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its values."""
+        if self.columns is None:
+            return len(self.value or b"")
+        return sum(len(name) + (len(it) if isinstance(it, str | bytes) else 8) for name, it in self.columns.items())
 
 
 class RowChange(NamedTuple):
-    """A change of a string, of a hash as a whole, or of a field of a hash. One of the images is not None."""
+    """A change of a string, of a hash as a whole, of a field of a hash, or of a row of a SQL table.
+
+    One of the images is not None.
+    """
 
     place: int  # of the entry, among all that its transaction changes
     row: bytes
@@ -57,16 +68,21 @@ def record_changes(record: Record) -> Iterator[RecordChange]:
     before = 0  # entries of the record that earlier transactions change
     for seq, write in enumerate(singles(record.body), record.header.seq):
         if type(write) is Command:
-            raise ConfigError(
-                "the log has a transaction as the command that made it, and its changes are known only where it is "
-                "executed: `replicator cluster policy --replicate row` lets the log have all changes from now on"
-            )
+            raise command_error()
         if type(write) is not Write:
             continue
         found = list(row_changes(write.changes))
         for order, change in enumerate(found, 1):
             yield RecordChange(Seq(seq), order, len(found), before + change.place, change)
         before += len(write.changes)
+
+
+def command_error() -> ConfigError:
+    """Of a reader of the log that has no store in which its commands are executed."""
+    return ConfigError(
+        "the log has a transaction as the command that made it, and its changes are known only where it is executed: "
+        "`replicator cluster policy --replicate row` lets the log have all changes from now on"
+    )
 
 
 def row_changes(changes: Sequence[Change]) -> Iterator[RowChange]:

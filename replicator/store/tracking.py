@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import xxhash
 
 from replicator.limits import MAX_TRACKED_ENTRIES
 from replicator.store.view import Entries, TransactionTooLarge
 
+_FIRST_BATCH, _LAST_BATCH = 8, 128
+"""Entries that a scan reads at once: most scans end after a few."""
+
 
 class TrackedEntries:
-    """Entries that may change between two reads."""
+    """Entries that may change between two reads, and while a scan is not at its end.
+
+    An entry that was read before is the same when it is read again; `unchanged` tells whether it still is.
+    """
 
     def __init__(self) -> None:
         self.base: Entries
@@ -22,24 +29,35 @@ class TrackedEntries:
         self._entries = 0
 
     def get(self, key: bytes) -> bytes | None:
-        value = self.base.get(key)
         if key not in self._values:
-            self._values[key] = value
+            self._values[key] = self.base.get(key)
             self._count()
-        return value
+        return self._values[key]
 
     def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         scan = _Scan(start, stop, reverse)
         self._scans.append(scan)
-        for key, value in self.base.scan(start, stop, reverse=reverse):
-            scan.note(key, value)
-            self._count()
-            yield key, value
+        self._count()  # also if it finds nothing
+        size = _FIRST_BATCH
+        while True:
+            batch = [*islice(self.base.scan(start, stop, reverse=reverse), size)]
+            for key, value in batch:
+                scan.note(key, value)
+                self._count()
+                yield key, value
+            if len(batch) < size:
+                break
+            if reverse:
+                stop = batch[-1][0]
+            else:
+                start = batch[-1][0] + b"\x00"
+            size = min(2 * size, _LAST_BATCH)
         scan.at_end = True
 
     def rows(self, table: str) -> int:
-        found = self.base.rows(table)
-        return self._rows.setdefault(table, found)
+        if table not in self._rows:
+            self._rows[table] = self.base.rows(table)
+        return self._rows[table]
 
     def unchanged(self, entries: Entries) -> bool:
         """Whether all reads would have the same result now, in `entries`."""
@@ -53,8 +71,8 @@ class TrackedEntries:
         self._entries += 1
         if self._entries > MAX_TRACKED_ENTRIES:
             raise TransactionTooLarge(
-                f"a transaction can read at most {MAX_TRACKED_ENTRIES} entries between BEGIN and COMMIT: divide it, or "
-                "read them before"
+                f"a statement that writes, or a transaction, can read at most {MAX_TRACKED_ENTRIES} entries: divide "
+                "it, let an index select the rows, or read them before"
             )
 
 

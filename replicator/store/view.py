@@ -241,13 +241,19 @@ class RowIsExpiring(Busy):
 class Transaction:
     """The reads and writes of one client transaction, executed at the leader. Its changes become one record."""
 
-    def __init__(self, base: Entries) -> None:
+    def __init__(self, base: Entries, *, is_stable: bool = True) -> None:
+        """`is_stable`: nothing else changes `base` until the transaction has ended.
+
+        Otherwise, what it reads may contradict what it has read before, which a check at its end finds.
+        """
+        self.is_stable = is_stable
         self._base = base
         self._last: tuple[bytes, bytes | None] = (b"", None)  # the last key that was read in `base`, and its value
         self._changes: dict[bytes, Change] = {}
         self._bytes = 0  # of the old and new values of `_changes`
         self._added = AddedRows()  # by `_changes`
         self._keys: list[bytes] | None = None  # of `_changes`, sorted; None until the first scan
+        self._removed_from: dict[bytes, bytes] = {}  # all keys of `_base` from the value up to the key are removed
         self._undo: list[tuple[bytes, Change | None]] | None = None  # changes before each `put` since the first mark
         self._savepoint = 0  # a mark
         self._expired: list[tuple[str, bytes]] = []  # table and row, since the last savepoint
@@ -268,6 +274,21 @@ class Transaction:
         written = ((key, self._changes[key].new) for key in keys_between(self._keys, start, stop, reverse))
         return merge(base, written, reverse)
 
+    def last(self, start: bytes, stop: bytes) -> bytes | None:
+        """The last key with start <= key < stop. Takes no longer if the transaction has removed many of them."""
+        self.has_read = True
+        if self._keys is None:
+            self._keys = sorted(self._changes)
+        own = next(
+            (it for it in keys_between(self._keys, start, stop, True) if self._changes[it].new is not None), None
+        )
+        for key, _ in self._base.scan(own or start, self._removed_from.get(stop, stop), reverse=True):
+            change = self._changes.get(key)
+            if change is None or change.new is not None:
+                return key
+            self._removed_from[stop] = key
+        return own
+
     def rows(self, table: str) -> int:
         self.has_read = True
         return self._base.rows(table) + self._added.get(table)
@@ -284,7 +305,9 @@ class Transaction:
             self._undo.append((key, before))
         self._replace(key, None if value is None and old is None else Change(table, row, field, old, value))
         if len(self._changes) > MAX_CHANGES:
-            raise TransactionTooLarge(f"one transaction can change at most {MAX_CHANGES} entries: split it")
+            raise TransactionTooLarge(
+                f"one transaction can change at most {MAX_CHANGES} entries, and each index of a row counts: split it"
+            )
         if self._bytes > MAX_RECORD_BYTES:
             raise TransactionTooLarge(
                 f"the old and new values of one transaction can take at most {MAX_RECORD_BYTES} bytes: split it"
@@ -343,6 +366,7 @@ class Transaction:
 
     def roll_back_to(self, mark: int) -> None:
         """Undo the changes since `mark` was called."""
+        self._removed_from.clear()
         undo = self._undo or []
         while len(undo) > mark:
             self._replace(*undo.pop())

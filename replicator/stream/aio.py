@@ -146,7 +146,8 @@ class ChangeStream:
     def on_table(self, table: str, *, rows: str | bytes = b"*") -> Callable[[Handler], Handler]:
         """A decorator: `run` awaits the function for each change of the table whose row matches `rows`.
 
-        Patterns are those of KEYS in Redis. Raises `ConfigError` (unknown table), `BadRequest` (too long a pattern).
+        The table is `kv`, or a SQL table as CREATE TABLE names it, whose rows are primary keys as JSON. Patterns are
+        those of KEYS in Redis. Raises `BadRequest` (too long a pattern).
         """
         return self._handlers.on_table(table, rows=rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
 
@@ -10,13 +11,16 @@ import fastavro
 
 from replicator import __version__
 from replicator.records.codec import load_schema
-from replicator.records.fast import encode_bytes, encode_long
+from replicator.records.fast import encode_array, encode_bytes, encode_long
+from replicator.records.fast_command import encode_scalar
+from replicator.sql.values import SqlValue
 from replicator.store.rows import Image
 from replicator.stream.change import Change, Op, Source, TransactionBlock
-from replicator.stream.envelope import CONNECTOR, Key, NotAChange, bool_text, from_fields
+from replicator.stream.envelope import CONNECTOR, Key, NotAChange, blobs_of, bool_text, from_fields
 
 _NULL, _PRESENT = b"\x00", b"\x02"  # the branches of a union with null
 _FALSE, _TRUE = b"\x00", b"\x01"
+_NO_COLUMNS = _NULL + encode_array(())
 
 
 class AvroFormat:
@@ -84,12 +88,23 @@ def _field(name: bytes | None) -> bytes:
 
 def _image(image: Image) -> bytes:
     """What follows the names of the row and the field."""
-    kind, value, expires_ms = image
-    return b"%b%b%b" % (
+    kind, value, expires_ms, columns = image
+    return b"%b%b%b%b" % (
         encode_bytes(kind.encode()),
         _field(value),
         _NULL if expires_ms is None else _PRESENT + encode_long(expires_ms),
+        _NO_COLUMNS if columns is None else _columns(columns),
     )
+
+
+def _columns(columns: Mapping[str, SqlValue]) -> bytes:
+    """A map, and the array of the names of those that are base64."""
+    pairs = [encode_bytes(name.encode()) + _column(it) for name, it in columns.items()]
+    return _PRESENT + encode_array(pairs) + encode_array([encode_bytes(name.encode()) for name in blobs_of(columns)])
+
+
+def _column(value: SqlValue) -> bytes:
+    return encode_scalar(base64.b64encode(value).decode() if isinstance(value, bytes) else value)
 
 
 def _source(source: Source, table: str, op: Op) -> bytes:
@@ -110,5 +125,6 @@ def _source(source: Source, table: str, op: Op) -> bytes:
 
 
 def _block(change: Change, block: TransactionBlock) -> bytes:
-    id, order = change.transaction_id or "", encode_long(block.order)
-    return b"".join((_PRESENT, encode_bytes(id.encode()), order, order, encode_long(block.changes)))
+    id = encode_bytes((change.transaction_id or "").encode())
+    orders = encode_long(block.order), encode_long(block.table_order)
+    return b"".join((_PRESENT, id, *orders, encode_long(block.changes)))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple, Self
 
 from replicator.errors import BadRequest
 from replicator.position import Epoch, Offset, Seq
-from replicator.records.types import Record
-from replicator.store.rows import KEYSPACE_TABLE, Image, record_changes
+from replicator.records.types import Command, Record, Write, singles
+from replicator.store.rows import KEYSPACE_TABLE, Image, RowChange, command_error, row_changes
+from replicator.stream.sql_rows import Tables, sql_changes, tables_after, touches_sql
 
 _POSITION = re.compile(r"([0-9]{1,19})(?:-([0-9]{1,9}))?")
 
@@ -59,12 +61,13 @@ class TransactionBlock(NamedTuple):
 
     order: int  # of the change, from 1
     changes: int  # of the transaction: the last one has this `order`
+    table_order: int  # of the change among those of its table, from 1
 
 
 class Change(NamedTuple):
     op: Op
-    table: str
-    row: bytes
+    table: str  # `kv`, the keys of Redis, or a SQL table
+    row: bytes  # a Redis key; or the primary key of a row of a SQL table as JSON, such as {"id":1}
     field: bytes | None  # the name of a hash field; None: the row itself, which is a string, or a hash as a whole
     before: Image | None
     after: Image | None
@@ -87,13 +90,43 @@ class Change(NamedTuple):
         return self.transaction is None or self.transaction.order == self.transaction.changes
 
 
-def changes_of(cluster: str, offset: Offset, record: Record) -> Iterator[Change]:
-    """The changes of an accepted record, in order."""
+def changes_of(cluster: str, offset: Offset, record: Record, tables: Tables | None = None) -> Iterator[Change]:
+    """The changes of an accepted record, in order. `tables`: before it; None: rows of SQL tables are left out.
+
+    Raises `ConfigError`: the columns of a table are not known, or the record is a command.
+    """
     header = record.header
-    timeline = header.timeline.hex()
-    for seq, order, changes, place, (_, row, field, old, new) in record_changes(record):
-        source = Source(cluster, timeline, header.epoch, offset, seq, place, header.timestamp_us)
-        yield Change(_op(old, new), KEYSPACE_TABLE, row, field, old, new, source, TransactionBlock(order, changes))
+    timeline, before = header.timeline.hex(), 0  # entries of the record that earlier transactions change
+    for seq, write in enumerate(singles(record.body), header.seq):
+        if type(write) is Command:
+            raise command_error()
+        if type(write) is not Write:
+            continue
+        has_sql = touches_sql(write.changes)
+        for block, table, (place, row, field, old, new) in _of_transaction(write, tables, has_sql=has_sql):
+            source = Source(cluster, timeline, header.epoch, offset, Seq(seq), before + place, header.timestamp_us)
+            yield Change(_op(old, new), table, row, field, old, new, source, block)
+        before += len(write.changes)
+        if has_sql and tables is not None:
+            tables = tables_after(tables, write.changes)
+
+
+def _of_transaction(
+    write: Write, tables: Tables | None, *, has_sql: bool
+) -> Iterator[tuple[TransactionBlock, str, RowChange]]:
+    """What is left out is counted."""
+    if not has_sql:
+        keys = list(row_changes(write.changes))
+        for order, change in enumerate(keys, 1):
+            yield TransactionBlock(order, len(keys), order), KEYSPACE_TABLE, change
+        return
+    found = [*((KEYSPACE_TABLE, it) for it in row_changes(write.changes)), *sql_changes(write.changes, tables)]
+    found.sort(key=lambda it: it[1].place)
+    orders = Counter[str]()
+    for order, (table, change) in enumerate(found, 1):
+        orders[table] += 1
+        if change.before is not None or change.after is not None:
+            yield TransactionBlock(order, len(found), orders[table]), table, change
 
 
 def _op(before: Image | None, after: Image | None) -> Op:

@@ -7,11 +7,14 @@ a tombstone: the same key without a value.
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from replicator import __version__
 from replicator.position import Epoch, Offset, Seq
+from replicator.sql.values import SqlValue
 from replicator.store.rows import Image
 from replicator.stream.change import Change, Op, Source, TransactionBlock
 from replicator.stream.text import cached_text, from_text, to_text
@@ -57,7 +60,7 @@ class EnvelopeFormat(Protocol):
 
 
 def to_fields(change: Change) -> dict[str, Any]:
-    """The envelope, as `json.loads` and Avro readers return it."""
+    """The envelope, as `json.loads` returns it. Avro readers also return the `columns` of keys, which are null."""
     source, block = change.source, change.transaction
     row, row_base64 = to_text(change.row)
     field, field_base64 = _field(change.field)
@@ -87,7 +90,7 @@ def to_fields(change: Change) -> dict[str, Any]:
         else {
             "id": change.transaction_id,
             "total_order": block.order,
-            "data_collection_order": block.order,  # there is one table
+            "data_collection_order": block.table_order,
             "event_count": block.changes,
         },
     }
@@ -114,7 +117,7 @@ def from_fields(fields: dict[str, Any]) -> Change:
             source["index"],
             source["ts_us"],
         ),
-        None if block is None else TransactionBlock(block["total_order"], block["event_count"]),
+        None if block is None else _block(block),
         fields["ts_ms"],
     )
 
@@ -124,20 +127,39 @@ def _image(fields: dict[str, Any] | None) -> Image | None:
         return None
     value = fields["value"]
     data = None if value is None else from_text(value, fields["value_base64"])
-    return Image(fields["type"], data, fields["expires_ms"])
+    columns = fields.get("columns")
+    if columns is None:
+        return Image(fields["type"], data, fields["expires_ms"])
+    blobs = {name: from_text(columns[name], is_base64=True) for name in fields["columns_base64"]}
+    return Image(fields["type"], data, fields["expires_ms"], {**columns, **blobs})
+
+
+def _block(fields: dict[str, Any]) -> TransactionBlock:
+    return TransactionBlock(fields["total_order"], fields["event_count"], fields["data_collection_order"])
 
 
 def _image_fields(names: dict[str, Any], image: Image | None) -> dict[str, Any] | None:
     if image is None:
         return None
     value, is_base64 = (None, False) if image.value is None else to_text(image.value)
-    return {
+    fields = {
         **names,
         "type": image.type,
         "value": value,
         "value_base64": is_base64,
         "expires_ms": image.expires_at_ms,
     }
+    if image.columns is not None:
+        fields["columns"] = {
+            name: base64.b64encode(it).decode() if isinstance(it, bytes) else it for name, it in image.columns.items()
+        }
+        fields["columns_base64"] = blobs_of(image.columns)
+    return fields
+
+
+def blobs_of(columns: Mapping[str, SqlValue]) -> list[str]:
+    """The columns whose values are in base64: those that are blobs, also if they are valid UTF-8."""
+    return [name for name, it in columns.items() if isinstance(it, bytes)]
 
 
 def _field(name: bytes | None) -> tuple[str | None, bool]:

@@ -6,22 +6,10 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from replicator.errors import ConfigError
 from replicator.patterns import glob
-from replicator.store.rows import KEYSPACE_TABLE
 from replicator.stream.change import Change
 
 Handler = Callable[[Change], Awaitable[None]]
-
-TABLES = (KEYSPACE_TABLE,)
-"""Of the change stream."""
-
-
-def checked_table(table: str) -> str:
-    """`table`, if the change stream has it. Raises `ConfigError`."""
-    if table not in TABLES:
-        raise ConfigError(f"unknown table {table!r}: the change stream has {', '.join(TABLES)}, the keys of Redis")
-    return table
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +21,13 @@ class Selection:
 
     @classmethod
     def parse(cls, table: str | None, rows: str | bytes | None) -> Selection:
-        """`rows`: a glob as in KEYS of Redis. Raises `ConfigError`, `BadRequest`."""
+        """`table`: `kv`, or a SQL table as CREATE TABLE names it. `rows`: a glob as in KEYS of Redis.
+
+        Raises `BadRequest`.
+        """
         pattern = rows.encode(errors="surrogateescape") if isinstance(rows, str) else rows
         return cls(
-            None if table is None else checked_table(table),
+            table,
             None if pattern is None or pattern == b"*" else glob(pattern),
         )
 
@@ -51,7 +42,7 @@ class Handlers:
         self._handlers: list[tuple[Selection, Handler]] = []
 
     def on_table(self, table: str, *, rows: str | bytes = b"*") -> Callable[[Handler], Handler]:
-        """Raises `ConfigError`, `BadRequest`."""
+        """Raises `BadRequest`."""
         selection = Selection.parse(table, rows)
 
         def register(handler: Handler) -> Handler:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from json.encoder import encode_basestring as quote
 
 from replicator import __version__
+from replicator.sql.values import SqlValue
 from replicator.store.rows import Image
 from replicator.stream.change import Change, Op, Source, TransactionBlock
-from replicator.stream.envelope import CONNECTOR, Key, NotAChange, bool_text, from_fields
+from replicator.stream.envelope import CONNECTOR, Key, NotAChange, blobs_of, bool_text, from_fields
+from replicator.stream.sql_rows import json_value
 from replicator.stream.text import cached_text, to_text
 
 
@@ -54,10 +57,20 @@ def _field(name: bytes | None) -> str:
 def _image(names: str, image: Image | None) -> str:
     if image is None:
         return "null"
-    kind, value, expires_ms = image
+    kind, value, expires_ms, columns = image
     text, is_base64 = ("null", False) if value is None else _quoted(value)
     expires = "null" if expires_ms is None else expires_ms
-    return f'{names}"type":"{kind}","value":{text},"value_base64":{bool_text(is_base64)},"expires_ms":{expires}}}'
+    more = "" if columns is None else _columns(columns)
+    return f'{names}"type":"{kind}","value":{text},"value_base64":{bool_text(is_base64)},"expires_ms":{expires}{more}}}'
+
+
+def _columns(columns: Mapping[str, SqlValue]) -> str:
+    return f',"columns":{columns_json(columns)},"columns_base64":[{",".join(map(quote, blobs_of(columns)))}]'
+
+
+def columns_json(columns: Mapping[str, SqlValue]) -> str:
+    """The columns by name."""
+    return f"{{{','.join(f'{quote(name)}:{json_value(it)}' for name, it in columns.items())}}}"
 
 
 def _quoted(data: bytes) -> tuple[str, bool]:
@@ -79,8 +92,8 @@ def _source(source: Source, table: str, op: Op) -> str:
 def _block(change: Change, block: TransactionBlock | None) -> str:
     if block is None:
         return "null"
-    order, changes = block
+    order, changes, table_order = block
     return (
-        f'{{"id":"{change.transaction_id}","total_order":{order},"data_collection_order":{order},'
+        f'{{"id":"{change.transaction_id}","total_order":{order},"data_collection_order":{table_order},'
         f'"event_count":{changes}}}'
     )

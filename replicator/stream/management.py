@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -140,20 +140,32 @@ def create(kafka: KafkaAccess, options: StreamOptions, start: StreamStart) -> St
         registry=registry,
         backfill=start.backfill,
     )
+    return _while_fenced(lambda: _enable(kafka, settings, start.progress))
+
+
+def _enable(kafka: KafkaAccess, settings: StreamSettings, progress: Progress) -> StreamState:
     writer = StreamWriter(kafka)
     writer.open()
-    if read_state(kafka) is not None:  # another command has just created it
+    state = read_state(kafka)
+    if state is None:
+        writer.commit(progress=progress, settings=settings)
+        return StreamState(settings, progress)
+    if state.settings != settings:
         raise ConfigError("another command has created the change stream: see `replicator stream status`")
-    writer.commit(progress=start.progress, settings=settings)
-    return StreamState(settings, start.progress)
+    return state  # an attempt before this one has committed, and only the reply was lost
 
 
 def set_enabled(kafka: KafkaAccess, enabled: bool) -> StreamState:
     """The publisher that runs is fenced, and finds the new settings. Raises `BrokerUnavailable`, `ConfigError`."""
+    return _while_fenced(lambda: _set_enabled(kafka, enabled))
+
+
+def _while_fenced(attempt: Callable[[], StreamState]) -> StreamState:
+    """A publisher that begins fences any other writer, also if the stream for which it begins has been reset."""
     for _ in range(FENCED_ATTEMPTS - 1):
-        with contextlib.suppress(Fenced):  # by a publisher that has just begun
-            return _set_enabled(kafka, enabled)
-    return _set_enabled(kafka, enabled)
+        with contextlib.suppress(Fenced):
+            return attempt()
+    return attempt()
 
 
 def _set_enabled(kafka: KafkaAccess, enabled: bool) -> StreamState:

@@ -34,6 +34,7 @@ from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.position import NodeId, Offset
 from replicator.protocol.log_state import LogState
 from replicator.store import snapshot
+from replicator.stream.command_changes import ChangesOf
 from replicator.stream.consumer import OUT_OF_RANGE
 from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.publication import Publication, StreamMessage
@@ -50,11 +51,14 @@ Report = Callable[[PublisherReport], None]
 
 
 class Publisher:
-    def __init__(self, kafka: KafkaAccess, node: NodeId, snapshots: Path, report: Report) -> None:
+    def __init__(
+        self, kafka: KafkaAccess, node: NodeId, snapshots: Path, changes_of_command: ChangesOf, report: Report
+    ) -> None:
         """`snapshots`: the folder of this node's. `report` is called about every second."""
         self._kafka = kafka
         self._node = node
         self._snapshots = snapshots
+        self._changes_of_command = changes_of_command
         self._report = report
         self._log = wal_topic(kafka.cluster)
         self._admin = admin_of(kafka)
@@ -137,7 +141,7 @@ class Publisher:
         # the state and the topic change in one transaction, but nothing must be published twice, even if a broker
         # that was killed shows the one without the other
         published = published_positions(self._kafka, state.settings)
-        publication = Publication(self._kafka.cluster, state.settings, published)
+        publication = Publication(self._kafka.cluster, state.settings, published, self._changes_of_command)
         term = self._term = PublishingTerm(writer, publication, state, self._report)
         first, _ = consumer.get_watermark_offsets(TopicPartition(self._log, 0), timeout=10)
         start = first_to_read(term.log_state, Offset(first))
@@ -176,7 +180,7 @@ class Publisher:
         """The next entries, or none after a while. Raises `BrokerUnavailable`, `LogTrimmed`."""
         backfilling = self._term is not None and self._term.is_backfilling
         message = consumer.poll(0 if backfilling else _POLL_S)
-        if message is None:
+        if message is None or not self._is_enabled:  # the message may say that no offset was assigned
             return []
         return [self._entry(it) for it in (message, *consumer.consume(TRANSACTION_ENTRIES - 1, 0))]
 
@@ -223,6 +227,7 @@ class PublishingTerm:
         self._settings, self._progress = state
         self._report = report
         self._read_up_to = self._progress.state  # further than the progress while there is nothing to publish
+        self._tables = self._progress.tables  # of SQL, there
         self.end = Offset(0)  # of the log, as far as it is known
         self._last_us = 0  # when the last record that was read was written
         self._committed_s = self._reported_s = time.monotonic()
@@ -249,27 +254,32 @@ class PublishingTerm:
         taken_us = snapshot.read_manifest(folder).taken_at_ms * 1000
         entries = list(bounded(snapshot.entries(folder, progress.last_key), TRANSACTION_CHANGES, BACKFILL_BYTES))
         if entries:
-            messages, count = self._publication.content(progress.state, progress.changes, taken_us, entries, _now_ms())
-            self._commit(messages, progress._replace(changes=progress.changes + count, last_key=entries[-1][0]))
+            found = self._publication.content(
+                progress.state, self._tables, progress.changes, taken_us, entries, _now_ms(), self.report
+            )
+            self._tables = found.tables
+            changes = progress.changes + found.changes
+            self._commit(found.messages, progress._replace(changes=changes, last_key=entries[-1][0]))
         else:
             self._commit((), progress._replace(backfilling=False, last_key=b""))
 
     def publish(self, entries: Sequence[Entry]) -> None:
         """Publish the entries that follow. Raises `ReplicatorError`."""
         while entries:
-            published = self._publication.read(self._read_up_to, entries, _now_ms(), TRANSACTION_CHANGES)
+            published = self._publication.read(
+                self._read_up_to, self._tables, entries, _now_ms(), TRANSACTION_CHANGES, self.report
+            )
             entries = entries[published.read :]
-            self._read_up_to = published.state
+            self._read_up_to, self._tables = published.state, published.tables
             self._last_us = published.last_us or self._last_us
             if published.messages:
                 changes = self._progress.changes + published.changes
                 self._commit(published.messages, Progress(published.state, changes))
-                self.report()  # the entries may be many transactions
         if self._read_up_to != self._progress.state and time.monotonic() - self._committed_s >= PROGRESS_S:
             self._commit((), self._progress._replace(state=self._read_up_to))
 
     def report(self) -> None:
-        """If the last time is long enough ago."""
+        """If the last time is long enough ago. Called often: one transaction may take long on a busy machine."""
         now_s = time.monotonic()
         if now_s - self._reported_s < PUBLISHER_REPORT_S:
             return
@@ -287,8 +297,11 @@ class PublishingTerm:
         self._reported_s, self._reported_changes = now_s, changes
 
     def _commit(self, messages: Sequence[StreamMessage], progress: Progress) -> None:
-        self._writer.commit(messages, progress)
+        """With the SQL tables at that point."""
+        progress = progress._replace(tables=self._tables)
+        self._writer.commit(messages, progress, stored=self._progress.tables, on_progress=self.report)
         self._progress = progress
+        self.report()
         self._committed_s = time.monotonic()
 
 

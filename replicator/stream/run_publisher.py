@@ -20,6 +20,8 @@ from replicator.log.kafka.security import KafkaSecurity
 from replicator.logging_setup import LogSettings, set_up
 from replicator.node.change_stream import PublisherReport, PublisherState
 from replicator.position import NodeId
+from replicator.store.effects import Effects
+from replicator.stream.command_changes import CommandChanges
 from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.publisher import Publisher
 
@@ -33,6 +35,7 @@ class PublisherSettings:
     cluster: str
     node: NodeId
     snapshots: Path
+    store: Path
     security: KafkaSecurity
     logs: LogSettings
 
@@ -45,6 +48,7 @@ class PublisherSettings:
         return cls(
             security=KafkaSecurity(**fields.pop("security")),
             snapshots=Path(fields.pop("snapshots")),
+            store=Path(fields.pop("store")),
             logs=LogSettings.of(fields.pop("logs")),
             **fields,
         )
@@ -57,7 +61,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _exit)
     kafka = KafkaAccess(settings.bootstrap, settings.cluster, settings.node, settings.security)
     try:
-        Publisher(kafka, settings.node, settings.snapshots, _report).run()
+        changes_of_command = CommandChanges(Effects(settings.store))
+        Publisher(kafka, settings.node, settings.snapshots, changes_of_command, _report).run()
     except ReplicatorError as error:
         _report(PublisherReport(PublisherState.FAILED, trouble=str(error)))
         os._exit(1)  # at once: what was begun is aborted by the next publisher

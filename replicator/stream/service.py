@@ -31,6 +31,7 @@ from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.management import StartFrom, StreamOptions, StreamStart
 from replicator.stream.run_publisher import PublisherSettings
 from replicator.stream.settings import Backfill, Progress, StreamState
+from replicator.stream.sql_rows import NO_TABLES, Tables
 from replicator.stream.state_topic import read_state
 
 logger = logging.getLogger(__name__)
@@ -51,12 +52,17 @@ class NodeSource:
         start: Callable[[], Awaitable[Offset]],
         take_snapshot: Callable[[], Awaitable[Manifest]],
         continues_another: Callable[[], Awaitable[bool]] = _never,
+        tables: Callable[[], Tables] = lambda: NO_TABLES,
     ) -> None:
-        """`state`: of the log, as applied. `start`: of the log. `continues_another`: whether it is a restored one's."""
+        """`state`: of the log, as applied. `start`: of the log. `continues_another`: whether it is a restored one's.
+
+        `tables`: of SQL, in the store at that state.
+        """
         self.state = state
         self.start = start
         self.take_snapshot = take_snapshot
         self.continues_another = continues_another
+        self.tables = tables
 
 
 class ChangeStreamService:
@@ -145,7 +151,7 @@ class ChangeStreamService:
         if not state.timeline:
             raise Loading("the log is empty: there has been no leader yet. Try again")
         if start_from is StartFrom.LATEST:
-            return StreamStart(Progress(state))
+            return StreamStart(Progress(state, tables=self._source.tables()))
         first = await self._source.start()
         if first > 0:
             raise ConfigError(

@@ -1,11 +1,13 @@
 """What the topic `<cluster>.changes.state` contains: the settings of the change stream, and how far it is published.
 
-It has one partition and is compacted; each of the two has a key, and is an object in JSON.
+It has one partition and is compacted. The settings, the progress, and each SQL table at that point of the log have a
+key, and are an object in JSON.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -16,10 +18,12 @@ from replicator.protocol.log_state import LogState
 from replicator.stream.avro_envelope import AvroFormat
 from replicator.stream.envelope import EnvelopeFormat, StreamFormat
 from replicator.stream.json_envelope import JsonFormat
+from replicator.stream.sql_rows import NO_TABLES, TableColumns, Tables
 
 STATE_VERSION = 1
 """Of the settings and the progress."""
 SETTINGS_KEY, PROGRESS_KEY = b"settings", b"progress"
+_TABLE_KEY = b"table:"  # then the name of the table in the store
 _SCHEMA_PREFIX = b"\x00"
 """Of messages in the wire format of Confluent's schema registry; the id of the schema follows, in 4 bytes."""
 
@@ -90,6 +94,7 @@ class Progress(NamedTuple):
     changes: int = 0  # published so far
     backfilling: bool = False  # whether the content of the snapshot is still being published
     last_key: bytes = b""  # the last store key of the snapshot that is published
+    tables: Tables = NO_TABLES  # of SQL, at this point of the log or the snapshot; each is stored by itself
 
     def encode(self) -> bytes:
         state = self.state
@@ -109,7 +114,7 @@ class Progress(NamedTuple):
         ).encode()
 
     @classmethod
-    def decode(cls, value: bytes) -> Progress:
+    def decode(cls, value: bytes, tables: Tables = NO_TABLES) -> Progress:
         """Raises `ValueError`, `TypeError` or `KeyError`."""
         fields: dict[str, Any] = json.loads(value)
         leader = fields["leader"]
@@ -122,7 +127,31 @@ class Progress(NamedTuple):
             offset=Offset(fields["offset"]),
             leader_offset=Offset(fields["leader_offset"]),
         )
-        return cls(state, fields["changes"], fields["backfilling"], bytes.fromhex(fields["last_key"]))
+        return cls(state, fields["changes"], fields["backfilling"], bytes.fromhex(fields["last_key"]), tables)
+
+
+def changed_tables(before: Tables, after: Tables) -> Iterator[tuple[bytes, bytes | None]]:
+    """Keys and values of the topic, for what has changed; None deletes a table."""
+    if before is after:
+        return
+    for name in sorted(before.keys() | after.keys()):
+        table = after.get(name)
+        if table != before.get(name):
+            yield _TABLE_KEY + name.encode(), None if table is None else json.dumps(table._asdict()).encode()
+
+
+def decode_tables(found: Mapping[bytes, bytes]) -> Tables:
+    """From the content of the topic. Raises `ValueError`, `TypeError` or `KeyError`."""
+    return {
+        key.removeprefix(_TABLE_KEY).decode(): _decoded_table(value)
+        for key, value in found.items()
+        if key.startswith(_TABLE_KEY) and value
+    }
+
+
+def _decoded_table(value: bytes) -> TableColumns:
+    fields = json.loads(value)
+    return TableColumns(fields["name"], tuple(fields["columns"]), tuple(fields["key"]))
 
 
 class StreamState(NamedTuple):

@@ -15,10 +15,21 @@ from replicator.log.kafka.topic import changes_topic, stream_topic
 from replicator.stream.consumer import LOOKUP_WAIT_MS, consumer_settings, read_between, read_error
 from replicator.stream.kafka_access import KafkaAccess
 from replicator.stream.publication import StreamMessage
-from replicator.stream.settings import PROGRESS_KEY, SETTINGS_KEY, Progress, StreamSettings, StreamState
+from replicator.stream.settings import (
+    PROGRESS_KEY,
+    SETTINGS_KEY,
+    Progress,
+    StreamSettings,
+    StreamState,
+    changed_tables,
+    decode_tables,
+)
+from replicator.stream.sql_rows import NO_TABLES, Tables
 
 _LINGER_MS = 1_000
 """More than a transaction takes: its end sends the messages, so the broker gets few requests."""
+_FLUSH_S = 1.0
+"""In which Kafka accepts at least one message of a transaction that ends, unless it does not answer."""
 
 
 class Fenced(BrokerUnavailable):
@@ -54,7 +65,8 @@ def _decoded(topic: str, found: dict[bytes, bytes]) -> StreamState | None:
     if SETTINGS_KEY not in found:
         return None
     try:
-        return StreamState(StreamSettings.decode(found[SETTINGS_KEY]), Progress.decode(found[PROGRESS_KEY]))
+        progress = Progress.decode(found[PROGRESS_KEY], decode_tables(found))
+        return StreamState(StreamSettings.decode(found[SETTINGS_KEY]), progress)
     except (ValueError, TypeError, KeyError) as error:
         raise LogDamage(
             f"topic {topic} has another content than replicator writes ({error!r}): `replicator stream reset`"
@@ -88,17 +100,36 @@ class StreamWriter:
         messages: Iterable[StreamMessage] = (),
         progress: Progress | None = None,
         settings: StreamSettings | None = None,
+        stored: Tables = NO_TABLES,
+        on_progress: Callable[[], None] | None = None,
     ) -> None:
-        """All or nothing. Raises `Fenced`, `BrokerUnavailable`, `ConfigError`; the writer cannot be used afterwards."""
+        """All or nothing. `stored`: the SQL tables of the progress before.
+
+        `on_progress`: called again and again while Kafka accepts messages.
+        Raises `Fenced`, `BrokerUnavailable`, `ConfigError`; the writer cannot be used afterwards.
+        """
         producer = self._producer
         self._call(producer.begin_transaction)
         for key, value, partition in messages:
             self._produce(self._changes, key, value, partition)
+            if on_progress is not None:
+                on_progress()
         if settings is not None:
             self._produce(self._state, SETTINGS_KEY, settings.encode(), 0)
         if progress is not None:
+            for name, table in changed_tables(stored, progress.tables):
+                self._produce(self._state, name, table, 0)
             self._produce(self._state, PROGRESS_KEY, progress.encode(), 0)
+        if on_progress is not None:
+            self._flush(on_progress)
         self._call(lambda: producer.commit_transaction(TRANSACTION_TIMEOUT_S))
+
+    def _flush(self, on_progress: Callable[[], None]) -> None:
+        """As the commit would do, which reports nothing. Ends early if Kafka accepts nothing for some time."""
+        unsent = len(self._producer) + 1
+        while (left := self._producer.flush(_FLUSH_S)) and left < unsent:
+            unsent = left
+            on_progress()
 
     def _produce(self, topic: str, key: bytes, value: bytes | None, partition: int) -> None:
         while True:

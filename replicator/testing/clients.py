@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from replicator.errors import ReplicatorError
 from replicator.position import BEFORE_LOG, Token
@@ -23,8 +23,15 @@ _TTLS_MS = (1, 5, 50)
 _ATTEMPTS = 4  # of a request with an id
 
 
+Action = Callable[[Any], Coroutine[Any, Any, None]]
+"""Of a client."""
+
+
 class SimClient:
     """A client that makes one request after the other. It sends each once, unless the request has an id."""
+
+    reading: ClassVar[Sequence[Action]]  # of clients that only read
+    actions: ClassVar[Sequence[Action]]
 
     def __init__(
         self,
@@ -59,7 +66,7 @@ class SimClient:
             await self._think()
             if self.stopping:
                 return
-            await self._rng.choice(_READING if self._reads_only else _ACTIONS)(self)
+            await self._rng.choice(self.reading if self._reads_only else self.actions)(self)
 
     async def write_any(self) -> Request | None:
         """None: no node leads."""
@@ -159,24 +166,39 @@ class SimClient:
         if not node.lives:
             request.answer(Outcome.REJECTED, self._loop.time(), "the connection is refused")
             return
+        self._history.requests.append(request)
+        lines, reply_at = _wire(request)
+        await self._send(node, request, [*before, *lines], len(before) + reply_at)
+
+    async def _send(
+        self,
+        node: SimNode,
+        request: Request,
+        lines: Sequence[Args],
+        reply_at: int = 0,
+        replies: list[object] | None = None,
+    ) -> None:
+        """Wait for the reply to the line at `reply_at`, or the timeout.
+
+        `replies`: what the request has got if it succeeds, instead of that reply.
+        """
         life, connection = self._connection(node)
         answered = self._loop.create_future()
 
         def done() -> None:
             if request.outcome is Outcome.OK:
                 self._note_token(life, connection)
+                request.reply = request.reply if replies is None else replies
             self._trace(f"{self._name}: {request}")
             if not answered.done():
                 answered.set_result(None)
 
-        self._history.requests.append(request)
-        lines, reply_at = _wire(request)
-        connection.send(request, [*before, *lines], len(before) + reply_at, done)
+        connection.send(request, lines, reply_at, done)
         timeout = self._loop.call_later(_TIMEOUT_S, answered.cancel)
         await asyncio.wait([answered])
         timeout.cancel()
         if answered.cancelled():
-            del self._connections[node.name]  # late answers are recorded, too
+            self._connections.pop(node.name, None)  # late answers are recorded, too
 
     def _request(
         self, node: SimNode, lines: Sequence[Args], level: Level | None = None, *, in_transaction: bool = False
@@ -250,10 +272,8 @@ class SimClient:
         )
 
 
-Action = Callable[[SimClient], Coroutine[Any, Any, None]]
-
-_READING: Sequence[Action] = (*(SimClient._read,) * 6, SimClient._change_nothing)
-_ACTIONS: Sequence[Action] = (
+SimClient.reading = (*(SimClient._read,) * 6, SimClient._change_nothing)
+SimClient.actions = (
     *(SimClient._read,) * 4,
     *(SimClient._write,) * 3,
     *(SimClient._change_nothing,) * 2,

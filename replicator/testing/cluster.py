@@ -13,10 +13,11 @@ from typing import TypeVar
 from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.intervals import REGISTRATION_RETRY_S, STATE_POLL_S
-from replicator.limits import REPLICATION_BACKLOG_BYTES
+from replicator.limits import REPLICATION_BACKLOG_BYTES, SLICE_MS
 from replicator.log.kafka.log import KafkaLog
 from replicator.log.port import Reader
 from replicator.node.backlog import StreamRequest
+from replicator.node.commands import Execute
 from replicator.node.context import open_context
 from replicator.node.disk_tail import DiskTail
 from replicator.node.health import NodeState
@@ -26,11 +27,13 @@ from replicator.position import GOSSIP, Author, Epoch, NodeId
 from replicator.protocol.pace import ALWAYS_STEADY, Pace
 from replicator.protocol.timing import Timeouts
 from replicator.protocol.upstream import DEFAULT_UPSTREAM, UpstreamRule
-from replicator.records.types import Member, Mode, Timing
+from replicator.records.types import Change, Command, Member, Mode, Timing
 from replicator.server.redis.execution import Replay
 from replicator.server.redis.server import RedisServer
+from replicator.steps import Steps
 from replicator.store import boot, environment
 from replicator.store.machine import Machine, open_machine
+from replicator.store.view import Entries
 from replicator.testing.acks import SimAcks
 from replicator.testing.clock import SimClock
 from replicator.testing.connection import SimConnection
@@ -143,8 +146,9 @@ class SimNode:
             backlog_bytes=_SMALL_BACKLOG_BYTES if is_small else REPLICATION_BACKLOG_BYTES,
         )
         member = replace(self.member, incarnation=author.incarnation)
-        node = Node(context, acks, member, SimNodeLink(link, self._peers), Replay())
-        server = RedisServer(node, self.member.resp, cluster=CLUSTER, clock=self._loop.time)
+        execute = _with_slow_steps(Replay(sql_wait_s=None), self._loop, random.Random(f"steps {author.incarnation}"))
+        node = Node(context, acks, member, SimNodeLink(link, self._peers), execute)
+        server = RedisServer(node, self.member.resp, cluster=CLUSTER, clock=self._loop.time, sql_wait_s=None)
         task = self._loop.create_task(node.run(), context=process.context)
         self.life = Running(author, process, link, log, context.reader, acks, machine, node, server, task)
         self.life.requests.add(self._loop.create_task(self._register(self.life, member), context=process.context))
@@ -297,6 +301,25 @@ class SimNodeLink:
 
     async def close(self) -> None:
         pass
+
+
+def _with_slow_steps(execute: Execute, loop: SimLoop, rng: random.Random) -> Execute:
+    """After half of the steps, a slice of time has passed, so that other code runs in the middle of a command."""
+
+    def execute_slowly(command: Command, state: Entries) -> Steps[Mapping[bytes, Change]]:
+        steps = execute(command, state)
+        try:
+            while True:
+                yield next(steps)
+                if rng.random() < 0.5:
+                    loop.spend(SLICE_MS / 1000)
+        except StopIteration as end:
+            changes: Mapping[bytes, Change] = end.value
+            return changes
+        finally:
+            steps.close()
+
+    return execute_slowly
 
 
 def _drop(machine: Machine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -53,7 +54,8 @@ class Request:
     @property
     def must_write(self) -> bool:
         """Whether it writes its mark whenever it succeeds."""
-        return any(line[0] in (b"SET", b"APPEND") for line in self.lines)
+        writes = any(line[0] in (b"SET", b"APPEND") or is_upsert(line) for line in self.lines)
+        return writes and not any(removes(line) for line in self.lines)
 
     def answer(self, outcome: Outcome, now_s: float, why: str = "") -> None:
         self.outcome, self.answered_s, self.why = outcome, now_s, why
@@ -67,6 +69,20 @@ class Request:
         level = f"{self.level} " if self.level else ""
         shown = f" = {self.reply!r}" if self.outcome is Outcome.OK else ""
         return f"{self.name} {level}{what}{once} at {self.node}: {self.outcome}{shown} {self.why}".rstrip()
+
+
+def is_sql(line: Args) -> bool:
+    return b"REPL.SQL" in line[:3]
+
+
+def is_upsert(line: Args) -> bool:
+    """A statement that always writes the mark of its request."""
+    return is_sql(line) and any(b"ON CONFLICT (id) DO UPDATE" in it for it in line)
+
+
+def removes(line: Args) -> bool:
+    """Whether it may remove what another command of the request has written."""
+    return line[0] == b"DEL" or any(it.startswith(b"DELETE") for it in line[1:])
 
 
 @dataclass(slots=True)
@@ -88,6 +104,18 @@ def without_expiry(stored: bytes | None) -> bytes | None:
         return None
     value = decode_value(stored)
     return value.tag + value.data
+
+
+def plain(reply: object) -> object:
+    """A reply that can be compared: errors are their text."""
+    if isinstance(reply, list):
+        return [plain(it) for it in reply]
+    return f"error: {reply}" if isinstance(reply, Exception) else reply
+
+
+def marks_in(entry: bytes) -> set[str]:
+    """The marks in an entry of SQL: the clients write them in brackets."""
+    return {it.decode() for it in re.findall(rb"<([\w.]+)>", entry)}
 
 
 def mark_of(value: bytes | None) -> str | None:

@@ -20,6 +20,7 @@ from replicator.testing.partition import Replica
 _HOUR_US = 3_600_000_000
 _SHORT_S, _LONG_S = 0.05, 3.0
 _REBUILD_S = 0.3
+_LARGEST_MAP_BYTES = 64 << 20  # that grows
 
 
 class Nemesis:
@@ -260,6 +261,16 @@ class Nemesis:
         for replica in slow:
             if not replica.in_sync and not replica.cut_off:
                 partition.rejoin(replica)
+
+    async def reserve_for_copies(self, rng: random.Random) -> None:
+        """Again and again in some store, as before a comparison: readers have to begin again, some on a larger map."""
+        while True:
+            await asyncio.sleep(rng.expovariate(1 / _SHORT_S))
+            life = rng.choice(self._nodes).life
+            if life is not None and not life.process.paused:
+                self._trace(f"{life.author}: its store is to be copied")
+                free_bytes = rng.choice((0, life.machine.map_bytes))
+                life.machine.reserve_for_copy(free_bytes if free_bytes < _LARGEST_MAP_BYTES else 0)
 
     async def lose_records(self) -> None:
         """Kafka loses acknowledged records. Some nodes have read them, and some have not.

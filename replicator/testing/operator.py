@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 from replicator.errors import ReplicatorError
 from replicator.position import NodeId
 from replicator.protocol.ack_policy import sync_members
-from replicator.records.types import Mode, Policy, Timing, WaitFor, WriteMode
+from replicator.records.types import Mode, Policy, Replication, Timing, WaitFor, WriteMode
 from replicator.testing.cluster import Running, SimNode
 from replicator.testing.loop import SimLoop
 from replicator.testing.timings import LONG_LEASES, draw_change
 
 _POLL_S = 0.05
+_REPLICATION_S = 0.7  # virtual: mean time between two changes
+_REPLICATIONS = (Replication.COMMAND, Replication.COMMAND, Replication.MIXED, Replication.ROW)
 _MODES = (Mode.SYNC, Mode.SYNC, Mode.SYNC, Mode.ASYNC)
 
 
@@ -29,19 +31,27 @@ class Operator:
         rng: random.Random,
         writes: WriteMode,
         trace: Callable[[str], None],
+        replication: random.Random | None = None,
     ) -> None:
-        """`writes`: the write mode of this cluster for most of the time."""
+        """`writes`: the write mode of this cluster for most of the time.
+
+        `replication`: draws what the log gets of a transaction; None: its changes.
+        """
         self._nodes = nodes
         self._loop = loop
         self._rng = rng
         self._trace = trace
         self._writes = writes
+        self._replication = replication
+        self._replicate = Replication.ROW if replication is None else replication.choice(_REPLICATIONS)
 
     async def set_up(self) -> None:
         """Once all nodes have registered: unless writes are async, make some members sync, and set the policy."""
         while self._not_members():  # noqa: ASYNC110 (virtual time)
             await asyncio.sleep(_POLL_S)
         if self._writes is WriteMode.ASYNC:
+            if self._replication is not None:
+                self._set_policy(Policy())
             return
         for node in self._nodes:
             self.set_mode(node, self._rng.choice(_MODES))
@@ -67,10 +77,23 @@ class Operator:
         if leader is not None:
             self._ask(leader, f"{node.name}: set mode {mode}", partial(_set_mode, leader, NodeId(node.name), mode))
 
+    async def change_replication(self) -> None:
+        """Now and then, until cancelled."""
+        assert self._replication is not None
+        while True:
+            await asyncio.sleep(self._replication.expovariate(1 / _REPLICATION_S))
+            self._replicate = self._replication.choice(_REPLICATIONS)
+            leader = self._leader()
+            if leader is not None:
+                self._set_policy(leader.node.membership.policy)
+
     def _set_policy(self, policy: Policy) -> None:
         leader = self._leader()
         if leader is not None:
             what = f"set policy {policy.write} {policy.wait_for} {policy.quorum or ''}".rstrip()
+            if self._replication is not None:
+                policy = replace(policy, replicate=self._replicate)
+                what = f"{what}, replicate {self._replicate}"
             self._ask(leader, what, partial(_set_policy, leader, policy))
 
     def lengthen_leases(self) -> None:

@@ -21,6 +21,7 @@ from replicator.protocol.timing import MAX_DRIFT
 from replicator.protocol.upstream import UpstreamRule
 from replicator.records.codec import RecordCodec
 from replicator.records.types import Timing, WriteMode
+from replicator.sql import functions
 from replicator.testing import faults as fault_plans
 from replicator.testing.checks import (
     acks,
@@ -34,6 +35,7 @@ from replicator.testing.checks import (
     processes,
     replicas,
     sessions,
+    tables,
     watches,
     writes,
 )
@@ -49,6 +51,7 @@ from replicator.testing.nemesis import FAULT_EVENTS, Nemesis
 from replicator.testing.observer import Observer, Sample
 from replicator.testing.operator import Operator
 from replicator.testing.recovery import refused_for_good
+from replicator.testing.sql_clients import SqlClient
 from replicator.testing.timings import IDLE_THINK_MS, QUICKLY_IDLE, draw_timing
 
 SET_UP_S = 3.0  # virtual
@@ -72,6 +75,7 @@ class SimulationPlan:
     idle: bool = False  # whether clients pause for long, and leaders are idle then
     cascade: bool = False  # whether followers may receive records from each other
     gossip: bool = False  # whether all do
+    sql: bool = False  # whether clients execute statements, too, and the log has commands
     events: tuple[str, ...] = ()  # only these of `nemesis.EVENTS`; by default some of `FAULT_EVENTS` are drawn
 
     @property
@@ -82,7 +86,8 @@ class SimulationPlan:
         idle = " --idle" if self.idle else ""
         cascade = " --cascade" if self.cascade else ""
         gossip = " --gossip" if self.gossip else ""
-        options = f"--steps {self.steps} --nodes {self.nodes}{writes}{loss}{idle}{cascade}{gossip}{events}"
+        sql = " --sql" if self.sql else ""
+        options = f"--steps {self.steps} --nodes {self.nodes}{writes}{loss}{idle}{cascade}{gossip}{sql}{events}"
         return f"replicator simulate --seed {self.seed} {options}"
 
     def upstreams(self, names: Sequence[str]) -> list[UpstreamRule]:
@@ -99,6 +104,7 @@ class SimulationReport:
     fingerprint: str = ""  # sha256 of the trace and of the log
     outcomes: dict[str, int] = field(default_factory=dict)
     records: int = 0
+    commands: int = 0  # records of commands
     epochs: int = 0
     lost_records: int = 0  # acknowledged, and lost by Kafka
     steps: int = 0
@@ -119,12 +125,14 @@ class SimulationReport:
 def run(plan: SimulationPlan, on_trace: Callable[[str], None] = lambda line: None) -> SimulationReport:
     """Run one simulation and check it. `on_trace` is called with one line for each event."""
     home = Path("/dev/shm")
+    source, functions.source = functions.source, random.Random(f"drawn {plan.seed}")
     folder = Path(tempfile.mkdtemp(prefix="replicator-sim-", dir=home if home.is_dir() else None))
     gc.collect()
     gc.disable()  # the finalizers of an earlier run would schedule callbacks in the loop of this one
     try:
         return _Simulation(plan, folder, on_trace).play()
     finally:
+        functions.source = source
         gc.enable()
         shutil.rmtree(folder)
 
@@ -151,7 +159,10 @@ class _Simulation:
         self.loop.after_step = self.observer.after_step
         drawn = rng.choice(list(WriteMode))
         self._served_last: list[Sample] = []  # the stores of the nodes that serve at the end
-        self.operator = Operator(self.nodes, self.loop, rng, plan.writes or drawn, self.trace)
+        self._sql_rng = random.Random(f"sql {plan.seed}")
+        self._copies_rng = random.Random(f"copies {plan.seed}")
+        replication = self._sql_rng if plan.sql else None
+        self.operator = Operator(self.nodes, self.loop, rng, plan.writes or drawn, self.trace, replication)
         self.nemesis = Nemesis(self.nodes, self.kafka, rng, self.observer, self.operator, self.trace)
         self._keys = rng.choice((1, 3))
         self.clients = [self._new_client(f"c{i}") for i in range(rng.choice((2, 5, 10)))]
@@ -161,7 +172,8 @@ class _Simulation:
 
     def _new_client(self, name: str) -> SimClient:
         think_ms = IDLE_THINK_MS if self.plan.idle else None
-        return SimClient(name, self._keys, self.nodes, self.loop, self._rng, self.history, self.trace, think_ms)
+        kind = SqlClient if self.plan.sql else SimClient
+        return kind(name, self._keys, self.nodes, self.loop, self._rng, self.history, self.trace, think_ms)
 
     def trace(self, what: str) -> None:
         line = f"{self.loop.time():12.6f}  {what}"
@@ -194,6 +206,10 @@ class _Simulation:
         disturbing = asyncio.create_task(self.nemesis.run())
         rebuilding = asyncio.create_task(self.nemesis.rebuild_failed_nodes())
         requesting = [asyncio.create_task(client.run()) for client in self.clients]
+        sql_faults: list[asyncio.Task[None]] = []
+        if self.plan.sql:
+            for work in (self.operator.change_replication(), self.nemesis.reserve_for_copies(self._copies_rng)):
+                sql_faults.append(asyncio.create_task(work))
         end = self.loop.steps + self.plan.steps
         while self.loop.steps < end:  # noqa: ASYNC110 (virtual time)
             await asyncio.sleep(0.01)
@@ -201,6 +217,8 @@ class _Simulation:
         self.kafka.faults = fault_plans.NO_FAULTS
         self.kafka.heal()
         self.nemesis.stopping = True
+        for task in sql_faults:
+            task.cancel()
         for client in self.clients:
             client.stopping = True
         await disturbing
@@ -272,11 +290,13 @@ class _Simulation:
         eras = eras_of(partition.losses, partition.log)
         last = eras[-1].canonical
         report.records = len(last.states)
+        report.commands = len(last.commands)
         report.epochs = max((it.state.epoch for it in last.states.values()), default=0)
         report.lost_records = sum(loss.log.end - loss.end for loss in partition.losses)
         if last.damage and not partition.losses:
             yield f"the log is damaged: {last.damage}"
             return
+        yield from last.diverged
         yield from replicas.check(self.observer.samples, [era.canonical for era in eras])
         yield from replicas.check(self._served_last, [last])
         yield from processes.check(self.observer.unstopped)
@@ -301,6 +321,7 @@ class _Simulation:
         yield from watches.check(history, executions)
         yield from expiry.check(history, executions, canonical, latest_ms)
         yield from order.check(history, executions, appended_s)
+        yield from tables.check(history, executions, canonical)
         yield from claims.check(era.entries, appended_s, RecordCodec())
 
     def _fingerprint(self) -> str:

@@ -150,6 +150,8 @@ class Connection:
         """For cursors: without rows. All are executed or none, also with autocommit. Raises `Error`."""
         if statement_kind(statement) is not StatementKind.WRITE:
             raise errors.ProgrammingError("executemany() executes INSERT, REPLACE, UPDATE and DELETE only")
+        if not isinstance(params, Iterable):
+            raise errors.ProgrammingError(f"executemany() needs a list of parameters, not {type(params).__name__}")
         try:
             commands = [sql_command(statement, it) for it in params]
         except ReplicatorError as error:

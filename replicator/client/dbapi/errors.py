@@ -55,7 +55,7 @@ class NotSupportedError(DatabaseError):
     pass
 
 
-CONFLICT, CONSTRAINT, SQL_ERROR = "CONFLICT", "CONSTRAINT", "SQLERROR"
+ABORTED, CONFLICT, CONSTRAINT, SQL_ERROR = "ABORTED", "CONFLICT", "CONSTRAINT", "SQLERROR"
 _OF_CODES: dict[str, type[Error]] = {
     CONFLICT: ConflictError,
     CONSTRAINT: IntegrityError,

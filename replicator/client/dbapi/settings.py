@@ -45,6 +45,8 @@ def parse_dsn(dsn: str) -> dict[str, Any]:
 
     Raises `ConfigError`.
     """
+    if not isinstance(dsn, str):
+        raise ConfigError("the DSN is a text: give addresses in a list as nodes=[…]")
     try:
         parts = urlsplit(dsn)
         options = parse_qsl(parts.query, strict_parsing=bool(parts.query))
@@ -92,9 +94,13 @@ def parse_level_name(text: str) -> Level:
     """Raises `BadRequest`."""
     if text == LevelKind.SESSION:
         return Level(LevelKind.SESSION)
-    level, used = parse_level(text.split())
-    if used < len(text.split()):
-        raise BadRequest(f"unknown read level {text[:80]!r}: use linearizable, session, bounded MS or eventual")
+    unknown = BadRequest(f"unknown read level {text[:80]!r}: use linearizable, session, bounded MS or eventual")
+    words = text.split()
+    if not words or words[0].lower() not in list(LevelKind):
+        raise unknown
+    level, used = parse_level(words)
+    if used < len(words):
+        raise unknown
     return level
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from enum import Enum, auto
 
 from replicator.client.dbapi.errors import (
+    ABORTED,
     CONFLICT,
     CONSTRAINT,
     SQL_ERROR,
@@ -35,7 +36,7 @@ PIPELINED = 200  # statements that are sent before their replies are read
 _SAVEPOINT = "replicator_executemany"
 _STAYS_OPEN = frozenset({CONSTRAINT, SQL_ERROR, ERR})
 """Errors of a statement that leave its transaction as it was. All others end it, at the node or here."""
-_STAYS_CONNECTED = frozenset({CONFLICT, *_STAYS_OPEN})
+_STAYS_CONNECTED = frozenset({ABORTED, CONFLICT, *_STAYS_OPEN})
 
 
 class TransactionState(Enum):

@@ -144,18 +144,19 @@ class KafkaLog:
         await self._appender.connect()
         if self._appender.leader_changes == self._appended_to:
             return
+        appended = self._appended  # while the answer is awaited, another append may succeed
         try:
             end = await self._appender.list_offset(LATEST)
         except (RequestFailed, RequestLost) as error:
             raise AppendRefused(str(error)) from error
-        appended = self._appended
         if end < appended:
             try:
                 await self._monitor.verify()
             except LogReplaced as error:
                 raise AppendRefused(str(error)) from error
-        self._appended, self._appended_to = min(appended, end), self._appender.leader_changes
+        self._appended_to = self._appender.leader_changes
         if end < appended:
+            self._appended = end
             raise LogTruncated(
                 f"this node has written up to offset {appended - 1}, but the log ends at {end}: Kafka has truncated "
                 "it. Restore the data of the brokers, or restore the cluster from a snapshot"

@@ -10,7 +10,8 @@ from replicator.server.keyspace import Keyspace
 from replicator.server.redis.command import CommandKind
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import Encoded, NullArray, Reply, encode, encode_in_steps, error_reply
-from replicator.server.redis.turns import Steps
+from replicator.server.redis.unexpected import as_internal_error
+from replicator.steps import Steps
 from replicator.store.view import View
 
 
@@ -19,9 +20,9 @@ async def read_when_possible(
 ) -> None:
     server = connection.server
     backend = server.backend
-    connection.reply(
-        await backend.reads.read(level, lambda view: run(Keyspace(view, backend.now_ms(), server.programs)))
-    )
+    with as_internal_error(connection.last_command):
+        reply = await backend.reads.read(level, lambda view: run(Keyspace(view, backend.now_ms(), server.programs)))
+    connection.reply(reply)
 
 
 async def read_in_slices(
@@ -35,7 +36,8 @@ async def read_in_slices(
         return await server.turns.run(encode_in_steps(reply, connection.protocol))
 
     async with server.long_reads:
-        encoded = await backend.reads.read_in_slices(level, answer)
+        with as_internal_error(connection.last_command):
+            encoded = await backend.reads.read_in_slices(level, answer)
     connection.reply(Encoded(encoded))
 
 

@@ -180,6 +180,10 @@ class Connection(asyncio.Protocol):
         except ProtocolBroken as error:
             self.reply(Error(f"ERR Protocol error: {error}"))
             self.close_after_replies()
+        except Exception:  # a reply may be missing: the client would mistake the next one for it
+            logger.exception("closed %s: a command has failed, which is a bug", self.address)
+            self._enter(Closed())
+            self._transport.abort()
         dispatcher.forget_view()  # other code runs until the next command
         if dispatcher.reads:
             self._observe_reads()

@@ -35,6 +35,7 @@ class ServerContext(Protocol):
     started_s: float  # on the loop's clock
     turns: Turns
     long_reads: asyncio.Semaphore
+    long_writes: asyncio.Semaphore
 
     @property
     def connections(self) -> Mapping[int, ConnectionContext]:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
+from functools import partial
 
 from replicator.errors import BadRequest, Definite, ReplicatorError
 from replicator.limits import MAX_EXEC_MS, MAX_STEPS_IN_EXEC, MAX_WRITE_ITEMS, STEPS_AT_ONCE
 from replicator.node.client_writes import Executed
 from replicator.position import BEFORE_LOG
 from replicator.protocol.levels import Level
-from replicator.records.tape import Recorder
-from replicator.records.types import Command as LoggedCommand
 from replicator.server.keyspace import Keyspace, TimeLimit, WritableKeyspace
 from replicator.server.redis.awaited_reads import execute_reads, read_in_slices, read_when_possible
 from replicator.server.redis.command import Args, Command, CommandKind
 from replicator.server.redis.commands import BY_SPELLING, look_up
-from replicator.server.redis.commands.sql import NAME as SQL
+from replicator.server.redis.commands.sql import NAME
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.dedup import Dedup
-from replicator.server.redis.execution import engine, run
+from replicator.server.redis.execution import run, to_log
 from replicator.server.redis.interactive import InteractiveTransaction
 from replicator.server.redis.long_writes import run_in_slices, write_in_slices
 from replicator.server.redis.replies import Replies
@@ -36,16 +35,20 @@ from replicator.server.redis.resp import (
 )
 from replicator.server.redis.subscriptions import WHILE_SUBSCRIBED, refusal
 from replicator.server.redis.transaction import Queued
-from replicator.server.redis.turns import Budget, CpuLimit, Steps
+from replicator.server.redis.turns import Budget, CpuLimit, SliceLimit
+from replicator.server.redis.unexpected import as_internal_error, internal_error
 from replicator.server.redis.waiting import ViewAt
+from replicator.steps import Steps, finish
 from replicator.store.rows import KEYSPACE_TABLE
 from replicator.store.view import KeyBlocked, Transaction, TransactionTooLarge, View
 
 WHILE_STREAMING = frozenset({b"repl.ack", b"repl.downstream"})
 """What a follower may send on a connection over which it receives records."""
 
-IN_TRANSACTION = frozenset({b"repl.sql", b"quit", b"reset"})
-"""Commands that a connection can send between BEGIN and COMMIT, besides those on data."""
+SQL = NAME.encode()
+
+IN_TRANSACTION = frozenset({SQL, b"quit", b"reset"})
+"""Commands of the kind CONTROL that a connection can send between BEGIN and COMMIT."""
 
 
 class Dispatcher:
@@ -71,6 +74,7 @@ class Dispatcher:
         self._stats.commands += 1
         self._last_view = None
         command = None
+        answered = False  # it may have sent a reply, or had an effect
         try:
             found = BY_SPELLING.get(args[0])
             if found is None or found.variant is not None or not found.accepts(len(args)):
@@ -78,6 +82,7 @@ class Dispatcher:
             command = found
             connection.last_command = command.name
             kind = command.kind
+            answered = kind is CommandKind.CONTROL
             if not connection.authenticated and not command.before_auth:
                 connection.reply(Error("NOAUTH Authentication required."))
             elif connection.subscriptions.restrict(connection.protocol) and command.name not in WHILE_SUBSCRIBED:
@@ -98,6 +103,7 @@ class Dispatcher:
                 keyspace = WritableKeyspace(transaction, self._backend.now_ms(), self._programs)
                 handler = _at_once(command) if command.long else command.handler
                 reply = run(keyspace, handler, keyspace, args)
+                answered = True
                 if isinstance(reply, TooLong):
                     self._write_in_slices(command, args)
                 else:
@@ -112,6 +118,11 @@ class Dispatcher:
             if command is not None and command.kind is CommandKind.WRITE:
                 self._stats.count_failure(error)
             connection.reply(error_reply(error))
+        except Exception as error:
+            if answered:
+                raise
+            multi.abort()
+            connection.reply(error_reply(internal_error(args[0], error)))
 
     # Reads
 
@@ -124,14 +135,20 @@ class Dispatcher:
         if keyspace is None:
             return False
         command = BY_SPELLING.get(args[0])
-        if command is None or command.kind is not CommandKind.READ or not command.accepts(len(args)):
+        if command is None or not command.accepts(len(args)):
             return False
         try:
-            reply = _read_at_once(keyspace, command, args) if command.long else command.handler(keyspace, args)
+            if command.variant is not None:
+                command = command.variant(args)
+            if command.kind is not CommandKind.READ:
+                return False
+            reply = self._read_at_once(keyspace, command, args) if command.long else command.handler(keyspace, args)
         except KeyBlocked:
             return False
         except ReplicatorError as error:
             reply = error_reply(error)
+        except Exception as error:  # noqa: BLE001 (logged)
+            reply = error_reply(internal_error(args[0], error))
         if isinstance(reply, TooLong):
             return False
         connection = self._connection
@@ -159,13 +176,33 @@ class Dispatcher:
         elif read.level is self._connection.level:
             self._last_view = keyspace
 
+    def _read_at_once(self, keyspace: Keyspace, command: Command, args: Args) -> Reply | TooLong:
+        if not command.long:
+            return command.handler(keyspace, args)  # type: ignore[no-any-return]
+        steps: Steps[Reply] = command.handler(keyspace, args)
+        try:
+            size = next(steps)
+        except StopIteration as end:  # as most do
+            return end.value  # type: ignore[no-any-return]
+        if command.name == SQL:  # SQLite might go on after the slice, next to the same query that is executed again
+            steps.close()
+            return TooLong.TOO_LONG
+        budget = Budget(STEPS_AT_ONCE - 1, SliceLimit(self._connection.server.turns.clock))
+        budget.spend(size)
+        reply = budget.finish(steps)
+        return TooLong.TOO_LONG if reply is None else reply
+
     def _reply_from(self, view: View, command: Command, args: Args) -> Keyspace | None:
         """None, and no reply, if a key is blocked or the read takes long."""
         keyspace = Keyspace(view, self._backend.now_ms(), self._programs)
         try:
-            reply = _read_at_once(keyspace, command, args)
+            reply = self._read_at_once(keyspace, command, args)
         except KeyBlocked:
             return None
+        except ReplicatorError:
+            raise
+        except Exception as error:
+            raise internal_error(command.name, error) from error
         if isinstance(reply, TooLong):
             return None
         self._replies.send(encode(reply, self._connection.protocol))
@@ -189,15 +226,11 @@ class Dispatcher:
 
     def _executed(self, keyspace: WritableKeyspace, lines: Iterable[Args]) -> Executed | None:
         """How the changes of a transaction came about; None if they cannot be repeated, or need not be known."""
-        if keyspace.replication is None and not self._backend.logs_commands:
+        if keyspace.command_info.replication is None and not self._backend.logs_commands:
             return None
-        if not keyspace.is_repeatable or not keyspace.transaction.changes:
+        if not keyspace.command_info.is_repeatable or not keyspace.transaction.changes:
             return None
-        calls = tuple(keyspace.tape.calls) if isinstance(keyspace.tape, Recorder) else ()
-        engines = engine() if keyspace.uses_sql else ""
-        changes = len(keyspace.transaction.changes)
-        command = LoggedCommand(engines, tuple(map(tuple, lines)), calls, keyspace.now_ms, changes, keyspace.reads)
-        return Executed(command, keyspace.replication)
+        return Executed(to_log(keyspace, lines), keyspace.command_info.replication)
 
     def _submit(self, transaction: Transaction, reply: Reply, executed: Executed | None = None) -> None:
         """The reply waits until the changes are applied, and until what it has read is confirmed."""
@@ -260,7 +293,7 @@ class Dispatcher:
     # Transactions over several commands
 
     def _run_in_transaction(self, interactive: InteractiveTransaction, command: Command, args: Args) -> None:
-        """Raises `BadRequest`, and `NotLeader` and others, which abort the transaction."""
+        """Raises `BadRequest`, and what `Backend.begin` raises: `NotLeader` and others, which abort the transaction."""
         connection = self._connection
         if command.kind is CommandKind.CONTROL:
             if command.name not in IN_TRANSACTION:
@@ -271,16 +304,12 @@ class Dispatcher:
         if len(args) > MAX_WRITE_ITEMS:
             raise BadRequest(f"this command has at most {MAX_WRITE_ITEMS} arguments: split it")
         interactive.check_alive()
-        try:
-            mark = interactive.begin_command(self._backend.begin())
-        except Definite as error:
-            interactive.failure = error  # what follows in a pipeline must not run outside of it
-            raise
+        mark = interactive.begin_command(self._backend.begin)
         keyspace = interactive.keyspace
         try:
             reply = self._run_at_once(keyspace, command, args)
-        except ReplicatorError:
-            interactive.roll_back_command(mark)
+        except Exception as error:
+            interactive.command_failed(mark, error)
             raise
         if isinstance(reply, TooLong):
             interactive.roll_back_command(mark)
@@ -291,11 +320,8 @@ class Dispatcher:
             connection.reply(reply)
 
     def _run_at_once(self, keyspace: WritableKeyspace, command: Command, args: Args) -> Reply | TooLong:
-        if command.long and command.kind is CommandKind.READ:
-            reply: Reply = Budget(MAX_STEPS_IN_EXEC).finish(command.handler(keyspace, args))
-            if reply is None:
-                raise _reads_too_much(command)
-            return reply
+        if command.kind is CommandKind.READ:
+            return self._read_at_once(keyspace, command, args)
         if command.long:
             return _at_once(command)(keyspace, args)
         return command.handler(keyspace, args)  # type: ignore[no-any-return]
@@ -317,13 +343,14 @@ class Dispatcher:
 
     def _run_all(self, keyspace: WritableKeyspace, queued: Queued, protocol: int) -> bytes:
         """The encoded reply. Raises `BadRequest`: none takes effect."""
-        budget, limit = Budget(MAX_STEPS_IN_EXEC), CpuLimit(MAX_EXEC_MS)
-        keyspace.limit = limit
+        keyspace.limit = limit = CpuLimit(MAX_EXEC_MS)
+        budget = Budget(MAX_STEPS_IN_EXEC, limit)
         parts = []
         for command, args in queued:
             if limit.is_exceeded():
                 raise _takes_too_long()
-            part = encode(self._run_queued(keyspace, command, args, budget), protocol)
+            with as_internal_error(command.name):
+                part = encode(self._run_queued(keyspace, command, args, budget), protocol)
             budget.spend(len(part))
             parts.append(part)
         return b"*%d\r\n%b" % (len(parts), b"".join(parts))
@@ -334,23 +361,25 @@ class Dispatcher:
             subject = self._connection if command.kind is CommandKind.CONNECTION else keyspace
             return run(keyspace, command.handler, subject, args)
         if command.kind is CommandKind.WRITE:
-            return run(keyspace, lambda *line: _finish(command.handler(*line), keyspace.limit), keyspace, args)
+            check = partial(_check, keyspace.limit)
+            return run(keyspace, lambda *line: finish(command.handler(*line), check), keyspace, args)
         reply = run(keyspace, lambda *line: budget.finish(command.handler(*line)), keyspace, args)
         if reply is None:
-            raise _reads_too_much(command)
+            is_over_time = keyspace.limit is not None and keyspace.limit.is_exceeded()
+            raise _takes_too_long() if is_over_time else _reads_too_much(command)
         return reply
 
 
 def _on_data(queued: Queued) -> Iterator[Args]:
-    """The lines that may change something: also a read of a key does, if it has expired."""
+    """The lines that may change something. A read of a key does if the key has expired."""
     for command, args in queued:
-        is_query = command.name == SQL.encode() and command.kind is CommandKind.READ
+        is_query = command.name == SQL and command.kind is CommandKind.READ
         if command.kind is not CommandKind.CONNECTION and not is_query:
             yield args
 
 
 def _at_once(command: Command) -> Callable[[WritableKeyspace, Args], Reply | TooLong]:
-    """The handler of a long command that writes, if it takes little this time."""
+    """Runs the handler of a long command that writes for one step only."""
 
     def handler(keyspace: WritableKeyspace, args: Args) -> Reply | TooLong:
         reply: Reply = Budget(1).finish(command.handler(keyspace, args))
@@ -359,18 +388,10 @@ def _at_once(command: Command) -> Callable[[WritableKeyspace, Args], Reply | Too
     return handler
 
 
-def _finish(steps: Steps[Reply], limit: TimeLimit | None) -> Reply:
+def _check(limit: TimeLimit | None) -> None:
     """Raises `TransactionTooLarge`."""
-    try:
-        while True:
-            next(steps)
-            if limit is not None and limit.is_exceeded():
-                raise _takes_too_long()
-    except StopIteration as end:
-        reply: Reply = end.value
-        return reply
-    finally:
-        steps.close()
+    if limit is not None and limit.is_exceeded():
+        raise _takes_too_long()
 
 
 def _takes_too_long() -> TransactionTooLarge:
@@ -399,10 +420,3 @@ class TooLong(Enum):
     """In place of a reply: the command takes too long to let no other code run."""
 
     TOO_LONG = auto()
-
-
-def _read_at_once(keyspace: Keyspace, command: Command, args: Args) -> Reply | TooLong:
-    if not command.long:
-        return command.handler(keyspace, args)  # type: ignore[no-any-return]
-    reply: Reply = Budget(STEPS_AT_ONCE).finish(command.handler(keyspace, args))
-    return TooLong.TOO_LONG if reply is None else reply

@@ -1,22 +1,23 @@
 """A transaction over several commands of a connection, from BEGIN to COMMIT. Nothing is locked meanwhile.
 
-Each command sees the state at the leader as it is then, with the changes of the transaction. COMMIT reads again what
-the commands have read. If anything has changed, the transaction has no effect; otherwise its changes become one record,
-so that it takes place as a whole at that moment.
+Each command sees the state at the leader as it is then, with the changes of the transaction; an entry that was read
+before is the same. COMMIT reads again what the commands have read. If anything has changed, the transaction has no
+effect; otherwise its changes become one record, so that it takes place as a whole at that moment.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from replicator.errors import BadRequest, Definite
 from replicator.limits import MAX_SAVEPOINTS
-from replicator.records.tape import Recorder
+from replicator.records.tape import Recorder, TapeFull
 from replicator.server.keyspace import WritableKeyspace
 from replicator.server.programs import Programs
 from replicator.server.redis.command import Args
 from replicator.store.tracking import TrackedEntries
-from replicator.store.view import Transaction
+from replicator.store.view import Transaction, TransactionTooLarge
 
 
 class Conflict(Definite):
@@ -26,9 +27,9 @@ class Conflict(Definite):
 
 
 class Aborted(Definite):
-    """The transaction has failed before."""
+    """The transaction has failed before: its first error says why, and whether to run it again."""
 
-    code = "CONFLICT"
+    code = "ABORTED"
 
 
 class Mark(NamedTuple):
@@ -45,16 +46,20 @@ class InteractiveTransaction:
         self._savepoints: list[tuple[str, Mark]] = []
         self.lines: list[Args] = []  # of commands that have changed something, and were not rolled back
         self.failure: Definite | None = None  # why it can only be rolled back
-        self.transaction = Transaction(self._reads)
+        self.transaction = Transaction(self._reads, is_stable=False)
         self._tape = Recorder()
         self.keyspace = WritableKeyspace(self.transaction, now_ms, programs, self._tape)
 
-    def begin_command(self, base: Transaction) -> Mark:
-        """The next command sees what `base` sees, which has no changes of its own.
+    def begin_command(self, begin: Callable[[], Transaction]) -> Mark:
+        """The next command sees what a transaction sees that begins now. Raises what `begin` does.
 
         Returns the mark to which it is rolled back if it fails.
         """
-        self._reads.base = base
+        try:
+            self._reads.base = begin()
+        except Definite as error:
+            self.failure = error  # the commands that follow must not be committed without this one
+            raise
         return self._mark()
 
     def end_command(self, mark: Mark, args: Args) -> None:
@@ -63,6 +68,12 @@ class InteractiveTransaction:
             self._tape.cut(mark.calls)  # replicas need not execute it
         else:
             self.lines.append(args)
+
+    def command_failed(self, mark: Mark, error: BaseException) -> None:
+        """Undo what it has done. Beyond the limits of a transaction, as in SQLite, nothing of it can be committed."""
+        self.roll_back_command(mark)
+        if isinstance(error, (TransactionTooLarge, TapeFull)):
+            self.failure = error
 
     def roll_back_command(self, mark: Mark) -> None:
         """Undo what was done since the mark."""
@@ -86,7 +97,7 @@ class InteractiveTransaction:
     def set_savepoint(self, name: str) -> None:
         self.check_alive()
         if len(self._savepoints) == MAX_SAVEPOINTS:
-            raise BadRequest(f"a transaction has at most {MAX_SAVEPOINTS} savepoints")
+            raise BadRequest(f"a transaction has at most {MAX_SAVEPOINTS} savepoints: RELEASE some")
         self._savepoints.append((name, self._mark()))
 
     def release(self, name: str) -> None:

@@ -1,4 +1,7 @@
-"""Commands that write much, and run in slices. Others run in between, so what such a command has read is read again."""
+"""Commands that run in slices at the leader: those that write much, and all long ones of a transaction.
+
+Others run in between, so what such a command has read is read again.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from replicator.server.redis.command import Args, Command
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.interactive import Conflict, InteractiveTransaction
 from replicator.server.redis.resp import Reply
+from replicator.server.redis.unexpected import as_internal_error
 
 Submit = Callable[[InteractiveTransaction, Reply], None]
 
@@ -17,9 +21,11 @@ async def write_in_slices(connection: ConnectionContext, command: Command, args:
     """As a transaction of its own. Raises `Conflict`, and what the command, `Backend.begin` and `submit` do."""
     server = connection.server
     for attempt in range(1, WRITE_ATTEMPTS + 1):
-        interactive = InteractiveTransaction(server.backend.now_ms(), server.programs)
-        mark = interactive.begin_command(server.backend.begin())
-        reply = await server.turns.run(command.handler(interactive.keyspace, args))
+        async with server.long_writes:
+            interactive = InteractiveTransaction(server.backend.now_ms(), server.programs)
+            mark = interactive.begin_command(server.backend.begin)
+            with as_internal_error(command.name):
+                reply = await server.turns.run(command.handler(interactive.keyspace, args))
         interactive.end_command(mark, args)
         try:
             interactive.check(server.backend.begin())
@@ -36,11 +42,13 @@ async def run_in_slices(
 ) -> None:
     """As a part of a transaction. Raises what the command and `Backend.begin` do."""
     server = connection.server
-    mark = interactive.begin_command(server.backend.begin())
-    try:
-        reply = await server.turns.run(command.handler(interactive.keyspace, args))
-    except BaseException:
-        interactive.roll_back_command(mark)
-        raise
+    async with server.long_writes:
+        mark = interactive.begin_command(server.backend.begin)
+        try:
+            with as_internal_error(command.name):
+                reply = await server.turns.run(command.handler(interactive.keyspace, args))
+        except BaseException as error:
+            interactive.command_failed(mark, error)
+            raise
     interactive.end_command(mark, args)
     connection.reply(reply)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from itertools import islice
-from typing import NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 from replicator.errors import Definite, Indefinite, ReplicatorError
 
@@ -44,7 +44,7 @@ class Encoded(NamedTuple):
 
 
 Reply: TypeAlias = (
-    "bytes | int | list[Reply] | dict[bytes, Reply] | Simple | Error | Verbatim | NullArray | Push | Encoded | None"
+    "bytes | int | list[Reply] | dict[Any, Reply] | Simple | Error | Verbatim | NullArray | Push | Encoded | None"
 )
 
 _ITEMS_AT_ONCE = 500
@@ -122,15 +122,15 @@ def _decode(data: bytes, at: int) -> tuple[Reply, int]:
         case b"+":
             return Simple(head), rest
         case b"-":
-            return Error(head.decode()), rest
+            return Error(head.decode(errors="replace")), rest
         case b"=":
             end = rest + int(head)
             return Verbatim(data[rest + 4 : end]), end + 2
         case b"%":
-            pairs: dict[bytes, Reply] = {}
+            pairs: dict[Any, Reply] = {}  # a script may return a map with numbers as names
             for _ in range(int(head)):
                 name, rest = _decode(data, rest)
-                pairs[cast(bytes, name)], rest = _decode(data, rest)
+                pairs[name], rest = _decode(data, rest)
             return pairs, rest
         case b"$":
             size = int(head)

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from replicator.address import Address
 from replicator.errors import ReplicatorError
 from replicator.intervals import AUTH_TIMEOUT_S, IDLE_CHECK_S, KEEPALIVE_S, STOP_TIMEOUT_S
-from replicator.limits import LISTEN_BACKLOG, MAX_LONG_READS
+from replicator.limits import LISTEN_BACKLOG, MAX_LONG_READS, MAX_LONG_WRITES, MAX_SQL_WAIT_MS
 from replicator.node.node_link import LinkFailed
 from replicator.node.replica_progress import ReplicaReport
 from replicator.position import NodeId
+from replicator.procedures.loading import NONE, Procedures
 from replicator.server.backend import Backend
 from replicator.server.listening import cannot_listen
 from replicator.server.programs import Programs
@@ -50,10 +51,13 @@ class RedisServer:
         protected: bool = False,
         http_address: Address | None = None,
         option: str = "--resp",
+        procedures: Procedures = NONE,
         clock: Callable[[], float] = time.monotonic,
+        sql_wait_s: float | None = MAX_SQL_WAIT_MS / 1000,
     ) -> None:
+        """`sql_wait_s`: see `Programs`."""
         self.backend = backend
-        self.programs = Programs()
+        self.programs = Programs(procedures, sql_wait_s=sql_wait_s)
         self._address, self._option = address, option  # that names it on the command line
         self.port = address.port  # where it listens, once it has started
         self.cluster = cluster
@@ -69,6 +73,7 @@ class RedisServer:
         self.keyspace_notifications = KeyspaceNotifications(backend, clock)
         self.turns = Turns(clock)
         self.long_reads = asyncio.Semaphore(MAX_LONG_READS)
+        self.long_writes = asyncio.Semaphore(MAX_LONG_WRITES)
         self._reports = ReplicaReports(password)
         self.started_s = 0.0
         self._ids = itertools.count(1)
@@ -90,7 +95,10 @@ class RedisServer:
         self._idle_check = loop.call_later(IDLE_CHECK_S, self._check_idle)
 
     async def close(self) -> None:
-        """Accept no more connections. Commands that have begun may end, within `STOP_TIMEOUT_S`."""
+        """Accept no more connections. Replies that wait for Kafka are sent, if that takes at most `STOP_TIMEOUT_S`.
+
+        Commands that run in slices are cancelled.
+        """
         self._server.close()
         self._idle_check.cancel()
         for connection in list(self.connections.values()):

@@ -9,28 +9,21 @@ up a slice, the next one is for long work.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator
-from typing import TypeAlias, TypeVar
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from replicator.errors import BadRequest
 from replicator.limits import MAX_REPLY_BYTES, SLICE_MS
+from replicator.server.keyspace import TimeLimit
+from replicator.sql.stepping import cpu_s
+from replicator.steps import Steps
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-Steps: TypeAlias = Generator[int, None, T]
-"""Long work. It yields after each short step: the number of bytes that the step has added to the result."""
-
-
-def finish(steps: Steps[T]) -> T:
-    """The result of work, however many steps it takes."""
-    try:
-        while True:
-            next(steps)
-    except StopIteration as end:
-        result: T = end.value
-        return result
 
 
 class ReplyTooLarge(BadRequest):
@@ -49,7 +42,7 @@ class Turns:
         self._scheduled = False  # `_next_slice`; always if anything waits
 
     def wait(self, run: Callable[[], None]) -> None:
-        """`run` is called in a later slice."""
+        """`run` is called in a later slice. If it raises, the log says so."""
         self._waiting.append(run)
         self._schedule()
 
@@ -58,40 +51,21 @@ class Turns:
 
         A turn runs the steps itself: if it only woke the task, all that wait would get a step in one slice.
         """
-        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        size = 0
-
-        def wait() -> None:
-            self._long.append(advance)
-            self._schedule()
-
-        def advance() -> None:
-            nonlocal size
-            if result.done():  # the task was cancelled
-                return
-            try:
-                while True:
-                    size += next(steps)
-                    if size > MAX_REPLY_BYTES:
-                        raise ReplyTooLarge
-                    if self.clock() >= self.until_s:
-                        wait()
-                        return
-            except StopIteration as end:
-                result.set_result(end.value)
-            except Exception as error:  # noqa: BLE001 (raised in the task)
-                result.set_exception(error)
-
+        work = _LongWork(self, steps)
         if self.clock() < self.until_s:
-            advance()
+            work.advance()
         else:
-            wait()
+            self.wait_long(work.advance)
         try:
-            return await result
+            return await work.result
         finally:
-            steps.close()
-            if result.done() and not result.cancelled():
-                result.exception()  # the task may have been cancelled meanwhile
+            work.close()
+            del work  # the traceback of a failure refers to this frame
+
+    def wait_long(self, run: Callable[[], None]) -> None:
+        """As `wait`, of long work."""
+        self._long.append(run)
+        self._schedule()
 
     def _next_slice(self) -> None:
         self._scheduled = False
@@ -108,7 +82,10 @@ class Turns:
     def _take_turns(self, waiting: deque[Callable[[], None]]) -> bool:
         """Whether there is time left."""
         for _ in range(len(waiting)):
-            waiting.popleft()()
+            try:
+                waiting.popleft()()
+            except Exception:  # those that come after it must get their turn
+                logger.exception("what waited for a slice has failed, which is a bug")
             if self.clock() >= self.until_s:
                 return False
         return True
@@ -119,14 +96,68 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._next_slice)
 
 
+class _LongWork(Generic[T]):
+    """Steps, and their result.
+
+    Once they have ended, no cycle of references keeps the result or failure: these are large, and garbage is collected
+    seldom.
+    """
+
+    def __init__(self, turns: Turns, steps: Steps[T]) -> None:
+        self.result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._turns = turns
+        self._steps = steps
+        self._size = 0
+
+    def advance(self) -> None:
+        turns = self._turns
+        if self.result.done():  # the task was cancelled
+            return
+        try:
+            while True:
+                self._size += next(self._steps)
+                if self._size > MAX_REPLY_BYTES:
+                    raise ReplyTooLarge
+                if turns.clock() >= turns.until_s:
+                    turns.wait_long(self.advance)
+                    return
+        except StopIteration as end:
+            self.result.set_result(end.value)
+        except Exception as error:  # noqa: BLE001 (raised in the task)
+            within = error.__traceback__.tb_next if error.__traceback__ is not None else None
+            self.result.set_exception(error.with_traceback(within))  # without this frame, which refers to the result
+
+    def close(self) -> None:
+        self._steps.close()
+        if self.result.done() and not self.result.cancelled():
+            self.result.exception()  # the task may have been cancelled meanwhile
+
+
+class SliceLimit:
+    """The time of a slice, from the first question on."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._until_s: float | None = None
+
+    def is_exceeded(self) -> bool:
+        now_s = self._clock()
+        if self._until_s is None:
+            self._until_s = now_s + SLICE_MS / 1000
+        return now_s >= self._until_s
+
+
 class CpuLimit:
-    """A limit of CPU time. The other clock, which takes no system call, says when to look at it."""
+    """A limit of CPU time, with the time for which the thread has waited for SQL.
+
+    The other clock, which takes no system call, says when to look at it.
+    """
 
     def __init__(
         self,
         limit_ms: float,
         clock: Callable[[], float] = time.monotonic,
-        cpu_clock: Callable[[], float] = time.thread_time,
+        cpu_clock: Callable[[], float] = cpu_s,
     ) -> None:
         self._clock = clock
         self._cpu_clock = cpu_clock
@@ -145,8 +176,9 @@ class CpuLimit:
 class Budget:
     """What may be done without letting other code run."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, limit: TimeLimit | None = None) -> None:
         self._steps = steps
+        self._limit = limit
         self._bytes = MAX_REPLY_BYTES
 
     def spend(self, size: int) -> None:
@@ -156,13 +188,16 @@ class Budget:
             raise ReplyTooLarge
 
     def finish(self, steps: Steps[T]) -> T | None:
-        """The result of long work; None if it takes more steps than are left. Raises `ReplyTooLarge`."""
+        """The result of long work; None if it takes more steps or time than is left. Raises `ReplyTooLarge`."""
         try:
             while self._steps > 0:
                 self._steps -= 1
                 self.spend(next(steps))
+                if self._limit is not None and self._limit.is_exceeded():
+                    break
         except StopIteration as end:
             result: T = end.value
             return result
-        steps.close()
+        finally:
+            steps.close()
         return None

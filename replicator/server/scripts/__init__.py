@@ -1,6 +1,6 @@
 """Lua scripts, as Redis has them: what compiles, keeps and runs them."""
 
-from replicator.server.scripts.cache import Script
-from replicator.server.scripts.engine import Host, ScriptEnded, Scripts, out_of_memory
+from replicator.server.scripts.cache import Script, digest
+from replicator.server.scripts.engine import ENGINE, Host, ScriptEnded, Scripts, has_plain_locale, out_of_memory
 
-__all__ = ["Host", "Script", "ScriptEnded", "Scripts", "out_of_memory"]
+__all__ = ["ENGINE", "Host", "Script", "ScriptEnded", "Scripts", "digest", "has_plain_locale", "out_of_memory"]

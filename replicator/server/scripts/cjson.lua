@@ -1,5 +1,5 @@
 -- The library `cjson`, with its settings of Redis and its errors.
-local NULL = ...
+local NULL, _, check_order = ...
 local error, next, pcall, rawequal, rawget = error, next, pcall, rawequal, rawget
 local select, tonumber, tostring, type = select, tonumber, tostring, type
 local byte, char, find, format, gsub, match, sub =
@@ -49,6 +49,7 @@ local function encode_table(t, depth)
     for i = 1, length do parts[i] = encode_value(rawget(t, i), depth) end
     return "[" .. concat(parts, ",") .. "]"
   end
+  check_order(t)
   for key, value in next, t do
     local kind = type(key)
     if kind == "number" then

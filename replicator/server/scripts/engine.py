@@ -2,15 +2,21 @@
 
 A Lua state is used for many runs, as to make one takes longer than most scripts do; one in which a script was ended is
 discarded. A script cannot change what the next one finds: all that lasts is read-only. It depends on nothing but its
-arguments and the replies that it gets. So another node that gets the same replies ends with the same result, in these
-respects:
+arguments and the replies that it gets. So another node with the same processor that gets the same replies ends with the
+same result, unless the run is marked as not repeatable:
 
 * `math.random` is the generator of Redis, with the same seed in each run.
 * `pairs` has the same order everywhere for keys that are strings, numbers or booleans: the hashes of Lua 5.1 have no
   seed, and the order depends on what was done to the table only. Keys that are tables or functions are ordered by
-  their addresses, which differ.
+  their addresses, which differ: a run that iterates over such keys is marked. Keys of this kind that were removed
+  before are not noticed.
+* A garbage collection changes the order in which removed keys return, and weak tables. There is none during a run
+  unless it needs much memory; then it is marked.
 * `tostring` of a table or a function shows a number instead of the address, and `collectgarbage` and `gcinfo` show 0.
-* `math.sin`, `math.exp` and others are those of the C library, whose last digit can differ between its versions.
+* `math.sin`, `math.exp`, `^` and others are those of the C library, whose last digit can differ between its versions.
+  Runs that call them, and scripts with the operator, are marked.
+* So is a run in which the stack overflows: the depth depends on when the hook below runs.
+* `string.upper` and others depend on the locale; `has_plain_locale`.
 
 A script cannot exceed its limits: a hook runs after each few instructions, also in coroutines, and ends the script if
 its time is over. What Lua does in C without calling hooks is bounded by the memory of the state, or replaced
@@ -21,6 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import platform
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
@@ -36,8 +43,13 @@ from replicator.store.view import TransactionTooLarge
 
 logger = logging.getLogger(__name__)
 
+ENGINE = f"lua:5.1,cpu:{platform.machine()}"
+"""What has to be the same where a script runs again: processors convert large numbers differently."""
+
 _ENDED = "the script was ended"  # an error in sandbox.lua
 _PUSHED_AT_ONCE = 200
+_LARGE_KB = 768  # from which on a run is interrupted more often
+_UNLIMITED = 16  # times the memory, which is more than a run takes that collects nothing
 _MAX_GROWN_BYTES = 512 << 10  # of a state that is used again; its scripts and libraries are part of it
 _VERSION, _VERSION_NUMBER = b"7.0.15", 0x07000F  # as in INFO
 _WORD = 0xFFFFFFFF
@@ -73,8 +85,10 @@ class Host(Protocol):
 class _State:
     """A Lua state, which is used for many runs. It must not be referred to by `_Calls`, which it refers to."""
 
-    def __init__(self) -> None:
+    def __init__(self, factor: int) -> None:
+        """`factor`: of the memory that a run may take."""
         self.calls = _Calls()
+        self._memory_bytes = MAX_SCRIPT_MEMORY_BYTES * factor
         self._lua = LuaRuntime(
             encoding=None,
             attribute_handlers=(_refuse, _refuse),
@@ -95,23 +109,25 @@ class _State:
             _bits,
             _library,
             MAX_SCRIPT_MEMORY_BYTES,
+            self._memory_bytes,
+            _LARGE_KB * factor,
             _VERSION,
             _VERSION_NUMBER,
         )
         self._first_bytes: int = self._lua.get_memory_used()
         self._defined: set[bytes] = set()
 
-    def run(self, script: Script, key_count: int, arguments: list[bytes]) -> bytes | int:
-        """The reply in RESP3; a number if the script was ended. Raises `LuaError`."""
+    def run(self, script: Script, key_count: int, arguments: list[bytes]) -> tuple[bytes | int, bool]:
+        """The reply in RESP3, a number if the script was ended; and if the run is repeatable. Raises `LuaError`."""
         if script.sha not in self._defined:
             self._define(script.sha, script.code)
             self._defined.add(script.sha)
         # More than the arguments need, while which are pushed Lua cannot raise an error either.
-        self._lua.set_max_memory(self._lua.get_memory_used() + MAX_SCRIPT_MEMORY_BYTES)
+        self._lua.set_max_memory(self._lua.get_memory_used() + self._memory_bytes)
         for first in range(0, len(arguments) - _PUSHED_AT_ONCE, _PUSHED_AT_ONCE):
             self._push(*arguments[first : first + _PUSHED_AT_ONCE])
             if self.calls.is_over_time():
-                return 0
+                return 0, False
         pushed = max(0, (len(arguments) - 1) // _PUSHED_AT_ONCE) * _PUSHED_AT_ONCE
         try:
             return self._run(script.sha, key_count, *arguments[pushed:])  # type: ignore[no-any-return]
@@ -154,27 +170,33 @@ class _Calls:
 
 
 class Scripts:
-    def __init__(self) -> None:
-        self.cache = ScriptCache()
+    def __init__(self, *, limited: bool = True) -> None:
+        """Unless they are `limited`, scripts may take far more memory: for runs that have kept the limit elsewhere."""
+        self.cache = ScriptCache(limited=limited)
+        self._factor = 1 if limited else _UNLIMITED
         self._state: _State | None = None
 
-    def run(self, script: Script, keys: list[bytes], values: list[bytes], host: Host) -> bytes:
-        """The reply in RESP3. Raises `ScriptEnded`, `BadRequest`, and what has failed in `host`."""
+    def run(self, script: Script, keys: list[bytes], values: list[bytes], host: Host) -> tuple[bytes, bool]:
+        """The reply in RESP3, and whether the run has the same effect again.
+
+        Raises `ScriptEnded`, `BadRequest`, and what has failed in `host`.
+        """
         if sum(map(len, keys)) + sum(map(len, values)) > MAX_SCRIPT_ARGUMENT_BYTES:
             raise BadRequest(
                 f"the keys and arguments of a script can take at most {MAX_SCRIPT_ARGUMENT_BYTES >> 10} KiB: split it"
             )
-        state, self._state = self._state or _State(), None
+        state, self._state = self._state or _State(self._factor), None
         calls = state.calls
         calls.host, calls.is_ended = host, False
         try:
-            reply = state.run(script, len(keys), keys + values)
+            reply, is_repeatable = state.run(script, len(keys), keys + values)
             failure = out_of_memory() if isinstance(reply, int) else None
         except LuaMemoryError:
-            reply, failure = b"", out_of_memory()
+            reply, is_repeatable, failure = b"", False, out_of_memory()
         except LuaError as error:
             was_ended = _ENDED in str(error)  # the hook has raised this once more, after the script
-            reply, failure = b"", out_of_memory() if was_ended else ScriptEnded(f"the script failed: {error}")
+            reply, is_repeatable = b"", False
+            failure = out_of_memory() if was_ended else ScriptEnded(f"the script failed: {error}")
         if host.failure is not None:
             raise host.failure
         if calls.is_ended:
@@ -184,7 +206,7 @@ class Scripts:
         if state.can_be_used_again():
             del calls.host
             self._state = state
-        return reply  # type: ignore[return-value]
+        return reply, is_repeatable and script.is_exact and has_plain_locale()  # type: ignore[return-value]
 
 
 def _over_time() -> ScriptEnded:
@@ -198,6 +220,22 @@ def out_of_memory() -> ScriptEnded:
     return ScriptEnded(
         f"the script needs more than {MAX_SCRIPT_MEMORY_BYTES >> 20} MiB of memory: nothing of it has taken effect"
     )
+
+
+_LOOKS_AT_LETTERS = b"""
+for i = 128, 255 do
+  local c = string.char(i)
+  if c:upper() ~= c or c:lower() ~= c or c:find("[%a%c%d%p%s%w%x]") then return false end
+end
+return true
+"""
+
+
+@cache
+def has_plain_locale() -> bool:
+    """Whether the locale of the process has no letters beyond ASCII: as those named C and all of UTF-8."""
+    lua = LuaRuntime(encoding=None, register_eval=False, register_builtins=False)
+    return bool(lua.execute(_LOOKS_AT_LETTERS))
 
 
 def _refuse(*_: object) -> None:

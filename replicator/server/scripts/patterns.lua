@@ -2,7 +2,7 @@
 -- and no hook can end them. They are used where that is short; else the matcher here is, which the hook can end.
 local look, got, positioned = ...
 
-local error, pcall, select, setmetatable, tonumber = error, pcall, select, setmetatable, tonumber
+local error, getmetatable, pcall, select, setmetatable, tonumber = error, getmetatable, pcall, select, setmetatable, tonumber
 local tostring, type, unpack = tostring, type, unpack
 local byte, char, raw_find, sub = string.byte, string.char, string.find, string.sub
 local raw_gmatch, raw_gsub, raw_match = string.gmatch, string.gsub, string.match
@@ -13,6 +13,7 @@ local SHORT_STEPS = 10000
 local PLAIN_BYTES = 50000000 -- compared by a plain search, the same
 local MAX_PATTERN_BYTES = 500 -- for the matcher of Lua, which takes C stack for each item
 local MAX_CAPTURES = 32
+local SHORT_SUBJECT, LONG_SUBJECT = 100, 100000 -- whose replacements take no time; and too much, also from a plain table
 
 -- The number of steps at most: each quantifier may try every length, and a search every start. One that ends the
 -- pattern takes the longest match at once.
@@ -394,6 +395,16 @@ local function slow_gsub(s, p, by, limit)
   return concat(parts), n
 end
 
+-- A replacement that calls no function of Lua is called without hooks: one of C, or a table whose metatable calls one.
+local function with_hook(by, size)
+  local called = { by } -- not a name, as Lua has none for it in its errors
+  if type(by) == "function" then return function(...) return called[1](...) end end
+  if type(by) == "table" and (getmetatable(by) ~= nil or size > LONG_SUBJECT) then
+    return function(key) return by[key] end
+  end
+  return by
+end
+
 local REPLACEMENTS = { string = true, number = true, table = true, ["function"] = true }
 
 local function gsub(...)
@@ -408,6 +419,10 @@ local function gsub(...)
     limit = number < 0 and -floor(-number) or floor(number)
   else
     limit = #s + 1
+  end
+  if #s > SHORT_SUBJECT then
+    look()
+    by = with_hook(by, #s)
   end
   return (is_fast(p, #s) and raw_gsub or slow_gsub)(s, p, by, limit)
 end

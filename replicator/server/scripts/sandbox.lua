@@ -2,7 +2,8 @@
 -- The arguments are functions of Python. They take and return strings, numbers and booleans only, and raise nothing:
 -- what allocates memory between Lua and Python may fail where Lua cannot raise an error.
 -- A state is used for many runs. So scripts must not reach anything that lasts, but through proxies that are read-only.
-local call, call_many, take, take_items, is_over_time, log, sha1hex, bits, library, memory_bytes, version, version_number = ...
+local call, call_many, take, take_items, is_over_time, log, sha1hex, bits, library, memory_bytes, limit_bytes, large_kb, version,
+  version_number = ...
 
 local assert, error, getmetatable, ipairs, loadstring = assert, error, getmetatable, ipairs, loadstring
 local next, pairs, raw_pcall, raw_xpcall, rawequal, rawget, rawset = next, pairs, pcall, xpcall, rawequal, rawget, rawset
@@ -11,10 +12,11 @@ local unpack, collect, newproxy = unpack, collectgarbage, newproxy
 local create, resume, status, running, yield =
   coroutine.create, coroutine.resume, coroutine.status, coroutine.running, coroutine.yield
 local byte, char, find, format, gsub, sub = string.byte, string.char, string.find, string.format, string.gsub, string.sub
-local concat, floor, fmod = table.concat, math.floor, math.fmod
-local getinfo, sethook = debug.getinfo, debug.sethook
+local concat, floor, fmod, min = table.concat, math.floor, math.fmod, math.min
+local getinfo, sethook, raw_metatable = debug.getinfo, debug.sethook, debug.getmetatable
 debug = nil -- lupa would add a traceback to each error
 
+collect("stop") -- and see `reset`
 collect("setpause", 150) -- a collection begins early, and ends within a few allocations: they may be large
 collect("setstepmul", 10000)
 local base_kb -- in use when the run began
@@ -24,15 +26,20 @@ local empty_kb -- in use before the first run
 
 local INSTRUCTIONS = 10 -- between two calls of the hook: one instruction may take long on a long string, up to 10 ms
 local FEW_INSTRUCTIONS = 3 -- once there may be such strings
-local LARGE_KB = 768
 local CREDIT_KB = 400 -- after so much in use, summed over the calls of the hook, the time is looked at
+local GARBAGE_CREDIT_KB = 50 -- the same at most while most of it may be garbage, and strings are short
+local GARBAGE_KB = 100 -- after which it is collected, between runs
 local NEEDED_BYTES = 64 * 1024 -- that must be free before Python is called
 local MAX_TABLE = 100000 -- elements that one call moves
 local MAX_CHUNK_BYTES = 8192 -- of code that a script compiles
 local MAX_DEPTH = 100 -- of coroutines that resume each other, which takes C stack
 
 local ended = false
+local repeatable = true -- whether the run has the same effect at any node
 local credit_kb = 0
+local collect_kb = large_kb / 2 -- from which on a run collects garbage
+local collecting = false
+local floor_kb -- in use after the last collection
 local ENDED = "the script was ended"
 
 local function end_script()
@@ -48,28 +55,46 @@ end
 local on_count
 function on_count()
   local kb = collect("count") - empty_kb
-  credit_kb = credit_kb + kb
-  if kb > LARGE_KB then sethook(on_count, "", FEW_INSTRUCTIONS) end
+  credit_kb = credit_kb + (collecting and kb or min(kb, GARBAGE_CREDIT_KB))
+  if kb > collect_kb and not collecting then
+    collecting, repeatable = true, false
+    collect("restart")
+  end
+  if kb > large_kb then sethook(on_count, "", FEW_INSTRUCTIONS) end
   if ended or credit_kb > CREDIT_KB then look() end
 end
 
 local function free_bytes()
-  local free = memory_bytes - (collect("count") - base_kb) * 1024
-  if free < memory_bytes / 4 then
+  local free = limit_bytes - (collect("count") - base_kb) * 1024
+  if free < limit_bytes / 4 then
+    repeatable = false
     collect()
-    free = memory_bytes - (collect("count") - base_kb) * 1024
+    free = limit_bytes - (collect("count") - base_kb) * 1024
   end
   if free < NEEDED_BYTES then end_script() end
   return free - NEEDED_BYTES
 end
 
--- Errors. What ends the script cannot be caught.
+-- Errors. What ends the script cannot be caught. At which depth the stack overflows depends on when the hook runs.
+
+local function note_failure(failure)
+  if type(failure) == "string" and find(failure, "stack overflow", 1, true) then repeatable = false end
+end
+
+-- In an error, a place in the files here. `pcall` leaves it out, and `with_place` names that in the script instead.
+local function without_own_place(failure, place)
+  if type(failure) ~= "string" or not find(failure, "^%l+:%d+: ") or find(failure, "user_script", 1, true) == 1 then
+    return failure
+  end
+  return (gsub(gsub(failure, "^sandbox:%d+: ", place, 1), "^cjson:%d+: ", place, 1))
+end
 
 local function caught(ok, ...)
   if ended then error(ENDED, 0) end
   if ok then return true, ... end
-  local failure = ...
+  local failure = without_own_place(..., "")
   if failure == "not enough memory" then end_script() end
+  note_failure(failure)
   if type(failure) == "table" and type(rawget(failure, "err")) == "string" then return false, rawget(failure, "err") end
   return false, failure
 end
@@ -83,12 +108,24 @@ local function handled(handler, ok, ...)
   if ended then error(ENDED, 0) end
   if ok then return true, ... end
   if (...) == "not enough memory" then end_script() end
+  note_failure((...))
   return false, handler(...)
 end
 
 local function xpcall_(f, handler)
   -- Once the stack is unwound: an error in the hook would call the handler while hooks are off.
   return handled(handler, raw_pcall(f))
+end
+
+-- An error of a function of C gets its name, and the place of the caller: Lua would name a line of this file.
+local function placed(name, ok, ...)
+  if ok then return ... end
+  if ended then error(ENDED, 0) end
+  local failure = ...
+  if type(failure) == "string" and (find(failure, "bad argument #", 1, true) == 1 or find(failure, "invalid", 1, true) == 1) then
+    error(gsub(failure, "to '%?'", "to '" .. name .. "'", 1), 3)
+  end
+  error(failure, 0)
 end
 
 local function argument_error(n, name, text)
@@ -131,7 +168,7 @@ local function tostring_(...)
   local kind = type(value)
   if kind == "string" or kind == "number" or kind == "boolean" or kind == "nil" then return raw_tostring(value) end
   if rawequal(value, NULL) then return "userdata: (nil)" end
-  local meta = getmetatable(value)
+  local meta = raw_metatable(value) -- `__metatable` may hide it
   if type(meta) == "table" and rawget(meta, "__tostring") ~= nil then return raw_tostring(value) end
   local number = numbers[value]
   if not number then
@@ -142,6 +179,60 @@ local function tostring_(...)
   return format("%s: 0x%012x", kind, number * 32)
 end
 
+-- The order of a table depends on the addresses of its keys, if these are tables or functions. That of other keys is
+-- determined by what was done to the table, as long as nothing is collected: a collection forgets keys that were removed.
+
+local ORDERED = { string = true, number = true, boolean = true, ["nil"] = true }
+local MAX_LOOKED_AT = 1000
+local ordered -- the table that was looked at last
+
+local function check_order(t, most)
+  local n, ORDERED, type = 0, ORDERED, type
+  sethook() -- which takes most of the time of such a loop
+  for key in next, t do
+    n = n + 1
+    if not ORDERED[type(key)] or n > most then
+      repeatable = false
+      break
+    end
+  end
+  ordered = t
+  sethook(on_count, "", INSTRUCTIONS)
+  credit_kb = credit_kb + 1 + n / 10 -- as the hook counts from the beginning again
+  if credit_kb > CREDIT_KB then look() end
+end
+
+local function next_(...)
+  local t, key = ...
+  if type(t) ~= "table" then return placed("next", raw_pcall(next, ...)) end
+  if not rawequal(t, ordered) or key == nil then check_order(t, MAX_LOOKED_AT) end
+  local following, value = next(t, key)
+  if not ORDERED[type(following)] then repeatable = false end
+  return following, value
+end
+
+-- What `pairs` returns: as `next_` for a table that is looked at once, in its order.
+local function iterator(t)
+  local at -- the key that was returned last
+  return function(of, key)
+    if of ~= t or key ~= at then return next_(of, key) end
+    if key == nil then check_order(t, MAX_TABLE) end
+    local following, value = next(t, key)
+    at = following
+    return following, value
+  end, t, nil
+end
+
+-- The last digits of these depend on the C library, and so do those of the operator ^, which `Script.is_exact` knows.
+local inexact = {}
+for name in ("acos asin atan atan2 cos cosh exp log log10 pow sin sinh tan tanh"):gmatch("%w+") do
+  local of_library = math[name]
+  inexact[name] = function(...)
+    repeatable = false
+    return placed(name, raw_pcall(of_library, ...))
+  end
+end
+
 -- Coroutines: hooks are set for each.
 
 local depth = 0
@@ -150,6 +241,7 @@ local function resumed(ok, ...)
   depth = depth - 1
   if ended then error(ENDED, 0) end
   if not ok and (...) == "not enough memory" then end_script() end
+  if not ok then note_failure((...)) end
   return ok, ...
 end
 
@@ -186,6 +278,7 @@ local function loadstring_(text, name)
   text = need_string(1, "loadstring", text, text ~= nil)
   if byte(text) == 27 then return nil, "binary chunks are not allowed" end
   if #text > MAX_CHUNK_BYTES then return nil, "the chunk is too large" end
+  if find(text, "^", 1, true) then repeatable = false end
   local chunk, failure = loadstring(text, name == nil and text or need_string(2, "loadstring", name, true))
   if not chunk then return nil, failure end
   return setfenv(chunk, environment)
@@ -260,6 +353,61 @@ local function length_of(name, t)
   if n > MAX_TABLE then error("the table is too large for '" .. name .. "'", 3) end
   if n > 1000 then look() end
   return n
+end
+
+local CONCAT_ELEMENTS = 5000 -- at once
+
+local function concat_(...)
+  local t, separator, first, last = ...
+  if last == nil and type(t) == "table" and #t <= CONCAT_ELEMENTS then return placed("concat", raw_pcall(concat, ...)) end
+  local from, to = tonumber(first) or 1, tonumber(last) or (type(t) == "table" and #t or 0)
+  if type(t) ~= "table" or not (to - from > CONCAT_ELEMENTS) then return placed("concat", raw_pcall(concat, ...)) end
+  local parts, n = {}, 0
+  for i = from, to, CONCAT_ELEMENTS do
+    look()
+    n = n + 1
+    parts[n] = placed("concat", raw_pcall(concat, t, separator, i, min(i + CONCAT_ELEMENTS - 1, to)))
+  end
+  return concat(parts, separator)
+end
+
+local function need_function(name, f, given)
+  if type(f) ~= "function" then
+    error("bad argument #2 to '" .. name .. "' (function expected, got " .. got(f, given) .. ")", 3)
+  end
+end
+
+local function foreach_(...)
+  local t, f = ...
+  local given = select("#", ...)
+  need_table("foreach", t, given > 0)
+  need_function("foreach", f, given > 1)
+  check_order(t, MAX_TABLE)
+  for key, value in next, t do
+    local result = f(key, value)
+    if result ~= nil then return result end
+  end
+end
+
+local function foreachi_(...)
+  local t, f = ...
+  local given = select("#", ...)
+  need_table("foreachi", t, given > 0)
+  need_function("foreachi", f, given > 1)
+  for i = 1, #t do
+    local result = f(i, rawget(t, i))
+    if result ~= nil then return result end
+  end
+end
+
+local function maxn_(...)
+  local t = ...
+  need_table("maxn", t, select("#", ...) > 0)
+  local most = 0
+  for key in next, t do
+    if type(key) == "number" and key > most then most = key end
+  end
+  return most
 end
 
 local function insert_(...)
@@ -535,11 +683,13 @@ local function one_line(text) return (gsub(text, "[\r\n]", " ")) end
 local function encode_table(t, nesting)
   if nesting == MAX_NESTING then return "-ERR reached lua stack limit\r\n" end
   local err, ok, double, map = rawget(t, "err"), rawget(t, "ok"), rawget(t, "double"), rawget(t, "map")
-  if type(err) == "string" then return "-" .. gsub(one_line(err), "[\128-\255]", "?") .. "\r\n" end
+  local set, big_number, verbatim = rawget(t, "set"), rawget(t, "big_number"), rawget(t, "verbatim_string")
+  if type(err) == "string" then return "-" .. one_line(err) .. "\r\n" end
   if type(ok) == "string" then return "+" .. one_line(ok) .. "\r\n" end
   if type(double) == "number" then return encode_reply(format("%.17g", double), nesting) end
   local parts, n = { "" }, 0
   if type(map) == "table" then
+    check_order(map, MAX_TABLE)
     for name, value in next, map do
       n = n + 1
       parts[2 * n] = encode_reply(type(name) ~= "table" and name or nil, nesting + 1)
@@ -547,6 +697,20 @@ local function encode_table(t, nesting)
     end
     parts[1] = "%" .. n .. "\r\n"
     return concat(parts)
+  end
+  if type(set) == "table" then
+    check_order(set, MAX_TABLE)
+    for value in next, set do
+      n = n + 1
+      parts[n + 1] = encode_reply(value, nesting + 1)
+    end
+    parts[1] = "*" .. n .. "\r\n"
+    return concat(parts)
+  end
+  if type(big_number) == "string" then return encode_reply(one_line(big_number), nesting) end
+  if type(verbatim) == "table" and type(rawget(verbatim, "format")) == "string" then
+    local text = rawget(verbatim, "string")
+    if type(text) == "string" then return encode_reply(text, nesting) end
   end
   while true do
     local value = rawget(t, n + 1)
@@ -591,8 +755,8 @@ end
 
 local function pairs_(...)
   local t = ...
-  if shared[t] then return pairs(copy(shared[t], {})) end
-  return pairs(...)
+  need_table("pairs", t, select("#", ...) > 0)
+  return iterator(shared[t] and copy(shared[t], {}) or t)
 end
 
 local function rawset_(t, name, value)
@@ -615,14 +779,15 @@ getmetatable("").__metatable = protect({ __index = string_proxy })
 
 local globals = {
   assert = assert, error = error, getmetatable = getmetatable, ipairs = ipairs, load = load_, loadstring = loadstring_,
-  next = next, pairs = pairs_, pcall = pcall_, xpcall = xpcall_, rawequal = rawequal, rawget = rawget, rawset = rawset_,
+  next = next_, pairs = pairs_, pcall = pcall_, xpcall = xpcall_, rawequal = rawequal, rawget = rawget, rawset = rawset_,
   select = select, setmetatable = setmetatable, tonumber = tonumber, tostring = tostring_, type = type, unpack = unpack,
   _VERSION = _VERSION,
   collectgarbage = function() return 0 end,
   gcinfo = function() return 0 end,
   string = string_proxy,
-  table = protect(copy(table, { insert = insert_, remove = remove_, sort = sort_ })),
-  math = protect(copy(math, { random = random_, randomseed = randomseed_ })),
+  table = protect(copy(table, { insert = insert_, remove = remove_, sort = sort_, foreach = foreach_,
+    foreachi = foreachi_, maxn = maxn_, concat = concat_ })),
+  math = protect(copy(copy(math, inexact), { random = random_, randomseed = randomseed_ })),
   coroutine = protect({
     create = create_, resume = resume_, wrap = wrap_, status = status, running = running, yield = yield,
   }),
@@ -643,7 +808,7 @@ local resets = {} -- of the libraries that were loaded
 setmetatable(globals, {
   __index = function(t, name)
     if LIBRARIES[name] then
-      local loaded, reset = load_library(name, NULL, bits)
+      local loaded, reset = load_library(name, NULL, bits, function(t) check_order(t, MAX_TABLE) end)
       resets[#resets + 1] = reset
       rawset(t, name, protect(loaded))
       return rawget(t, name)
@@ -671,6 +836,7 @@ local function with_place(failure)
     level = level + 1
     info = getinfo(level, "S")
   end
+  note_failure(failure)
   local place = info and " script: %s, on " .. info.source .. ":" .. getinfo(level, "l").currentline .. "." or ""
   if type(failure) == "table" then
     local err = rawget(failure, "err")
@@ -679,9 +845,9 @@ local function with_place(failure)
   if failure == ENDED or failure == "not enough memory" then return failure end
   if info and type(failure) == "string" then -- the hook may need the stack that overflows
     local where = sub(info.source, 2) .. ":" .. getinfo(level, "l").currentline
-    failure = gsub(failure, "^sandbox:%d+: stack overflow", where .. ": stack overflow")
+    failure = without_own_place(failure, where .. ": ")
   end
-  return { "ERR " .. raw_tostring(failure), place }
+  return { "ERR " .. tostring_(failure), place }
 end
 
 local scripts = {} -- by their digests
@@ -689,6 +855,8 @@ local scripts = {} -- by their digests
 local function define(name, code) scripts[name] = setfenv(loadstring(code, "@user_script"), environment) end
 
 local function reset()
+  collect("stop")
+  repeatable, collecting, ordered = true, false, nil
   base_kb, credit_kb, depth, ended = collect("count"), 0, 0, false
   numbers, used = {}, 0
   high, low = 0, 0x330e
@@ -696,7 +864,16 @@ local function reset()
   for i = 1, #resets do resets[i]() end
 end
 
--- Returns the encoded reply, or 0 if the script was ended.
+-- Between runs, garbage is collected once there is some of it: it must not be during a run whose effect is to be the same
+-- elsewhere, as other runs came before it there.
+local function collect_garbage()
+  if collect("count") - floor_kb < GARBAGE_KB then return end
+  collect()
+  collect("stop")
+  floor_kb = collect("count")
+end
+
+-- Returns the encoded reply, and whether the run is repeatable; or 0 if the script was ended.
 local function run(name, key_count, ...)
   reset()
   push(...)
@@ -706,20 +883,22 @@ local function run(name, key_count, ...)
   end
   values = {}
   globals.KEYS, globals.ARGV = keys, argv
-  sethook(on_count, "", collect("count") - empty_kb > LARGE_KB and FEW_INSTRUCTIONS or INSTRUCTIONS)
+  sethook(on_count, "", collect("count") - empty_kb > large_kb and FEW_INSTRUCTIONS or INSTRUCTIONS)
   local ok, reply = raw_xpcall(scripts[name], with_place)
   if ok then ok, reply = raw_pcall(encode_reply, reply, 0) end
   sethook()
   globals.KEYS, globals.ARGV = nil, nil
-  if ended or reply == "not enough memory" then return 0 end
-  if ok then return reply end
+  if ended or reply == "not enough memory" then return 0, false end
+  collect_garbage()
+  if ok then return reply, repeatable end
   if type(reply) == "table" then
     local place = gsub(reply[2], "%%s", name, 1)
-    return encode_reply({ err = reply[1] .. place }, 0)
+    return encode_reply({ err = reply[1] .. place }, 0), repeatable
   end
-  return encode_reply({ err = "ERR " .. reply }, 0)
+  return encode_reply({ err = "ERR " .. reply }, 0), repeatable
 end
 
 collect()
 empty_kb = collect("count") - 8 -- the time is looked at now and then in any case
+floor_kb = empty_kb
 return define, push, run

@@ -23,6 +23,8 @@ from replicator.limits import SINK_GROUP_BYTES, SINK_GROUP_CHANGES
 from replicator.store.durable import sync
 from replicator.store.rows import Image
 from replicator.stream.change import Change
+from replicator.stream.envelope import blobs_of
+from replicator.stream.json_envelope import columns_json
 from replicator.stream.position import StreamPosition
 from replicator.stream.sinks.checkpoint_file import failed
 from replicator.stream.sinks.port import SinkFailed
@@ -40,6 +42,8 @@ def _image_fields(name: str) -> list[Any]:
         pa.field(f"{name}_value", pa.string()),
         pa.field(f"{name}_value_base64", pa.bool_()),
         pa.field(f"{name}_expires", pa.timestamp("ms", tz="UTC")),
+        pa.field(f"{name}_columns", pa.string()),
+        pa.field(f"{name}_columns_base64", pa.list_(pa.string())),
     ]
 
 
@@ -206,7 +210,7 @@ class ParquetSink:
 
 
 def _size(change: Change) -> int:
-    return 100 + sum(len(it.value or b"") for it in (change.before, change.after) if it is not None)
+    return 100 + sum(it.size_bytes for it in (change.before, change.after) if it is not None)
 
 
 def _table(changes: Sequence[Change]) -> Any:
@@ -240,6 +244,7 @@ def _row(change: Change) -> tuple[object, ...]:
 
 def _image(image: Image | None) -> tuple[object, ...]:
     if image is None:
-        return None, None, None, None
+        return None, None, None, None, None, None
     value, is_base64 = (None, False) if image.value is None else to_text(image.value)
-    return image.type, value, is_base64, image.expires_at_ms
+    columns, blobs = (None, None) if image.columns is None else (columns_json(image.columns), blobs_of(image.columns))
+    return image.type, value, is_base64, image.expires_at_ms, columns, blobs

@@ -6,23 +6,25 @@ expected one, so two processes of one sink cannot both write.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from replicator.errors import ConfigError
 from replicator.stream.change import Change
 from replicator.stream.position import StreamPosition
 from replicator.stream.sinks.port import SinkFailed, SinkUnavailable
-from replicator.stream.sinks.postgres_table import Connection, PostgresTable
-from replicator.stream.sinks.rows import fold
-from replicator.stream.sinks.settings import SinkSettings, table_of
+from replicator.stream.sinks.postgres_sql import Cursor, PostgresSqlTable
+from replicator.stream.sinks.postgres_table import Connection, PostgresTable, identifier
+from replicator.stream.sinks.rows import SqlRowState, fold, fold_sql, of_keys
+from replicator.stream.sinks.settings import SinkSettings, sql_table_of, table_of
 
-CHECKPOINTS = "CREATE TABLE replicator_sinks (sink text PRIMARY KEY, position text, updated_at timestamptz)"
+_CHECKPOINT_TABLE = "replicator_sinks"
+CHECKPOINTS = f"CREATE TABLE {_CHECKPOINT_TABLE} (sink text PRIMARY KEY, position text, updated_at timestamptz)"
 _DEFAULTS: dict[str, Any] = {
     "connect_timeout": 10,
     "keepalives_idle": 10,
@@ -49,6 +51,7 @@ class PostgresSink:
         )
         self._connection: Connection | None = None
         self._tables: dict[str, PostgresTable] = {}
+        self._sql_tables: dict[str, PostgresSqlTable] = {}  # by SQL table, those that changes were written to
         self._position: StreamPosition | None = None
 
     def open(self) -> StreamPosition | None:
@@ -60,7 +63,8 @@ class PostgresSink:
                 connection.execute(CHECKPOINTS)
             connection.execute("INSERT INTO replicator_sinks (sink) VALUES (%s) ON CONFLICT DO NOTHING", [self._name])
             self._position = self._stored(connection)
-            maps = {it.table: it for it in self._settings.maps}
+            maps = {it.table: it for it in self._settings.maps if it.sql_table is None}
+            self._sql_tables = {}
             self._tables = {table: PostgresTable(map, at) for at, (table, map) in enumerate(maps.items())}
             for table in self._tables.values():
                 table.prepare(connection)
@@ -69,7 +73,7 @@ class PostgresSink:
     def write(self, changes: Sequence[Change], position: StreamPosition) -> None:
         connection = self._connection
         assert connection is not None
-        rows = fold(changes, self._table_of, {name: table.shape for name, table in self._tables.items()})
+        rows = fold(of_keys(changes), self._table_of, {name: table.shape for name, table in self._tables.items()})
         with self._translated(), connection.transaction(), connection.cursor() as cursor:
             cursor.execute(
                 "UPDATE replicator_sinks SET position = %s, updated_at = now() "
@@ -83,6 +87,8 @@ class PostgresSink:
                 )
             for name, table in self._tables.items():
                 table.write(cursor, rows[name])
+            for name, of_sql in fold_sql(changes).items():
+                self._write_sql(cursor, name, of_sql)
         self._position = position
 
     def tick(self) -> None:
@@ -118,6 +124,24 @@ class PostgresSink:
     def _table_of(self, row: bytes) -> str | None:
         map = table_of(self._settings.maps, row)
         return None if map is None else map.table
+
+    def _write_sql(self, cursor: Cursor, name: str, rows: Mapping[bytes, SqlRowState]) -> None:
+        """The rows of a SQL table. Raises `SinkFailed`, `psycopg.Error`."""
+        map = sql_table_of(self._settings.maps, name)
+        if map is None:
+            return
+        table = self._sql_tables.get(name)
+        if table is None:
+            if map.table in self._tables or map.table == _CHECKPOINT_TABLE:
+                raise SinkFailed(
+                    f"table {map.table} is for other rows: choose another one for SQL table {name}, with "
+                    f"--map sql:{name}=…, and name each other SQL table that is to be copied, too"
+                )
+            is_mapped = map in self._settings.maps
+            table = PostgresSqlTable(map.table, identifier(map.table) if is_mapped else sql.Identifier(map.table))
+            table.prepare(cursor)
+            self._sql_tables[name] = table
+        table.write(cursor, rows)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

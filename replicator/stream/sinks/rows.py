@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from replicator.store.rows import Image
+from replicator.sql.values import SqlValue
+from replicator.store.rows import KEYSPACE_TABLE, Image
 from replicator.stream.change import Change
 
 HEX_PREFIX = "\\x"  # of the text form of bytea
@@ -87,7 +88,10 @@ Rows = dict[str, dict[bytes, RowState]]
 
 
 def fold(changes: Iterable[Change], table_of: Callable[[bytes], str | None], shapes: dict[str, TableShape]) -> Rows:
-    """Rows that no table is for are left out; a row that its table has no columns for is deleted from it."""
+    """Rows that no table is for are left out; a row that its table has no columns for is deleted from it.
+
+    The changes are of `kv`.
+    """
     rows: Rows = {table: {} for table in shapes}
     for change in changes:
         table = table_of(change.row)
@@ -106,4 +110,29 @@ def fold(changes: Iterable[Change], table_of: Callable[[bytes], str | None], sha
             state.delete()
         else:
             state.change_header(after)
+    return rows
+
+
+@dataclass(slots=True)
+class SqlRowState:
+    """What is known about a row of a SQL table after the changes so far."""
+
+    before: list[Mapping[str, SqlValue]] = field(default_factory=list)  # it had these columns
+    after: Mapping[str, SqlValue] | None = None
+
+
+def of_keys(changes: Iterable[Change]) -> list[Change]:
+    return [change for change in changes if change.table == KEYSPACE_TABLE]
+
+
+def fold_sql(changes: Iterable[Change]) -> dict[str, dict[bytes, SqlRowState]]:
+    """By SQL table and primary key, in the order of their first change; without the keys of Redis."""
+    rows: dict[str, dict[bytes, SqlRowState]] = {}
+    for change in changes:
+        if change.table == KEYSPACE_TABLE:
+            continue
+        state = rows.setdefault(change.table, {}).setdefault(change.row, SqlRowState())
+        if change.before is not None and change.before.columns is not None:
+            state.before.append(change.before.columns)
+        state.after = None if change.after is None else change.after.columns
     return rows

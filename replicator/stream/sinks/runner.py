@@ -298,10 +298,7 @@ def size_bytes(changes: Iterable[Change]) -> int:
     """About as much as in the topic."""
     size = 0
     for change in changes:
-        for image in (change.before, change.after):
-            if image is not None and image.value is not None:
-                size += len(image.value)
-        size += _MESSAGE_BYTES
+        size += _MESSAGE_BYTES + sum(it.size_bytes for it in (change.before, change.after) if it is not None)
     return size
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -53,11 +53,14 @@ class Target:
 _TARGETS = "expected jsonl:PATH, parquet:DIR, postgres:DSN, http://… or https://…"
 
 
+_SQL = "sql:"
+
+
 @dataclass(frozen=True, slots=True)
 class TableMap:
-    """The keys that match the pattern are rows of the table."""
+    """The keys that match the pattern, or the rows of a SQL table, are rows of the table."""
 
-    pattern: str
+    pattern: str  # or `sql:` and the name of the SQL table
     table: str  # with or without a schema
     columns: tuple[str, ...] = ()  # for these fields of a hash; without: value and fields
 
@@ -65,6 +68,11 @@ class TableMap:
         """As on the command line."""
         columns = f" --columns {self.table}={','.join(self.columns)}" if self.columns else ""
         return f"--map {self.pattern}={self.table}{columns}"
+
+    @property
+    def sql_table(self) -> str | None:
+        """The name in lower case; None: it is of keys."""
+        return self.pattern.removeprefix(_SQL).lower() if self.pattern.startswith(_SQL) else None
 
     def matches(self, row: bytes) -> bool:
         return _compiled(self.pattern).fullmatch(row) is not None
@@ -80,7 +88,7 @@ DEFAULT_MAPS = (TableMap("*", KEYSPACE_TABLE),)
 
 
 def parse_maps(maps: Sequence[str], columns: Sequence[str]) -> tuple[TableMap, ...]:
-    """`maps`: each PATTERN=TABLE. `columns`: each TABLE=FIELD,…, or FIELD,… if there is one table.
+    """`maps`: each PATTERN=TABLE, or sql:TABLE=TABLE. `columns`: each TABLE=FIELD,…, or FIELD,… if there is one table.
 
     Raises `ConfigError`.
     """
@@ -94,8 +102,10 @@ def parse_maps(maps: Sequence[str], columns: Sequence[str]) -> tuple[TableMap, .
         except BadRequest as error:
             raise ConfigError(f"invalid map {text!r}: {error}") from None
         pairs.append((pattern, table))
-    pairs = pairs or [(it.pattern, it.table) for it in DEFAULT_MAPS]
+    of_sql = [(pattern, table) for pattern, table in pairs if pattern.startswith(_SQL)]
+    pairs = [it for it in pairs if it not in of_sql] or [(it.pattern, it.table) for it in DEFAULT_MAPS]
     tables = {table for _, table in pairs}
+    _check_sql(of_sql, tables)
     fields: dict[str, tuple[str, ...]] = {}
     for text in columns:
         table, equals, names = text.rpartition("=")
@@ -108,7 +118,16 @@ def parse_maps(maps: Sequence[str], columns: Sequence[str]) -> tuple[TableMap, .
         fields[table] = tuple(dict.fromkeys(name.strip() for name in names.split(",")))
         if reserved := [name for name in fields[table] if name in ("", "key", "expires_at")]:
             raise ConfigError(f"invalid columns {text!r}: {reserved[0]!r} cannot be the column of a field")
-    return tuple(TableMap(pattern, table, fields.get(table, ())) for pattern, table in pairs)
+    return tuple(TableMap(pattern, table, fields.get(table, ())) for pattern, table in pairs + of_sql)
+
+
+def _check_sql(pairs: Sequence[tuple[str, str]], tables: Set[str]) -> None:
+    """The rows of a SQL table need a table of their own. `tables`: of keys. Raises `ConfigError`."""
+    used = {*tables}
+    for pattern, table in pairs:
+        if table in used:
+            raise ConfigError(f"invalid map '{pattern}={table}': table {table} is for other rows already")
+        used.add(table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,5 +200,13 @@ def _checked_url(url: str) -> str:
 
 
 def table_of(maps: Iterable[TableMap], row: bytes) -> TableMap | None:
-    """The first one that matches."""
-    return next((it for it in maps if it.matches(row)), None)
+    """The first one of keys that matches."""
+    return next((it for it in maps if it.sql_table is None and it.matches(row)), None)
+
+
+def sql_table_of(maps: Iterable[TableMap], sql_table: str) -> TableMap | None:
+    """That of a SQL table; None: it is left out. Without any for SQL tables, each has a table of its own name."""
+    of_sql = [it for it in maps if it.sql_table is not None]
+    if not of_sql:
+        return TableMap(_SQL + sql_table, sql_table)
+    return next((it for it in of_sql if it.sql_table == sql_table.lower()), None)

@@ -7,24 +7,30 @@ or saw no such row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import hiredis
 
+from replicator.errors import Diverged
 from replicator.position import BEFORE_LOG, Offset
+from replicator.records.tape import Call, Player
 from replicator.records.types import Change
 from replicator.server.keyspace import WritableKeyspace
+from replicator.server.programs import Programs
 from replicator.server.redis.command import Args
 from replicator.server.redis.commands.registry import keys_of, look_up
+from replicator.server.redis.execution import run
 from replicator.server.redis.resp import Reply, encode
 from replicator.server.redis.turns import Budget
-from replicator.store.keys import encode_key, table_range
+from replicator.store.keys import decode_key, encode_key, table_range
 from replicator.store.rows import KEYSPACE_TABLE
 from replicator.store.values import decode_value, expiry_of
 from replicator.store.view import Entries, Transaction
-from replicator.testing.checks.canonical import Canonical, Place, end_of
-from replicator.testing.history import Request
+from replicator.testing.checks.canonical import Canonical, Place, end_of, is_of_sql
+from replicator.testing.history import Request, is_sql, plain
 
 _BEFORE_ALL_MS = 0
 _STEPS = 1000
@@ -33,16 +39,20 @@ _STEPS = 1000
 class PastEntries:
     """The state after one transaction."""
 
-    def __init__(self, canonical: Canonical, place: Place) -> None:
+    def __init__(self, canonical: Canonical, place: Place, keys: Sequence[bytes] | None = None) -> None:
+        """`keys`: all store keys that ever had a value, sorted."""
         self._canonical = canonical
         self._place = place
+        self._keys = sorted(canonical.values) if keys is None else keys
 
     def get(self, key: bytes) -> bytes | None:
         return self._canonical.value_at(key, self._place)
 
     def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        for key in sorted(self._canonical.values, reverse=reverse):
-            value = self.get(key) if start <= key < stop else None
+        first, end = bisect_left(self._keys, start), bisect_left(self._keys, stop)
+        keys = self._keys[first:end]
+        for key in reversed(keys) if reverse else keys:
+            value = self.get(key)
             if value is not None:
                 yield key, value
 
@@ -66,21 +76,54 @@ class Effect(NamedTuple):
     changes: Changes
 
 
-def execute(request: Request, entries: Entries, now_ms: int) -> Effect:
-    transaction = Transaction(entries)
-    keyspace = WritableKeyspace(transaction, now_ms)
-    replies = [_run(keyspace, line) for line in request.lines]
+def execute(request: Request, entries: Entries, now_ms: int, programs: Programs | None = None) -> Effect:
+    """Nondeterministic calls have the results that the reply of the request shows."""
+    transaction, tape = Transaction(entries), Player(drawn_by(request))
+    keyspace = WritableKeyspace(transaction, now_ms, programs, tape)
+    try:
+        replies = [_run(keyspace, line) for line in request.lines]
+        tape.finish()
+    except Diverged as error:
+        return Effect(error, {})
     reply = replies if request.in_transaction else replies[0]
     return Effect(reply, _changes(transaction.changes.values()))
 
 
 def _run(keyspace: WritableKeyspace, line: Args) -> object:
     command = look_up(line)
-    result = command.handler(keyspace, line)
-    reply: Reply = Budget(_STEPS).finish(result) if command.long else result
+
+    def handler(keyspace: WritableKeyspace, line: Args) -> Reply:
+        result = command.handler(keyspace, line)
+        return Budget(_STEPS).finish(result) if command.long else result
+
     parser = hiredis.Reader()
-    parser.feed(encode(reply, 2))
-    return parser.gets()
+    parser.feed(encode(run(keyspace, handler, keyspace, line), 2))
+    return plain(parser.gets())
+
+
+def drawn_by(request: Request) -> list[Call]:
+    """The random numbers of its statements, which return them in the column `r`."""
+    return [
+        Call("random", row[rows[0].index(b"r")])
+        for line, rows in _replies(request)
+        if b"random()" in b" ".join(line) and isinstance(rows, list)
+        for row in rows[1:]
+    ]
+
+
+def times_in(request: Request) -> Iterator[int]:
+    """For which its statements were executed: they return it in the column `at`."""
+    for line, rows in _replies(request):
+        if b"now()" in b" ".join(line) and isinstance(rows, list):
+            for row in rows[1:]:
+                at = datetime.fromisoformat(row[rows[0].index(b"at")].decode()).replace(tzinfo=UTC)
+                yield int(at.timestamp()) * 1000
+
+
+def _replies(request: Request) -> Iterator[tuple[Args, Any]]:
+    replies = request.reply if request.in_transaction else [request.reply]
+    if isinstance(replies, list) and len(replies) == len(request.lines):
+        yield from zip(request.lines, replies, strict=True)
 
 
 def _stored(value: bytes | None) -> Stored | None:
@@ -88,8 +131,14 @@ def _stored(value: bytes | None) -> Stored | None:
 
 
 def _changes(changes: Iterable[Change]) -> Changes:
-    found = [(it, _stored(it.new)) for it in changes if it.table == KEYSPACE_TABLE]
-    return {encode_key(it.table, it.row, it.field): new for it, new in found if new != _stored(it.old)}
+    changed: Changes = {}
+    for it in changes:
+        key = encode_key(it.table, it.row, it.field)
+        if it.table == KEYSPACE_TABLE and _stored(it.new) != _stored(it.old):
+            changed[key] = _stored(it.new)
+        elif is_of_sql(it.table) and it.new != it.old:
+            changed[key] = None if it.new is None else Stored(it.new, False)
+    return changed
 
 
 class Executions:
@@ -97,6 +146,10 @@ class Executions:
         """`latest_ms`: the latest time that the clock of a record's author had shown when the record was appended."""
         self._canonical = canonical
         self._latest_ms = latest_ms
+        self._programs = Programs(limited=False)
+        self._keys = sorted(canonical.values)
+        self._sql_keys = {key for key in self._keys if is_of_sql(decode_key(key)[0])}
+        self._shown: dict[tuple[object, ...], Effect] = {}  # by statements that read, and place
 
     def record_of(self, request: Request, *, watched: bool = False) -> Offset | None:
         """The offset of the record that the request has written, if it can have written that.
@@ -111,21 +164,34 @@ class Executions:
             changes = _changes(write.changes)
             if not changes and not request.id:
                 continue
-            before = PastEntries(canonical, Place(offset, index - 1))
+            before = self._entries(Place(offset, index - 1))
             for now_ms in self._times(request, before, offset):
                 unchanged = not watched or _is_unchanged(request, before, now_ms)
-                if unchanged and execute(request, before, now_ms) == (request.reply, changes):
+                if unchanged and execute(request, before, now_ms, self._programs) == (plain(request.reply), changes):
                     return offset
         return None
 
     def shown_at(self, request: Request, low: Offset, high: Offset, *, watched: bool = False) -> Offset | None:
         """The first offset from `low` to `high` at which the request, without changing anything, has that reply."""
         for place in self._differing(request, low, high):
-            entries = PastEntries(self._canonical, place)
+            entries = self._entries(place)
             unchanged = not watched or _is_unchanged(request, entries, _BEFORE_ALL_MS)
-            if unchanged and execute(request, entries, _BEFORE_ALL_MS) == (request.reply, {}):
+            if unchanged and self._effect_at(request, entries, place) == (plain(request.reply), {}):
                 return place.offset
         return None
+
+    def _entries(self, place: Place) -> PastEntries:
+        return PastEntries(self._canonical, place, self._keys)
+
+    def _effect_at(self, request: Request, entries: PastEntries, place: Place) -> Effect:
+        """Without changes; statements take long, and many requests have the same."""
+        if not (request.only_reads and any(map(is_sql, request.lines))):
+            return execute(request, entries, _BEFORE_ALL_MS, self._programs)
+        key = (place, request.in_transaction, *map(tuple, request.lines))
+        effect = self._shown.get(key)
+        if effect is None:
+            effect = self._shown[key] = execute(request, entries, _BEFORE_ALL_MS, self._programs)
+        return effect
 
     def executed_at(self, request: Request, low: Offset, high: Offset) -> Offset | None:
         """The first offset from `low` to `high` at which the request can have been executed.
@@ -143,17 +209,22 @@ class Executions:
         """One for each set of rows that may have expired when the request was executed."""
         latest_ms = self._latest_ms(offset)
         expiries = {expiry_of(entries.get(key)) for key in _keys(request)}
-        return [_BEFORE_ALL_MS, *sorted(it for it in expiries if it is not None and it <= latest_ms)]
+        met = sorted(it for it in expiries if it is not None and it <= latest_ms)
+        return [*times_in(request), _BEFORE_ALL_MS, *met]
 
     def _differing(self, request: Request, low: Offset, high: Offset) -> list[Place]:
         """`low`, and each transaction up to `high` that changes one of the request's keys."""
         changed = {
             place
-            for key in _keys(request)
+            for key in self._keys_of(request)
             for place, _ in self._canonical.values.get(key, ())
             if low < place.offset <= high
         }
         return [end_of(low), *sorted(changed)]
+
+    def _keys_of(self, request: Request) -> set[bytes]:
+        """A statement may read any table."""
+        return _keys(request) | self._sql_keys if any(map(is_sql, request.lines)) else _keys(request)
 
 
 def _keys(request: Request) -> set[bytes]:

@@ -9,6 +9,7 @@ from replicator.server.redis.commands import (  # noqa: F401
     levels,
     nodes,
     once,
+    procedures,
     pubsub,
     replication,
     scan,

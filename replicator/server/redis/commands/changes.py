@@ -29,7 +29,8 @@ from replicator.server.redis.commands.registry import (
 )
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import QUEUED, Encoded, NullArray, Reply
-from replicator.server.redis.turns import Budget, Steps
+from replicator.server.redis.turns import Budget
+from replicator.steps import Steps
 from replicator.store.view import TransactionTooLarge
 
 CHANGES = b"replicator:changes"

@@ -10,7 +10,7 @@ from replicator.server.redis.command import Args
 from replicator.server.redis.commands.registry import integer, long_read, read, write, wrong_arity
 from replicator.server.redis.commands.strings import OVERFLOW, add_decimals, decimal, or_zero
 from replicator.server.redis.resp import OK, Reply
-from replicator.server.redis.turns import Steps
+from replicator.steps import Steps
 
 
 @write("hset", -4)

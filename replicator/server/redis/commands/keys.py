@@ -9,7 +9,7 @@ from replicator.server.keyspace import TYPES, Keyspace, WritableKeyspace
 from replicator.server.redis.command import Args
 from replicator.server.redis.commands.registry import long_read, read, write
 from replicator.server.redis.resp import OK, Reply, Simple
-from replicator.server.redis.turns import Steps
+from replicator.steps import Steps
 
 
 @write("del", -2, (1, -1, 1))

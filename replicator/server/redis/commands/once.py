@@ -7,9 +7,10 @@ from replicator.limits import ONCE_ID_BYTES
 from replicator.server.keyspace import WritableKeyspace
 from replicator.server.redis.command import Args, CommandKind
 from replicator.server.redis.commands.registry import look_up, write_by_line
+from replicator.server.redis.commands.scripts import with_digest
 from replicator.server.redis.dedup import Dedup
 from replicator.server.redis.resp import Reply, decode, encode
-from replicator.server.redis.turns import Steps
+from replicator.steps import Steps
 
 NAME = "repl.once"
 _LINE_AT = 2
@@ -33,9 +34,10 @@ def once(keyspace: WritableKeyspace, args: Args) -> Steps[Reply]:
     if inner.kind is not CommandKind.WRITE:
         raise BadRequest(f"REPL.ONCE takes a command that writes one record, not '{name}': send that without REPL.ONCE")
     dedup = Dedup(keyspace.transaction, keyspace.now_ms)
-    known = dedup.find(id, line)
+    same = with_digest(line)
+    known = dedup.find(id, same)
     if known is not None:
         return decode(known)
     reply: Reply = (yield from inner.handler(keyspace, line)) if inner.long else inner.handler(keyspace, line)
-    dedup.add(id, line, encode(reply, 3))
+    dedup.add(id, same, encode(reply, 3))
     return reply

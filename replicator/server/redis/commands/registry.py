@@ -11,7 +11,7 @@ from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.server.redis.command import Args, Command, CommandKind
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import Reply
-from replicator.server.redis.turns import Steps, finish
+from replicator.steps import Steps, finish
 
 COMMANDS: dict[bytes, Command] = {}
 BY_SPELLING: dict[bytes, Command] = {}

@@ -8,7 +8,7 @@ from replicator.server.keyspace import WritableKeyspace
 from replicator.server.redis.command import Args, CommandKind
 from replicator.server.redis.commands.registry import look_up, write_by_line
 from replicator.server.redis.resp import Reply
-from replicator.server.redis.turns import Steps
+from replicator.steps import Steps
 
 NAME = "repl.by"
 _LINE_AT = 2
@@ -26,5 +26,5 @@ def by(keyspace: WritableKeyspace, args: Args) -> Steps[Reply]:
     if inner.kind is not CommandKind.WRITE or inner.line_at:
         raise BadRequest(f"REPL.BY takes a command that writes one record, not '{inner.name.decode()}'")
     reply: Reply = (yield from inner.handler(keyspace, line)) if inner.long else inner.handler(keyspace, line)
-    keyspace.replication = replication
+    keyspace.command_info.replication = replication
     return reply

@@ -17,7 +17,7 @@ from replicator.server.keyspace import TYPES, Keyspace
 from replicator.server.redis.command import Args
 from replicator.server.redis.commands.registry import NOT_AN_INTEGER, SYNTAX, integer, long_read
 from replicator.server.redis.resp import Reply
-from replicator.server.redis.turns import Steps
+from replicator.steps import Steps
 
 DEFAULT_COUNT = 10
 

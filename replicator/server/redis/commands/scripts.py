@@ -8,7 +8,7 @@ is a success for the transaction. A command that fails in a script changes nothi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from replicator.errors import BadRequest, Definite
 from replicator.limits import MAX_EXEC_MS, MAX_STEPS_IN_EXEC
@@ -19,10 +19,12 @@ from replicator.server.redis.commands.registry import COMMANDS, connection, inte
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import OK, Error, Reply, Simple, decode, encode, error_reply
 from replicator.server.redis.turns import Budget, CpuLimit, ReplyTooLarge
-from replicator.server.scripts import Script, ScriptEnded, Scripts, out_of_memory
+from replicator.server.scripts import ENGINE, Script, ScriptEnded, Scripts, digest, out_of_memory
 from replicator.store.view import RowIsExpiring, TransactionTooLarge
 
 _KEYS_AT = 2
+READS_IN_S = 80_000  # so many rows a replica reads in the time: `limits.SLICE_CHANGES`
+OF_NODE = frozenset({b"scan", b"hscan"})  # the cursors are those that a node remembers
 _BYTES_FOR_PART = 60  # of the memory of Lua, for each part of a reply besides its text
 
 UNKNOWN = Error("ERR Unknown Redis command called from script")
@@ -54,7 +56,13 @@ def eval_(keyspace: WritableKeyspace, args: Args) -> Reply:
 @write("evalsha", -3, (0, 0, 0), numkeys_at=_KEYS_AT)
 def evalsha(keyspace: WritableKeyspace, args: Args) -> Reply:
     """EVALSHA sha1 numkeys key … arg …: run a script that this node knows."""
-    return _run(keyspace, args, lambda scripts: _find(scripts, args[1]), writable=keyspace)
+
+    def find(scripts: Scripts) -> Script:
+        script = _find(scripts, args[1])
+        keyspace.command_info.script_texts[script.sha] = script.text
+        return script
+
+    return _run(keyspace, args, find, writable=keyspace)
 
 
 @read("eval_ro", -3, (0, 0, 0), numkeys_at=_KEYS_AT)
@@ -67,6 +75,32 @@ def eval_ro(keyspace: Keyspace, args: Args) -> Reply:
 def evalsha_ro(keyspace: Keyspace, args: Args) -> Reply:
     """EVALSHA_RO sha1 numkeys key … arg …: run a script that only reads, and that this node knows."""
     return _run(keyspace, args, lambda scripts: _find(scripts, args[1]))
+
+
+def with_text(line: Args, texts: Mapping[bytes, bytes]) -> Args:
+    """A line that executes a script again where it is unknown. `texts`: of scripts by their digests."""
+    place = _innermost(line)
+    if line[place].lower() != b"evalsha":
+        return line
+    return [*line[:place], b"EVAL", texts[line[place + 1].lower()], *line[place + 2 :]]
+
+
+def with_digest(line: Args) -> Args:
+    """A line that is the same whether it calls a script by its text or its digest: clients use the one or the other."""
+    place = _innermost(line)
+    name = line[place].lower()
+    if name not in (b"eval", b"evalsha"):
+        return line
+    sha = line[place + 1].lower() if name == b"evalsha" else digest(line[place + 1])
+    return [*line[:place], b"evalsha", sha, *line[place + 2 :]]
+
+
+def _innermost(line: Args) -> int:
+    """Where the command begins that is in others."""
+    place = 0
+    while line_at := COMMANDS[line[place].lower()].line_at:
+        place += line_at
+    return place
 
 
 def _find(scripts: Scripts, sha: bytes) -> Script:
@@ -90,12 +124,17 @@ def _run(
     if count < 0:
         raise BadRequest("Number of keys can't be negative")
     scripts = keyspace.programs.scripts
-    if writable is not None:
-        writable.is_repeatable = False  # what a script does may depend on the machine: its memory, the order of `pairs`
     host = ScriptHost(keyspace, writable)  # before the script is compiled, as that takes time, too
     script = script_of(scripts)
+    if writable is None and script.writes and script.text.startswith(b"#!"):
+        raise BadRequest("Can not execute a script with write flag using *_ro command.")
     host.writes = script.writes
-    reply = scripts.run(script, args[first : first + count], args[first + count :], host)
+    began_s = time.monotonic()
+    reply, is_repeatable = scripts.run(script, args[first : first + count], args[first + count :], host)
+    if writable is not None:
+        writable.command_info.engines |= {ENGINE}
+        writable.command_info.is_repeatable &= is_repeatable and host.is_repeatable
+        writable.command_info.reads += int((time.monotonic() - began_s) * READS_IN_S)
     return decode(reply)
 
 
@@ -108,17 +147,18 @@ class ScriptHost:
         self._keyspace = keyspace
         self._writable = writable
         self.writes = True  # whether the script says that it may write
-        self._limit = keyspace.limit or CpuLimit(MAX_EXEC_MS)
+        self.is_repeatable = True  # whether its reads depend on the keys alone
+        self._limit = (keyspace.limit or CpuLimit(MAX_EXEC_MS)) if keyspace.programs.limited else None
         self._budget = Budget(MAX_STEPS_IN_EXEC)
         self._reply: bytes | list[Scalar] = b""
         self._time: Reply = None
 
     def is_over_time(self) -> bool:
-        return self._limit.is_exceeded()
+        return self._limit is not None and self._limit.is_exceeded()
 
     def call(self, free_bytes: float, words: Sequence[bytes]) -> bytes | int | bool | None:
         try:
-            reply = self._execute([*words])
+            reply = self.execute([*words])
             if reply is None:
                 return False
             if isinstance(reply, bytes) and len(reply) < free_bytes:
@@ -149,7 +189,7 @@ class ScriptHost:
     def take_items(self, first: int) -> tuple[Scalar, ...]:
         return tuple(self._reply[first : first + 8])
 
-    def _execute(self, args: Args) -> Reply:
+    def execute(self, args: Args) -> Reply:
         """Errors become replies, but for those that end the script."""
         command = COMMANDS.get(args[0].lower())
         if command is None:
@@ -161,6 +201,8 @@ class ScriptHost:
         if command.numkeys_at or command.line_at or command.name.startswith(b"repl."):
             return NOT_ALLOWED
         if command.kind is CommandKind.READ:
+            if command.name in OF_NODE:
+                self.is_repeatable = False
             return self._read(command, args)
         if command.kind is not CommandKind.WRITE:
             return NOT_ALLOWED
@@ -179,7 +221,7 @@ class ScriptHost:
             return error_reply(error)
         if reply is None:
             raise ScriptEnded(
-                f"a script can read at most {MAX_STEPS_IN_EXEC} keys or fields with commands such as "
+                f"a script or procedure can read at most {MAX_STEPS_IN_EXEC} keys or fields with commands such as "
                 f"{command.name.decode().upper()}: nothing of it has taken effect"
             )
         return reply

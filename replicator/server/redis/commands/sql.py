@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -14,28 +15,34 @@ from replicator.server.redis.commands.registry import SYNTAX, refuse_in_multi, v
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.interactive import InteractiveTransaction
 from replicator.server.redis.resp import Reply
-from replicator.server.redis.turns import Steps, finish
+from replicator.sql.database import ENGINE
 from replicator.sql.engine import Result
 from replicator.sql.errors import SqlError
-from replicator.sql.statement import Control, ControlAction, Parsed, Query, parse
+from replicator.sql.parsing import parse
+from replicator.sql.statement import Control, ControlAction, Parsed, Query
 from replicator.sql.tokens import Parameters
-from replicator.sql.values import SqlValue
+from replicator.sql.values import ResultColumn, SqlValue
+from replicator.steps import Steps, finish
 
 NAME = "repl.sql"
-_ROWS_AT_ONCE = 200
+_SHORT = 1_000  # bytes of a statement that is kept in a cache
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 200, 1 << 20  # that are encoded at once
+_ROWS_PER_STEP = 20
+_PACKER = msgpack.Packer()
+_ROWS = _PACKER.pack("rows")
 _NOTHING = Result((), ())
+_TYPES = frozenset({int, float, str, bytes, type(None)})
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class _Request(NamedTuple):
     parsed: Parsed
     parameters: Parameters
     packed: bool  # the reply is MessagePack, as the parameters are
 
 
 def choose(args: Args) -> Command:
-    """The kind of a statement. Raises `SqlError`."""
-    match parse(_text(args[1])).statement:
+    """The command that executes the statement. Raises `SqlError`."""
+    match _parsed(args[1]).statement:
         case Query():
             return _QUERY
         case Control():
@@ -55,18 +62,18 @@ or the number of rows changed. `PARAMS` gives them as a MessagePack array or map
 def query(keyspace: Keyspace, args: Args) -> Steps[Reply]:
     request = _request(args)
     result = yield from keyspace.programs.sql.query(keyspace.view, request.parsed, request.parameters, keyspace.now_ms)
-    return (yield from (_packed(result) if request.packed else _shown(result)))
+    return (yield from _reply(request, result))
 
 
 def execute(keyspace: WritableKeyspace, args: Args) -> Steps[Reply]:
     request = _request(args)
-    keyspace.uses_sql = True
     engine = keyspace.programs.sql
+    keyspace.command_info.engines |= {ENGINE}
     result = yield from engine.execute(
         keyspace.transaction, keyspace.tape, keyspace.now_ms, request.parsed, request.parameters
     )
-    keyspace.reads += result.reads
-    return _at_once(request, result)
+    keyspace.command_info.reads += result.reads
+    return finish(_reply(request, result))
 
 
 def control(connection: ConnectionContext, args: Args) -> None:
@@ -75,7 +82,7 @@ def control(connection: ConnectionContext, args: Args) -> None:
     request = _request(args)
     statement, transaction = request.parsed.statement, connection.interactive
     assert isinstance(statement, Control)
-    reply, name = _at_once(request, _NOTHING), statement.savepoint
+    reply, name = finish(_reply(request, _NOTHING)), statement.savepoint
     if statement.action is ControlAction.BEGIN:
         if transaction is not None:
             raise SqlError("cannot start a transaction within a transaction")
@@ -103,20 +110,32 @@ _CONTROL = Command(NAME.encode(), -2, CommandKind.CONTROL, control)
 
 def _request(args: Args) -> _Request:
     """Raises `BadRequest`, `SqlError`."""
-    parsed = parse(_text(args[1]))
+    parsed = _parsed(args[1])
     option = args[2].upper() if len(args) > 2 else b"VALUES"
-    if option == b"VALUES":
-        return _Request(parsed, [_text(value) for value in args[3:]], False)
-    if option != b"PARAMS" or len(args) != 4:
+    if option == b"PARAMS" and len(args) == 4:
+        return _Request(parsed, _unpacked(args[3]), True)
+    if option != b"VALUES":
         raise BadRequest(SYNTAX)
-    return _Request(parsed, _unpacked(args[3]), True)
+    return _Request(parsed, [_text(value) for value in args[3:]], False)
+
+
+def _parsed(statement: bytes) -> Parsed:
+    """Raises `SqlError`."""
+    return _parsed_short(statement) if len(statement) <= _SHORT else parse(_text(statement))
+
+
+@lru_cache(1_000)
+def _parsed_short(statement: bytes) -> Parsed:
+    """`parse` has a cache, too: this one saves the time to decode the text, twice for each statement."""
+    return parse(_text(statement))
 
 
 def _text(data: bytes) -> str:
+    """Raises `SqlError`."""
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise SqlError("the text is not UTF-8") from None
+        raise SqlError("a statement and its VALUES must be UTF-8: send bytes with PARAMS") from None
 
 
 def _unpacked(data: bytes) -> Parameters:
@@ -126,35 +145,48 @@ def _unpacked(data: bytes) -> Parameters:
     except (ValueError, msgpack.UnpackException) as error:
         raise SqlError(f"the parameters are not MessagePack: {error}") from error
     if isinstance(values, dict) and all(isinstance(name, str) for name in values):
-        return {name: _value(value) for name, value in values.items()}
+        return {name: value if type(value) in _TYPES else _value(value) for name, value in values.items()}
     if isinstance(values, list):
-        return [_value(value) for value in values]
+        return [value if type(value) in _TYPES else _value(value) for value in values]
     raise SqlError("the parameters must be a MessagePack array, or a map from their names")
 
 
 def _value(value: object) -> SqlValue:
+    """The SQL value of a parameter whose type is not in `_TYPES`. Raises `SqlError`."""
     if isinstance(value, bool):
         return int(value)
-    if value is None or isinstance(value, (int, float, str, bytes)):
-        return value
     raise SqlError(f"a parameter must be null, a number, text or bytes, not {type(value).__name__}")
 
 
-def _at_once(request: _Request, result: Result) -> Reply:
-    return finish(_packed(result) if request.packed else _shown(result))
+def _reply(request: _Request, result: Result) -> Steps[Reply]:
+    if request.packed and len(result.rows) <= _ROWS_AT_ONCE and _size(result.rows) <= _BYTES_AT_ONCE:
+        return _packed_at_once(result)
+    return (yield from (_packed(result) if request.packed else _shown(result)))
 
 
 def _packed(result: Result) -> Steps[Reply]:
-    packer = msgpack.Packer()
-    parts = [
-        b"\x84",  # a map of four
-        *map(packer.pack, ("columns", result.columns, "changes", result.changes, "last_id", result.last_id, "rows")),
-        packer.pack_array_header(len(result.rows)),
-    ]
-    for first in range(0, len(result.rows), _ROWS_AT_ONCE):
-        parts += map(packer.pack, result.rows[first : first + _ROWS_AT_ONCE])
+    packer, rows = msgpack.Packer(), result.rows
+    parts = [_packed_head(result.columns, result.changes), packer.pack(result.last_id), _ROWS]
+    parts.append(packer.pack_array_header(len(rows)))
+    for first in range(0, len(rows), _ROWS_PER_STEP):
+        parts += map(packer.pack, rows[first : first + _ROWS_PER_STEP])
         yield 0
     return b"".join(parts)
+
+
+def _size(rows: Sequence[tuple[SqlValue, ...]]) -> int:
+    return sum([len(it) for row in rows for it in row if type(it) is str or type(it) is bytes])
+
+
+def _packed_at_once(result: Result) -> bytes:
+    pack = _PACKER.pack
+    return b"".join((_packed_head(result.columns, result.changes), pack(result.last_id), _ROWS, pack(result.rows)))
+
+
+@lru_cache(1_000)
+def _packed_head(columns: Sequence[ResultColumn], changes: int) -> bytes:
+    """The beginning of a MessagePack map of 4 entries, up to the name `last_id`."""
+    return b"\x84" + b"".join(map(_PACKER.pack, ("columns", columns, "changes", changes, "last_id")))
 
 
 def _shown(result: Result) -> Steps[Reply]:

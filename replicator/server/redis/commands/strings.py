@@ -11,7 +11,7 @@ from replicator.server.redis.command import Args
 from replicator.server.redis.commands.expiry import deadline_ms
 from replicator.server.redis.commands.registry import SYNTAX, integer, long_read, read, write, wrong_arity
 from replicator.server.redis.resp import OK, Reply
-from replicator.server.redis.turns import Steps
+from replicator.steps import Steps
 
 NOT_A_FLOAT = "value is not a valid float"
 OVERFLOW = "increment or decrement would overflow"
