@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.address import Address
-from replicator.cli.snapshot_open import parse_target
+from replicator.cli.options import parse_target
 from replicator.errors import ConfigError, LogTrimmed, NotLeader, SnapshotError, Stale
 from replicator.local.ports import random_free_port
 from replicator.local.snapshots import newest_before

@@ -246,7 +246,10 @@ class TestKafka:
         assert lines(published, "--from", "4", "--table", "kv") == ['4-0 deleted a "2"']
         assert lines(published, "--from", "latest") == []
         assert len(lines(published, "--from", "10m")) == 5
-        assert lines(published, "--key", "nothing") == []
+        unmatched = run(published, "--table", "user")
+        assert unmatched.stdout == "" and unmatched.stderr == (
+            "Note: none of the 5 changes matches. Their tables: kv\n"
+        )
 
     def test_several_partitions_end_too(self, change_stream: PublishedStreams) -> None:
         published = change_stream(partitions=4, format=StreamFormat.AVRO)

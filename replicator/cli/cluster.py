@@ -10,13 +10,11 @@ import typer
 
 from replicator.cli import options
 from replicator.cli.output import ConsoleProgress, console, errors, print_json, print_line, print_whole
-from replicator.cli.snapshot_open import parse_target
 from replicator.cli.status import describe_policy, describe_timing, draw
 from replicator.errors import ConfigError
 from replicator.local.admin_client import find_cluster
 from replicator.local.cluster import DEFAULT_BASE_PORT, DEFAULT_NAME, LocalCluster
 from replicator.local.operations import change_timing, changed_policy, set_policy
-from replicator.local.restore import LocalRestore
 from replicator.local.summary import summarise
 from replicator.records.types import Mode, Policy, Replication, Timing, WriteMode
 
@@ -216,6 +214,8 @@ def restore(
 
     Example: replicator cluster restore --snapshot 00000000000000001520-06a8f67a --to-time 2026-01-31T12:00
     """
+    from replicator.local.restore import LocalRestore  # takes long, and the other commands do not need it
+
     with ConsoleProgress() as progress:
         restoring = LocalRestore(dir, options.environment_password(), progress)
         if resume or abort:
@@ -227,7 +227,7 @@ def restore(
                 print_line(f"gave up the restore: the cluster is {plan.former}, as before")
                 return
         else:
-            target = parse_target(to_offset, to_time, "--to-time")
+            target = options.parse_target(to_offset, to_time, "--to-time")
             if snapshot is None and target is None:
                 raise typer.BadParameter(
                     "name a snapshot (see `replicator snapshot list`), or a point with --to-offset or --to-time",

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import uvloop
 
-from replicator.assembly import run_node
 from replicator.cli import options
 from replicator.cli.output import ConsoleProgress, console, errors, print_result
-from replicator.config import load
+from replicator.config import NodeConfig, load
 from replicator.errors import ReplicatorError
 from replicator.local.cluster import LocalCluster
 from replicator.logging_setup import LogFormat, LogLevel, set_up
@@ -92,6 +90,15 @@ def run(
     given = {"node": node, "kafka": kafka, "snapshots": {"repository": snapshots}}
     settings = load(config, os.environ, given, timing_names=timing.SETTINGS)
     set_up(settings.logs, settings.node.cluster, settings.node.id)
+    _serve(settings)
+
+
+def _serve(settings: NodeConfig) -> None:
+    """Raises `ReplicatorError`, or logs it, as JSON."""
+    import uvloop
+
+    from replicator.assembly import run_node  # takes long, and the other commands do not need it
+
     try:
         uvloop.run(run_node(settings, ServiceManager.taken_from(os.environ)))
     except ReplicatorError as error:

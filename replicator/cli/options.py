@@ -20,6 +20,7 @@ from replicator.config import checked_bootstrap, checked_name, load_kafka
 from replicator.errors import ConfigError
 from replicator.local.folder import ClusterFolder
 from replicator.log.kafka.security import KafkaSecurity, security_of
+from replicator.position import Offset
 from replicator.snapshots.repository import Repository
 
 E = TypeVar("E", bound=StrEnum)
@@ -63,6 +64,21 @@ def moment(text: str, now: datetime | None = None) -> datetime | None:
     with contextlib.suppress(ValueError, OverflowError):
         return datetime.fromisoformat(text).astimezone()
     return None
+
+
+def parse_target(offset: int | None, time: str | None, hint: str = "--time") -> Offset | datetime | None:
+    """A `RecoveryTarget`, if there is one. `hint`: the option of the time. Raises `BadParameter`."""
+    if time is None:
+        return None if offset is None else Offset(offset)
+    if offset is not None:
+        raise typer.BadParameter("give an offset or a time, not both", param_hint=hint)
+    found = moment(time)
+    if found is None:
+        raise typer.BadParameter(
+            f"invalid {time!r}: expected a time such as 2026-01-31T12:00, or how long ago (30s, 10m, 2h or 1d)",
+            param_hint=hint,
+        )
+    return found
 
 
 def choice(kind: type[E]) -> Callable[[str], E]:

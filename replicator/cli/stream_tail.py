@@ -139,7 +139,7 @@ class _Printer(Protocol):
 
 def _print_all(read: Iterable[Sequence[Change]], selection: Selection, printer: _Printer, limit: int | None) -> None:
     """Raises `ReplicatorError`, `BrokenPipeError`."""
-    printed = 0
+    printed, others, tables = 0, 0, set[str]()
     for changes in read:
         for change in changes:
             if selection.has(change):
@@ -147,9 +147,16 @@ def _print_all(read: Iterable[Sequence[Change]], selection: Selection, printer: 
                 printed += 1
                 if printed == limit:
                     break
+            else:
+                others += 1
+                tables.add(change.table)
         printer.flush()
         if printed == limit or _reader_has_ended():
             return
+    if others and not printed:  # a name may be misspelled
+        print_error(
+            "Note:", "cyan", f"none of the {others:,} changes matches. Their tables: {', '.join(sorted(tables))}"
+        )
 
 
 def _read(stream: BlockingChangeStream, *, shows_progress: bool) -> Generator[Sequence[Change], None, None]:

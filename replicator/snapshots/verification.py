@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replicator.errors import LogDamage, LogTrimmed, SnapshotError
-from replicator.log.kafka.log import KafkaLog
 from replicator.log.kafka.security import KafkaSecurity
 from replicator.log.port import Log
 from replicator.node.past import log_holds
@@ -100,6 +99,8 @@ def _now_ms() -> int:
 
 
 async def _compare(kafka: LogAccess, topic_id: str, state: LogState) -> str:
+    from replicator.log.kafka.log import KafkaLog  # most commands verify nothing, and do not need aiokafka
+
     log = await KafkaLog.open(kafka.bootstrap, kafka.cluster, security=kafka.security)
     try:
         return await compare_with_log(log, topic_id, state)
