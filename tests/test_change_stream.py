@@ -353,16 +353,18 @@ def test_the_end_of_each_partition_is_found(kafka: str, kafka_cluster: str) -> N
 
 
 def test_two_commands_create_one_stream(kafka: str, kafka_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second one begins before the first one has created its topics, and goes on afterwards."""
+    """The topics of the first one are deleted by a third, and those of the second are there when it goes on."""
     access = KafkaAccess(kafka, kafka_cluster, NodeId("n1"), PLAINTEXT)
 
-    def created_by_another(*_: object, **__: object) -> tuple[str, str]:
+    def create_and_be_late(*args: Any, **kwargs: Any) -> tuple[str, str]:
         with monkeypatch.context() as patch:
             patch.setattr(management, "create_topics", create_topics)
-            first = management.create(access, StreamOptions(), StreamStart(Progress(LogState(), changes=7)))
-        return first.settings.topic_id, first.settings.log_id
+            created = create_topics(*args, **kwargs)
+            management.reset(access)
+            management.create(access, StreamOptions(), StreamStart(Progress(LogState(), changes=7)))
+        return created
 
-    monkeypatch.setattr(management, "create_topics", created_by_another)
+    monkeypatch.setattr(management, "create_topics", create_and_be_late)
     with pytest.raises(ConfigError, match="another command has created"):
         management.create(access, StreamOptions(), StreamStart(Progress(LogState())))
     state = read_state(access)

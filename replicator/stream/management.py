@@ -150,7 +150,7 @@ def _enable(kafka: KafkaAccess, settings: StreamSettings, progress: Progress) ->
     if state is None:
         writer.commit(progress=progress, settings=settings)
         return StreamState(settings, progress)
-    if state.settings != settings:
+    if state.settings.topic_id != settings.topic_id:
         raise ConfigError("another command has created the change stream: see `replicator stream status`")
     return state  # an attempt before this one has committed, and only the reply was lost
 
