@@ -107,6 +107,10 @@ class SqlEngine:
         if isinstance(statement, Control):
             raise SqlError(f"{statement.action.value} is not allowed here")
 
+        alone = self._write_alone(transaction, parsed, parameters)
+        if alone is not None:
+            return alone
+
         def run(database: Database, limit: Limit) -> Result:
             if isinstance(statement, Query):
                 return _query(parsed, parameters, database, limit)
@@ -114,9 +118,6 @@ class SqlEngine:
             written.columns = parsed.tokens.with_parameters(written.columns)
             return _result(written, limit.steps)
 
-        alone = self._write_alone(transaction, parsed, parameters)
-        if alone is not None:
-            return alone
         mark, calls = transaction.mark(), tape.mark()
         if parsed.may_run_at_once:
             try:

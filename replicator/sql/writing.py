@@ -160,6 +160,7 @@ class _Change(Prepared):
         self._new_values = new_values_of(statement, table)
         target = statement.alias or statement.table
         self._columns = [_position(table, name) for it in statement.assignments for name in it.columns]
+        self._set = [(it, table.columns[it]) for it in self._columns]
         self._sets_key = not set(table.key).isdisjoint(self._columns)
         self._writable = [number for number, it in enumerate(table.columns) if not it.generated]
         values = ", ".join(f"({value})" for it in statement.assignments for value in it.values)
@@ -194,14 +195,14 @@ class _Change(Prepared):
         key = self._new_values.key(values)
         if key is None:
             return None
-        stored, written = StoredTable(self._table, transaction), Written()
+        stored = StoredTable(self._table, transaction)
         before = stored.get(key)
-        if before is not None:
-            row = self._changed(before, self._new_values.of(before, values))
-            if not self._keeps(row):
-                return None
-            self._replace(stored, key, before, Checked(tuple(row), ()), written)
-        return written
+        if before is None:
+            return Written()
+        row = self._changed(before, self._new_values.of(before, values))
+        if not self._keeps(row):
+            return None
+        return Written(changes=int(_replace(stored, key, before, tuple(row), key, self._statement.conflict)))
 
     def _found(
         self, stored: StoredTable, values: Values, bindings: Bindings
@@ -226,8 +227,7 @@ class _Change(Prepared):
 
     def _keeps(self, row: Sequence[SqlValue]) -> bool:
         """Whether it is certain that the new values are stored as they are. The others are stored already."""
-        columns = self._table.columns
-        return all(columns[it].keeps(row[it]) for it in self._columns)
+        return all(column.keeps(row[it]) for it, column in self._set)
 
     def _checked(self, row: Sequence[SqlValue], bindings: Bindings) -> Checked | None:
         if self._table.has_rowid_column and row[self._table.key[0]] is None:

@@ -101,7 +101,7 @@ class Dispatcher:
             elif kind is CommandKind.WRITE:
                 transaction = self._backend.begin()
                 keyspace = WritableKeyspace(transaction, self._backend.now_ms(), self._programs)
-                handler = _at_once(command) if command.long else command.handler
+                handler = partial(_write_at_once, command) if command.long else command.handler
                 reply = run(keyspace, handler, keyspace, args)
                 answered = True
                 if isinstance(reply, TooLong):
@@ -323,7 +323,7 @@ class Dispatcher:
         if command.kind is CommandKind.READ:
             return self._read_at_once(keyspace, command, args)
         if command.long:
-            return _at_once(command)(keyspace, args)
+            return _write_at_once(command, keyspace, args)
         return command.handler(keyspace, args)  # type: ignore[no-any-return]
 
     def commit(self, reply: Reply) -> None:
@@ -378,14 +378,15 @@ def _on_data(queued: Queued) -> Iterator[Args]:
             yield args
 
 
-def _at_once(command: Command) -> Callable[[WritableKeyspace, Args], Reply | TooLong]:
-    """Runs the handler of a long command that writes for one step only."""
-
-    def handler(keyspace: WritableKeyspace, args: Args) -> Reply | TooLong:
-        reply: Reply = Budget(1).finish(command.handler(keyspace, args))
-        return TooLong.TOO_LONG if reply is None else reply
-
-    return handler
+def _write_at_once(command: Command, keyspace: WritableKeyspace, args: Args) -> Reply | TooLong:
+    """Run the handler of a long command that writes, for one step only."""
+    steps: Steps[Reply] = command.handler(keyspace, args)
+    try:
+        next(steps)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    steps.close()
+    return TooLong.TOO_LONG
 
 
 def _check(limit: TimeLimit | None) -> None:

@@ -31,6 +31,7 @@ _ROWS_PER_STEP = 20
 _PACKER = msgpack.Packer()
 _ROWS = _PACKER.pack("rows")
 _NOTHING = Result((), ())
+_ENGINES = frozenset({ENGINE})
 _TYPES = frozenset({int, float, str, bytes, type(None)})
 
 
@@ -62,18 +63,20 @@ or the number of rows changed. `PARAMS` gives them as a MessagePack array or map
 def query(keyspace: Keyspace, args: Args) -> Steps[Reply]:
     request = _request(args)
     result = yield from keyspace.programs.sql.query(keyspace.view, request.parsed, request.parameters, keyspace.now_ms)
-    return (yield from _reply(request, result))
+    reply = _reply_at_once(request, result)
+    return (yield from _reply(request, result)) if reply is None else reply
 
 
 def execute(keyspace: WritableKeyspace, args: Args) -> Steps[Reply]:
     request = _request(args)
     engine = keyspace.programs.sql
-    keyspace.command_info.engines |= {ENGINE}
+    keyspace.command_info.engines |= _ENGINES
     result = yield from engine.execute(
         keyspace.transaction, keyspace.tape, keyspace.now_ms, request.parsed, request.parameters
     )
     keyspace.command_info.reads += result.reads
-    return finish(_reply(request, result))
+    reply = _reply_at_once(request, result)
+    return finish(_reply(request, result)) if reply is None else reply
 
 
 def control(connection: ConnectionContext, args: Args) -> None:
@@ -158,10 +161,15 @@ def _value(value: object) -> SqlValue:
     raise SqlError(f"a parameter must be null, a number, text or bytes, not {type(value).__name__}")
 
 
-def _reply(request: _Request, result: Result) -> Steps[Reply]:
+def _reply_at_once(request: _Request, result: Result) -> bytes | None:
+    """None: it is to be encoded in steps."""
     if request.packed and len(result.rows) <= _ROWS_AT_ONCE and _size(result.rows) <= _BYTES_AT_ONCE:
         return _packed_at_once(result)
-    return (yield from (_packed(result) if request.packed else _shown(result)))
+    return None
+
+
+def _reply(request: _Request, result: Result) -> Steps[Reply]:
+    return _packed(result) if request.packed else _shown(result)
 
 
 def _packed(result: Result) -> Steps[Reply]:
