@@ -18,7 +18,8 @@ from replicator.server.keyspace import WritableKeyspace
 from replicator.server.redis.command import Args
 from replicator.server.redis.dispatch import Dispatcher
 from replicator.server.redis.execution import Replay
-from replicator.server.redis.interactive import InteractiveTransaction, Mark
+from replicator.server.redis.interactive import InteractiveTransaction
+from replicator.server.redis.logged_commands import LoggedCommands, Mark
 from replicator.steps import Steps, finish
 from replicator.store.keys import encode_key
 from replicator.store.view import Entries, Overlay, Transaction, View
@@ -102,11 +103,11 @@ def commands_are_executed_on_a_state_that_ends() -> AbstractContextManager[objec
 
 
 def calls_that_are_rolled_back_stay_on_the_tape() -> AbstractContextManager[object]:
-    def roll_back_command(self: InteractiveTransaction, mark: Mark) -> None:
-        self.transaction.roll_back_to(mark.changes)
+    def roll_back_to(self: LoggedCommands, mark: Mark) -> None:
+        self._keyspace.transaction.roll_back_to(mark.changes)
         del self.lines[mark.lines :]
 
-    return patch.object(InteractiveTransaction, "roll_back_command", roll_back_command)
+    return patch.object(LoggedCommands, "roll_back_to", roll_back_to)
 
 
 def left_over_calls_are_ignored() -> AbstractContextManager[object]:
@@ -118,11 +119,11 @@ def left_over_calls_are_ignored() -> AbstractContextManager[object]:
 
 
 def commands_that_are_rolled_back_are_logged() -> AbstractContextManager[object]:
-    def roll_back_command(self: InteractiveTransaction, mark: Mark) -> None:
-        self.transaction.roll_back_to(mark.changes)
-        self._tape.cut(mark.calls)
+    def roll_back_to(self: LoggedCommands, mark: Mark) -> None:
+        self._keyspace.transaction.roll_back_to(mark.changes)
+        self._keyspace.tape.cut(mark.calls)
 
-    return patch.object(InteractiveTransaction, "roll_back_command", roll_back_command)
+    return patch.object(LoggedCommands, "roll_back_to", roll_back_to)
 
 
 def commit_does_not_read_again() -> AbstractContextManager[object]:

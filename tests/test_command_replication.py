@@ -11,15 +11,18 @@ import msgpack
 import pytest
 import redis
 
-from replicator.errors import Diverged, UpgradeNeeded
+from replicator.errors import BadRequest, Diverged, UpgradeNeeded
 from replicator.limits import MAX_EXEC_MS
 from replicator.node.commands import with_changes
 from replicator.protocol.log_state import LogState
 from replicator.protocol.replication import missing_engine
 from replicator.records.tape import Call
 from replicator.records.types import Change, Command, Replication, Write
+from replicator.server.keyspace import WritableKeyspace
 from replicator.server.redis import dispatch
-from replicator.server.redis.execution import Replay
+from replicator.server.redis.commands import look_up
+from replicator.server.redis.execution import Replay, run
+from replicator.server.redis.logged_commands import LoggedCommands
 from replicator.sql.database import ENGINE
 from replicator.steps import Steps, finish
 from replicator.store.keys import table_range
@@ -118,7 +121,7 @@ def test_keys(server: ServerThread, client: Any) -> None:
     client.hset("h", mapping={"a": 1, "b": 2})
     client.setex("e", 1000, "x")
     with client.pipeline() as pipeline:
-        pipeline.get("k")
+        pipeline.get("k2")
         pipeline.set("k", 2)
         pipeline.incr("h")  # fails
         pipeline.hincrby("h", "a", 5)
@@ -300,3 +303,83 @@ def test_leaders_change_while_commands_are_in_flight(server: ServerThread, clien
             except redis.ResponseError as error:
                 assert str(error).split()[0] in ("FENCED", "BUSY", "UNKNOWN")
     check_equal(server)
+
+
+class TestCommandsThatReplicasNeedNotExecute:
+    """Those that have changed nothing: what they do may depend on the node."""
+
+    def test_a_script_that_only_the_replicas_know(self, server: ServerThread, client: Any) -> None:
+        script = "return redis.call('SET', 'x', ARGV[1])"
+        client.eval(script, 0, 1)
+        sha = client.script_load(script)
+        client.script_flush()
+        with client.pipeline() as pipeline:
+            pipeline.set("a", 1)
+            pipeline.evalsha(sha, 0, 2)
+            replies = pipeline.execute(raise_on_error=False)
+        assert isinstance(replies[1], redis.exceptions.NoScriptError)
+        assert bodies(server)[-1].lines == ((b"SET", b"a", b"1"),)
+        check_equal(server)
+
+    def test_a_retry_of_a_script_in_a_transaction(self, server: ServerThread, client: Any) -> None:
+        shas = [client.script_load(f"return redis.call('SET', '{key}', 1)") for key in "xy"]
+        once = ("REPL.ONCE", "id", "EVALSHA", shas[1], 0)
+        client.execute_command(*once)
+        with client.pipeline() as pipeline:
+            pipeline.evalsha(shas[0], 0)
+            pipeline.execute_command(*once)
+            pipeline.evalsha("0" * 40, 0)
+            replies = pipeline.execute(raise_on_error=False)
+        assert replies[:2] == [b"OK", b"OK"] and isinstance(replies[2], redis.exceptions.NoScriptError)
+        assert len(bodies(server)[-1].lines) == 1
+        check_equal(server)
+
+    def test_their_calls_are_not_on_the_tape(self, server: ServerThread, client: Any) -> None:
+        sql(client, "CREATE TABLE t (a INTEGER PRIMARY KEY, b)")
+        with client.pipeline() as pipeline:
+            pipeline.execute_command("REPL.SQL", "UPDATE t SET b = random()")
+            pipeline.execute_command("REPL.SQL", "INSERT INTO t SELECT 1, random() WHERE random() IS NULL")
+            pipeline.execute_command("REPL.SQL", "INSERT INTO t VALUES (1, random())")
+            pipeline.execute()
+        assert [len(bodies(server)[-1].lines), len(bodies(server)[-1].tape)] == [1, 1]
+        check_equal(server)
+
+    @pytest.mark.parametrize(
+        ("line", "lines", "is_repeatable"),
+        [
+            (["SET", "a", "1"], 1, True),
+            (["GET", "a"], 0, True),
+            (["DEL", "a"], 0, True),
+            (["GET", "expired"], 1, False),  # it is deleted
+            (["EVAL_RO", "return redis.call('GET', 'expired')", "0"], 1, False),
+            (["HSET", "expired", "f", "1"], 1, True),
+            (["REPL.ONCE", "", "GET", "expired"], 0, True),
+        ],
+    )
+    def test_which(self, line: list[str], lines: int, is_repeatable: bool) -> None:
+        entries = SortedEntries()
+        before = Transaction(entries)
+        WritableKeyspace(before, NOW_MS).put_string(b"expired", b"v", NOW_MS - 1)
+        entries.apply(before)
+        keyspace = WritableKeyspace(Transaction(entries), NOW_MS)
+        logged, args = LoggedCommands(keyspace), [it.encode() for it in line]
+        mark, command = logged.mark(), look_up(args)
+        run(
+            keyspace, lambda *it: finish(command.handler(*it)) if command.long else command.handler(*it), keyspace, args
+        )
+        logged.add(mark, command, args)
+        assert (len(logged.lines), keyspace.command_info.is_repeatable) == (lines, is_repeatable)
+
+    def test_one_that_fails_but_has_deleted_an_expired_row(self) -> None:
+        entries = SortedEntries()
+        before = Transaction(entries)
+        WritableKeyspace(before, NOW_MS).put_string(b"expired", b"v", NOW_MS - 1)
+        entries.apply(before)
+        keyspace = WritableKeyspace(Transaction(entries), NOW_MS)
+
+        def fail(keyspace: WritableKeyspace, args: list[bytes]) -> None:
+            keyspace.header(b"expired")
+            raise BadRequest("as this node has no memory left")
+
+        run(keyspace, fail, keyspace, [])
+        assert len(keyspace.transaction.changes) == 1 and not keyspace.command_info.is_repeatable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from itertools import count
 from math import inf
 
@@ -197,6 +198,29 @@ def test_a_schema_of_a_transaction_that_is_not_applied_is_not_used() -> None:
     assert finish(engine.execute(transaction, Recorder(), NOW_MS, parse("SELECT * FROM t"), ())).rows == [(1, 2)]
     database.run("INSERT INTO t VALUES (5)")
     assert database.rows("SELECT * FROM t") == [(5,)]
+
+
+@pytest.mark.parametrize(
+    ("replaced", "is_refused"),
+    [
+        ("t (b INTEGER PRIMARY KEY, a)", True),
+        ("t (a, c)", True),
+        ("T (a INTEGER PRIMARY KEY)", True),  # another name in the change stream
+        ("t (a TEXT PRIMARY KEY, b)", False),
+    ],
+)
+@pytest.mark.parametrize("is_filled", [True, False])
+def test_a_table_is_not_replaced_by_one_with_other_keys(replaced: str, is_refused: bool, is_filled: bool) -> None:
+    """In one transaction: the change stream would have one change for a row of each."""
+    database = MemoryDatabase()
+    database.run("CREATE TABLE t (a INTEGER PRIMARY KEY, c)")
+    if is_filled:
+        database.run("INSERT INTO t VALUES (1, 2)")
+    transaction = Transaction(database.entries)
+    engine = database.engine
+    finish(engine.execute(transaction, Recorder(), NOW_MS, parse("DROP TABLE t"), ()))
+    with pytest.raises(SqlError, match="had rows with another key") if is_refused and is_filled else nullcontext():
+        finish(engine.execute(transaction, Recorder(), NOW_MS, parse(f"CREATE TABLE {replaced}"), ()))
 
 
 def test_a_unique_index_on_rows_that_are_not() -> None:

@@ -358,7 +358,7 @@ def test_a_transaction_beyond_its_limits_cannot_be_committed(typed: Typed) -> No
     typed("INSERT INTO t VALUES (1, 'x')")
     typed("BEGIN")
     typed("DROP TABLE t")
-    typed("CREATE TABLE t (a)")
+    typed("CREATE TABLE t (a INTEGER PRIMARY KEY)")
     many = (
         "WITH RECURSIVE n(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n WHERE x < 6000) INSERT INTO t SELECT x FROM n"
     )

@@ -436,3 +436,18 @@ def test_what_does_not_fit_into_a_cache_is_in_memory_not_in_files(database: Memo
     used = on_threads(database)
     with used.authorizer.internal():
         assert used.connection.execute("PRAGMA temp_store").get == 2
+
+
+def test_no_memory_for_another_database_is_not_an_error_of_the_statement(
+    database: MemoryDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be logged with the other commands of the transaction, and replicas might execute the statement."""
+
+    def opened(*args: Any, at_once: bool, **kwargs: Any) -> Database:
+        if at_once:
+            raise apsw.NoMemError
+        return Database(*args, at_once=at_once, **kwargs)
+
+    database.engine = SqlEngine()
+    monkeypatch.setattr("replicator.sql.engine.Database", opened)
+    assert database.run("INSERT INTO t (b) VALUES ('small')").changes == 1

@@ -90,7 +90,7 @@ ATTRIBUTES: dict[str, str] = {
     "fromtimestamp": "datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=…), as this depends on the time zone",
     "timestamp": "(value - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds(), as this depends on the time zone",
     "astimezone": "an offset of your own, as this depends on the time zone",
-    "strftime": "isoformat() or an f-string, as this depends on the locale",
+    "strftime": "isoformat(), as this depends on the node",
     "strptime": "fromisoformat(), as this depends on the locale",
     "ctime": "isoformat(), as this depends on the locale",
     "with_traceback": "the exception as it is",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import date
+from datetime import date, time
 from decimal import Decimal
 from functools import partial
 from string import Formatter
@@ -105,7 +105,22 @@ def _formatted(template: str, *args: Any, **options: Any) -> str:
     _check_template(template)
     for value in [*args, *options.values()]:
         operand(value)
-    return plain(template.format(*args, **options))
+    return plain(_FORMATTER.vformat(template, args, options))
+
+
+class _SafeFormatter(Formatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return format(to_be_formatted(value) if format_spec else value, format_spec)
+
+
+_FORMATTER = _SafeFormatter()
+
+
+def to_be_formatted(value: Any) -> Any:
+    """What is before the colon in `f"{value:format}"`. Raises `ValueError`."""
+    if isinstance(value, date | time):
+        raise ValueError("a format of a date or time is not allowed, as it depends on the node: use isoformat()")
+    return value
 
 
 def _check_template(template: str) -> None:

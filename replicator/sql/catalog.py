@@ -33,6 +33,8 @@ EMPTY_VERSION = bytes(16)
 Version = bytes
 """16 bytes."""
 
+_ROWIDS = ("rowid", "_rowid_", "oid")
+
 
 class SchemaObject(NamedTuple):
     type: str  # table, index or view
@@ -41,6 +43,14 @@ class SchemaObject(NamedTuple):
     sql: str
     columns: tuple[str, ...] = ()  # of a table, in the order of the values in its rows
     key: tuple[int, ...] = ()  # places of the columns of its primary key; empty: its key is a rowid
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """Of a table, what tells its rows apart: the columns of the primary key, or a name of the rowid."""
+        if self.key:
+            return tuple(self.columns[it] for it in self.key)
+        names = {fold(it) for it in self.columns}
+        return (next(it for it in _ROWIDS if it not in names),)
 
 
 def decode_object(stored: bytes) -> SchemaObject | None:
@@ -63,6 +73,12 @@ def read_objects(entries: Entries) -> list[SchemaObject]:
 def find(entries: Entries, name: str) -> SchemaObject | None:
     stored = entries.get(encode_key(CATALOG_TABLE, fold(name).encode(), b""))
     return None if stored is None else decode_object(stored)
+
+
+def find_replaced(transaction: Transaction, name: str) -> SchemaObject | None:
+    """The object of that name before the transaction, if it has been dropped since."""
+    change = transaction.changes.get(encode_key(CATALOG_TABLE, fold(name).encode(), b""))
+    return None if change is None or change.old is None else decode_object(change.old)
 
 
 def add(transaction: Transaction, added: SchemaObject) -> None:

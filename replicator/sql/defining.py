@@ -53,9 +53,27 @@ def create(database: Database, transaction: Transaction, statement: Create) -> N
         elif statement.type == "table":
             table = described.tables[fold(statement.name)]
             columns = tuple(column.name for column in table.columns)
-            catalog.complete(transaction, added._replace(columns=columns, key=table.key))
+            added = added._replace(columns=columns, key=table.key)
+            _check_key(transaction, added, table.store_table)
+            catalog.complete(transaction, added)
     finally:
         described.close()
+
+
+def _check_key(transaction: Transaction, added: SchemaObject, store_table: str) -> None:
+    """Refuse to replace a table with rows by one whose rows have other keys in the change stream. Raises `SqlError`.
+
+    An entry of the store might be the row of one key before the transaction, and that of another after it: the change
+    stream has one change for it.
+    """
+    replaced = catalog.find_replaced(transaction, added.name)
+    if replaced is None or (replaced.name, replaced.key_names) == (added.name, added.key_names):
+        return
+    if any(it.table == store_table and it.old is not None for it in transaction.changes.values()):
+        raise SqlError(
+            f"the table {replaced.name} had rows with another key when this transaction began: DROP it in a "
+            "transaction before this one"
+        )
 
 
 def _check_varying(statement: Create) -> None:

@@ -122,7 +122,7 @@ class SqlEngine:
         if parsed.may_run_at_once:
             try:
                 return self._at_once(transaction, tape, now_ms, run)
-            except TakesLonger:
+            except (TakesLonger, OutOfMemory):
                 transaction.roll_back_to(mark)
                 tape.cut(calls)
         try:

@@ -352,11 +352,12 @@ class Transaction:
         self._savepoint = self.mark()
         self._expired.clear()
 
-    def roll_back(self) -> None:
-        """Undo the changes since the savepoint, but for the removal of expired rows."""
+    def roll_back(self) -> bool:
+        """Undo the changes since the savepoint, but for the removal of expired rows. Returns whether there are any."""
         self.roll_back_to(self._savepoint)
         for table, row in self._expired:
             self._remove_row(table, row)
+        return bool(self._expired)
 
     def mark(self) -> int:
         """For `roll_back_to`: as many marks as there are, each can be used until an earlier one is."""

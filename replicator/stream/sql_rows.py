@@ -30,7 +30,6 @@ from replicator.store.view import Entries
 ROW = "row"
 """The type of an image that is a row of a SQL table."""
 
-_ROWIDS = ("rowid", "_rowid_", "oid")
 _INFINITY, _JSON_INFINITY = float("inf"), "9.0e+999"
 
 
@@ -41,9 +40,7 @@ class TableColumns(NamedTuple):
 
     @classmethod
     def of(cls, table: SchemaObject) -> TableColumns:
-        names = {fold(it) for it in table.columns}
-        key = tuple(table.columns[it] for it in table.key)
-        return cls(published_name(table.name), table.columns, key or (next(it for it in _ROWIDS if it not in names),))
+        return cls(published_name(table.name), table.columns, table.key_names)
 
     def key_text(self, row: bytes) -> bytes:
         """The key of a row as JSON: its columns by name. A blob is an object with its bytes in base64."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from functools import partial
 
@@ -21,6 +21,7 @@ from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.dedup import Dedup
 from replicator.server.redis.execution import run, to_log
 from replicator.server.redis.interactive import InteractiveTransaction
+from replicator.server.redis.logged_commands import LoggedCommands
 from replicator.server.redis.long_writes import run_in_slices, write_in_slices
 from replicator.server.redis.replies import Replies
 from replicator.server.redis.resp import (
@@ -276,8 +277,9 @@ class Dispatcher:
             if self._is_changing(watched) or _has_expired(keyspace, watched):
                 self._submit(transaction, NullArray())
             else:
-                encoded = self._run_all(keyspace, queued, connection.protocol)
-                self._submit(transaction, Encoded(encoded), self._executed(keyspace, _on_data(queued)))
+                logged = LoggedCommands(keyspace)
+                encoded = self._run_all(keyspace, queued, connection.protocol, logged)
+                self._submit(transaction, Encoded(encoded), self._executed(keyspace, logged.lines))
             return
         dedup = Dedup(transaction, keyspace.now_ms)
         lines = [part for _, line in queued for part in (b"%d" % len(line), *line)]
@@ -286,7 +288,7 @@ class Dispatcher:
             if dirty or self._is_changing(watched) or _has_expired(keyspace, watched):
                 self._submit(transaction, NullArray())
                 return
-            reply = self._run_all(keyspace, queued, 3)
+            reply = self._run_all(keyspace, queued, 3, LoggedCommands(keyspace))
             dedup.add(id, lines, reply)
         self._submit(transaction, decode(reply))
 
@@ -316,7 +318,7 @@ class Dispatcher:
             if not connection.wait_for_own_writes(args):
                 connection.wait_for(run_in_slices(connection, interactive, command, args))
         else:
-            interactive.end_command(mark, args)
+            interactive.end_command(mark, command, args)
             connection.reply(reply)
 
     def _run_at_once(self, keyspace: WritableKeyspace, command: Command, args: Args) -> Reply | TooLong:
@@ -341,7 +343,7 @@ class Dispatcher:
         """
         return any(self._backend.are_changing(KEYSPACE_TABLE, row) for row in watched)
 
-    def _run_all(self, keyspace: WritableKeyspace, queued: Queued, protocol: int) -> bytes:
+    def _run_all(self, keyspace: WritableKeyspace, queued: Queued, protocol: int, logged: LoggedCommands) -> bytes:
         """The encoded reply. Raises `BadRequest`: none takes effect."""
         keyspace.limit = limit = CpuLimit(MAX_EXEC_MS)
         budget = Budget(MAX_STEPS_IN_EXEC, limit)
@@ -349,8 +351,10 @@ class Dispatcher:
         for command, args in queued:
             if limit.is_exceeded():
                 raise _takes_too_long()
+            mark = logged.mark()
             with as_internal_error(command.name):
                 part = encode(self._run_queued(keyspace, command, args, budget), protocol)
+            logged.add(mark, command, args)
             budget.spend(len(part))
             parts.append(part)
         return b"*%d\r\n%b" % (len(parts), b"".join(parts))
@@ -368,14 +372,6 @@ class Dispatcher:
             is_over_time = keyspace.limit is not None and keyspace.limit.is_exceeded()
             raise _takes_too_long() if is_over_time else _reads_too_much(command)
         return reply
-
-
-def _on_data(queued: Queued) -> Iterator[Args]:
-    """The lines that may change something. A read of a key does if the key has expired."""
-    for command, args in queued:
-        is_query = command.name == SQL and command.kind is CommandKind.READ
-        if command.kind is not CommandKind.CONNECTION and not is_query:
-            yield args
 
 
 def _write_at_once(command: Command, keyspace: WritableKeyspace, args: Args) -> Reply | TooLong:

@@ -55,7 +55,8 @@ def _failed(keyspace: WritableKeyspace, error: Definite) -> Error:
     """Raises the error if not this command alone has failed."""
     if isinstance(error, (RowIsExpiring, TransactionTooLarge, ReplyTooLarge, TapeFull)):
         raise error
-    keyspace.transaction.roll_back()
+    if keyspace.transaction.roll_back():  # why a command fails may depend on the node
+        keyspace.command_info.is_repeatable = False
     return error_reply(error)
 
 

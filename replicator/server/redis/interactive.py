@@ -7,15 +7,15 @@ effect; otherwise its changes become one record, so that it takes place as a who
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 from replicator.errors import BadRequest, Definite
 from replicator.limits import MAX_SAVEPOINTS
-from replicator.records.tape import Recorder, TapeFull
+from replicator.records.tape import TapeFull
 from replicator.server.keyspace import WritableKeyspace
 from replicator.server.programs import Programs
-from replicator.server.redis.command import Args
+from replicator.server.redis.command import Args, Command
+from replicator.server.redis.logged_commands import LoggedCommands, Mark
 from replicator.store.tracking import TrackedEntries
 from replicator.store.view import Transaction, TransactionTooLarge
 
@@ -32,23 +32,19 @@ class Aborted(Definite):
     code = "ABORTED"
 
 
-class Mark(NamedTuple):
-    """A point to which a transaction can be rolled back."""
-
-    changes: int  # a mark of `Transaction`
-    calls: int  # on the tape
-    lines: int
-
-
 class InteractiveTransaction:
     def __init__(self, now_ms: int, programs: Programs) -> None:
         self._reads = TrackedEntries()
         self._savepoints: list[tuple[str, Mark]] = []
-        self.lines: list[Args] = []  # of commands that have changed something, and were not rolled back
         self.failure: Definite | None = None  # why it can only be rolled back
         self.transaction = Transaction(self._reads, is_stable=False)
-        self._tape = Recorder()
-        self.keyspace = WritableKeyspace(self.transaction, now_ms, programs, self._tape)
+        self.keyspace = WritableKeyspace(self.transaction, now_ms, programs)
+        self._logged = LoggedCommands(self.keyspace)
+
+    @property
+    def lines(self) -> Sequence[Args]:
+        """Of commands that replicas have to execute again."""
+        return self._logged.lines
 
     def begin_command(self, begin: Callable[[], Transaction]) -> Mark:
         """The next command sees what a transaction sees that begins now. Raises what `begin` does.
@@ -60,14 +56,11 @@ class InteractiveTransaction:
         except Definite as error:
             self.failure = error  # the commands that follow must not be committed without this one
             raise
-        return self._mark()
+        return self._logged.mark()
 
-    def end_command(self, mark: Mark, args: Args) -> None:
+    def end_command(self, mark: Mark, command: Command, args: Args) -> None:
         """It has succeeded. `mark`: of its begin."""
-        if self.transaction.mark() == mark.changes:
-            self._tape.cut(mark.calls)  # replicas need not execute it
-        else:
-            self.lines.append(args)
+        self._logged.add(mark, command, args)
 
     def command_failed(self, mark: Mark, error: BaseException) -> None:
         """Undo what it has done. Beyond the limits of a transaction, as in SQLite, nothing of it can be committed."""
@@ -77,12 +70,7 @@ class InteractiveTransaction:
 
     def roll_back_command(self, mark: Mark) -> None:
         """Undo what was done since the mark."""
-        self.transaction.roll_back_to(mark.changes)
-        self._tape.cut(mark.calls)
-        del self.lines[mark.lines :]
-
-    def _mark(self) -> Mark:
-        return Mark(self.transaction.mark(), self._tape.mark(), len(self.lines))
+        self._logged.roll_back_to(mark)
 
     def check_alive(self) -> None:
         """Raises `Aborted`."""
@@ -98,7 +86,7 @@ class InteractiveTransaction:
         self.check_alive()
         if len(self._savepoints) == MAX_SAVEPOINTS:
             raise BadRequest(f"a transaction has at most {MAX_SAVEPOINTS} savepoints: RELEASE some")
-        self._savepoints.append((name, self._mark()))
+        self._savepoints.append((name, self._logged.mark()))
 
     def release(self, name: str) -> None:
         """Forget the savepoint and those after it. Raises `BadRequest`, `Aborted`."""

@@ -26,7 +26,7 @@ async def write_in_slices(connection: ConnectionContext, command: Command, args:
             mark = interactive.begin_command(server.backend.begin)
             with as_internal_error(command.name):
                 reply = await server.turns.run(command.handler(interactive.keyspace, args))
-        interactive.end_command(mark, args)
+        interactive.end_command(mark, command, args)
         try:
             interactive.check(server.backend.begin())
         except Conflict:
@@ -50,5 +50,5 @@ async def run_in_slices(
         except BaseException as error:
             interactive.command_failed(mark, error)
             raise
-    interactive.end_command(mark, args)
+    interactive.end_command(mark, command, args)
     connection.reply(reply)

@@ -80,9 +80,10 @@ def evalsha_ro(keyspace: Keyspace, args: Args) -> Reply:
 def with_text(line: Args, texts: Mapping[bytes, bytes]) -> Args:
     """A line that executes a script again where it is unknown. `texts`: of scripts by their digests."""
     place = _innermost(line)
-    if line[place].lower() != b"evalsha":
+    text = texts.get(line[place + 1].lower()) if line[place].lower() == b"evalsha" else None
+    if text is None:  # or a script that was not executed, as its id was known (REPL.ONCE)
         return line
-    return [*line[:place], b"EVAL", texts[line[place + 1].lower()], *line[place + 2 :]]
+    return [*line[:place], b"EVAL", text, *line[place + 2 :]]
 
 
 def with_digest(line: Args) -> Args:

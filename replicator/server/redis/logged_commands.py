@@ -1,0 +1,44 @@
+"""Which commands of a transaction replicas have to execute again: those that have changed something, in their order.
+
+What the others do at the leader may depend on what replicas do not have: the scripts that it knows, the cursors that it
+has given, its limits of time and memory.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from replicator.server.keyspace import WritableKeyspace
+from replicator.server.redis.command import Args, Command, CommandKind
+
+
+class Mark(NamedTuple):
+    """A point to which a transaction can be rolled back."""
+
+    changes: int  # a mark of `Transaction`
+    calls: int  # on the tape
+    lines: int
+
+
+class LoggedCommands:
+    def __init__(self, keyspace: WritableKeyspace) -> None:
+        self.lines: list[Args] = []
+        self._keyspace = keyspace
+
+    def mark(self) -> Mark:
+        return Mark(self._keyspace.transaction.mark(), self._keyspace.tape.mark(), len(self.lines))
+
+    def roll_back_to(self, mark: Mark) -> None:
+        """Undo what was done since the mark, in the transaction, too."""
+        self._keyspace.transaction.roll_back_to(mark.changes)
+        self._keyspace.tape.cut(mark.calls)
+        del self.lines[mark.lines :]
+
+    def add(self, mark: Mark, command: Command, args: Args) -> None:
+        """A command has ended, and was not rolled back. `mark`: of its begin."""
+        if self._keyspace.transaction.mark() == mark.changes:
+            self._keyspace.tape.cut(mark.calls)
+            return
+        self.lines.append(args)
+        if command.kind is CommandKind.READ:  # it has deleted an expired row, and which one may depend on the node
+            self._keyspace.command_info.is_repeatable = False
