@@ -26,7 +26,7 @@ _SORT = 1.5
 _SET = 10
 """Assumed number of values of a set (`IN`)."""
 
-EQUAL = frozenset({apsw.SQLITE_INDEX_CONSTRAINT_EQ, apsw.SQLITE_INDEX_CONSTRAINT_IS})
+EQUAL = frozenset({apsw.SQLITE_INDEX_CONSTRAINT_EQ})  # and not IS, which also selects NULL
 LOWER = {apsw.SQLITE_INDEX_CONSTRAINT_GT: False, apsw.SQLITE_INDEX_CONSTRAINT_GE: True}
 UPPER = {apsw.SQLITE_INDEX_CONSTRAINT_LT: False, apsw.SQLITE_INDEX_CONSTRAINT_LE: True}
 """The operators of lower and upper bounds, and whether they are inclusive."""
@@ -133,7 +133,7 @@ def _plan(
         )
     cost = rows * (_PER_ENTRY if index is None else _PER_INDEXED)
     is_one_row = access.is_one_row and is_single
-    is_ordered = is_one_row or (is_single and _is_ordered(access, order))
+    is_ordered = is_one_row or (is_single and _is_ordered(table, collations, access, order))
     if order and not is_ordered:
         cost *= _SORT
     return Plan(access, tuple(used), cost, rows, is_one_row, is_ordered)
@@ -158,11 +158,15 @@ def _first(
     return None
 
 
-def _is_ordered(access: Access, order: Sequence[tuple[int, bool]]) -> bool:
+def _is_ordered(table: Table, collations: Sequence[str], access: Access, order: Sequence[tuple[int, bool]]) -> bool:
     """Whether rows come as ORDER BY asks; columns that are equal in all of them do not matter."""
     ordered = access.equal - access.has_set
     fixed = access.columns[:ordered]
     wanted = [(column, descending) for column, descending in order if column not in fixed]
     if any(descending is not access.descending for _, descending in wanted):
         return False
-    return tuple(column for column, _ in wanted) == access.columns[ordered:][: len(wanted)]
+    rest = [*zip(access.columns, collations, strict=True)][ordered:]
+    return len(wanted) <= len(rest) and all(
+        column == has and (column == ROWID or collation.upper() == table.columns[column].collation.upper())
+        for (column, _), (has, collation) in zip(wanted, rest, strict=False)
+    )

@@ -33,7 +33,7 @@ EMPTY_VERSION = bytes(16)
 Version = bytes
 """16 bytes."""
 
-_ROWIDS = ("rowid", "_rowid_", "oid")
+ROWIDS = ("rowid", "_rowid_", "oid")
 
 
 class SchemaObject(NamedTuple):
@@ -50,7 +50,7 @@ class SchemaObject(NamedTuple):
         if self.key:
             return tuple(self.columns[it] for it in self.key)
         names = {fold(it) for it in self.columns}
-        return (next(it for it in _ROWIDS if it not in names),)
+        return (next(it for it in ROWIDS if it not in names),)
 
 
 def decode_object(stored: bytes) -> SchemaObject | None:

@@ -6,7 +6,7 @@ table is emptied again. Rows that need neither are checked here, which is faster
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from replicator.sql.database import Database
@@ -51,16 +51,19 @@ class RowChecker:
         marks = ", ".join(f":{_mark(number)}" for number in range(len(columns)))
         action = "" if conflict is Conflict.ABORT else f"OR {conflict.value} "
         everything = ", ".join(quote(it.name) for it in table.columns)
+        self._rowid = table.rowid_name
+        if self._rowid:
+            names, marks = ", ".join(filter(None, (names, self._rowid))), ", ".join(filter(None, (marks, f":{_ROWID}")))
         self._sql = (
             f"INSERT {action}INTO main.{name} AS {quote(target)} "
-            f"{f'({names}) VALUES ({marks})' if columns else 'DEFAULT VALUES'} {upsert} "
+            f"{f'({names}) VALUES ({marks})' if names else 'DEFAULT VALUES'} {upsert} "
             f"RETURNING {everything}{', ' if returning else ''}{returning}"
         )
-        stored = [it.name for it in table.columns if not it.generated]
+        stored = [quote(it.name) for it in table.columns if not it.generated]
+        if self._rowid:
+            stored.append(self._rowid)
         self._stored = [number for number, it in enumerate(table.columns) if not it.generated]
-        self._load_sql = (
-            f"INSERT INTO main.{name} ({', '.join(map(quote, stored))}) VALUES ({', '.join('?' * len(stored))})"
-        )
+        self._load_sql = f"INSERT INTO main.{name} ({', '.join(stored)}) VALUES ({', '.join('?' * len(stored))})"
         self._content_sql = f"SELECT {everything} FROM main.{name}"
         self._clear_sql = f"DELETE FROM main.{name}"
 
@@ -69,31 +72,35 @@ class RowChecker:
         if self.is_plain:
             return ()
         with self._database.authorizer.writing(self._table.name):
-            nothing = dict.fromkeys(map(_mark, range(len(self._columns))))
+            nothing = dict.fromkeys([*map(_mark, range(len(self._columns))), _ROWID])
             return self._database.describe(self._sql, {**bindings, **nothing})[len(self._table.columns) :]
 
-    def check(self, values: Sequence[SqlValue], bindings: Bindings) -> Checked | None:
-        """None: the row is left out (OR IGNORE). Raises `apsw.ConstraintError`."""
+    def check(self, values: Sequence[SqlValue], bindings: Bindings, rowid: int | None) -> Checked | None:
+        """`rowid`: of the row, if that is not a column; expressions may read it.
+
+        None: the row is left out (OR IGNORE). Raises `apsw.ConstraintError`.
+        """
         if self.is_plain:
             row = _convert(self._table.columns, [None if it is None else values[it] for it in self._places])
             if row is not None:
                 return Checked(row, ())
         try:
-            return self._insert(values, bindings)
+            return self._insert(values, bindings, rowid)
         finally:
             self._run(self._clear_sql)
 
     def resolve(
-        self, values: Sequence[SqlValue], others: Sequence[Row], bindings: Bindings
+        self, values: Sequence[SqlValue], others: Mapping[Row, int | None], bindings: Bindings, rowid: int | None
     ) -> tuple[Row, Checked] | None:
         """Execute the upsert of a row that conflicts with `others`. Returns the one that it changes, and the new row.
 
-        None: it changes none. Raises `apsw.ConstraintError`.
+        `others`: with their rowids, as `rowid` in `check`. None: it changes none. Raises `apsw.ConstraintError`.
         """
         try:
-            for other in others:
-                self._run(self._load_sql, tuple(other[it] for it in self._stored))
-            checked = self._insert(values, bindings)
+            for other, other_rowid in others.items():
+                loaded = [other[it] for it in self._stored]
+                self._run(self._load_sql, (*loaded, other_rowid) if self._rowid else tuple(loaded))
+            checked = self._insert(values, bindings, rowid)
             if checked is None:
                 return None
             left = self._run(self._content_sql)
@@ -101,9 +108,9 @@ class RowChecker:
         finally:
             self._run(self._clear_sql)
 
-    def _insert(self, values: Sequence[SqlValue], bindings: Bindings) -> Checked | None:
+    def _insert(self, values: Sequence[SqlValue], bindings: Bindings, rowid: int | None) -> Checked | None:
         database = self._database
-        bindings = {**bindings, **{_mark(number): value for number, value in enumerate(values)}}
+        bindings = {**bindings, **{_mark(number): value for number, value in enumerate(values)}, _ROWID: rowid}
         with database.authorizer.writing(self._table.name):
             columns = len(self._table.columns)
             found = [*database.rows(self._sql, bindings)]
@@ -120,6 +127,10 @@ def _convert(columns: Sequence[Column], values: Sequence[SqlValue]) -> Row | Non
         if not column.keeps(value):
             return None
     return tuple(values)
+
+
+_ROWID = "rowid"
+"""The name of a parameter, as `_mark`."""
 
 
 def _mark(number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,10 +15,29 @@ from replicator.sql.errors import SqlError
 from replicator.sql.names import fold
 from replicator.sql.tables import COLLATIONS, Column, Index, Table
 from replicator.sql.tokens import quote
-from replicator.sql.values import affinity_of
+from replicator.sql.values import Affinity, affinity_of
 
 _GENERATED = (2, 3)  # `hidden` in PRAGMA table_xinfo
-
+_TYPE = re.compile(r"[\w ]*(\([\w ,+.-]*\))?")
+_NO_TYPES = frozenset(
+    [
+        "AS",
+        "CHECK",
+        "COLLATE",
+        "CONSTRAINT",
+        "DEFAULT",
+        "FOREIGN",
+        "GENERATED",
+        "HIDDEN",
+        "NOT",
+        "NULL",
+        "ON",
+        "PRIMARY",
+        "REFERENCES",
+        "UNIQUE",
+    ]
+)
+"""Words that would begin a constraint, or hide the column."""
 
 _KEPT = 2 * MAX_SQL_OBJECTS
 
@@ -54,7 +74,10 @@ def _read_table(connection: apsw.Connection, created: SchemaObject, without_rowi
     for number, column, declared, not_null, default, place, hidden in found:
         _, collation, _, _, counts = connection.column_metadata("main", name, column)
         autoincrement = autoincrement or counts
+        _check_type(name, column, declared)
         affinity, generated = affinity_of(declared), hidden in _GENERATED
+        if strict and fold(declared) == "any":
+            affinity = Affinity.BLOB
         columns.append(Column(column, declared, affinity, collation, bool(not_null), generated, default is not None))
         if place:
             key_places[place] = number
@@ -66,12 +89,18 @@ def _read_table(connection: apsw.Connection, created: SchemaObject, without_rowi
         name=name,
         columns=tuple(columns),
         key=key,
-        key_collations=tuple(columns[it].collation for it in key),
+        key_collations=primary.collations if primary else tuple(columns[it].collation for it in key),
         has_rowid_column=has_rowid_column,
         autoincrement=autoincrement,
         checked=bool(strict) or any(it.generated for it in columns) or "CHECK" in created.sql.upper(),
         indexes=tuple(index for origin, index in indexes if origin != "pk"),
     )
+
+
+def _check_type(table: str, column: str, declared: str) -> None:
+    """The declaration of the virtual table has it, too. SQLite takes anything in quotes. Raises `SqlError`."""
+    if not _TYPE.fullmatch(declared) or not _NO_TYPES.isdisjoint(declared.upper().split()):
+        raise SqlError(f"{table}.{column}: the type {declared!r} is not supported")
 
 
 def _indexes(connection: apsw.Connection, table: str) -> Iterator[tuple[str, Index]]:

@@ -21,13 +21,14 @@ from replicator.sql.tokens import Values
 from replicator.sql.values import INT64, Affinity, SqlValue
 from replicator.store.view import Entries
 
-_NAME = r'(?:\w+|"\w+")'
+_NAME = r'(?:[A-Za-z_]\w*|"\w+")'
 _CONDITION = rf"(?P<key>{_NAME})\s*=\s*:p(?P<number>\d+)\s*"
 _SELECT = re.compile(
     rf"SELECT\s+(?P<columns>\*|{_NAME}(?:\s*,\s*{_NAME})*)\s+FROM\s+(?P<table>{_NAME})\s+WHERE\s+{_CONDITION}",
     re.ASCII | re.IGNORECASE,
 )
 _UPDATE_WHERE = re.compile(_CONDITION, re.ASCII | re.IGNORECASE)
+_A_NAME = re.compile(_NAME, re.ASCII)
 _PARAMETER = re.compile(r":p(\d+)")
 _VALUES = re.compile(r"VALUES\s*\(\s*:p\d+(?:\s*,\s*:p\d+)*\s*\)\s*", re.ASCII | re.IGNORECASE)
 _CONSTANTS = frozenset({"null", "current_date", "current_time", "current_timestamp"})
@@ -111,7 +112,7 @@ def _lookup(table: Table, found: re.Match[str]) -> KeyLookup | None:
     if number is None or table.key != (number,):
         return None
     column = table.columns[number]
-    of_text = column.affinity is Affinity.TEXT and column.collation == "BINARY"
+    of_text = column.affinity is Affinity.TEXT and {column.collation, *table.key_collations} == {"BINARY"}
     return (
         KeyLookup(table, of_text, _place(found["number"])) if of_text or column.affinity is Affinity.INTEGER else None
     )
@@ -125,7 +126,7 @@ def _source(table: Table, value: str) -> tuple[bool, int] | None:
     parameter = _PARAMETER.fullmatch(value.strip())
     if parameter:
         return True, _place(parameter[1])
-    column = _column(table, value.strip())
+    column = _column(table, value.strip()) if _A_NAME.fullmatch(value.strip()) else None
     return None if column is None else (False, column)
 
 

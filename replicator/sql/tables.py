@@ -18,7 +18,7 @@ from typing import cast
 import msgpack
 
 from replicator.sql import key_order
-from replicator.sql.catalog import INDEX_PREFIX, TABLE_PREFIX
+from replicator.sql.catalog import INDEX_PREFIX, ROWIDS, TABLE_PREFIX
 from replicator.sql.key_order import Collate
 from replicator.sql.names import fold
 from replicator.sql.values import INT64, Affinity, SqlValue
@@ -96,6 +96,11 @@ class Table:
     def positions(self) -> dict[str, int]:
         """Of the columns, by their folded names."""
         return {fold(column.name): index for index, column in enumerate(self.columns)}
+
+    @cached_property
+    def rowid_name(self) -> str:
+        """Of the rowid, if that is not a column and tells the rows apart; empty: it is, or it cannot be named."""
+        return "" if self.key else next((it for it in ROWIDS if it not in self.positions), "")
 
     @cached_property
     def has_unique_indexes(self) -> bool:

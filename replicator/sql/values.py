@@ -43,7 +43,7 @@ def affinity_of(declared: str) -> Affinity:
     return Affinity.NUMERIC
 
 
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _SPACE = " \t\n\v\f\r"
 
 
@@ -52,6 +52,7 @@ def as_number(text: str) -> int | float | None:
     text = text.strip(_SPACE)
     if not _NUMBER.fullmatch(text):
         return None
-    if text.lstrip("+-").isdigit() and len(text) < 20 and int(text) in INT64:
+    digits = text.lstrip("+-")
+    if digits.isdigit() and len(digits.lstrip("0")) < 20 and int(text) in INT64:
         return int(text)
     return float(text)

@@ -16,9 +16,9 @@ from replicator.sql.access import ROWID, Access, Constraint, plan
 from replicator.sql.names import fold
 from replicator.sql.progress import Limit
 from replicator.sql.stepping import Turn
-from replicator.sql.tables import Row, Table
+from replicator.sql.tables import Column, Row, Table
 from replicator.sql.tokens import quote
-from replicator.sql.values import SqlValue
+from replicator.sql.values import Affinity, SqlValue
 from replicator.store.view import Entries
 
 MODULE = "replicator"
@@ -55,10 +55,15 @@ class StoreModule:
 
 
 def declaration(table: Table) -> str:
-    columns = [f"{quote(it.name)} {it.declared} COLLATE {it.collation}" for it in table.columns]
+    columns = [f"{quote(it.name)} {_type_of(it)} COLLATE {it.collation}" for it in table.columns]
     if table.has_rowid:
         return f"CREATE TABLE x({', '.join([*columns, f'{KEY_COLUMN} BLOB HIDDEN'])})"
     return f"CREATE TABLE x({', '.join([*columns, f'{KEY_COLUMN} BLOB HIDDEN PRIMARY KEY'])}) WITHOUT ROWID"
+
+
+def _type_of(column: Column) -> str:
+    """That of a virtual table cannot be STRICT, where ANY has no affinity."""
+    return "" if column.affinity is Affinity.BLOB and fold(column.declared) == "any" else column.declared
 
 
 class VirtualTable:

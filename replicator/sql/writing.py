@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from replicator.limits import MAX_SQL_ROWS
+from replicator.sql.catalog import ROWIDS
 from replicator.sql.checking import Checked, RowChecker
 from replicator.sql.database import Database
 from replicator.sql.errors import ConstraintFailed, SqlError
@@ -25,8 +26,6 @@ from replicator.sql.tokens import Bindings, Values, bind, quote
 from replicator.sql.values import ResultColumn, SqlValue
 from replicator.sql.virtual_table import KEY_COLUMN
 from replicator.store.view import Transaction, TransactionTooLarge
-
-_ROWID_NAMES = ("rowid", "oid", "_rowid_")
 
 
 @dataclass(slots=True)
@@ -62,6 +61,8 @@ def prepare(database: Database, statement: Insert | Update | Delete) -> Prepared
 
 class _Insertion(Prepared):
     def __init__(self, database: Database, statement: Insert) -> None:
+        if statement.conflict is Conflict.REPLACE and statement.upsert:
+            raise SqlError("OR REPLACE and ON CONFLICT in one statement are not supported: use one of them")
         self._database = database
         self._statement = statement
         self._table = table = _table(database, statement.table)
@@ -115,16 +116,22 @@ class _Insertion(Prepared):
                 values.append(None)
             if values[self._rowid_at] is None:
                 values[self._rowid_at] = stored.next_rowid()
-        checked = self._checker.check(values, bindings)
+        rowid = None if table.key else stored.next_rowid()
+        checked = self._checker.check(values, bindings, rowid)
         if checked is None:
+            given = None if self._rowid_at is None else values[self._rowid_at]
+            if table.autoincrement and type(given) is int:
+                stored.note_rowid(given)
             return
         row = checked.row
-        key = _key(table, row) if table.key else rowid_key(stored.next_rowid())
+        if statement.conflict is Conflict.IGNORE and any(row[it] is None for it in table.key):
+            return
+        key = _key(table, row) if rowid is None else rowid_key(rowid)
         if table.autoincrement:
             stored.note_rowid(table.rowid_of(key))
         conflicts = [*stored.conflicts(key, row)]
         if conflicts and statement.upsert:
-            updated = self._resolve(stored, values, [other for other, _ in conflicts], bindings)
+            updated = self._resolve(stored, values, [other for other, _ in conflicts], bindings, rowid)
             if updated is not None:
                 self._note(updated, written)
         elif _may_write(stored, conflicts, statement.conflict):
@@ -134,11 +141,17 @@ class _Insertion(Prepared):
             self._note(checked, written)
 
     def _resolve(
-        self, stored: StoredTable, values: Sequence[SqlValue], keys: Sequence[bytes], bindings: Bindings
+        self,
+        stored: StoredTable,
+        values: Sequence[SqlValue],
+        keys: Sequence[bytes],
+        bindings: Bindings,
+        rowid: int | None,
     ) -> Checked | None:
         # a row that is missing was deleted by another client, which the check at the end of the transaction finds
         rows = {row: key for key in keys if (row := stored.get(key)) is not None}
-        found = self._checker.resolve(values, list(rows), bindings)
+        others = {row: _rowid_of(self._table, key) for row, key in rows.items()}
+        found = self._checker.resolve(values, others, bindings, rowid)
         if found is None:
             return None
         before, checked = found
@@ -164,13 +177,16 @@ class _Change(Prepared):
         self._sets_key = not set(table.key).isdisjoint(self._columns)
         self._writable = [number for number, it in enumerate(table.columns) if not it.generated]
         values = ", ".join(f"({value})" for it in statement.assignments for value in it.values)
-        sources = f"{quote(statement.table)} AS {quote(target)}"
+        sources = f"temp.{quote(statement.table)} AS {quote(target)}"
         if statement.from_clause:
             sources += f", {statement.from_clause}"
         self._query = (
             f"{statement.with_clause} SELECT {quote(target)}.{KEY_COLUMN}, {values} "
             f"FROM {sources} {_where(statement.where)}"
         )
+        single = [it.values[0] for it in statement.assignments if len(it.values) == len(it.columns) == 1]
+        # there, unlike in the columns of a result, SQLite refuses aggregates and window functions
+        self._check_sql = f"{statement.with_clause} SELECT 1 FROM {sources} WHERE ({') OR ('.join(single)})"
         self._checker = RowChecker(
             database,
             table,
@@ -182,9 +198,10 @@ class _Change(Prepared):
 
     def run(self, transaction: Transaction, values: Values) -> Written:
         bindings = bind(values)
+        self._database.describe(self._check_sql, bindings)
         stored, written = StoredTable(self._table, transaction), Written(self._checker.describe(bindings))
         for key, before, row in self._found(stored, values, bindings):
-            checked = self._checked(row, bindings)
+            checked = self._checked(key, row, bindings)
             if checked is not None:
                 self._replace(stored, key, before, checked, written)
         return written
@@ -229,12 +246,12 @@ class _Change(Prepared):
         """Whether it is certain that the new values are stored as they are. The others are stored already."""
         return all(column.keeps(row[it]) for it, column in self._set)
 
-    def _checked(self, row: Sequence[SqlValue], bindings: Bindings) -> Checked | None:
+    def _checked(self, key: bytes, row: Sequence[SqlValue], bindings: Bindings) -> Checked | None:
         if self._table.has_rowid_column and row[self._table.key[0]] is None:
             raise ConstraintFailed("datatype mismatch")
         if self._checker.is_plain and self._keeps(row):
             return Checked(tuple(row), ())
-        return self._checker.check([row[it] for it in self._writable], bindings)
+        return self._checker.check([row[it] for it in self._writable], bindings, _rowid_of(self._table, key))
 
     def _replace(self, stored: StoredTable, key: bytes, before: Row, checked: Checked, written: Written) -> None:
         new_key = _key(self._table, checked.row) if self._sets_key else key
@@ -252,11 +269,17 @@ class _Deletion(Prepared):
         target = quote(statement.alias or statement.table)
         self._query = (
             f"{statement.with_clause} SELECT {target}.{KEY_COLUMN}{', ' if self._returns else ''}{statement.returning} "
-            f"FROM {quote(statement.table)} AS {target} {_where(statement.where)}"
+            f"FROM temp.{quote(statement.table)} AS {target} {_where(statement.where)}"
         )
+        # which, unlike the columns of a result, has no aggregates and window functions; SQLite knows no alias there
+        can_check = self._returns and not statement.alias
+        self._check_sql = f"DELETE FROM main.{target} RETURNING {statement.returning}" if can_check else ""
 
     def run(self, transaction: Transaction, values: Values) -> Written:
         columns, found = self._database.execute(self._query, bind(values))
+        if self._check_sql:
+            with self._database.authorizer.internal():
+                self._database.describe(self._check_sql, bind(values))
         written = Written(columns[1:])
         stored = StoredTable(self._table, transaction)
         for key, *returned in [*_limited(found)]:
@@ -306,6 +329,11 @@ def _key(table: Table, row: Row) -> bytes:
     return table.key_of(row)
 
 
+def _rowid_of(table: Table, key: bytes) -> int | None:
+    """None: it is a column, or there is none."""
+    return None if table.key else table.rowid_of(key)
+
+
 def _table(database: Database, name: str) -> Table:
     table = database.tables.get(fold(name))
     if table is None:
@@ -315,7 +343,7 @@ def _table(database: Database, name: str) -> Table:
 
 def _position(table: Table, name: str) -> int:
     position = table.positions.get(fold(name))
-    if position is None and fold(name) in _ROWID_NAMES and table.has_rowid_column:
+    if position is None and fold(name) in ROWIDS and table.has_rowid_column:
         position = table.key[0]
     if position is None:
         raise SqlError(f"table {table.name} has no column named {name}")
