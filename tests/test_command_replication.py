@@ -383,3 +383,55 @@ class TestCommandsThatReplicasNeedNotExecute:
 
         run(keyspace, fail, keyspace, [])
         assert len(keyspace.transaction.changes) == 1 and not keyspace.command_info.is_repeatable
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_transactions_are_executed_again_by_nodes_that_remember_something_else(
+    server: ServerThread, client: Any, seed: int
+) -> None:
+    """One follower begins anew with each command, another one keeps all scripts; the leader forgets its own."""
+
+    def anew(command: Command, state: Entries) -> Steps[Mapping[bytes, Change]]:
+        return Replay()(command, state)
+
+    server.node(1).node._context.replica.execute = anew
+    draw = random.Random(seed)
+    sql(client, "CREATE TABLE t (a INTEGER PRIMARY KEY, b UNIQUE, c)")
+    scripts = [f"return redis.call('INCR', KEYS[1] .. '{number}')" for number in range(3)]
+    shas = [client.script_load(it) for it in scripts]
+
+    def line() -> tuple[object, ...]:
+        key, number = f"k{draw.randrange(4)}", draw.randrange(3)
+        statements = (
+            "INSERT OR IGNORE INTO t VALUES (random() % 5, random() % 3, now())",
+            "INSERT INTO t VALUES (1, random() % 3, random())",
+            "UPDATE t SET c = random() WHERE a = 7",
+            "UPDATE t SET b = random() % 2, c = random()",
+            "SELECT random() FROM t",
+        )
+        once = ("REPL.ONCE", f"id{draw.randrange(5)}", "EVALSHA", shas[number], 1, key)
+        return draw.choice(
+            [
+                ("SET", key, draw.choice("a1")),
+                ("INCR", key),
+                ("HSET", key, "f", 1),
+                ("HSCAN", "k0", 0),
+                ("EVAL", scripts[number], 1, key),
+                ("EVALSHA", shas[number], 1, key),
+                ("EVALSHA", shas[number], "x", key),
+                ("EVALSHA", "0" * 40, 1, key),
+                ("EVALSHA_RO", shas[number], 1, key),
+                ("EVAL_RO", "return redis.call('TIME')", 0),
+                once,
+                *[("REPL.SQL", it) for it in statements],
+            ]
+        )
+
+    for _ in range(80):
+        if draw.random() < 0.3:
+            client.script_flush()
+        with client.pipeline() as pipeline:
+            for _ in range(draw.randrange(1, 5)):
+                pipeline.execute_command(*line())
+            pipeline.execute(raise_on_error=False)
+    check_equal(server)

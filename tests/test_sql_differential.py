@@ -170,7 +170,7 @@ def outcome(run: Callable[..., Sequence[object]], statement: str, parameters: Se
         return "constraint"  # which of several is not defined
     except (apsw.Error, SqlError) as error:
         return "error", str(error)
-    if "DISTINCT" in statement or "UNION" in statement:
+    if any(it in statement for it in ("DISTINCT", "UNION", "GROUP BY")):
         return Counter(rows)  # 1 and 1.0 are the same: which one is not defined
     return Counter(map(repr, rows))
 
