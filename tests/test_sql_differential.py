@@ -224,7 +224,8 @@ def test_as_sqlite(seed: int) -> None:
         (["CREATE TABLE t (a INTEGER PRIMARY KEY, b)", "INSERT INTO t VALUES (1, 1), (2, 2)",
           "WITH t AS (SELECT 1 AS x) UPDATE t SET b = 5 WHERE a IN (SELECT x FROM t)",
           "WITH t AS (SELECT 2 AS replicator_key, 2 AS a) DELETE FROM t"], False),
-        (["CREATE TABLE t (a TEXT PRIMARY KEY NOT NULL, b)", "INSERT OR IGNORE INTO t VALUES (NULL, 1), ('a', 2)"],
+        (["CREATE TABLE t (a TEXT PRIMARY KEY NOT NULL, b)", "INSERT OR IGNORE INTO t VALUES (NULL, 1), ('a', 2)",
+          "UPDATE OR IGNORE t SET a = NULL, b = 5"],
          False),
         (["CREATE TABLE t (a TEXT, PRIMARY KEY (a COLLATE NOCASE))", "INSERT INTO t VALUES ('a')",
           "INSERT INTO t VALUES ('A')"], True),
@@ -272,3 +273,12 @@ def test_a_shortcut_is_taken_for_columns_only() -> None:
         pair.compare("SELECT 1 FROM t WHERE id = ?", 1)
         pair.compare('UPDATE t SET "0" = 1 WHERE id = ?', 1)
         pair.compare("SELECT * FROM t")
+
+
+def test_rows_without_a_key_are_ignored_although_their_columns_may_be_null() -> None:
+    """Unlike in SQLite, those of a primary key may not."""
+    database = MemoryDatabase()
+    database.run("CREATE TABLE t (a TEXT PRIMARY KEY, b)")
+    assert database.run("INSERT OR IGNORE INTO t VALUES (NULL, 1), ('a', 2)").changes == 1
+    assert database.run("UPDATE OR IGNORE t SET a = NULL, b = 5").changes == 0
+    assert database.rows("SELECT * FROM t") == [("a", 2)]

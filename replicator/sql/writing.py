@@ -124,7 +124,7 @@ class _Insertion(Prepared):
                 stored.note_rowid(given)
             return
         row = checked.row
-        if statement.conflict is Conflict.IGNORE and any(row[it] is None for it in table.key):
+        if statement.conflict is Conflict.IGNORE and _lacks_key(table, row):
             return
         key = _key(table, row) if rowid is None else rowid_key(rowid)
         if table.autoincrement:
@@ -254,6 +254,8 @@ class _Change(Prepared):
         return self._checker.check([row[it] for it in self._writable], bindings, _rowid_of(self._table, key))
 
     def _replace(self, stored: StoredTable, key: bytes, before: Row, checked: Checked, written: Written) -> None:
+        if self._sets_key and self._statement.conflict is Conflict.IGNORE and _lacks_key(self._table, checked.row):
+            return
         new_key = _key(self._table, checked.row) if self._sets_key else key
         if _replace(stored, key, before, checked.row, new_key, self._statement.conflict):
             written.changes += 1
@@ -320,6 +322,11 @@ def _may_write(stored: StoredTable, conflicts: Sequence[tuple[bytes, str]], conf
         if row is not None:  # otherwise it was in the way twice, or another client has deleted it
             stored.delete(key, row)
     return True
+
+
+def _lacks_key(table: Table, row: Row) -> bool:
+    """Whether a column of the primary key is NULL, which violates a constraint."""
+    return any(row[it] is None for it in table.key)
 
 
 def _key(table: Table, row: Row) -> bytes:
