@@ -211,6 +211,8 @@ def test_as_sqlite(seed: int) -> None:
         (["CREATE TABLE t (a, b)", "INSERT INTO t VALUES (1, 1), (2, 2)",
           "DELETE FROM t RETURNING a, (SELECT count(*) FROM sqlite_schema)"], False),
         (["CREATE TABLE t (a, b)", "INSERT INTO t VALUES (1, 1), (2, 2)",
+          "DELETE FROM t RETURNING a, (SELECT max(b) FROM sqlite_schema)"], False),
+        (["CREATE TABLE t (a, b)", "INSERT INTO t VALUES (1, 1), (2, 2)",
           "UPDATE t SET b = (SELECT max(a) FROM t), a = max(a, 5)"], False),
         (["CREATE TABLE t (a, b UNIQUE)", "INSERT INTO t VALUES (1, 1), (2, 2)",
           "INSERT INTO t VALUES (3, 3) RETURNING rowid, *", "UPDATE t SET a = 9 WHERE b = 2 RETURNING rowid, *",

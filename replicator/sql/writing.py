@@ -269,9 +269,11 @@ class _Deletion(Prepared):
         self._table = _table(database, statement.table)
         self._returns = bool(statement.returning)
         target = quote(statement.alias or statement.table)
+        # an aggregate, perhaps of a subquery, would make one row of all: with one group for each row, none is missed
+        groups = f"GROUP BY {target}.{KEY_COLUMN}" if "(" in statement.returning else ""
         self._query = (
             f"{statement.with_clause} SELECT {target}.{KEY_COLUMN}{', ' if self._returns else ''}{statement.returning} "
-            f"FROM temp.{quote(statement.table)} AS {target} {_where(statement.where)}"
+            f"FROM temp.{quote(statement.table)} AS {target} {_where(statement.where)} {groups}"
         )
         # which, unlike the columns of a result, has no aggregates and window functions; SQLite knows no alias there
         can_check = self._returns and not statement.alias
