@@ -9,7 +9,7 @@ import pytest
 
 from replicator.address import Address
 from replicator.client.errors import Rejected, Unavailable, UnknownOutcome
-from replicator.client.plans import Pause, Plan, Planner, Send
+from replicator.client.plans import ATTEMPT_TIMEOUT_S, Pause, Plan, Planner, Send
 from replicator.client.requests import (
     TOKEN,
     EncodedCommand,
@@ -56,6 +56,7 @@ class FakeCluster:
         self.answers: dict[Address, Iterator[Any]] = {}
         self.asked: list[Address] = []  # without lookups
         self.commands: list[Any] = []
+        self.silent_s: list[float | None] = []
 
     def at(self, node: Address, *answers: Any) -> None:
         """Set the answers of a node; the last one is repeated."""
@@ -88,6 +89,7 @@ class FakeCluster:
             return [found] if isinstance(found, Failure) else _sentinel(*found)
         self.asked.append(step.node)
         self.commands.append(step.commands)
+        self.silent_s.append(step.silent_s)
         answer = next(self.answers[step.node])
         if callable(answer):
             answer = answer()
@@ -381,3 +383,28 @@ def test_the_position_of_a_session_never_decreases_within_a_timeline() -> None:
         assert progress.token == f"{'a' * 32}:{then}" == str(progress.level).split()[1]
     progress.update(f"{'b' * 32}:1".encode())
     assert progress.token == f"{'b' * 32}:1", "offsets of different timelines cannot be compared"
+
+
+@pytest.mark.parametrize(
+    ("commands", "silent_s"),
+    [
+        ([(b"REPL.ONCE", b"id", b"REPL.SQL", b"UPDATE t SET a = 1")], ATTEMPT_TIMEOUT_S),
+        ([(b"REPL.ONCE", b"id", b"REPL.BY", b"row", b"repl.sql", b"UPDATE t SET a = 1")], ATTEMPT_TIMEOUT_S),
+        ([(b"MULTI",), (b"REPL.SQL", b"DELETE FROM t"), (b"REPL.EXEC", b"id")], ATTEMPT_TIMEOUT_S),
+        (WRITE, None),
+    ],
+)
+def test_a_statement_is_not_sent_again_while_its_node_answers_pings(
+    commands: list[EncodedCommand], silent_s: float | None
+) -> None:
+    """The node would begin again."""
+    cluster = FakeCluster()
+    cluster.at(N1, [b"1"] * len(commands))
+    cluster.write(commands=commands)
+    assert cluster.silent_s == [silent_s]
+
+
+@pytest.mark.parametrize("name", ["EXEC", "discard", "RESET", "WATCH", "MULTI"])
+def test_a_transaction_has_no_commands_on_transactions(name: str) -> None:
+    with pytest.raises(BadRequest, match=f"{name} cannot be part of a transaction"):
+        transaction_commands([("SET", "a", 1), (name,)], "id")

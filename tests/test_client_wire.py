@@ -180,3 +180,17 @@ async def test_a_closed_connection_is_not_reused_by_the_blocking_client(late: La
 def test_errors_of_redis_py(error: Exception, failure: Failure) -> None:
     assert failure_of(error, otherwise=NOT_SENT) == failure
     assert parse_reply([1, error, [error]])[2][0].message == failure.message
+
+
+async def test_a_connection_returns_to_the_pool_whenever_the_task_is_cancelled(
+    late: Late, pools: aio._ConnectionPools
+) -> None:
+    """Also while it is returned: the pool would run out of connections."""
+    await pools.send(ask(late, b"SECOND"))
+    for turns in range(60):
+        task = asyncio.ensure_future(pools.send(ask(late, b"SECOND")))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        assert not pools._pool(late.node)._in_use_connections

@@ -438,6 +438,23 @@ class TestFaults:
         connection.commit()
         assert fake.seen[-1].node == 1
 
+    @pytest.mark.usefixtures("connection")  # creates the table
+    def test_executemany_with_autocommit_begins_again_after_a_conflict(self, fake: FakeSqlCluster, dsn: str) -> None:
+        alone = dbapi.connect(dsn, autocommit=True)
+        fake.inject("COMMIT", "CONFLICT run it again")
+        fake.inject("INSERT", "CONFLICT run it again")
+        cursor = alone.cursor().executemany("INSERT INTO beers (name) VALUES (?)", [("a",), ("b",)])
+        assert cursor.rowcount == 2 and names(alone) == ["a", "b"]
+        alone.close()
+
+    @pytest.mark.parametrize("statement", ["COMMIT; INSERT INTO beers (name) VALUES ('b')", "ROLLBACK and more"])
+    def test_nothing_may_follow_the_end_of_a_transaction(self, connection: Connection, statement: str) -> None:
+        connection.execute(self.INSERT)
+        with pytest.raises(dbapi.ProgrammingError, match="statements of their own"):
+            connection.execute(statement)
+        connection.execute("COMMIT TRANSACTION; -- done")
+        assert names(connection) == ["a"]
+
     @pytest.mark.parametrize("fault", [Lose.BEFORE, Lose.AFTER, "BUSY", "LOADING"])
     def test_begin_is_repeated(self, connection: Connection, fake: FakeSqlCluster, fault: str | Lose) -> None:
         fake.inject("BEGIN", fault)

@@ -245,6 +245,25 @@ class TestTransactions:
             connection.rollback()
             assert connection.scalar(sa.select(User.name)) is None
 
+    def test_a_connection_is_usable_after_a_commit_that_failed(self, engine: sa.Engine, fake: FakeSqlCluster) -> None:
+        fake.inject("COMMIT", "CONFLICT run it again")
+        with engine.connect() as connection:
+            connection.execute(sa.insert(User).values(name="Ada"))
+            with pytest.raises(exc.OperationalError):
+                connection.commit()
+            connection.rollback()
+            assert connection.scalar(sa.select(User.name)) is None
+
+    def test_a_ping_begins_no_transaction(self, fake: FakeSqlCluster, dsn: str) -> None:
+        engine = sa.create_engine(f"{dsn}&isolation=serializable", pool_pre_ping=True)
+        for _ in range(2):
+            with engine.connect() as connection:
+                raw: Any = connection.connection.dbapi_connection
+                assert not raw.in_transaction
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            assert connection.scalar(sa.text("SELECT 1")) == 1
+        engine.dispose()
+
     def test_a_connection_that_was_closed_is_replaced(self, engine: sa.Engine) -> None:
         with engine.connect() as connection:
             raw: Any = connection.connection.dbapi_connection

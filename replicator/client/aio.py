@@ -201,8 +201,10 @@ class _ConnectionPools:
             return [failure_of(error)]
         finally:
             exchange.cancel()
-            await asyncio.wait({exchange})
-            await pool.release(connection)  # redis-py has closed it if the exchange was interrupted
+            try:
+                await asyncio.wait({exchange})
+            finally:  # also if the task is cancelled in between
+                await pool.release(connection)  # redis-py has closed it if the exchange was interrupted
 
     async def aclose(self) -> None:
         for pool in self._pools.values():

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from replicator.address import Address
 from replicator.client.errors import Rejected, Unavailable, UnknownOutcome
-from replicator.client.requests import TOKEN, EncodedCommand, Reply
+from replicator.client.requests import TOKEN, EncodedCommand, Reply, may_take_long
 from replicator.client.routing import (
     ERR,
     LOST,
@@ -95,8 +95,7 @@ class Planner:
                     raise UnknownOutcome(f"the write may or may not take effect: {error}", id) from error
                 raise
             if leader is not None:
-                timeout_s = attempts.left_s if id is None else min(ATTEMPT_TIMEOUT_S, attempts.left_s)
-                replies = yield Send(leader, commands, timeout_s)
+                replies = yield _sent_write(leader, commands, attempts.left_s, can_repeat=id is not None)
                 failure = _write_failure(commands, replies)
                 if failure is None:
                     return replies
@@ -221,6 +220,14 @@ class _Attempts:
     @property
     def left_s(self) -> float:
         return self._until_s - self._clock()
+
+
+def _sent_write(leader: Address, commands: Sequence[EncodedCommand], left_s: float, *, can_repeat: bool) -> Send:
+    if not can_repeat:
+        return Send(leader, commands, left_s)
+    if may_take_long(commands):  # if it were sent again, the leader would begin again
+        return Send(leader, commands, left_s, silent_s=ATTEMPT_TIMEOUT_S)
+    return Send(leader, commands, min(ATTEMPT_TIMEOUT_S, left_s))
 
 
 def _write_failure(commands: Sequence[EncodedCommand], replies: Sequence[Reply]) -> Failure | None:

@@ -20,6 +20,9 @@ Reply: TypeAlias = Any
 
 TOKEN: EncodedCommand = (b"REPL.TOKEN",)
 
+_OF_TRANSACTIONS = frozenset({b"MULTI", b"EXEC", b"REPL.EXEC", b"DISCARD", b"WATCH", b"UNWATCH", b"RESET", b"QUIT"})
+_WORDS_BEFORE_SQL = 5  # REPL.ONCE id REPL.BY way REPL.SQL
+
 
 def bounded(ms: int, records: int = 0) -> Level:
     """Reads include all records older than `ms`, except the last `records` records. Raises `BadRequest`."""
@@ -70,8 +73,22 @@ def read_command(command: Sequence[Argument], level: Level) -> EncodedCommand:
 
 
 def transaction_commands(commands: Sequence[Sequence[Argument]], id: str) -> list[EncodedCommand]:
-    """MULTI, the commands, EXEC under the id. So one decision covers all of them: they run now, or had run before."""
-    return [(b"MULTI",), *(check_size(encode(it)) for it in commands), (b"REPL.EXEC", id.encode())]
+    """MULTI, the commands, EXEC under the id. So one decision covers all of them: they run now, or had run before.
+
+    Raises `BadRequest`.
+    """
+    encoded = [check_size(encode(it)) for it in commands]
+    for name, *_ in encoded:
+        if name.upper() in _OF_TRANSACTIONS:
+            raise BadRequest(
+                f"{name.decode()} cannot be part of a transaction: give the commands between MULTI and EXEC"
+            )
+    return [(b"MULTI",), *encoded, (b"REPL.EXEC", id.encode())]
+
+
+def may_take_long(commands: Sequence[EncodedCommand]) -> bool:
+    """Whether a node may compute for seconds, as it may for a statement."""
+    return any(word.upper() == b"REPL.SQL" for command in commands for word in command[:_WORDS_BEFORE_SQL])
 
 
 def transaction_replies(reply: Reply) -> list[Reply]:

@@ -22,7 +22,7 @@ class ReplicatorDialect(SQLiteDialect):
     driver = "replicator"
     supports_statement_cache = True
     returns_native_bytes = True
-    insertmanyvalues_max_parameters = 8_000  # in one statement, whose size is limited
+    insertmanyvalues_max_parameters = 1_000  # in one statement: SQLite looks for each of them in a list of all
 
     @classmethod
     def import_dbapi(cls) -> ModuleType:
@@ -42,6 +42,21 @@ class ReplicatorDialect(SQLiteDialect):
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
         """Never, unless it was closed: a connection finds another node, and another leader, by itself."""
         return isinstance(e, dbapi.InterfaceError)
+
+    def do_commit(self, dbapi_connection: Any) -> None:
+        """After a failure, SQLAlchemy takes its transaction for ended, and rolls nothing back."""
+        try:
+            dbapi_connection.commit()
+        except dbapi.Error:
+            dbapi_connection.rollback()
+            raise
+
+    def do_ping(self, dbapi_connection: Any) -> bool:
+        """Leaves no transaction open, which a serializable connection begins with any statement."""
+        try:
+            return super().do_ping(dbapi_connection)
+        finally:
+            dbapi_connection.rollback()
 
     def get_isolation_level_values(self, dbapi_connection: Any) -> list[Any]:
         return [*(it.upper() for it in Isolation), _AUTOCOMMIT]

@@ -14,7 +14,7 @@ MAX_VALUE = 2 * MAX_VALUE_BYTES
 
 _LIMITS = {
     apsw.SQLITE_LIMIT_LENGTH: MAX_VALUE,
-    apsw.SQLITE_LIMIT_SQL_LENGTH: MAX_SQL_BYTES,
+    apsw.SQLITE_LIMIT_SQL_LENGTH: 8 * MAX_SQL_BYTES,  # parameters have longer names than in the client's text
     apsw.SQLITE_LIMIT_COLUMN: 500,
     apsw.SQLITE_LIMIT_EXPR_DEPTH: 200,
     apsw.SQLITE_LIMIT_COMPOUND_SELECT: 100,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -10,8 +11,8 @@ from replicator.client.dbapi import errors
 from replicator.client.dbapi.cursor import NO_RESULT, Cursor
 from replicator.client.dbapi.settings import ConnectionSettings, Isolation, parse_isolation, parse_settings
 from replicator.client.dbapi.transaction import Transaction, TransactionState
-from replicator.client.requests import SessionProgress
-from replicator.client.sql import Params, SqlResult, StatementKind, sql_command, statement_kind
+from replicator.client.requests import EncodedCommand, SessionProgress
+from replicator.client.sql import Params, SqlResult, StatementKind, sql_command, statement_kind, tokens
 from replicator.client.sync import Client, Session
 from replicator.errors import ReplicatorError
 from replicator.protocol.levels import LevelKind
@@ -49,6 +50,7 @@ class Connection:
         has_session = settings.level.kind is LevelKind.SESSION
         self._single: Client | Session = Session(self._client, self._progress) if has_session else self._client
         self._transaction = Transaction(self._client, settings.timeout_s)
+        self._timeout_s = settings.timeout_s
         self._autocommit = settings.autocommit
         self._isolation = settings.isolation
         self._is_closed = False
@@ -136,6 +138,7 @@ class Connection:
                 case StatementKind.BEGIN:
                     return self._begin(statement)
                 case StatementKind.COMMIT | StatementKind.ROLLBACK:
+                    _check_end(statement)
                     return self._end(kind)
             command = sql_command(statement, params)
             if self._runs_in_transaction(kind):
@@ -160,13 +163,23 @@ class Connection:
             return replace(NO_RESULT, changes=0)
         if self._runs_in_transaction(StatementKind.WRITE):
             return replace(NO_RESULT, changes=self._transaction.execute_many(commands))
-        self._transaction.begin()
-        try:
-            changes = self._transaction.execute_many(commands)
-            self.commit()
-        finally:
-            self._transaction.rollback()
-        return replace(NO_RESULT, changes=changes)
+        return replace(NO_RESULT, changes=self._execute_alone(commands))
+
+    def _execute_alone(self, commands: Sequence[EncodedCommand]) -> int:
+        """In a transaction of their own, which can begin again. Raises `Error`."""
+        until_s = time.monotonic() + self._timeout_s
+        while True:
+            self._transaction.begin()
+            try:
+                changes = self._transaction.execute_many(commands)
+                self.commit()
+            except errors.ConflictError:
+                if time.monotonic() > until_s:
+                    raise
+            else:
+                return changes
+            finally:
+                self._transaction.rollback()
 
     def _runs_in_transaction(self, kind: StatementKind) -> bool:
         """Begins it if needed. Raises `Error`."""
@@ -201,6 +214,12 @@ class Connection:
     def _check_no_transaction(self, name: str) -> None:
         if self._transaction.state is not TransactionState.NONE:
             raise errors.ProgrammingError(f"{name} cannot be changed in a transaction")
+
+
+def _check_end(statement: str) -> None:
+    """The statement itself is not sent. Raises `ProgrammingError`."""
+    if [it for it in tokens(statement) if it not in ("TRANSACTION", ";")][1:]:
+        raise errors.ProgrammingError("COMMIT and ROLLBACK are statements of their own: execute others before")
 
 
 def connect(

@@ -17,7 +17,7 @@ from replicator.client.dbapi.errors import (
     of_statement,
 )
 from replicator.client.errors import Unavailable
-from replicator.client.plans import PAUSE_S
+from replicator.client.plans import ATTEMPT_TIMEOUT_S, PAUSE_S
 from replicator.client.requests import TOKEN, EncodedCommand, Reply
 from replicator.client.routing import (
     ERR,
@@ -59,7 +59,7 @@ class Transaction:
         """It can be repeated at another leader, as it has no effect. Raises `Error`."""
         until_s = time.monotonic() + self._timeout_s
         while True:
-            failure = self._try_to_begin(statement)
+            failure = self._try_to_begin(statement, until_s - time.monotonic())
             if failure is None:
                 self.state = TransactionState.OPEN
                 return
@@ -116,7 +116,7 @@ class Transaction:
         if self.state is TransactionState.LOST:
             raise of_lost_transaction(self._failure)
 
-    def _try_to_begin(self, statement: str) -> Failure | None:
+    def _try_to_begin(self, statement: str, left_s: float) -> Failure | None:
         """Raises `Error`."""
         try:
             if self._leader is None:
@@ -125,7 +125,7 @@ class Transaction:
             return Failure(NOT_SENT, str(error))
         except ReplicatorError as error:
             raise from_client(error) from error
-        return first_failure(self._exchange([sql_command(statement)]))
+        return first_failure(self._exchange([sql_command(statement)], min(ATTEMPT_TIMEOUT_S, max(0.0, left_s))))
 
     def _send(self, commands: Sequence[EncodedCommand]) -> list[Reply]:
         """Raises `Error`."""
@@ -158,10 +158,10 @@ class Transaction:
         if isinstance(reply, Failure) and reply.code not in _STAYS_CONNECTED:
             self._disconnect()
 
-    def _exchange(self, commands: Sequence[EncodedCommand]) -> list[Reply]:
+    def _exchange(self, commands: Sequence[EncodedCommand], timeout_s: float | None = None) -> list[Reply]:
         if self._leader is None:
             return [Failure(LOST, "the connection to the leader is closed")]
-        return self._leader.send(commands, self._timeout_s)
+        return self._leader.send(commands, self._timeout_s if timeout_s is None else timeout_s)
 
     def _disconnect(self) -> None:
         if self._leader is not None:

@@ -89,6 +89,7 @@ def control(connection: ConnectionContext, args: Args) -> None:
     if statement.action is ControlAction.BEGIN:
         if transaction is not None:
             raise SqlError("cannot start a transaction within a transaction")
+        connection.server.backend.begin()  # raises if its commands would fail here: clients look for the leader then
         connection.interactive = InteractiveTransaction(connection.server.backend.now_ms(), connection.server.programs)
     elif transaction is None:
         raise SqlError(f"cannot {statement.action.value.lower()} - no transaction is active")
