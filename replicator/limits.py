@@ -71,6 +71,9 @@ MAX_SCHEMA_BYTES = 128 << 10
 MAX_TRACKED_ENTRIES = 20_000
 """Entries that a transaction or a statement that writes can read. All are read again at its end, at once."""
 
+MAX_TRACKED_BYTES = 32 << 20
+"""Of the entries that a transaction or a statement that writes reads by their keys: they are kept until its end."""
+
 MAX_SAVEPOINTS = 100
 """Savepoints of one transaction. Bounds memory."""
 

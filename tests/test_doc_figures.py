@@ -78,6 +78,8 @@ FIGURES = [
     ("docs/sql.md", "SQLite's engine has {} MiB of memory", str(limits.MAX_SQL_MEMORY_BYTES >> 20)),
     ("docs/sql.md", "of the node together take more than {} MiB", str(limits.MAX_SQL_QUERY_MEMORY_BYTES >> 20)),
     ("docs/sql.md", "can write at most {} rows", f"{limits.MAX_SQL_ROWS:,}"),
+    ("docs/sql.md", "rows, and values of {} MiB", str(2 * limits.MAX_RECORD_BYTES >> 20)),
+    ("docs/sql.md", "entries of at most {} MiB", str(limits.MAX_TRACKED_BYTES >> 20)),
     ("docs/sql.md", "clients, for at most {}.", f"{limits.MAX_SQL_S} s"),
     ("docs/sql.md", "can read at most {} entries of tables", f"{limits.MAX_TRACKED_ENTRIES:,}"),
     ("docs/sql.md", "up to {} times in all", str(limits.WRITE_ATTEMPTS)),

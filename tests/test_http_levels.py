@@ -148,6 +148,7 @@ async def test_a_mode_is_requested_at_the_leader_and_changed_by_a_record(pair: P
         ("/members/n9/mode", b'{"mode": "sync"}', "n9 is not a member"),
         ("/members/n1/mode", b'{"mode": "snapshotter"}', "n1 is the leader, and a snapshotter cannot be leader"),
         ("/policy", b"{", "not valid JSON"),
+        ("/policy", b"[" * 20_000, "not valid JSON"),
         ("/policy", b"[]", "not a JSON object"),
         ("/policy", b"{}", "write is None, but must be one of async, sync, suspend, invalidate"),
         ("/policy", b'{"write": "SYNC"}', "write is 'SYNC', but must be one of"),

@@ -597,3 +597,51 @@ class TestBugs:
                 connection.execute_command("REPL.SQL", "INSERT INTO t VALUES (1)")
         connection.execute_command("REPL.SQL", "COMMIT")
         assert connection.get("k") == b"1"
+
+
+class TestHostileStatements:
+    """None of them takes long or much memory before it is refused."""
+
+    def test_results_of_writes_are_limited(self, typed: Typed) -> None:
+        typed("CREATE TABLE t (a INTEGER PRIMARY KEY, b INT)")
+        typed("INSERT INTO t SELECT value, 0 FROM json_each(?1)", f"{[*range(200)]}")
+        for statement in ("UPDATE t SET b = 1", "DELETE FROM t"):
+            with pytest.raises(redis.ResponseError, match="more than 64 MiB"):
+                typed(f"{statement} RETURNING hex(zeroblob(250000))")
+        assert typed("SELECT count(*), sum(b) FROM t")["rows"] == [[200, 0]]
+        with pytest.raises(redis.ResponseError, match="values of at most"):
+            typed("UPDATE t SET b = hex(zeroblob(250000))")
+
+    @pytest.mark.parametrize(
+        ("statement", "error"),
+        [
+            (f"CREATE TABLE t (c0, {', '.join(f'c{n} AS (c{n - 1} + c{n - 1})' for n in range(1, 24))})", "memory"),
+            (f"SELECT {', '.join(['x.*'] * 400)} FROM (SELECT 1 AS {'a' * 1000}) AS x", "names of the columns"),
+            (f"CREATE TABLE t (a CHECK ({'(' * 9_000}1{')' * 9_000}))", "limit"),
+            (f"SELECT trim('a', '{''.join(map(chr, range(1_000, 2_100)))}')", "different"),
+        ],
+        ids=["generated columns", "names", "parentheses", "trim"],
+    )
+    def test_they_are_refused(self, typed: Typed, statement: str, error: str) -> None:
+        with pytest.raises(redis.ResponseError, match=error):
+            typed(statement)
+
+    @pytest.mark.parametrize("params", [[[[None]] * 500_000], [None] * 100_000, {"a": [1] * 100_000}])
+    def test_parameters(self, client: Any, params: Any) -> None:
+        with pytest.raises(redis.ResponseError, match="no valid MessagePack"):
+            client.execute_command("REPL.SQL", "SELECT ?", "PARAMS", msgpack.packb(params))
+
+    def test_many_values(self, client: Any) -> None:
+        with pytest.raises(redis.ResponseError, match="at most 32766 parameters"):
+            client.execute_command("REPL.SQL", "SELECT ?", "VALUES", *["1"] * 40_000)
+
+    def test_commands_in_commands(self, client: Any) -> None:
+        words = ["REPL.ONCE", "id", "REPL.BY", "row"] * 2_000
+        with pytest.raises(redis.ResponseError, match="nested once"):
+            client.execute_command(*words, "SET", "a", "1")
+        assert client.execute_command("REPL.ONCE", "id", "REPL.BY", "row", "SET", "a", "1") == "OK"
+
+    def test_commands_with_many_words(self, client: Any) -> None:
+        with pytest.raises(redis.ResponseError, match="HELLO has at most"):
+            client.execute_command("HELLO", "3", *["SETNAME", "a"] * 1_000)
+        client.execute_command("CONFIG", "SET", "notify-keyspace-events", "KEA" * 1_000)

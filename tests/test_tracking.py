@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.limits import MAX_TRACKED_ENTRIES
+from replicator.limits import MAX_TRACKED_BYTES, MAX_TRACKED_ENTRIES
 from replicator.store.tracking import TrackedEntries
 from replicator.store.view import Transaction, TransactionTooLarge
 from tests.sql_fixture import SortedEntries
@@ -119,3 +119,13 @@ def test_there_is_a_limit(state: State, tracked: TrackedEntries) -> None:
         for _ in range(MAX_TRACKED_ENTRIES // 100 + 1):
             for _ in tracked.scan(b"", b"\xff"):
                 pass
+
+
+def test_what_is_read_by_keys_is_limited_in_bytes() -> None:
+    entries = SortedEntries()
+    tracked = TrackedEntries()
+    tracked.base = entries
+    entries.values = {b"%d" % number: bytes(1 << 20) for number in range((MAX_TRACKED_BYTES >> 20) + 1)}
+    with pytest.raises(TransactionTooLarge, match="MiB by keys"):
+        for key in entries.values:
+            tracked.get(key)

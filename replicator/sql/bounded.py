@@ -16,6 +16,8 @@ from replicator.sql.values import SqlValue
 
 _CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
 """Those after the first byte of a character in UTF-8."""
+_TRIMMED = 1_000
+"""Different characters, each of which is compared with each at the ends of the text."""
 _CONTINUATIONS = frozenset(bytes((it,)) for it in _CONTINUATION_BYTES)
 
 
@@ -72,7 +74,10 @@ def _trimming(strip: Callable[[str, str], str], text: _AsText) -> Callable[..., 
     def trim(whole: SqlValue, characters: SqlValue) -> SqlValue:
         if whole is None or characters is None:
             return None
-        return strip(text(whole), "".join(set(text(characters))))
+        wanted = set(text(characters))
+        if len(wanted) > _TRIMMED:
+            raise SqlError(f"trim() removes at most {_TRIMMED} different characters")
+        return strip(text(whole), "".join(wanted))
 
     return trim
 

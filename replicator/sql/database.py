@@ -21,7 +21,7 @@ from replicator.sql.catalog import SchemaObject
 from replicator.sql.description import read_tables
 from replicator.sql.errors import SqlError
 from replicator.sql.functions import Calls, Function
-from replicator.sql.limits import set_limits, set_limits_at_once
+from replicator.sql.limits import limit_of_schemas, set_limits, set_limits_at_once
 from replicator.sql.lookup import RowQuery, query_of
 from replicator.sql.names import fold
 from replicator.sql.stepping import Turn
@@ -34,6 +34,8 @@ ENGINE = f"sqlite:{apsw.sqlite_lib_version()}"
 """As in `records.types.Command`."""
 
 _DESCRIBED = 500  # statements whose columns are kept
+_NAMES = 64 << 10
+"""Characters of the names of all columns of a result, which are kept."""
 _INSTRUCTIONS = 2_000
 """Of the engine's virtual machine between two calls of a limit; less than 0.1 ms."""
 
@@ -71,7 +73,7 @@ class Database:
         connection.authorizer = self.authorizer.check
         connection.set_progress_handler(self._on_instructions, _INSTRUCTIONS)
         try:
-            with self.authorizer.internal():
+            with self.authorizer.internal(), limit_of_schemas(connection):
                 self._create(objects)
         except apsw.NoMemError:
             raise
@@ -134,6 +136,8 @@ class Database:
                 cursor.execute(sql, bindings)
             else:
                 turn.outside(cursor.execute, sql, bindings)
+        if sum([len(name) for name, _ in found]) > _NAMES:
+            raise SqlError(f"the names of the columns have more than {_NAMES >> 10} KiB: name them by AS")
         if len(self._columns) == _DESCRIBED:
             self._columns.clear()
         self._columns[sql] = columns = tuple(found)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from replicator.limits import MAX_CHANGES, MAX_SCHEMA_BYTES, MAX_SQL_COLUMNS, MAX_SQL_INDEXES, MAX_SQL_OBJECTS
+from replicator.limits import (
+    MAX_CHANGES,
+    MAX_RECORD_BYTES,
+    MAX_SCHEMA_BYTES,
+    MAX_SQL_COLUMNS,
+    MAX_SQL_INDEXES,
+    MAX_SQL_OBJECTS,
+)
 from replicator.sql import catalog, functions, reading
 from replicator.sql.access import ROWID, Access
 from replicator.sql.catalog import SEQUENCE_TABLE, TABLE_PREFIX, SchemaObject
 from replicator.sql.database import Database
 from replicator.sql.errors import SqlError
 from replicator.sql.names import fold
+from replicator.sql.progress import Limit
 from replicator.sql.statement import Create, Drop
 from replicator.sql.stored_table import StoredTable
 from replicator.sql.tables import Table
@@ -49,7 +57,7 @@ def create(database: Database, transaction: Transaction, statement: Create) -> N
     try:
         _check_size(described.tables.values())
         if statement.type == "index":
-            _fill(described.tables[fold(statement.table)], statement.name, transaction)
+            _fill(described.tables[fold(statement.table)], statement.name, transaction, database.source.limit)
         elif statement.type == "table":
             table = described.tables[fold(statement.name)]
             columns = tuple(column.name for column in table.columns)
@@ -90,7 +98,7 @@ def _check_varying(statement: Create) -> None:
                 inside = token
         elif token.is_punctuation(")") and token.depth == inside.depth:
             inside = None
-        elif functions.varies(token.text, _constants(items, number + 1)):
+        elif functions.may_vary(token.text) and functions.varies(token.text, _constants(items, number + 1)):
             raise SqlError(
                 f"{token.text} is refused in CHECK and generated columns, as it is not the same each time: "
                 "use DEFAULT, or set the column in your statements"
@@ -146,7 +154,7 @@ def drop(database: Database, transaction: Transaction, statement: Drop) -> None:
     catalog.remove(transaction, found)
 
 
-def _fill(table: Table, name: str, transaction: Transaction) -> None:
+def _fill(table: Table, name: str, transaction: Transaction, limit: Limit) -> None:
     """Add the entries of a new index for the stored rows. Raises `ConstraintFailed`, `TransactionTooLarge`."""
     index = next(it for it in table.indexes if fold(it.name) == fold(name))
     if transaction.rows(table.store_table) >= MAX_CHANGES:
@@ -156,8 +164,13 @@ def _fill(table: Table, name: str, transaction: Transaction) -> None:
         )
     stored = StoredTable(table, transaction)
     rows = reading.read(transaction, table, Access(None, table.key or (ROWID,), 0, False, None, None, False), ())
-    for key, row in [*rows]:
-        stored.add_entry(index, key, row)
+    found = []
+    for key, row in rows:
+        limit.on_row()
+        found.append((key, tuple(it if place in index.columns else None for place, it in enumerate(row))))
+    for key, indexed in found:
+        limit.on_row()
+        stored.add_entry(index, key, indexed)
 
 
 def _clear(transaction: Transaction, store_table: str, name: str) -> None:
@@ -166,5 +179,11 @@ def _clear(transaction: Transaction, store_table: str, name: str) -> None:
         raise TransactionTooLarge(
             f"{name} has too many rows to be dropped at once, at most {MAX_CHANGES}: DELETE them in parts first"
         )
-    for key, _ in [*transaction.scan(*table_range(store_table))]:
+    keys, size = [], 0
+    for key, value in transaction.scan(*table_range(store_table)):
+        size += len(value)
+        if size > MAX_RECORD_BYTES:
+            raise TransactionTooLarge(f"{name} has too large rows to be dropped at once: DELETE them in parts first")
+        keys.append(key)
+    for key in keys:
         transaction.put_at(key, *decode_key(key), None)

@@ -214,6 +214,12 @@ def _fixed(arguments: Sequence[SqlValue], calls: Calls) -> list[SqlValue]:
     return [calls.now_text(), *([] if word == "now" else ["subsec"]), *modifiers]
 
 
+def may_vary(name: str) -> bool:
+    """Whether `varies` may be true."""
+    name = fold(name)
+    return name in _CURRENT or name in _VARYING or name in _TIME_FUNCTIONS or name == "timediff"
+
+
 def varies(name: str, constants: Sequence[str] | None) -> bool:
     """Whether it is certain that a call, or a word without arguments (None), has another value each time.
 

@@ -34,6 +34,20 @@ _LIMITS_AT_ONCE = {
 """So that SQLite takes at most some milliseconds between two calls of the progress handler, or to compile."""
 
 
+_SCHEMA_OPERATIONS = 20_000
+"""Instructions of the engine. Generated columns that use each other become exponentially many."""
+
+
+@contextmanager
+def limit_of_schemas(connection: apsw.Connection) -> Iterator[None]:
+    """In the block, a statement that needs too many instructions raises `apsw.NoMemError`."""
+    before = connection.limit(apsw.SQLITE_LIMIT_VDBE_OP, _SCHEMA_OPERATIONS)
+    try:
+        yield
+    finally:
+        connection.limit(apsw.SQLITE_LIMIT_VDBE_OP, before)
+
+
 def set_limits_at_once(connection: apsw.Connection) -> None:
     """Of a connection that executes statements at once. Others have to be executed in steps."""
     for limit, value in _LIMITS_AT_ONCE.items():

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from replicator.limits import MAX_SQL_ROWS
+from replicator.limits import MAX_RECORD_BYTES, MAX_SQL_ROWS
 from replicator.sql.catalog import ROWIDS
 from replicator.sql.checking import Checked, RowChecker
 from replicator.sql.database import Database
 from replicator.sql.errors import ConstraintFailed, SqlError
 from replicator.sql.lookup import are_certain, new_values_of, parameters_of
 from replicator.sql.names import fold
+from replicator.sql.progress import Limit
 from replicator.sql.statement import Conflict, Delete, Insert, Update
 from replicator.sql.stored_table import StoredTable, rowid_key
 from replicator.sql.tables import Row, Table
@@ -163,6 +164,7 @@ class _Insertion(Prepared):
         written.changes += 1
         if self._statement.returning:
             written.rows.append(checked.returned)
+            self._database.source.limit.on_result(checked.returned)
 
 
 class _Change(Prepared):
@@ -261,6 +263,7 @@ class _Change(Prepared):
             written.changes += 1
             if self._statement.returning:
                 written.rows.append(checked.returned)
+                self._database.source.limit.on_result(checked.returned)
 
 
 class _Deletion(Prepared):
@@ -286,7 +289,7 @@ class _Deletion(Prepared):
                 self._database.describe(self._check_sql, bind(values))
         written = Written(columns[1:])
         stored = StoredTable(self._table, transaction)
-        for key, *returned in [*_limited(found)]:
+        for key, *returned in [*_limited(found, self._database.source.limit)]:
             assert isinstance(key, bytes)
             self._database.source.limit.on_row()
             row = stored.get(key)
@@ -366,11 +369,22 @@ def _where(condition: str) -> str:
 
 
 def _read(database: Database, query: str, bindings: Bindings) -> Iterator[Row]:
-    return _limited(database.rows(query, bindings))
+    """Values that are to be written, so that they have to fit into a record."""
+    size = 0
+    for row in _limited(database.rows(query, bindings), database.source.limit):
+        for it in row:
+            if type(it) is str or type(it) is bytes:
+                size += len(it)
+        if size > 2 * MAX_RECORD_BYTES:  # all may be as they are already
+            raise TransactionTooLarge(
+                f"one statement can write values of at most {2 * MAX_RECORD_BYTES >> 20} MiB: divide it"
+            )
+        yield row
 
 
-def _limited(rows: Iterator[Row]) -> Iterator[Row]:
+def _limited(rows: Iterator[Row], limit: Limit) -> Iterator[Row]:
     for number, row in enumerate(rows, 1):
+        limit.on_result(row)
         if number > MAX_SQL_ROWS:
             raise TransactionTooLarge(f"one statement can write at most {MAX_SQL_ROWS} rows: divide it")
         yield row

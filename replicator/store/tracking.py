@@ -7,7 +7,7 @@ from itertools import islice
 
 import xxhash
 
-from replicator.limits import MAX_TRACKED_ENTRIES
+from replicator.limits import MAX_TRACKED_BYTES, MAX_TRACKED_ENTRIES
 from replicator.store.view import Entries, TransactionTooLarge
 
 _FIRST_BATCH, _LAST_BATCH = 8, 128
@@ -26,11 +26,12 @@ class TrackedEntries:
         self._values: dict[bytes, bytes | None] = {}
         self._scans: list[_Scan] = []
         self._rows: dict[str, int] = {}
-        self._entries = 0
+        self._entries = self._bytes = 0
 
     def get(self, key: bytes) -> bytes | None:
         if key not in self._values:
-            self._values[key] = self.base.get(key)
+            self._values[key] = value = self.base.get(key)
+            self._bytes += len(value or b"")
             self._count()
         return self._values[key]
 
@@ -69,6 +70,11 @@ class TrackedEntries:
 
     def _count(self) -> None:
         self._entries += 1
+        if self._bytes > MAX_TRACKED_BYTES:
+            raise TransactionTooLarge(
+                f"a statement that writes, or a transaction, can read at most {MAX_TRACKED_BYTES >> 20} MiB by keys: "
+                "divide it, or read them before"
+            )
         if self._entries > MAX_TRACKED_ENTRIES:
             raise TransactionTooLarge(
                 f"a statement that writes, or a transaction, can read at most {MAX_TRACKED_ENTRIES} entries: divide "

@@ -18,7 +18,7 @@ async def read_json(request: web.Request) -> dict[str, Any]:
             fields = await request.json()
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
-    except ValueError as error:
+    except (ValueError, LookupError, RecursionError) as error:  # also of an unknown charset
         raise BadRequest("the body is not valid JSON") from error
     if not isinstance(fields, dict):
         raise BadRequest("the body is not a JSON object")

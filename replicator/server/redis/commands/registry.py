@@ -83,7 +83,12 @@ def write_by_line(name: str, arity: int, *, line_at: int) -> Callable[[LongWrite
     def register(handler: LongWriteHandler) -> LongWriteHandler:
         long = Command(name.encode(), arity, CommandKind.WRITE, handler, line_at=line_at, long=True)
         short = replace(long, handler=lambda keyspace, args: finish(handler(keyspace, args)), long=False)
-        variants(name, arity, lambda args: long if look_up(args[line_at:]).long else short, line_at=line_at)
+
+        def choose(args: Args) -> Command:
+            _check_nesting(args)
+            return long if look_up(args[line_at:]).long else short
+
+        variants(name, arity, choose, line_at=line_at)
         return handler
 
     return register
@@ -99,6 +104,9 @@ def control(
     return command(name, arity, CommandKind.CONTROL, keys, before_auth=before_auth)
 
 
+_MOST_NESTED = 3  # a command in two that execute it
+
+
 def look_up(args: Args) -> Command:
     """The command of a line. Raises `BadRequest` with the message of Redis."""
     found = COMMANDS.get(args[0].lower())
@@ -109,6 +117,19 @@ def look_up(args: Args) -> Command:
     if not found.accepts(len(args)):
         raise wrong_arity(found.name)
     return found if found.variant is None else found.variant(args)
+
+
+def _check_nesting(line: Args) -> None:
+    """Raises `BadRequest`."""
+    place = 0
+    for _ in range(_MOST_NESTED):
+        command = COMMANDS.get(line[place].lower())
+        if command is None or not command.line_at:
+            return
+        place += command.line_at
+        if place >= len(line):
+            return
+    raise BadRequest(f"REPL.ONCE and REPL.BY can be nested once: {line[0][:20].decode(errors='replace')} has too many")
 
 
 def refuse_in_multi(connection: ConnectionContext, message: str) -> None:

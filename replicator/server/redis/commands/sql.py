@@ -20,7 +20,7 @@ from replicator.sql.engine import Result
 from replicator.sql.errors import SqlError
 from replicator.sql.parsing import parse
 from replicator.sql.statement import Control, ControlAction, Parsed, Query
-from replicator.sql.tokens import Parameters
+from replicator.sql.tokens import MAX_PARAMETERS, Parameters
 from replicator.sql.values import ResultColumn, SqlValue
 from replicator.steps import Steps, finish
 
@@ -76,7 +76,7 @@ def execute(keyspace: WritableKeyspace, args: Args) -> Steps[Reply]:
     )
     keyspace.command_info.reads += result.reads
     reply = _reply_at_once(request, result)
-    return finish(_reply(request, result)) if reply is None else reply
+    return (yield from _reply(request, result)) if reply is None else reply
 
 
 def control(connection: ConnectionContext, args: Args) -> None:
@@ -120,6 +120,8 @@ def _request(args: Args) -> _Request:
         return _Request(parsed, _unpacked(args[3]), True)
     if option != b"VALUES":
         raise BadRequest(SYNTAX)
+    if len(args) - 3 > MAX_PARAMETERS:
+        raise SqlError(f"a statement has at most {MAX_PARAMETERS} parameters")
     return _Request(parsed, [_text(value) for value in args[3:]], False)
 
 
@@ -145,14 +147,29 @@ def _text(data: bytes) -> str:
 def _unpacked(data: bytes) -> Parameters:
     """Raises `SqlError`."""
     try:
-        values: Any = msgpack.unpackb(data)
+        values: Any = msgpack.unpackb(data) if len(data) <= _SHORT else _unpacked_long(data)
     except (ValueError, msgpack.UnpackException) as error:
-        raise SqlError(f"the parameters are not MessagePack: {error}") from error
+        raise SqlError(f"the parameters are no valid MessagePack: {error or type(error).__name__}") from error
     if isinstance(values, dict) and all(isinstance(name, str) for name in values):
         return {name: value if type(value) in _TYPES else _value(value) for name, value in values.items()}
     if isinstance(values, list):
         return [value if type(value) in _TYPES else _value(value) for value in values]
     raise SqlError("the parameters must be a MessagePack array, or a map from their names")
+
+
+def _unpacked_long(data: bytes) -> Any:
+    """Ends at the second array or map, before it becomes many objects. Raises `ValueError`, `UnpackException`."""
+    containers = 0
+
+    def count(value: Any) -> Any:
+        nonlocal containers
+        containers += 1
+        if containers > 1:
+            raise ValueError("an array or map is no value of SQL")
+        return value
+
+    most = MAX_PARAMETERS
+    return msgpack.unpackb(data, max_array_len=most, max_map_len=most, list_hook=count, object_hook=count)
 
 
 def _value(value: object) -> SqlValue:
