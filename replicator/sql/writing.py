@@ -289,7 +289,7 @@ class _Deletion(Prepared):
                 self._database.describe(self._check_sql, bind(values))
         written = Written(columns[1:])
         stored = StoredTable(self._table, transaction)
-        for key, *returned in [*_limited(found, self._database.source.limit)]:
+        for key, *returned in [*_limited(_sent(found, self._database.source.limit))]:
             assert isinstance(key, bytes)
             self._database.source.limit.on_row()
             row = stored.get(key)
@@ -371,7 +371,7 @@ def _where(condition: str) -> str:
 def _read(database: Database, query: str, bindings: Bindings) -> Iterator[Row]:
     """Values that are to be written, so that they have to fit into a record."""
     size = 0
-    for row in _limited(database.rows(query, bindings), database.source.limit):
+    for row in _limited(database.rows(query, bindings)):
         for it in row:
             if type(it) is str or type(it) is bytes:
                 size += len(it)
@@ -382,9 +382,15 @@ def _read(database: Database, query: str, bindings: Bindings) -> Iterator[Row]:
         yield row
 
 
-def _limited(rows: Iterator[Row], limit: Limit) -> Iterator[Row]:
-    for number, row in enumerate(rows, 1):
+def _sent(rows: Iterator[Row], limit: Limit) -> Iterator[Row]:
+    """Rows that become the result."""
+    for row in rows:
         limit.on_result(row)
+        yield row
+
+
+def _limited(rows: Iterator[Row]) -> Iterator[Row]:
+    for number, row in enumerate(rows, 1):
         if number > MAX_SQL_ROWS:
             raise TransactionTooLarge(f"one statement can write at most {MAX_SQL_ROWS} rows: divide it")
         yield row
