@@ -33,7 +33,8 @@ class Address:
         except ConfigError:
             host = ""
         if not (host and _is_port(port)):
-            raise ConfigError(f"invalid address {text!r}: expected HOST:PORT, for example 127.0.0.1:7001")
+            shown = "with a password" if "@" in text else repr(text)
+            raise ConfigError(f"invalid address {shown}: expected HOST:PORT, for example 127.0.0.1:7001")
         return cls(host, int(port))
 
     @classmethod

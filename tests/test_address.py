@@ -57,3 +57,8 @@ def test_a_host() -> None:
     for text in ("", "db1:7001", "[::1]:7001", "[db1]", "a b", "http://db1"):
         with pytest.raises(ConfigError, match="expected a host name or an IP address without a port"):
             parse_host(text)
+
+
+def test_an_error_does_not_show_a_password() -> None:
+    with pytest.raises(ConfigError, match=r"invalid address with a password: expected HOST:PORT"):
+        Address.parse("replicator://:hunter2@127.0.0.1:7001")

@@ -408,3 +408,8 @@ def test_a_statement_is_not_sent_again_while_its_node_answers_pings(
 def test_a_transaction_has_no_commands_on_transactions(name: str) -> None:
     with pytest.raises(BadRequest, match=f"{name} cannot be part of a transaction"):
         transaction_commands([("SET", "a", 1), (name,)], "id")
+
+
+def test_an_argument_that_is_no_unicode_is_refused() -> None:
+    with pytest.raises(BadRequest, match="no valid Unicode"):
+        encode(["SET", "\ud800", 1])

@@ -152,7 +152,7 @@ class TestCursor:
         assert cursor.fetchmany() == [(1,)]
         cursor.arraysize = 4
         assert cursor.fetchmany() == [(2,), (3,), (4,), (5,)]
-        assert cursor.fetchmany(0) == []
+        assert cursor.fetchmany(0) == cursor.fetchmany(-1) == []
         assert cursor.fetchmany() == [(6,)]
 
     def test_fetchall(self, cursor: dbapi.Cursor) -> None:

@@ -45,7 +45,10 @@ def _encode(argument: Argument) -> bytes:
         case bytes():
             return argument
         case str():
-            return argument.encode()
+            try:
+                return argument.encode()
+            except UnicodeEncodeError as error:
+                raise BadRequest(f"an argument is no valid Unicode: {error}") from error
         case bool():
             pass
         case int():

@@ -54,7 +54,7 @@ class Cursor:
         """By default `arraysize` rows. Raises `Error`."""
         rows = self._rows()
         start = self._next
-        self._next = min(len(rows), start + (self.arraysize if size is None else size))
+        self._next = min(len(rows), start + max(0, self.arraysize if size is None else size))
         return list(rows[start : self._next])
 
     def fetchall(self) -> list[Row]:
