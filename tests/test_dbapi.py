@@ -324,10 +324,12 @@ class TestReads:
         serializable.close()
         assert other.execute("SELECT a FROM t").fetchall() == [(5,)]
 
-    def test_a_session_reads_what_it_has_committed(self, fake: FakeSqlCluster, dsn: str) -> None:
+    @pytest.mark.parametrize("end", ["commit", "rollback"])
+    def test_a_session_reads_what_its_transactions_have_seen(self, fake: FakeSqlCluster, dsn: str, end: str) -> None:
+        dbapi.connect(dsn, autocommit=True).execute("CREATE TABLE t (a)")
         connection = dbapi.connect(dsn, level="session")
-        connection.execute("CREATE TABLE t (a)")
-        connection.commit()
+        connection.execute("INSERT INTO t VALUES (1)")
+        getattr(connection, end)()
         connection.execute("SELECT * FROM t")
         level = fake.seen[-1].level
         assert level is not None and level.startswith("session 0000")

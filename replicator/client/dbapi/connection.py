@@ -74,7 +74,9 @@ class Connection:
 
     def rollback(self) -> None:
         self.check_open()
-        self._transaction.rollback()
+        token = self._transaction.rollback()
+        if token is not None:
+            self._progress.update(token)
 
     def close(self) -> None:
         """Rolls back an open transaction."""

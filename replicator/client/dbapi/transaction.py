@@ -100,11 +100,11 @@ class Transaction:
             raise of_commit(committed)
         return None if first_failure(token) else token[0]
 
-    def rollback(self) -> None:
-        """Never fails: without a connection, there is no transaction."""
-        if self.state is TransactionState.OPEN:
-            self._roll_back()
+    def rollback(self) -> Reply:
+        """As `commit`. Never fails: without a connection, there is no transaction."""
+        token = self._roll_back() if self.state is TransactionState.OPEN else None
         self.state = TransactionState.NONE
+        return token
 
     def close(self) -> None:
         """The node rolls back what is open."""
@@ -153,10 +153,12 @@ class Transaction:
         else:
             self._disconnect()
 
-    def _roll_back(self) -> None:
-        [reply] = self._exchange([sql_command("ROLLBACK")])
+    def _roll_back(self) -> Reply:
+        """The reply to `REPL.TOKEN`, if there is one: what the transaction has read was read."""
+        reply, *token = self._exchange([sql_command("ROLLBACK"), TOKEN])
         if isinstance(reply, Failure) and reply.code not in _STAYS_CONNECTED:
             self._disconnect()
+        return token[0] if token and first_failure(token) is None else None
 
     def _exchange(self, commands: Sequence[EncodedCommand], timeout_s: float | None = None) -> list[Reply]:
         if self._leader is None:
