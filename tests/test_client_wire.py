@@ -25,7 +25,7 @@ class Late:
         self.second = asyncio.Event()
         self.asked = asyncio.Event()
         self.node: Address
-        self.pings = 0
+        self.pings = self.requests = 0
         self.answers_pings = True
         self.answers_handshake = True
         self._writers: list[asyncio.StreamWriter] = []
@@ -46,6 +46,7 @@ class Late:
 
     async def _answer(self, name: bytes) -> bytes:
         if name == b"FIRST":
+            self.requests += 1
             self.asked.set()
             await self.second.wait()
             return b"+first\r\n"
@@ -194,3 +195,13 @@ async def test_a_connection_returns_to_the_pool_whenever_the_task_is_cancelled(
         task.cancel()
         await asyncio.wait({task})
         assert not pools._pool(late.node)._in_use_connections
+
+
+async def test_many_tasks_are_no_failure_of_the_node(late: Late, pools: aio._ConnectionPools) -> None:
+    """redis-py's own pool would refuse the 101st. More than 100 at once would be too many for the listener."""
+    slow = [asyncio.ensure_future(pools.send(ask(late, b"FIRST", 60))) for _ in range(80)]
+    await until(lambda: late.requests == 80)
+    more = [asyncio.ensure_future(pools.send(ask(late, b"FIRST", 60))) for _ in range(80)]
+    await until(lambda: late.requests == 160)
+    late.second.set()
+    assert await asyncio.gather(*slow, *more) == [[b"first"]] * 160

@@ -25,7 +25,7 @@ from replicator.client.sql import (
     parse_result,
     sql_command,
 )
-from replicator.client.wire import connection_options, failure_of, parse_reply
+from replicator.client.wire import CONNECTIONS, connection_options, failure_of, parse_reply
 from replicator.protocol.levels import LINEARIZABLE, Level
 
 T = TypeVar("T")
@@ -214,7 +214,9 @@ class _ConnectionPools:
     def _pool(self, node: Address) -> redis.asyncio.ConnectionPool:
         if node not in self._pools:
             options = connection_options(node, self._password)
-            self._pools[node] = redis.asyncio.ConnectionPool(**options, retry=Retry(NoBackoff(), 0))
+            self._pools[node] = redis.asyncio.ConnectionPool(
+                **options, max_connections=CONNECTIONS, retry=Retry(NoBackoff(), 0)
+            )
         return self._pools[node]
 
 

@@ -26,7 +26,7 @@ from replicator.client.sql import (
     parse_result,
     sql_command,
 )
-from replicator.client.wire import CONNECT_S, connection_options, failure_of, parse_reply
+from replicator.client.wire import CONNECT_S, CONNECTIONS, connection_options, failure_of, parse_reply
 from replicator.protocol.levels import LINEARIZABLE, Level
 
 T = TypeVar("T")
@@ -216,7 +216,7 @@ class _ConnectionPools:
             if node not in self._pools:
                 options = connection_options(node, self._password)
                 self._pools[node] = redis.ConnectionPool(
-                    **options, socket_timeout=CONNECT_S, retry=Retry(NoBackoff(), 0)
+                    **options, max_connections=CONNECTIONS, socket_timeout=CONNECT_S, retry=Retry(NoBackoff(), 0)
                 )
             return self._pools[node]
 

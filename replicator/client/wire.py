@@ -11,6 +11,8 @@ from replicator.client.requests import Reply
 from replicator.client.routing import ERR, LOST, Failure
 
 CONNECT_S = 1.0  # also for each answer during the handshake
+CONNECTIONS = 1 << 20
+"""To each node, at most. A pool that is full would look like a node that is gone; redis-py's own default is 100."""
 NO_ANSWER = "the node did not answer in time"  # a TimeoutError has no text
 
 _CODES: dict[type[Exception], str] = {  # redis-py removes these from the message
