@@ -644,4 +644,6 @@ class TestHostileStatements:
     def test_commands_with_many_words(self, client: Any) -> None:
         with pytest.raises(redis.ResponseError, match="HELLO has at most"):
             client.execute_command("HELLO", "3", *["SETNAME", "a"] * 1_000)
+        with pytest.raises(redis.ResponseError, match="COMMAND has at most"):
+            client.execute_command("COMMAND", "INFO", *["get"] * 1_000)
         client.execute_command("CONFIG", "SET", "notify-keyspace-events", "KEA" * 1_000)
