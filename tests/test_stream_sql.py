@@ -31,7 +31,7 @@ from replicator.stream.sql_rows import NO_TABLES, TableColumns, Tables, json_val
 from tests.keyspace_fixture import writes
 from tests.sql_fixture import MemoryDatabase
 from tests.stream_fixture import MadeUpLog
-from tests.test_sql_differential import TABLES, Draw
+from tests.test_sql_differential import NAMES, TABLES, Draw
 
 SETTINGS = StreamSettings("changes", "log", StreamFormat.JSON)
 FORMAT = SETTINGS.envelope_format()
@@ -243,7 +243,7 @@ def test_the_changes_lead_to_the_rows_that_sql_shows(seed: int) -> None:
             log.run(draw.one(draw.insert(), draw.insert(), draw.update(), draw.delete()))
     found = changes_in(publish(log.entries)[0])
     assert len(found) > 50
-    rows: dict[str, dict[bytes, Image]] = {name: {} for name in "tuvw"}
+    rows: dict[str, dict[bytes, Image]] = {name: {} for name in NAMES}
     for change in found:
         assert rows[change.table].get(change.row) == change.before
         if change.after is None:
