@@ -21,6 +21,7 @@ Reply: TypeAlias = Any
 TOKEN: EncodedCommand = (b"REPL.TOKEN",)
 
 _OF_TRANSACTIONS = frozenset({b"MULTI", b"EXEC", b"REPL.EXEC", b"DISCARD", b"WATCH", b"UNWATCH", b"RESET", b"QUIT"})
+_SQL = b"REPL.SQL"
 _WORDS_BEFORE_SQL = 5  # REPL.ONCE id REPL.BY way REPL.SQL
 
 
@@ -91,7 +92,8 @@ def transaction_commands(commands: Sequence[Sequence[Argument]], id: str) -> lis
 
 def may_take_long(commands: Sequence[EncodedCommand]) -> bool:
     """Whether a node may compute for seconds, as it may for a statement."""
-    return any(word.upper() == b"REPL.SQL" for command in commands for word in command[:_WORDS_BEFORE_SQL])
+    words = (word for command in commands for word in command[:_WORDS_BEFORE_SQL])
+    return any(len(word) == len(_SQL) and word.upper() == _SQL for word in words)  # others may be large values
 
 
 def transaction_replies(reply: Reply) -> list[Reply]:
