@@ -8,7 +8,7 @@ import apsw
 
 from replicator.limits import MAX_SQL_S
 from replicator.sql.errors import OutOfMemory, SqlError
-from replicator.sql.values import SqlValue
+from replicator.sql.values import SqlValue, size_of
 
 ROWS_PER_CHECK = 20
 """Rows that are read between two looks at the limits."""
@@ -91,10 +91,7 @@ class TimedSteps(Limit):
         self._size = 0
 
     def on_result(self, row: Sequence[SqlValue]) -> None:
-        self._size += 16 * len(row)
-        for it in row:
-            if type(it) is str or type(it) is bytes:
-                self._size += len(it)
+        self._size += 16 * len(row) + size_of(row)
         if self._size > _BYTES:
             self.check()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import Enum
 
 from replicator.sql.names import fold
@@ -13,6 +14,11 @@ ResultColumn = tuple[str, str | None]
 """Name and declared type."""
 
 INT64 = range(-(2**63), 2**63)
+
+
+def size_of(row: Sequence[SqlValue]) -> int:
+    """Of its texts, in characters, and blobs, in bytes: values of other types are small."""
+    return sum([len(it) for it in row if type(it) is str or type(it) is bytes])
 
 
 class Affinity(Enum):

@@ -24,7 +24,7 @@ from replicator.sql.statement import Conflict, Delete, Insert, Update
 from replicator.sql.stored_table import StoredTable, rowid_key
 from replicator.sql.tables import Row, Table
 from replicator.sql.tokens import Bindings, Values, bind, quote
-from replicator.sql.values import ResultColumn, SqlValue
+from replicator.sql.values import ResultColumn, SqlValue, size_of
 from replicator.sql.virtual_table import KEY_COLUMN
 from replicator.store.view import Transaction, TransactionTooLarge
 
@@ -372,9 +372,7 @@ def _read(database: Database, query: str, bindings: Bindings) -> Iterator[Row]:
     """Values that are to be written, so that they have to fit into a record."""
     size = 0
     for row in _limited(database.rows(query, bindings)):
-        for it in row:
-            if type(it) is str or type(it) is bytes:
-                size += len(it)
+        size += size_of(row)
         if size > 2 * MAX_RECORD_BYTES:  # all may be as they are already
             raise TransactionTooLarge(
                 f"one statement can write values of at most {2 * MAX_RECORD_BYTES >> 20} MiB: divide it"

@@ -21,7 +21,7 @@ from replicator.sql.errors import SqlError
 from replicator.sql.parsing import parse
 from replicator.sql.statement import Control, ControlAction, Parsed, Query
 from replicator.sql.tokens import MAX_PARAMETERS, Parameters
-from replicator.sql.values import ResultColumn, SqlValue
+from replicator.sql.values import ResultColumn, SqlValue, size_of
 from replicator.steps import Steps, finish
 
 NAME = "repl.sql"
@@ -181,7 +181,7 @@ def _value(value: object) -> SqlValue:
 
 def _reply_at_once(request: _Request, result: Result) -> bytes | None:
     """None: it is to be encoded in steps."""
-    if request.packed and len(result.rows) <= _ROWS_AT_ONCE and _size(result.rows) <= _BYTES_AT_ONCE:
+    if request.packed and len(result.rows) <= _ROWS_AT_ONCE and sum(map(size_of, result.rows)) <= _BYTES_AT_ONCE:
         return _packed_at_once(result)
     return None
 
@@ -198,10 +198,6 @@ def _packed(result: Result) -> Steps[Reply]:
         parts += map(packer.pack, rows[first : first + _ROWS_PER_STEP])
         yield 0
     return b"".join(parts)
-
-
-def _size(rows: Sequence[tuple[SqlValue, ...]]) -> int:
-    return sum([len(it) for row in rows for it in row if type(it) is str or type(it) is bytes])
 
 
 def _packed_at_once(result: Result) -> bytes:
