@@ -18,7 +18,11 @@ INT64 = range(-(2**63), 2**63)
 
 def size_of(row: Sequence[SqlValue]) -> int:
     """Of its texts, in characters, and blobs, in bytes: values of other types are small."""
-    return sum([len(it) for it in row if type(it) is str or type(it) is bytes])
+    size = 0
+    for it in row:  # of each row of a result: a comprehension takes half as long again
+        if type(it) is str or type(it) is bytes:
+            size += len(it)
+    return size
 
 
 class Affinity(Enum):

@@ -104,9 +104,6 @@ def control(
     return command(name, arity, CommandKind.CONTROL, keys, before_auth=before_auth)
 
 
-_MOST_NESTED = 3  # a command in two that execute it
-
-
 def look_up(args: Args) -> Command:
     """The command of a line. Raises `BadRequest` with the message of Redis."""
     found = COMMANDS.get(args[0].lower())
@@ -117,6 +114,9 @@ def look_up(args: Args) -> Command:
     if not found.accepts(len(args)):
         raise wrong_arity(found.name)
     return found if found.variant is None else found.variant(args)
+
+
+_MOST_NESTED = 3  # a command in two that execute it
 
 
 def _check_nesting(line: Args) -> None:
