@@ -9,6 +9,7 @@ from unittest.mock import patch
 import trustme
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from replicator.address import Address
 from replicator.local.kafka import LocalBroker, settings
 from replicator.local.kafka.broker import new_cluster_id
 from replicator.local.kafka.settings import BrokerLayout, Listener
@@ -35,12 +36,13 @@ def start_secured_kafka(folder: Path, settings_of_listener: str) -> SecuredKafka
         return f"{genuine}\nssl.keystore.type=PEM\nssl.keystore.location=broker.pem\n{settings_of_listener}\n"
 
     plain, port, controller = random_free_ports(3)
-    listeners = (Listener("BROKER", plain, plain), Listener(SECURED, port, port))
-    layout = BrokerLayout(1, listeners, controller, {1: controller}, new_cluster_id())
+    plain_address, secured_address = Address("127.0.0.1", plain), Address("127.0.0.1", port)
+    listeners = (Listener("BROKER", plain, plain_address), Listener(SECURED, port, secured_address))
+    layout = BrokerLayout(1, listeners, controller, {1: Address("127.0.0.1", controller)}, new_cluster_id())
     broker = LocalBroker(folder, layout=layout)
     with patch.object(settings, "server_properties", properties):
         broker.start()
-    return SecuredKafka(broker, f"127.0.0.1:{plain}", f"127.0.0.1:{port}", cafile)
+    return SecuredKafka(broker, str(plain_address), str(secured_address), cafile)
 
 
 def _write_certificates(folder: Path) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from replicator.address import Address
 from replicator.errors import BrokerUnavailable, ConfigError
 from replicator.local.kafka import BrokerState, LocalBroker
 from replicator.local.kafka.jars import kafka_home, kafka_version
@@ -85,19 +86,21 @@ def test_the_port_is_remembered_in_the_settings() -> None:
 
 
 def test_a_broker_of_three_says_where_the_proxies_in_front_of_it_are() -> None:
-    listeners = (Listener("BROKER", 1, 11), Listener("FIRST", 2, 12))
-    lines = server_properties(BrokerLayout(2, listeners, 3, {1: 21, 2: 22, 3: 23}, "c")).splitlines()
+    listeners = (Listener("BROKER", 1, Address("broker2", 11)), Listener("FIRST", 2, Address("127.0.0.1", 12)))
+    controllers = {node: Address(f"broker{node}", 20 + node) for node in (1, 2, 3)}
+    lines = server_properties(BrokerLayout(2, listeners, 3, controllers, "c")).splitlines()
     for line in (
         "node.id=2",
-        "controller.quorum.voters=1@127.0.0.1:21,2@127.0.0.1:22,3@127.0.0.1:23",
+        "controller.quorum.voters=1@broker1:21,2@broker2:22,3@broker3:23",
         "listeners=BROKER://127.0.0.1:1,FIRST://127.0.0.1:2,CONTROLLER://127.0.0.1:3",
-        "advertised.listeners=BROKER://127.0.0.1:11,FIRST://127.0.0.1:12",
+        "advertised.listeners=BROKER://broker2:11,FIRST://127.0.0.1:12,CONTROLLER://broker2:22",
         "default.replication.factor=3",
         "min.insync.replicas=2",
         "broker.session.timeout.ms=3000",
     ):
         assert line in lines
     alone = server_properties(single_broker(port=1, controller_port=2, cluster_id="c")).splitlines()
+    assert "advertised.listeners=BROKER://127.0.0.1:1" in alone
     assert "min.insync.replicas=1" in alone and "broker.session.timeout.ms=3000" not in alone
 
 

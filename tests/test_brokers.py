@@ -60,6 +60,16 @@ async def in_sync(brokers: KafkaCluster, topic: str) -> None:
             await asyncio.sleep(0.1)
 
 
+async def another_controller(brokers: KafkaCluster, *, than: int) -> None:
+    """Wait until most controllers have elected another one."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            with suppress(BrokerUnavailable):
+                if await active_controller(brokers.bootstrap()) != than:
+                    return
+            await asyncio.sleep(0.1)
+
+
 async def settled(brokers: KafkaCluster, topic: str) -> None:
     """Wait until nothing is left of the fault before: each broker has the whole log, and the controller stays."""
     await in_sync(brokers, topic)
@@ -105,6 +115,12 @@ class Fault:
         await self.writes_go_on(without=controller)
         await asyncio.to_thread(self.brokers.start, controller)
 
+    async def controller_cut_off(self) -> None:
+        controller = await active_controller(self.brokers.bootstrap())
+        with self.brokers.cut_off(controller):
+            await another_controller(self.brokers, than=controller)
+            await self.writes_go_on(without=controller)
+
     async def rolling_restart(self) -> None:
         for node in self.brokers.nodes:
             await asyncio.to_thread(self.brokers.stop, node)
@@ -120,6 +136,7 @@ class Fault:
         Fault.leader_stopped,
         Fault.leader_cut_off,
         Fault.controller_killed,
+        Fault.controller_cut_off,
         Fault.rolling_restart,
     ],
     ids=lambda fault: fault.__name__,

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 
+from replicator.address import Address
 from replicator.local.kafka.proxy import HOST, Link, Proxies
 from replicator.local.ports import random_free_port
 
@@ -15,8 +16,13 @@ LINE = b"line\n"
 
 
 @pytest.fixture
-async def link() -> AsyncIterator[Link]:
-    """To a server that sends back what it receives."""
+def address() -> Address:
+    return Address(HOST, random_free_port())
+
+
+@pytest.fixture
+async def link(address: Address) -> AsyncIterator[Link]:
+    """At `address`, to a server that sends back what it receives."""
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(100):
@@ -25,13 +31,14 @@ async def link() -> AsyncIterator[Link]:
 
     server = await asyncio.start_server(echo, HOST, 0)
     proxies = Proxies()
-    yield proxies.add(server.sockets[0].getsockname()[1], random_free_port())
+    yield proxies.add(server.sockets[0].getsockname()[1], address)
     await asyncio.to_thread(proxies.close)
     server.close()
 
 
-async def test_bytes_and_the_end_of_a_connection_pass(link: Link) -> None:
-    reader, writer = await asyncio.open_connection(HOST, link.port)
+@pytest.mark.usefixtures("link")
+async def test_bytes_and_the_end_of_a_connection_pass(address: Address) -> None:
+    reader, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(LINE)
     assert await reader.readline() == LINE
     writer.write_eof()
@@ -39,12 +46,12 @@ async def test_bytes_and_the_end_of_a_connection_pass(link: Link) -> None:
     writer.close()
 
 
-async def test_what_was_sent_while_a_link_was_cut_arrives_once_it_is_healed(link: Link) -> None:
-    before, writer = await asyncio.open_connection(HOST, link.port)
+async def test_what_was_sent_while_a_link_was_cut_arrives_once_it_is_healed(link: Link, address: Address) -> None:
+    before, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(LINE)
     assert await before.readline() == LINE
     link.cut()
-    during, other = await asyncio.open_connection(HOST, link.port)
+    during, other = await asyncio.open_connection(address.host, address.port)
     replies = [asyncio.create_task(reader.readline()) for reader in (before, during)]
     for it in (writer, other):
         it.write(LINE)
@@ -56,10 +63,10 @@ async def test_what_was_sent_while_a_link_was_cut_arrives_once_it_is_healed(link
     other.close()
 
 
-async def test_a_server_that_is_not_there_is_a_closed_connection() -> None:
+async def test_a_server_that_is_not_there_is_a_closed_connection(address: Address) -> None:
     proxies = Proxies()
-    link = proxies.add(random_free_port(), random_free_port())
-    reader, writer = await asyncio.open_connection(HOST, link.port)
+    proxies.add(random_free_port(), address)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
     with suppress(ConnectionResetError):
         assert await reader.read() == b""
     writer.close()

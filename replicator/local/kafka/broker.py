@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from replicator.address import Address
@@ -107,17 +108,24 @@ class LocalBroker:
             if running:
                 return self._adopt(running)
             home = kafka_home(self._home)
-            java, classpath = str(find_java()), str(home / "libs" / "*")
-            command = [java, *settings.java_options(heap=self._heap, classpath=classpath)]
             layout = self._layout or settings.single_broker(
                 port=self._choose_port(), controller_port=random_free_port(), cluster_id=new_cluster_id()
             )
+            java = str(find_java())
+            options = partial(
+                settings.java_options,
+                heap=self._heap,
+                classpath=str(home / "libs" / "*"),
+                own_hosts=bool(layout.hosts),
+            )
             self._write("log4j2.xml", settings.LOG4J2_XML)
+            if layout.hosts:
+                self._write(settings.HOSTS_FILE, settings.hosts_file(layout))
             if not self._data.exists():
-                self._format(command, layout)
+                self._format([java, *options()], layout)
             self._write("server.properties", settings.server_properties(layout))
-            options = settings.java_options(heap=self._heap, classpath=classpath, jmx_port=self._jmx_port)
-            return self._launch([java, *options, "kafka.Kafka", "server.properties"], kafka_version(home))
+            command = [java, *options(jmx_port=self._jmx_port), "kafka.Kafka", "server.properties"]
+            return self._launch(command, kafka_version(home))
 
     def stop(self) -> bool:
         """SIGTERM, and SIGKILL after 30 s. False if the broker was not running. Raises `BrokerUnavailable`."""

@@ -1,10 +1,11 @@
 """A Kafka of several brokers on this machine, each a process of its own, whose links can be cut one by one.
 
-    client   → broker        a link for each broker and each of two groups of clients
-    broker   → broker        a link to each broker, which all others share
-    broker   → controller    a link for each pair
+    client → broker    a link for each broker and each of two groups of clients
+    broker → broker    two links for each pair: to the broker, and to its controller
 
-Every broker is a controller, too.
+Every broker is a controller, too. All of them know each other by the same names, and each one resolves these names to
+the addresses of its own links (127.1.FROM.TO). Links of one address for all would not do: a controller that becomes the
+active one tells the others where it is.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ JOIN_S = 60.0
 PROBE_S = 1.0
 POLL_S = 0.05
 BETWEEN_BROKERS = "BROKER"
-PORTS_PER_BROKER = 7  # controller; between brokers, and of each group of clients, with a proxy each
+PORTS_PER_BROKER = 6  # controller, between brokers, and for each group of clients one of the broker and one of a proxy
 
 
 class ClientGroup(StrEnum):
@@ -50,35 +51,34 @@ class KafkaCluster:
     def __init__(self, dir: Path, brokers: int = BROKERS) -> None:
         self.nodes = range(1, brokers + 1)
         self._proxies = Proxies()
-        self._to_controllers: dict[tuple[int, int], Link] = {}  # from a broker to the controller of another, or its own
-        self._to_brokers: dict[int, Link] = {}
+        self._between: dict[tuple[int, int], list[Link]] = {}  # from a broker to another, and to its own controller
         self._of_clients: dict[tuple[ClientGroup, int], Link] = {}
-        self._ports = iter(random_free_ports(PORTS_PER_BROKER * brokers + brokers**2))
-        controllers = {node: next(self._ports) for node in self.nodes}
+        self._addresses: dict[ClientGroup, list[Address]] = {group: [] for group in ClientGroup}
+        self._ports = iter(random_free_ports(PORTS_PER_BROKER * brokers))
+        controllers = {node: Address(_name(node), next(self._ports)) for node in self.nodes}
         cluster_id = new_cluster_id()
         self._brokers = {
-            node: LocalBroker(dir / f"broker{node}", heap=HEAP, layout=self._layout(node, controllers, cluster_id))
+            node: LocalBroker(dir / _name(node), heap=HEAP, layout=self._layout(node, controllers, cluster_id))
             for node in self.nodes
         }
 
-    def _layout(self, node: int, controllers: dict[int, int], cluster_id: str) -> BrokerLayout:
-        for to, port in controllers.items():
-            self._to_controllers[node, to] = self._link(port)
-        between = next(self._ports)
-        self._to_brokers[node] = self._link(between)
-        listeners = [Listener(BETWEEN_BROKERS, between, self._to_brokers[node].port)]
+    def _layout(self, node: int, controllers: dict[int, Address], cluster_id: str) -> BrokerLayout:
+        between, controller = next(self._ports), controllers[node].port
+        for other in self.nodes:
+            self._between[other, node] = [
+                self._proxies.add(port, Address(_ip(other, node), port)) for port in (between, controller)
+            ]
+        listeners = [Listener(BETWEEN_BROKERS, between, Address(_name(node), between))]
         for group in ClientGroup:
-            port = next(self._ports)
-            self._of_clients[group, node] = self._link(port)
-            listeners.append(Listener(group, port, self._of_clients[group, node].port))
-        reached_at = {to: self._to_controllers[node, to].port for to in controllers}
-        return BrokerLayout(node, tuple(listeners), controllers[node], reached_at, cluster_id)
-
-    def _link(self, target_port: int) -> Link:
-        return self._proxies.add(target_port, next(self._ports))
+            port, reached_at = next(self._ports), Address(HOST, next(self._ports))
+            self._of_clients[group, node] = self._proxies.add(port, reached_at)
+            self._addresses[group].append(reached_at)
+            listeners.append(Listener(group, port, reached_at))
+        hosts = {_name(to): _ip(node, to) for to in self.nodes}
+        return BrokerLayout(node, tuple(listeners), controller, controllers, cluster_id, hosts)
 
     def bootstrap(self, group: ClientGroup = ClientGroup.FIRST) -> str:
-        return ",".join(str(Address(HOST, self._of_clients[group, node].port)) for node in self.nodes)
+        return ",".join(map(str, self._addresses[group]))
 
     def start(self, *nodes: int) -> None:
         """Start these brokers, or all, and wait until all that run are members. Raises `BrokerUnavailable`."""
@@ -125,14 +125,22 @@ class KafkaCluster:
     @contextmanager
     def cut_off(self, node: int) -> Iterator[None]:
         """From the other brokers and all controllers, but not from clients."""
-        pairs = (link for pair, link in self._to_controllers.items() if node in pair)
-        with _cut([self._to_brokers[node], *pairs]):
+        with _cut([link for pair, links in self._between.items() if node in pair for link in links]):
             yield
 
     @contextmanager
     def cut_off_from_clients(self, node: int, group: ClientGroup) -> Iterator[None]:
         with _cut([self._of_clients[group, node]]):
             yield
+
+
+def _name(node: int) -> str:
+    return f"broker{node}"
+
+
+def _ip(origin: int, to: int) -> str:
+    """Of the links from a broker to another; within 127.0.0.0/8, as Linux needs no set-up for these addresses."""
+    return f"127.1.{origin}.{to}"
 
 
 @contextmanager

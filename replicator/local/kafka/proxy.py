@@ -9,6 +9,8 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from replicator.address import Address
+
 HOST = "127.0.0.1"
 READ_BYTES = 1 << 16
 SWITCH_INTERVAL_S = 0.0005
@@ -24,7 +26,6 @@ class Link:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, target_port: int) -> None:
         """Use `Proxies.add`."""
-        self.port = 0
         self._loop = loop
         self._target_port = target_port
         self._whole = asyncio.Event()
@@ -36,10 +37,8 @@ class Link:
     def heal(self) -> None:
         self._loop.call_soon_threadsafe(self._whole.set)
 
-    async def listen(self, port: int) -> asyncio.Server:
-        server = await asyncio.start_server(self._serve, HOST, port)
-        self.port = server.sockets[0].getsockname()[1]
-        return server
+    async def listen(self, at: Address) -> asyncio.Server:
+        return await asyncio.start_server(self._serve, at.host, at.port)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -80,9 +79,9 @@ class Proxies:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxies", daemon=True)
         self._thread.start()
 
-    def add(self, target_port: int, port: int) -> Link:
-        """A proxy that listens at `port`. Raises `OSError`."""
-        return self._run(self._add(target_port, port))
+    def add(self, target_port: int, at: Address) -> Link:
+        """A proxy that listens at the address. Raises `OSError`."""
+        return self._run(self._add(target_port, at))
 
     def close(self) -> None:
         self._run(self._close())
@@ -90,9 +89,9 @@ class Proxies:
         self._thread.join()
         self._loop.close()
 
-    async def _add(self, target_port: int, port: int) -> Link:
+    async def _add(self, target_port: int, at: Address) -> Link:
         link = Link(self._loop, target_port)
-        self._servers.append(await link.listen(port))
+        self._servers.append(await link.listen(at))
         return link
 
     async def _close(self) -> None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from replicator.address import Address
 from replicator.limits import LOCAL_BROKER_MESSAGE_BYTES
 
 DATA_FOLDER = "data"
 LOG_FILE = "broker.log"
+HOSTS_FILE = "hosts"
 
 _HOST = "127.0.0.1"
+_CONTROLLER = "CONTROLLER"
 
 
 _SEVERAL_BROKERS = """
@@ -32,7 +35,7 @@ class Listener:
 
     name: str
     port: int
-    advertised: int
+    advertised: Address
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ class BrokerLayout:
     node: int
     listeners: tuple[Listener, ...]  # the first one is used between brokers
     controller_port: int
-    controllers: Mapping[int, int]  # by node: the port at which this broker reaches its controller
+    controllers: Mapping[int, Address]  # by node
     cluster_id: str
+    hosts: Mapping[str, str] = field(default_factory=dict)  # IP addresses of the names that only this broker resolves
 
     @property
     def port(self) -> int:
@@ -51,25 +55,29 @@ class BrokerLayout:
 
 
 def single_broker(*, port: int, controller_port: int, cluster_id: str) -> BrokerLayout:
-    return BrokerLayout(1, (Listener("BROKER", port, port),), controller_port, {1: controller_port}, cluster_id)
+    listener = Listener("BROKER", port, Address(_HOST, port))
+    return BrokerLayout(1, (listener,), controller_port, {1: Address(_HOST, controller_port)}, cluster_id)
 
 
 def server_properties(layout: BrokerLayout, data_folder: str = DATA_FOLDER) -> str:
     names = [listener.name for listener in layout.listeners]
-    voters = ",".join(f"{node}@{_HOST}:{port}" for node, port in layout.controllers.items())
-    controller = f"CONTROLLER://{_HOST}:{layout.controller_port}"
+    voters = ",".join(f"{node}@{address}" for node, address in layout.controllers.items())
+    listeners = [f"{it.name}://{_HOST}:{it.port}" for it in layout.listeners]
+    advertised = [f"{it.name}://{it.advertised}" for it in layout.listeners]
     copies = len(layout.controllers)
     in_sync = 1 if copies < 3 else 2
+    if copies > 1:  # by default, a new active controller gives the others the port of its listener
+        advertised.append(f"{_CONTROLLER}://{layout.controllers[layout.node]}")
     return f"""\
 # Written by `replicator broker start` at each start.
 process.roles=broker,controller
 node.id={layout.node}
 controller.quorum.voters={voters}
-controller.listener.names=CONTROLLER
-listeners={",".join([*(f"{it.name}://{_HOST}:{it.port}" for it in layout.listeners), controller])}
-advertised.listeners={",".join(f"{it.name}://{_HOST}:{it.advertised}" for it in layout.listeners)}
+controller.listener.names={_CONTROLLER}
+listeners={",".join([*listeners, f"{_CONTROLLER}://{_HOST}:{layout.controller_port}"])}
+advertised.listeners={",".join(advertised)}
 inter.broker.listener.name={names[0]}
-listener.security.protocol.map={",".join(f"{name}:PLAINTEXT" for name in [*names, "CONTROLLER"])}
+listener.security.protocol.map={",".join(f"{name}:PLAINTEXT" for name in [*names, _CONTROLLER])}
 log.dirs={data_folder}
 
 # As many copies as there are brokers.
@@ -96,6 +104,10 @@ message.max.bytes={LOCAL_BROKER_MESSAGE_BYTES}
 # The default takes 128 MiB of the heap for compacted topics, which hold very little here.
 log.cleaner.dedupe.buffer.size={16 << 20}
 """
+
+
+def hosts_file(layout: BrokerLayout) -> str:
+    return "".join(f"{ip} {name}\n" for name, ip in layout.hosts.items())
 
 
 def port_of(properties: str) -> int | None:
@@ -134,9 +146,11 @@ def _jmx_options(port: int) -> list[str]:
     return [*options, "-Djava.rmi.server.hostname=127.0.0.1"]
 
 
-def java_options(*, heap: str, classpath: str, jmx_port: int | None = None) -> list[str]:
+def java_options(*, heap: str, classpath: str, own_hosts: bool = False, jmx_port: int | None = None) -> list[str]:
+    """`own_hosts`: names are those of `hosts_file`, and no others."""
     return [
         *([] if jmx_port is None else _jmx_options(jmx_port)),
+        *([f"-Djdk.net.hosts.file={HOSTS_FILE}"] if own_hosts else []),
         f"-Xmx{heap}",
         "-Xms64m",
         "-XX:+UseG1GC",  # by default small machines use the serial collector, whose pauses show in the latencies
