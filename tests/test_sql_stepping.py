@@ -12,6 +12,7 @@ from typing import Any
 import apsw
 import pytest
 
+from replicator.limits import MAX_SQL_S
 from replicator.records.tape import Recorder
 from replicator.sql import functions, limits, stepping
 from replicator.sql.database import Database
@@ -40,7 +41,8 @@ class Computing:
         self._ended = allocate_lock()
         self._ended.acquire()
         self._work = work
-        self.work = Work(self._run, self._interrupt, self._discard)
+        self.is_overdue = False
+        self.work = Work(self._run, self._interrupt, self._discard, lambda: self.is_overdue)
 
     def _run(self, turn: Turn) -> str:
         self.begun = True
@@ -97,6 +99,15 @@ def test_closing_does_not_wait_for_c_code() -> None:
     assert computing.discarded and done == []
 
 
+def test_overdue_work_is_interrupted_while_it_computes() -> None:
+    computing = Computing(lambda turn: "interrupted")
+    steps = computing.work.run(WAIT_S)
+    next(steps)
+    assert not computing.interrupted
+    computing.is_overdue = True
+    assert finish(steps) == "interrupted" and computing.interrupted
+
+
 def test_closing_ends_work_that_has_paused() -> None:
     ended = []
 
@@ -107,7 +118,7 @@ def test_closing_ends_work_that_has_paused() -> None:
         finally:
             ended.append(True)
 
-    work_ = Work(work, lambda: None, lambda: None)
+    work_ = Work(work, lambda: None, lambda: None, lambda: False)
     steps = work_.run(None)
     assert [next(steps) for _ in range(5)] == [1] * 5
     assert work_.close(None) and ended == [True]
@@ -120,7 +131,7 @@ def test_closed_work_needs_no_garbage_collection() -> None:
 
     gc.disable()
     try:
-        work_ = Work(work, lambda: None, lambda: None)
+        work_ = Work(work, lambda: None, lambda: None, lambda: False)
         steps = work_.run(None)
         next(steps)
         left = weakref.ref(work_)
@@ -154,7 +165,7 @@ def test_what_has_failed_needs_no_memory() -> None:
             raise SqlError("refused") from error
         return ""
 
-    work_ = Work(work, lambda: None, lambda: None)
+    work_ = Work(work, lambda: None, lambda: None, lambda: False)
     with pytest.raises(SqlError) as failure:
         finish(work_.run(WAIT_S))
     assert work_.close(WAIT_S)
@@ -203,7 +214,7 @@ def test_an_error_of_the_work_is_raised_by_the_step() -> None:
         turn.pause(1)
         raise SqlError("refused")
 
-    steps = Work(work, lambda: None, lambda: None).run(None)
+    steps = Work(work, lambda: None, lambda: None, lambda: False).run(None)
     assert next(steps) == 1
     with pytest.raises(SqlError, match="refused"):
         next(steps)
@@ -262,6 +273,20 @@ def test_a_query_that_is_cancelled_while_a_function_computes(database: MemoryDat
     assert on_threads(database) is not used
     assert database.rows("SELECT count(*) FROM t") == [(2,)]
     assert database.entries.read - read < 20
+
+
+def test_a_query_is_cancelled_in_time_though_functions_of_sqlite_take_long() -> None:
+    now_s = 0.0
+    database = MemoryDatabase()
+    database.engine = SqlEngine(wait_s=WAIT_S, clock=lambda: now_s)
+    few = "WITH RECURSIVE n (x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n WHERE x < 50) SELECT ?1 GLOB ?2 FROM n"
+    steps = database.engine.query(database.entries, parse(few), ("a" * 100_000, "*" + "[a-z]" * 48 + "b"), NOW_MS)
+    for _ in range(3):
+        next(steps)
+    now_s = MAX_SQL_S + 1
+    with pytest.raises(SqlError, match="takes more than 60 s"):
+        finish(steps)
+    assert database.rows("SELECT 1" + ON_THREAD) == [(1, 1)]
 
 
 @pytest.mark.parametrize(

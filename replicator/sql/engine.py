@@ -20,7 +20,7 @@ from replicator.sql import catalog, defining, limits, writing
 from replicator.sql.database import Database, Queries
 from replicator.sql.errors import ConstraintFailed, OutOfMemory, SqlError
 from replicator.sql.functions import Calls
-from replicator.sql.progress import ROWS_PER_CHECK, Limit, RowLimit, TakesLonger, TimedSteps
+from replicator.sql.progress import ROWS_PER_CHECK, Limit, RowLimit, TakesLonger, TimedSteps, takes_too_long
 from replicator.sql.statement import Control, Create, Drop, Parsed, Query, Write
 from replicator.sql.stepping import Turn, Work, wait_for_thread
 from replicator.sql.tokens import Parameters, bind
@@ -169,7 +169,7 @@ class SqlEngine:
                 database.source.ahead = rows if not isinstance(entries, Transaction) or entries.is_stable else 1
                 return run(database, limit)
 
-        work = Work(on_thread, database.interrupt, database.close)
+        work = Work(on_thread, database.interrupt, database.close, lambda: self._clock() > until_s)
         try:
             return (yield from work.run(self._wait_s))
         finally:
@@ -240,6 +240,10 @@ def _errors_as_sql(database: Database | None) -> Iterator[None]:
             if database is not None:
                 database.is_broken = True
             raise OutOfMemory from error
+        if isinstance(error, apsw.InterruptError):
+            if database is not None:
+                database.is_broken = True  # SQLite may have rolled back its transaction
+            raise takes_too_long() from error
         if isinstance(error, (apsw.ConstraintError, apsw.MismatchError)):
             raise ConstraintFailed(str(error)) from error
         raise SqlError(database.authorizer.explain(error) if database else str(error)) from error

@@ -22,6 +22,10 @@ class TakesLonger(Exception):
     """The statement is to be executed in steps."""
 
 
+def takes_too_long() -> SqlError:
+    return SqlError(f"the statement takes more than {MAX_SQL_S} s: it was cancelled")
+
+
 Pause = Callable[[int], None]
 """It is called after each step, with the number of bytes that the step has added to the result."""
 
@@ -97,7 +101,7 @@ class TimedSteps(Limit):
 
     def check(self) -> None:
         if self._clock() > self._until_s:
-            raise SqlError(f"the statement takes more than {MAX_SQL_S} s: it was cancelled")
+            raise takes_too_long()
         if apsw.memory_used() > self._max_memory:
             raise OutOfMemory
         size, self._size = self._size, 0

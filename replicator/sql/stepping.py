@@ -161,12 +161,22 @@ class Turn:
 class Work(Generic[T]):
     """It is executed in steps. Close it in the end."""
 
-    def __init__(self, work: Callable[[Turn], T], interrupt: Callable[[], None], discard: Callable[[], None]) -> None:
-        """`interrupt`: ends what SQLite computes; `discard`: called on the worker if it ends after `close`."""
+    def __init__(
+        self,
+        work: Callable[[Turn], T],
+        interrupt: Callable[[], None],
+        discard: Callable[[], None],
+        is_overdue: Callable[[], bool],
+    ) -> None:
+        """`interrupt`: ends what SQLite computes; `discard`: called on the worker if it ends after `close`.
+
+        `is_overdue`: whether SQLite is to be interrupted. While it calls nothing back, the work cannot end itself.
+        """
         self._turn = Turn()
         self._work: Callable[[Turn], T] | None = work
         self._interrupt = interrupt
         self._discard = discard
+        self._is_overdue = is_overdue
         self._result: T
         self._failure: BaseException | None = None
         self._has_ended = False
@@ -183,6 +193,8 @@ class Work(Generic[T]):
             sizes = self._turn.step(wait_s)
             yield from sizes
             if not (sizes or self._has_ended):
+                if self._is_overdue():
+                    self._interrupt()
                 yield 0
         failure, self._failure = self._failure, None  # its traceback refers to this object
         if failure is not None:
