@@ -13,7 +13,8 @@ from replicator.cli.output import ConsoleProgress, console, errors, print_json, 
 from replicator.cli.status import describe_policy, describe_timing, draw
 from replicator.errors import ConfigError
 from replicator.local.admin_client import find_cluster
-from replicator.local.cluster import DEFAULT_BASE_PORT, DEFAULT_NAME, LocalCluster
+from replicator.local.cluster import LocalCluster
+from replicator.local.cluster_options import DEFAULT_BASE_PORT, DEFAULT_NAME
 from replicator.local.operations import change_timing, changed_policy, set_policy
 from replicator.local.summary import summarise
 from replicator.records.types import Mode, Policy, Replication, Timing, WriteMode

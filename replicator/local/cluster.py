@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replicator.address import Address
-from replicator.config import checked_bootstrap, checked_name, checked_node_id, checked_upstream, load_kafka
+from replicator.config import checked_bootstrap, checked_node_id, checked_upstream, load_kafka
 from replicator.errors import BrokerUnavailable, ConfigError, ReplicatorError, SnapshotError
 from replicator.local.admin_client import ClusterAdmin, find_cluster
+from replicator.local.cluster_options import ClusterOptions
 from replicator.local.folder import STORE, ClusterFile, ClusterFolder, NodeEntry
 from replicator.local.operations import remove_foreign_member, remove_member, set_mode
 from replicator.local.ports import check_free, free_base_port, is_free
@@ -39,9 +40,6 @@ from replicator.snapshots.restoring import Choice, only
 UP_S = 120
 START_S = 600
 ADD_S = 3600
-DEFAULT_NODES = 3
-DEFAULT_NAME = "replicator"
-DEFAULT_BASE_PORT = 7001
 
 
 class Origin(StrEnum):
@@ -96,9 +94,10 @@ class LocalCluster:
         """
         loaded = None if procedures is None else load_procedures(procedures)
         file = None if procedures is None else str(procedures.absolute())
+        bootstrap = None if bootstrap is None else checked_bootstrap(bootstrap)
         folder = self.folder
         with folder.lock(create=True):
-            cluster = self._planned(nodes, bootstrap, base_port, name, snapshots, file)
+            cluster = self._planned(ClusterOptions(nodes, bootstrap, base_port, name, snapshots, file))
             ran = [entry for entry in cluster.nodes if folder.process(entry.id)]
             self._notice_restore(cluster)
             with self._reporting_what_runs(cluster.nodes):
@@ -142,82 +141,27 @@ class LocalCluster:
                     f"a restore was interrupted, and the cluster is {cluster.name} now: {plan.next_steps(cluster)}"
                 )
 
-    def _planned(
-        self,
-        nodes: int | None,
-        bootstrap: str | None,
-        base_port: int | None,
-        name: str | None,
-        snapshots: str | None,
-        procedures: str | None,
-    ) -> ClusterFile:
+    def _planned(self, options: ClusterOptions) -> ClusterFile:
         """What `up` saves and starts. Raises `ConfigError`, `BrokerUnavailable`: then nothing has changed."""
         folder = self.folder
-        bootstrap = None if bootstrap is None else checked_bootstrap(bootstrap)
         if folder.exists():
             self.check_password()
             cluster = folder.load()
-            self._check_same(cluster, nodes, bootstrap, base_port, name, snapshots, procedures)
+            running = [entry.id for entry in cluster.nodes if folder.process(entry.id)]
+            options.check(cluster, folder.dir, folder.repository(cluster), running)
         else:
-            name = checked_name("cluster name", DEFAULT_NAME if name is None else name)
-            cluster = ClusterFile(name, "", False, base_port or DEFAULT_BASE_PORT)
-        if bootstrap not in (None, cluster.bootstrap):
-            self.check_kafka(bootstrap)
-            cluster = replace(cluster, bootstrap=bootstrap, own_broker=False)
-        if snapshots not in (None, folder.repository(cluster)):
-            Repository(snapshots)
-            cluster = replace(cluster, snapshots=snapshots)
-        if procedures is not None:
-            cluster = replace(cluster, procedures=procedures)
-        cluster = replace(cluster, has_password=bool(self.password))
-        for index in range(1, _node_count(cluster, nodes) + 1):
-            cluster = cluster.with_node(f"n{index}")
+            cluster = options.new_cluster()
+        if options.bootstrap not in (None, cluster.bootstrap):
+            self.check_kafka(options.bootstrap)
+        if options.snapshots not in (None, folder.repository(cluster)):
+            Repository(options.snapshots)
+            cluster = replace(cluster, snapshots=options.snapshots)
+        cluster = replace(options.applied_to(cluster), has_password=bool(self.password))
         for entry in cluster.nodes:
             if folder.process(entry.id) is None:
                 check_free(entry.resp_port)
                 check_free(entry.http_port)
         return cluster
-
-    def _check_same(
-        self,
-        cluster: ClusterFile,
-        nodes: int | None,
-        bootstrap: str | None,
-        base_port: int | None,
-        name: str | None,
-        snapshots: str | None,
-        procedures: str | None,
-    ) -> None:
-        """Raises `ConfigError` if the cluster has other values, which cannot be changed now."""
-        different = []
-        if name not in (None, cluster.name):
-            different.append(f"its name is {cluster.name}, not {name}")
-        if nodes is not None and nodes < len(cluster.nodes):
-            ids = ", ".join(entry.id for entry in cluster.nodes)
-            different.append(
-                f"it has {len(cluster.nodes)} nodes ({ids}), not {nodes} (`replicator replica remove ID` removes one)"
-            )
-        if base_port not in (None, cluster.base_port):
-            different.append(f"its base port is {cluster.base_port}, not {base_port}")
-        running = ", ".join(entry.id for entry in cluster.nodes if self.folder.process(entry.id))
-        stop_first = "(to change that, stop them first: `replicator cluster down`)"
-        if running and snapshots not in (None, repository := self.folder.repository(cluster)):
-            different.append(f"{running} use the snapshots in {repository}, not {snapshots} {stop_first}")
-        if running and cluster.procedures and procedures not in (None, cluster.procedures):
-            different.append(
-                f"{running} use the procedures in {cluster.procedures}, not {procedures} {stop_first[:-1]}; to add "
-                "procedures, change the file, and restart one node after the other)"
-            )
-        if cluster.bootstrap and bootstrap not in (None, cluster.bootstrap):
-            if cluster.own_broker:
-                different.append(f"its Kafka is its own, at {cluster.bootstrap}, not {bootstrap}")
-            elif running:
-                different.append(f"{running} use Kafka at {cluster.bootstrap}, not {bootstrap} {stop_first}")
-        if different:
-            raise ConfigError(
-                f"there is a cluster in {self.folder.dir} with other options: {'; '.join(different)}. "
-                "Leave these options out, or choose another --dir"
-            )
 
     def check_kafka(self, bootstrap: str) -> None:
         """Raises `ConfigError` if no host there can be looked up, `BrokerUnavailable` if no Kafka answers."""
@@ -439,12 +383,6 @@ def _is_resolvable(address: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _node_count(cluster: ClusterFile, asked: int | None) -> int:
-    if asked is not None:
-        return asked
-    return 0 if cluster.nodes else DEFAULT_NODES
 
 
 @contextmanager
