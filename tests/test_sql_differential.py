@@ -123,7 +123,10 @@ class Draw:
     def update(self) -> str:
         table = self.one(*NAMES)
         columns = ["d"] if table in "ux" else self._draw.sample(WRITABLE[table], self._draw.choice((1, 1, 2)))
-        assignments = ", ".join(f"{column} = {self.expression(1)}" for column in columns)
+        values = [self.expression(1) for _ in columns]
+        assignments = ", ".join(map("{} = {}".format, columns, values))
+        if self._draw.random() < 0.2:
+            assignments = f"({', '.join(columns)}) = ({', '.join(values)})"
         if table in "tw":  # one row: what becomes of several depends on the order in which they are read
             action = self.one("", "", " OR IGNORE", " OR REPLACE")
             return f"UPDATE{action} {table} SET {assignments} WHERE a = {self.literal()}{self.returning()}"
@@ -233,6 +236,19 @@ def test_as_sqlite(seed: int) -> None:
           "INSERT INTO t VALUES ('A')"], True),
         (['CREATE TABLE t (id INTEGER PRIMARY KEY, "1", "0")', "INSERT INTO t VALUES (1, 'one', 'zero')",
           "UPDATE t SET \"0\" = 1 WHERE id = 1"], False),
+        (["CREATE TABLE t (a, b)", "INSERT INTO t VALUES (1, 2), (3, 4)", "UPDATE t SET (a, b) = (b, a) RETURNING *",
+          "UPDATE t SET (a, b) = (SELECT 7, 8) WHERE a = 2"], False),
+        (["CREATE TABLE t (a, b)", "INSERT INTO t VALUES (1, 2), (3, 4)", "UPDATE t SET (a, b) = (max(a), 1)"], True),
+        (["CREATE TABLE t (a, b)", "INSERT INTO t VALUES (1, 2), (3, 4)",
+          "WITH q AS (SELECT 1 AS z) DELETE FROM t WHERE a = 1 RETURNING a, (SELECT z FROM q)"], False),
+        (["CREATE TABLE t (a, b)", "INSERT INTO t VALUES (1, 2), (3, 4)",
+          "WITH q AS (SELECT 1 AS z) UPDATE t SET b = 5 RETURNING a, (SELECT z FROM q)"], False),
+        (["CREATE TABLE t (a, b)", "WITH q AS (SELECT 1 AS z) INSERT INTO t VALUES (1, 2) RETURNING (SELECT z FROM q)"],
+         False),
+        (["CREATE TABLE t (a, b UNIQUE)", "INSERT INTO t VALUES (1, 2), (3, 4)", "WITH q AS (SELECT 1 AS z) "
+          "INSERT INTO t VALUES (9, 2) ON CONFLICT (b) DO UPDATE SET a = (SELECT z FROM q)"], False),
+        (["CREATE TABLE t (a, b)", "INSERT INTO t VALUES (1, 1), (2, 2)", "DELETE FROM t AS x RETURNING count(*)"], True),
+        (["CREATE TABLE t (a, b)", "INSERT INTO t VALUES (1, 1), (2, 2)", "DELETE FROM t AS x RETURNING a, b"], False),
     ],
 )  # fmt: skip
 def test_what_was_different(statements: list[str], is_error: bool) -> None:

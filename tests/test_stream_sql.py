@@ -104,6 +104,7 @@ class TestChanges:
             ("a BLOB PRIMARY KEY", "x'00ff'", {"a": b"\x00\xff"}),
             ("a TEXT", "'x'", {"rowid": 1}),
             ("RowId TEXT", "'x'", {"_rowid_": 1}),
+            ("rowid, _rowid_, OID, rowid1", "5, 6, 7, 8", {"rowid2": 1}),
             ("a INTEGER PRIMARY KEY AUTOINCREMENT", "5", {"a": 5}),
             ("a TEXT PRIMARY KEY, b", "'\"', 1", {"a": '"'}),
         ],

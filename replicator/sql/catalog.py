@@ -9,6 +9,7 @@ The version is a digest of all statements that made the schema, in order: stores
 
 from __future__ import annotations
 
+from itertools import chain, count
 from typing import NamedTuple
 
 import msgpack
@@ -46,11 +47,12 @@ class SchemaObject(NamedTuple):
 
     @property
     def key_names(self) -> tuple[str, ...]:
-        """Of a table, what tells its rows apart: the columns of the primary key, or a name of the rowid."""
+        """Of a table, what tells its rows apart: the columns of the primary key, or a name for the rowid."""
         if self.key:
             return tuple(self.columns[it] for it in self.key)
         names = {fold(it) for it in self.columns}
-        return (next(it for it in ROWIDS if it not in names),)
+        others = (f"rowid{number}" for number in count(1))  # which SQL does not know
+        return (next(it for it in chain(ROWIDS, others) if it not in names),)
 
 
 def decode_object(stored: bytes) -> SchemaObject | None:

@@ -32,8 +32,9 @@ class RowChecker:
         *,
         conflict: Conflict,
         target: str,
+        with_clause: str,
         upsert: str = "",
-        returning: str = "",
+        returning: str,
     ) -> None:
         """`columns`: those that get values; `target`: the name that expressions of the statement use for the table."""
         self._database = database
@@ -55,7 +56,7 @@ class RowChecker:
         if self._rowid:
             names, marks = ", ".join(filter(None, (names, self._rowid))), ", ".join(filter(None, (marks, f":{_ROWID}")))
         self._sql = (
-            f"INSERT {action}INTO main.{name} AS {quote(target)} "
+            f"{with_clause} INSERT {action}INTO main.{name} AS {quote(target)} "
             f"{f'({names}) VALUES ({marks})' if names else 'DEFAULT VALUES'} {upsert} "
             f"RETURNING {everything}{', ' if returning else ''}{returning}"
         )

@@ -79,8 +79,9 @@ def _check_key(transaction: Transaction, added: SchemaObject, store_table: str) 
         return
     if any(it.table == store_table and it.old is not None for it in transaction.changes.values()):
         raise SqlError(
-            f"the table {replaced.name} had rows with another key when this transaction began: DROP it in a "
-            "transaction before this one"
+            f"the table {replaced.name} had rows when this transaction began, and those of {added.name} would have "
+            "another name or key in the change stream, which has one change for both: DROP it in a transaction before "
+            "this one"
         )
 
 

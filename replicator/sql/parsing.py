@@ -158,12 +158,12 @@ class _Parser:
         if self._optional("DEFAULT", "VALUES"):
             source, upsert_at = None, self._at
         elif self._peek().word in ("SELECT", "VALUES", "WITH"):
-            source = f"{with_clause} {self._slice(begin, upsert_at)}".strip()
+            source = self._slice(begin, upsert_at)
             self._at = returning_at
         else:
             raise self._unexpected()
         upsert = self._slice(upsert_at, self._at)
-        return Insert(table, alias, columns, source, conflict, upsert, self._returning())
+        return Insert(with_clause, table, alias, columns, source, conflict, upsert, self._returning())
 
     def _update(self, with_clause: str) -> Update:
         self._take()

@@ -25,10 +25,11 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Insert:
+    with_clause: str
     table: str
     alias: str  # AS …, or empty
     columns: tuple[str, ...] | None  # None: all
-    source: str | None  # a query with the WITH clause of the statement; None: DEFAULT VALUES
+    source: str | None  # a query; None: DEFAULT VALUES
     conflict: Conflict
     upsert: str  # ON CONFLICT …, or empty
     returning: str  # the list, or empty

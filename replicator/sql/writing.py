@@ -73,7 +73,8 @@ class _Insertion(Prepared):
             columns = [number for number, it in enumerate(table.columns) if not it.generated]
         else:
             columns = [_position(table, name) for name in statement.columns]
-        self._parameters = None if statement.source is None else parameters_of(statement.source)
+        self._query = f"{statement.with_clause} {statement.source}".strip()
+        self._parameters = None if statement.source is None else parameters_of(self._query)
         self._given = len(columns)
         self._rowid_at: int | None = None  # the place of the rowid in `columns`
         if table.has_rowid_column:
@@ -86,6 +87,7 @@ class _Insertion(Prepared):
             columns,
             conflict=statement.conflict,
             target=statement.alias or statement.table,
+            with_clause=statement.with_clause,
             upsert=statement.upsert,
             returning=statement.returning,
         )
@@ -108,7 +110,7 @@ class _Insertion(Prepared):
             return [()]
         if self._parameters is not None and are_certain(values):
             return [[values[it] for it in self._parameters]]
-        return [*_read(self._database, self._statement.source, bindings)]
+        return [*_read(self._database, self._query, bindings)]
 
     def _insert(self, stored: StoredTable, values: list[SqlValue], bindings: Bindings, written: Written) -> None:
         table, statement = self._table, self._statement
@@ -178,7 +180,8 @@ class _Change(Prepared):
         self._set = [(it, table.columns[it]) for it in self._columns]
         self._sets_key = not set(table.key).isdisjoint(self._columns)
         self._writable = [number for number, it in enumerate(table.columns) if not it.generated]
-        values = ", ".join(f"({value})" for it in statement.assignments for value in it.values)
+        new = [value for it in statement.assignments for value in it.values]
+        values = ", ".join(f"({value})" for value in new)
         sources = f"temp.{quote(statement.table)} AS {quote(target)}"
         if statement.from_clause:
             sources += f", {statement.from_clause}"
@@ -186,15 +189,15 @@ class _Change(Prepared):
             f"{statement.with_clause} SELECT {quote(target)}.{KEY_COLUMN}, {values} "
             f"FROM {sources} {_where(statement.where)}"
         )
-        single = [it.values[0] for it in statement.assignments if len(it.values) == len(it.columns) == 1]
         # there, unlike in the columns of a result, SQLite refuses aggregates and window functions
-        self._check_sql = f"{statement.with_clause} SELECT 1 FROM {sources} WHERE ({') OR ('.join(single)})"
+        self._check_sql = f"{statement.with_clause} SELECT 1 FROM {sources} WHERE ({') OR ('.join(new)})"
         self._checker = RowChecker(
             database,
             table,
             self._writable,
             conflict=statement.conflict,
             target=target,
+            with_clause=statement.with_clause,
             returning=statement.returning,
         )
 
@@ -278,13 +281,15 @@ class _Deletion(Prepared):
             f"{statement.with_clause} SELECT {target}.{KEY_COLUMN}{', ' if self._returns else ''}{statement.returning} "
             f"FROM temp.{quote(statement.table)} AS {target} {_where(statement.where)} {groups}"
         )
-        # which, unlike the columns of a result, has no aggregates and window functions; SQLite knows no alias there
-        can_check = self._returns and not statement.alias
-        self._check_sql = f"DELETE FROM main.{target} RETURNING {statement.returning}" if can_check else ""
+        # which, unlike the columns of a result, has no aggregates and window functions
+        self._check_sql = (
+            f"{statement.with_clause} DELETE FROM main.{quote(statement.table)} AS {target} "
+            f"RETURNING {statement.returning}"
+        )
 
     def run(self, transaction: Transaction, values: Values) -> Written:
         columns, found = self._database.execute(self._query, bind(values))
-        if self._check_sql:
+        if self._returns:
             with self._database.authorizer.internal():
                 self._database.describe(self._check_sql, bind(values))
         written = Written(columns[1:])
