@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -324,12 +325,27 @@ class TestReads:
         serializable.close()
         assert other.execute("SELECT a FROM t").fetchall() == [(5,)]
 
-    @pytest.mark.parametrize("end", ["commit", "rollback"])
-    def test_a_session_reads_what_its_transactions_have_seen(self, fake: FakeSqlCluster, dsn: str, end: str) -> None:
+    @pytest.mark.parametrize(
+        ("statement", "fault"),
+        [
+            ("COMMIT", None),
+            ("ROLLBACK", None),
+            ("COMMIT", "CONFLICT run it again"),
+            ("COMMIT", "BUSY try again"),
+            ("UPDATE t SET a = 2", "CONFLICT run it again"),
+        ],
+    )
+    def test_a_session_reads_what_its_transactions_have_seen(
+        self, fake: FakeSqlCluster, dsn: str, statement: str, fault: str | None
+    ) -> None:
         dbapi.connect(dsn, autocommit=True).execute("CREATE TABLE t (a)")
         connection = dbapi.connect(dsn, level="session")
         connection.execute("INSERT INTO t VALUES (1)")
-        getattr(connection, end)()
+        if fault:
+            fake.inject(statement.split()[0], fault)
+        with pytest.raises(dbapi.OperationalError) if fault else nullcontext():
+            connection.execute(statement)
+        connection.rollback()
         connection.execute("SELECT * FROM t")
         level = fake.seen[-1].level
         assert level is not None and level.startswith("session 0000")

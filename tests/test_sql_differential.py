@@ -243,11 +243,12 @@ def test_as_sqlite(seed: int) -> None:
           "WITH q AS (SELECT 1 AS z) DELETE FROM t WHERE a = 1 RETURNING a, (SELECT z FROM q)"], False),
         (["CREATE TABLE t (a, b)", "INSERT INTO t VALUES (1, 2), (3, 4)",
           "WITH q AS (SELECT 1 AS z) UPDATE t SET b = 5 RETURNING a, (SELECT z FROM q)"], False),
-        (["CREATE TABLE t (a, b)", "WITH q AS (SELECT 1 AS z) INSERT INTO t VALUES (1, 2) RETURNING (SELECT z FROM q)"],
-         False),
+        (["CREATE TABLE t (a, b)",
+          "WITH q AS (SELECT 1 AS z) INSERT INTO t VALUES (1, 2) RETURNING (SELECT z FROM q)"], False),
         (["CREATE TABLE t (a, b UNIQUE)", "INSERT INTO t VALUES (1, 2), (3, 4)", "WITH q AS (SELECT 1 AS z) "
           "INSERT INTO t VALUES (9, 2) ON CONFLICT (b) DO UPDATE SET a = (SELECT z FROM q)"], False),
-        (["CREATE TABLE t (a, b)", "INSERT INTO t VALUES (1, 1), (2, 2)", "DELETE FROM t AS x RETURNING count(*)"], True),
+        (["CREATE TABLE t (a, b)", "INSERT INTO t VALUES (1, 1), (2, 2)",
+          "DELETE FROM t AS x RETURNING count(*)"], True),
         (["CREATE TABLE t (a, b)", "INSERT INTO t VALUES (1, 1), (2, 2)", "DELETE FROM t AS x RETURNING a, b"], False),
     ],
 )  # fmt: skip

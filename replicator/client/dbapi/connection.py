@@ -11,6 +11,7 @@ from replicator.client.dbapi import errors
 from replicator.client.dbapi.cursor import NO_RESULT, Cursor
 from replicator.client.dbapi.settings import ConnectionSettings, Isolation, parse_isolation, parse_settings
 from replicator.client.dbapi.transaction import Transaction, TransactionState
+from replicator.client.plans import PAUSE_S
 from replicator.client.requests import EncodedCommand, SessionProgress
 from replicator.client.sql import Params, SqlResult, StatementKind, sql_command, statement_kind, tokens
 from replicator.client.sync import Client, Session
@@ -46,10 +47,10 @@ class Connection:
             timeout_s=settings.timeout_s,
             level=settings.level,
         )
-        self._progress = SessionProgress(None)
+        progress = SessionProgress(None)
         has_session = settings.level.kind is LevelKind.SESSION
-        self._single: Client | Session = Session(self._client, self._progress) if has_session else self._client
-        self._transaction = Transaction(self._client, settings.timeout_s)
+        self._single: Client | Session = Session(self._client, progress) if has_session else self._client
+        self._transaction = Transaction(self._client, settings.timeout_s, progress)
         self._timeout_s = settings.timeout_s
         self._autocommit = settings.autocommit
         self._isolation = settings.isolation
@@ -68,15 +69,11 @@ class Connection:
         self.check_open()
         self._transaction.check_not_lost()
         if self.in_transaction:
-            token = self._transaction.commit()
-            if token is not None:
-                self._progress.update(token)
+            self._transaction.commit()
 
     def rollback(self) -> None:
         self.check_open()
-        token = self._transaction.rollback()
-        if token is not None:
-            self._progress.update(token)
+        self._transaction.rollback()
 
     def close(self) -> None:
         """Rolls back an open transaction."""
@@ -178,6 +175,7 @@ class Connection:
             except errors.ConflictError:
                 if time.monotonic() > until_s:
                     raise
+                time.sleep(PAUSE_S)
             else:
                 return changes
             finally:

@@ -18,7 +18,7 @@ from replicator.client.dbapi.errors import (
 )
 from replicator.client.errors import Unavailable
 from replicator.client.plans import ATTEMPT_TIMEOUT_S, PAUSE_S
-from replicator.client.requests import TOKEN, EncodedCommand, Reply
+from replicator.client.requests import TOKEN, EncodedCommand, Reply, SessionProgress
 from replicator.client.routing import (
     ERR,
     LOST,
@@ -48,8 +48,10 @@ class TransactionState(Enum):
 class Transaction:
     """The transaction of a connection of PEP 249, of which there is one at a time. Raises its exceptions."""
 
-    def __init__(self, client: Client, timeout_s: float) -> None:
+    def __init__(self, client: Client, timeout_s: float, progress: SessionProgress) -> None:
+        """`progress`: updated at the end of each transaction, however it ends: what it has read was read."""
         self._client = client
+        self._progress = progress
         self._timeout_s = timeout_s
         self._leader: LeaderConnection | None = None  # kept for the next transaction
         self._failure = Failure(LOST, "")  # by which the transaction was lost
@@ -90,21 +92,20 @@ class Transaction:
         self._send([sql_command(f"RELEASE {_SAVEPOINT}")])
         return changes
 
-    def commit(self) -> Reply:
-        """The reply to `REPL.TOKEN`, if there is one. However it ends, the transaction has ended. Raises `Error`."""
+    def commit(self) -> None:
+        """However it ends, the transaction has ended. Raises `Error`."""
         self.check_not_lost()
         self.state = TransactionState.NONE
-        committed, *token = self._exchange([sql_command("COMMIT"), TOKEN])
+        committed = self._end("COMMIT")
         if isinstance(committed, Failure):
             self._clean_up(committed)
             raise of_commit(committed)
-        return None if first_failure(token) else token[0]
 
-    def rollback(self) -> Reply:
-        """As `commit`. Never fails: without a connection, there is no transaction."""
-        token = self._roll_back() if self.state is TransactionState.OPEN else None
+    def rollback(self) -> None:
+        """Never fails: without a connection, there is no transaction."""
+        if self.state is TransactionState.OPEN:
+            self._roll_back()
         self.state = TransactionState.NONE
-        return token
 
     def close(self) -> None:
         """The node rolls back what is open."""
@@ -153,12 +154,17 @@ class Transaction:
         else:
             self._disconnect()
 
-    def _roll_back(self) -> Reply:
-        """The reply to `REPL.TOKEN`, if there is one: what the transaction has read was read."""
-        reply, *token = self._exchange([sql_command("ROLLBACK"), TOKEN])
+    def _roll_back(self) -> None:
+        reply = self._end("ROLLBACK")
         if isinstance(reply, Failure) and reply.code not in _STAYS_CONNECTED:
             self._disconnect()
-        return token[0] if token and first_failure(token) is None else None
+
+    def _end(self, statement: str) -> Reply | Failure:
+        """The reply to COMMIT or ROLLBACK."""
+        reply, *token = self._exchange([sql_command(statement), TOKEN])
+        if token and first_failure(token) is None:
+            self._progress.update(token[0])
+        return reply
 
     def _exchange(self, commands: Sequence[EncodedCommand], timeout_s: float | None = None) -> list[Reply]:
         if self._leader is None:
