@@ -18,7 +18,7 @@ from replicator.protocol.log_state import LogState
 from replicator.protocol.replication import missing_engine
 from replicator.records.tape import Call
 from replicator.records.types import Change, Command, Replication, Write
-from replicator.server.keyspace import WritableKeyspace
+from replicator.server.keyspace import CommandInfo, WritableKeyspace
 from replicator.server.redis import dispatch
 from replicator.server.redis.commands import look_up
 from replicator.server.redis.execution import Replay, run
@@ -345,18 +345,22 @@ class TestCommandsThatReplicasNeedNotExecute:
         check_equal(server)
 
     @pytest.mark.parametrize(
-        ("line", "lines", "is_repeatable"),
+        ("line", "is_logged", "is_repeatable"),
         [
-            (["SET", "a", "1"], 1, True),
-            (["GET", "a"], 0, True),
-            (["DEL", "a"], 0, True),
-            (["GET", "expired"], 1, False),  # it is deleted
-            (["EVAL_RO", "return redis.call('GET', 'expired')", "0"], 1, False),
-            (["HSET", "expired", "f", "1"], 1, True),
-            (["REPL.ONCE", "", "GET", "expired"], 0, True),
+            (["SET", "a", "1"], True, True),
+            (["GET", "a"], False, True),
+            (["DEL", "a"], False, True),
+            (["EVAL", "return 1", "0"], False, True),
+            (["EVAL_RO", "return redis.call('GET', 'a')", "0"], False, True),
+            (["REPL.BY", "ROWS", "DEL", "a"], False, True),
+            (["REPL.SQL", "SELECT random()"], False, True),
+            (["GET", "expired"], True, False),  # it is deleted
+            (["EVAL_RO", "return redis.call('GET', 'expired')", "0"], True, False),
+            (["HSET", "expired", "f", "1"], True, True),
+            (["REPL.ONCE", "", "GET", "expired"], False, True),
         ],
     )
-    def test_which(self, line: list[str], lines: int, is_repeatable: bool) -> None:
+    def test_which(self, line: list[str], is_logged: bool, is_repeatable: bool) -> None:
         entries = SortedEntries()
         before = Transaction(entries)
         WritableKeyspace(before, NOW_MS).put_string(b"expired", b"v", NOW_MS - 1)
@@ -368,7 +372,8 @@ class TestCommandsThatReplicasNeedNotExecute:
             keyspace, lambda *it: finish(command.handler(*it)) if command.long else command.handler(*it), keyspace, args
         )
         logged.add(mark, command, args)
-        assert (len(logged.lines), keyspace.command_info.is_repeatable) == (lines, is_repeatable)
+        assert (bool(logged.lines), keyspace.command_info.is_repeatable) == (is_logged, is_repeatable)
+        assert is_logged or keyspace.command_info == CommandInfo()
 
     def test_one_that_fails_but_has_deleted_an_expired_row(self) -> None:
         entries = SortedEntries()

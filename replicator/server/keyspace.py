@@ -6,7 +6,7 @@ A row exists until it is deleted, although it has expired: views decide whether 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
@@ -120,7 +120,7 @@ class CommandInfo:
     replication: Replication | None = None  # that the client has asked for
     is_repeatable: bool = True  # whether the commands have the same effect again, with the tape
     engines: frozenset[str] = frozenset()  # what has executed them, as in `records.types.Command`
-    script_texts: dict[bytes, bytes] = field(default_factory=dict)  # of scripts that were called by their digests
+    script_texts: Mapping[bytes, bytes] = field(default_factory=dict)  # of scripts that were called by their digests
     reads: int = 0  # as in `records.types.Command`
 
 

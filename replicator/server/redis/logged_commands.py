@@ -6,9 +6,10 @@ has given, its limits of time and memory.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
-from replicator.server.keyspace import WritableKeyspace
+from replicator.server.keyspace import CommandInfo, WritableKeyspace
 from replicator.server.redis.command import Args, Command, CommandKind
 
 
@@ -18,6 +19,7 @@ class Mark(NamedTuple):
     changes: int  # a mark of `Transaction`
     calls: int  # on the tape
     lines: int
+    info: CommandInfo
 
 
 class LoggedCommands:
@@ -26,19 +28,25 @@ class LoggedCommands:
         self._keyspace = keyspace
 
     def mark(self) -> Mark:
-        return Mark(self._keyspace.transaction.mark(), self._keyspace.tape.mark(), len(self.lines))
+        keyspace = self._keyspace
+        return Mark(keyspace.transaction.mark(), keyspace.tape.mark(), len(self.lines), replace(keyspace.command_info))
 
     def roll_back_to(self, mark: Mark) -> None:
         """Undo what was done since the mark, in the transaction, too."""
         self._keyspace.transaction.roll_back_to(mark.changes)
-        self._keyspace.tape.cut(mark.calls)
         del self.lines[mark.lines :]
+        self._forget(mark)
 
     def add(self, mark: Mark, command: Command, args: Args) -> None:
         """A command has ended, and was not rolled back. `mark`: of its begin."""
         if self._keyspace.transaction.mark() == mark.changes:
-            self._keyspace.tape.cut(mark.calls)
+            self._forget(mark)
             return
         self.lines.append(args)
         if command.kind is CommandKind.READ:  # it has deleted an expired row, and which one may depend on the node
             self._keyspace.command_info.is_repeatable = False
+
+    def _forget(self, mark: Mark) -> None:
+        """What replicas do not need of the commands since the mark."""
+        self._keyspace.tape.cut(mark.calls)
+        self._keyspace.command_info = replace(mark.info)

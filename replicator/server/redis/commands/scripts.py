@@ -59,7 +59,8 @@ def evalsha(keyspace: WritableKeyspace, args: Args) -> Reply:
 
     def find(scripts: Scripts) -> Script:
         script = _find(scripts, args[1])
-        keyspace.command_info.script_texts[script.sha] = script.text
+        info = keyspace.command_info
+        info.script_texts = {**info.script_texts, script.sha: script.text}
         return script
 
     return _run(keyspace, args, find, writable=keyspace)
