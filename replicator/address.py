@@ -33,8 +33,12 @@ class Address:
         except ConfigError:
             host = ""
         if not (host and _is_port(port)):
-            shown = "with a password" if "@" in text else repr(text)
-            raise ConfigError(f"invalid address {shown}: expected HOST:PORT, for example 127.0.0.1:7001")
+            if "@" in text:
+                raise ConfigError(
+                    "invalid address: expected HOST:PORT without '@', for example 127.0.0.1:7001 (it is not shown, as "
+                    "it may contain a password)"
+                )
+            raise ConfigError(f"invalid address {text!r}: expected HOST:PORT, for example 127.0.0.1:7001")
         return cls(host, int(port))
 
     @classmethod

@@ -56,6 +56,12 @@ MAX_SQL_BYTES = 64 << 10
 MAX_SQL_TOKENS = 20_000
 """Words, values and signs in an SQL statement. Bounds the time to parse it, in which no other client is served."""
 
+MAX_SQL_PARAMETERS = 32_766
+"""Parameters of a statement: SQLite's own limit."""
+
+MAX_SQL_NAMES_BYTES = 64 << 10
+"""Names of the columns of a result together. They are kept for each statement, so this bounds memory."""
+
 MAX_SQL_OBJECTS = 200
 """Tables, indexes and views. Bounds the time to prepare the engine after the schema has changed."""
 
@@ -92,11 +98,17 @@ MAX_SQL_WAIT_MS = 2
 MAX_TIME_ARGUMENT_BYTES = 1_000
 """An argument of a function of date and time. Bounds its time: what it computes cannot be interrupted."""
 
+MAX_TRIMMED_CHARS = 1_000
+"""Different characters that `trim()` removes. Bounds its time."""
+
 MAX_PATCH_BYTES = 24 << 10
 """Arguments of `json_patch()`. Bounds its time, which grows with the product of their sizes."""
 
 MAX_SQL_ROWS = 5_000
 """Rows that one statement writes. As many as MAX_CHANGES, which counts the entries of indexes too."""
+
+MAX_SQL_VALUES_BYTES = 2 * MAX_RECORD_BYTES
+"""Values that one statement reads to write them. All may be as they are already, and then the record has none."""
 
 WRITE_ATTEMPTS = 5
 """Attempts at a statement that writes many rows: others may change what it has read, as it runs in slices."""
@@ -189,6 +201,9 @@ MAX_PATTERNS = 16
 
 MAX_WRITE_ITEMS = 15_000
 """Arguments of one command that is not a read, or of all between MULTI and EXEC. Bounds the time that it takes."""
+
+MAX_CONNECTION_ITEMS = 1_000
+"""Arguments of a command that concerns the connection or the server, as HELLO, COMMAND and SCRIPT. Bounds its time."""
 
 MAX_EXEC_MS = 30
 """CPU time of the commands of a transaction that writes. Nothing else runs in between, as all see the same data."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from replicator.garbage import collect_seldom
@@ -34,6 +35,10 @@ __all__ = [
     "server",
     "sql_cluster",
 ]
+
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine may take long for any example
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -60,5 +60,5 @@ def test_a_host() -> None:
 
 
 def test_an_error_does_not_show_a_password() -> None:
-    with pytest.raises(ConfigError, match=r"invalid address with a password: expected HOST:PORT"):
+    with pytest.raises(ConfigError, match=r"invalid address: expected HOST:PORT without '@'"):
         Address.parse("replicator://:hunter2@127.0.0.1:7001")

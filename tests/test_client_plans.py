@@ -411,5 +411,5 @@ def test_a_transaction_has_no_commands_on_transactions(name: str) -> None:
 
 
 def test_an_argument_that_is_no_unicode_is_refused() -> None:
-    with pytest.raises(BadRequest, match="no valid Unicode"):
+    with pytest.raises(BadRequest, match="not valid Unicode"):
         encode(["SET", "\ud800", 1])

@@ -257,7 +257,7 @@ class TestClients:
             ("REPL.ONCE id GET k", "not 'get'"),
             ("REPL.ONCE id FLUSHALL", "not 'flushall'"),
             ("REPL.ONCE id EXEC", "not 'exec'"),
-            ("REPL.ONCE id repl.once other INCR n", "can not be nested"),
+            ("REPL.ONCE id repl.once other INCR n", "REPL.ONCE cannot execute REPL.ONCE"),
             ("REPL.ONCE id NO-SUCH k", "unknown command 'NO-SUCH'"),
             ("REPL.ONCE id INCR", "wrong number of arguments for 'incr'"),
             (f"REPL.ONCE {'i' * 129} INCR n", "1 to 128 bytes, this one has 129"),

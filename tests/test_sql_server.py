@@ -628,7 +628,7 @@ class TestHostileStatements:
 
     @pytest.mark.parametrize("params", [[[[None]] * 500_000], [None] * 100_000, {"a": [1] * 100_000}])
     def test_parameters(self, client: Any, params: Any) -> None:
-        with pytest.raises(redis.ResponseError, match="no valid MessagePack"):
+        with pytest.raises(redis.ResponseError, match="not valid MessagePack"):
             client.execute_command("REPL.SQL", "SELECT ?", "PARAMS", msgpack.packb(params))
 
     def test_many_values(self, client: Any) -> None:
@@ -637,13 +637,13 @@ class TestHostileStatements:
 
     def test_commands_in_commands(self, client: Any) -> None:
         words = ["REPL.ONCE", "id", "REPL.BY", "row"] * 2_000
-        with pytest.raises(redis.ResponseError, match="nested once"):
+        with pytest.raises(redis.ResponseError, match=r"REPL\.BY cannot execute REPL\.ONCE"):
             client.execute_command(*words, "SET", "a", "1")
         assert client.execute_command("REPL.ONCE", "id", "REPL.BY", "row", "SET", "a", "1") == "OK"
 
     def test_commands_with_many_words(self, client: Any) -> None:
-        with pytest.raises(redis.ResponseError, match="HELLO has at most"):
+        with pytest.raises(redis.ResponseError, match="at most 1000 arguments"):
             client.execute_command("HELLO", "3", *["SETNAME", "a"] * 1_000)
-        with pytest.raises(redis.ResponseError, match="COMMAND has at most"):
+        with pytest.raises(redis.ResponseError, match="at most 1000 arguments"):
             client.execute_command("COMMAND", "INFO", *["get"] * 1_000)
         client.execute_command("CONFIG", "SET", "notify-keyspace-events", "KEA" * 1_000)

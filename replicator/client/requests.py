@@ -49,7 +49,7 @@ def _encode(argument: Argument) -> bytes:
             try:
                 return argument.encode()
             except UnicodeEncodeError as error:
-                raise BadRequest(f"an argument is no valid Unicode: {error}") from error
+                raise BadRequest(f"an argument is not valid Unicode: {error}") from error
         case bool():
             pass
         case int():

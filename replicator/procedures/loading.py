@@ -23,13 +23,13 @@ from replicator.procedures.texts import (
     GUARDED_ATTRIBUTES,
     Text,
     attribute,
+    checked_for_format,
     converted,
     operand,
     plain,
     remainder,
     shown,
     shown_in_ascii,
-    to_be_formatted,
 )
 
 Procedures = Mapping[str, Procedure]
@@ -39,10 +39,10 @@ _SHOWN = 20  # problems
 _NO_CONVERSION = -1  # of a value in an f-string
 _FATAL, _GOES_ON = "__fatal__", "__goes_on__"  # names that no file can use
 _PLAIN, _CONVERTED, _OPERAND, _ATTRIBUTE = "__plain__", "__converted__", "__operand__", "__attribute__"
-_TO_BE_FORMATTED = "__to_be_formatted__"
+_CHECKED_FOR_FORMAT = "__checked_for_format__"
 _GUARDS: dict[str, object] = {
     _FATAL: fatal, _GOES_ON: goes_on, _PLAIN: plain, _CONVERTED: converted, _OPERAND: operand, _ATTRIBUTE: attribute,
-    _TO_BE_FORMATTED: to_be_formatted,
+    _CHECKED_FOR_FORMAT: checked_for_format,
     "str": Text, "repr": shown, "ascii": shown_in_ascii,
 }  # fmt: skip
 _GUARDED_FUNCTIONS: dict[tuple[str, str], object] = {("operator", "mod"): remainder}
@@ -176,7 +176,7 @@ class _Guard(ast.NodeTransformer):
         if node.format_spec is not None:
             self.generic_visit(node.format_spec)  # not a text of its own
             if node.conversion == _NO_CONVERSION:
-                node.value = _call(_TO_BE_FORMATTED, node.value)
+                node.value = _call(_CHECKED_FOR_FORMAT, node.value)
         if node.conversion != _NO_CONVERSION:
             node.value = _call(_CONVERTED, node.value, ast.Constant(chr(node.conversion)))
             node.conversion = _NO_CONVERSION

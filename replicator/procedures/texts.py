@@ -110,14 +110,17 @@ def _formatted(template: str, *args: Any, **options: Any) -> str:
 
 class _SafeFormatter(Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
-        return format(to_be_formatted(value) if format_spec else value, format_spec)
+        return format(checked_for_format(value) if format_spec else value, format_spec)
 
 
 _FORMATTER = _SafeFormatter()
 
 
-def to_be_formatted(value: Any) -> Any:
-    """What is before the colon in `f"{value:format}"`. Raises `ValueError`."""
+def checked_for_format(value: Any) -> Any:
+    """What is before the colon in `f"{value:format}"`. Raises `ValueError` for dates and times.
+
+    Their formats are those of the node's C library, in its time zone.
+    """
     if isinstance(value, date | time):
         raise ValueError("a format of a date or time is not allowed, as it depends on the node: use isoformat()")
     return value

@@ -9,14 +9,13 @@ from collections.abc import Callable
 
 import apsw
 
-from replicator.limits import MAX_PATCH_BYTES
+from replicator.limits import MAX_PATCH_BYTES, MAX_TRIMMED_CHARS
 from replicator.sql.errors import SqlError
 from replicator.sql.limits import MAX_VALUE
 from replicator.sql.values import SqlValue
 
 _CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
 """Those after the first byte of a character in UTF-8."""
-_TRIMMED = 1_000
 """Different characters, each of which is compared with each at the ends of the text."""
 _CONTINUATIONS = frozenset(bytes((it,)) for it in _CONTINUATION_BYTES)
 
@@ -75,8 +74,8 @@ def _trimming(strip: Callable[[str, str], str], text: _AsText) -> Callable[..., 
         if whole is None or characters is None:
             return None
         wanted = set(text(characters))
-        if len(wanted) > _TRIMMED:
-            raise SqlError(f"trim() removes at most {_TRIMMED} different characters")
+        if len(wanted) > MAX_TRIMMED_CHARS:
+            raise SqlError(f"trim() removes at most {MAX_TRIMMED_CHARS} different characters")
         return strip(text(whole), "".join(wanted))
 
     return trim

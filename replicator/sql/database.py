@@ -15,6 +15,7 @@ from typing import Any
 
 import apsw
 
+from replicator.limits import MAX_SQL_NAMES_BYTES
 from replicator.sql import functions
 from replicator.sql.authorizer import Authorizer
 from replicator.sql.catalog import SchemaObject
@@ -34,7 +35,6 @@ ENGINE = f"sqlite:{apsw.sqlite_lib_version()}"
 """As in `records.types.Command`."""
 
 _DESCRIBED = 500  # statements whose columns are kept
-_NAMES = 64 << 10
 """Characters of the names of all columns of a result, which are kept."""
 _INSTRUCTIONS = 2_000
 """Of the engine's virtual machine between two calls of a limit; less than 0.1 ms."""
@@ -136,8 +136,8 @@ class Database:
                 cursor.execute(sql, bindings)
             else:
                 turn.outside(cursor.execute, sql, bindings)
-        if sum([len(name) for name, _ in found]) > _NAMES:
-            raise SqlError(f"the names of the columns have more than {_NAMES >> 10} KiB: name them by AS")
+        if sum([len(name) for name, _ in found]) > MAX_SQL_NAMES_BYTES:
+            raise SqlError(f"the names of the columns have more than {MAX_SQL_NAMES_BYTES >> 10} KiB: name them by AS")
         if len(self._columns) == _DESCRIBED:
             self._columns.clear()
         self._columns[sql] = columns = tuple(found)

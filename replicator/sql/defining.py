@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 
 from replicator.limits import (
     MAX_CHANGES,
@@ -99,7 +100,7 @@ def _check_varying(statement: Create) -> None:
                 inside = token
         elif token.is_punctuation(")") and token.depth == inside.depth:
             inside = None
-        elif functions.may_vary(token.text) and functions.varies(token.text, _constants(items, number + 1)):
+        elif functions.varies(token.text, partial(_constants, items, number + 1)):
             raise SqlError(
                 f"{token.text} is refused in CHECK and generated columns, as it is not the same each time: "
                 "use DEFAULT, or set the column in your statements"

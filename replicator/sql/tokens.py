@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from replicator.limits import MAX_SQL_TOKENS
+from replicator.limits import MAX_SQL_PARAMETERS, MAX_SQL_TOKENS
 from replicator.sql.errors import SqlError
 from replicator.sql.values import ResultColumn, SqlValue
 
@@ -37,7 +37,6 @@ _OPENS_QUOTED = frozenset("'\"`[")
 _IN_NAME = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|:p(?P<number>\d+)""")
 """A parameter in the name of a column, or a constant or name in quotes, which has none."""
 
-MAX_PARAMETERS = 32_766
 """SQLite's own limit of the number of a parameter (SQLITE_LIMIT_VARIABLE_NUMBER)."""
 
 Parameters = Sequence[SqlValue] | dict[str, SqlValue]
@@ -173,14 +172,14 @@ class _Parameters:
         if parameter[0] != "?":
             return self._numbers.get(name) or self._add(name, parameter)
         number = int(name[:8])
-        if not 1 <= number <= MAX_PARAMETERS:
-            raise SqlError(f"variable number must be between ?1 and ?{MAX_PARAMETERS}")
+        if not 1 <= number <= MAX_SQL_PARAMETERS:
+            raise SqlError(f"variable number must be between ?1 and ?{MAX_SQL_PARAMETERS}")
         while len(self.names) < number:
             self._add(None, f"?{len(self.names) + 1}")
         return number
 
     def _add(self, name: str | None, parameter: str) -> int:
-        if len(self.names) == MAX_PARAMETERS:
+        if len(self.names) == MAX_SQL_PARAMETERS:
             raise SqlError("too many SQL variables")
         self.names.append(name)
         self.spellings.append(parameter)

@@ -62,8 +62,9 @@ def declaration(table: Table) -> str:
 
 
 def _type_of(column: Column) -> str:
-    """That of a virtual table cannot be STRICT, where ANY has no affinity."""
-    return "" if column.affinity is Affinity.BLOB and fold(column.declared) == "any" else column.declared
+    """Quoted, as SQLite reports it without quotes. A virtual table cannot be STRICT, where ANY has no affinity."""
+    has_none = not column.declared or (column.affinity is Affinity.BLOB and fold(column.declared) == "any")
+    return "" if has_none else quote(column.declared)
 
 
 class VirtualTable:

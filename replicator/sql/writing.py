@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from replicator.limits import MAX_RECORD_BYTES, MAX_SQL_ROWS
+from replicator.limits import MAX_SQL_ROWS, MAX_SQL_VALUES_BYTES
 from replicator.sql.catalog import ROWIDS
 from replicator.sql.checking import Checked, RowChecker
 from replicator.sql.database import Database
@@ -378,9 +378,9 @@ def _read(database: Database, query: str, bindings: Bindings) -> Iterator[Row]:
     size = 0
     for row in _limited(database.rows(query, bindings)):
         size += size_of(row)
-        if size > 2 * MAX_RECORD_BYTES:  # all may be as they are already
+        if size > MAX_SQL_VALUES_BYTES:
             raise TransactionTooLarge(
-                f"one statement can write values of at most {2 * MAX_RECORD_BYTES >> 20} MiB: divide it"
+                f"one statement can write values of at most {MAX_SQL_VALUES_BYTES >> 20} MiB: divide it"
             )
         yield row
 

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from functools import partial
 
 from replicator.errors import BadRequest, Definite, ReplicatorError
-from replicator.limits import MAX_EXEC_MS, MAX_STEPS_IN_EXEC, MAX_WRITE_ITEMS, STEPS_AT_ONCE
+from replicator.limits import MAX_CONNECTION_ITEMS, MAX_EXEC_MS, MAX_STEPS_IN_EXEC, MAX_WRITE_ITEMS, STEPS_AT_ONCE
 from replicator.node.client_writes import Executed
 from replicator.position import BEFORE_LOG
 from replicator.protocol.levels import Level
@@ -90,6 +90,8 @@ class Dispatcher:
                 connection.reply(refusal(command.name))
             elif connection.record_sink is not None and command.name not in WHILE_STREAMING:
                 raise BadRequest("only REPL.ACK and REPL.DOWNSTREAM are allowed on a connection that receives records")
+            elif len(args) > MAX_CONNECTION_ITEMS and kind is CommandKind.CONNECTION:
+                raise BadRequest(f"this command has at most {MAX_CONNECTION_ITEMS} arguments: split it")
             elif connection.interactive is not None and kind is not CommandKind.CONNECTION:
                 self._run_in_transaction(connection.interactive, command, args)
             elif multi.open and kind is not CommandKind.CONTROL:

@@ -40,7 +40,7 @@ _ON, _CLASSES, _NOT_SENT = b"KE", b"Ag$lshzxetd", b"mn"
 
 def check_wanted(flags: bytes) -> None:
     """A value for `notify-keyspace-events` changes nothing. Raises `BadRequest` if it asks for what is not sent."""
-    flags = bytes(set(flags))
+    flags = bytes(set(flags))  # each once: the value may be of any size
     failed = "CONFIG SET failed (possibly related to argument 'notify-keyspace-events') - "
     if any(flag not in _ON + _CLASSES + _NOT_SENT for flag in flags):
         raise BadRequest(f"{failed}Invalid event class character. Use 'Ag$lshzxeKEtmdn'.")

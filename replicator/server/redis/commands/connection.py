@@ -73,15 +73,10 @@ def _authenticate(connection: ConnectionContext, user: bytes, password: bytes) -
     return Error("WRONGPASS invalid username-password pair or user is disabled.")
 
 
-_HELLO_ARGUMENTS = 20
-
-
 @connection("hello", -1, before_auth=True)
 def hello(connection: ConnectionContext, args: Args) -> Reply:
     protocol, name = connection.protocol, connection.name
     rest = args[1:]
-    if len(rest) > _HELLO_ARGUMENTS:
-        raise BadRequest(f"HELLO has at most {_HELLO_ARGUMENTS} arguments")
     if rest:
         if rest[0] not in (b"2", b"3"):
             if rest[0].isdigit():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from replicator.errors import Definite
-from replicator.limits import MAX_EXEC_MS, MAX_PROCEDURE_ITEMS, MAX_REPLY_BYTES, MAX_WRITE_ITEMS
+from replicator.limits import MAX_EXEC_MS, MAX_PROCEDURE_ITEMS, MAX_REPLY_BYTES, MAX_SQL_PARAMETERS, MAX_WRITE_ITEMS
 from replicator.procedures import CommandError
 from replicator.procedures.running import HEADROOM, Ended
 from replicator.procedures.texts import plain
@@ -29,7 +29,6 @@ V = TypeVar("V", float, str)
 
 _MAX_NESTING = 100  # of the value that is returned
 _ITEMS_AT_ONCE = 1_000  # of it, between two looks at the time
-_MAX_PARAMETERS = 32_766  # of a statement of SQLite
 _REFUSED = OF_NODE | {b"time"}
 
 
@@ -151,8 +150,8 @@ def _bytes(value: object) -> bytes:
 
 def _parameters(given: object) -> Any:
     """Raises `TypeError`, `ValueError`."""
-    if isinstance(given, Mapping | Sequence) and len(given) > _MAX_PARAMETERS:
-        raise ValueError(f"a statement has at most {_MAX_PARAMETERS} parameters")
+    if isinstance(given, Mapping | Sequence) and len(given) > MAX_SQL_PARAMETERS:
+        raise ValueError(f"a statement has at most {MAX_SQL_PARAMETERS} parameters")
     if isinstance(given, Mapping):
         return {name: _parameter(value) for name, value in given.items()}
     if isinstance(given, Sequence) and not isinstance(given, str | bytes):

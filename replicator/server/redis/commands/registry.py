@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -77,16 +77,24 @@ def variants(name: str, arity: int, choose: Callable[[Args], Command], *, line_a
     _add(Command(name.encode(), arity, CommandKind.WRITE, never, line_at=line_at, variant=choose))
 
 
-def write_by_line(name: str, arity: int, *, line_at: int) -> Callable[[LongWriteHandler], LongWriteHandler]:
-    """For a handler that works in steps, as it executes the command at `line_at`: it is long if that command is."""
+def write_by_line(
+    name: str, arity: int, *, line_at: int, may_contain: Collection[bytes] = ()
+) -> Callable[[LongWriteHandler], LongWriteHandler]:
+    """For a handler that works in steps, as it executes the command at `line_at`: it is long if that command is.
+
+    `may_contain`: names of commands that execute another one, too.
+    """
 
     def register(handler: LongWriteHandler) -> LongWriteHandler:
         long = Command(name.encode(), arity, CommandKind.WRITE, handler, line_at=line_at, long=True)
         short = replace(long, handler=lambda keyspace, args: finish(handler(keyspace, args)), long=False)
 
         def choose(args: Args) -> Command:
-            _check_nesting(args)
-            return long if look_up(args[line_at:]).long else short
+            line = args[line_at:]
+            inner = COMMANDS.get(line[0].lower())
+            if inner is not None and inner.line_at and inner.name not in may_contain:
+                raise BadRequest(f"{name.upper()} cannot execute {inner.name.decode().upper()}")
+            return long if look_up(line).long else short
 
         variants(name, arity, choose, line_at=line_at)
         return handler
@@ -114,22 +122,6 @@ def look_up(args: Args) -> Command:
     if not found.accepts(len(args)):
         raise wrong_arity(found.name)
     return found if found.variant is None else found.variant(args)
-
-
-_MOST_NESTED = 3  # a command in two that execute it
-
-
-def _check_nesting(line: Args) -> None:
-    """Raises `BadRequest`."""
-    place = 0
-    for _ in range(_MOST_NESTED):
-        command = COMMANDS.get(line[place].lower())
-        if command is None or not command.line_at:
-            return
-        place += command.line_at
-        if place >= len(line):
-            return
-    raise BadRequest(f"REPL.ONCE and REPL.BY can be nested once: {line[0][:20].decode(errors='replace')} has too many")
 
 
 def refuse_in_multi(connection: ConnectionContext, message: str) -> None:

@@ -23,7 +23,7 @@ def by(keyspace: WritableKeyspace, args: Args) -> Steps[Reply]:
     except ValueError:
         raise BadRequest("REPL.BY takes row, command or mixed, and a command that writes") from None
     inner = look_up(line)
-    if inner.kind is not CommandKind.WRITE or inner.line_at:
+    if inner.kind is not CommandKind.WRITE:
         raise BadRequest(f"REPL.BY takes a command that writes one record, not '{inner.name.decode()}'")
     reply: Reply = (yield from inner.handler(keyspace, line)) if inner.long else inner.handler(keyspace, line)
     keyspace.command_info.replication = replication

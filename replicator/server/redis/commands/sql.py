@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from replicator.errors import BadRequest
+from replicator.limits import MAX_SQL_PARAMETERS
 from replicator.server.keyspace import Keyspace, WritableKeyspace
 from replicator.server.redis.command import Args, Command, CommandKind
 from replicator.server.redis.commands.registry import SYNTAX, refuse_in_multi, variants
@@ -20,7 +21,7 @@ from replicator.sql.engine import Result
 from replicator.sql.errors import SqlError
 from replicator.sql.parsing import parse
 from replicator.sql.statement import Control, ControlAction, Parsed, Query
-from replicator.sql.tokens import MAX_PARAMETERS, Parameters
+from replicator.sql.tokens import Parameters
 from replicator.sql.values import ResultColumn, SqlValue, size_of
 from replicator.steps import Steps, finish
 
@@ -120,8 +121,8 @@ def _request(args: Args) -> _Request:
         return _Request(parsed, _unpacked(args[3]), True)
     if option != b"VALUES":
         raise BadRequest(SYNTAX)
-    if len(args) - 3 > MAX_PARAMETERS:
-        raise SqlError(f"a statement has at most {MAX_PARAMETERS} parameters")
+    if len(args) - 3 > MAX_SQL_PARAMETERS:
+        raise SqlError(f"a statement has at most {MAX_SQL_PARAMETERS} parameters")
     return _Request(parsed, [_text(value) for value in args[3:]], False)
 
 
@@ -149,7 +150,7 @@ def _unpacked(data: bytes) -> Parameters:
     try:
         values: Any = msgpack.unpackb(data) if len(data) <= _SHORT else _unpacked_long(data)
     except (ValueError, msgpack.UnpackException) as error:
-        raise SqlError(f"the parameters are no valid MessagePack: {error or type(error).__name__}") from error
+        raise SqlError(f"the parameters are not valid MessagePack: {str(error) or type(error).__name__}") from error
     if isinstance(values, dict) and all(isinstance(name, str) for name in values):
         return {name: value if type(value) in _TYPES else _value(value) for name, value in values.items()}
     if isinstance(values, list):
@@ -165,10 +166,10 @@ def _unpacked_long(data: bytes) -> Any:
         nonlocal containers
         containers += 1
         if containers > 1:
-            raise ValueError("an array or map is no value of SQL")
+            raise ValueError("an array or map is not a value of SQL")
         return value
 
-    most = MAX_PARAMETERS
+    most = MAX_SQL_PARAMETERS
     return msgpack.unpackb(data, max_array_len=most, max_map_len=most, list_hook=count, object_hook=count)
 
 
