@@ -98,6 +98,12 @@ async def test_a_large_body_is_refused(servers: HttpServers, length: bytes) -> N
     assert answer.startswith(b"HTTP/1.1 413")
 
 
+async def test_a_body_of_an_unknown_charset_is_refused(servers: HttpServers) -> None:
+    head = PUT.replace(b"application/json", b"application/json; charset=none-such")
+    answer = await answer_to(servers, head + b"Connection: close\r\nContent-Length: 2\r\n\r\n{}")
+    assert answer.startswith(b"HTTP/1.1 400") and b"the body is not valid JSON" in answer
+
+
 async def test_a_compressed_body_is_not_expanded(servers: HttpServers) -> None:
     client, _ = await single_leader(servers)
     body = gzip.compress(json.dumps(JOINING).encode())

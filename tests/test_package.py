@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 IMPORTS = """
@@ -40,6 +42,17 @@ def test_a_publisher_does_not_import_aiokafka() -> None:
     program = "import sys, replicator.stream.run_publisher; print('aiokafka' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert (ended.stdout, ended.stderr) == ("False\n", "")
+
+
+@pytest.mark.parametrize("command", ["cluster", "node", "snapshot", "stream_tail"])
+def test_a_command_does_not_import_a_node(command: str) -> None:
+    """That would double the time which it takes to start."""
+    program = (
+        f"import sys, replicator.cli.{command}; "
+        "print(*{'aiokafka', 'uvloop', 'apsw', 'replicator.assembly'} & sys.modules.keys())"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (ended.stdout, ended.stderr) == ("\n", "")
 
 
 def test_sql_says_which_extra_is_missing() -> None:

@@ -605,12 +605,21 @@ class TestHostileStatements:
     def test_results_of_writes_are_limited(self, typed: Typed) -> None:
         typed("CREATE TABLE t (a INTEGER PRIMARY KEY, b INT)")
         typed("INSERT INTO t SELECT value, 0 FROM json_each(?1)", f"{[*range(200)]}")
-        for statement in ("UPDATE t SET b = 1", "DELETE FROM t"):
+        for statement in ("UPDATE t SET b = 1", "DELETE FROM t", "INSERT INTO t SELECT a + 200, 1 FROM t"):
             with pytest.raises(redis.ResponseError, match="more than 64 MiB"):
                 typed(f"{statement} RETURNING hex(zeroblob(250000))")
         assert typed("SELECT count(*), sum(b) FROM t")["rows"] == [[200, 0]]
         with pytest.raises(redis.ResponseError, match="values of at most"):
             typed("UPDATE t SET b = hex(zeroblob(250000))")
+
+    def test_a_table_with_large_rows_is_not_dropped_at_once(self, typed: Typed) -> None:
+        typed("CREATE TABLE t (a INTEGER PRIMARY KEY, b)")
+        for number in range(8):
+            typed("INSERT INTO t VALUES (?1, zeroblob(500000))", number)
+        with pytest.raises(redis.ResponseError, match="too large rows to be dropped at once"):
+            typed("DROP TABLE t")
+        typed("DELETE FROM t WHERE a < 4")
+        typed("DROP TABLE t")
 
     @pytest.mark.parametrize(
         ("statement", "error"),
@@ -622,6 +631,7 @@ class TestHostileStatements:
         ],
         ids=["generated columns", "names", "parentheses", "trim"],
     )
+    @pytest.mark.timeout(10)  # one of them took twice as long
     def test_they_are_refused(self, typed: Typed, statement: str, error: str) -> None:
         with pytest.raises(redis.ResponseError, match=error):
             typed(statement)
