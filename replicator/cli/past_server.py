@@ -1,4 +1,4 @@
-"""What `replicator snapshot open` does: restores a snapshot, applies the log up to a target, and serves that."""
+"""Serves a restored snapshot, with the log applied up to a target."""
 
 from __future__ import annotations
 
