@@ -31,7 +31,7 @@ from replicator.limits import (
 )
 from replicator.records.types import Change
 from replicator.server.redis import dispatch
-from replicator.server.redis.resp import encode, encode_in_steps
+from replicator.server.redis.resp import InPieces, encode, encode_in_steps
 from replicator.server.redis.turns import Budget, CpuLimit, ReplyTooLarge, Turns
 from replicator.steps import Steps
 from replicator.store.keys import encode_key, table_range
@@ -254,11 +254,17 @@ def test_a_budget_ends() -> None:
     assert budget.finish(count_to(5)) is None
 
 
-@given(st.dictionaries(st.binary(max_size=3), st.integers() | st.none()) | st.lists(st.binary()) | st.integers())
+@given(
+    st.dictionaries(st.binary(max_size=3), st.integers() | st.none())
+    | st.lists(st.binary())
+    | st.integers()
+    | st.lists(st.binary()).map(InPieces)
+)
 def test_encoding_in_steps_is_encoding(reply: Any) -> None:
     for protocol in (2, 3):
         steps = encode_in_steps(reply, protocol)
-        assert Budget(10**6).finish(steps) == encode(reply, protocol)
+        pieces = Budget(10**6).finish(steps)
+        assert pieces is not None and b"".join(pieces) == encode(reply, protocol)
 
 
 def test_only_cpu_time_counts() -> None:

@@ -31,14 +31,15 @@ async def read_in_slices(
     server = connection.server
     backend = server.backend
 
-    async def answer(view: View) -> bytes:
+    async def answer(view: View) -> list[bytes]:
         reply = await server.turns.run(run(Keyspace(view, backend.now_ms(), server.programs)))
         return await server.turns.run(encode_in_steps(reply, connection.protocol))
 
     async with server.long_reads:
         with as_internal_error(connection.last_command):
-            encoded = await backend.reads.read_in_slices(level, answer)
-    connection.reply(Encoded(encoded))
+            pieces = await backend.reads.read_in_slices(level, answer)
+    for piece in pieces:
+        connection.reply(Encoded(piece))
 
 
 async def execute_reads(connection: ConnectionContext) -> None:

@@ -37,6 +37,12 @@ class Push(NamedTuple):
     items: list[Reply]
 
 
+class InPieces(NamedTuple):
+    """A large bulk string, that need not be copied into one."""
+
+    pieces: list[bytes]
+
+
 class Encoded(NamedTuple):
     """A reply that is already encoded."""
 
@@ -44,7 +50,8 @@ class Encoded(NamedTuple):
 
 
 Reply: TypeAlias = (
-    "bytes | int | list[Reply] | dict[Any, Reply] | Simple | Error | Verbatim | NullArray | Push | Encoded | None"
+    "bytes | int | list[Reply] | dict[Any, Reply] | Simple | Error | Verbatim | NullArray | Push | InPieces | Encoded "
+    "| None"
 )
 
 _ITEMS_AT_ONCE = 500
@@ -81,28 +88,36 @@ def encode(reply: Reply, protocol: int) -> bytes:
         case Push(items):
             array = encode(items, protocol)
             return array if protocol == 2 else b">" + array[1:]
+        case InPieces():
+            return b"".join(_bulk_string(reply))
         case Encoded(data):
             return data
 
 
-def encode_in_steps(reply: Reply, protocol: int) -> Generator[int, None, bytes]:
-    """As `encode`, for large lists and maps, in short steps (`turns.Steps`)."""
+def _bulk_string(value: InPieces) -> list[bytes]:
+    return [b"$%d\r\n" % sum(map(len, value.pieces)), *value.pieces, b"\r\n"]
+
+
+def encode_in_steps(reply: Reply, protocol: int) -> Generator[int, None, list[bytes]]:
+    """The pieces of what `encode` returns, in short steps (`turns.Steps`)."""
     match reply:
         case list():
             parts = [b"*%d\r\n" % len(reply)]
             for first in range(0, len(reply), _ITEMS_AT_ONCE):
                 parts.append(b"".join([encode(it, protocol) for it in reply[first : first + _ITEMS_AT_ONCE]]))
                 yield len(parts[-1])
-            return b"".join(parts)
+            return parts
         case dict():
             parts = [b"*%d\r\n" % (2 * len(reply)) if protocol == 2 else b"%%%d\r\n" % len(reply)]
             pairs = iter(reply.items())
             while batch := list(islice(pairs, _ITEMS_AT_ONCE)):
                 parts.append(b"".join([encode(it, protocol) for pair in batch for it in pair]))
                 yield len(parts[-1])
-            return b"".join(parts)
+            return parts
+        case InPieces():
+            return _bulk_string(reply)
         case _:
-            return encode(reply, protocol)
+            return [encode(reply, protocol)]
 
 
 def decode(data: bytes) -> Reply:

@@ -15,7 +15,7 @@ from replicator.server.redis.command import Args, Command, CommandKind
 from replicator.server.redis.commands.registry import SYNTAX, refuse_in_multi, variants
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.interactive import InteractiveTransaction
-from replicator.server.redis.resp import Reply
+from replicator.server.redis.resp import InPieces, Reply
 from replicator.sql.database import ENGINE
 from replicator.sql.engine import Result
 from replicator.sql.errors import SqlError
@@ -193,12 +193,12 @@ def _reply(request: _Request, result: Result) -> Steps[Reply]:
 
 def _packed(result: Result) -> Steps[Reply]:
     packer, rows = msgpack.Packer(), result.rows
-    parts = [_packed_head(result.columns, result.changes), packer.pack(result.last_id), _ROWS]
-    parts.append(packer.pack_array_header(len(rows)))
+    pieces = [_packed_head(result.columns, result.changes), packer.pack(result.last_id), _ROWS]
+    pieces.append(packer.pack_array_header(len(rows)))
     for first in range(0, len(rows), _ROWS_PER_STEP):
-        parts += map(packer.pack, rows[first : first + _ROWS_PER_STEP])
+        pieces.append(b"".join(map(packer.pack, rows[first : first + _ROWS_PER_STEP])))
         yield 0
-    return b"".join(parts)
+    return InPieces(pieces)
 
 
 def _packed_at_once(result: Result) -> bytes:
