@@ -112,6 +112,7 @@ class _Connection(socketserver.BaseRequestHandler):
         self._cluster = self.server.cluster
         self._is_allowed = not self._cluster.password
         self._is_lost = False
+        self._is_aborted = False  # a transaction has failed, until its end
         self._database = apsw.Connection(self._cluster.path)
         self._database.pragma("foreign_keys", True)
         self._database.set_busy_timeout(100)
@@ -177,6 +178,12 @@ class _Connection(socketserver.BaseRequestHandler):
             raise _Refused("READONLY You can't write against a read only replica.")
         if re.match(r"\s*PRAGMA", statement, re.I) and not re.search(rf"\b({PRAGMAS})\s*\(", statement, re.I):
             raise _Refused("SQLERROR PRAGMA is not supported")
+        if self._is_aborted:
+            is_end = kind in (StatementKind.ROLLBACK, StatementKind.COMMIT)
+            self._is_aborted = not is_end
+            if kind is StatementKind.ROLLBACK:
+                return bytes(msgpack.packb({"columns": [], "rows": [], "changes": 0, "last_id": None}))
+            raise _Refused("ABORTED the transaction is aborted")
         database = self._database
         database.execute("SELECT 1 FROM sqlite_schema").fetchall()  # PRAGMA itself does not notice a changed schema
         before = database.total_changes()
@@ -200,6 +207,7 @@ class _Connection(socketserver.BaseRequestHandler):
     def _roll_back(self) -> None:
         if self._database.in_transaction:
             self._database.execute("ROLLBACK")
+            self._is_aborted = True
 
 
 def encode(reply: Any) -> bytes:

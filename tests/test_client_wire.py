@@ -98,7 +98,10 @@ async def test_a_late_answer_is_not_taken_for_the_next_one_by_the_blocking_clien
     pools.close()
 
 
-async def test_a_node_that_answers_pings_may_take_long(late: Late, pools: aio._ConnectionPools) -> None:
+async def test_a_node_that_answers_pings_may_take_long(
+    late: Late, pools: aio._ConnectionPools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "LOOKUP_TIMEOUT_S", 30)
     blocking = sync._ConnectionPools("")
     slow = Send(late.node, [(b"FIRST",)], 60, silent_s=0.01)
     answers = [asyncio.ensure_future(it) for it in (pools.send(slow), asyncio.to_thread(blocking.send, slow))]

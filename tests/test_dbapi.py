@@ -398,6 +398,16 @@ class TestFaults:
         connection.commit()
         assert names(other) == ["a"]
 
+    def test_a_transaction_that_is_too_large(self, connection: Connection, fake: FakeSqlCluster) -> None:
+        """It must not look as if it could be run again."""
+        fake.inject("INSERT", "TOOLARGE divide it")
+        with pytest.raises(dbapi.ProgrammingError, match=r"^divide it$"):
+            connection.cursor().executemany("INSERT INTO beers (name) VALUES (?)", [("a",)] * PIPELINED)
+        with pytest.raises(dbapi.ProgrammingError, match=r"has ended with an error .* call rollback\(\)"):
+            connection.commit()
+        connection.rollback()
+        assert names(connection) == []
+
     @pytest.mark.parametrize(
         ("fault", "kind"),
         [

@@ -80,6 +80,8 @@ FIGURES = [
     ("docs/sql.md", "can write at most {} rows", f"{limits.MAX_SQL_ROWS:,}"),
     ("docs/sql.md", "rows and {} MiB of values", str(limits.MAX_SQL_VALUES_BYTES >> 20)),
     ("docs/sql.md", "{} MiB of those that it reads by their keys", str(limits.MAX_TRACKED_BYTES >> 20)),
+    ("docs/sql.md", "A row has at most {}, and", bytes_text(limits.MAX_VALUE_BYTES)),
+    ("docs/sql.md", "a record of at most {} MB", f"{limits.MAX_RECORD_BYTES / 1e6:.1f}"),
     ("docs/sql.md", "clients, for at most {}.", f"{limits.MAX_SQL_S} s"),
     ("docs/sql.md", "can read at most {} entries of tables", f"{limits.MAX_TRACKED_ENTRIES:,}"),
     ("docs/sql.md", "up to {} times in all", str(limits.WRITE_ATTEMPTS)),

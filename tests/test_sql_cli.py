@@ -100,6 +100,11 @@ class TestOutput:
     def test_a_terminal_is_not_sent_control_characters(self, run: Run) -> None:
         assert "\\x1b[2J" in run("-c", "SELECT char(27) || '[2J' AS a").stdout
 
+    def test_a_schema_can_be_executed_again(self, run: Run) -> None:
+        table = "CREATE TABLE t (\n\ta INTEGER PRIMARY KEY,\n\tb TEXT DEFAULT '\x1b'\n);"
+        assert run(input=table).stdout == "OK\n"
+        assert run("-c", ".schema t").stdout == f"{table}\n"
+
     def test_commands(self, run: Run) -> None:
         script = f"{TABLE}\nCREATE TABLE t (a);\nCREATE INDEX i ON t (a);\n.tables\n.schema t\n.quit\nSELECT 1;"
         assert lines(run(input=script)) == [
@@ -228,10 +233,53 @@ class TestPrompt:
             run_prompt(shell, tmp_path / "history")
         assert shell.tables() == ["users"]
 
-    def test_a_lost_transaction(self, shell: SqlShell, fake: FakeSqlCluster, tmp_path: Path) -> None:
-        fake.inject("DELETE", "CONFLICT run it again")
+    @pytest.mark.parametrize("error", ["CONFLICT run it again", "TOOLARGE divide it"])
+    def test_a_lost_transaction(
+        self, shell: SqlShell, fake: FakeSqlCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str], error: str
+    ) -> None:
+        fake.inject("DELETE", error)
         with self.typed("BEGIN;\rDELETE FROM users;\rINSERT INTO users (name) VALUES ('Ada');\r\x04"):
             run_prompt(shell, tmp_path / "history")
+        assert not shell.in_transaction
+        printed = capfd.readouterr()
+        assert printed.err.splitlines()[-2:] == [
+            f"Error: {error.partition(' ')[2]}",
+            "Warning: the transaction was rolled back",
+        ]
+        assert printed.out.splitlines() == ["OK", "1 row changed"]
+
+    def test_the_end_of_the_prompt_ends_a_transaction(
+        self, shell: SqlShell, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        with self.typed("BEGIN;\r\x04"):
+            run_prompt(shell, tmp_path / "history")
+        assert "Warning: the transaction was rolled back, as there was no COMMIT" in capfd.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("statements", "warning"),
+        [
+            ("SELECT 1;", "interrupted"),
+            ("DELETE FROM users;", "interrupted: what was executed may have taken effect"),
+            ("BEGIN; DELETE FROM users;", "interrupted: the transaction was rolled back"),
+        ],
+    )
+    def test_ctrl_c_during_a_statement(
+        self,
+        shell: SqlShell,
+        tmp_path: Path,
+        capfd: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        statements: str,
+        warning: str,
+    ) -> None:
+        def interrupted(cursor: object, **options: object) -> None:
+            if not statements.startswith("BEGIN") or shell.in_transaction:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr("replicator.cli.sql_shell.print_result", interrupted)
+        with self.typed(f"{statements}\r\x04"):
+            run_prompt(shell, tmp_path / "history")
+        assert capfd.readouterr().err.splitlines()[1:] == [f"Warning: {warning}"]
         assert not shell.in_transaction
 
     def test_a_history_that_cannot_be_written(self, shell: SqlShell, tmp_path: Path) -> None:

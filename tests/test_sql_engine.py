@@ -188,6 +188,26 @@ def test_what_takes_too_much_has_no_effect(
     assert filled.entries.values == before
 
 
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("DROP TABLE v", "use DROP VIEW to delete view v"),
+        ("DROP VIEW t", "use DROP TABLE to delete table t"),
+        ("INSERT INTO v VALUES (1)", "cannot modify v because it is a view"),
+        ("UPDATE v SET a = 1", "cannot modify v because it is a view"),
+        ("SELECT * FROM t INDEXED BY i", "INDEXED BY is not supported: leave it out"),
+        ("DELETE FROM t INDEXED BY i", "INDEXED BY is not supported: leave it out"),
+        ("SELECT CAST(x'ff41' AS TEXT)", "a text is not valid UTF-8: use BLOB for bytes"),
+    ],
+)
+def test_errors_say_what_is_wrong(statement: str, error: str) -> None:
+    database = MemoryDatabase()
+    for it in ("CREATE TABLE t (a)", "CREATE INDEX i ON t (a)", "CREATE VIEW v AS SELECT a FROM t"):
+        database.run(it)
+    with pytest.raises(SqlError, match=f"^{error}$"):
+        database.run(statement)
+
+
 def test_a_schema_of_a_transaction_that_is_not_applied_is_not_used() -> None:
     database = MemoryDatabase()
     database.run("CREATE TABLE t (a)")

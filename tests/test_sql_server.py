@@ -345,7 +345,9 @@ def test_a_transaction_of_too_many_changes_cannot_be_committed(typed: Typed) -> 
               "INSERT INTO t SELECT x, 1 FROM n", first)  # fmt: skip
     typed("BEGIN")
     typed("UPDATE t SET b = 2 WHERE a < 3000")
-    with pytest.raises(redis.ResponseError, match=f"^one transaction can change at most {MAX_CHANGES} entries"):
+    with pytest.raises(
+        redis.ResponseError, match=f"^TOOLARGE one transaction can change at most {MAX_CHANGES} entries"
+    ):
         typed("UPDATE t SET b = 2 WHERE a >= 3000")
     with pytest.raises(redis.ResponseError, match=r"^ABORTED"):
         typed("COMMIT")

@@ -18,12 +18,14 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from replicator.cli.output import errors, print_error
-from replicator.cli.sql_script import is_complete, is_quit, statements
+from replicator.cli.sql_script import is_command, is_complete, is_quit, statements
 from replicator.cli.sql_shell import SqlShell
 from replicator.client.dbapi import Error
+from replicator.client.sql import StatementKind, statement_kind
 from replicator.errors import BadRequest
 
 COMMANDS = (".help", ".quit", ".schema", ".tables")
+ROLLED_BACK = "the transaction was rolled back"
 _WORD = re.compile(r"[\w.]+$")
 _NAMES = re.compile(r"\w+")
 
@@ -45,21 +47,34 @@ def run_prompt(shell: SqlShell, history: Path) -> None:
         except KeyboardInterrupt:
             continue
         except EOFError:
-            return
+            break
         if is_quit(text):
-            return
+            break
         _execute(shell, text)
+    if shell.in_transaction:
+        _warn(f"{ROLLED_BACK}, as there was no COMMIT")
 
 
 def _execute(shell: SqlShell, text: str) -> None:
+    writes = False
     try:
         for statement in statements(text.splitlines(keepends=True)):
+            writes = not is_command(statement) and statement_kind(statement) is not StatementKind.READ
             shell.execute(statement)
     except (Error, BadRequest) as error:
-        shell.end_lost_transaction()
         print_error("Error:", "bold red", str(error))
+        if shell.end_lost_transaction():
+            _warn(ROLLED_BACK)
     except KeyboardInterrupt:
-        print_error("Warning:", "bold yellow", "interrupted: what was executed may have taken effect")
+        if shell.in_transaction:  # of a COMMIT, it has ended
+            shell.roll_back()
+            _warn(f"interrupted: {ROLLED_BACK}")
+        else:
+            _warn("interrupted: what was executed may have taken effect" if writes else "interrupted")
+
+
+def _warn(text: str) -> None:
+    print_error("Warning:", "bold yellow", text)
 
 
 def _keys() -> KeyBindings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from replicator.cli.output import console, print_json_line, print_line
@@ -40,10 +41,15 @@ class SqlShell:
             with self._connection.execute(text) as cursor:
                 print_result(cursor, json=self._json)
 
-    def end_lost_transaction(self) -> None:
-        """After an error: if it has ended the transaction, the connection wants this to be acknowledged."""
-        if self._connection.is_transaction_lost:
+    def end_lost_transaction(self) -> bool:
+        """After an error: whether it has ended the transaction, which the connection wants to be acknowledged."""
+        is_lost = self._connection.is_transaction_lost
+        if is_lost:
             self._connection.rollback()
+        return is_lost
+
+    def roll_back(self) -> None:
+        self._connection.rollback()
 
     def tables(self) -> list[str]:
         """Raises `Error`."""
@@ -77,5 +83,7 @@ class SqlShell:
         for value in values:
             if self._json:
                 print_json_line({name: value})
+            elif console.is_terminal:
+                print_line(re.sub(r"[^\n\t]+", lambda found: printable(found[0]), value))
             else:
-                print_line("\n".join(map(printable, value.splitlines())))
+                print(value)  # as it is: it may be executed again

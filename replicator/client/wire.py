@@ -23,7 +23,19 @@ _CODES: dict[type[Exception], str] = {  # redis-py removes these from the messag
     exceptions.NoPermissionError: "NOPERM",
 }
 _CODES_IN_MESSAGE = frozenset(  # redis-py keeps these
-    {"ABORTED", "BUSY", "CONFLICT", "CONSTRAINT", "FENCED", "NOREPLICAS", "SQLERROR", "STALE", "UNKNOWN", "WRONGTYPE"}
+    [
+        "ABORTED",
+        "BUSY",
+        "CONFLICT",
+        "CONSTRAINT",
+        "FENCED",
+        "NOREPLICAS",
+        "SQLERROR",
+        "STALE",
+        "TOOLARGE",
+        "UNKNOWN",
+        "WRONGTYPE",
+    ]
 )
 
 

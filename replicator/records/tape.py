@@ -51,6 +51,8 @@ class Unrecorded:
 class TapeFull(BadRequest):
     """The transaction makes more calls than a tape can record. It has no effect."""
 
+    code = "TOOLARGE"
+
 
 class Recorder:
     """Makes each call, and records its result. Raises `TapeFull`."""

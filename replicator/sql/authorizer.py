@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import apsw
 
 from replicator.sql import functions
+from replicator.sql.errors import NO_INDEXED_BY
 from replicator.sql.names import fold
 from replicator.sql.progress import TakesLonger
 
@@ -53,7 +54,10 @@ class Authorizer:
     def explain(self, error: apsw.Error) -> str:
         """The error message: that of the refusal, if it is why SQLite has failed."""
         is_refusal = isinstance(error, apsw.AuthError) or str(error).startswith("not authorized to use function")
-        return (self._refusal if is_refusal else None) or str(error)
+        if is_refusal and self._refusal:
+            return self._refusal
+        # tables of the engine have no indexes of that name
+        return NO_INDEXED_BY if str(error).startswith("no such index:") else str(error)
 
     def check(self, operation: int, first: str | None, second: str | None, schema: str | None, by: str | None) -> int:
         """SQLite's callback. What `first` and `second` name depends on the operation; `by` is a view or trigger."""

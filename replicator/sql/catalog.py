@@ -27,7 +27,7 @@ SEQUENCE_TABLE = "sql:sequence"
 """The table of the store with the highest rowid that each AUTOINCREMENT table has had: tag n, 8 bytes, big-endian."""
 
 _OBJECT, _VERSION = b"o", b"v"
-_VERSION_KEY = encode_key(CATALOG_TABLE, b"", b"")
+VERSION_KEY = encode_key(CATALOG_TABLE, b"", b"")
 EMPTY_VERSION = bytes(16)
 """Of a schema without any object."""
 
@@ -61,7 +61,7 @@ def decode_object(stored: bytes) -> SchemaObject | None:
 
 
 def version_of(entries: Entries) -> Version:
-    stored = entries.get(_VERSION_KEY)
+    stored = entries.get(VERSION_KEY)
     return EMPTY_VERSION if stored is None else stored[1:]
 
 

@@ -55,9 +55,11 @@ class Database:
         self.at_once = at_once
         """Whether it executes statements on the thread of its caller, with limits so that it cannot take long."""
         self.is_broken = False
-        """Whether it is to be closed, not used again: a statement was out of memory."""
+        """Whether it is to be closed, not used again: a statement was out of memory, or interrupted."""
         self.tables: dict[str, Table] = {}
         """By folded name."""
+        self.views: set[str] = set()
+        """Their folded names."""
         self.calls = calls
         self.prepared: dict[str, Any] = {}
         """`writing.Prepared`, by the text of the statement."""
@@ -93,6 +95,7 @@ class Database:
             if it.type == "table":
                 connection.execute(f"CREATE VIRTUAL TABLE temp.{quote(it.name)} USING {MODULE}")
             elif it.type == "view":
+                self.views.add(fold(it.name))
                 connection.execute(it.sql.replace("CREATE VIEW", "CREATE TEMP VIEW", 1))
         connection.execute("BEGIN")  # rows of `main` are never committed, and no statement begins a transaction
 

@@ -140,6 +140,8 @@ def drop(database: Database, transaction: Transaction, statement: Drop) -> None:
     if found is None or found.type != statement.type:
         if statement.if_exists:
             return
+        if found is not None and {found.type, statement.type} == {"table", "view"}:
+            raise SqlError(f"use DROP {found.type.upper()} to delete {found.type} {found.name}")
         raise SqlError(f"no such {statement.type}: {statement.name}")
     if found.type == "index":
         index = next(it for it in database.tables[fold(found.table)].indexes if fold(it.name) == fold(found.name))

@@ -247,7 +247,9 @@ def _errors_as_sql(database: Database | None) -> Iterator[None]:
         if isinstance(error, (apsw.ConstraintError, apsw.MismatchError)):
             raise ConstraintFailed(str(error)) from error
         raise SqlError(database.authorizer.explain(error) if database else str(error)) from error
-    except (OverflowError, UnicodeError) as error:  # of a value that SQLite has no type for
+    except UnicodeError as error:
+        raise SqlError("a text is not valid UTF-8: use BLOB for bytes") from error
+    except OverflowError as error:
         raise SqlError(str(error)) from error
 
 

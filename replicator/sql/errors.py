@@ -17,6 +17,9 @@ class ConstraintFailed(SqlError):
     code = "CONSTRAINT"
 
 
+NO_INDEXED_BY = "INDEXED BY is not supported: leave it out"
+
+
 class OutOfMemory(SqlError):
     """The node has too little memory, or too many threads, for another statement."""
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from replicator.limits import MAX_SQL_BYTES
-from replicator.sql.errors import SqlError
+from replicator.sql.errors import NO_INDEXED_BY, SqlError
 from replicator.sql.names import fold
 from replicator.sql.statement import (
     Assignment,
@@ -309,7 +309,7 @@ class _Parser:
         if self._optional("AS"):
             return name, self._name()
         if self._peek().word == "INDEXED":
-            raise SqlError("INDEXED BY is not supported: leave it out")
+            raise SqlError(NO_INDEXED_BY)
         return name, ""
 
     def _schema(self) -> None:

@@ -354,7 +354,8 @@ def _rowid_of(table: Table, key: bytes) -> int | None:
 def _table(database: Database, name: str) -> Table:
     table = database.tables.get(fold(name))
     if table is None:
-        raise SqlError(f"no such table: {name}")
+        is_view = fold(name) in database.views
+        raise SqlError(f"cannot modify {name} because it is a view" if is_view else f"no such table: {name}")
     return table
 
 

@@ -68,6 +68,10 @@ class TrackedEntries:
             and all(scan.is_repeated(entries) for scan in self._scans)
         )
 
+    def is_different(self, key: bytes, entries: Entries) -> bool:
+        """Whether it was read by its key, and is not the same in `entries`."""
+        return key in self._values and entries.get(key) != self._values[key]
+
     def _count(self) -> None:
         self._entries += 1
         if self._bytes > MAX_TRACKED_BYTES:

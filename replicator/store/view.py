@@ -225,7 +225,9 @@ class Overlay:
 
 
 class TransactionTooLarge(BadRequest):
-    """It would take the event loop of each node too long, or too much memory."""
+    """It would take the event loop of each node too long, or too much memory. It ends a transaction from BEGIN on."""
+
+    code = "TOOLARGE"
 
 
 class RowPart(NamedTuple):

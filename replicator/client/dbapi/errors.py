@@ -55,11 +55,12 @@ class NotSupportedError(DatabaseError):
     pass
 
 
-ABORTED, CONFLICT, CONSTRAINT, SQL_ERROR = "ABORTED", "CONFLICT", "CONSTRAINT", "SQLERROR"
+ABORTED, CONFLICT, CONSTRAINT, SQL_ERROR, TOO_LARGE = "ABORTED", "CONFLICT", "CONSTRAINT", "SQLERROR", "TOOLARGE"
 _OF_CODES: dict[str, type[Error]] = {
     CONFLICT: ConflictError,
     CONSTRAINT: IntegrityError,
     SQL_ERROR: ProgrammingError,
+    TOO_LARGE: ProgrammingError,
     ERR: ProgrammingError,
 }
 

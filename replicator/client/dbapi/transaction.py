@@ -11,6 +11,7 @@ from replicator.client.dbapi.errors import (
     CONFLICT,
     CONSTRAINT,
     SQL_ERROR,
+    TOO_LARGE,
     from_client,
     of_commit,
     of_lost_transaction,
@@ -36,7 +37,7 @@ PIPELINED = 200  # statements that are sent before their replies are read
 _SAVEPOINT = "replicator_executemany"
 _STAYS_OPEN = frozenset({CONSTRAINT, SQL_ERROR, ERR})
 """Errors of a statement that leave its transaction as it was. All others end it, at the node or here."""
-_STAYS_CONNECTED = frozenset({ABORTED, CONFLICT, *_STAYS_OPEN})
+_STAYS_CONNECTED = frozenset({ABORTED, CONFLICT, TOO_LARGE, *_STAYS_OPEN})
 
 
 class TransactionState(Enum):

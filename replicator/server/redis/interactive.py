@@ -16,6 +16,7 @@ from replicator.server.keyspace import WritableKeyspace
 from replicator.server.programs import Programs
 from replicator.server.redis.command import Args, Command
 from replicator.server.redis.logged_commands import LoggedCommands, Mark
+from replicator.sql.catalog import VERSION_KEY
 from replicator.store.tracking import TrackedEntries
 from replicator.store.view import Transaction, TransactionTooLarge
 
@@ -80,7 +81,9 @@ class InteractiveTransaction:
     def check(self, base: Transaction) -> None:
         """Raises `Conflict` if what was read is different in `base`."""
         if not self._reads.unchanged(base):
-            raise Conflict("another client has changed what this transaction has read: it has no effect, run it again")
+            is_schema = self._reads.is_different(VERSION_KEY, base)
+            what = "the schema" if is_schema else "what this transaction has read"
+            raise Conflict(f"another client has changed {what}: it has no effect, run it again")
 
     def set_savepoint(self, name: str) -> None:
         self.check_alive()
