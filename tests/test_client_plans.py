@@ -18,6 +18,7 @@ from replicator.client.requests import (
     encode,
     read_command,
     transaction_commands,
+    write_command,
 )
 from replicator.client.routing import (
     LOST,
@@ -408,6 +409,8 @@ def test_a_statement_is_not_sent_again_while_its_node_answers_pings(
 def test_a_transaction_has_no_commands_on_transactions(name: str) -> None:
     with pytest.raises(BadRequest, match=f"{name} cannot be part of a transaction"):
         transaction_commands([("SET", "a", 1), (name,)], "id")
+    with pytest.raises(BadRequest, match=f"{name} cannot be executed alone"):
+        write_command((name,), None)
 
 
 def test_an_argument_that_is_no_unicode_is_refused() -> None:

@@ -151,6 +151,22 @@ async def test_the_answer_to_a_cancelled_task_is_discarded(late: Late, pools: ai
     assert await second == [b"second"]
 
 
+async def test_tasks_are_cancelled_twice(late: Late, pools: aio._ConnectionPools) -> None:
+    """Another task must not get the connection from which one of them still reads."""
+    late.second.set()
+    for number in range(300):
+        others = [asyncio.ensure_future(pools.send(ask(late, b"SECOND"))) for _ in range(3)]
+        cancelled = [asyncio.ensure_future(pools.send(ask(late, b"FIRST"))) for _ in range(3)]
+        for turns in (number % 11, number % 3):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for task in cancelled:
+                task.cancel()
+        others += [asyncio.ensure_future(pools.send(ask(late, b"SECOND"))) for _ in range(3)]
+        assert await asyncio.gather(*others) == [[b"second"]] * 6
+        await asyncio.wait(cancelled)
+
+
 async def test_a_closed_connection_is_not_reused(late: Late, pools: aio._ConnectionPools) -> None:
     assert await pools.send(ask(late, b"SECOND")) == [b"second"]
     await late.hang_up()

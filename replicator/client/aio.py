@@ -181,6 +181,7 @@ class _ConnectionPools:
     def __init__(self, password: str) -> None:
         self._password = password
         self._pools: dict[Address, redis.asyncio.ConnectionPool] = {}
+        self._releasing: set[asyncio.Task[None]] = set()
 
     async def send(self, step: Send) -> list[Reply]:
         until_s = asyncio.get_running_loop().time() + step.timeout_s
@@ -200,11 +201,14 @@ class _ConnectionPools:
         except (redis.RedisError, OSError) as error:
             return [failure_of(error)]
         finally:
-            exchange.cancel()
-            try:
-                await asyncio.wait({exchange})
-            finally:  # also if the task is cancelled in between
-                await pool.release(connection)  # redis-py has closed it if the exchange was interrupted
+            if exchange.done():
+                await pool.release(connection)
+            else:
+                exchange.cancel()
+                releasing = asyncio.ensure_future(_release_after(exchange, pool, connection))
+                self._releasing.add(releasing)
+                releasing.add_done_callback(self._releasing.discard)
+                await asyncio.shield(releasing)  # this task may be cancelled again
 
     async def aclose(self) -> None:
         for pool in self._pools.values():
@@ -218,6 +222,12 @@ class _ConnectionPools:
                 **options, max_connections=CONNECTIONS, retry=Retry(NoBackoff(), 0)
             )
         return self._pools[node]
+
+
+async def _release_after(exchange: asyncio.Future[Any], pool: Any, connection: Any) -> None:
+    """Until the exchange has ended, it reads from the connection. redis-py has closed it then."""
+    await asyncio.wait({exchange})
+    await pool.release(connection)
 
 
 async def _exchange(connection: Any, commands: Sequence[EncodedCommand]) -> list[Reply]:

@@ -68,7 +68,9 @@ def check_size(command: EncodedCommand) -> EncodedCommand:
 
 
 def write_command(command: Sequence[Argument], id: str | None) -> EncodedCommand:
+    """Raises `BadRequest`."""
     encoded = encode(command)
+    _check_not_of_transaction(encoded, "executed alone, as connections are shared: use transaction()")
     return check_size(encoded if id is None else (b"REPL.ONCE", id.encode(), *encoded))
 
 
@@ -82,12 +84,15 @@ def transaction_commands(commands: Sequence[Sequence[Argument]], id: str) -> lis
     Raises `BadRequest`.
     """
     encoded = [check_size(encode(it)) for it in commands]
-    for name, *_ in encoded:
-        if name.upper() in _OF_TRANSACTIONS:
-            raise BadRequest(
-                f"{name.decode()} cannot be part of a transaction: give the commands between MULTI and EXEC"
-            )
+    for it in encoded:
+        _check_not_of_transaction(it, "part of a transaction: give the commands between MULTI and EXEC")
     return [(b"MULTI",), *encoded, (b"REPL.EXEC", id.encode())]
+
+
+def _check_not_of_transaction(command: EncodedCommand, why: str) -> None:
+    """Raises `BadRequest`."""
+    if command[0].upper() in _OF_TRANSACTIONS:
+        raise BadRequest(f"{command[0].decode()} cannot be {why}")
 
 
 def may_take_long(commands: Sequence[EncodedCommand]) -> bool:
