@@ -307,6 +307,7 @@ def test_a_password(serve: Callable[..., ServerThread]) -> None:
         b"AUTH sesame\r\nGET a\r\nGET a\r\nRESET\r\nGET a\r\n",
         b"+OK\r\n$-1\r\n$-1\r\n+RESET\r\n-NOAUTH Authentication required.\r\n",
     )
+    exchange(server, b"REPL.SQL nonsense\r\n", b"-NOAUTH Authentication required.\r\n")  # it was not parsed
     for protocol in (2, 3):
         assert server.client(password="sesame", protocol=protocol).set("a", "1")
         assert server.client(username="default", password="sesame", protocol=protocol).get("a") == b"1"

@@ -208,6 +208,17 @@ def test_errors_say_what_is_wrong(statement: str, error: str) -> None:
         database.run(statement)
 
 
+def test_many_columns_are_set_at_once() -> None:
+    database = MemoryDatabase()
+    columns = [f"c{number}" for number in range(400)]
+    database.run(f"CREATE TABLE t ({', '.join(columns)})")
+    database.run("INSERT INTO t (c0) VALUES (1)")
+    database.run(f"UPDATE t SET {', '.join(f'{it} = c0 + 1' for it in columns)}")
+    assert database.rows("SELECT c0, c399 FROM t") == [(2, 2)]
+    with pytest.raises(SqlError, match="too many columns for one subquery"):
+        database.run(f"UPDATE t SET ({', '.join(columns)}) = (SELECT '{'x' * 200}')")
+
+
 def test_a_schema_of_a_transaction_that_is_not_applied_is_not_used() -> None:
     database = MemoryDatabase()
     database.run("CREATE TABLE t (a)")

@@ -356,6 +356,10 @@ class _Parser:
         if self._items[equals + 2].word in ("SELECT", "VALUES", "WITH"):
             names = ", ".join(f"c{number}" for number in range(len(columns)))
             inner = self._slice(equals + 1, end)
+            if len(columns) * (len(inner) + len(names)) > MAX_SQL_BYTES:  # which is repeated for each
+                raise SqlError(
+                    "too many columns for one subquery: name the columns one by one, or divide the statement"
+                )
             values = tuple(f"(WITH r({names}) AS {inner} SELECT c{number} FROM r)" for number in range(len(columns)))
         else:
             depth = self._items[equals + 1].depth + 1

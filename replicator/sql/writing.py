@@ -190,7 +190,8 @@ class _Change(Prepared):
             f"FROM {sources} {_where(statement.where)}"
         )
         # there, unlike in the columns of a result, SQLite refuses aggregates and window functions
-        self._check_sql = f"{statement.with_clause} SELECT 1 FROM {sources} WHERE ({') OR ('.join(new)})"
+        cases = " ".join(f"WHEN 0 THEN ({value})" for value in new)  # their number is not limited, unlike that of OR
+        self._check_sql = f"{statement.with_clause} SELECT 1 FROM {sources} WHERE CASE {cases} END"
         self._checker = RowChecker(
             database,
             table,

@@ -15,7 +15,7 @@ from replicator.protocol.levels import Level
 from replicator.server.keyspace import Keyspace, TimeLimit, WritableKeyspace
 from replicator.server.redis.awaited_reads import execute_reads, read_in_slices, read_when_possible
 from replicator.server.redis.command import Args, Command, CommandKind
-from replicator.server.redis.commands import BY_SPELLING, look_up
+from replicator.server.redis.commands import BY_SPELLING, find, look_up
 from replicator.server.redis.commands.sql import NAME
 from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.dedup import Dedup
@@ -79,7 +79,7 @@ class Dispatcher:
         try:
             found = BY_SPELLING.get(args[0])
             if found is None or found.variant is not None or not found.accepts(len(args)):
-                found = look_up(args)
+                found = look_up(args) if connection.authenticated else find(args)
             command = found
             connection.last_command = command.name
             kind = command.kind

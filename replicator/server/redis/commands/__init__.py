@@ -20,6 +20,6 @@ from replicator.server.redis.commands import (  # noqa: F401
     strings,
     transactions,
 )
-from replicator.server.redis.commands.registry import BY_SPELLING, COMMANDS, look_up
+from replicator.server.redis.commands.registry import BY_SPELLING, COMMANDS, find, look_up
 
-__all__ = ["BY_SPELLING", "COMMANDS", "look_up"]
+__all__ = ["BY_SPELLING", "COMMANDS", "find", "look_up"]

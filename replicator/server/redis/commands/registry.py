@@ -112,8 +112,8 @@ def control(
     return command(name, arity, CommandKind.CONTROL, keys, before_auth=before_auth)
 
 
-def look_up(args: Args) -> Command:
-    """The command of a line. Raises `BadRequest` with the message of Redis."""
+def find(args: Args) -> Command:
+    """The command of that name. Raises `BadRequest` with the message of Redis."""
     found = COMMANDS.get(args[0].lower())
     if found is None:
         name, *shown = (arg[:128].partition(b"\0")[0].decode(errors="replace") for arg in args[:20])
@@ -121,6 +121,12 @@ def look_up(args: Args) -> Command:
         raise BadRequest(f"unknown command '{name}', with args beginning with: {beginning}")
     if not found.accepts(len(args)):
         raise wrong_arity(found.name)
+    return found
+
+
+def look_up(args: Args) -> Command:
+    """The command of a line, of which its variant may depend. Raises `Definite`, `BadRequest` as `find`."""
+    found = find(args)
     return found if found.variant is None else found.variant(args)
 
 
