@@ -17,7 +17,7 @@ import xxhash
 
 from replicator.sql.errors import SqlError
 from replicator.sql.names import fold
-from replicator.store.keys import encode_key, row_range, table_range
+from replicator.store.keys import encode_key, table_range
 from replicator.store.view import Entries, Transaction
 
 CATALOG_TABLE = "sql"
@@ -67,9 +67,19 @@ def version_of(entries: Entries) -> Version:
 
 def read_objects(entries: Entries) -> list[SchemaObject]:
     """Tables, then indexes, then views, each in the order of their names."""
-    start, stop = row_range(CATALOG_TABLE, b"")[1], table_range(CATALOG_TABLE)[1]
-    objects = [found for _, stored in entries.scan(start, stop) if (found := decode_object(stored)) is not None]
-    return sorted(objects, key=lambda it: (["table", "index", "view"].index(it.type), fold(it.name)))
+    return read_schema(entries)[1]
+
+
+def read_schema(entries: Entries) -> tuple[Version, list[SchemaObject]]:
+    """`read_objects`, and their version: another one than `version_of` if it was read before others have changed it."""
+    version, objects = EMPTY_VERSION, []
+    for _, stored in entries.scan(*table_range(CATALOG_TABLE)):
+        found = decode_object(stored)
+        if found is None:
+            version = stored[1:]
+        else:
+            objects.append(found)
+    return version, sorted(objects, key=lambda it: (["table", "index", "view"].index(it.type), fold(it.name)))
 
 
 def find(entries: Entries, name: str) -> SchemaObject | None:

@@ -87,16 +87,18 @@ class Database:
     def _create(self, objects: Sequence[SchemaObject]) -> None:
         connection = self.connection
         connection.execute("PRAGMA temp_store = MEMORY")  # which is limited, unlike the size of files
+        views = [it for it in objects if it.type == "view"]
         for it in objects:
-            connection.execute(it.sql)
+            if it.type != "view":
+                connection.execute(it.sql)
         for table in read_tables(connection, objects):
             self.tables[fold(table.name)] = table
-        for it in objects:
-            if it.type == "table":
-                connection.execute(f"CREATE VIRTUAL TABLE temp.{quote(it.name)} USING {MODULE}")
-            elif it.type == "view":
-                self.views.add(fold(it.name))
-                connection.execute(it.sql.replace("CREATE VIEW", "CREATE TEMP VIEW", 1))
+        for table in self.tables.values():
+            connection.execute(f"CREATE VIRTUAL TABLE temp.{quote(table.name)} USING {MODULE}")
+        for it in views:  # last, as what describes tables would compile all views, and views of views take long
+            connection.execute(it.sql)
+            connection.execute(it.sql.replace("CREATE VIEW", "CREATE TEMP VIEW", 1))
+            self.views.add(fold(it.name))
         connection.execute("BEGIN")  # rows of `main` are never committed, and no statement begins a transaction
 
     def execute(self, sql: str, bindings: Bindings) -> tuple[Sequence[ResultColumn], Iterator[Row]]:

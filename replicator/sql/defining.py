@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import partial
 
 from replicator.limits import (
     MAX_CHANGES,
@@ -93,6 +92,7 @@ def _check_varying(statement: Create) -> None:
     `date(a)` for a row whose `a` is 'now' has the time of the transaction.
     """
     items = tokenize(statement.sql).items
+    constants = _constants(items)
     inside: Token | None = None  # the parenthesis after CHECK or AS
     for number, token in enumerate(items[1:-1], 1):
         if inside is None:
@@ -100,28 +100,29 @@ def _check_varying(statement: Create) -> None:
                 inside = token
         elif token.is_punctuation(")") and token.depth == inside.depth:
             inside = None
-        elif functions.varies(token.text, partial(_constants, items, number + 1)):
+        elif functions.varies(token.text, constants.get(number + 1)):
             raise SqlError(
                 f"{token.text} is refused in CHECK and generated columns, as it is not the same each time: "
                 "use DEFAULT, or set the column in your statements"
             )
 
 
-def _constants(items: Sequence[Token], opening: int) -> list[str] | None:
-    """The arguments of a call, with empty text for those that are no constant text. None: it is not a call."""
-    if not items[opening].is_punctuation("("):
-        return None
-    arguments: list[list[Token]] = [[]]
-    for token in items[opening + 1 :]:
-        if token.depth == items[opening].depth:  # the closing parenthesis
-            break
-        if token.is_punctuation(",") and token.depth == items[opening].depth + 1:
-            arguments.append([])
-        else:
-            arguments[-1].append(token)
-    is_constant = [len(it) == 1 and it[0].kind == "string" for it in arguments]
-    found = [unquote(it[0]) if constant else "" for it, constant in zip(arguments, is_constant, strict=True)]
-    return found if arguments != [[]] else []
+def _constants(items: Sequence[Token]) -> dict[int, list[str]]:
+    """The arguments of calls, by the places of their parentheses; empty text for those that are not constant text."""
+    found: dict[int, list[str]] = {}
+    begins: list[tuple[int, int]] = []  # of what is open: the place of the parenthesis, and of the present argument
+    for place, token in enumerate(items):
+        if token.is_punctuation("("):
+            found[place] = []
+            begins.append((place, place + 1))
+        elif begins and (token.is_punctuation(",") or token.is_punctuation(")")):
+            opening, begin = begins.pop()
+            if place > begin or found[opening]:
+                is_constant = place == begin + 1 and items[begin].kind == "string"
+                found[opening].append(unquote(items[begin]) if is_constant else "")
+            if token.is_punctuation(","):
+                begins.append((opening, place + 1))
+    return found
 
 
 def _check_size(tables: Collection[Table]) -> None:

@@ -99,4 +99,6 @@ def _indexes(connection: apsw.Connection, table: str) -> Iterator[tuple[str, Ind
                 raise SqlError(f"no such collation sequence: {collation}")
             columns.append(column)
             collations.append(collation)
+        if len(set(columns)) < len(columns):
+            raise SqlError(f"{table}: a key or an index that has a column twice is not supported")
         yield origin, Index(name, tuple(columns), tuple(collations), bool(unique))

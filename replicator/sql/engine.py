@@ -197,14 +197,16 @@ class SqlEngine:
         """One that has the schema of these entries, for `_give_back`. Raises `SqlError`."""
         version = catalog.version_of(entries)
         schema = self._schemas.get(version)
-        if schema is None:
-            schema = self._schemas[version] = _Schema()
+        if schema is not None:
+            self._schemas.move_to_end(version)
+            idle = schema.idle(at_once=at_once)
+            if idle:
+                return version, idle.pop()
+        version, objects = catalog.read_schema(entries)
+        schema = self._schemas.setdefault(version, _Schema())
         self._schemas.move_to_end(version)
-        idle = schema.idle(at_once=at_once)
-        if idle:
-            return version, idle.pop()
         with _errors_as_sql(None):
-            return version, Database(catalog.read_objects(entries), Calls(), schema.queries, at_once=at_once)
+            return version, Database(objects, Calls(), schema.queries, at_once=at_once)
 
     def _give_back(self, version: catalog.Version, database: Database) -> None:
         database.source.entries = database.source.turn = None

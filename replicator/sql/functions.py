@@ -214,23 +214,20 @@ def _fixed(arguments: Sequence[SqlValue], calls: Calls) -> list[SqlValue]:
     return [calls.now_text(), *([] if word == "now" else ["subsec"]), *modifiers]
 
 
-def varies(name: str, constants_of_call: Callable[[], Sequence[str] | None]) -> bool:
+def varies(name: str, constants: Sequence[str] | None) -> bool:
     """Whether it is certain that a call, or a word without arguments (None), has another value each time.
 
-    `constants_of_call`: its arguments, with empty text for those that are not constants. To find them takes long.
+    `constants`: its arguments, with empty text for those that are not constants.
     """
     name = fold(name)
     if name in _CURRENT:
         return True
-    place = _TIME_FUNCTIONS.get(name)
-    if name not in _VARYING and place is None and name != "timediff":
-        return False
-    constants = constants_of_call()
     if constants is None:
         return False
     if name == "timediff":
         return not _NOW.isdisjoint(map(_word, constants))
-    return place is None or len(constants) == place or (place < len(constants) and _word(constants[place]) in _NOW)
+    place = _TIME_FUNCTIONS.get(name, len(constants) + 1)
+    return name in _VARYING or len(constants) == place or (place < len(constants) and _word(constants[place]) in _NOW)
 
 
 def _word(value: SqlValue) -> str:

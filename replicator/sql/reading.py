@@ -8,7 +8,7 @@ from itertools import chain
 
 import msgpack
 
-from replicator.errors import StoreError
+from replicator.errors import BadRequest, StoreError
 from replicator.sql import key_order, ranges
 from replicator.sql.access import ROWID, Access
 from replicator.sql.ranges import Range
@@ -22,7 +22,10 @@ StoredRow = tuple[bytes, Row]
 
 
 def get(entries: Entries, table: Table, key: bytes) -> Row | None:
-    stored = entries.get(encode_key(table.store_table, key, b""))
+    try:
+        stored = entries.get(encode_key(table.store_table, key, b""))
+    except BadRequest:  # a key that is too long, of which there is no row
+        return None
     return None if stored is None else decode_row(stored)
 
 

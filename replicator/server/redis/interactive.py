@@ -33,6 +33,10 @@ class Aborted(Definite):
     code = "ABORTED"
 
 
+def _conflict(changed: str) -> Conflict:
+    return Conflict(f"another client has changed {changed}: the transaction has no effect, run it again")
+
+
 class InteractiveTransaction:
     def __init__(self, now_ms: int, programs: Programs) -> None:
         self._reads = TrackedEntries()
@@ -53,7 +57,9 @@ class InteractiveTransaction:
         Returns the mark to which it is rolled back if it fails.
         """
         try:
-            self._reads.base = begin()
+            self._reads.base = base = begin()
+            if self._reads.is_different(VERSION_KEY, base):  # rows would be read by another schema than they have
+                raise _conflict("the schema")
         except Definite as error:
             self.failure = error  # the commands that follow must not be committed without this one
             raise
@@ -82,8 +88,7 @@ class InteractiveTransaction:
         """Raises `Conflict` if what was read is different in `base`."""
         if not self._reads.unchanged(base):
             is_schema = self._reads.is_different(VERSION_KEY, base)
-            what = "the schema" if is_schema else "what this transaction has read"
-            raise Conflict(f"another client has changed {what}: it has no effect, run it again")
+            raise _conflict("the schema" if is_schema else "what this transaction has read")
 
     def set_savepoint(self, name: str) -> None:
         self.check_alive()
