@@ -80,6 +80,12 @@ MAX_TRACKED_ENTRIES = 20_000
 MAX_TRACKED_BYTES = 32 << 20
 """Of the entries that a transaction or a statement that writes reads by their keys: they are kept until its end."""
 
+MAX_REPLACED_BYTES = 32 << 20
+"""Values that a transaction writes and then replaces itself: kept until its end, as it may be rolled back to them."""
+
+MAX_LOGGED_BYTES = 32 << 20
+"""Commands between BEGIN and COMMIT that have changed something: kept until its end. Bounds memory."""
+
 MAX_SAVEPOINTS = 100
 """Savepoints of one transaction. Bounds memory."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from contextlib import nullcontext
 from itertools import count
 from math import inf
@@ -13,13 +14,14 @@ import pytest
 from replicator.errors import BadRequest, StoreError
 from replicator.records.tape import Call, Player, Recorder
 from replicator.sql import database as database_module
-from replicator.sql import reading
+from replicator.sql import description, reading
+from replicator.sql.engine import SqlEngine
 from replicator.sql.errors import ConstraintFailed, SqlError
 from replicator.sql.parsing import parse
 from replicator.steps import finish
 from replicator.store.keys import decode_key
 from replicator.store.tracking import TrackedEntries
-from replicator.store.view import Transaction
+from replicator.store.view import Overlay, Transaction
 from tests.sql_fixture import NOW_MS, MemoryDatabase
 
 ENDLESS = "WITH RECURSIVE n(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n)"
@@ -206,6 +208,61 @@ def test_errors_say_what_is_wrong(statement: str, error: str) -> None:
         database.run(it)
     with pytest.raises(SqlError, match=f"^{error}$"):
         database.run(statement)
+
+
+def test_views_of_views_do_not_make_the_schema_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    database = MemoryDatabase()
+    database.run("CREATE TABLE t (a)")
+    database.run("CREATE VIEW v0 AS SELECT a FROM t")
+    for number in range(1, 18):
+        database.run(f"CREATE VIEW v{number} AS SELECT x.a FROM v{number - 1} AS x, v{number - 1} AS y")
+    monkeypatch.setattr(description, "_known", OrderedDict())  # as in another process
+    database.engine = SqlEngine()
+    database.run("INSERT INTO t VALUES (1)")
+    assert database.rows("SELECT * FROM v2") == [(1,)]
+    database.run("DROP VIEW v17")
+
+
+def test_an_engine_does_not_outlive_a_schema_that_was_never_committed() -> None:
+    """A transaction has read the version of the schema, then another one changes it, but that change becomes void."""
+    database = MemoryDatabase()
+    database.run("CREATE TABLE t (a)")
+    engine, overlay, tracked = database.engine, Overlay(database.entries), TrackedEntries()
+
+    def run(transaction: Transaction, statement: str) -> None:
+        finish(engine.execute(transaction, Recorder(), NOW_MS, parse(statement), ()))
+
+    tracked.base = Transaction(overlay)
+    reader, writer = Transaction(tracked, is_stable=False), Transaction(overlay)
+    run(reader, "SELECT * FROM t")
+    run(writer, "CREATE TABLE void (a)")
+    overlay.push(writer.changes)
+    tracked.base = Transaction(overlay)
+    run(reader, "SELECT * FROM t, (SELECT 1)")  # by another engine, as it is executed in steps
+    overlay.clear()
+    for statement in ("SELECT * FROM void, (SELECT 1)", "INSERT INTO void SELECT * FROM t, (SELECT 1)"):
+        with pytest.raises(SqlError, match="no such table: void"):
+            run(Transaction(database.entries), statement)
+
+
+@pytest.mark.parametrize("keys", ["PRIMARY KEY (a, a)", "PRIMARY KEY (a, a COLLATE NOCASE)", "UNIQUE (a, b, a)"])
+def test_a_key_with_a_column_twice_is_refused(keys: str) -> None:
+    with pytest.raises(SqlError, match="t: a key or an index that has a column twice is not supported"):
+        MemoryDatabase().run(f"CREATE TABLE t (a TEXT, b TEXT, {keys})")
+
+
+def test_there_is_no_row_of_a_key_that_is_too_long() -> None:
+    database = MemoryDatabase()
+    database.run("CREATE TABLE t (a TEXT PRIMARY KEY, b)")
+    database.run("CREATE TABLE u (a TEXT, b UNIQUE)")
+    database.run("INSERT INTO t VALUES ('x', 1)")
+    database.run("INSERT INTO u VALUES ('x', 1), (?1, 2)", ("y" * 1000,))
+    for condition in ("= ?1", "> ?1", "IN ('x', ?1)"):
+        expected = [("x",)] if "IN" in condition else []
+        assert database.rows(f"SELECT a FROM t WHERE a {condition}", "y" * 1000) == expected
+        assert database.run(f"UPDATE t SET b = b + 1 WHERE a {condition}", ("y" * 1000,)).changes == len(expected)
+        assert database.rows(f"SELECT a FROM u WHERE b {condition}", "y" * 1000) == []
+    assert database.rows("SELECT u.b, t.a FROM u LEFT JOIN t ON t.a = u.a ORDER BY 1") == [(1, "x"), (2, None)]
 
 
 def test_many_columns_are_set_at_once() -> None:

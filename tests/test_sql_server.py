@@ -324,6 +324,22 @@ class TestTransactions:
         assert typed("SELECT b FROM t")["rows"] == [[sum(counts)]] == [[80]]
 
 
+@pytest.mark.parametrize("change", ["DROP INDEX i", "DROP TABLE u", "CREATE TABLE new (a)"])
+def test_a_transaction_ends_when_the_schema_changes(server: ServerThread, typed: Typed, change: str) -> None:
+    other = Typed(server)
+    typed("CREATE TABLE t (a)")
+    typed("CREATE TABLE u (a, b)")
+    typed("CREATE INDEX i ON u (b)")
+    typed("BEGIN")
+    typed("SELECT * FROM t")
+    other(change)
+    for error in ("CONFLICT another client has changed the schema", "ABORTED"):
+        with pytest.raises(redis.ResponseError, match=rf"^{error}"):
+            typed("UPDATE u SET b = 1")
+    typed("ROLLBACK")
+    typed.redis("SET", "k", "1")
+
+
 NUMBERS = "WITH RECURSIVE n(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n WHERE x < {})"
 
 
@@ -617,6 +633,20 @@ class TestHostileStatements:
         with pytest.raises(redis.ResponseError, match="values of at most"):
             typed("UPDATE t SET b = hex(zeroblob(250000))")
 
+    @pytest.mark.parametrize("replaced", ["value", "row"])
+    def test_what_a_transaction_replaces_itself_is_limited(self, typed: Typed, replaced: str) -> None:
+        typed("CREATE TABLE t (a INTEGER PRIMARY KEY, b)")
+        typed("INSERT INTO t VALUES (1, 0)")
+        typed("BEGIN")
+        with pytest.raises(redis.ResponseError, match=r"^TOOLARGE .* at most 32 MiB"):
+            for number in range(100):
+                if replaced == "value":
+                    typed.redis("SET", "k", f"{number}".zfill(500_000))
+                else:
+                    typed(f"UPDATE t SET b = hex(zeroblob(250000)) || '{number:04}'")
+        typed("ROLLBACK")
+        assert typed("SELECT * FROM t")["rows"] == [[1, 0]]
+
     def test_a_table_with_large_rows_is_not_dropped_at_once(self, typed: Typed) -> None:
         typed("CREATE TABLE t (a INTEGER PRIMARY KEY, b)")
         for number in range(8):
@@ -632,9 +662,10 @@ class TestHostileStatements:
             (f"CREATE TABLE t (c0, {', '.join(f'c{n} AS (c{n - 1} + c{n - 1})' for n in range(1, 24))})", "memory"),
             (f"SELECT {', '.join(['x.*'] * 400)} FROM (SELECT 1 AS {'a' * 1000}) AS x", "names of the columns"),
             (f"CREATE TABLE t (a CHECK ({'(' * 9_000}1{')' * 9_000}))", "limit"),
+            (f"CREATE TABLE t (a CHECK ({'date(a, ' * 3_500}a{')' * 3_500}))", "Recursion limit"),
             (f"SELECT trim('a', '{''.join(map(chr, range(1_000, 2_100)))}')", "different"),
         ],
-        ids=["generated columns", "names", "parentheses", "trim"],
+        ids=["generated columns", "names", "parentheses", "nested calls", "trim"],
     )
     @pytest.mark.timeout(10)  # one of them took twice as long
     def test_they_are_refused(self, typed: Typed, statement: str, error: str) -> None:

@@ -22,7 +22,7 @@ from replicator.sql.catalog import SchemaObject
 from replicator.sql.description import read_tables
 from replicator.sql.errors import SqlError
 from replicator.sql.functions import Calls, Function
-from replicator.sql.limits import limit_of_schemas, set_limits, set_limits_at_once
+from replicator.sql.limits import KEPT_CHARS, limit_of_schemas, set_limits, set_limits_at_once
 from replicator.sql.lookup import RowQuery, query_of
 from replicator.sql.names import fold
 from replicator.sql.stepping import Turn
@@ -35,7 +35,6 @@ ENGINE = f"sqlite:{apsw.sqlite_lib_version()}"
 """As in `records.types.Command`."""
 
 _DESCRIBED = 500  # statements whose columns are kept
-"""Characters of the names of all columns of a result, which are kept."""
 _INSTRUCTIONS = 2_000
 """Of the engine's virtual machine between two calls of a limit; less than 0.1 ms."""
 
@@ -141,16 +140,18 @@ class Database:
                 cursor.execute(sql, bindings)
             else:
                 turn.outside(cursor.execute, sql, bindings)
-        if sum([len(name) for name, _ in found]) > MAX_SQL_NAMES_BYTES:
+        columns = tuple(found)
+        if _size_of_names(columns) > MAX_SQL_NAMES_BYTES:
             raise SqlError(f"the names of the columns have more than {MAX_SQL_NAMES_BYTES >> 10} KiB: name them by AS")
-        if len(self._columns) == _DESCRIBED:
-            self._columns.clear()
-        self._columns[sql] = columns = tuple(found)
+        if len(sql) + _size_of_names(columns) <= KEPT_CHARS:
+            if len(self._columns) == _DESCRIBED:
+                self._columns.clear()
+            self._columns[sql] = columns
         return columns
 
     def note_query(self, sql: str, columns: Sequence[ResultColumn]) -> None:
         """The engine has executed the query. From now on, `queries` says whether it can be executed without it."""
-        if sql not in self.queries:
+        if sql not in self.queries and len(sql) + _size_of_names(columns) <= KEPT_CHARS:
             if len(self.queries) == _DESCRIBED:
                 self.queries.clear()
             self.queries[sql] = columns, query_of(sql, self.tables)
@@ -177,3 +178,7 @@ class Database:
 
     def close(self) -> None:
         self.connection.close()
+
+
+def _size_of_names(columns: Sequence[ResultColumn]) -> int:
+    return sum([len(name) for name, _ in columns])

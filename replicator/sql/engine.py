@@ -285,8 +285,9 @@ def _write(
             prepared = database.prepared.get(text)
             if prepared is None:
                 prepared = writing.prepare(database, statement)
-                if len(database.prepared) == _PREPARED:
-                    database.prepared.clear()
-                database.prepared[text] = prepared
+                if len(text) <= limits.KEPT_CHARS:
+                    if len(database.prepared) == _PREPARED:
+                        database.prepared.clear()
+                    database.prepared[text] = prepared
             return prepared.run(transaction, values)
     return Written()

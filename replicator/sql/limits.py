@@ -12,6 +12,9 @@ from replicator.limits import MAX_SQL_BYTES, MAX_SQL_MEMORY_BYTES, MAX_VALUE_BYT
 MAX_VALUE = 2 * MAX_VALUE_BYTES
 """Bytes of a value that a statement computes."""
 
+KEPT_CHARS = 4_000
+"""Of a statement, with the names of its columns, that a cache keeps: caches are limited by their number."""
+
 _LIMITS = {
     apsw.SQLITE_LIMIT_LENGTH: MAX_VALUE,
     apsw.SQLITE_LIMIT_SQL_LENGTH: 8 * MAX_SQL_BYTES,  # parameters have longer names than in the client's text

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, Protocol
 
 from replicator.errors import BadRequest, Busy
-from replicator.limits import FLUSH_BYTES, FLUSH_ENTRIES, MAX_CHANGES, MAX_RECORD_BYTES
+from replicator.limits import FLUSH_BYTES, FLUSH_ENTRIES, MAX_CHANGES, MAX_RECORD_BYTES, MAX_REPLACED_BYTES
 from replicator.records.types import Change
 from replicator.store.keys import decode_key, encode_key, row_range, table_range
 from replicator.store.values import LONG_AGO_MS, expiry_of, with_expiry
@@ -257,6 +257,7 @@ class Transaction:
         self._keys: list[bytes] | None = None  # of `_changes`, sorted; None until the first scan
         self._removed_from: dict[bytes, bytes] = {}  # all keys of `_base` from the value up to the key are removed
         self._undo: list[tuple[bytes, Change | None]] | None = None  # changes before each `put` since the first mark
+        self._undo_bytes = 0
         self._savepoint = 0  # a mark
         self._expired: list[tuple[str, bytes]] = []  # table and row, since the last savepoint
         self.has_read = False
@@ -305,10 +306,16 @@ class Transaction:
         old = before.old if before else self._get_in_base(key)
         if self._undo is not None:
             self._undo.append((key, before))
+            if before is not None:
+                self._undo_bytes += _size(before)
         self._replace(key, None if value is None and old is None else Change(table, row, field, old, value))
         if len(self._changes) > MAX_CHANGES:
             raise TransactionTooLarge(
                 f"one transaction can change at most {MAX_CHANGES} entries, and each index of a row counts: split it"
+            )
+        if self._undo_bytes > MAX_REPLACED_BYTES:
+            raise TransactionTooLarge(
+                f"a transaction can replace at most {MAX_REPLACED_BYTES >> 20} MiB of what it has written: split it"
             )
         if self._bytes > MAX_RECORD_BYTES:
             raise TransactionTooLarge(
@@ -372,7 +379,10 @@ class Transaction:
         self._removed_from.clear()
         undo = self._undo or []
         while len(undo) > mark:
-            self._replace(*undo.pop())
+            key, before = undo.pop()
+            if before is not None:
+                self._undo_bytes -= _size(before)
+            self._replace(key, before)
 
     @property
     def changes(self) -> dict[bytes, Change]:

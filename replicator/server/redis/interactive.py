@@ -66,8 +66,12 @@ class InteractiveTransaction:
         return self._logged.mark()
 
     def end_command(self, mark: Mark, command: Command, args: Args) -> None:
-        """It has succeeded. `mark`: of its begin."""
-        self._logged.add(mark, command, args)
+        """It has succeeded. `mark`: of its begin. Raises `TransactionTooLarge`."""
+        try:
+            self._logged.add(mark, command, args)
+        except TransactionTooLarge as error:
+            self.command_failed(mark, error)
+            raise
 
     def command_failed(self, mark: Mark, error: BaseException) -> None:
         """Undo what it has done. Beyond the limits of a transaction, as in SQLite, nothing of it can be committed."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+from replicator.limits import MAX_LOGGED_BYTES
 from replicator.server.keyspace import CommandInfo, WritableKeyspace
 from replicator.server.redis.command import Args, Command, CommandKind
+from replicator.store.view import TransactionTooLarge
 
 
 class Mark(NamedTuple):
@@ -25,6 +27,7 @@ class Mark(NamedTuple):
 class LoggedCommands:
     def __init__(self, keyspace: WritableKeyspace) -> None:
         self.lines: list[Args] = []
+        self._bytes = 0  # of `lines`
         self._keyspace = keyspace
 
     def mark(self) -> Mark:
@@ -34,15 +37,21 @@ class LoggedCommands:
     def roll_back_to(self, mark: Mark) -> None:
         """Undo what was done since the mark, in the transaction, too."""
         self._keyspace.transaction.roll_back_to(mark.changes)
+        self._bytes -= sum([len(it) for line in self.lines[mark.lines :] for it in line])
         del self.lines[mark.lines :]
         self._forget(mark)
 
     def add(self, mark: Mark, command: Command, args: Args) -> None:
-        """A command has ended, and was not rolled back. `mark`: of its begin."""
+        """A command has ended, and was not rolled back. `mark`: of its begin. Raises `TransactionTooLarge`."""
         if self._keyspace.transaction.mark() == mark.changes:
             self._forget(mark)
             return
         self.lines.append(args)
+        self._bytes += sum(map(len, args))
+        if self._bytes > MAX_LOGGED_BYTES:
+            raise TransactionTooLarge(
+                f"commands of a transaction that change something have at most {MAX_LOGGED_BYTES >> 20} MiB: split it"
+            )
         if command.kind is CommandKind.READ:  # it has deleted an expired row, and which one may depend on the node
             self._keyspace.command_info.is_repeatable = False
 

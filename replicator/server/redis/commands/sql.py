@@ -206,7 +206,7 @@ def _packed_at_once(result: Result) -> bytes:
     return b"".join((_packed_head(result.columns, result.changes), pack(result.last_id), _ROWS, pack(result.rows)))
 
 
-@lru_cache(1_000)
+@lru_cache(200)
 def _packed_head(columns: Sequence[ResultColumn], changes: int) -> bytes:
     """The beginning of a MessagePack map of 4 entries, up to the name `last_id`."""
     return b"\x84" + b"".join(map(_PACKER.pack, ("columns", columns, "changes", changes, "last_id")))
