@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,13 +29,17 @@ async def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 
 async def answer_to(servers: HttpServers, *data: bytes, pause_s: float = 0.0) -> bytes:
-    """What the server sends until it closes the connection."""
+    """What the server sends until it closes the connection, perhaps while more is sent to it."""
     client, _ = await single_leader(servers)
     reader, writer = await asyncio.open_connection(client.http.host, client.http.port)
     sending = asyncio.create_task(_send(writer, data, pause_s))
     try:
+        answer = b""
         async with asyncio.timeout(10):
-            return await reader.read()
+            with suppress(ConnectionResetError):
+                while part := await reader.read(1 << 16):
+                    answer += part
+        return answer
     finally:
         sending.cancel()
         writer.close()
