@@ -405,12 +405,15 @@ def test_a_statement_is_not_sent_again_while_its_node_answers_pings(
     assert cluster.silent_s == [silent_s]
 
 
-@pytest.mark.parametrize("name", ["EXEC", "discard", "RESET", "WATCH", "MULTI"])
-def test_a_transaction_has_no_commands_on_transactions(name: str) -> None:
-    with pytest.raises(BadRequest, match=f"{name} cannot be part of a transaction"):
-        transaction_commands([("SET", "a", 1), (name,)], "id")
-    with pytest.raises(BadRequest, match=f"{name} cannot be executed alone"):
-        write_command((name,), None)
+@pytest.mark.parametrize(
+    "line", ["EXEC", "discard", "RESET", "WATCH k", "MULTI", "subscribe c", "HELLO 3", "REPL.SQL begin"]
+)
+def test_connections_are_shared(line: str) -> None:
+    command = line.split()
+    with pytest.raises(BadRequest, match=f"{command[0]} cannot be part of a transaction"):
+        transaction_commands([("SET", "a", 1), command], "id")
+    with pytest.raises(BadRequest, match=f"{command[0]} cannot be executed alone"):
+        write_command(command, None)
 
 
 def test_an_argument_that_is_no_unicode_is_refused() -> None:

@@ -20,7 +20,11 @@ Reply: TypeAlias = Any
 
 TOKEN: EncodedCommand = (b"REPL.TOKEN",)
 
-_OF_TRANSACTIONS = frozenset({b"MULTI", b"EXEC", b"REPL.EXEC", b"DISCARD", b"WATCH", b"UNWATCH", b"RESET", b"QUIT"})
+_OF_CONNECTIONS = frozenset(
+    b"MULTI EXEC REPL.EXEC DISCARD WATCH UNWATCH RESET QUIT HELLO AUTH SELECT READONLY READWRITE SUBSCRIBE PSUBSCRIBE "
+    b"UNSUBSCRIBE PUNSUBSCRIBE MONITOR REPL.FOLLOW".split()
+)
+"""Commands that change what the next ones on their connection do, which may be those of another task or thread."""
 _SQL = b"REPL.SQL"
 _WORDS_BEFORE_SQL = 5  # REPL.ONCE id REPL.BY way REPL.SQL
 
@@ -70,7 +74,7 @@ def check_size(command: EncodedCommand) -> EncodedCommand:
 def write_command(command: Sequence[Argument], id: str | None) -> EncodedCommand:
     """Raises `BadRequest`."""
     encoded = encode(command)
-    _check_not_of_transaction(encoded, "executed alone, as connections are shared: use transaction()")
+    _check_shared(encoded, "executed alone, as connections are shared: use transaction(), or redis-py")
     return check_size(encoded if id is None else (b"REPL.ONCE", id.encode(), *encoded))
 
 
@@ -85,13 +89,14 @@ def transaction_commands(commands: Sequence[Sequence[Argument]], id: str) -> lis
     """
     encoded = [check_size(encode(it)) for it in commands]
     for it in encoded:
-        _check_not_of_transaction(it, "part of a transaction: give the commands between MULTI and EXEC")
+        _check_shared(it, "part of a transaction: give the commands between MULTI and EXEC")
     return [(b"MULTI",), *encoded, (b"REPL.EXEC", id.encode())]
 
 
-def _check_not_of_transaction(command: EncodedCommand, why: str) -> None:
-    """Raises `BadRequest`."""
-    if command[0].upper() in _OF_TRANSACTIONS:
+def _check_shared(command: EncodedCommand, why: str) -> None:
+    """Raises `BadRequest` for a command that changes its connection."""
+    name = command[0].upper()
+    if name in _OF_CONNECTIONS or (name == _SQL and command[1:2] and command[1].lstrip()[:5].upper() == b"BEGIN"):
         raise BadRequest(f"{command[0].decode()} cannot be {why}")
 
 
