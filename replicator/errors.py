@@ -114,6 +114,12 @@ class BadRequest(Definite):
     pass
 
 
+class TransactionTooLarge(BadRequest):
+    """It would take the event loop of each node too long, or too much memory. It ends a transaction from BEGIN on."""
+
+    code = "TOOLARGE"
+
+
 class WrongType(Definite):
     code = "WRONGTYPE"
 

@@ -13,11 +13,11 @@ import pytest
 import redis
 from lupa.lua51 import LuaRuntime
 
+from replicator.errors import TransactionTooLarge
 from replicator.limits import MAX_EXEC_MS, MAX_SCRIPT_ARGUMENT_BYTES, MAX_SCRIPT_BYTES
 from replicator.server.redis.resp import Error, Reply
 from replicator.server.scripts import ScriptEnded
 from replicator.server.scripts.bytecode import can_patch
-from replicator.store.view import TransactionTooLarge
 from tests.test_scripts import Store
 
 OVERRUN_MS = 30  # of CPU time, after MAX_EXEC_MS; about 10 on an idle machine

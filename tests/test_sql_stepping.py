@@ -12,6 +12,7 @@ from typing import Any
 import apsw
 import pytest
 
+from replicator.errors import TransactionTooLarge
 from replicator.limits import MAX_SQL_S
 from replicator.records.tape import Recorder
 from replicator.sql import functions, limits, stepping
@@ -22,7 +23,7 @@ from replicator.sql.parsing import parse
 from replicator.sql.stepping import MAX_ABANDONED, Turn, Work, wait_for_thread
 from replicator.steps import finish
 from replicator.store.tracking import TrackedEntries
-from replicator.store.view import Transaction, TransactionTooLarge
+from replicator.store.view import Transaction
 from tests.sql_fixture import NOW_MS, MemoryDatabase
 
 WAIT_S = 0.000_1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from replicator.errors import TransactionTooLarge
 from replicator.limits import MAX_TRACKED_BYTES, MAX_TRACKED_ENTRIES
 from replicator.store.tracking import TrackedEntries
-from replicator.store.view import Transaction, TransactionTooLarge
+from replicator.store.view import Transaction
 from tests.sql_fixture import SortedEntries
 
 TABLE = "t"

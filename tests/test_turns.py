@@ -16,6 +16,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicator.errors import TransactionTooLarge
 from replicator.limits import (
     MAX_CHANGES,
     MAX_PATTERNS,
@@ -35,7 +36,7 @@ from replicator.server.redis.resp import InPieces, encode, encode_in_steps
 from replicator.server.redis.turns import Budget, CpuLimit, ReplyTooLarge, Turns
 from replicator.steps import Steps
 from replicator.store.keys import encode_key, table_range
-from replicator.store.view import KeyBlocked, Overlay, SnapshotEnded, Transaction, TransactionTooLarge, View
+from replicator.store.view import KeyBlocked, Overlay, SnapshotEnded, Transaction, View
 from tests.memory_cluster import MemoryCluster, RunningNode
 from tests.redis_fixture import ServerThread
 from tests.test_redis_connection import Entries, Stage

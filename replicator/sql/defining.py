@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from replicator.errors import TransactionTooLarge
 from replicator.limits import (
     MAX_CHANGES,
     MAX_RECORD_BYTES,
@@ -24,7 +25,7 @@ from replicator.sql.stored_table import StoredTable
 from replicator.sql.tables import Table
 from replicator.sql.tokens import Token, tokenize, unquote
 from replicator.store.keys import decode_key, table_range
-from replicator.store.view import Transaction, TransactionTooLarge
+from replicator.store.view import Transaction
 
 _RESERVED = "sqlite_"
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import apsw
 
+from replicator.errors import TransactionTooLarge
 from replicator.limits import MAX_SQL_QUERY_MEMORY_BYTES, MAX_SQL_S
 from replicator.records.tape import Tape, Unrecorded
 from replicator.sql import catalog, defining, limits, writing
@@ -27,7 +28,7 @@ from replicator.sql.tokens import Parameters, bind
 from replicator.sql.values import ResultColumn, SqlValue
 from replicator.sql.writing import Written
 from replicator.steps import Steps
-from replicator.store.view import Entries, Transaction, TransactionTooLarge
+from replicator.store.view import Entries, Transaction
 
 _DATABASES = 4
 _PREPARED = 500  # statements that write, of a database

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from replicator.errors import TransactionTooLarge
 from replicator.limits import MAX_SQL_ROWS, MAX_SQL_VALUES_BYTES
 from replicator.sql.catalog import ROWIDS
 from replicator.sql.checking import Checked, RowChecker
@@ -26,7 +27,7 @@ from replicator.sql.tables import Row, Table
 from replicator.sql.tokens import Bindings, Values, bind, quote
 from replicator.sql.values import ResultColumn, SqlValue, size_of
 from replicator.sql.virtual_table import KEY_COLUMN
-from replicator.store.view import Transaction, TransactionTooLarge
+from replicator.store.view import Transaction
 
 
 @dataclass(slots=True)

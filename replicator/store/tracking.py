@@ -7,8 +7,9 @@ from itertools import islice
 
 import xxhash
 
+from replicator.errors import TransactionTooLarge
 from replicator.limits import MAX_TRACKED_BYTES, MAX_TRACKED_ENTRIES
-from replicator.store.view import Entries, TransactionTooLarge
+from replicator.store.view import Entries
 
 _FIRST_BATCH, _LAST_BATCH = 8, 128
 """Entries that a scan reads at once: most scans end after a few."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, Protocol
 
-from replicator.errors import BadRequest, Busy
+from replicator.errors import Busy, TransactionTooLarge
 from replicator.limits import FLUSH_BYTES, FLUSH_ENTRIES, MAX_CHANGES, MAX_RECORD_BYTES, MAX_REPLACED_BYTES
 from replicator.records.types import Change
 from replicator.store.keys import decode_key, encode_key, row_range, table_range
@@ -222,12 +222,6 @@ class Overlay:
         self._writers.clear()
         self._field_writers.clear()
         self._added = AddedRows()
-
-
-class TransactionTooLarge(BadRequest):
-    """It would take the event loop of each node too long, or too much memory. It ends a transaction from BEGIN on."""
-
-    code = "TOOLARGE"
 
 
 class RowPart(NamedTuple):

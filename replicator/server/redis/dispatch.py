@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from functools import partial
 
-from replicator.errors import BadRequest, Definite, ReplicatorError
+from replicator.errors import BadRequest, Definite, ReplicatorError, TransactionTooLarge
 from replicator.limits import MAX_CONNECTION_ITEMS, MAX_EXEC_MS, MAX_STEPS_IN_EXEC, MAX_WRITE_ITEMS, STEPS_AT_ONCE
 from replicator.node.client_writes import Executed
 from replicator.position import BEFORE_LOG
@@ -41,7 +41,7 @@ from replicator.server.redis.unexpected import as_internal_error, internal_error
 from replicator.server.redis.waiting import ViewAt
 from replicator.steps import Steps, finish
 from replicator.store.rows import KEYSPACE_TABLE
-from replicator.store.view import KeyBlocked, Transaction, TransactionTooLarge, View
+from replicator.store.view import KeyBlocked, Transaction, View
 
 WHILE_STREAMING = frozenset({b"repl.ack", b"repl.downstream"})
 """What a follower may send on a connection over which it receives records."""

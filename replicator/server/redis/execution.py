@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from replicator.errors import Definite, Diverged, UpgradeNeeded
+from replicator.errors import Definite, Diverged, TransactionTooLarge, UpgradeNeeded
 from replicator.limits import MAX_SQL_WAIT_MS
 from replicator.procedures.loading import NONE, Procedures
 from replicator.protocol.replication import missing_engine
@@ -24,7 +24,7 @@ from replicator.server.scripts import ENGINE as LUA
 from replicator.server.scripts import has_plain_locale
 from replicator.sql.database import ENGINE as SQLITE
 from replicator.steps import Steps
-from replicator.store.view import Entries, RowIsExpiring, Transaction, TransactionTooLarge
+from replicator.store.view import Entries, RowIsExpiring, Transaction
 
 R = TypeVar("R")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from replicator.errors import BadRequest, Definite
+from replicator.errors import BadRequest, Definite, TransactionTooLarge
 from replicator.limits import MAX_SAVEPOINTS
 from replicator.records.tape import TapeFull
 from replicator.server.keyspace import WritableKeyspace
@@ -18,7 +18,7 @@ from replicator.server.redis.command import Args, Command
 from replicator.server.redis.logged_commands import LoggedCommands, Mark
 from replicator.sql.catalog import VERSION_KEY
 from replicator.store.tracking import TrackedEntries
-from replicator.store.view import Transaction, TransactionTooLarge
+from replicator.store.view import Transaction
 
 
 class Conflict(Definite):

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+from replicator.errors import TransactionTooLarge
 from replicator.limits import MAX_LOGGED_BYTES
 from replicator.server.keyspace import CommandInfo, WritableKeyspace
 from replicator.server.redis.command import Args, Command, CommandKind
-from replicator.store.view import TransactionTooLarge
 
 
 class Mark(NamedTuple):

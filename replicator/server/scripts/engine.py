@@ -35,11 +35,10 @@ from typing import Any, Protocol
 
 from lupa.lua51 import LuaError, LuaMemoryError, LuaRuntime
 
-from replicator.errors import BadRequest
+from replicator.errors import BadRequest, TransactionTooLarge
 from replicator.limits import MAX_SCRIPT_ARGUMENT_BYTES, MAX_SCRIPT_MEMORY_BYTES
 from replicator.server.scripts.bytecode import compile_lua
 from replicator.server.scripts.cache import Script, ScriptCache
-from replicator.store.view import TransactionTooLarge
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
-from replicator.errors import BadRequest, ChangesTrimmed, WrongType
+from replicator.errors import BadRequest, ChangesTrimmed, TransactionTooLarge, WrongType
 from replicator.intervals import XREAD_CHECK_S
 from replicator.limits import MAX_STEPS_IN_EXEC, MAX_XREAD_BYTES, MAX_XREAD_COUNT
 from replicator.node.recent_records import RecentRecords
@@ -31,7 +31,6 @@ from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import QUEUED, Encoded, NullArray, Reply
 from replicator.server.redis.turns import Budget
 from replicator.steps import Steps
-from replicator.store.view import TransactionTooLarge
 
 CHANGES = b"replicator:changes"
 

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from replicator.errors import Definite
+from replicator.errors import Definite, TransactionTooLarge
 from replicator.limits import MAX_EXEC_MS, MAX_PROCEDURE_ITEMS, MAX_REPLY_BYTES, MAX_SQL_PARAMETERS, MAX_WRITE_ITEMS
 from replicator.procedures import CommandError
 from replicator.procedures.running import HEADROOM, Ended
@@ -22,7 +22,6 @@ from replicator.sql.database import ENGINE as SQLITE
 from replicator.sql.parsing import parse
 from replicator.sql.values import INT64
 from replicator.steps import finish
-from replicator.store.view import TransactionTooLarge
 
 T = TypeVar("T")
 V = TypeVar("V", float, str)

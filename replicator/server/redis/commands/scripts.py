@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from replicator.errors import BadRequest, Definite
+from replicator.errors import BadRequest, Definite, TransactionTooLarge
 from replicator.limits import MAX_EXEC_MS, MAX_STEPS_IN_EXEC
 from replicator.records.tape import TapeFull
 from replicator.server.keyspace import Keyspace, WritableKeyspace
@@ -20,7 +20,7 @@ from replicator.server.redis.context import ConnectionContext
 from replicator.server.redis.resp import OK, Error, Reply, Simple, decode, encode, error_reply
 from replicator.server.redis.turns import Budget, CpuLimit, ReplyTooLarge
 from replicator.server.scripts import ENGINE, Script, ScriptEnded, Scripts, digest, out_of_memory
-from replicator.store.view import RowIsExpiring, TransactionTooLarge
+from replicator.store.view import RowIsExpiring
 
 _KEYS_AT = 2
 READS_IN_S = 80_000  # so many rows a replica reads in the time: `limits.SLICE_CHANGES`
