@@ -164,10 +164,13 @@ async def test_reads_at_a_follower_go_on_when_the_leader_has_died(cluster: Modes
     await cluster.n1.stop()
     assert await read(cluster.n3, A) == await read(cluster.n2, A) == b"s1"
     await cluster.take_over(cluster.n2)
-    before = barriers(cluster.log)
     await until(lambda: cluster.n3.machine.state.epoch == cluster.n2.machine.state.epoch)
-    assert await read(cluster.n3, A) == b"s1"
-    assert barriers(cluster.log) == before
+    for _ in range(20):  # on a busy machine, the new leader may answer too late for some
+        before = barriers(cluster.log)
+        assert await read(cluster.n3, A) == b"s1"
+        if barriers(cluster.log) == before:
+            return
+    pytest.fail("each read needs a barrier, as if there were no leader")
 
 
 @pytest.mark.parametrize("error", [AppendRefused("no"), AppendOutcomeUnknown("no answer")], ids=lambda it: str(it))
