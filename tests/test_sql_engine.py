@@ -11,7 +11,7 @@ from math import inf
 import apsw
 import pytest
 
-from replicator.errors import BadRequest, StoreError
+from replicator.errors import BadRequest, StoreError, TransactionTooLarge
 from replicator.records.tape import Call, Player, Recorder
 from replicator.sql import database as database_module
 from replicator.sql import description, reading
@@ -263,6 +263,20 @@ def test_there_is_no_row_of_a_key_that_is_too_long() -> None:
         assert database.run(f"UPDATE t SET b = b + 1 WHERE a {condition}", ("y" * 1000,)).changes == len(expected)
         assert database.rows(f"SELECT a FROM u WHERE b {condition}", "y" * 1000) == []
     assert database.rows("SELECT u.b, t.a FROM u LEFT JOIN t ON t.a = u.a ORDER BY 1") == [(1, "x"), (2, None)]
+
+
+def test_what_a_transaction_cannot_read_is_an_error_not_missing() -> None:
+    database = MemoryDatabase()
+    database.run("CREATE TABLE t (a INTEGER PRIMARY KEY, b)")
+    for number in range(80):
+        database.run("INSERT INTO t VALUES (?, zeroblob(500000))", (number,))
+    tracked = TrackedEntries()
+    tracked.base = database.entries
+    transaction, statement = Transaction(tracked, is_stable=False), parse("SELECT a FROM t WHERE a = ?")
+    with pytest.raises(TransactionTooLarge, match="can read at most 32 MiB by keys"):
+        for number in range(80):
+            result = finish(database.engine.execute(transaction, Recorder(), NOW_MS, statement, (number,)))
+            assert result.rows == [(number,)]
 
 
 def test_many_columns_are_set_at_once() -> None:

@@ -23,9 +23,10 @@ StoredRow = tuple[bytes, Row]
 
 def get(entries: Entries, table: Table, key: bytes) -> Row | None:
     try:
-        stored = entries.get(encode_key(table.store_table, key, b""))
-    except BadRequest:  # a key that is too long, of which there is no row
+        store_key = encode_key(table.store_table, key, b"")
+    except BadRequest:  # it is too long: there is no such row
         return None
+    stored = entries.get(store_key)
     return None if stored is None else decode_row(stored)
 
 
