@@ -57,7 +57,7 @@ MAX_SQL_TOKENS = 20_000
 """Words, values and signs in an SQL statement. Bounds the time to parse it, in which no other client is served."""
 
 MAX_SQL_PARAMETERS = 32_766
-"""Parameters of a statement: SQLite's own limit."""
+"""Parameters of a statement: SQLite's own limit of their number (SQLITE_LIMIT_VARIABLE_NUMBER)."""
 
 MAX_SQL_NAMES_BYTES = 64 << 10
 """Names of the columns of a result together. They are kept for each statement, so this bounds memory."""

@@ -37,8 +37,6 @@ _OPENS_QUOTED = frozenset("'\"`[")
 _IN_NAME = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|:p(?P<number>\d+)""")
 """A parameter in the name of a column, or a constant or name in quotes, which has none."""
 
-"""SQLite's own limit of the number of a parameter (SQLITE_LIMIT_VARIABLE_NUMBER)."""
-
 Parameters = Sequence[SqlValue] | dict[str, SqlValue]
 """Values by their places, or by their names without the sigil (`:`, `@` or `$`)."""
 Values = Sequence[SqlValue]

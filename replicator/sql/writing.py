@@ -74,8 +74,8 @@ class _Insertion(Prepared):
             columns = [number for number, it in enumerate(table.columns) if not it.generated]
         else:
             columns = [_position(table, name) for name in statement.columns]
-        self._query = f"{statement.with_clause} {statement.source}".strip()
-        self._parameters = None if statement.source is None else parameters_of(self._query)
+        self._query = f"{statement.with_clause} {statement.source or ''}".strip()
+        self._parameters = parameters_of(self._query)
         self._given = len(columns)
         self._rowid_at: int | None = None  # the place of the rowid in `columns`
         if table.has_rowid_column:

@@ -21,6 +21,7 @@ class Mark(NamedTuple):
     changes: int  # a mark of `Transaction`
     calls: int  # on the tape
     lines: int
+    bytes: int  # of these lines
     info: CommandInfo
 
 
@@ -32,13 +33,19 @@ class LoggedCommands:
 
     def mark(self) -> Mark:
         keyspace = self._keyspace
-        return Mark(keyspace.transaction.mark(), keyspace.tape.mark(), len(self.lines), replace(keyspace.command_info))
+        return Mark(
+            keyspace.transaction.mark(),
+            keyspace.tape.mark(),
+            len(self.lines),
+            self._bytes,
+            replace(keyspace.command_info),
+        )
 
     def roll_back_to(self, mark: Mark) -> None:
         """Undo what was done since the mark, in the transaction, too."""
         self._keyspace.transaction.roll_back_to(mark.changes)
-        self._bytes -= sum([len(it) for line in self.lines[mark.lines :] for it in line])
         del self.lines[mark.lines :]
+        self._bytes = mark.bytes
         self._forget(mark)
 
     def add(self, mark: Mark, command: Command, args: Args) -> None:
